@@ -1,0 +1,118 @@
+"""The command line: a group that loads each sub-command only when it is named."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+
+import click
+
+from kdmri_edge import __version__
+from kdmri_edge.errors import KdmriError
+
+__all__ = ["COMMANDS", "main", "run"]
+
+# name -> (module, attribute, one line of help): --help needs none of the modules.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "quickstart": (
+        "kdmri_bench.quickstart_command",
+        "quickstart",
+        "Everything below on an embedded phantom, in minutes.",
+    ),
+    "distill": (
+        "kdmri_edge.commands.distill",
+        "distill",
+        "Train a teacher and distil it into a compact student.",
+    ),
+    "export": (
+        "kdmri_export.command",
+        "export",
+        "Write networks as ONNX, TorchScript or OpenVINO, checked for parity.",
+    ),
+    "bench": (
+        "kdmri_bench.command",
+        "bench",
+        "Compare quality, latency and memory of networks and backends.",
+    ),
+    "doctor": (
+        "kdmri_export.doctor",
+        "doctor",
+        "Say what this machine can export and run, and what is missing.",
+    ),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are import strings."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.4)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="kdmri-edge")
+def main() -> None:
+    """Compress MR reconstruction networks and ship them to scanner-side hardware.
+
+    A heavy teacher is distilled into a compact student, exported to runtimes that need no PyTorch,
+    and measured against the teacher:
+
+    \b
+      kdmri-edge distill --data DIR --mask FILE --out runs/brain
+      kdmri-edge export runs/brain --target onnx
+      kdmri-edge bench runs/brain --data DIR
+
+    New here? `kdmri-edge quickstart` runs all of it on an embedded phantom.
+    """
+
+
+def _guarded(command: Callable[[], object]) -> int:
+    """Run a command; turn what a user can cause into one sentence and an exit code."""
+    try:
+        command()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except KdmriError as error:
+        click.echo(f"Error: {error}", err=True)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo(
+            "Interrupted: nothing half-written is left. A distillation goes on with --resume.",
+            err=True,
+        )
+        return 1
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+def run() -> None:
+    """Entry point: `main` with errors as single sentences instead of tracebacks."""
+    sys.exit(_guarded(lambda: main.main(standalone_mode=False)))

@@ -1,0 +1,252 @@
+"""`kdmri-edge distill`."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kdmri_edge.errors import DataError, MaskError, ModelError, RunError
+
+if TYPE_CHECKING:
+    from kdmri_edge.distill.recipe import DistillRecipe
+    from kdmri_edge.distill.settings import Settings
+    from kdmri_edge.models.spec import ModelSpec
+    from kdmri_edge.physics.masks import Mask
+
+__all__ = ["distill", "resolve"]
+
+FAMILIES = ("variable-density", "random", "equispaced", "variable-density-2d")
+_MATRIX = 240
+
+
+def _mask(options: dict[str, Any]) -> Mask:
+    """Load or draw the mask that the options describe."""
+    from kdmri_edge.physics import masks
+    from kdmri_edge.physics.mask_file import load_mask
+
+    wanted: float | None = options["acceleration"]
+    matrix: int | None = options["matrix"]
+    if options["mask"]:
+        file, _, key = str(options["mask"]).partition(":")
+        mask = load_mask(Path(file), key or None)
+        if wanted is not None and abs(mask.nominal_acceleration / wanted - 1) > 0.1:
+            raise MaskError(
+                f"Mask {mask.name!r} accelerates {mask.nominal_acceleration:.2f}x,"
+                f" --acceleration says {wanted:g}.",
+                "Leave --acceleration out, or give the matching mask.",
+            )
+        return mask
+    size, acceleration = matrix or _MATRIX, 4.0 if wanted is None else wanted
+    seed: int = options["mask_seed"]
+    family: str = options["mask_family"]
+    if family == "random":
+        return masks.random_lines(size, acceleration, seed=seed)
+    if family == "equispaced":
+        return masks.equispaced_lines(size, acceleration, seed=seed)
+    if family == "variable-density-2d":
+        return masks.variable_density_2d((size, size), acceleration, seed=seed)
+    return masks.variable_density_lines(size, acceleration, seed=seed)
+
+
+def _teacher_spec(teacher: str) -> ModelSpec:
+    from kdmri_edge.checkpoint import load_checkpoint
+    from kdmri_edge.models.spec import preset
+
+    if teacher.endswith(".safetensors"):
+        return load_checkpoint(Path(teacher)).spec
+    if Path(teacher).suffix or "/" in teacher:
+        raise ModelError(
+            f"--teacher {teacher} is neither a preset nor a .safetensors checkpoint.",
+            "Give e.g. dccnn-d5c5, or RUN/teacher.safetensors.",
+        )
+    return preset(teacher)
+
+
+def resolve(options: dict[str, Any], recipe: DistillRecipe) -> Settings:
+    """Turn command-line options into settings.
+
+    Raises:
+        KdmriError: Anything that does not fit together.
+    """
+    from kdmri_edge.distill.settings import PHANTOM, Settings
+    from kdmri_edge.models.spec import preset
+
+    data: str = options["data"]
+    if data != PHANTOM and not Path(data).exists():
+        raise DataError(f"{data} does not exist.", "Check the path given to --data.")
+    mask = _mask(options)
+    teacher, student = _teacher_spec(options["teacher"]), preset(options["student"])
+    if (teacher.kind, teacher.cascades, teacher.channels) != (
+        student.kind, student.cascades, student.channels,
+    ):
+        raise ModelError(
+            f"Teacher {options['teacher']} ({teacher.kind}, {teacher.cascades} cascades) and"
+            f" student {options['student']} ({student.kind}, {student.cascades} cascades)"
+            " cannot be compared cascade by cascade.",
+            "Pair a teacher and a student of one family, e.g. dccnn-d5c5 with dccnn-d3c5.",
+        )
+    matrix = options["matrix"] or mask.height
+    mask.check_matrix(matrix, matrix)
+    return Settings(
+        data=data,
+        contrast=options["contrast"],
+        split=options["split"],
+        matrix=matrix,
+        mask=mask,
+        teacher=options["teacher"],
+        teacher_spec=teacher,
+        student=options["student"],
+        student_spec=student,
+        baseline=options["baseline"],
+        recipe=recipe,
+    )
+
+
+def _resumed(out: Path, ctx: click.Context, options: dict[str, Any]) -> Settings:
+    """Take the settings of the run; refuse options that contradict them."""
+    from kdmri_edge.distill.recipe import DistillRecipe, load_recipe
+    from kdmri_edge.distill.settings import Settings
+    from kdmri_edge.runs import open_run
+
+    stored = Settings.from_dict(open_run(out).meta["settings"])
+    given = {
+        name
+        for name in (*options, "recipe", "assignments")
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    if not given:
+        return stored
+    recipe: DistillRecipe = stored.recipe
+    if given & {"recipe", "assignments"}:
+        recipe = load_recipe(ctx.params["recipe"], ctx.params["assignments"])
+    before = stored.to_dict()
+    merged = {name: options[name] if name in given else before.get(name) for name in options}
+    if not given & {"mask", "acceleration", "mask_family", "mask_seed", "matrix"}:
+        merged = {**merged, "mask": None}
+    asked = resolve({**merged, **_mask_defaults(merged, options)}, recipe)
+    if not given & {"mask", "acceleration", "mask_family", "mask_seed", "matrix"}:
+        asked = Settings.from_dict({**asked.to_dict(), "mask": before["mask"],
+                                    "matrix": before["matrix"]})
+    difference = stored.difference(asked)
+    if difference:
+        raise RunError(
+            f"{out} was started with another {difference!r}.",
+            "Leave that option out when resuming, or start a new run with another --out.",
+        )
+    return stored
+
+
+def _mask_defaults(merged: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    names = ("mask", "acceleration", "mask_family", "mask_seed", "matrix")
+    return {name: options[name] for name in names}
+
+
+@click.command()
+@click.option("--data", default="phantom", show_default=True, metavar="DIR",
+              help="Folder of volumes (.nii.gz, .h5, .npy), or `phantom`.")
+@click.option("--contrast", help="Use only volumes of this contrast, e.g. T1w.")
+@click.option("--split", metavar="NAME|FILE",
+              help="Split by subject: brain, cardiac, or a TOML/JSON file with train, validation"
+                   " and test. Default: recognise the folder, else split automatically.")
+@click.option("--matrix", type=click.IntRange(min=16),
+              help="Side of the square matrix; default: the mask's.")
+@click.option("--mask", metavar="FILE[:KEY]", help="Sampling mask: .npy, or one of a .json file.")
+@click.option("--mask-family", type=click.Choice(FAMILIES), default="variable-density",
+              show_default=True, help="Draw a mask of this family where none is given.")
+@click.option("--mask-seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--acceleration", type=float, help="Nominal acceleration of a drawn mask [4].")
+@click.option("--teacher", default="dccnn-d5c5", show_default=True, metavar="PRESET|CHECKPOINT",
+              help="Train this preset, or reuse a .safetensors checkpoint.")
+@click.option("--student", default="dccnn-d3c5", show_default=True, metavar="PRESET")
+@click.option("--recipe", default="kd-mri", show_default=True, metavar="NAME|FILE",
+              help="Shipped recipe (kd-mri, quickstart) or a TOML file.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
+              help="Change one key of the recipe; may be repeated.")
+@click.option("--baseline/--no-baseline", default=True, show_default=True,
+              help="Also train the student without a teacher, with as many steps.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder [runs/TIME].")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda"]), default="auto",
+              show_default=True)
+@click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Processes (CPU) or GPUs on each host.")
+@click.option("--num-nodes", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Hosts; start the same command on each with torchrun.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each process.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_context
+def distill(
+    ctx: click.Context,
+    recipe: str,
+    assignments: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    accelerator: str,
+    devices: int,
+    num_nodes: int,
+    threads: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a teacher and distil it into a compact student.
+
+    Three networks come out, in one run folder: the teacher, the plain student (the same network,
+    trained without a teacher for as many steps) and the distilled student. A run that was
+    interrupted goes on with --resume, to the same weights.
+
+    \b
+    Examples:
+      kdmri-edge distill --acceleration 4 --recipe quickstart --out runs/try
+      kdmri-edge distill --data brains/ --mask masks.json:mrbrain_4x --out runs/brain
+      kdmri-edge distill --resume --out runs/brain
+      kdmri-edge distill --data brains/ --teacher runs/brain/teacher.safetensors
+      torchrun --nproc-per-node 2 -m kdmri_edge distill --devices 2 --data brains/ ...
+    """
+    from kdmri_edge.extras import require
+
+    if resume and out is None:
+        raise click.UsageError("--resume needs --out, the run to go on with.")
+    if resume and out is not None:
+        settings = _resumed(out, ctx, options)
+    else:
+        from kdmri_edge.distill.recipe import load_recipe
+
+        settings = resolve(options, load_recipe(recipe, assignments))
+        out = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+        if (out / "run.json").exists():
+            raise RunError(
+                f"{out} already holds a run.", "Go on with it by --resume, or choose another --out."
+            )
+    assert out is not None  # noqa: S101 - for the type checker: both branches set it
+    require("torch", extra="train")
+    require("lightning_fabric", extra="train")
+    from kdmri_edge.console import say
+    from kdmri_edge.distill.engine import Engine
+    from kdmri_edge.distill.run import distill as run_distillation
+
+    engine = Engine(
+        accelerator=accelerator, devices=devices, num_nodes=num_nodes, threads=threads
+    )
+    run = run_distillation(settings, out, engine=engine)
+    if as_json:
+        click.echo(json.dumps({"run": str(run.path), **_summary(run.path)}, indent=2))
+    say(f"Run: {run.path}. Next: kdmri-edge export {run.path} --target onnx")
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    from kdmri_edge.checkpoint import read_checkpoint_meta
+    from kdmri_edge.runs import Run
+
+    run = Run(path)
+    metas = {role: read_checkpoint_meta(run.weights(role)) for role in run.roles()}
+    return {
+        role: {
+            "weights": str(run.weights(role)),
+            "validation_psnr_db": meta["training"]["validation_psnr_db"],
+        }
+        for role, meta in metas.items()
+    }

@@ -1,0 +1,1 @@
+"""Volumes: reading, the phantom, splits and undersampled cases."""

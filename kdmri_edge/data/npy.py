@@ -1,0 +1,49 @@
+"""NumPy arrays: [S, H, W] or one slice [H, W], real or complex."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from kdmri_edge.data.names import parse_name
+from kdmri_edge.data.readers import stem_of
+from kdmri_edge.data.volume import Volume, checked_image
+from kdmri_edge.errors import DataError
+from kdmri_edge.files import sha256_file
+
+
+def read_npy(path: Path) -> Volume:
+    """Read a `.npy` file of images (not of k-space), phase encode along H.
+
+    Args:
+        path: an array [S, H, W] or [H, W]; real values are magnitudes, complex values carry phase.
+
+    Returns:
+        float32 or complex64 volume without voxel sizes.
+
+    Raises:
+        DataError: unreadable, truncated, pickled objects, wrong rank, or not an MR image.
+    """
+    try:
+        pixels = np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read as a NumPy array ({type(error).__name__}).",
+            "Write it again with numpy.save, as numbers and not as pickled objects.",
+        ) from error
+    if not isinstance(pixels, np.ndarray):
+        # numpy.load goes by the content: an .npz archive under this name opens as an archive.
+        pixels.close()
+        raise DataError(f"{path} is an .npz archive.", "Save its one array with numpy.save.")
+    if pixels.ndim == 2:
+        pixels = pixels[None]
+    stem = stem_of(path)
+    subject, contrast = parse_name(stem)
+    return Volume(
+        image=checked_image(pixels, path),
+        name=stem,
+        subject=subject,
+        contrast=contrast,
+        sha256=sha256_file(path),
+    )

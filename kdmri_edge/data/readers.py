@@ -1,0 +1,63 @@
+"""The one table of file formats: suffix -> reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Final, cast
+
+from kdmri_edge.data.volume import Volume
+from kdmri_edge.errors import DataError
+
+Reader = Callable[[Path], Volume]
+
+READERS: Final[dict[str, str]] = {
+    ".nii.gz": "kdmri_edge.data.nifti:read_nifti",
+    ".nii": "kdmri_edge.data.nifti:read_nifti",
+    ".h5": "kdmri_edge.data.kdmri_h5:read_kdmri_h5",
+    ".hdf5": "kdmri_edge.data.kdmri_h5:read_kdmri_h5",
+    ".npy": "kdmri_edge.data.npy:read_npy",
+}
+"""Suffix (lower case, with the dot) -> "module:function" of a `Reader`; a new one is one line."""
+
+
+def suffix_of(path: Path) -> str | None:
+    """The key of `READERS` for this file, None when there is none; letter case is ignored."""
+    name = path.name.lower()
+    return next((suffix for suffix in READERS if name.endswith(suffix) and name != suffix), None)
+
+
+def stem_of(path: Path) -> str:
+    """The file's name without its known suffix (`.nii.gz` is one suffix)."""
+    suffix = suffix_of(path)
+    return path.name[: -len(suffix)] if suffix else path.stem
+
+
+def read_volume(path: Path) -> Volume:
+    """Read one file with the reader that its suffix names.
+
+    Args:
+        path: a file in one of the formats of `READERS`.
+
+    Returns:
+        The volume as stored, at its own matrix size.
+
+    Raises:
+        DataError: missing, not a file, unknown suffix, unreadable, or not an MR volume.
+        MissingExtraError: the format needs an optional library that is not installed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path} does not exist.", "Check the path.")
+    if not path.is_file():
+        raise DataError(f"{path} is a folder, not a file.", "Give one of the files in it.")
+    suffix = suffix_of(path)
+    if suffix is None:
+        raise DataError(
+            f"{path} has a suffix that no reader knows.",
+            f"Supported are {', '.join(READERS)}.",
+        )
+    module, function = READERS[suffix].split(":")
+    reader = cast("Reader", getattr(import_module(module), function))
+    return reader(path)

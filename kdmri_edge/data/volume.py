@@ -1,0 +1,110 @@
+"""What every reader returns: one volume of one subject, slices first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdmri_edge.errors import DataError
+from kdmri_edge.physics.masks import Mask
+
+NEGATIVE_TOLERANCE = 1e-6
+"""Negative magnitudes down to this fraction of the maximum are rounding, and become 0."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Volume:
+    """A stack of slices with where it came from.
+
+    Attributes:
+        image: [S, H, W], float32 (magnitude) or complex64, in the file's own intensity unit; phase
+            encode is H.
+        name: the file's name without suffix; unique within a folder.
+        subject: whom it shows; splits go by this.
+        contrast: for instance "T1w"; None where the name does not tell.
+        sha256: of the source file (of the pixels, for a phantom), 64 hex digits.
+        voxel_mm: voxel size along (S, H, W) in millimetres, None where the file does not tell.
+        measured: the image was computed from k-space as a scanner measured it (not from stored
+            magnitudes).
+        kspace: complex64 [S, H, W] under the conventions of `physics.fourier`, zero where not
+            sampled; None where the file holds images only.
+        kspace_mask: which samples of `kspace` were taken; None exactly when `kspace` is None.
+    """
+
+    image: NDArray[Any]
+    name: str
+    subject: str
+    contrast: str | None = None
+    sha256: str = ""
+    voxel_mm: tuple[float, float, float] | None = None
+    measured: bool = False
+    kspace: NDArray[np.complex64] | None = None
+    kspace_mask: Mask | None = None
+
+    @property
+    def is_complex(self) -> bool:
+        """True when the image carries phase."""
+        return bool(np.iscomplexobj(self.image))
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return int(self.image.shape[1]), int(self.image.shape[2])
+
+
+def checked_image(pixels: NDArray[Any], source: Path) -> NDArray[Any]:
+    """The pixels as float32 or complex64, refused where they cannot be an MR image.
+
+    Args:
+        pixels: [S, H, W], any numeric dtype.
+        source: the file, for the message.
+
+    Returns:
+        float32 or complex64 [S, H, W], C-contiguous.
+
+    Raises:
+        DataError: wrong rank, not numeric, empty, NaN or infinity, all zero, or a magnitude below
+            zero.
+    """
+    if pixels.ndim != 3:
+        raise DataError(
+            f"{source} holds an array of shape {list(pixels.shape)}, not a volume of three axes.",
+            "Store one volume per file; split a series (time, coils) into separate files.",
+        )
+    if pixels.size == 0:
+        raise DataError(
+            f"{source} is an empty volume, of shape {list(pixels.shape)}.",
+            "Remove the file or export it again.",
+        )
+    if pixels.dtype.kind not in "buifc":
+        raise DataError(
+            f"{source} holds {pixels.dtype} values, not numbers.",
+            "Store real or complex numbers, one channel.",
+        )
+    kind = np.complex64 if pixels.dtype.kind == "c" else np.float32
+    with np.errstate(over="ignore"):  # what overflows float32 is refused just below
+        image = np.ascontiguousarray(pixels, dtype=kind)
+    if not np.isfinite(image).all():
+        raise DataError(
+            f"{source} holds NaN or infinite values.",
+            "Replace them (by 0 outside the body, say) or export the volume again.",
+        )
+    peak = float(np.abs(image).max())
+    if peak == 0.0:
+        raise DataError(
+            f"{source} is all zero.", "Remove the file: there is nothing to reconstruct."
+        )
+    if kind is np.float32:
+        lowest = float(image.min())
+        if lowest < -NEGATIVE_TOLERANCE * peak:
+            raise DataError(
+                f"{source} holds negative values (down to {lowest:g}), so it is no magnitude.",
+                "Store the magnitude, or complex values if the sign carries phase.",
+            )
+        if lowest < 0.0:
+            image = np.maximum(image, np.float32(0.0))
+    return image

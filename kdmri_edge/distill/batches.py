@@ -1,0 +1,100 @@
+"""Training batches that depend on (seed, stage, step) alone.
+
+No generator state has to be saved: step 137 sees the same strips in one process, in two, and after
+any number of interruptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdmri_edge.data.cases import Case
+from kdmri_edge.distill.recipe import DistillRecipe
+from kdmri_edge.errors import DataError
+
+__all__ = ["TrainingSlices", "draw"]
+
+# Slices whose zero-filled maximum is below this part of their volume's hold next to no anatomy;
+# scaled to unit maximum they would teach the network to reproduce noise.
+_BLANK = 0.05
+
+
+@dataclass(frozen=True)
+class TrainingSlices:
+    """All training slices, normalised by their own scale.
+
+    Attributes:
+        target: [N, H, W] float32.
+        zero_filled: [N, H, W] float32.
+    """
+
+    target: NDArray[np.float32]
+    zero_filled: NDArray[np.float32]
+
+    @classmethod
+    def from_cases(cls, cases: Sequence[Case]) -> TrainingSlices:
+        """Join volumes, leaving blank slices out.
+
+        Raises:
+            DataError: No slice is left.
+        """
+        targets, inputs = [], []
+        for case in cases:
+            keep = np.abs(case.zero_filled).max((1, 2)) > _BLANK * np.abs(case.zero_filled).max()
+            scale = case.scale[keep, None, None]
+            targets.append(case.target[keep] / scale)
+            inputs.append(case.zero_filled[keep] / scale)
+        if not sum(len(t) for t in targets):
+            raise DataError("The training volumes hold no slice with anatomy.", "Check the data.")
+        return cls(np.concatenate(targets), np.concatenate(inputs))
+
+
+def draw(
+    slices: TrainingSlices,
+    recipe: DistillRecipe,
+    *,
+    stage: int,
+    step: int,
+    whole: bool,
+    flip: bool,
+    rank: int = 0,
+    world: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """Return this process's share of a step's batch.
+
+    Args:
+        slices: The training slices.
+        recipe: Gives batch size, strip width and seed.
+        stage: Number of the stage, so that stages see different batches.
+        step: Step within the stage.
+        whole: Draw whole slices, with about as many pixels per step.
+        flip: Mirror half of them along readout.
+        rank: This process.
+        world: Number of processes; the global batch must be divisible by it.
+
+    Returns:
+        Zero-filled and target images, [B / world, 1, H, W] float32, channels-last.
+    """
+    count, _, width = slices.target.shape
+    columns = width if whole else min(recipe.strip, width)
+    batch = max(world, round(recipe.batch * recipe.strip / width)) if whole else recipe.batch
+    batch -= batch % world
+    random = np.random.default_rng([recipe.seed, stage, step])
+    chosen = random.integers(0, count, batch)
+    starts = random.integers(0, width - columns + 1, batch)
+    mirrored = random.random(batch) < 0.5
+    pairs = []
+    for source in (slices.zero_filled, slices.target):
+        strips = [
+            source[n, :, a : a + columns][:, :: -1 if flip and m else 1]
+            for n, a, m in list(zip(chosen, starts, mirrored, strict=True))[rank::world]
+        ]
+        tensor = torch.from_numpy(np.stack(strips)[:, None])
+        pairs.append(tensor.contiguous(memory_format=torch.channels_last))
+    return pairs[0], pairs[1]

@@ -1,0 +1,153 @@
+"""What a distillation does: a typed recipe, shipped ones by name, others from a TOML file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from kdmri_edge.config import build, override, read_toml
+from kdmri_edge.errors import RecipeError
+
+__all__ = ["DistillRecipe", "Imitation", "Loss", "Precision", "Schedule", "load_recipe", "shipped"]
+
+
+class Precision(StrEnum):
+    """Arithmetic of the convolutions in training; data consistency is always float32."""
+
+    AUTO = "auto"
+    BF16 = "bf16"
+    F32 = "f32"
+
+
+class Loss(StrEnum):
+    """Distance between images: mean absolute or mean squared difference."""
+
+    L1 = "l1"
+    MSE = "mse"
+
+
+class Schedule(StrEnum):
+    """Course of the learning rate within a stage, after the warm-up."""
+
+    CONSTANT = "constant"
+    COSINE = "cosine"
+
+
+class Imitation(StrEnum):
+    """Which images of the teacher the student imitates: the last, or each cascade's."""
+
+    FINAL = "final"
+    CASCADES = "cascades"
+
+
+def _range(default: Any, minimum: float | None = None, maximum: float | None = None) -> Any:
+    return field(default=default, metadata={"minimum": minimum, "maximum": maximum})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillRecipe:
+    """Settings of a distillation.
+
+    The plain student gets `attention_steps + imitation_steps` optimiser steps: as many as the
+    distilled one in all its stages.
+
+    Attributes:
+        name: What to call it.
+        teacher_steps: Optimiser steps of the teacher.
+        attention_steps: Steps of attention transfer.
+        imitation_steps: Steps of reconstruction and imitation.
+        batch: Strips per step, over all processes.
+        strip: Readout columns of a strip; data consistency on it is exact.
+        whole_slices: Last fraction of each stage that sees whole slices instead of strips (as many
+            pixels per step), since the convolutions see a false edge at a strip's border.
+        learning_rate: Peak rate of Adam.
+        schedule: Course of the rate after the warm-up.
+        warmup: Steps of linear warm-up.
+        final_rate: Rate at the end of a cosine, as a fraction of the peak.
+        clip: Largest norm of the gradient.
+        loss: Distance used for reconstruction and imitation.
+        alpha: Weight of reconstruction; 1 - alpha is imitation's.
+        imitation: Which images are imitated.
+        flip: Mirror strips along readout at random (line masks only).
+        precision: Arithmetic of the convolutions.
+        seed: Seed of weights and batches.
+        validate_every: Steps between validations.
+        checkpoint_every: Steps between checkpoints to resume from.
+        phantom_volumes: Training volumes that are made when the data is the phantom.
+        phantom_slices: Slices of each of these.
+    """
+
+    name: str
+    teacher_steps: int = _range(4000, 0)
+    attention_steps: int = _range(1000, 0)
+    imitation_steps: int = _range(3000, 1)
+    batch: int = _range(8, 1)
+    strip: int = _range(60, 8)
+    whole_slices: float = _range(0.25, 0.0, 1.0)
+    learning_rate: float = _range(2e-3, 1e-8, 1.0)
+    schedule: Schedule = Schedule.COSINE
+    warmup: int = _range(100, 0)
+    final_rate: float = _range(0.01, 0.0, 1.0)
+    clip: float = _range(1.0, 1e-6)
+    loss: Loss = Loss.L1
+    alpha: float = _range(0.5, 0.0, 1.0)
+    imitation: Imitation = Imitation.FINAL
+    flip: bool = True
+    precision: Precision = Precision.AUTO
+    seed: int = _range(0, 0)
+    validate_every: int = _range(500, 1)
+    checkpoint_every: int = _range(250, 1)
+    phantom_volumes: int = _range(24, 3)
+    phantom_slices: int = _range(16, 1)
+
+    @property
+    def student_steps(self) -> int:
+        """Optimiser steps of the distilled student, and so of the plain one."""
+        return self.attention_steps + self.imitation_steps
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {k: str(v) if isinstance(v, StrEnum) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str) -> DistillRecipe:
+        """Build and check a recipe.
+
+        Raises:
+            RecipeError: Unknown key, wrong type or value out of range.
+        """
+        return build(cls, values, source)
+
+
+def shipped() -> list[str]:
+    """Return the names of the recipes inside the package."""
+    folder = resources.files("kdmri_edge.distill") / "recipes"
+    return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def load_recipe(name_or_file: str, assignments: Iterable[str] = ()) -> DistillRecipe:
+    """Load a shipped recipe by name, or any TOML file, and apply `key=value` assignments.
+
+    Raises:
+        RecipeError: No such recipe, invalid TOML, unknown key or bad value.
+    """
+    if name_or_file in shipped():
+        with resources.as_file(
+            resources.files("kdmri_edge.distill") / "recipes" / f"{name_or_file}.toml"
+        ) as path:
+            values = read_toml(path)
+        source = f"recipe {name_or_file!r}"
+    else:
+        path = Path(name_or_file)
+        if not path.is_file():
+            raise RecipeError(
+                f"There is no recipe {name_or_file!r}.",
+                f"Shipped ones are {', '.join(shipped())}; or give a TOML file.",
+            )
+        values = {"name": path.stem, **read_toml(path)}
+        source = str(path)
+    return DistillRecipe.from_dict(override(values, assignments), source)

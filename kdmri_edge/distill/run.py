@@ -1,0 +1,279 @@
+"""The whole distillation: teacher, plain student, distilled student, one run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from kdmri_edge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from kdmri_edge.console import say
+from kdmri_edge.distill.batches import TrainingSlices
+from kdmri_edge.distill.engine import Engine, describe, make_fabric
+from kdmri_edge.distill.log import TrainingLog
+from kdmri_edge.distill.losses import attention_transfer, distance, imitation
+from kdmri_edge.distill.material import Material, gather
+from kdmri_edge.distill.settings import Settings
+from kdmri_edge.distill.stage import Criterion, Stage, Surroundings, train
+from kdmri_edge.distill.validation import thinned, validation_psnr
+from kdmri_edge.errors import CheckpointError, RunError
+from kdmri_edge.files import read_json, write_json
+from kdmri_edge.models.build import Network, build_model
+from kdmri_edge.models.spec import ModelSpec
+from kdmri_edge.physics.consistency import operator_tensor
+from kdmri_edge.physics.forms import choose_form
+from kdmri_edge.provenance import provenance
+from kdmri_edge.runs import RUN_FORMAT, Run
+
+__all__ = ["distill"]
+
+_WATCHED_SLICES = 24
+
+
+def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> Run:
+    """Train what the settings ask for, going on from where `out` stopped.
+
+    Args:
+        settings: The resolved request.
+        out: The run folder.
+        engine: Where to train; None is one process on the best device.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        RunError: `out` holds a run of other settings or other data.
+        CheckpointError: The teacher's checkpoint does not suit the student or the mask.
+        KdmriError: Bad data, a full disk, or a loss that is not finite.
+    """
+    fabric = make_fabric(engine or Engine(), settings.recipe.precision)
+    material = gather(settings)
+    key = settings.fingerprint(material.hashes)
+    # Taken once: hours later the checkout may hold another revision than the one that runs.
+    origin = provenance(settings.recipe.seed)
+    work = _Work(settings, Run(out), material, fabric, key, origin)
+    work.open()
+    teacher = work.teacher()
+    if settings.baseline:
+        work.plain()
+    work.student(teacher)
+    work.close()
+    return Run(out)
+
+
+@dataclass
+class _Work:
+    """State of a running distillation."""
+
+    settings: Settings
+    run: Run
+    material: Material
+    fabric: Fabric
+    key: str
+    origin: dict[str, Any]
+
+    def open(self) -> None:
+        """Write run.json, or check that the one there belongs to the same request."""
+        file = self.run.path / "run.json"
+        ran = describe(self.fabric)
+        if self.fabric.is_global_zero:
+            say(f"Training on {ran['device']}: {ran['processes']} process(es),"
+                f" {ran['threads']} thread(s) each, {ran['precision']}.")
+            if file.exists() and read_json(file, RunError).get("key") != self.key:
+                raise RunError(
+                    f"{self.run.path} holds a run of other settings or other data.",
+                    "Choose another --out, or delete that folder.",
+                )
+            if not file.exists():
+                self._write("running", ran)
+        self.fabric.barrier()
+        recipe = self.settings.recipe
+        mask, spec = self.settings.mask, self.settings.student_spec
+        form = choose_form(mask)
+        operator = operator_tensor(mask, form, spec.channels)
+        slices = TrainingSlices.from_cases(self.material.train)
+        first = self.fabric.is_global_zero
+        self.around = Surroundings(
+            fabric=self.fabric,
+            recipe=recipe,
+            slices=slices,
+            validation=thinned(self.material.validation, _WATCHED_SLICES),
+            operator=self.fabric.to_device(operator),
+            flip=recipe.flip and mask.is_lines,
+            folder=self.run.path / "state",
+            log=TrainingLog(self.run.path / "log.csv") if first else None,
+            key=self.key,
+        )
+        self.form = form
+
+    def _write(self, status: str, ran: dict[str, Any]) -> None:
+        write_json(
+            self.run.path / "run.json",
+            {
+                "format": RUN_FORMAT,
+                "status": status,
+                "key": self.key,
+                "settings": self.settings.to_dict(),
+                "recipe": self.settings.recipe.to_dict(),
+                "matrix": self.settings.matrix,
+                "mask": self.settings.mask.to_dict(),
+                "data": self.material.record,
+                "attribution": self.material.attribution,
+                "ran_on": ran,
+                "provenance": self.origin,
+            },
+        )
+
+    def _network(self, spec: ModelSpec, seed: int) -> Network:
+        """Draw a network's first weights; the same on every process and after every restart."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.recipe.seed * 1000 + seed)
+            network = build_model(spec)
+        network.form = self.form
+        return network
+
+    def _trained(self, role: str, make: Callable[[], Network], steps: dict[str, int]) -> Network:
+        """Return the finished network of a role, training it unless it is there."""
+        file = self.run.path / f"{role}.safetensors"
+        if file.is_file():
+            checkpoint = load_checkpoint(file)
+            network = build_model(checkpoint.spec)
+            network.load_state_dict(dict(checkpoint.state))
+            network.form = self.form
+            return network
+        network = make()
+        if self.fabric.is_global_zero:
+            self._save(role, network, steps)
+        self.fabric.barrier()
+        return network
+
+    def _save(self, role: str, network: Network, steps: dict[str, int]) -> None:
+        psnr = None
+        if self.material.validation:
+            psnr = validation_psnr(network, self.around.operator, self.material.validation)
+            say(f"{role}: {psnr:.2f} dB on the validation volumes.")
+        training = {
+            "recipe": self.settings.recipe.to_dict(),
+            "steps": steps,
+            "validation_psnr_db": psnr,
+            "data": self.material.record["train"],
+            "split": self.material.record["split"],
+            "attribution": self.material.attribution,
+            "ran_on": describe(self.fabric),
+            "provenance": self.origin,
+        }
+        checkpoint = Checkpoint(
+            spec=network.spec,
+            mask=self.settings.mask,
+            matrix=self.settings.matrix,
+            role=role,
+            training=training,
+            state=network.state_dict(),
+        )
+        save_checkpoint(self.run.path / f"{role}.safetensors", checkpoint)
+
+    def _reconstruction(self) -> Criterion:
+        loss = self.settings.recipe.loss
+        return lambda features, _, target: distance(loss, features.output, target)
+
+    def teacher(self) -> Network:
+        """Train the teacher, or take the given checkpoint."""
+        given = Path(self.settings.teacher)
+        if given.suffix == ".safetensors":
+            return self._trained("teacher", lambda: self._given(given), {"given": 0})
+        stage = Stage(
+            name="teacher",
+            number=0,
+            title=f"teacher {self.settings.teacher}",
+            steps=self.settings.recipe.teacher_steps,
+            criterion=self._reconstruction(),
+        )
+        return self._from_scratch("teacher", self.settings.teacher_spec, 0, stage)
+
+    def _given(self, path: Path) -> Network:
+        checkpoint = load_checkpoint(path)
+        if checkpoint.mask != self.settings.mask or checkpoint.matrix != self.settings.matrix:
+            raise CheckpointError(
+                f"Teacher {path} was trained for mask {checkpoint.mask.name!r}"
+                f" at matrix {checkpoint.matrix}.",
+                f"This run uses {self.settings.mask.name!r} at {self.settings.matrix}; use the"
+                " same, or train a teacher by giving a preset.",
+            )
+        network = build_model(checkpoint.spec)
+        network.load_state_dict(dict(checkpoint.state))
+        network.form = self.form
+        return network
+
+    def _from_scratch(self, role: str, spec: ModelSpec, seed: int, stage: Stage) -> Network:
+        def make() -> Network:
+            network = self._network(spec, seed)
+            train(network, stage, self.around)
+            return network
+
+        return self._trained(role, make, {stage.name: stage.steps})
+
+    def plain(self) -> Network:
+        """Train the student alone, with as many steps as the distilled one gets in all."""
+        stage = Stage(
+            name="plain",
+            number=1,
+            title=f"plain student {self.settings.student}",
+            steps=self.settings.recipe.student_steps,
+            criterion=self._reconstruction(),
+        )
+        return self._from_scratch("plain", self.settings.student_spec, 1, stage)
+
+    def student(self, teacher: Network) -> Network:
+        """Distil the student: attention transfer, then reconstruction and imitation."""
+        recipe = self.settings.recipe
+        teacher.eval().requires_grad_(False)
+        # Not through Fabric's wrapper: it is frozen. It needs the same autocast, layout and device.
+        frozen = self.fabric.to_device(teacher).to(memory_format=torch.channels_last)
+
+        def features(x_u: torch.Tensor) -> Any:
+            with torch.no_grad(), self.fabric.autocast():
+                return frozen.features(x_u, self.around.operator)
+
+        attention = Stage(
+            name="attention",
+            number=2,
+            title=f"student {self.settings.student}: attention",
+            steps=recipe.attention_steps,
+            criterion=lambda student, x_u, _: attention_transfer(
+                student.attention, features(x_u).attention
+            ),
+        )
+        imitating = Stage(
+            name="imitation",
+            number=3,
+            title=f"student {self.settings.student}: imitation",
+            steps=recipe.imitation_steps,
+            criterion=lambda student, x_u, target: (
+                recipe.alpha * distance(recipe.loss, student.output, target)
+                + (1 - recipe.alpha)
+                * imitation(recipe.imitation, recipe.loss, student, features(x_u))
+            ),
+        )
+
+        def make() -> Network:
+            # The same first weights as the plain student's: only the training differs.
+            network = self._network(self.settings.student_spec, 1)
+            train(network, attention, self.around)
+            train(network, imitating, self.around)
+            return network
+
+        steps = {"attention": recipe.attention_steps, "imitation": recipe.imitation_steps}
+        return self._trained("student", make, steps)
+
+    def close(self) -> None:
+        """Mark the run as complete; the states to resume from have done their work."""
+        if self.fabric.is_global_zero:
+            meta = dict(read_json(self.run.path / "run.json", RunError))
+            write_json(self.run.path / "run.json", {**meta, "status": "complete"})
+            for file in self.around.folder.glob("*.safetensors"):
+                file.unlink()
+        self.fabric.barrier()

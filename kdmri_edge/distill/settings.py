@@ -1,0 +1,105 @@
+"""What a run was asked to do: everything that must agree when it is resumed (torch-free)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kdmri_edge.distill.recipe import DistillRecipe
+from kdmri_edge.errors import RunError
+from kdmri_edge.files import sha256_bytes
+from kdmri_edge.models.spec import ModelSpec
+from kdmri_edge.physics.masks import Mask
+
+__all__ = ["PHANTOM", "Settings"]
+
+# Value of --data that stands for the embedded phantom.
+PHANTOM = "phantom"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Resolved request of a distillation.
+
+    Attributes:
+        data: Folder of volumes as given, or "phantom".
+        contrast: Only volumes of this contrast; None for all.
+        split: Name or file of the split, None to recognise the folder's.
+        matrix: Side of the square matrix.
+        mask: Sampling pattern.
+        teacher: Preset name, or path of a checkpoint.
+        teacher_spec: Its architecture.
+        student: Preset name.
+        student_spec: Its architecture.
+        baseline: Whether the plain student is trained too.
+        recipe: Training settings.
+    """
+
+    data: str
+    contrast: str | None
+    split: str | None
+    matrix: int
+    mask: Mask
+    teacher: str
+    teacher_spec: ModelSpec
+    student: str
+    student_spec: ModelSpec
+    baseline: bool
+    recipe: DistillRecipe
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "data": self.data,
+            "contrast": self.contrast,
+            "split": self.split,
+            "matrix": self.matrix,
+            "mask": self.mask.to_dict(),
+            "teacher": self.teacher,
+            "teacher_spec": self.teacher_spec.to_dict(),
+            "student": self.student,
+            "student_spec": self.student_spec.to_dict(),
+            "baseline": self.baseline,
+            "recipe": self.recipe.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Settings:
+        """Rebuild settings from `to_dict`.
+
+        Raises:
+            RunError: Keys are missing or damaged.
+        """
+        try:
+            return cls(
+                **{
+                    **value,
+                    "mask": Mask.from_dict(value["mask"]),
+                    "teacher_spec": ModelSpec.from_dict(value["teacher_spec"]),
+                    "student_spec": ModelSpec.from_dict(value["student_spec"]),
+                    "recipe": DistillRecipe.from_dict(value["recipe"], "run.json"),
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise RunError(
+                f"The settings in run.json are damaged ({error!r}).", "Start a new run."
+            ) from error
+
+    def fingerprint(self, hashes: list[str]) -> str:
+        """Return a hash of the settings and of the data they met.
+
+        How often a run reports or saves does not change its weights, so it may differ.
+        """
+        value = self.to_dict()
+        value.pop("data")  # the volumes' own hashes stand for it: a folder may move
+        for key in ("validate_every", "checkpoint_every"):
+            value["recipe"].pop(key)
+        return sha256_bytes(json.dumps([value, sorted(hashes)], sort_keys=True).encode())
+
+    def difference(self, other: Settings) -> str | None:
+        """Return the name of the first setting in which two requests differ."""
+        mine, others = self.to_dict(), other.to_dict()
+        mine, others = ({**d, **d.pop("recipe")} for d in (mine, others))
+        return next((key for key in mine if mine[key] != others.get(key)), None)

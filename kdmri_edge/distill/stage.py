@@ -1,0 +1,161 @@
+"""One stage of training: a resumable loop on Lightning Fabric."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from kdmri_edge.data.cases import Case
+from kdmri_edge.distill.batches import TrainingSlices, draw
+from kdmri_edge.distill.log import TrainingLog
+from kdmri_edge.distill.progress import StageProgress
+from kdmri_edge.distill.recipe import DistillRecipe
+from kdmri_edge.distill.schedule import rate
+from kdmri_edge.distill.state import load_state, save_state
+from kdmri_edge.distill.validation import validation_psnr
+from kdmri_edge.errors import KdmriError
+from kdmri_edge.models.build import Network
+from kdmri_edge.models.features import Features
+
+__all__ = ["Criterion", "Stage", "Surroundings", "train"]
+
+Criterion = Callable[[Features, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What one stage trains.
+
+    Attributes:
+        name: Name in the log and of the state file.
+        number: Distinguishes the batches of the stages.
+        title: What the progress bar says.
+        steps: Optimiser steps.
+        criterion: Loss of (the network's features, zero-filled input, target).
+    """
+
+    name: str
+    number: int
+    title: str
+    steps: int
+    criterion: Criterion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What all stages of a run share.
+
+    Attributes:
+        fabric: Devices and precision.
+        recipe: Settings.
+        slices: Training slices.
+        validation: Volumes to watch (thinned).
+        operator: Constant of data consistency, on the device.
+        flip: Whether mirroring along readout keeps the physics.
+        folder: Where state files go.
+        log: The training log (written by the first process only).
+        key: Fingerprint of the run's settings.
+    """
+
+    fabric: Fabric
+    recipe: DistillRecipe
+    slices: TrainingSlices
+    validation: Sequence[Case]
+    operator: Tensor
+    flip: bool
+    folder: Path
+    log: TrainingLog | None
+    key: str
+
+
+class _WithFeatures(nn.Module):
+    """Make `features` the forward pass, which is what autocast and DDP wrap."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_u: Tensor, operator: Tensor) -> Features:
+        return self.network.features(x_u, operator)
+
+
+def train(network: Network, stage: Stage, around: Surroundings) -> None:
+    """Train `network` in place for one stage, from its last checkpoint if there is one.
+
+    Raises:
+        KdmriError: The loss is not finite.
+        CheckpointError: The state to resume from is damaged or of other settings.
+    """
+    fabric, recipe = around.fabric, around.recipe
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
+    state_file = around.folder / f"{stage.name}.safetensors"
+    done = load_state(state_file, network, optimiser, around.key)
+    wrapped, optimiser = fabric.setup(_WithFeatures(network), optimiser)
+    wrapped.train()
+    if around.log is not None:
+        around.log.rewind(stage.name, done)
+    began = time.perf_counter()
+    show = fabric.is_global_zero
+    with StageProgress(stage.title, stage.steps, done, show=show) as shown:
+        for step in range(done, stage.steps):
+            loss = _step(wrapped, optimiser, stage, around, step)
+            finished = step + 1
+            last = finished == stage.steps
+            shown.advance(finished, loss)
+            if last or finished % recipe.validate_every == 0:
+                psnr = None
+                if show and around.validation:
+                    psnr = validation_psnr(network, around.operator, around.validation)
+                    shown.validated(finished, loss, psnr)
+                if around.log is not None:
+                    seconds = time.perf_counter() - began
+                    learning_rate = rate(recipe, step, stage.steps)
+                    around.log.add(stage.name, finished, loss, learning_rate, psnr, seconds)
+            if show and (last or finished % recipe.checkpoint_every == 0):
+                save_state(state_file, network, optimiser, finished, around.key)
+            if last or finished % recipe.validate_every == 0:
+                fabric.barrier()
+
+
+def _step(
+    wrapped: Callable[[Tensor, Tensor], Features],
+    optimiser: torch.optim.Optimizer,
+    stage: Stage,
+    around: Surroundings,
+    step: int,
+) -> float:
+    fabric, recipe = around.fabric, around.recipe
+    x_u, target = draw(
+        around.slices,
+        recipe,
+        stage=stage.number,
+        step=step,
+        whole=step >= round(stage.steps * (1 - recipe.whole_slices)),
+        flip=around.flip,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+    )
+    x_u, target = fabric.to_device(x_u), fabric.to_device(target)
+    for group in optimiser.param_groups:
+        group["lr"] = rate(recipe, step, stage.steps)
+    features = wrapped(x_u, around.operator)
+    loss = stage.criterion(features, x_u, target)
+    fabric.backward(loss)
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+    optimiser.step()
+    optimiser.zero_grad()
+    value = loss.item()
+    if value != value or value == float("inf"):
+        raise KdmriError(
+            f"The loss of stage {stage.name!r} became {value} at step {step + 1}.",
+            "Lower the learning rate, e.g. --set learning_rate=1e-3, or check the data.",
+        )
+    return float(value)

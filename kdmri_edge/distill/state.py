@@ -1,0 +1,78 @@
+"""What a stage saves to go on after an interruption: weights, optimiser and step, in one file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from kdmri_edge.errors import CheckpointError
+from kdmri_edge.files import atomic_path
+
+__all__ = ["load_state", "save_state"]
+
+
+def save_state(
+    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, step: int, key: str
+) -> None:
+    """Write the state after `step` steps, atomically.
+
+    Args:
+        path: Destination, safetensors.
+        model: The network in training.
+        optimiser: Adam over `model.parameters()`.
+        step: Steps done.
+        key: Fingerprint of the settings that the state belongs to.
+    """
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    names = [name for name, _ in model.named_parameters()]
+    for index, values in optimiser.state_dict()["state"].items():
+        for kind, value in values.items():
+            tensors[f"optimiser.{names[index]}.{kind}"] = torch.as_tensor(value)
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    data = safetensors.torch.save(plain, metadata={"state": json.dumps({"step": step, "key": key})})
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def load_state(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, key: str) -> int:
+    """Restore a state; returns the steps done, 0 when there is no file.
+
+    Raises:
+        CheckpointError: A corrupt file, or one that belongs to other settings.
+    """
+    if not path.is_file():
+        return 0
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            meta = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if meta["key"] != key:
+            raise CheckpointError(
+                f"{path} belongs to other settings.", "Resume with the settings of the run."
+            )
+        weights = {k.removeprefix("model."): v for k, v in tensors.items() if k[:6] == "model."}
+        model.load_state_dict(weights)
+        optimiser.load_state_dict(_optimiser_state(tensors, model, optimiser))
+        return int(meta["step"])
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"The state to resume from, {path}, is damaged ({error}).",
+            "Delete it to start that stage again.",
+        ) from error
+
+
+def _optimiser_state(
+    tensors: dict[str, Tensor], model: nn.Module, optimiser: torch.optim.Optimizer
+) -> dict[str, object]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for index, (name, _) in enumerate(model.named_parameters()):
+        prefix = f"optimiser.{name}."
+        values = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        if values:
+            state[index] = values
+    return {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}

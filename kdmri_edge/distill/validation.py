@@ -1,0 +1,52 @@
+"""Watching a network on the validation subjects while it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdmri_edge.data.cases import Case
+from kdmri_edge.models.build import Network
+
+__all__ = ["thinned", "validation_psnr"]
+
+
+def thinned(cases: Sequence[Case], slices: int) -> list[Case]:
+    """Keep about `slices` slices in all, spread evenly over the volumes; quick to evaluate."""
+    total = sum(len(case.target) for case in cases)
+    every = max(1, round(total / slices))
+    return [
+        Case(
+            name=case.name,
+            subject=case.subject,
+            contrast=case.contrast,
+            sha256=case.sha256,
+            target=case.target[every // 2 :: every],
+            zero_filled=case.zero_filled[every // 2 :: every],
+            scale=case.scale[every // 2 :: every],
+        )
+        for case in cases
+        if len(case.target) > every // 2
+    ]
+
+
+@torch.no_grad()
+def validation_psnr(model: Network, operator: Tensor, cases: Sequence[Case]) -> float:
+    """Return the mean over volumes of the PSNR in dB, in float32.
+
+    Data range is the maximum of the target's slices given, as in the benchmark.
+    """
+    values = []
+    model.eval()
+    for case in cases:
+        scale = case.scale[:, None, None]
+        inputs = torch.from_numpy(case.zero_filled / scale)[:, None].to(operator.device)
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        outputs = np.concatenate([model(x, operator).cpu().numpy() for x in inputs.split(4)])
+        error = np.mean((outputs[:, 0] * scale - case.target) ** 2, dtype=np.float64)
+        values.append(10 * np.log10(float(case.target.max()) ** 2 / error))
+    model.train()
+    return float(np.mean(values))

@@ -1,0 +1,1 @@
+"""Reconstruction networks: one typed specification, named presets and their torch modules."""

@@ -1,0 +1,54 @@
+"""DC-CNN: cascades of convolutions and data consistency (Schlemper et al., TMI 2018)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from kdmri_edge.models.features import Features
+from kdmri_edge.models.spec import ModelSpec
+from kdmri_edge.models.stack import ConvStack
+from kdmri_edge.physics.consistency import data_consistency, gain
+from kdmri_edge.physics.forms import Form
+
+__all__ = ["DCCNN"]
+
+
+class DCCNN(nn.Module):
+    """Cascades x_{i+1} = DC(x_i + CNN_i(x_i)), from the zero-filled image x_0 = x_u.
+
+    Args:
+        spec: The architecture.
+
+    Attributes:
+        form: Which form of data consistency is computed; the operator given to `forward` must be
+            made for it (`physics.consistency.operator_tensor`).
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.form = Form.PROJECTION
+        self.gain = gain(spec.noise_weight)
+        self.cascades = nn.ModuleList(ConvStack(spec) for _ in range(spec.cascades))
+
+    def features(self, x_u: Tensor, operator: Tensor) -> Features:
+        """Reconstruct and keep what distillation reads.
+
+        Args:
+            x_u: Normalised zero-filled images [B, C, H, W].
+            operator: The constant of data consistency for `self.form`.
+        """
+        x = x_u
+        stages, attention = [], []
+        for cascade in self.cascades:
+            correction, tapped = cascade(x)
+            if self.spec.residual:
+                correction = x + correction
+            x = data_consistency(correction, x_u, operator, self.gain, self.form.value)
+            stages.append(x)
+            attention.append(tapped)
+        return Features(x, stages, attention)
+
+    def forward(self, x_u: Tensor, operator: Tensor) -> Tensor:
+        """Reconstruct: normalised zero-filled images [B, C, H, W] to images of the same shape."""
+        return self.features(x_u, operator).output

@@ -1,0 +1,208 @@
+"""Data consistency as one torch operator with three equal forms.
+
+    x' = x + g (x_u - P x),    P = F^H diag(m) F,    g = lambda / (1 + lambda)
+
+with g = 1 for hard consistency and g < 1 for noise weight lambda (Schlemper et al., TMI 2018,
+eq. 8). x_u is the complex zero-filled image; on a magnitude network (one channel) only real parts
+are kept, which is the behaviour of KD-MRI (Murugesan et al., MIDL 2020).
+
+Models call the custom op `kdmri::data_consistency`; exporters replace it by one of the `apply_*`
+functions below, which hold standard operations only.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdmri_edge.physics.forms import Form
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.projection import projection_matrix
+
+__all__ = [
+    "FORMULAS",
+    "apply_dft",
+    "apply_fft",
+    "apply_projection",
+    "data_consistency",
+    "gain",
+    "operator_tensor",
+]
+
+
+def gain(noise_weight: float | None) -> float:
+    """Return g = lambda / (1 + lambda); None stands for hard consistency, g = 1."""
+    return 1.0 if noise_weight is None else noise_weight / (1.0 + noise_weight)
+
+
+def operator_tensor(
+    mask: Mask, form: Form, channels: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Return the constant that the given form of the operator needs.
+
+    Args:
+        mask: The sampling pattern.
+        form: Which form will be computed.
+        channels: 1 (magnitude) or 2 (real, imaginary).
+        dtype: Real dtype of the result.
+
+    Returns:
+        projection: the real matrix [C * H, C * H] that acts on an image viewed as [B, C * H, W];
+        for C = 2 it is [[Re P, -Im P], [Im P, Re P]]. dft and fft: the mask, [H, 1] or [H, W].
+    """
+    if form is Form.PROJECTION:
+        p = projection_matrix(mask)
+        real = p.real if channels == 1 else np.block([[p.real, -p.imag], [p.imag, p.real]])
+        return torch.from_numpy(np.ascontiguousarray(real)).to(dtype)
+    samples = mask.samples[:, None] if mask.is_lines else mask.samples
+    return torch.from_numpy(samples.astype(np.float64)).to(dtype)
+
+
+def apply_projection(x: Tensor, x_u: Tensor, operator: Tensor, gain: float) -> Tensor:
+    """Compute x + g (x_u - P x) with one matrix product along phase encode.
+
+    Args:
+        x: Image [B, C, H, W].
+        x_u: Zero-filled image of the same shape.
+        operator: [C * H, C * H], or [B, C * H, C * H] with one mask per image.
+        gain: g, 1 when hard.
+    """
+    batch, channels, height, width = x.shape
+    px = torch.matmul(operator, x.reshape(batch, channels * height, width))
+    # [-1] for the batch keeps an exported graph free of shape arithmetic.
+    residual = x_u - px.reshape(-1, channels, height, width)
+    return x + (residual if gain == 1.0 else gain * residual)
+
+
+@lru_cache(maxsize=32)
+def _dft(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return cos and sin of the orthonormal DFT matrix F = C - i S, each [n, n]."""
+    index = np.arange(n)
+    angle = 2 * np.pi * ((index[:, None] * index[None, :]) % n) / n
+    scale = 1 / np.sqrt(n)
+    matrices = (torch.from_numpy(scale * f(angle)) for f in (np.cos, np.sin))
+    cosine, sine = (m.to(dtype=dtype, device=device) for m in matrices)
+    return cosine, sine
+
+
+def apply_dft(x: Tensor, x_u: Tensor, operator: Tensor, gain: float) -> Tensor:
+    """Compute x + g (x_u - P x) with real products by DFT matrices.
+
+    Args:
+        x: Image [B, C, H, W].
+        x_u: Zero-filled image of the same shape.
+        operator: The mask, [H, 1] for lines or [H, W].
+        gain: g, 1 when hard.
+    """
+    channels, height, width = x.shape[1:]
+    real = x[:, :1]
+    imag = x[:, 1:] if channels == 2 else None
+    real, imag = _left(height, real, imag, inverse=False)
+    two_axes = operator.shape[-1] != 1
+    if two_axes:
+        real, imag = _right(width, real, imag, inverse=False)
+    real = operator * real
+    imag = operator * imag
+    if two_axes:
+        real, imag = _right(width, real, imag, inverse=True)
+    real, imag = _left(height, real, imag, inverse=True)
+    px = real if channels == 1 else torch.cat((real, imag), 1)
+    residual = x_u - px
+    return x + (residual if gain == 1.0 else gain * residual)
+
+
+def _left(
+    height: int, real: Tensor, imag: Tensor | None, *, inverse: bool
+) -> tuple[Tensor, Tensor]:
+    """Multiply by F (or F^H) from the left: along phase encode."""
+    cosine, sine = _dft(height, real.dtype, real.device)
+    sine = -sine if inverse else sine
+    if imag is None:
+        return torch.matmul(cosine, real), torch.matmul(-sine, real)
+    return (
+        torch.matmul(cosine, real) + torch.matmul(sine, imag),
+        torch.matmul(cosine, imag) - torch.matmul(sine, real),
+    )
+
+
+def _right(width: int, real: Tensor, imag: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+    """Multiply by F (or F^H) from the right: along readout."""
+    cosine, sine = _dft(width, real.dtype, real.device)
+    sine = -sine if inverse else sine
+    return (
+        torch.matmul(real, cosine) + torch.matmul(imag, sine),
+        torch.matmul(imag, cosine) - torch.matmul(real, sine),
+    )
+
+
+def apply_fft(x: Tensor, x_u: Tensor, operator: Tensor, gain: float) -> Tensor:
+    """Compute x + g (x_u - P x) with torch.fft, the reference.
+
+    The same arguments as `apply_dft`. P does not depend on where the image's origin lies, so no
+    shifts are needed.
+    """
+    channels = x.shape[1]
+    image = x[:, 0] if channels == 1 else torch.complex(x[:, 0], x[:, 1])
+    axes = [-2] if operator.shape[-1] == 1 else [-2, -1]
+    sampled = operator * torch.fft.fftn(image, dim=axes, norm="ortho")
+    projected = torch.fft.ifftn(sampled, dim=axes, norm="ortho")
+    parts = [projected.real] if channels == 1 else [projected.real, projected.imag]
+    residual = x_u - torch.stack(parts, 1)
+    return x + (residual if gain == 1.0 else gain * residual)
+
+
+FORMULAS = {
+    Form.PROJECTION: apply_projection,
+    Form.DFT: apply_dft,
+    Form.FFT: apply_fft,
+}
+
+
+@torch.library.custom_op("kdmri::data_consistency", mutates_args=())
+def data_consistency(
+    x: Tensor, x_u: Tensor, operator: Tensor, gain: float, form: str
+) -> Tensor:
+    """Pull an image towards its acquired samples: x + g (x_u - P x).
+
+    Args:
+        x: Image [B, C, H, W], C = 1 (magnitude) or 2 (real, imaginary).
+        x_u: Zero-filled image of the same shape.
+        operator: What `operator_tensor` gives for the form.
+        gain: g = lambda / (1 + lambda); 1 is hard consistency.
+        form: "projection", "dft" or "fft".
+
+    Returns:
+        Image of the same shape and dtype. Under autocast it is computed in float32.
+    """
+    return FORMULAS[Form(form)](x, x_u, operator, gain).contiguous()
+
+
+@data_consistency.register_fake
+def _(x: Tensor, x_u: Tensor, operator: Tensor, gain: float, form: str) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _keep(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:  # type: ignore[type-arg]
+    _, _, operator, gain, form = inputs
+    ctx.save_for_backward(operator)
+    ctx.gain, ctx.form = gain, form  # type: ignore[attr-defined]
+
+
+def _backward(
+    ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
+) -> tuple[Tensor, Tensor, None, None, None]:
+    # P is self-adjoint in every form, so the adjoint of x -> x - g P x is the map itself.
+    (operator,) = ctx.saved_tensors  # type: ignore[attr-defined]
+    gain: float = ctx.gain  # type: ignore[attr-defined]
+    form: str = ctx.form  # type: ignore[attr-defined]
+    through_x = data_consistency(gradient, torch.zeros_like(gradient), operator, gain, form)
+    return through_x, gain * gradient, None, None, None
+
+
+data_consistency.register_autograd(_backward, setup_context=_keep)
+# Under bf16 autocast the matrix product would be rounded, and acquired samples with it.
+data_consistency.register_autocast("cpu", torch.float32)
+data_consistency.register_autocast("cuda", torch.float32)

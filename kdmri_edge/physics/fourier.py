@@ -1,0 +1,36 @@
+"""The orthonormal Fourier transform between image and k-space (numpy)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["image_to_kspace", "kspace_to_image"]
+
+Complex = NDArray[np.complexfloating[Any, Any]]
+Array = NDArray[np.generic]
+
+
+def image_to_kspace(image: Array, axes: Sequence[int] = (-2, -1)) -> Complex:
+    """Transform an image to k-space.
+
+    Args:
+        image: Real or complex array; its origin along each transformed axis is index N // 2.
+        axes: Axes to transform.
+
+    Returns:
+        k-space of the same shape, zero frequency at index 0. Single precision stays single.
+    """
+    shifted = np.fft.ifftshift(image, axes=axes)
+    result: Complex = np.fft.fftn(shifted, axes=axes, norm="ortho")
+    return result.astype(np.result_type(image.dtype, np.complex64), copy=False)
+
+
+def kspace_to_image(kspace: Array, axes: Sequence[int] = (-2, -1)) -> Complex:
+    """Transform k-space (zero frequency at index 0) to a complex image; inverse of the above."""
+    image = np.fft.ifftn(kspace, axes=axes, norm="ortho")
+    result: Complex = np.fft.fftshift(image, axes=axes)
+    return result.astype(np.result_type(kspace.dtype, np.complex64), copy=False)

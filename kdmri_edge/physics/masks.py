@@ -1,0 +1,304 @@
+"""Sampling masks: which k-space samples the scanner acquires.
+
+Zero frequency is at index 0. A mask of shape `[H]` samples whole readout lines and serves any
+readout length; a mask of shape `[H, W]` samples single points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdmri_edge.errors import MaskError
+from kdmri_edge.files import sha256_bytes
+
+__all__ = [
+    "Mask",
+    "equispaced_lines",
+    "random_lines",
+    "variable_density_2d",
+    "variable_density_lines",
+]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mask:
+    """A sampling pattern.
+
+    Attributes:
+        samples: Booleans, shape [H] (whole lines) or [H, W]; zero frequency at index 0.
+        name: What to call it in tables and manifests.
+    """
+
+    samples: NDArray[np.bool_]
+    name: str
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be a sampling pattern.
+
+        Raises:
+            MaskError: Wrong rank, an empty axis or no sample at all.
+        """
+        if self.samples.ndim not in (1, 2) or 0 in self.samples.shape:
+            raise MaskError(
+                f"Mask {self.name!r} has shape {self.samples.shape}.",
+                "Give one value per phase-encode line [H], or one per sample [H, W].",
+            )
+        if not self.samples.any():
+            raise MaskError(f"Mask {self.name!r} samples nothing.", "Give at least one line.")
+        frozen = np.array(self.samples, dtype=np.bool_)
+        frozen.setflags(write=False)
+        object.__setattr__(self, "samples", frozen)
+
+    def __eq__(self, other: object) -> bool:
+        """Two masks are equal when they sample the same points, whatever their names."""
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return np.array_equal(self.samples, other.samples)
+
+    def __hash__(self) -> int:
+        return hash(self.samples.tobytes())
+
+    @property
+    def is_lines(self) -> bool:
+        """Whether whole readout lines are sampled, so that the projection form applies."""
+        return self.samples.ndim == 1
+
+    @property
+    def height(self) -> int:
+        """Number of phase-encode lines N."""
+        return int(self.samples.shape[0])
+
+    @property
+    def nominal_acceleration(self) -> float:
+        """Samples of the full grid over acquired samples, counted from the mask itself."""
+        return self.samples.size / int(self.samples.sum())
+
+    @property
+    def effective_acceleration(self) -> float:
+        """N over the lines known when the image has zero phase.
+
+        A real image has k(-f) = conj k(f): an acquired sample also tells its mirror. Retrospective
+        experiments on magnitude images therefore act at this lower acceleration.
+        """
+        axes = tuple(range(self.samples.ndim))
+        mirrored = np.roll(np.flip(self.samples, axes), 1, axes)
+        return self.samples.size / int((self.samples | mirrored).sum())
+
+    @property
+    def sha256(self) -> str:
+        """Hash of shape and samples."""
+        return sha256_bytes(repr(self.samples.shape).encode() + np.packbits(self.samples).tobytes())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return an exact, readable JSON form: shape and the indices of the samples."""
+        return {
+            "name": self.name,
+            "shape": list(self.samples.shape),
+            "sampled": [int(i) for i in np.flatnonzero(self.samples)],
+            "zero_frequency_index": 0,
+            "nominal_acceleration": round(self.nominal_acceleration, 4),
+            "effective_acceleration": round(self.effective_acceleration, 4),
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Mask:
+        """Rebuild a mask from `to_dict`.
+
+        Raises:
+            MaskError: Keys are missing or indices lie outside the shape.
+        """
+        try:
+            shape = tuple(int(n) for n in value["shape"])
+            samples = np.zeros(math.prod(shape), dtype=np.bool_)
+            samples[np.asarray(value["sampled"], dtype=np.intp)] = True
+            return cls(samples=samples.reshape(shape), name=str(value["name"]))
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise MaskError(
+                f"A stored mask is damaged ({error!r}).", "Make the file that holds it again."
+            ) from error
+
+    def check_matrix(self, height: int, width: int) -> None:
+        """Refuse an image of another matrix.
+
+        Raises:
+            MaskError: The mask is not made for `height` x `width`.
+        """
+        if self.height != height or (not self.is_lines and self.samples.shape[1] != width):
+            own = " x ".join(str(n) for n in self.samples.shape)
+            raise MaskError(
+                f"Mask {self.name!r} is made for {own} phase-encode samples,"
+                f" the image is {height} x {width}.",
+                f"Bring the data to that matrix (--matrix {self.height}) or use another mask.",
+            )
+
+
+def _check(height: int, acceleration: float) -> None:
+    if height < 2:
+        raise MaskError(f"A mask of {height} lines makes no sense.", "Use at least 2 lines.")
+    if not math.isfinite(acceleration) or acceleration < 1:
+        raise MaskError(
+            f"Acceleration {acceleration:g} is below 1.",
+            "Give --acceleration 1 (fully sampled) or more.",
+        )
+
+
+def _centred_to_zero_first(samples: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Move zero frequency from index N // 2 to index 0."""
+    return np.fft.ifftshift(samples)
+
+
+def variable_density_lines(
+    height: int, acceleration: float, *, centre_lines: int = 10, seed: int = 0
+) -> Mask:
+    """Draw Cartesian lines whose density falls off from a fully sampled centre.
+
+    The family of the KD-MRI masks: the centre, plus lines drawn without replacement with a
+    Gaussian density on a uniform floor (Schlemper et al., TMI 2018; Jung et al., 2007).
+
+    Args:
+        height: Number of phase-encode lines N.
+        acceleration: Nominal acceleration; round(N / acceleration) lines are sampled.
+        centre_lines: Contiguous lines around zero frequency that are always sampled.
+        seed: Seed of the draw.
+
+    Raises:
+        MaskError: An acceleration below 1, or one that leaves fewer lines than the centre has.
+    """
+    _check(height, acceleration)
+    count = max(1, round(height / acceleration))
+    centre = min(centre_lines, height)
+    if count < centre:
+        raise MaskError(
+            f"Acceleration {acceleration:g} leaves {count} of {height} lines,"
+            f" fewer than the {centre} of the centre.",
+            "Lower the acceleration or the number of centre lines.",
+        )
+    offset = np.arange(height) - height // 2
+    # One decade of the matrix as the width of the bell, with half of all lines spread evenly.
+    density = np.exp(-0.5 * (offset / (height / 10)) ** 2) + 1 / (2 * acceleration)
+    start = height // 2 - centre // 2
+    samples = np.zeros(height, dtype=np.bool_)
+    samples[start : start + centre] = True
+    density[samples] = 0
+    if count > centre:
+        drawn = np.random.default_rng(seed).choice(
+            height, size=count - centre, replace=False, p=density / density.sum()
+        )
+        samples[drawn] = True
+    return Mask(
+        samples=_centred_to_zero_first(samples), name=f"variable-density-{acceleration:g}x-s{seed}"
+    )
+
+
+def _acs(height: int, acceleration: float, centre_fraction: float | None) -> NDArray[np.bool_]:
+    """Return the centred auto-calibration lines; fastMRI's fractions are 8 % at 4x, 4 % at 8x."""
+    fraction = 0.32 / acceleration if centre_fraction is None else centre_fraction
+    if not 0 < fraction <= 1:
+        raise MaskError(
+            f"Centre fraction {fraction:g} is not between 0 and 1.", "Give a value such as 0.08."
+        )
+    count = round(height * fraction)
+    start = (height - count + 1) // 2
+    samples = np.zeros(height, dtype=np.bool_)
+    samples[start : start + count] = True
+    return samples
+
+
+def random_lines(
+    height: int, acceleration: float, *, centre_fraction: float | None = None, seed: int = 0
+) -> Mask:
+    """Draw lines uniformly at random outside the ACS, as fastMRI's `RandomMaskFunc` defines it.
+
+    Each outer line is taken with the probability that makes the expected total N / acceleration;
+    the realised acceleration varies from draw to draw and is read from the mask.
+
+    Raises:
+        MaskError: An acceleration below 1, or one that the ACS alone exceeds.
+    """
+    _check(height, acceleration)
+    samples = _acs(height, acceleration, centre_fraction)
+    centre = int(samples.sum())
+    if height / acceleration < centre:
+        raise MaskError(
+            f"The {centre} ACS lines alone are more than {height} / {acceleration:g} lines.",
+            "Lower the acceleration or the centre fraction.",
+        )
+    if centre < height:
+        probability = (height / acceleration - centre) / (height - centre)
+        samples |= np.random.default_rng(seed).uniform(size=height) < probability
+    return Mask(samples=_centred_to_zero_first(samples), name=f"random-{acceleration:g}x-s{seed}")
+
+
+def equispaced_lines(
+    height: int, acceleration: float, *, centre_fraction: float | None = None, seed: int = 0
+) -> Mask:
+    """Take every n-th line plus the ACS, as fastMRI's `EquispacedMaskFractionFunc` defines it.
+
+    The spacing is adjusted so that the lines, ACS included, come to N / acceleration; the seed
+    draws the offset. This is what product sequences play out.
+
+    Raises:
+        MaskError: An acceleration below 1, or one that the ACS alone exceeds.
+    """
+    _check(height, acceleration)
+    samples = _acs(height, acceleration, centre_fraction)
+    centre = int(samples.sum())
+    room = centre * acceleration - height
+    if centre * acceleration >= height and acceleration > 1:
+        raise MaskError(
+            f"The {centre} ACS lines alone are more than {height} / {acceleration:g} lines.",
+            "Lower the acceleration or the centre fraction.",
+        )
+    spacing = acceleration * (centre - height) / room if acceleration > 1 else 1.0
+    offset = int(np.random.default_rng(seed).integers(0, max(1, round(spacing))))
+    lines = np.around(np.arange(offset, height - 1, spacing)).astype(np.intp)
+    samples[lines] = True
+    if acceleration == 1:
+        samples[:] = True
+    return Mask(
+        samples=_centred_to_zero_first(samples), name=f"equispaced-{acceleration:g}x-s{seed}"
+    )
+
+
+def variable_density_2d(
+    shape: tuple[int, int], acceleration: float, *, centre: int = 16, seed: int = 0
+) -> Mask:
+    """Draw single samples with a density that falls off from a fully sampled central square.
+
+    For two phase-encode directions (3-D scans); the density is (1 - r)^3 on a floor of 1 %,
+    after Lustig et al., MRM 2007.
+
+    Raises:
+        MaskError: An acceleration below 1, or one that leaves less than the central square.
+    """
+    for n in shape:
+        _check(n, acceleration)
+    height, width = shape
+    y = np.abs(np.arange(height) - height // 2) / (height / 2)
+    x = np.abs(np.arange(width) - width // 2) / (width / 2)
+    radius = np.sqrt(y[:, None] ** 2 + x[None, :] ** 2) / math.sqrt(2)
+    density = np.clip(1 - radius, 0, 1) ** 3 + 0.01
+    samples = np.zeros(shape, dtype=np.bool_)
+    top, left = height // 2 - centre // 2, width // 2 - centre // 2
+    samples[max(0, top) : top + centre, max(0, left) : left + centre] = True
+    count = round(height * width / acceleration) - int(samples.sum())
+    if count < 0:
+        raise MaskError(
+            f"Acceleration {acceleration:g} leaves less than the central {centre} x {centre}.",
+            "Lower the acceleration or the centre.",
+        )
+    density[samples] = 0
+    if count:
+        flat = density.ravel() / density.sum()
+        drawn = np.random.default_rng(seed).choice(flat.size, size=count, replace=False, p=flat)
+        samples.ravel()[drawn] = True
+    return Mask(
+        samples=_centred_to_zero_first(samples),
+        name=f"variable-density-2d-{acceleration:g}x-s{seed}",
+    )

@@ -1,0 +1,54 @@
+"""The sampling projection P = F^H diag(m) F and retrospective undersampling (numpy)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
+from kdmri_edge.physics.masks import Mask
+
+__all__ = ["projection_matrix", "zero_filled"]
+
+
+def projection_matrix(mask: Mask) -> NDArray[np.complex128]:
+    """Return P = F^H diag(m) F of a line mask: complex128, shape [N, N].
+
+    P is circulant, so the place of the image's origin drops out; it is self-adjoint and
+    idempotent. Its real part is what acts on a zero-phase image, and is not a projection: a line
+    whose mirror is not sampled has eigenvalue 1/2.
+
+    Raises:
+        ValueError: The mask does not sample whole lines.
+    """
+    if not mask.is_lines:
+        raise ValueError("only a line mask has a projection along one axis")
+    kernel = np.fft.ifft(mask.samples.astype(np.float64))
+    index = np.arange(mask.height)
+    return kernel[(index[:, None] - index[None, :]) % mask.height]
+
+
+def zero_filled(image: NDArray[np.generic], mask: Mask) -> NDArray[Any]:
+    """Undersample a fully sampled image and return the zero-filled image x_u = F^H diag(m) F x.
+
+    Args:
+        image: Real or complex, shape [..., H, W].
+        mask: The samples to keep.
+
+    Returns:
+        complex64 for a complex image. For a real image the real part of x_u, as float32: with
+        the magnitude instead, the identity x' = x - P x + x_u would not hold.
+
+    Raises:
+        MaskError: The mask is of another matrix.
+    """
+    height, width = image.shape[-2:]
+    mask.check_matrix(height, width)
+    axes = (-2,) if mask.is_lines else (-2, -1)
+    keep = mask.samples[:, None] if mask.is_lines else mask.samples
+    result = kspace_to_image(image_to_kspace(image, axes) * keep, axes)
+    if np.iscomplexobj(image):
+        return result.astype(np.complex64, copy=False)
+    return result.real.astype(np.float32)

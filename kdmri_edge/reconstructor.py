@@ -1,0 +1,47 @@
+"""A network bound to one mask: what is run, exported and measured."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from kdmri_edge.models.build import Network
+from kdmri_edge.models.spec import ModelSpec
+from kdmri_edge.physics.consistency import operator_tensor
+from kdmri_edge.physics.forms import Form, choose_form
+from kdmri_edge.physics.masks import Mask
+
+__all__ = ["Reconstructor"]
+
+
+class Reconstructor(nn.Module):
+    """Reconstruct normalised zero-filled images with a fixed mask.
+
+    Args:
+        model: The network; its `form` is set.
+        mask: The sampling pattern.
+        form: Form of data consistency; None picks the fastest one that the mask allows.
+
+    Raises:
+        MaskError: The form does not suit the mask.
+    """
+
+    operator: Tensor
+
+    def __init__(self, model: Network, mask: Mask, form: Form | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.mask = mask
+        self.form = choose_form(mask, form or "auto")
+        model.form = self.form
+        operator = operator_tensor(mask, self.form, model.spec.channels)
+        self.register_buffer("operator", operator, persistent=False)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The network's architecture."""
+        return self.model.spec
+
+    def forward(self, x_u: Tensor) -> Tensor:
+        """Map normalised zero-filled images [B, C, H, W] to reconstructions of that shape."""
+        output: Tensor = self.model(x_u, self.operator)
+        return output

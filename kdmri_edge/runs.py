@@ -1,0 +1,101 @@
+"""A run: the folder that `kdmri-edge distill` writes (torch-free)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kdmri_edge.errors import RunError
+from kdmri_edge.files import read_json
+
+__all__ = ["ROLES", "RUNS_FOLDER", "RUN_FORMAT", "Run", "newest_run", "open_run"]
+
+RUN_FORMAT = 1
+RUNS_FOLDER = Path("runs")
+# What each network of a run is called in tables.
+ROLES = {"teacher": "teacher", "plain": "plain student", "student": "distilled student"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder with the networks of one distillation.
+
+    Attributes:
+        path: The folder; it holds run.json, one safetensors file per role, log.csv and, after
+            exporting, exports/.
+    """
+
+    path: Path
+
+    @cached_property
+    def meta(self) -> Mapping[str, Any]:
+        """Contents of run.json.
+
+        Raises:
+            RunError: It is missing, unreadable or of a newer format.
+        """
+        value = read_json(self.path / "run.json", RunError)
+        if not isinstance(value, dict) or int(value.get("format", 0)) > RUN_FORMAT:
+            raise RunError(
+                f"{self.path / 'run.json'} is of a newer or unknown format.", "Update kdmri-edge."
+            )
+        return value
+
+    @property
+    def exports_dir(self) -> Path:
+        """Where exports of this run go."""
+        return self.path / "exports"
+
+    def roles(self) -> list[str]:
+        """Return the roles whose weights are finished, in the order teacher, plain, student."""
+        return [role for role in ROLES if self._file(role).is_file()]
+
+    def _file(self, role: str) -> Path:
+        return self.path / f"{role}.safetensors"
+
+    def weights(self, role: str) -> Path:
+        """Return the checkpoint of a role.
+
+        Raises:
+            RunError: That network is not trained (yet).
+        """
+        file = self._file(role)
+        if not file.is_file():
+            raise RunError(
+                f"Run {self.path} has no finished {ROLES.get(role, role)}.",
+                f"Finish it with: kdmri-edge distill --resume --out {self.path}",
+            )
+        return file
+
+
+def open_run(path: Path) -> Run:
+    """Open a run folder.
+
+    Raises:
+        RunError: The folder does not exist or is not a run.
+    """
+    if not (path / "run.json").is_file():
+        known = "is not a run (it has no run.json)" if path.exists() else "does not exist"
+        raise RunError(f"{path} {known}.", "Give the folder that `kdmri-edge distill` wrote.")
+    run = Run(path)
+    _ = run.meta
+    return run
+
+
+def newest_run(root: Path = RUNS_FOLDER) -> Run:
+    """Return the run under `root` whose networks were finished last.
+
+    Raises:
+        RunError: There is none.
+    """
+    runs = [Run(file.parent) for file in root.glob("*/run.json")]
+    finished = [run for run in runs if run.roles()]
+    if not finished:
+        raise RunError(
+            f"There is no finished run under {root}/.",
+            "Make one with `kdmri-edge distill`, or name a run or checkpoint.",
+        )
+    return max(finished, key=lambda run: max(run.weights(r).stat().st_mtime for r in run.roles()))

@@ -1,0 +1,49 @@
+"""Per-slice scaling, from the zero-filled data alone.
+
+A scanner streams slices and has no fully sampled reference, so a network's input is normalised by
+the largest magnitude of that slice's own zero-filled image and its output is multiplied back by the
+same number. The rule travels with every checkpoint and bundle as `SCALING_RULE`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdmri_edge.errors import DataError
+
+FLOOR: Final = 1e-12
+"""A slice whose zero-filled magnitude stays below this (unit of the image) counts as blank."""
+
+SCALING_RULE: Final[dict[str, Any]] = {"rule": "max-abs-zero-filled", "floor": FLOOR}
+"""What bundles and checkpoints record; `slice_scale` is its one implementation."""
+
+
+def slice_scale(x_u: NDArray[Any]) -> NDArray[np.float32]:
+    """The number by which each slice's zero-filled image is divided before the network sees it.
+
+    Args:
+        x_u: zero-filled images, [S, H, W], real or complex, in any unit.
+
+    Returns:
+        float32 [S], the unit of `x_u`: max |x_u| of the slice, or 1 for a blank slice.
+
+    Raises:
+        DataError: `x_u` is not [S, H, W], has no pixels, or holds a NaN or an infinity.
+    """
+    x_u = np.asarray(x_u)
+    if x_u.ndim != 3 or x_u.size == 0:
+        raise DataError(
+            f"The zero-filled image has shape {list(x_u.shape)}, not [slices, height, width].",
+            "Give a stack of slices; a single slice is [1, height, width].",
+        )
+    scale = np.abs(x_u).max(axis=(1, 2))
+    if not np.isfinite(scale).all():
+        bad = int(np.flatnonzero(~np.isfinite(scale))[0])
+        raise DataError(
+            f"Slice {bad} of the zero-filled image holds a NaN or an infinity.",
+            "Check the k-space that it was made from.",
+        )
+    return np.where(scale > FLOOR, scale, 1.0).astype(np.float32)
