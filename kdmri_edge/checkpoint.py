@@ -125,6 +125,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         MissingExtraError: torch or safetensors is not installed.
     """
     meta = read_checkpoint_meta(path)
+    require("torch", extra="train")
     safetensors = require("safetensors.torch", extra="train")
     try:
         state = safetensors.load_file(path)
@@ -150,7 +151,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def _check_fit(path: Path, checkpoint: Checkpoint) -> None:
     from kdmri_edge.models.build import build_model
 
-    expected = {name: value.shape for name, value in build_model(checkpoint.spec).named_parameters()}
+    expected = {
+        name: value.shape for name, value in build_model(checkpoint.spec).named_parameters()
+    }
     found = {name: value.shape for name, value in checkpoint.state.items()}
     if expected != found:
         odd = sorted(set(expected.items()) ^ set(found.items()), key=str)[0][0]

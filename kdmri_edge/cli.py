@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 
@@ -78,7 +79,7 @@ class _LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="kdmri-edge")
 def main() -> None:
-    """Compress MR reconstruction networks and ship them to scanner-side hardware.
+    r"""Compress MR reconstruction networks and ship them to scanner-side hardware.
 
     A heavy teacher is distilled into a compact student, exported to runtimes that need no PyTorch,
     and measured against the teacher:
@@ -94,23 +95,28 @@ def main() -> None:
 
 def _guarded(command: Callable[[], object]) -> int:
     """Run a command; turn what a user can cause into one sentence and an exit code."""
+    # Distributed launchers number the processes of a host; what goes wrong in all is said by one.
+    speaks = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
-        command()
+        code = command()
     except click.ClickException as error:
-        error.show()
+        if speaks:
+            error.show()
         return error.exit_code
     except KdmriError as error:
-        click.echo(f"Error: {error}", err=True)
+        if speaks:
+            click.echo(f"Error: {error}", err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo(
-            "Interrupted: nothing half-written is left. A distillation goes on with --resume.",
-            err=True,
-        )
+        if speaks:
+            click.echo(
+                "Interrupted: nothing half-written is left. A distillation goes on with --resume.",
+                err=True,
+            )
         return 1
     except BrokenPipeError:
         return 0
-    return 0
+    return code if isinstance(code, int) else 0  # click returns the code of ctx.exit()
 
 
 def run() -> None:

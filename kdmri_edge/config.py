@@ -49,9 +49,11 @@ def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
                 f"--set {assignment!r} has no '='.", "Write --set key=value, e.g. --set seed=1."
             )
         try:
-            result[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+            read = tomllib.loads(f"value = {text}")
         except tomllib.TOMLDecodeError:
-            result[key.strip()] = text.strip()
+            read = {}
+        # More than the value: a text of several lines that happens to be TOML.
+        result[key.strip()] = read["value"] if len(read) == 1 else text.strip()
     return result
 
 
@@ -87,9 +89,7 @@ def build(cls: type[T], values: Mapping[str, Any], source: str) -> T:
             raise place.error("is not a known key", f"Did you mean {near[0]!r}?")
         clean[key] = _convert(value, hints[key], place)
         _check_range(clean[key], known[key].metadata, place)
-    missing = [
-        name for name, field in known.items() if name not in clean and _is_required(field)
-    ]
+    missing = [name for name, field in known.items() if name not in clean and _is_required(field)]
     if missing:
         raise RecipeError(f"{source} lacks the key {missing[0]!r}.", "Add it.")
     return cls(**clean)

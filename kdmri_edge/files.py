@@ -25,9 +25,21 @@ __all__ = [
     "read_json",
     "sha256_bytes",
     "sha256_file",
+    "sweep",
     "write_json",
     "writing",
 ]
+
+
+_REFUSALS = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
 
 
 @contextlib.contextmanager
@@ -45,7 +57,7 @@ def writing(destination: Path) -> Iterator[None]:
                 f"The disk is full: {destination} was not written.",
                 "Free some space or choose another place with --out, then run the command again.",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in _REFUSALS:
             raise OutputError(
                 f"{destination} cannot be written ({error.strerror}).",
                 "Choose a place that you may write to.",
@@ -55,6 +67,13 @@ def writing(destination: Path) -> Iterator[None]:
 
 def _temporary(final: Path) -> Path:
     return final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp{final.suffix}")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process may have left of `atomic_path` in a folder that is one's own."""
+    for leftover in folder.glob(".*.tmp*"):
+        if leftover.is_file():
+            leftover.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -38,7 +38,8 @@ class Run:
             RunError: It is missing, unreadable or of a newer format.
         """
         value = read_json(self.path / "run.json", RunError)
-        if not isinstance(value, dict) or int(value.get("format", 0)) > RUN_FORMAT:
+        known = range(1, RUN_FORMAT + 1)
+        if not isinstance(value, dict) or value.get("format") not in known:
             raise RunError(
                 f"{self.path / 'run.json'} is of a newer or unknown format.", "Update kdmri-edge."
             )
@@ -51,9 +52,14 @@ class Run:
 
     def roles(self) -> list[str]:
         """Return the roles whose weights are finished, in the order teacher, plain, student."""
-        return [role for role in ROLES if self._file(role).is_file()]
+        return [role for role in ROLES if self.has(role)]
 
-    def _file(self, role: str) -> Path:
+    def has(self, role: str) -> bool:
+        """Tell whether the weights of a role are finished."""
+        return self.file(role).is_file()
+
+    def file(self, role: str) -> Path:
+        """Return where the checkpoint of a role lies or will lie."""
         return self.path / f"{role}.safetensors"
 
     def weights(self, role: str) -> Path:
@@ -62,7 +68,7 @@ class Run:
         Raises:
             RunError: That network is not trained (yet).
         """
-        file = self._file(role)
+        file = self.file(role)
         if not file.is_file():
             raise RunError(
                 f"Run {self.path} has no finished {ROLES.get(role, role)}.",

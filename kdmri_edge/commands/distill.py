@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdmri_edge.errors import DataError, MaskError, ModelError, RunError
+from kdmri_edge.errors import DataError, MaskError, ModelError, OutputError, RunError
 
 if TYPE_CHECKING:
     from kdmri_edge.distill.recipe import DistillRecipe
@@ -21,6 +23,7 @@ __all__ = ["distill", "resolve"]
 
 FAMILIES = ("variable-density", "random", "equispaced", "variable-density-2d")
 _MATRIX = 240
+_MASK_OPTIONS = frozenset({"mask", "mask_family", "mask_seed", "acceleration"})
 
 
 def _mask(options: dict[str, Any]) -> Mask:
@@ -30,6 +33,11 @@ def _mask(options: dict[str, Any]) -> Mask:
 
     wanted: float | None = options["acceleration"]
     matrix: int | None = options["matrix"]
+    if wanted is not None and not 1 <= wanted < math.inf:
+        raise MaskError(
+            f"Acceleration {wanted:g} is below 1 or not a number.",
+            "Give --acceleration 1 (fully sampled) or more.",
+        )
     if options["mask"]:
         file, _, key = str(options["mask"]).partition(":")
         mask = load_mask(Path(file), key or None)
@@ -66,8 +74,13 @@ def _teacher_spec(teacher: str) -> ModelSpec:
     return preset(teacher)
 
 
-def resolve(options: dict[str, Any], recipe: DistillRecipe) -> Settings:
+def resolve(options: dict[str, Any], recipe: DistillRecipe, mask: Mask | None = None) -> Settings:
     """Turn command-line options into settings.
+
+    Args:
+        options: Values by option name.
+        recipe: The training recipe.
+        mask: Use this mask; None loads or draws the one that the options describe.
 
     Raises:
         KdmriError: Anything that does not fit together.
@@ -78,10 +91,11 @@ def resolve(options: dict[str, Any], recipe: DistillRecipe) -> Settings:
     data: str = options["data"]
     if data != PHANTOM and not Path(data).exists():
         raise DataError(f"{data} does not exist.", "Check the path given to --data.")
-    mask = _mask(options)
     teacher, student = _teacher_spec(options["teacher"]), preset(options["student"])
     if (teacher.kind, teacher.cascades, teacher.channels) != (
-        student.kind, student.cascades, student.channels,
+        student.kind,
+        student.cascades,
+        student.channels,
     ):
         raise ModelError(
             f"Teacher {options['teacher']} ({teacher.kind}, {teacher.cascades} cascades) and"
@@ -89,6 +103,7 @@ def resolve(options: dict[str, Any], recipe: DistillRecipe) -> Settings:
             " cannot be compared cascade by cascade.",
             "Pair a teacher and a student of one family, e.g. dccnn-d5c5 with dccnn-d3c5.",
         )
+    mask = mask or _mask(options)
     matrix = options["matrix"] or mask.height
     mask.check_matrix(matrix, matrix)
     return Settings(
@@ -107,80 +122,125 @@ def resolve(options: dict[str, Any], recipe: DistillRecipe) -> Settings:
 
 
 def _resumed(out: Path, ctx: click.Context, options: dict[str, Any]) -> Settings:
-    """Take the settings of the run; refuse options that contradict them."""
-    from kdmri_edge.distill.recipe import DistillRecipe, load_recipe
+    """Take the settings of the run; refuse options that contradict them.
+
+    The data folder may have moved (its volumes are compared by hash), and how often the run reports
+    and saves may change: neither has an influence on the weights.
+    """
+    from kdmri_edge.distill.recipe import load_recipe, overridden
     from kdmri_edge.distill.settings import Settings
     from kdmri_edge.runs import open_run
 
-    stored = Settings.from_dict(open_run(out).meta["settings"])
+    stored = Settings.from_dict(open_run(out).meta.get("settings", {}))
     given = {
         name
-        for name in (*options, "recipe", "assignments")
+        for name in ctx.params
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
-    if not given:
+    if not given & {*options, "recipe", "assignments"}:
         return stored
-    recipe: DistillRecipe = stored.recipe
-    if given & {"recipe", "assignments"}:
-        recipe = load_recipe(ctx.params["recipe"], ctx.params["assignments"])
-    before = stored.to_dict()
-    merged = {name: options[name] if name in given else before.get(name) for name in options}
-    if not given & {"mask", "acceleration", "mask_family", "mask_seed", "matrix"}:
-        merged = {**merged, "mask": None}
-    asked = resolve({**merged, **_mask_defaults(merged, options)}, recipe)
-    if not given & {"mask", "acceleration", "mask_family", "mask_seed", "matrix"}:
-        asked = Settings.from_dict({**asked.to_dict(), "mask": before["mask"],
-                                    "matrix": before["matrix"]})
+    merged = {
+        name: value if name in given else getattr(stored, name, value)
+        for name, value in options.items()
+        if name != "mask"
+    }
+    merged["mask"] = options["mask"]
+    assignments: tuple[str, ...] = ctx.params["assignments"]
+    if "recipe" in given:
+        recipe = load_recipe(ctx.params["recipe"], assignments)
+    else:
+        recipe = overridden(stored.recipe, assignments)
+    asked = resolve(merged, recipe, None if given & _MASK_OPTIONS else stored.mask)
     difference = stored.difference(asked)
     if difference:
         raise RunError(
             f"{out} was started with another {difference!r}.",
             "Leave that option out when resuming, or start a new run with another --out.",
         )
-    return stored
-
-
-def _mask_defaults(merged: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    names = ("mask", "acceleration", "mask_family", "mask_seed", "matrix")
-    return {name: options[name] for name in names}
+    return replace(stored, data=asked.data, recipe=asked.recipe)
 
 
 @click.command()
-@click.option("--data", default="phantom", show_default=True, metavar="DIR",
-              help="Folder of volumes (.nii.gz, .h5, .npy), or `phantom`.")
+@click.option(
+    "--data",
+    default="phantom",
+    show_default=True,
+    metavar="DIR",
+    help="Folder of volumes (.nii.gz, .h5, .npy), or `phantom`.",
+)
 @click.option("--contrast", help="Use only volumes of this contrast, e.g. T1w.")
-@click.option("--split", metavar="NAME|FILE",
-              help="Split by subject: brain, cardiac, or a TOML/JSON file with train, validation"
-                   " and test. Default: recognise the folder, else split automatically.")
-@click.option("--matrix", type=click.IntRange(min=16),
-              help="Side of the square matrix; default: the mask's.")
+@click.option(
+    "--split",
+    metavar="NAME|FILE",
+    help="Split by subject: brain, cardiac, or a TOML/JSON file with train, validation"
+    " and test. Default: recognise the folder, else split automatically.",
+)
+@click.option(
+    "--matrix", type=click.IntRange(min=16), help="Side of the square matrix; default: the mask's."
+)
 @click.option("--mask", metavar="FILE[:KEY]", help="Sampling mask: .npy, or one of a .json file.")
-@click.option("--mask-family", type=click.Choice(FAMILIES), default="variable-density",
-              show_default=True, help="Draw a mask of this family where none is given.")
+@click.option(
+    "--mask-family",
+    type=click.Choice(FAMILIES),
+    default="variable-density",
+    show_default=True,
+    help="Draw a mask of this family where none is given.",
+)
 @click.option("--mask-seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--acceleration", type=float, help="Nominal acceleration of a drawn mask [4].")
-@click.option("--teacher", default="dccnn-d5c5", show_default=True, metavar="PRESET|CHECKPOINT",
-              help="Train this preset, or reuse a .safetensors checkpoint.")
+@click.option(
+    "--teacher",
+    default="dccnn-d5c5",
+    show_default=True,
+    metavar="PRESET|CHECKPOINT",
+    help="Train this preset, or reuse a .safetensors checkpoint.",
+)
 @click.option("--student", default="dccnn-d3c5", show_default=True, metavar="PRESET")
-@click.option("--recipe", default="kd-mri", show_default=True, metavar="NAME|FILE",
-              help="Shipped recipe (kd-mri, quickstart) or a TOML file.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
-              help="Change one key of the recipe; may be repeated.")
-@click.option("--baseline/--no-baseline", default=True, show_default=True,
-              help="Also train the student without a teacher, with as many steps.")
+@click.option(
+    "--recipe",
+    default="kd-mri",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="Shipped recipe (kd-mri, quickstart) or a TOML file.",
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one key of the recipe; may be repeated.",
+)
+@click.option(
+    "--baseline/--no-baseline",
+    default=True,
+    show_default=True,
+    help="Also train the student without a teacher, with as many steps.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder [runs/TIME].")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-@click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda"]), default="auto",
-              show_default=True)
-@click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True,
-              help="Processes (CPU) or GPUs on each host.")
-@click.option("--num-nodes", type=click.IntRange(min=1), default=1, show_default=True,
-              help="Hosts; start the same command on each with torchrun.")
+@click.option(
+    "--accelerator", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes (CPU) or GPUs on each host.",
+)
+@click.option(
+    "--num-nodes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Hosts; start the same command on each with torchrun.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each process.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def distill(
     ctx: click.Context,
+    /,
     recipe: str,
     assignments: tuple[str, ...],
     out: Path | None,
@@ -192,7 +252,7 @@ def distill(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a teacher and distil it into a compact student.
+    r"""Train a teacher and distil it into a compact student.
 
     Three networks come out, in one run folder: the teacher, the plain student (the same network,
     trained without a teacher for as many steps) and the distilled student. A run that was
@@ -208,31 +268,33 @@ def distill(
     """
     from kdmri_edge.extras import require
 
-    if resume and out is None:
-        raise click.UsageError("--resume needs --out, the run to go on with.")
-    if resume and out is not None:
+    if resume:
+        if out is None:
+            raise click.UsageError("--resume needs --out, the run to go on with.")
         settings = _resumed(out, ctx, options)
     else:
         from kdmri_edge.distill.recipe import load_recipe
 
         settings = resolve(options, load_recipe(recipe, assignments))
         out = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+        place = next(path for path in (out, *out.parents, Path()) if path.exists())
+        if not place.is_dir():
+            raise OutputError(
+                f"--out {out} cannot be made: {place} is a file.", "Choose another folder."
+            )
         if (out / "run.json").exists():
             raise RunError(
                 f"{out} already holds a run.", "Go on with it by --resume, or choose another --out."
             )
-    assert out is not None  # noqa: S101 - for the type checker: both branches set it
     require("torch", extra="train")
     require("lightning_fabric", extra="train")
     from kdmri_edge.console import say
-    from kdmri_edge.distill.engine import Engine
+    from kdmri_edge.distill.engine import Engine, is_first_process
     from kdmri_edge.distill.run import distill as run_distillation
 
-    engine = Engine(
-        accelerator=accelerator, devices=devices, num_nodes=num_nodes, threads=threads
-    )
+    engine = Engine(accelerator=accelerator, devices=devices, num_nodes=num_nodes, threads=threads)
     run = run_distillation(settings, out, engine=engine)
-    if as_json:
+    if as_json and is_first_process():
         click.echo(json.dumps({"run": str(run.path), **_summary(run.path)}, indent=2))
     say(f"Run: {run.path}. Next: kdmri-edge export {run.path} --target onnx")
 

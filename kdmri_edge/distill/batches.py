@@ -18,7 +18,7 @@ from kdmri_edge.data.cases import Case
 from kdmri_edge.distill.recipe import DistillRecipe
 from kdmri_edge.errors import DataError
 
-__all__ = ["TrainingSlices", "draw"]
+__all__ = ["TrainingSlices", "batch_size", "draw"]
 
 # Slices whose zero-filled maximum is below this part of their volume's hold next to no anatomy;
 # scaled to unit maximum they would teach the network to reproduce noise.
@@ -55,6 +55,17 @@ class TrainingSlices:
         return cls(np.concatenate(targets), np.concatenate(inputs))
 
 
+def batch_size(recipe: DistillRecipe, width: int, *, whole: bool) -> int:
+    """Return the images of a step, over all processes.
+
+    Args:
+        recipe: Gives batch size and strip width.
+        width: Readout columns W of a slice.
+        whole: For steps on whole slices, which get about as many pixels as those on strips.
+    """
+    return max(1, round(recipe.batch * min(recipe.strip, width) / width)) if whole else recipe.batch
+
+
 def draw(
     slices: TrainingSlices,
     recipe: DistillRecipe,
@@ -76,15 +87,14 @@ def draw(
         whole: Draw whole slices, with about as many pixels per step.
         flip: Mirror half of them along readout.
         rank: This process.
-        world: Number of processes; the global batch must be divisible by it.
+        world: Number of processes; `batch_size` must be divisible by it.
 
     Returns:
         Zero-filled and target images, [B / world, 1, H, W] float32, channels-last.
     """
     count, _, width = slices.target.shape
     columns = width if whole else min(recipe.strip, width)
-    batch = max(world, round(recipe.batch * recipe.strip / width)) if whole else recipe.batch
-    batch -= batch % world
+    batch = batch_size(recipe, width, whole=whole)
     random = np.random.default_rng([recipe.seed, stage, step])
     chosen = random.integers(0, count, batch)
     starts = random.integers(0, width - columns + 1, batch)

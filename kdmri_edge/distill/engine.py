@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 
+from kdmri_edge.console import get_console
 from kdmri_edge.distill.recipe import Precision
 from kdmri_edge.errors import BackendError
 
-__all__ = ["Engine", "describe", "make_fabric", "resolve_precision"]
+__all__ = [
+    "Engine",
+    "describe",
+    "is_first_process",
+    "launched",
+    "make_fabric",
+    "resolve_precision",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +46,11 @@ class Engine:
     devices: int = 1
     num_nodes: int = 1
     threads: int | None = None
+
+    @property
+    def processes(self) -> int:
+        """Processes on all hosts together."""
+        return self.devices * self.num_nodes
 
 
 def _cpu_has_bf16() -> bool:
@@ -55,15 +74,34 @@ def resolve_precision(wanted: Precision, device: str) -> Precision:
     return wanted
 
 
+def _check_launch(engine: Engine) -> None:
+    """Refuse numbers of processes that do not agree with what started this one."""
+    if TorchElasticEnvironment.detect():
+        started = int(os.environ["WORLD_SIZE"])
+        if started != engine.processes:
+            raise BackendError(
+                f"torchrun started {started} processes, --devices {engine.devices} and"
+                f" --num-nodes {engine.num_nodes} make {engine.processes}.",
+                "Give torchrun's --nproc-per-node as --devices and its --nnodes as --num-nodes.",
+            )
+    elif engine.num_nodes > 1 and not SLURMEnvironment.detect():
+        raise BackendError(
+            f"--num-nodes {engine.num_nodes} needs a launcher on every host.",
+            "Start the command on each of them with torchrun (or in a Slurm job).",
+        )
+
+
 def make_fabric(engine: Engine, precision: Precision) -> Fabric:
     """Return a launched Fabric; with several processes each one continues from here.
 
     Raises:
-        BackendError: The accelerator or that many devices are not there.
+        BackendError: The accelerator or that many devices are not there, or torchrun started
+            another number of processes.
     """
+    _check_launch(engine)
     has_cuda = torch.cuda.is_available()
-    accelerator = ("cuda" if has_cuda else "cpu") if engine.accelerator == "auto" else (
-        engine.accelerator
+    accelerator = (
+        ("cuda" if has_cuda else "cpu") if engine.accelerator == "auto" else (engine.accelerator)
     )
     if accelerator == "cuda" and not has_cuda:
         raise BackendError("PyTorch finds no CUDA device here.", "Use --accelerator cpu.")
@@ -73,10 +111,8 @@ def make_fabric(engine: Engine, precision: Precision) -> Fabric:
             f" {torch.cuda.device_count()} here.",
             "Lower --devices.",
         )
-    if engine.threads is not None:
-        torch.set_num_threads(engine.threads)
     resolved = resolve_precision(precision, accelerator)
-    several = engine.devices * engine.num_nodes > 1
+    several = engine.processes > 1
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         # Advice about cluster schedulers and idle workers is not for this loop, which has neither.
@@ -85,12 +121,42 @@ def make_fabric(engine: Engine, precision: Precision) -> Fabric:
             accelerator=accelerator,
             devices=engine.devices,
             num_nodes=engine.num_nodes,
-            # Attention transfer leaves the last convolution of the last cascade without gradient.
-            strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
+            strategy=DDPStrategy() if several else "auto",
             precision="bf16-mixed" if resolved is Precision.BF16 else "32-true",
         )
         fabric.launch()
+    if engine.threads is not None:  # after launching, which sets a number of its own
+        torch.set_num_threads(engine.threads)
+    if not fabric.is_global_zero:
+        get_console().quiet = True
     return fabric
+
+
+@contextlib.contextmanager
+def launched(engine: Engine, precision: Precision) -> Iterator[Fabric]:
+    """Yield `make_fabric`'s result; when the first process fails, the others it started end too.
+
+    Without this they would wait for it in a collective operation, and Fabric's watchdog, which
+    kills everything once one process is gone, might do so before the error is printed.
+    """
+    fabric = make_fabric(engine, precision)
+    try:
+        yield fabric
+    except BaseException:
+        started = getattr(fabric.strategy.launcher, "procs", [])
+        others = list(started)
+        started.clear()  # what the watchdog watches
+        for process in others:
+            process.kill()
+            process.wait()
+        raise
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def is_first_process() -> bool:
+    """Tell whether this is the process that speaks; true also outside a distributed run."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
 def describe(fabric: Fabric) -> dict[str, Any]:

@@ -59,7 +59,6 @@ def imitation(kind: Imitation, loss: Loss, student: Features, teacher: Features)
     if kind is Imitation.FINAL:
         return distance(loss, student.output, teacher.output.detach())
     gaps = [
-        distance(loss, s, t.detach())
-        for s, t in zip(student.stages, teacher.stages, strict=True)
+        distance(loss, s, t.detach()) for s, t in zip(student.stages, teacher.stages, strict=True)
     ]
     return torch.stack(gaps).mean()

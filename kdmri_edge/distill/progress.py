@@ -1,4 +1,4 @@
-"""Progress of a stage: a bar with loss, PSNR and time left on a terminal, sparse lines elsewhere."""
+"""Progress of a stage: a bar with loss, PSNR and time left, or sparse lines off a terminal."""
 
 from __future__ import annotations
 
@@ -60,6 +60,5 @@ class StageProgress:
         self._bar.update(self._task, psnr=f"{psnr:.2f} dB")
         if self._lines:
             say(
-                f"{self.title}: step {step}/{self.steps}, loss {loss:.5f},"
-                f" validation {psnr:.2f} dB"
+                f"{self.title}: step {step}/{self.steps}, loss {loss:.5f}, validation {psnr:.2f} dB"
             )

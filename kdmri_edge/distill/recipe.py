@@ -12,7 +12,16 @@ from typing import Any
 from kdmri_edge.config import build, override, read_toml
 from kdmri_edge.errors import RecipeError
 
-__all__ = ["DistillRecipe", "Imitation", "Loss", "Precision", "Schedule", "load_recipe", "shipped"]
+__all__ = [
+    "DistillRecipe",
+    "Imitation",
+    "Loss",
+    "Precision",
+    "Schedule",
+    "load_recipe",
+    "overridden",
+    "shipped",
+]
 
 
 class Precision(StrEnum):
@@ -151,3 +160,12 @@ def load_recipe(name_or_file: str, assignments: Iterable[str] = ()) -> DistillRe
         values = {"name": path.stem, **read_toml(path)}
         source = str(path)
     return DistillRecipe.from_dict(override(values, assignments), source)
+
+
+def overridden(recipe: DistillRecipe, assignments: Iterable[str]) -> DistillRecipe:
+    """Apply `key=value` assignments to a recipe.
+
+    Raises:
+        RecipeError: Unknown key or bad value.
+    """
+    return DistillRecipe.from_dict(override(recipe.to_dict(), assignments), "--set")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,23 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from kdmri_edge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from kdmri_edge.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    read_checkpoint_meta,
+    save_checkpoint,
+)
 from kdmri_edge.console import say
-from kdmri_edge.distill.batches import TrainingSlices
-from kdmri_edge.distill.engine import Engine, describe, make_fabric
+from kdmri_edge.distill.batches import TrainingSlices, batch_size
+from kdmri_edge.distill.engine import Engine, describe, launched
 from kdmri_edge.distill.log import TrainingLog
 from kdmri_edge.distill.losses import attention_transfer, distance, imitation
 from kdmri_edge.distill.material import Material, gather
 from kdmri_edge.distill.settings import Settings
-from kdmri_edge.distill.stage import Criterion, Stage, Surroundings, train
+from kdmri_edge.distill.stage import Criterion, Stage, Surroundings, channels_last, train
 from kdmri_edge.distill.validation import thinned, validation_psnr
-from kdmri_edge.errors import CheckpointError, RunError
-from kdmri_edge.files import read_json, write_json
+from kdmri_edge.errors import CheckpointError, RecipeError, RunError
+from kdmri_edge.files import read_json, sweep, write_json
 from kdmri_edge.models.build import Network, build_model
 from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.physics.consistency import operator_tensor
@@ -48,21 +54,50 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
     Raises:
         RunError: `out` holds a run of other settings or other data.
         CheckpointError: The teacher's checkpoint does not suit the student or the mask.
+        RecipeError: The processes cannot share the batch evenly.
         KdmriError: Bad data, a full disk, or a loss that is not finite.
     """
-    fabric = make_fabric(engine or Engine(), settings.recipe.precision)
-    material = gather(settings)
-    key = settings.fingerprint(material.hashes)
-    # Taken once: hours later the checkout may hold another revision than the one that runs.
-    origin = provenance(settings.recipe.seed)
-    work = _Work(settings, Run(out), material, fabric, key, origin)
-    work.open()
-    teacher = work.teacher()
-    if settings.baseline:
-        work.plain()
-    work.student(teacher)
-    work.close()
+    engine = engine or Engine()
+    _check_shares(settings, engine.processes)
+    with launched(engine, settings.recipe.precision) as fabric:
+        # A default name holds the time, which differs between processes.
+        out = Path(fabric.broadcast(str(out)))
+        material = gather(settings)
+        key = settings.fingerprint(material.hashes)
+        # Taken once: hours later the checkout may hold another revision than the one that runs.
+        origin = provenance(settings.recipe.seed)
+        work = _Work(settings, Run(out), material, fabric, key, origin)
+        work.open()
+        teacher = work.teacher()
+        if settings.baseline:
+            work.plain()
+        work.student(teacher)
+        work.close()
     return Run(out)
+
+
+def _check_shares(settings: Settings, processes: int) -> None:
+    """Refuse batches that the processes cannot share evenly: they would train something else."""
+    recipe, lines = settings.recipe, settings.mask.is_lines
+    kinds = {"strips": False} if lines else {}
+    if recipe.whole_slices > 0 or not lines:
+        kinds["whole slices"] = True
+    for kind, whole in kinds.items():
+        batch = batch_size(recipe, settings.matrix, whole=whole)
+        if batch % processes:
+            raise RecipeError(
+                f"A step on {batch} {kind} cannot be shared evenly by {processes} processes.",
+                f"Use --set batch={recipe.batch * processes}, or fewer processes.",
+            )
+
+
+def _hashes(volumes: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [str(volume["sha256"]) for volume in volumes]
+
+
+def _joined(mine: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    known = set(_hashes(mine))
+    return mine + [volume for volume in others if volume["sha256"] not in known]
 
 
 @dataclass
@@ -77,38 +112,59 @@ class _Work:
     origin: dict[str, Any]
 
     def open(self) -> None:
-        """Write run.json, or check that the one there belongs to the same request."""
-        file = self.run.path / "run.json"
-        ran = describe(self.fabric)
-        if self.fabric.is_global_zero:
-            say(f"Training on {ran['device']}: {ran['processes']} process(es),"
-                f" {ran['threads']} thread(s) each, {ran['precision']}.")
-            if file.exists() and read_json(file, RunError).get("key") != self.key:
-                raise RunError(
-                    f"{self.run.path} holds a run of other settings or other data.",
-                    "Choose another --out, or delete that folder.",
-                )
-            if not file.exists():
-                self._write("running", ran)
-        self.fabric.barrier()
-        recipe = self.settings.recipe
-        mask, spec = self.settings.mask, self.settings.student_spec
-        form = choose_form(mask)
-        operator = operator_tensor(mask, form, spec.channels)
+        """Check all that can be checked; then make the run folder, or go on with the one there."""
+        mask, first = self.settings.mask, self.fabric.is_global_zero
+        self.form = choose_form(mask)
         slices = TrainingSlices.from_cases(self.material.train)
-        first = self.fabric.is_global_zero
+        given = Path(self.settings.teacher)
+        if given.suffix == ".safetensors" and not self.run.has("teacher"):
+            self._given(given)
+        known = (self.run.path / "run.json").exists()
+        if known:
+            self._check_same()
+        # Every process has looked before the first one writes.
+        self.fabric.barrier()
+        ran = describe(self.fabric)
+        say(
+            f"Training on {ran['device']}: {ran['processes']} process(es),"
+            f" {ran['threads']} thread(s) each, {ran['precision']}."
+        )
+        folder = self.run.path / "state"
+        if first:
+            sweep(self.run.path)
+            sweep(folder)
+            if not known:
+                self._write("running", ran)
         self.around = Surroundings(
             fabric=self.fabric,
-            recipe=recipe,
+            recipe=self.settings.recipe,
             slices=slices,
             validation=thinned(self.material.validation, _WATCHED_SLICES),
-            operator=self.fabric.to_device(operator),
-            flip=recipe.flip and mask.is_lines,
-            folder=self.run.path / "state",
+            operator=self.fabric.to_device(
+                operator_tensor(mask, self.form, self.settings.student_spec.channels)
+            ),
+            lines=mask.is_lines,
+            folder=folder,
             log=TrainingLog(self.run.path / "log.csv") if first else None,
             key=self.key,
         )
-        self.form = form
+
+    def _check_same(self) -> None:
+        """Refuse to go on with a run of another request.
+
+        The key covers settings and volumes; which of these train, and in which order they come, is
+        compared here, since batches are drawn by their order.
+        """
+        stored = self.run.meta
+        same = stored.get("key") == self.key and all(
+            _hashes(stored["data"][part]) == _hashes(self.material.record[part])
+            for part in ("train", "validation")
+        )
+        if not same:
+            raise RunError(
+                f"{self.run.path} holds a run of other settings or other data.",
+                "Choose another --out, or delete that folder.",
+            )
 
     def _write(self, status: str, ran: dict[str, Any]) -> None:
         write_json(
@@ -138,43 +194,51 @@ class _Work:
 
     def _trained(self, role: str, make: Callable[[], Network], steps: dict[str, int]) -> Network:
         """Return the finished network of a role, training it unless it is there."""
-        file = self.run.path / f"{role}.safetensors"
-        if file.is_file():
-            checkpoint = load_checkpoint(file)
-            network = build_model(checkpoint.spec)
-            network.load_state_dict(dict(checkpoint.state))
-            network.form = self.form
-            return network
+        if self.run.has(role):
+            return self._network_of(load_checkpoint(self.run.weights(role)))
         network = make()
         if self.fabric.is_global_zero:
-            self._save(role, network, steps)
+            data = self.material.record["train"]
+            if role == "student":  # what the teacher saw has reached the student too
+                data = _joined(data, self._teacher_data())
+            training = {
+                "recipe": self.settings.recipe.to_dict(),
+                "steps": steps,
+                "data": data,
+                "split": self.material.record["split"],
+                "attribution": self.material.attribution,
+                "ran_on": describe(self.fabric),
+                "provenance": self.origin,
+            }
+            self._save(role, network, training)
         self.fabric.barrier()
         return network
 
-    def _save(self, role: str, network: Network, steps: dict[str, int]) -> None:
+    def _network_of(self, checkpoint: Checkpoint) -> Network:
+        network = build_model(checkpoint.spec)
+        network.load_state_dict(dict(checkpoint.state))
+        network.form = self.form
+        return network
+
+    def _teacher_data(self) -> list[dict[str, Any]]:
+        meta = read_checkpoint_meta(self.run.weights("teacher"))
+        return list(meta["training"].get("data", []))
+
+    def _save(self, role: str, network: Network, training: Mapping[str, Any]) -> None:
         psnr = None
         if self.material.validation:
+            self.fabric.to_device(network)
             psnr = validation_psnr(network, self.around.operator, self.material.validation)
             say(f"{role}: {psnr:.2f} dB on the validation volumes.")
-        training = {
-            "recipe": self.settings.recipe.to_dict(),
-            "steps": steps,
-            "validation_psnr_db": psnr,
-            "data": self.material.record["train"],
-            "split": self.material.record["split"],
-            "attribution": self.material.attribution,
-            "ran_on": describe(self.fabric),
-            "provenance": self.origin,
-        }
         checkpoint = Checkpoint(
             spec=network.spec,
             mask=self.settings.mask,
             matrix=self.settings.matrix,
             role=role,
-            training=training,
+            training={**training, "validation_psnr_db": psnr},
             state=network.state_dict(),
         )
-        save_checkpoint(self.run.path / f"{role}.safetensors", checkpoint)
+        save_checkpoint(self.run.file(role), checkpoint)
 
     def _reconstruction(self) -> Criterion:
         loss = self.settings.recipe.loss
@@ -184,7 +248,7 @@ class _Work:
         """Train the teacher, or take the given checkpoint."""
         given = Path(self.settings.teacher)
         if given.suffix == ".safetensors":
-            return self._trained("teacher", lambda: self._given(given), {"given": 0})
+            return self._taken_over(given)
         stage = Stage(
             name="teacher",
             number=0,
@@ -194,7 +258,18 @@ class _Work:
         )
         return self._from_scratch("teacher", self.settings.teacher_spec, 0, stage)
 
-    def _given(self, path: Path) -> Network:
+    def _taken_over(self, path: Path) -> Network:
+        """Copy a given teacher into the run; how it was trained goes along unchanged."""
+        if self.run.has("teacher"):
+            return self._network_of(load_checkpoint(self.run.weights("teacher")))
+        checkpoint = self._given(path)
+        network = self._network_of(checkpoint)
+        if self.fabric.is_global_zero:
+            self._save("teacher", network, checkpoint.training)
+        self.fabric.barrier()
+        return network
+
+    def _given(self, path: Path) -> Checkpoint:
         checkpoint = load_checkpoint(path)
         if checkpoint.mask != self.settings.mask or checkpoint.matrix != self.settings.matrix:
             raise CheckpointError(
@@ -203,10 +278,7 @@ class _Work:
                 f"This run uses {self.settings.mask.name!r} at {self.settings.matrix}; use the"
                 " same, or train a teacher by giving a preset.",
             )
-        network = build_model(checkpoint.spec)
-        network.load_state_dict(dict(checkpoint.state))
-        network.form = self.form
-        return network
+        return checkpoint
 
     def _from_scratch(self, role: str, spec: ModelSpec, seed: int, stage: Stage) -> Network:
         def make() -> Network:
@@ -232,7 +304,8 @@ class _Work:
         recipe = self.settings.recipe
         teacher.eval().requires_grad_(False)
         # Not through Fabric's wrapper: it is frozen. It needs the same autocast, layout and device.
-        frozen = self.fabric.to_device(teacher).to(memory_format=torch.channels_last)
+        frozen = channels_last(teacher)
+        self.fabric.to_device(frozen)
 
         def features(x_u: torch.Tensor) -> Any:
             with torch.no_grad(), self.fabric.autocast():
@@ -243,8 +316,11 @@ class _Work:
             number=2,
             title=f"student {self.settings.student}: attention",
             steps=recipe.attention_steps,
-            criterion=lambda student, x_u, _: attention_transfer(
-                student.attention, features(x_u).attention
+            # The second term is zero. It gives the convolutions behind the last tap a gradient,
+            # for which distributed training would wait in vain.
+            criterion=lambda student, x_u, _: (
+                attention_transfer(student.attention, features(x_u).attention)
+                + 0 * student.output.float().sum()
             ),
         )
         imitating = Stage(
@@ -273,7 +349,7 @@ class _Work:
         """Mark the run as complete; the states to resume from have done their work."""
         if self.fabric.is_global_zero:
             meta = dict(read_json(self.run.path / "run.json", RunError))
-            write_json(self.run.path / "run.json", {**meta, "status": "complete"})
-            for file in self.around.folder.glob("*.safetensors"):
-                file.unlink()
+            if meta["status"] != "complete":
+                write_json(self.run.path / "run.json", {**meta, "status": "complete"})
+            shutil.rmtree(self.around.folder, ignore_errors=True)
         self.fabric.barrier()

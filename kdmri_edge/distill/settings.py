@@ -15,6 +15,9 @@ from kdmri_edge.physics.masks import Mask
 
 __all__ = ["PHANTOM", "Settings"]
 
+# How often a run reports or saves does not change its weights, so it may differ when resuming.
+_FREE = ("validate_every", "checkpoint_every")
+
 # Value of --data that stands for the embedded phantom.
 PHANTOM = "phantom"
 
@@ -88,18 +91,20 @@ class Settings:
             ) from error
 
     def fingerprint(self, hashes: list[str]) -> str:
-        """Return a hash of the settings and of the data they met.
-
-        How often a run reports or saves does not change its weights, so it may differ.
-        """
+        """Return a hash of the settings that decide the weights, and of the data they met."""
         value = self.to_dict()
         value.pop("data")  # the volumes' own hashes stand for it: a folder may move
-        for key in ("validate_every", "checkpoint_every"):
+        for key in _FREE:
             value["recipe"].pop(key)
         return sha256_bytes(json.dumps([value, sorted(hashes)], sort_keys=True).encode())
 
     def difference(self, other: Settings) -> str | None:
-        """Return the name of the first setting in which two requests differ."""
-        mine, others = self.to_dict(), other.to_dict()
-        mine, others = ({**d, **d.pop("recipe")} for d in (mine, others))
-        return next((key for key in mine if mine[key] != others.get(key)), None)
+        """Return the first setting in which two requests differ that decides the weights.
+
+        Not the data's place: a folder may move. `fingerprint` compares the volumes themselves.
+        """
+        mine, others = (
+            {**s.to_dict(), **s.recipe.to_dict(), "recipe": s.recipe.name} for s in (self, other)
+        )
+        decisive = [key for key in mine if key not in ("data", "name", *_FREE)]
+        return next((key for key in decisive if mine[key] != others.get(key)), None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from lightning_fabric import Fabric
@@ -23,7 +25,7 @@ from kdmri_edge.errors import KdmriError
 from kdmri_edge.models.build import Network
 from kdmri_edge.models.features import Features
 
-__all__ = ["Criterion", "Stage", "Surroundings", "train"]
+__all__ = ["Criterion", "Stage", "Surroundings", "channels_last", "train"]
 
 Criterion = Callable[[Features, Tensor, Tensor], Tensor]
 
@@ -57,7 +59,8 @@ class Surroundings:
         slices: Training slices.
         validation: Volumes to watch (thinned).
         operator: Constant of data consistency, on the device.
-        flip: Whether mirroring along readout keeps the physics.
+        lines: Whether the mask samples whole readout lines. If so, strips and mirroring along
+            readout keep the physics; otherwise whole slices are drawn, never mirrored.
         folder: Where state files go.
         log: The training log (written by the first process only).
         key: Fingerprint of the run's settings.
@@ -68,7 +71,7 @@ class Surroundings:
     slices: TrainingSlices
     validation: Sequence[Case]
     operator: Tensor
-    flip: bool
+    lines: bool
     folder: Path
     log: TrainingLog | None
     key: str
@@ -85,15 +88,21 @@ class _WithFeatures(nn.Module):
         return self.network.features(x_u, operator)
 
 
+def channels_last(network: Network) -> Network:
+    """Lay the weights out channels-last, in place: several times faster convolutions on CPUs."""
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
 def train(network: Network, stage: Stage, around: Surroundings) -> None:
     """Train `network` in place for one stage, from its last checkpoint if there is one.
 
     Raises:
-        KdmriError: The loss is not finite.
+        KdmriError: The loss or its gradient is not finite.
         CheckpointError: The state to resume from is damaged or of other settings.
     """
     fabric, recipe = around.fabric, around.recipe
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    channels_last(network)
     optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
     state_file = around.folder / f"{stage.name}.safetensors"
     done = load_state(state_file, network, optimiser, around.key)
@@ -137,8 +146,8 @@ def _step(
         recipe,
         stage=stage.number,
         step=step,
-        whole=step >= round(stage.steps * (1 - recipe.whole_slices)),
-        flip=around.flip,
+        whole=not around.lines or step >= round(stage.steps * (1 - recipe.whole_slices)),
+        flip=around.lines and recipe.flip,
         rank=fabric.global_rank,
         world=fabric.world_size,
     )
@@ -149,13 +158,15 @@ def _step(
     loss = stage.criterion(features, x_u, target)
     fabric.backward(loss)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
-    optimiser.step()
-    optimiser.zero_grad()
-    value = loss.item()
-    if value != value or value == float("inf"):
+    norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+    # Over all processes, so that they go on or stop together.
+    value = float(cast(Tensor, fabric.all_reduce(loss.detach(), reduce_op="mean")))
+    if not (math.isfinite(value) and math.isfinite(float(norm))):
         raise KdmriError(
-            f"The loss of stage {stage.name!r} became {value} at step {step + 1}.",
+            f"The loss of stage {stage.name!r} became {value:g} (gradient {float(norm):g}) at step"
+            f" {step + 1}.",
             "Lower the learning rate, e.g. --set learning_rate=1e-3, or check the data.",
         )
-    return float(value)
+    optimiser.step()
+    optimiser.zero_grad()
+    return value

@@ -70,9 +70,17 @@ def _optimiser_state(
     tensors: dict[str, Tensor], model: nn.Module, optimiser: torch.optim.Optimizer
 ) -> dict[str, object]:
     state: dict[int, dict[str, Tensor]] = {}
-    for index, (name, _) in enumerate(model.named_parameters()):
+    for index, (name, parameter) in enumerate(model.named_parameters()):
         prefix = f"optimiser.{name}."
-        values = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        # In the parameter's memory layout, as before the interruption: other loops may round
+        # differently.
+        values = {
+            k.removeprefix(prefix): torch.empty_like(parameter, requires_grad=False).copy_(v)
+            if v.shape == parameter.shape
+            else v
+            for k, v in tensors.items()
+            if k.startswith(prefix)
+        }
         if values:
             state[index] = values
     return {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}

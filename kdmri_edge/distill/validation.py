@@ -45,7 +45,7 @@ def validation_psnr(model: Network, operator: Tensor, cases: Sequence[Case]) -> 
         scale = case.scale[:, None, None]
         inputs = torch.from_numpy(case.zero_filled / scale)[:, None].to(operator.device)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
-        outputs = np.concatenate([model(x, operator).cpu().numpy() for x in inputs.split(4)])
+        outputs = np.concatenate([model(x, operator).cpu().numpy() for x in torch.split(inputs, 4)])
         error = np.mean((outputs[:, 0] * scale - case.target) ** 2, dtype=np.float64)
         values.append(10 * np.log10(float(case.target.max()) ** 2 / error))
     model.train()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from kdmri_edge.models.features import Features
@@ -10,7 +12,16 @@ from kdmri_edge.models.stack import ConvStack
 from kdmri_edge.physics.consistency import data_consistency, gain
 from kdmri_edge.physics.forms import Form
 
-__all__ = ["DCCNN"]
+__all__ = ["DCCNN", "Consistency"]
+
+# (x, x_u, operator, gain, form) -> x'
+Consistency = Callable[[Tensor, Tensor, Tensor, float, str], Tensor]
+
+
+def _registered(x: Tensor, x_u: Tensor, operator: Tensor, gain: float, form: str) -> Tensor:
+    """Call the custom op; a plain function, since the op itself cannot be copied with a module."""
+    result: Tensor = data_consistency(x, x_u, operator, gain, form)
+    return result
 
 
 class DCCNN(nn.Module):
@@ -22,6 +33,7 @@ class DCCNN(nn.Module):
     Attributes:
         form: Which form of data consistency is computed; the operator given to `forward` must be
             made for it (`physics.consistency.operator_tensor`).
+        consistency: The data-consistency operator; exporters put a lowering of it here.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -29,6 +41,7 @@ class DCCNN(nn.Module):
         self.spec = spec
         self.form = Form.PROJECTION
         self.gain = gain(spec.noise_weight)
+        self.consistency: Consistency = _registered
         self.cascades = nn.ModuleList(ConvStack(spec) for _ in range(spec.cascades))
 
     def features(self, x_u: Tensor, operator: Tensor) -> Features:
@@ -44,7 +57,7 @@ class DCCNN(nn.Module):
             correction, tapped = cascade(x)
             if self.spec.residual:
                 correction = x + correction
-            x = data_consistency(correction, x_u, operator, self.gain, self.form.value)
+            x = self.consistency(correction, x_u, operator, self.gain, self.form.value)
             stages.append(x)
             attention.append(tapped)
         return Features(x, stages, attention)

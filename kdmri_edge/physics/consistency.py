@@ -71,9 +71,12 @@ def apply_projection(x: Tensor, x_u: Tensor, operator: Tensor, gain: float) -> T
         gain: g, 1 when hard.
     """
     batch, channels, height, width = x.shape
-    px = torch.matmul(operator, x.reshape(batch, channels * height, width))
-    # [-1] for the batch keeps an exported graph free of shape arithmetic.
-    residual = x_u - px.reshape(-1, channels, height, width)
+    if channels == 1:  # no reshapes: an exported graph then holds the product alone
+        px = torch.matmul(operator if operator.dim() == 2 else operator[:, None], x)
+    else:
+        flat = x.reshape(batch, channels * height, width)
+        px = torch.matmul(operator, flat).reshape(batch, channels, height, width)
+    residual = x_u - px
     return x + (residual if gain == 1.0 else gain * residual)
 
 
@@ -118,7 +121,8 @@ def _left(
     height: int, real: Tensor, imag: Tensor | None, *, inverse: bool
 ) -> tuple[Tensor, Tensor]:
     """Multiply by F (or F^H) from the left: along phase encode."""
-    cosine, sine = _dft(height, real.dtype, real.device)
+    # int(): while tracing, sizes are tensors, but the matrices are constants of the graph
+    cosine, sine = _dft(int(height), real.dtype, real.device)
     sine = -sine if inverse else sine
     if imag is None:
         return torch.matmul(cosine, real), torch.matmul(-sine, real)
@@ -130,7 +134,7 @@ def _left(
 
 def _right(width: int, real: Tensor, imag: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
     """Multiply by F (or F^H) from the right: along readout."""
-    cosine, sine = _dft(width, real.dtype, real.device)
+    cosine, sine = _dft(int(width), real.dtype, real.device)
     sine = -sine if inverse else sine
     return (
         torch.matmul(real, cosine) + torch.matmul(imag, sine),
@@ -147,8 +151,8 @@ def apply_fft(x: Tensor, x_u: Tensor, operator: Tensor, gain: float) -> Tensor:
     channels = x.shape[1]
     image = x[:, 0] if channels == 1 else torch.complex(x[:, 0], x[:, 1])
     axes = [-2] if operator.shape[-1] == 1 else [-2, -1]
-    sampled = operator * torch.fft.fftn(image, dim=axes, norm="ortho")
-    projected = torch.fft.ifftn(sampled, dim=axes, norm="ortho")
+    # The scaling of forward and inverse cancels in P, so the default one spares two products.
+    projected = torch.fft.ifftn(operator * torch.fft.fftn(image, dim=axes), dim=axes)
     parts = [projected.real] if channels == 1 else [projected.real, projected.imag]
     residual = x_u - torch.stack(parts, 1)
     return x + (residual if gain == 1.0 else gain * residual)
@@ -162,9 +166,7 @@ FORMULAS = {
 
 
 @torch.library.custom_op("kdmri::data_consistency", mutates_args=())
-def data_consistency(
-    x: Tensor, x_u: Tensor, operator: Tensor, gain: float, form: str
-) -> Tensor:
+def data_consistency(x: Tensor, x_u: Tensor, operator: Tensor, gain: float, form: str) -> Tensor:
     """Pull an image towards its acquired samples: x + g (x_u - P x).
 
     Args:

@@ -25,9 +25,10 @@ def projection_matrix(mask: Mask) -> NDArray[np.complex128]:
     """
     if not mask.is_lines:
         raise ValueError("only a line mask has a projection along one axis")
-    kernel = np.fft.ifft(mask.samples.astype(np.float64))
+    kernel: NDArray[np.complex128] = np.fft.ifft(mask.samples.astype(np.float64))
     index = np.arange(mask.height)
-    return kernel[(index[:, None] - index[None, :]) % mask.height]
+    matrix: NDArray[np.complex128] = kernel[(index[:, None] - index[None, :]) % mask.height]
+    return matrix
 
 
 def zero_filled(image: NDArray[np.generic], mask: Mask) -> NDArray[Any]:

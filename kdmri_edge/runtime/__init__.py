@@ -1,0 +1,1 @@
+"""Running bundles and checkpoints. torch is imported only by the sessions that are made of it."""

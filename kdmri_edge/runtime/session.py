@@ -1,0 +1,161 @@
+"""One interface to every runtime, and the scaling that surrounds a network."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdmri_edge.bundle import open_bundle
+from kdmri_edge.errors import BackendError, DataError
+from kdmri_edge.scaling import slice_scale
+
+__all__ = ["Session", "SessionInfo", "check_precision", "open_session", "reconstruct"]
+
+Array = NDArray[np.float32]
+_CHECKPOINT = ".safetensors"
+_EAGER = "kdmri_edge.runtime.eager:EagerSession"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionInfo:
+    """What really runs; nothing here is a wish.
+
+    Attributes:
+        backend: Name of the runtime.
+        version: Its version.
+        device: Device that executes.
+        provider: The part of the runtime that executes, e.g. CPUExecutionProvider.
+        threads: CPU threads.
+        precision_requested: "f32" or "bf16".
+        precision_executed: What the runtime reports to have executed.
+    """
+
+    backend: str
+    version: str
+    device: str
+    provider: str
+    threads: int
+    precision_requested: str
+    precision_executed: str
+
+
+class Session(ABC):
+    """A loaded network."""
+
+    @classmethod
+    def precisions_here(cls) -> tuple[str, ...]:
+        """Return the precisions that this machine's hardware has, of those that the class takes.
+
+        Raises:
+            MissingExtraError: The runtime is not installed.
+        """
+        return ("f32",)
+
+    @property
+    @abstractmethod
+    def info(self) -> SessionInfo:
+        """What really runs."""
+
+    @abstractmethod
+    def run(self, x_u: Array) -> Array:
+        """Reconstruct normalised zero-filled images.
+
+        Args:
+            x_u: [B, C, H, W] float32.
+
+        Returns:
+            Images of the same shape, float32.
+
+        Raises:
+            BackendError: The graph is made for another shape.
+        """
+
+
+def check_precision(wanted: str, offered: tuple[str, ...], backend: str) -> None:
+    """Refuse a precision that a backend does not have.
+
+    Raises:
+        BackendError: It is not among those offered.
+    """
+    if wanted not in offered:
+        raise BackendError(
+            f"{backend} has no precision {wanted!r}.", f"It has {', '.join(offered)}."
+        )
+
+
+def _load(import_string: str) -> Any:
+    module, _, name = import_string.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def open_session(
+    source: Path,
+    *,
+    backend: str | None = None,
+    precision: str = "f32",
+    threads: int | None = None,
+    **options: Any,
+) -> Session:
+    """Open a bundle in its runtime, or a checkpoint in PyTorch.
+
+    Args:
+        source: A bundle's folder, or a .safetensors checkpoint.
+        backend: Refuse anything but this target ("pytorch" for checkpoints); None takes what the
+            source is made for.
+        precision: "f32" or "bf16".
+        threads: CPU threads; None leaves the runtime's choice.
+        **options: Passed to the session, e.g. `layout="default"` for PyTorch.
+
+    Raises:
+        BackendError: Another backend is asked for, or the precision is not to be had here.
+        BundleError: The bundle is not intact.
+        CheckpointError: The checkpoint is not intact.
+        MissingExtraError: The runtime is not installed.
+    """
+    if source.suffix == _CHECKPOINT:
+        name, import_string, graph = "pytorch", _EAGER, source
+    else:
+        bundle = open_bundle(source)
+        name, import_string, graph = bundle.target.name, bundle.target.backend, bundle.graph
+    if backend not in (None, name):
+        raise BackendError(
+            f"{source} runs on {name!r}, not on {backend!r}.",
+            f"Export it for that target: kdmri-edge export --target {backend}",
+        )
+    session: Session = _load(import_string)(graph, precision=precision, threads=threads, **options)
+    return session
+
+
+def reconstruct(session: Session, zero_filled: NDArray[Any], batch: int = 1) -> NDArray[Any]:
+    """Reconstruct a volume slice by slice, scaling each one by its own zero-filled data.
+
+    Args:
+        session: The network.
+        zero_filled: [S, H, W], any unit; complex for a network with two channels.
+        batch: Slices per call of the network; a graph with a fixed batch of one needs 1.
+
+    Returns:
+        Images [S, H, W] in the same unit, float32 or complex64.
+
+    Raises:
+        DataError: Not [S, H, W], values that are not finite, or a batch below 1.
+        BackendError: The network is made for another matrix, batch or number of channels.
+    """
+    if batch < 1:
+        raise DataError(f"A batch of {batch} slices makes no sense.", "Use 1 or more.")
+    scale = slice_scale(zero_filled)[:, None, None]
+    normal = zero_filled / scale
+    is_complex = np.iscomplexobj(normal)
+    parts = [normal.real, normal.imag] if is_complex else [normal]
+    x_u = np.stack(parts, 1).astype(np.float32)
+    calls = [session.run(x_u[i : i + batch]) for i in range(0, len(x_u), batch)]
+    output = np.concatenate(calls)
+    image = output[:, 0] + 1j * output[:, 1] if is_complex else output[:, 0]
+    result: NDArray[Any] = (image * scale).astype(np.complex64 if is_complex else np.float32)
+    return result

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdmri_edge.distill.recipe import DistillRecipe, Precision
+from kdmri_edge.distill.settings import PHANTOM, Settings
+from kdmri_edge.models.spec import preset
+from kdmri_edge.physics.masks import variable_density_lines
+
+MATRIX = 32
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """One thread, as the subprocesses have."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def recipe() -> Callable[..., DistillRecipe]:
+    def make(**changes: Any) -> DistillRecipe:
+        values: dict[str, Any] = {
+            "name": "tiny",
+            "teacher_steps": 8,
+            "attention_steps": 6,
+            "imitation_steps": 6,
+            "batch": 4,
+            "strip": 16,
+            "warmup": 2,
+            "phantom_volumes": 3,
+            "phantom_slices": 3,
+            "validate_every": 2,
+            "checkpoint_every": 2,
+            "precision": Precision.F32,
+        }
+        return DistillRecipe(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture
+def settings(recipe: Callable[..., DistillRecipe]) -> Callable[..., Settings]:
+    """Settings of a tiny distillation; keywords of the recipe or of the settings change it."""
+
+    def make(**changes: Any) -> Settings:
+        known = DistillRecipe.__dataclass_fields__
+        mine = {k: changes.pop(k) for k in list(changes) if k in known}
+        teacher = changes.get("teacher", "dccnn-d5c5")
+        student = changes.get("student", "dccnn-d3c5")
+        values: dict[str, Any] = {
+            "data": PHANTOM,
+            "contrast": None,
+            "split": None,
+            "matrix": MATRIX,
+            "mask": variable_density_lines(MATRIX, 2.0),
+            "teacher": teacher,
+            "teacher_spec": preset("dccnn-d5c5" if "." in teacher else teacher),
+            "student": student,
+            "student_spec": preset(student),
+            "baseline": True,
+            "recipe": recipe(**mine),
+        }
+        return Settings(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def weights() -> Callable[[Path], dict[str, dict[str, Tensor]]]:
+    """Load all networks of a run folder by role."""
+    from safetensors.torch import load_file
+
+    def load(run: Path) -> dict[str, dict[str, Tensor]]:
+        return {file.stem: load_file(file) for file in sorted(run.glob("*.safetensors"))}
+
+    return load

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from kdmri_edge.data.cases import Case, make_case
+from kdmri_edge.data.volume import Volume
+from kdmri_edge.distill.batches import TrainingSlices, batch_size, draw
+from kdmri_edge.distill.recipe import DistillRecipe
+from kdmri_edge.errors import DataError
+from kdmri_edge.physics.masks import variable_density_lines
+
+Make = Callable[..., DistillRecipe]
+
+
+@pytest.fixture
+def slices() -> TrainingSlices:
+    """Each pixel tells where it is: slice * 10,000 + row * 100 + column."""
+    n, h, w = np.meshgrid(range(5), range(6), range(32), indexing="ij")
+    target = (n * 10_000 + h * 100 + w).astype(np.float32)
+    return TrainingSlices(target, target + np.float32(0.5))
+
+
+def _case(image: np.ndarray) -> Case:
+    volume = Volume(image=image.astype(np.float32), name="x", subject="x")
+    return make_case(volume, variable_density_lines(image.shape[1], 2.0))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_step_depends_on_nothing_before_it(
+    slices: TrainingSlices, recipe: Make, whole: bool
+) -> None:
+    def at(step: int, stage: int = 1, seed: int = 0) -> torch.Tensor:
+        made = recipe(seed=seed, batch=8)
+        return draw(slices, made, stage=stage, step=step, whole=whole, flip=True)[1]
+
+    for step in range(20):
+        at(step)
+    again = [at(step) for step in (7, 3)]
+    assert torch.equal(again[0], at(7))
+    assert torch.equal(again[1], at(3))
+    assert not torch.equal(at(7), at(3))
+    assert not torch.equal(at(7), at(7, stage=2))
+    assert not torch.equal(at(7), at(7, seed=1))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_processes_share_the_batch_of_one(
+    slices: TrainingSlices, recipe: Make, world: int, whole: bool
+) -> None:
+    made = recipe(batch=8, strip=16)
+    arguments = {"stage": 0, "step": 5, "whole": whole, "flip": True}
+    x, target = draw(slices, made, **arguments)
+    shares = [draw(slices, made, **arguments, rank=r, world=world) for r in range(world)]
+    assert len({len(s[0]) for s in shares}) == 1
+    for index, together in enumerate((x, target)):
+        joined = torch.empty_like(together)
+        for rank, share in enumerate(shares):
+            joined[rank::world] = share[index]
+        assert torch.equal(joined, together)
+
+
+def test_strips_come_whole_from_one_slice(slices: TrainingSlices, recipe: Make) -> None:
+    made = recipe(batch=8, strip=10)
+    starts, mirrored, chosen = set(), 0, set()
+    for step in range(60):
+        x, target = draw(slices, made, stage=0, step=step, whole=False, flip=True)
+        assert x.shape == target.shape == (8, 1, 6, 10)
+        assert x.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(x, target + 0.5)
+        for strip in target[:, 0].numpy().astype(int):
+            n, columns = strip[0, 0] // 10_000, strip[0] % 100
+            np.testing.assert_array_equal(strip, n * 10_000 + 100 * np.arange(6)[:, None] + columns)
+            step_along = np.diff(columns)
+            assert abs(step_along.sum()) == 9
+            assert len(set(step_along)) == 1
+            mirrored += step_along[0] == -1
+            starts.add(columns.min())
+            chosen.add(n)
+    assert chosen == set(range(5))
+    assert min(starts) == 0
+    assert max(starts) == 22  # the last column is seen
+    assert 180 < mirrored < 300
+
+
+def test_without_flip_nothing_is_mirrored(slices: TrainingSlices, recipe: Make) -> None:
+    for step in range(10):
+        _, target = draw(slices, recipe(), stage=0, step=step, whole=False, flip=False)
+        assert (torch.diff(target, dim=3) == 1).all()
+
+
+@pytest.mark.parametrize(("strip", "count"), [(16, 4), (8, 2), (60, 8), (32, 8)])
+def test_whole_slices_have_as_many_pixels(
+    slices: TrainingSlices, recipe: Make, strip: int, count: int
+) -> None:
+    made = recipe(batch=8, strip=strip)
+    x, _ = draw(slices, made, stage=0, step=0, whole=True, flip=False)
+    assert x.shape == (count, 1, 6, 32)
+    assert batch_size(made, 32, whole=True) == count
+    assert batch_size(made, 32, whole=False) == 8
+    assert batch_size(recipe(batch=1, strip=8), 240, whole=True) == 1
+
+
+def test_slices_are_scaled_by_their_own_zero_filled_image() -> None:
+    image = np.random.default_rng(0).random((4, 32, 32)) * np.array([1, 2, 3, 4])[:, None, None]
+    case = _case(image * 500)
+    made = TrainingSlices.from_cases([case])
+    np.testing.assert_allclose(np.abs(made.zero_filled).max((1, 2)), 1, rtol=1e-6)
+    np.testing.assert_allclose(made.target * case.scale[:, None, None], case.target, rtol=1e-6)
+
+
+def test_blank_slices_are_left_out() -> None:
+    image = np.random.default_rng(0).random((4, 32, 32))
+    image[1] *= 1e-3
+    image[3] = 0
+    made = TrainingSlices.from_cases([_case(image), _case(image)])
+    assert len(made.target) == len(made.zero_filled) == 4
+
+
+def test_no_slice_at_all() -> None:
+    with pytest.raises(DataError, match="no slice with anatomy"):
+        TrainingSlices.from_cases([])

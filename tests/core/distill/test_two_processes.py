@@ -1,0 +1,224 @@
+"""Two processes train what one trains on the same global batch."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from kdmri_edge.distill.engine import Engine
+from kdmri_edge.distill.run import distill
+from kdmri_edge.distill.settings import Settings
+from kdmri_edge.errors import BackendError, RecipeError
+from kdmri_edge.models.build import build_model
+from kdmri_edge.models.spec import preset
+from kdmri_edge.physics.consistency import operator_tensor
+from kdmri_edge.physics.forms import choose_form
+from kdmri_edge.physics.masks import variable_density_lines
+
+Weights = Callable[[Path], dict[str, dict[str, Tensor]]]
+Start = Callable[..., subprocess.Popen[str]]
+
+TOLERANCE = 1e-5
+# Adam divides by the gradient's own size and ReLU has a kink: where a gradient is nearly zero, its
+# rounding decides the sign of a whole step. A small rate keeps 20 steps clear of that chaos, while
+# the weights move far further than the tolerance.
+OPTIONS = tuple(
+    f"--set={assignment}"
+    for assignment in (
+        "learning_rate=2e-5",
+        "teacher_steps=20",
+        "attention_steps=20",
+        "imitation_steps=20",
+        "batch=8",
+        "checkpoint_every=7",
+    )
+)
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    return float(torch.linalg.vector_norm(one - other) / torch.linalg.vector_norm(other))
+
+
+def _compare(one: dict[str, dict[str, Tensor]], other: dict[str, dict[str, Tensor]]) -> None:
+    mask = variable_density_lines(32, 2.0)
+    form = choose_form(mask)
+    image = torch.from_numpy(np.random.default_rng(0).random((2, 1, 32, 32), np.float32))
+    assert set(one) == set(other) == {"teacher", "student"}
+    for role in one:
+        spec = preset({"teacher": "dccnn-d5c5", "student": "dccnn-d3c5"}[role])
+        last = f"convs.{spec.convs - 1}.bias"
+        assert set(one[role]) == set(other[role])
+        for name, value in one[role].items():
+            # Hard data consistency cancels the last bias of a cascade (tested below): its gradient
+            # is nothing but rounding, and Adam moves it at random.
+            if not name.endswith(last):
+                assert _apart(value, other[role][name]) < TOLERANCE, (role, name)
+        outputs = []
+        for state in (one[role], other[role]):
+            network = build_model(spec)
+            network.load_state_dict(state)
+            network.form = form
+            with torch.no_grad():
+                outputs.append(network(image, operator_tensor(mask, form, 1)))
+        assert _apart(*outputs) < TOLERANCE
+
+
+def test_last_bias_of_a_cascade_has_no_effect() -> None:
+    """Zero frequency is acquired, so data consistency takes any constant out again."""
+    mask = variable_density_lines(32, 2.0)
+    form = choose_form(mask)
+    image = torch.rand(1, 1, 32, 32)
+    network = build_model(preset("dccnn-d3c5"))
+    network.form = form
+    with torch.no_grad():
+        before = network(image, operator_tensor(mask, form, 1))
+        for cascade in network.cascades:
+            cascade.convs[-1].bias += 0.5
+        after = network(image, operator_tensor(mask, form, 1))
+        network.cascades[0].convs[0].bias += 0.5
+        other = network(image, operator_tensor(mask, form, 1))
+    assert _apart(after, before) < 1e-5
+    assert _apart(other, before) > 1e-3
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _launchers() -> dict[str, list[object]]:
+    return {
+        "fabric": ["kdmri_edge"],
+        "torchrun": [
+            "torch.distributed.run",
+            "--nproc-per-node=2",
+            "--master-addr=127.0.0.1",
+            f"--master-port={_free_port()}",
+            "-m",
+            "kdmri_edge",
+        ],
+    }
+
+
+def test_both_launchers_agree_with_one_process(
+    start: Start, tiny: tuple[str, ...], weights: Weights, tmp_path: Path
+) -> None:
+    command = ["distill", *tiny, *OPTIONS, "--no-baseline", "--json", "--out"]
+    one = start(["kdmri_edge", *command, tmp_path / "one"])
+    _, shown = one.communicate()
+    assert one.returncode == 0, shown
+    reference = weights(tmp_path / "one")
+    torch.manual_seed(0)
+    untrained = build_model(preset("dccnn-d5c5")).state_dict()
+    moved = [
+        _apart(value, untrained[name])
+        for name, value in reference["teacher"].items()
+        if "weight" in name
+    ]
+    assert min(moved) > 30 * TOLERANCE
+    for name, launcher in _launchers().items():
+        out = tmp_path / name
+        two = start([*launcher, *command, out, "--devices=2"], TORCHELASTIC_ERROR_FILE="")
+        printed, shown = two.communicate()
+        assert two.returncode == 0, shown
+        _compare(weights(out), reference)
+        # One process speaks.
+        assert printed.count('"run"') == 1
+        for line in ("Training on CPU: 2 process(es)", "teacher: ", f"Run: {out}"):
+            assert shown.count(line) == 1, shown
+        noise = [
+            line
+            for line in shown.splitlines()
+            if not line.startswith(("Training", "teacher", "student", "Run"))
+        ]
+        assert not noise, shown
+
+
+def test_killed_two_processes_resume(
+    start: Start, tiny: tuple[str, ...], weights: Weights, tmp_path: Path
+) -> None:
+    """The first process is killed alone; the other must not go on nor outlive it for long."""
+    import signal
+    import time
+
+    options = [*tiny, "--no-baseline", "--devices=2"]
+    whole = start(["kdmri_edge", "distill", *options, "--out", tmp_path / "whole"])
+    assert whole.wait() == 0, whole.communicate()
+    whole.communicate()
+    out = tmp_path / "cut"
+    first = start(["kdmri_edge", "distill", *options, "--out", out])
+    while not (out / "state" / "teacher.safetensors").exists():
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.005)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()  # returns when the other process has closed the pipe, too
+    resume = ["--resume", "--devices=2", "--threads=1", "--accelerator=cpu", "--out", out]
+    second = start(["kdmri_edge", "distill", *resume])
+    _, shown = second.communicate()
+    assert second.returncode == 0, shown
+    resumed, reference = weights(out), weights(tmp_path / "whole")
+    for role, state in reference.items():
+        for name, value in state.items():
+            assert torch.equal(resumed[role][name], value), (role, name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "named"),
+    [
+        ({"batch": 3, "whole_slices": 0.0}, 2, "3 strips"),
+        ({"batch": 4, "strip": 8}, 2, "1 whole slices"),
+        ({"batch": 4}, 3, "4 strips"),
+    ],
+)
+def test_batch_that_cannot_be_shared(
+    settings: Callable[..., Settings],
+    tmp_path: Path,
+    changes: dict[str, Any],
+    processes: int,
+    named: str,
+) -> None:
+    with pytest.raises(RecipeError, match=named) as caught:
+        distill(settings(**changes), tmp_path / "run", engine=Engine(devices=processes))
+    assert "--set batch=" in caught.value.remedy
+    assert not (tmp_path / "run").exists()
+
+
+def test_torchrun_with_another_number(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "2"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BackendError, match="torchrun started 2 processes") as caught:
+        distill(settings(), tmp_path / "run", engine=Engine(accelerator="cpu"))
+    assert "--devices" in caught.value.remedy
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_hosts_need_a_launcher(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    assert "TORCHELASTIC_RUN_ID" not in os.environ
+    with pytest.raises(BackendError, match="launcher on every host"):
+        distill(settings(), tmp_path / "run", engine=Engine(accelerator="cpu", num_nodes=2))
+
+
+def test_failure_of_all_processes_is_told_once(
+    start: Start, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A diverging training ends in both processes; one sentence, exit 1, no zombie."""
+    command = ["distill", *tiny, "--set=learning_rate=1", "--set=clip=1e30", "--set=warmup=0"]
+    command += ["--set=loss=mse", "--set=teacher_steps=200", "--devices=2", "--out", tmp_path / "r"]
+    process = start(["kdmri_edge", *command])
+    _, shown = process.communicate()
+    assert process.returncode == 1, shown
+    assert "Traceback" not in shown
+    assert [line.startswith("Error: The loss") for line in shown.splitlines()].count(True) == 1
+    assert shown.count("Error") == 1

@@ -1,0 +1,141 @@
+"""Networks: parameter counts, features, residual, dilation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kdmri_edge.errors import ModelError
+from kdmri_edge.models.build import build_model
+from kdmri_edge.models.spec import PRESETS, Kind, ModelSpec, preset
+from kdmri_edge.physics.consistency import operator_tensor
+from kdmri_edge.physics.forms import Form
+from kdmri_edge.physics.masks import variable_density_lines
+from kdmri_edge.reconstructor import Reconstructor
+
+MASK = variable_density_lines(24, 2, centre_lines=4)
+COUNTS = {"dccnn-d5c5": 141_765, "dccnn-d3c5": 49_285, "vdsr-11": 333_569, "vdsr-7": 185_857}
+
+
+def small(kind: Kind = Kind.DCCNN, **changes: object) -> ModelSpec:
+    values = {"cascades": 2, "convs": 3, "width": 4, "attention_tap": 2, **changes}
+    return ModelSpec(kind=kind, **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_parameter_counts_are_the_papers(name: str) -> None:
+    model = build_model(preset(name))
+    assert sum(p.numel() for p in model.parameters()) == COUNTS[name]
+    assert preset(name).parameters == COUNTS[name]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "taps"),
+    [("dccnn-d5c5", "dccnn-d3c5", (3, 2)), ("vdsr-11", "vdsr-7", (6, 4))],
+)
+def test_attention_taps_are_kd_mris(teacher: str, student: str, taps: tuple[int, int]) -> None:
+    assert (preset(teacher).attention_tap, preset(student).attention_tap) == taps
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_features(kind: Kind, channels: int) -> None:
+    spec = small(kind, channels=channels, cascades=2 if kind is Kind.DCCNN else 1)
+    model = build_model(spec)
+    x = torch.randn(3, channels, 24, 10)
+    operator = operator_tensor(MASK, Form.PROJECTION, channels)
+    features = model.features(x, operator)
+    assert len(features.stages) == len(features.attention) == spec.cascades
+    assert all(stage.shape == x.shape for stage in features.stages)
+    assert all(tap.shape == (3, spec.width, 24, 10) for tap in features.attention)
+    assert all((tap >= 0).all() for tap in features.attention)  # read after the ReLU
+    assert torch.equal(features.stages[-1], features.output)
+    assert torch.equal(model(x, operator), features.output)
+
+
+def test_the_tap_reads_the_named_convolution() -> None:
+    model = build_model(small(convs=4, attention_tap=3))
+    x = torch.randn(1, 1, 24, 6)
+    first = model.cascades[0]
+    hidden = x
+    for conv in first.convs[:3]:
+        hidden = torch.relu(conv(hidden))
+    torch.testing.assert_close(first(x)[1], hidden)
+
+
+def test_a_silent_cascade_passes_the_image_only_with_the_residual() -> None:
+    x = torch.rand(1, 1, 24, 6)
+    operator = operator_tensor(MASK, Form.PROJECTION, 1)
+    p = operator @ x
+    for residual in (True, False):
+        model = build_model(small(cascades=1, residual=residual))
+        for parameter in model.parameters():
+            torch.nn.init.zeros_(parameter)
+        inner = x if residual else torch.zeros_like(x)
+        torch.testing.assert_close(model(x, operator), inner + x - operator @ inner)
+    assert not torch.allclose(p, x)
+
+
+@pytest.mark.parametrize("dilation", [(1, 1, 1), (1, 2, 1), (3, 1, 2)])
+def test_receptive_radius(dilation: tuple[int, ...]) -> None:
+    spec = small(cascades=1, kind=Kind.VDSR, dilation=dilation)
+    model = build_model(spec)
+    x = torch.zeros(1, 1, 31, 31, requires_grad=True)
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, 0.1)
+    model(x, None)[0, 0, 15, 15].backward()
+    assert x.grad is not None
+    reached = x.grad[0, 0].nonzero() - 15
+    assert reached.abs().max() == spec.receptive_radius == sum(dilation)
+
+
+def test_spec_round_trip_and_presets() -> None:
+    for spec in (*PRESETS.values(), small(dilation=(1, 2, 1), noise_weight=3.0)):
+        assert ModelSpec.from_dict(spec.to_dict()) == spec
+    with pytest.raises(ModelError, match="'dccnn-d3c5'"):
+        preset("dccnn-d3c6")
+    with pytest.raises(ModelError, match="newer version"):
+        ModelSpec.from_dict({**small().to_dict(), "gates": 2})
+    with pytest.raises(ModelError, match="damaged"):
+        ModelSpec.from_dict({"kind": "dccnn"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cascades": 0},
+        {"convs": 1},
+        {"kernel": 2},
+        {"channels": 3},
+        {"dilation": (1, 2)},
+        {"attention_tap": 3},
+        {"noise_weight": -1.0},
+        {"width": 0},
+    ],
+)
+def test_bad_fields_are_named(change: dict[str, object]) -> None:
+    with pytest.raises(ModelError, match=next(iter(change))):
+        small(**change)
+
+
+def test_noise_weight_softens_consistency() -> None:
+    x, operator = torch.randn(1, 1, 24, 6), operator_tensor(MASK, Form.PROJECTION, 1)
+    torch.manual_seed(0)
+    soft = build_model(small(cascades=1, noise_weight=1.0))
+    hard = build_model(small(cascades=1))
+    hard.load_state_dict(soft.state_dict())
+    correction = x + soft.cascades[0](x)[0]
+    half = (correction + hard(x, operator)) / 2  # lambda = 1: half way to the hard result
+    torch.testing.assert_close(soft(x, operator), half)
+
+
+def test_reconstructor_forms_agree_and_macs_count_consistency() -> None:
+    torch.manual_seed(0)
+    model = build_model(small())
+    x = torch.randn(2, 1, 24, 10)
+    results = [Reconstructor(model, MASK, form)(x) for form in Form]
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=0, atol=1e-5)
+    macs = small().macs(24, 10)
+    assert macs["data_consistency"] == 2 * 24 * 24 * 10
+    assert macs["convolutions"] == 2 * (4 + 16 + 4) * 9 * 240

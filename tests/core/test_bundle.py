@@ -1,0 +1,122 @@
+"""Bundles: what is accepted, and every way in which one can be wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdmri_edge.bundle import MANIFEST, SCHEMA, foreign_files, open_bundle, write_manifest
+from kdmri_edge.errors import BundleError
+from kdmri_edge.physics.masks import Mask, variable_density_lines
+from kdmri_edge.scaling import SCALING_RULE
+from kdmri_edge.targets import TARGETS
+
+
+@pytest.fixture
+def mask() -> Mask:
+    return variable_density_lines(32, 4, centre_lines=4)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, mask: Mask) -> Path:
+    path = tmp_path / "bundle"
+    (path / "notes").mkdir(parents=True)
+    (path / "model.onnx").write_bytes(b"a graph")
+    (path / "notes" / "licence.txt").write_text("free")
+    write_manifest(path, {
+        "target": "onnx", "graph": "model.onnx", "io": {}, "mask": mask.to_dict(), "matrix": 32,
+        "scaling": SCALING_RULE, "dc": "projection",
+    })  # fmt: skip
+    return path
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    change(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def refused(folder: Path, *words: str) -> None:
+    with pytest.raises(BundleError) as caught:
+        open_bundle(folder)
+    assert caught.value.remedy
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_round_trip(folder: Path, mask: Mask) -> None:
+    bundle = open_bundle(folder)
+    assert bundle.target is TARGETS["onnx"]
+    assert bundle.graph.read_bytes() == b"a graph"
+    assert bundle.mask == mask
+    assert set(bundle.manifest["files"]) == {"model.onnx", "notes/licence.txt"}
+    assert bundle.size == len(b"a graph") + len("free")
+
+
+def test_not_a_bundle(tmp_path: Path) -> None:
+    refused(tmp_path, "is not a bundle")
+    refused(tmp_path / "nowhere", "does not exist")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "notes/licence.txt"])
+def test_changed_file(folder: Path, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[0] ^= 1
+    (folder / name).write_bytes(content)
+    refused(folder, name, "SHA-256")
+    assert open_bundle(folder, verify=False).manifest["target"] == "onnx"
+
+
+def test_missing_file(folder: Path) -> None:
+    (folder / "model.onnx").unlink()
+    refused(folder, "lacks its file model.onnx")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"schema": "one"}', '{"target": "onnx"}'])
+def test_damaged_manifest(folder: Path, content: str) -> None:
+    (folder / MANIFEST).write_text(content)
+    refused(folder, MANIFEST)
+
+
+def test_newer_schema(folder: Path) -> None:
+    edit(folder, lambda m: m.update(schema=SCHEMA + 1))
+    refused(folder, f"schema {SCHEMA + 1}", "Update kdmri-edge")
+
+
+def test_unknown_target(folder: Path) -> None:
+    edit(folder, lambda m: m.update(target="abacus"))
+    refused(folder, "'abacus'", "Update kdmri-edge")
+
+
+@pytest.mark.parametrize("key", ["graph", "io", "mask", "matrix", "scaling", "dc", "files"])
+@pytest.mark.parametrize("gone", [True, False])
+def test_incomplete_manifest(folder: Path, key: str, gone: bool) -> None:
+    edit(folder, lambda m: m.pop(key) if gone else m.update({key: None}))
+    refused(folder, repr(key))
+
+
+def test_graph_without_a_hash(folder: Path) -> None:
+    (folder / "other.onnx").write_bytes(b"planted")
+    edit(folder, lambda m: m.update(graph="other.onnx"))
+    refused(folder, "graph")
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "a/../../secret"])
+def test_manifest_cannot_point_outside(folder: Path, name: str) -> None:
+    (folder.parent / "secret").write_text("x")
+    edit(folder, lambda m: m["files"].update({name: "0" * 64}))
+    refused(folder, "points outside")
+
+
+def test_foreign_files(folder: Path, tmp_path: Path) -> None:
+    assert foreign_files(folder) == []
+    assert foreign_files(tmp_path / "nowhere") == []
+    (folder / "thesis.tex").write_text("years of work")
+    assert foreign_files(folder) == ["thesis.tex"]
+    # without a readable manifest only the usual names are known to be a bundle's
+    (folder / MANIFEST).write_text("{")
+    assert foreign_files(folder) == ["notes/licence.txt", "thesis.tex"]

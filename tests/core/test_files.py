@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdmri_edge.errors import OutputError, RunError
+from kdmri_edge.files import (
+    atomic_directory,
+    atomic_path,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    sweep,
+    write_json,
+    writing,
+)
+
+
+def test_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    final = tmp_path / "deep" / "er" / "file.txt"
+    with atomic_path(final) as temporary:
+        temporary.write_text("new")
+        assert not final.exists()
+        assert temporary.parent == final.parent
+        assert temporary.suffix == ".txt"
+    assert final.read_text() == "new"
+    assert [p.name for p in final.parent.iterdir()] == ["file.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_failure_keeps_the_earlier_file(tmp_path: Path, error: type[BaseException]) -> None:
+    final = tmp_path / "file.txt"
+    final.write_text("old")
+
+    def fail() -> None:
+        with atomic_path(final) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert final.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [final]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    final = tmp_path / "file.json"
+    write_json(final, {"a": 1})
+
+    def fsync(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OutputError, match="disk is full") as caught:
+        write_json(final, {"a": 2})
+    assert str(final) in caught.value.what
+    assert read_json(final, RunError) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [final]
+
+
+def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for final in (
+        tmp_path / "file" / "below",
+        tmp_path / "folder",
+        tmp_path / ("x" * 300),
+    ):
+        with pytest.raises(OutputError, match="cannot be written"):
+            write_json(final, {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_other_errors_pass(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), writing(tmp_path):
+        raise FileNotFoundError
+
+
+def test_folder_replaces_the_earlier_one_as_a_whole(tmp_path: Path) -> None:
+    final = tmp_path / "folder"
+    for text in ("old", "new"):
+        with atomic_directory(final) as temporary:
+            (temporary / text).write_text(text)
+    assert [p.name for p in final.iterdir()] == ["new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_failure_keeps_the_earlier_folder(tmp_path: Path) -> None:
+    final = tmp_path / "folder"
+    with atomic_directory(final) as temporary:
+        (temporary / "old").write_text("old")
+
+    def fail() -> None:
+        with atomic_directory(final) as temporary:
+            (temporary / "new").write_text("half")
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011
+        fail()
+    assert [p.name for p in final.iterdir()] == ["old"]
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_folder_does_not_replace_a_file(tmp_path: Path) -> None:
+    final = tmp_path / "file"
+    final.write_text("mine")
+
+    def make() -> None:
+        with atomic_directory(final):
+            pass
+
+    with pytest.raises(OutputError, match="is a file"):
+        make()
+    assert final.read_text() == "mine"
+
+
+def test_json_round_trip_and_damage(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    value = {"text": "Å", "list": [1, 2.5, None]}
+    write_json(file, value)
+    assert read_json(file, RunError) == value
+    for damage in (b"{", b"\xff\xfe"):
+        file.write_bytes(damage)
+        with pytest.raises(RunError, match="not readable JSON"):
+            read_json(file, RunError)
+    with pytest.raises(RunError, match="does not exist"):
+        read_json(tmp_path / "none", RunError)
+
+
+def test_hashes(tmp_path: Path) -> None:
+    data = os.urandom(100_000)
+    (tmp_path / "f").write_bytes(data)
+    assert sha256_file(tmp_path / "f") == sha256_bytes(data) == hashlib.sha256(data).hexdigest()
+
+
+def test_sweep_removes_what_a_killed_process_left(tmp_path: Path) -> None:
+    write_json(tmp_path / "kept.json", {})
+    (tmp_path / ".hidden").write_text("kept")
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from kdmri_edge.files import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as t:\n"
+        "    t.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "kept.json")],
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 3
+    assert read_json(tmp_path / "kept.json", RunError) == {}
+    sweep(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "kept.json"]
+    sweep(tmp_path / "none")

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdmri_edge.errors import DataError
+from kdmri_edge.scaling import FLOOR, SCALING_RULE, slice_scale
+
+
+def test_each_slice_has_its_own_scale() -> None:
+    x_u = np.zeros((3, 4, 5), np.float32)
+    x_u[0, 1, 1], x_u[1, 2, 2] = 7.0, -9.0
+
+    scale = slice_scale(x_u)
+
+    assert scale.dtype == np.float32
+    np.testing.assert_array_equal(scale, [7.0, 9.0, 1.0])  # the blank slice keeps 1
+
+
+@given(st.floats(1e-6, 1e6), st.integers(0, 2**32 - 1))
+def test_follows_the_scale_of_the_data(factor: float, seed: int) -> None:
+    x_u = np.random.default_rng(seed).normal(size=(2, 6, 6)).astype(np.float32)
+    np.testing.assert_allclose(
+        slice_scale(x_u * np.float32(factor)), slice_scale(x_u) * factor, rtol=1e-5
+    )
+
+
+def test_complex_goes_by_magnitude() -> None:
+    x_u = np.full((1, 2, 2), 3 + 4j, np.complex64)
+    assert slice_scale(x_u) == pytest.approx([5.0])
+
+
+def test_floor_is_what_the_rule_records() -> None:
+    assert SCALING_RULE == {"rule": "max-abs-zero-filled", "floor": FLOOR}
+    below = np.full((1, 2, 2), FLOOR / 2, np.float64)
+    assert slice_scale(below)[0] == 1.0
+    assert slice_scale(below * 4)[0] == pytest.approx(2 * FLOOR)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (0, 4, 4), (1, 1, 4, 4)])
+def test_refuses_what_is_no_stack_of_slices(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match="shape"):
+        slice_scale(np.ones(shape, np.float32))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_refuses_nan_and_infinity(bad: float) -> None:
+    x_u = np.ones((2, 3, 3), np.float32)
+    x_u[1, 0, 0] = bad
+    with pytest.raises(DataError, match="Slice 1"):
+        slice_scale(x_u)
