@@ -1,0 +1,1 @@
+"""Measuring reconstruction networks: quality, latency and memory of every backend, side by side."""

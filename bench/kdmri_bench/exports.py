@@ -1,0 +1,77 @@
+"""Exports to be measured: those of a run are kept and reused, missing ones are made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdmri_bench.sources import Source
+from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT, MANIFEST, Bundle, open_bundle
+from kdmri_edge.errors import BenchError, BundleError
+from kdmri_edge.extras import available, require
+from kdmri_edge.files import sha256_file
+
+__all__ = ["bundle_size", "dft_nodes", "export_for", "is_current"]
+
+
+def export_for(source: Source, target: str, *, dc: str, scratch: Path) -> Path:
+    """Return the bundle of a network for a target, exporting it (with parity gate) if need be.
+
+    Args:
+        source: a network with a checkpoint.
+        target: name of the export target.
+        dc: form of data consistency, "auto" for the default.
+        scratch: where bundles go that no run keeps.
+
+    Raises:
+        KdmriError: the export cannot be made, or fails parity.
+    """
+    from kdmri_export.export import export_model
+
+    if source.checkpoint is None:
+        raise BenchError(f"{source.name} has no checkpoint to export.", "Give its checkpoint.")
+    stem = source.role if source.exports else source.checkpoint.stem
+    # The names that `kdmri-edge export` gives, so that neither makes what the other has made.
+    name = f"{stem}-{target}" if dc == "auto" else f"{stem}-{target}-{dc}"
+    out = (source.exports or scratch) / name
+    if not is_current(out, source.checkpoint):
+        export_model(source.checkpoint, target=target, out=out, dc=dc)
+    return out
+
+
+def is_current(bundle: Path, checkpoint: Path) -> bool:
+    """Tell whether a bundle is intact and was made from exactly this checkpoint file."""
+    if not (bundle / MANIFEST).is_file():
+        return False
+    try:
+        manifest = open_bundle(bundle).manifest
+    except BundleError:
+        return False  # damaged or of another version: made again
+    return recorded_checkpoint(manifest) == sha256_file(checkpoint)
+
+
+def recorded_checkpoint(manifest: Mapping[str, Any]) -> str | None:
+    """SHA-256 of the checkpoint that a bundle was made from, None where it does not say."""
+    value = manifest.get("checkpoint_sha256")
+    return None if value is None else str(value)
+
+
+def bundle_size(bundle: Bundle) -> int:
+    """Bytes of what a runtime needs: graph and weights, without golden data and manifest."""
+    needed = set(bundle.manifest["files"]) - {GOLDEN_INPUT, GOLDEN_OUTPUT}
+    return sum((bundle.path / name).stat().st_size for name in needed)
+
+
+def dft_nodes(bundle: Bundle) -> int | None:
+    """Count the Fourier transforms in an ONNX or OpenVINO graph; None where it cannot be read."""
+    graph = bundle.graph
+    if graph.suffix == ".onnx":
+        if not available("onnx"):
+            return None
+        model = require("onnx", extra="onnx").load(graph, load_external_data=False)
+        return sum(node.op_type in ("DFT", "STFT") for node in model.graph.node)
+    if graph.suffix == ".xml":
+        return len(re.findall(r'<layer[^>]* type="I?R?DFT"', graph.read_text(encoding="utf-8")))
+    return None

@@ -1,0 +1,72 @@
+"""The whole path on the embedded phantom: distil, export, benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdmri_bench.run import Benchmark, bench
+from kdmri_bench.settings import BenchSettings
+from kdmri_bench.testdata import TestData
+from kdmri_edge.data.cases import make_case
+from kdmri_edge.data.parts import phantom_parts
+from kdmri_edge.distill.recipe import DistillRecipe
+from kdmri_edge.distill.run import distill
+from kdmri_edge.distill.settings import PHANTOM, Settings
+from kdmri_edge.models.spec import preset
+from kdmri_edge.physics.masks import variable_density_lines
+from kdmri_edge.runs import Run
+
+__all__ = ["MATRIX", "Quickstart", "quickstart"]
+
+MATRIX = 240
+_ACCELERATION = 4.0
+_STATEMENT = "a procedural phantom (retrospective, single-coil, zero-phase k-space)"
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """What a quickstart leaves.
+
+    Attributes:
+        run: The trained networks and their exports.
+        benchmark: Their comparison.
+    """
+
+    run: Run
+    benchmark: Benchmark
+
+
+def quickstart(out: Path, recipe: DistillRecipe, settings: BenchSettings) -> Quickstart:
+    """Distil on the phantom, export every network to every target, and compare them.
+
+    Args:
+        out: The run folder; a run of the same settings there goes on where it stopped.
+        recipe: Training settings.
+        settings: Benchmark settings.
+
+    Raises:
+        RunError: `out` holds another run.
+        KdmriError: See `distill` and `bench`.
+    """
+    mask = variable_density_lines(MATRIX, _ACCELERATION, seed=recipe.seed)
+    request = Settings(
+        data=PHANTOM,
+        contrast=None,
+        split=None,
+        matrix=MATRIX,
+        mask=mask,
+        teacher="dccnn-d5c5",
+        teacher_spec=preset("dccnn-d5c5"),
+        student="dccnn-d3c5",
+        student_spec=preset("dccnn-d3c5"),
+        baseline=True,
+        recipe=recipe,
+    )
+    run = distill(request, out)
+    volumes = phantom_parts(
+        recipe.seed, recipe.phantom_volumes, slices=recipe.phantom_slices, matrix=MATRIX
+    )["test"]
+    cases = tuple(make_case(volume, mask) for volume in volumes)
+    data = TestData(cases=cases, split=PHANTOM, statement=_STATEMENT)
+    return Quickstart(run, bench(run, data, settings, out=out / "bench"))

@@ -1,0 +1,79 @@
+"""How much the default export gains over a plain export with DFT nodes, in one run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kdmri_bench.cells import NOTHING
+from kdmri_bench.schema import Report, Row
+
+__all__ = ["PLAIN_EXPORT", "Ratio", "markdown_ratios", "ratios"]
+
+PLAIN_EXPORT = "plain export"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ratio:
+    """A pair of rows: the same network and runtime, two forms of data consistency.
+
+    Attributes:
+        row: the default export.
+        plain: the export with DFT nodes, at f32.
+        ratio: p50 of `plain` over p50 of `row`, samples pooled over the rounds.
+        round_ratios: the same within each round; their spread is the measurement's.
+    """
+
+    row: Row
+    plain: Row
+    ratio: float
+    round_ratios: tuple[float, ...]
+
+
+def ratios(report: Report) -> list[Ratio]:
+    """Pair every measured default row with the plain export on the same runtime."""
+    plain = {
+        (row.network, row.runtime): row
+        for row in report.rows
+        if row.variant == PLAIN_EXPORT and row.latency and row.precision == "f32"
+    }
+    result = []
+    for row in report.rows:
+        other = plain.get((row.network, row.runtime))
+        if row.variant == PLAIN_EXPORT or not row.latency or other is None or not other.latency:
+            continue
+        pairs = zip(other.latency["round_p50_ms"], row.latency["round_p50_ms"], strict=False)
+        result.append(
+            Ratio(
+                row=row,
+                plain=other,
+                ratio=float(other.latency["p50_ms"]) / float(row.latency["p50_ms"]),
+                round_ratios=tuple(float(a) / float(b) for a, b in pairs),
+            )
+        )
+    return result
+
+
+def markdown_ratios(report: Report) -> str:
+    """Return the ratios as a GitHub Markdown table."""
+    lines = [
+        "| network | runtime | precision | plain export p50 ms | kdmri-edge p50 ms | faster"
+        " | per round | DFT nodes in the plain export | largest difference from PyTorch |",
+        "|---|---|---|---:|---:|---:|---|---:|---:|",
+    ]
+    for pair in ratios(report):
+        row, plain = pair.row, pair.plain
+        if row.latency is None or plain.latency is None:
+            continue
+        rounds = ", ".join(f"{value:.2f}x" for value in pair.round_ratios)
+        nodes = NOTHING if plain.dft_nodes is None else str(plain.dft_nodes)
+        lines.append(
+            f"| {row.network} | {row.runtime} | {row.precision} | {plain.latency['p50_ms']:.1f}"
+            f" | {row.latency['p50_ms']:.1f} | **{pair.ratio:.1f}x** | {rounds} | {nodes}"
+            f" | {_largest(plain)} plain, {_largest(row)} default |"
+        )
+    return "\n".join(lines)
+
+
+def _largest(row: Row) -> str:
+    value = (row.difference or {}).get("max_range_normalised")
+    return NOTHING if value is None else f"{value:.1e}"

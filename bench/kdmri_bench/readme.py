@@ -1,0 +1,112 @@
+"""Figures of README.md from recorded results: `python -m kdmri_bench.readme [--check]`.
+
+A generated block lies between `<!-- begin:NAME -->` and `<!-- end:NAME -->`; NAME is `KIND:STEM`,
+where STEM is a folder of bench/results that holds report.json, and KIND one of
+
+- `table`: the benchmark's table with its notes;
+- `ratios`: how much faster the default export is than a plain export with DFT nodes;
+- `facts`: revision, machine, versions and seed of that report, in one sentence.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from kdmri_bench.ratios import markdown_ratios
+from kdmri_bench.report import read_report
+from kdmri_bench.schema import Report
+from kdmri_bench.table import markdown_table
+from kdmri_edge.errors import BenchError, KdmriError
+from kdmri_edge.files import atomic_path
+
+__all__ = ["BLOCKS", "facts", "generate", "main"]
+
+_BLOCK = re.compile(
+    r"(?P<begin><!-- begin:(?P<name>\S+) -->)(?P<body>.*?)(?P<end><!-- end:(?P=name) -->)", re.S
+)
+_OPENING = re.compile(r"<!-- (?:begin|end):(\S+) -->")
+
+
+def facts(report: Report) -> str:
+    """Say in one sentence where a report comes from."""
+    origin: dict[str, Any] = dict(report.provenance)
+    git, machine = origin["git"], origin["machine"]
+    revision = str(git["revision"] or "unknown")[:12]
+    dirty = " with uncommitted changes" if git["dirty"] else ""
+    versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
+    seed = "nothing drawn at random" if origin["seed"] is None else f"seed {origin['seed']}"
+    return (
+        f"Measured on {str(origin['time_utc'])[:10]} at revision {revision}{dirty}, kdmri-edge"
+        f" {origin['kdmri_edge']}, Python {origin['python']}, {versions}; {machine['cpu']},"
+        f" {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['os']},"
+        f" {report.settings['threads']} threads; {seed}."
+    )
+
+
+BLOCKS: Final[dict[str, Callable[[Report], str]]] = {
+    "table": markdown_table,
+    "ratios": markdown_ratios,
+    "facts": facts,
+}
+
+
+def generate(text: str, results: Path) -> str:
+    """Return `text` with every generated block made anew.
+
+    Args:
+        text: contents of the README.
+        results: the folder that holds STEM/report.json.
+
+    Raises:
+        BenchError: an unknown kind of block, a block without end, or a missing or damaged report.
+    """
+    matched = [match for block in _BLOCK.finditer(text) for match in [block["name"]] * 2]
+    loose = next((name for name in _OPENING.findall(text) if name not in matched), None)
+    if loose is not None:
+        raise BenchError(
+            f"Block {loose!r} lacks its begin or end marker.",
+            f"Write <!-- begin:{loose} --> and <!-- end:{loose} -->.",
+        )
+
+    def block(match: re.Match[str]) -> str:
+        kind, _, stem = match["name"].partition(":")
+        if kind not in BLOCKS or not stem:
+            raise BenchError(
+                f"Block {match['name']!r} is of an unknown kind.",
+                f"Kinds are {', '.join(f'{name}:STEM' for name in BLOCKS)}.",
+            )
+        body = BLOCKS[kind](read_report(results / stem / "report.json"))
+        return f"{match['begin']}\n{body}\n{match['end']}"
+
+    return _BLOCK.sub(block, text)
+
+
+@click.command()
+@click.option("--readme", default=Path("README.md"), type=click.Path(path_type=Path))
+@click.option("--results", default=Path("bench/results"), type=click.Path(path_type=Path))
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 when the file is stale.")
+def main(readme: Path, results: Path, check: bool) -> None:
+    """Make the generated blocks of README.md anew from bench/results."""
+    try:
+        if not readme.is_file():
+            raise BenchError(f"{readme} does not exist.", "Name the file with --readme.")
+        before = readme.read_text(encoding="utf-8")
+        after = generate(before, results)
+        if check and before != after:
+            raise BenchError(f"{readme} is stale.", "Run: python -m kdmri_bench.readme")
+        if before != after:
+            with atomic_path(readme) as temporary:
+                temporary.write_text(after, encoding="utf-8")
+    except KdmriError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Writing a report: report.json, report.csv and panel.png, all or none of them."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kdmri_bench.schema import Report, finite
+from kdmri_edge.errors import BenchError
+from kdmri_edge.files import atomic_path, read_json, writing
+
+__all__ = ["CSV_COLUMNS", "check_writable", "csv_rows", "read_report", "write_report"]
+
+CSV_COLUMNS = (
+    "key", "network", "role", "runtime", "runtime_version", "device", "provider", "threads",
+    "precision_asked", "precision_executed", "variant", "status", "reason", "volume", "subject",
+    "seen_in_training", "psnr_db", "ssim", "nmse", "hfn", "samples", "p50_ms", "p90_ms", "min_ms",
+    "speedup", "load_s", "peak_bytes", "above_baseline_bytes", "size_bytes", "parameters", "macs",
+)  # fmt: skip
+
+
+def check_writable(out: Path) -> None:
+    """Try to write into the output folder before anything is measured, and leave no trace of it.
+
+    Raises:
+        OutputError: that place cannot be written to.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".kdmri-edge-probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+        for folder in made:  # innermost first
+            folder.rmdir()
+
+
+def csv_rows(report: Report) -> list[dict[str, Any]]:
+    """Flatten a report: for every row one line per volume, after a line of means ("mean")."""
+    networks = {network.name: network for network in report.networks}
+    volumes = {volume.name: volume for volume in report.volumes}
+    lines: list[dict[str, Any]] = []
+    for row in report.rows:
+        session, latency, memory = row.session or {}, row.latency or {}, row.memory or {}
+        network = networks.get(row.network)
+        base = {
+            "key": row.key,
+            "network": row.network,
+            "role": row.role,
+            "runtime": row.runtime,
+            "runtime_version": session.get("version"),
+            "device": session.get("device"),
+            "provider": session.get("provider"),
+            "threads": session.get("threads"),
+            "precision_asked": row.precision,
+            "precision_executed": session.get("precision_executed"),
+            "variant": row.variant,
+            "status": str(row.status),
+            "reason": row.reason,
+            "samples": latency.get("samples"),
+            "p50_ms": latency.get("p50_ms"),
+            "p90_ms": latency.get("p90_ms"),
+            "min_ms": latency.get("min_ms"),
+            "speedup": row.speedup,
+            "load_s": max(row.load_s, default=None),
+            "peak_bytes": memory.get("peak"),
+            "above_baseline_bytes": memory.get("above_baseline"),
+            "size_bytes": row.size_bytes,
+            "parameters": network.parameters if network else None,
+            "macs": sum(network.macs.values()) if network else None,
+        }
+        means = {name: value.get("mean") for name, value in row.quality.items()}
+        lines.append({**base, "volume": "mean", **_measures(means)})
+        for values in row.volumes:
+            volume = volumes[values["name"]]
+            seen = row.network in volume.seen_in_training
+            lines.append(
+                {
+                    **base,
+                    "volume": volume.name,
+                    "subject": volume.subject,
+                    "seen_in_training": seen,
+                    **_measures(values),
+                }
+            )
+    return [{name: finite(line.get(name)) for name in CSV_COLUMNS} for line in lines]
+
+
+def _measures(values: Any) -> dict[str, Any]:
+    names = {"psnr_db": "psnr", "ssim": "ssim", "nmse": "nmse", "hfn": "hfn"}
+    return {column: values.get(name) for column, name in names.items()}
+
+
+def write_report(
+    report: Report, out: Path, draw: Callable[[Path], None] | None = None
+) -> dict[str, Path]:
+    """Write the report's files; earlier ones are replaced only when all new ones are complete.
+
+    Args:
+        report: what to write.
+        out: the folder.
+        draw: writes the panel as PNG to the path that it is given; None for no panel.
+
+    Returns:
+        {"json": ..., "csv": ..., "panel": ...} (the last one only when drawn).
+
+    Raises:
+        OutputError: the folder cannot be written to, or the disk is full.
+    """
+    names = {"csv": "report.csv", "json": "report.json"}
+    if draw is not None:
+        names = {"panel": "panel.png", **names}
+    with contextlib.ExitStack() as stack:
+        paths = {kind: stack.enter_context(atomic_path(out / name)) for kind, name in names.items()}
+        if draw is not None:
+            draw(paths["panel"])
+        with paths["csv"].open("w", encoding="utf-8", newline="") as stream:
+            table = csv.DictWriter(stream, CSV_COLUMNS, lineterminator="\n")
+            table.writeheader()
+            table.writerows(csv_rows(report))
+        text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+        paths["json"].write_text(text + "\n", encoding="utf-8")
+    return {kind: out / name for kind, name in names.items()}
+
+
+def read_report(path: Path) -> Report:
+    """Read a report.json.
+
+    Raises:
+        BenchError: missing or damaged file, or a newer schema.
+    """
+    value = read_json(path, BenchError)
+    if not isinstance(value, dict):
+        raise BenchError(f"{path} is not a report.", "Give a report.json of `kdmri-edge bench`.")
+    return Report.from_dict(value)

@@ -1,0 +1,243 @@
+"""What a benchmark report holds: report.json, version 1.
+
+`report.json` is `Report.to_dict()`; the attributes below document its keys. Units are in the names
+(`_ms`, `_bytes`, `_s`); a value that could not be found is null. Readers must refuse a
+`schema_version` above their own; keys may be added within a version.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+
+from kdmri_edge.errors import BenchError
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "ZERO_FILLED",
+    "Network",
+    "Report",
+    "Row",
+    "Status",
+    "TestVolume",
+    "finite",
+]
+
+SCHEMA_VERSION: Final = 1
+ZERO_FILLED: Final = "zero-filled"
+"""Network and role of the row that holds the input itself."""
+
+T = TypeVar("T")
+
+
+class Status(StrEnum):
+    """How a row came out.
+
+    Attributes:
+        MEASURED: everything was measured.
+        SKIPPED: this machine lacks something; `reason` says what.
+        FAILED: its process failed; `reason` says how.
+    """
+
+    MEASURED = "measured"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Network:
+    """One network, whatever runs it.
+
+    Attributes:
+        name: unique in the report; rows refer to it.
+        role: "teacher", "plain" or "student".
+        parameters: trainable parameters.
+        macs: multiply-accumulates per slice: `convolutions` and `data_consistency` (as exported by
+            default).
+        attribution: of the data that it was trained on, null where not recorded.
+    """
+
+    name: str
+    role: str
+    parameters: int
+    macs: Mapping[str, int]
+    attribution: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TestVolume:
+    """One volume that was measured on.
+
+    Attributes:
+        name: file name without suffix.
+        subject: whom it shows.
+        contrast: null where unknown.
+        sha256: of the source file.
+        slices: slices measured.
+        seen_in_training: names of the networks whose training data hold this very file; their
+            figures on it are no test result.
+    """
+
+    __test__ = False  # the name starts with Test, and pytest would try to collect it
+
+    name: str
+    subject: str
+    contrast: str | None
+    sha256: str
+    slices: int
+    seen_in_training: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One network on one backend at one precision.
+
+    Attributes:
+        key: unique identifier, such as "student/openvino-bf16".
+        network: name of a `Network`; "zero-filled" for the input itself.
+        role: of the network; "zero-filled" for the input.
+        runtime: what runs it, such as "ONNX Runtime".
+        precision: as asked for.
+        variant: "default" or "plain export" (data consistency as DFT nodes).
+        status: see `Status`.
+        reason: why it was not measured, else null.
+        quality: measure -> {mean, std} over volumes; std has n - 1 in the denominator, null for
+            one volume.
+        volumes: per volume, in the order of the report's: {name, psnr, ssim, nmse, hfn}.
+        difference: from the same network in PyTorch, on all volumes: `max_range_normalised`
+            (largest difference over the target volume's maximum), `psnr_db` and `ssim` (mean
+            changes); null for PyTorch itself.
+        latency: network only, one slice: samples, p50_ms, p90_ms, min_ms, mean_ms, round_p50_ms.
+        load_s: opening the session, import of the runtime included, per round.
+        memory: bytes: baseline, loaded, peak, above_baseline (largest of the rounds); source.
+        size_bytes: graph and weights on disk.
+        speedup: p50 of the teacher in PyTorch over p50 of this row.
+        session: the backend about itself: version, device, provider, threads, precision_executed.
+        dft_nodes: DFT nodes in the graph, null where it cannot be counted.
+    """
+
+    key: str
+    network: str
+    role: str
+    runtime: str
+    precision: str
+    variant: str = "default"
+    status: Status = Status.MEASURED
+    reason: str | None = None
+    quality: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    volumes: tuple[Mapping[str, Any], ...] = ()
+    difference: Mapping[str, float | None] | None = None
+    latency: Mapping[str, Any] | None = None
+    load_s: tuple[float, ...] = ()
+    memory: Mapping[str, Any] | None = None
+    size_bytes: int | None = None
+    speedup: float | None = None
+    session: Mapping[str, Any] | None = None
+    dft_nodes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """A whole benchmark.
+
+    Attributes:
+        schema_version: of this layout.
+        provenance: revision, time, machine, library versions, seed (null: nothing is drawn).
+        settings: see `BenchSettings`.
+        statement: what kind of data this is; belongs beside every figure.
+        volumes: what was measured on.
+        split: name of the split that chose them, null where all of the folder is test data.
+        mask: the sampling pattern with its nominal and effective acceleration.
+        matrix: side of the image matrix in pixels.
+        networks: what was measured.
+        rows: the results.
+        gap_closed: measure -> percent, (student - plain) / (teacher - plain) in PyTorch; null
+            where the plain student is not worse than the teacher.
+        panel: what the picture shows: volume, slice, residue factor; null without a picture.
+        load_average: of the machine in the minute before the benchmark; null where unknown.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    provenance: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    statement: str
+    volumes: tuple[TestVolume, ...]
+    split: str | None
+    mask: Mapping[str, Any]
+    matrix: int
+    networks: tuple[Network, ...]
+    rows: tuple[Row, ...]
+    gap_closed: Mapping[str, float | None]
+    panel: Mapping[str, Any] | None = None
+    load_average: float | None = None
+
+    def row(self, key: str) -> Row | None:
+        """Return the row of that key, None where there is none."""
+        return next((row for row in self.rows if row.key == key), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values; infinities and NaN become null."""
+        value: dict[str, Any] = finite(asdict(self))
+        return {"schema_version": value.pop("schema_version"), **value}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Report:
+        """Rebuild a report.
+
+        Raises:
+            BenchError: a newer schema, or keys are missing.
+        """
+        version = value.get("schema_version")
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise BenchError(
+                f"The report has schema version {version!r}; this version reads up to"
+                f" {SCHEMA_VERSION}.",
+                "Update kdmri-edge.",
+            )
+        try:
+            rows = [
+                {
+                    **row,
+                    "status": Status(row["status"]),
+                    "volumes": tuple(row["volumes"]),
+                    "load_s": tuple(row["load_s"]),
+                }
+                for row in value["rows"]
+            ]
+            volumes = [
+                {**volume, "seen_in_training": tuple(volume["seen_in_training"])}
+                for volume in value["volumes"]
+            ]
+            return _from(
+                cls,
+                {
+                    **value,
+                    "volumes": tuple(_from(TestVolume, volume) for volume in volumes),
+                    "networks": tuple(_from(Network, network) for network in value["networks"]),
+                    "rows": tuple(_from(Row, row) for row in rows),
+                },
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BenchError(f"The report is damaged ({error!r}).", "Measure again.") from error
+
+
+def _from(cls: type[T], value: Mapping[str, Any]) -> T:
+    """Build a dataclass, passing over keys that a later minor version may have added."""
+    known = {item.name for item in fields(cls)}  # type: ignore[arg-type]
+    return cls(**{key: item for key, item in value.items() if key in known})
+
+
+def finite(value: Any) -> Any:
+    """Replace what JSON cannot hold (NaN, infinity) by None, enums by text, tuples by lists."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, StrEnum):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value

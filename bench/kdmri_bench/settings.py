@@ -1,0 +1,86 @@
+"""How a benchmark is run: typed, checked, and recorded with the results."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from kdmri_edge.errors import BenchError
+
+__all__ = ["BenchSettings", "Precision", "available_threads"]
+
+
+class Precision(StrEnum):
+    """Precision that a runtime is asked to compute in; what it executed is read back."""
+
+    F32 = "f32"
+    BF16 = "bf16"
+
+
+def available_threads() -> int:
+    """Number of CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchSettings:
+    """Settings of a benchmark.
+
+    Attributes:
+        threads: threads of every backend; None takes every CPU that the process may use.
+        precisions: which precisions to measure, where a backend has a choice.
+        samples: timed queries per row, over all rounds.
+        warmup: untimed queries before the first sample of each round.
+        rounds: how often the sequence of rows is gone through (A B C A B C), so that a drift of
+            the machine touches all rows alike.
+        plain_export: also measure exports that keep DFT nodes, as a plain export would.
+        limit_slices: central slices kept of each volume; None keeps all.
+        timeout_s: after so many seconds a row's process is ended and its row says so.
+
+    Raises:
+        BenchError: a value is out of range.
+    """
+
+    threads: int | None = None
+    precisions: tuple[Precision, ...] = (Precision.F32, Precision.BF16)
+    samples: int = 100
+    warmup: int = 10
+    rounds: int = 2
+    plain_export: bool = False
+    limit_slices: int | None = None
+    timeout_s: float = 1800.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        lowest = {
+            "threads": (self.threads, 1),
+            "samples": (self.samples, 1),
+            "warmup": (self.warmup, 0),
+            "rounds": (self.rounds, 1),
+            "limit-slices": (self.limit_slices, 1),
+        }
+        for name, (value, low) in lowest.items():
+            if value is not None and value < low:
+                raise BenchError(f"--{name} {value} is too small.", f"Give {low} or more.")
+        if not self.timeout_s > 0:
+            raise BenchError(f"A timeout of {self.timeout_s:g} s is too short.", "Give more.")
+        if not self.precisions:
+            raise BenchError("No precision is to be measured.", "Give --precision f32 or bf16.")
+
+    @property
+    def samples_per_round(self) -> list[int]:
+        """The samples spread over the rounds as evenly as they go; no round is empty."""
+        rounds = min(self.rounds, self.samples)
+        each, rest = divmod(self.samples, rounds)
+        return [each + (index < rest) for index in range(rounds)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values, the number of threads resolved."""
+        value = asdict(self)
+        value["threads"] = self.threads or available_threads()
+        value["precisions"] = [str(precision) for precision in self.precisions]
+        return value

@@ -1,0 +1,116 @@
+"""The benchmark as a table in the terminal and in Markdown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kdmri_bench.cells import HEADERS, NOTHING, cells, footnotes, header_line, seen_lines
+from kdmri_bench.schema import ZERO_FILLED, Report, Status
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["markdown_table", "print_table"]
+
+# Left out where the terminal is narrow; report.csv always has everything.
+SECONDARY = ("NMSE", "HFN", "p90 ms", "size KiB")
+FULL_WIDTH = 132
+
+
+def print_table(report: Report, console: Console) -> None:
+    """Print the table, what was not measured and why, and how to read the figures."""
+    for line in seen_lines(report):
+        _line(console, f"Warning: {line}", "bold red")
+    _line(console, header_line(report))
+    wide = console.width >= FULL_WIDTH
+    table, reasons = _table(report, wide=wide)
+    console.print(table)
+    for line in reasons + footnotes(report):
+        _line(console, line, "dim")
+    if not wide:
+        _line(console, f"Left out here, in report.csv: {', '.join(SECONDARY)}.", "dim")
+
+
+def _line(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False, highlight=False)
+
+
+def _table(report: Report, *, wide: bool) -> tuple[Table, list[str]]:
+    """Return the table, one section per network, and the reasons of rows without figures."""
+    from rich import box
+    from rich.table import Table
+
+    shown = [i for i, name in enumerate(HEADERS) if i and (wide or name not in SECONDARY)]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
+    for index in shown:
+        name = HEADERS[index].replace(" (", "\n(")
+        left = index <= 2
+        table.add_column(
+            name,
+            justify="left" if left else "right",
+            no_wrap=index > 1,
+            overflow="fold",
+            min_width=28 if index == 1 and wide else None,
+        )
+    reasons: list[str] = []
+    network = None
+    for row in report.rows:
+        values = list(cells(row))
+        if row.network != network and network is not None:
+            table.add_section()
+        if row.role == ZERO_FILLED:  # nothing runs it
+            values[1] = row.network
+        else:
+            values[1] = f"  {values[1]}"
+            if row.network != network:
+                table.add_row(row.network, style="bold")
+        network = row.network
+        missing = row.status is not Status.MEASURED
+        if missing:
+            reasons.append(f"[{len(reasons) + 1}] {row.key}, {row.status}: {row.reason}")
+            values[HEADERS.index("PSNR dB")] = f"[{len(reasons)}]"
+        table.add_row(*(_plain(values[i]) for i in shown), style="dim" if missing else None)
+    return table, reasons
+
+
+def _plain(text: str) -> str:
+    """Keep rich from reading "[1]" as markup."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def markdown_table(report: Report) -> str:
+    """Return the table as GitHub Markdown, with its notes below."""
+    lines = [
+        "| " + " | ".join(HEADERS) + " |",
+        "|" + "|".join("---" if index < 3 else "---:" for index in range(len(HEADERS))) + "|",
+    ]
+    reasons: list[str] = []
+    for row in report.rows:
+        values = list(cells(row))
+        if row.status is not Status.MEASURED:
+            reasons.append(f"({len(reasons) + 1}) {row.key}, {row.status}: {row.reason}")
+            values[HEADERS.index("PSNR dB")] = f"({len(reasons)})"
+        if row.role == "student":
+            values[0] = f"**{values[0]}**"
+        lines.append("| " + " | ".join(value or NOTHING for value in values) + " |")
+    notes = [
+        header_line(report),
+        *(f"**{line}**" for line in seen_lines(report)),
+        *reasons,
+        *footnotes(report),
+    ]
+    return "\n".join(lines) + "\n\n" + "\n".join(f"{note}  " for note in notes).rstrip()
+
+
+def console_width() -> int | None:
+    """Width for standard output: the terminal's, and room for the whole table in files and pipes.
+
+    Returns:
+        Columns, or None to let rich ask the terminal.
+    """
+    import sys
+
+    return None if sys.stdout.isatty() else FULL_WIDTH

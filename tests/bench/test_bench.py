@@ -1,0 +1,316 @@
+"""The whole benchmark on tiny networks, with real backends in real processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from kdmri_bench import rows
+from kdmri_bench.command import bench as command
+from kdmri_bench.measure import measure
+from kdmri_bench.plan import Plan
+from kdmri_bench.report import read_report
+from kdmri_bench.run import Benchmark, bench
+from kdmri_bench.schema import Row, Status
+from kdmri_bench.settings import BenchSettings, Precision
+from kdmri_bench.sources import Source, from_checkpoint, gather
+from kdmri_edge.data.cases import Case, make_case
+from kdmri_edge.data.phantom import phantom_volume
+from kdmri_edge.errors import BenchError, DataError, KdmriError, MaskError, OutputError, RunError
+from kdmri_edge.files import sha256_file
+from kdmri_edge.metrics import volume_metrics
+from kdmri_edge.physics.masks import Mask, variable_density_lines
+from kdmri_edge.runs import Run
+
+MakeRun = Callable[..., Run]
+QUICK = BenchSettings(threads=1, samples=3, warmup=1, rounds=1, precisions=(Precision.F32,))
+
+
+@pytest.fixture(scope="module")
+def run(
+    tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun, mask: Mask, cases: list[Case]
+) -> Run:
+    folder = tmp_path_factory.mktemp("run")
+    return make_run(folder, mask, ("teacher", "student"), seen=cases[1].sha256)
+
+
+@pytest.fixture(scope="module")
+def done(run: Run, cases: list[Case], tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
+    settings = replace(QUICK, plain_export=True)
+    return bench(run, cases, settings, out=tmp_path_factory.mktemp("out"))
+
+
+def test_every_network_runs_on_every_backend(done: Benchmark) -> None:
+    failed = {row.key: row.reason for row in done.report.rows if row.status is not Status.MEASURED}
+    assert not failed
+    runtimes = {row.runtime for row in done.report.rows if row.role == "student"}
+    assert runtimes == {"PyTorch", "TorchScript", "ONNX Runtime", "OpenVINO"}
+    for row in done.report.rows[1:]:
+        assert row.latency is not None
+        assert row.latency["samples"] == 3
+        assert row.session is not None
+        assert row.session["precision_executed"].startswith("f32")
+        assert row.size_bytes is not None
+        assert row.size_bytes > 1000
+
+
+def test_quality_is_that_of_the_networks_output(
+    done: Benchmark, run: Run, cases: list[Case]
+) -> None:
+    import torch
+
+    from kdmri_edge.checkpoint import load_reconstructor
+
+    network = load_reconstructor(run.weights("student"))
+    case = cases[0]
+    scale = case.scale[:, None, None]
+    with torch.no_grad():
+        output = network(torch.from_numpy(case.zero_filled / scale)[:, None])[:, 0].numpy() * scale
+    expected = volume_metrics(case.target, output)
+    for row in done.report.rows:
+        if row.role == "student":
+            found = {name: row.volumes[0][name] for name in expected}
+            assert found == pytest.approx(expected, rel=1e-3), row.key
+
+
+def test_backends_agree_with_pytorch(done: Benchmark) -> None:
+    compared = [row for row in done.report.rows[1:] if row.runtime != "PyTorch"]
+    for row in compared:
+        assert row.difference is not None
+        assert 0 <= row.difference["max_range_normalised"] < 1e-4, row.key  # type: ignore[operator]
+
+
+def test_memory_is_plausible(done: Benchmark) -> None:
+    rows = {(r.role, r.runtime): r.memory for r in done.report.rows if r.memory}
+    for memory in rows.values():
+        assert memory["baseline"] < memory["peak"]
+        assert memory["peak"] - memory["baseline"] == memory["above_baseline"]
+        assert 10 << 20 < memory["baseline"] < 200 << 20  # numpy and the light core, no runtime
+        assert memory["peak"] < 4 << 30
+    torch, ort = rows["student", "PyTorch"], rows["student", "ONNX Runtime"]
+    assert torch["above_baseline"] > ort["above_baseline"]  # ONNX Runtime needs no PyTorch
+
+
+def test_the_plain_export_has_dft_nodes_and_the_default_none(done: Benchmark) -> None:
+    counts = {
+        (row.runtime, row.variant): row.dft_nodes
+        for row in done.report.rows
+        if row.role == "student" and row.runtime in ("ONNX Runtime", "OpenVINO")
+    }
+    assert counts["ONNX Runtime", "default"] == counts["OpenVINO", "default"] == 0
+    assert (counts["ONNX Runtime", "plain export"] or 0) >= 2
+    assert (counts["OpenVINO", "plain export"] or 0) >= 2
+
+
+def test_a_volume_seen_in_training_is_flagged(done: Benchmark) -> None:
+    first, second = done.report.volumes
+    assert first.seen_in_training == ()
+    assert second.seen_in_training == ("teacher", "distilled student")
+
+
+def test_files_are_written_and_complete(done: Benchmark) -> None:
+    assert read_report(done.files["json"]).to_dict() == done.report.to_dict()
+    assert done.files["csv"].read_text().count("\n") == 1 + 3 * len(done.report.rows)
+    assert done.files["panel"].stat().st_size > 10_000
+    assert done.report.panel is not None
+    assert done.report.panel["shown"] == ["zero-filled", "target", "teacher", "ours (distilled)"]
+
+
+def test_exports_are_kept_and_made_again_only_when_stale(
+    done: Benchmark, run: Run, cases: list[Case], mask: Mask, tmp_path: Path
+) -> None:
+    copy = Run(shutil.copytree(run.path, tmp_path / "run"))
+    (copy.path / "teacher.safetensors").unlink()
+    graphs = sorted(copy.exports_dir.glob("student-*/*"))
+    before = {path: (path.stat().st_mtime_ns, sha256_file(path)) for path in graphs}
+    assert len(graphs) > 5
+    default = [path for path in graphs if "fft" not in path.parent.name]
+    target = next(path for path in default if path.suffix == ".onnx")
+    # One altered file makes that bundle worthless; the others are as good as before.
+    target.write_bytes(b"damaged")
+    settings = replace(QUICK, samples=1, warmup=0)
+    report = bench(copy, cases, settings).report
+    assert all(row.status is Status.MEASURED for row in report.rows)
+    after = {path: path.stat().st_mtime_ns for path in graphs}
+    changed = {path.parent.name for path in graphs if after[path] != before[path][0]}
+    assert changed == {target.parent.name}
+
+
+def test_a_broken_source_costs_only_its_row(run: Run, cases: list[Case], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(run.weights("student").read_bytes()[:-100])
+    made = [
+        Row(key=key, network=key, role="student", runtime="PyTorch", precision="f32")
+        for key in ("broken", "good")
+    ]
+    plans = [
+        Plan(row=made[0], source=broken),
+        Plan(row=made[1], source=run.weights("student")),
+    ]
+    found = measure(plans, cases, QUICK, tmp_path).rows
+    assert found[0].status is Status.FAILED
+    assert "broken.safetensors" in (found[0].reason or "")
+    assert found[1].status is Status.MEASURED
+
+
+def test_what_is_absent_or_cannot_be_exported_keeps_its_row(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "available", lambda module: module != "openvino")
+
+    def fail(source: Source, target: str, **_: object) -> Path:
+        try:
+            raise ValueError("\x1b[96mno lowering\x1b[0m for this operator\nmany more lines")
+        except ValueError as error:
+            raise RuntimeError("Failed. This is step 2/3.") from error
+
+    monkeypatch.setattr(rows, "export_for", fail)
+    source = from_checkpoint(run.weights("student"))
+    plans = rows.plan_rows([source], BenchSettings(), tmp_path)
+    found = {plan.row.key.partition("/")[2]: plan for plan in plans}
+    assert list(found) == [
+        "pytorch-f32", "torchscript-f32", "onnx-f32", "openvino-f32", "openvino-bf16",
+    ]  # fmt: skip
+    assert found["pytorch-f32"].source == run.weights("student")
+    for key in ("openvino-f32", "openvino-bf16"):
+        assert found[key].row.status is Status.SKIPPED
+        assert 'pip install "kdmri-edge[openvino]"' in (found[key].row.reason or "")
+    assert found["onnx-f32"].row.status is Status.FAILED
+    reason = "The export failed: ValueError: no lowering for this operator"
+    assert found["onnx-f32"].row.reason == reason
+    assert found["onnx-f32"].source is None
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def test_the_command_measures_a_checkpoint_on_a_folder(
+    run: Run, data_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "report"
+    result = invoke(
+        run.weights("student"), "--data", data_folder, "--out", out, "--threads", 1, "--samples", 2,
+        "--warmup", 0, "--precision", "f32", "--limit-slices", 2, "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.exception
+    value = json.loads(result.stdout)
+    assert value["schema_version"] == 1
+    assert [volume["slices"] for volume in value["volumes"]] == [2, 2]
+    assert value["split"] is None
+    assert "single-coil" in value["statement"]
+    assert value["mask"]["effective_acceleration"] < value["mask"]["nominal_acceleration"]
+    assert sorted(path.name for path in out.iterdir()) == ["panel.png", "report.csv", "report.json"]
+    assert json.loads((out / "report.json").read_text()) == value
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        (["--samples", "0"], BenchError, "--samples 0"),
+        (["--data", "nowhere"], DataError, "does not exist"),
+        (["--contrast", "T9w"], DataError, "T9w"),
+        (["--subjects", "99"], BenchError, "subject 99"),
+        (["--subjects", ","], BenchError, "names no subject"),
+    ],
+)
+def test_bad_options_are_one_sentence(
+    run: Run, data_folder: Path, tmp_path: Path,
+    options: list[str], error: type[KdmriError], words: str,
+) -> None:  # fmt: skip
+    result = invoke(run.path, "--data", data_folder, "--out", tmp_path / "out", *options)
+    assert isinstance(result.exception, error)
+    assert words in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_module_is_light() -> None:
+    code = "import sys; sys.path[:] = %r; import kdmri_bench.command; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code % sys.path], capture_output=True, text=True, check=True
+    )
+    heavy = {"numpy", "torch", "skimage", "matplotlib", "openvino", "onnxruntime", "rich"}
+    assert not heavy & set(done.stdout.split())
+
+
+def test_usage_errors_exit_with_2(run: Run, data_folder: Path) -> None:
+    assert invoke(run.path).exit_code == 2
+    assert invoke(run.path, "--data", data_folder, "--precision", "f8").exit_code == 2
+
+
+def test_an_unwritable_place_is_found_out_before_measuring(
+    run: Run, data_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    result = invoke(run.path, "--data", data_folder, "--out", tmp_path / "file")
+    assert isinstance(result.exception, OutputError)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_run_without_weights(
+    make_run: MakeRun, data_folder: Path, mask: Mask, tmp_path: Path
+) -> None:
+    empty = make_run(tmp_path / "empty", mask, ())
+    result = invoke(empty.path, "--data", data_folder, "--out", tmp_path / "out")
+    assert isinstance(result.exception, RunError)
+    assert "--resume" in str(result.exception)
+
+
+def test_nothing_to_measure(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(invoke("--data", data_folder).exception, RunError)
+    result = invoke("nowhere", "--data", data_folder)
+    assert isinstance(result.exception, BenchError)
+    result = invoke(data_folder, "--data", data_folder)
+    assert "no run, bundle" in str(result.exception)
+
+
+def test_networks_for_different_masks_are_not_compared(
+    make_run: MakeRun, run: Run, tmp_path: Path
+) -> None:
+    other = make_run(tmp_path / "other", variable_density_lines(32, 2, seed=9), ("student",))
+    with pytest.raises(BenchError, match="one mask together"):
+        gather([run.path, other.path])
+
+
+def test_networks_of_one_role_get_names_of_their_own(
+    make_run: MakeRun, run: Run, mask: Mask, tmp_path: Path
+) -> None:
+    other = make_run(tmp_path / "other", mask, ("student",))
+    names = [source.name for source in gather([run.path, other.path])]
+    assert len(set(names)) == 3
+    assert names[0] == "teacher"
+    assert "(other/student)" in names[2]
+
+
+def test_bundles_of_one_network_are_one_source(done: Benchmark, run: Run) -> None:
+    sources = gather([run.exports_dir])
+    assert [source.role for source in sources] == ["student", "teacher"]
+    assert len(sources[0].bundles) == 5
+
+
+@pytest.mark.parametrize("kind", ["none", "size", "double"])
+def test_cases_that_do_not_fit_are_refused(run: Run, cases: list[Case], kind: str) -> None:
+    small = make_case(phantom_volume(1, slices=2, matrix=24), variable_density_lines(24, 2))
+    wrong = {"none": [], "size": [small], "double": [cases[0], cases[0]]}[kind]
+    with pytest.raises((BenchError, MaskError)):
+        bench([from_checkpoint(run.weights("student"))], wrong, QUICK)
+
+
+def test_the_mean_of_several_slices_counts_the_kept_ones(run: Run, cases: list[Case]) -> None:
+    from kdmri_bench.testdata import central_slices
+
+    kept = central_slices(cases[0], 1)
+    assert np.array_equal(kept.target, cases[0].target[1:2])
+    assert central_slices(cases[0], None) is cases[0]

@@ -1,0 +1,124 @@
+"""Interleaving, isolation and book-keeping, with a stand-in for the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdmri_bench.measure import Measured, measure, network_input
+from kdmri_bench.plan import Plan
+from kdmri_bench.schema import Row, Status
+from kdmri_bench.settings import BenchSettings
+from kdmri_edge.data.cases import Case
+from kdmri_edge.metrics import volume_metrics
+
+Measure = Callable[..., tuple[Measured, list[str]]]
+STAND_IN = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from kdmri_bench.jobs import Job, JobResult
+job = Job.read(Path(sys.argv[1]))
+name = Path(job.source).name
+with open(Path(job.source).parent / "log.txt", "a") as log:
+    log.write(f"{name} {job.samples} {len(job.volumes)}\\n")
+if name == "killed":
+    os.kill(os.getpid(), signal.SIGSEGV)
+if name == "broken":
+    raise OSError("graph is unreadable")
+if name == "absent":
+    JobResult(error="This CPU has no bf16.", absent=True).write(Path(sys.argv[2]))
+    sys.exit(1)
+gain = {"good": 1.0, "other": 0.5}.get(name, 1.0)
+for source, output in job.volumes:
+    image = np.load(source) * np.float32(gain)
+    if name == "nan":
+        image[0, 0, 0] = np.nan
+    np.save(output, image)
+JobResult(
+    load_s=0.25,
+    latency_s=tuple(0.01 * (i + 1) for i in range(job.samples)),
+    memory={"baseline": 1, "loaded": 2, "peak": 3, "above_baseline": 2, "source": "none"},
+    info={"version": "1", "precision_executed": "f32"},
+).write(Path(sys.argv[2]))
+"""
+
+
+def plan(name: str, folder: Path, precision: str = "f32", network: str = "student") -> Plan:
+    row = Row(key=name, network=network, role="student", runtime="x", precision=precision)
+    return Plan(row=row, source=folder / name)
+
+
+@pytest.fixture
+def run(tmp_path: Path, cases: list[Case], monkeypatch: pytest.MonkeyPatch) -> Measure:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+
+    def measured(*plans: Plan, **settings: int) -> tuple[Measured, list[str]]:
+        workspace = tmp_path / "work"
+        workspace.mkdir()
+        chosen = BenchSettings(threads=1, warmup=0, **{"samples": 5, **settings})
+        result = measure(plans, cases, chosen, workspace, worker="stand_in")
+        return result, (tmp_path / "log.txt").read_text().splitlines()
+
+    return measured
+
+
+def test_rounds_are_interleaved_and_samples_combined(
+    run: Measure, tmp_path: Path, cases: list[Case]
+) -> None:
+    result, log = run(plan("good", tmp_path), plan("other", tmp_path))
+    assert log == ["good 3 0", "other 3 0", "good 2 2", "other 2 2"]
+    first, second = result.rows
+    assert first.latency["samples"] == 5
+    assert first.latency["round_p50_ms"] == pytest.approx([20.0, 15.0])
+    assert first.load_s == (0.25, 0.25)
+    expected = volume_metrics(cases[1].target, cases[1].zero_filled)
+    assert {k: first.volumes[1][k] for k in expected} == pytest.approx(expected)
+    mean = np.mean([volume["psnr"] for volume in first.volumes])
+    assert first.quality["psnr"]["mean"] == pytest.approx(mean)
+    assert first.difference is None
+    largest = max(np.abs(0.5 * c.zero_filled).max() / c.target.max() for c in cases)
+    assert second.difference["max_range_normalised"] == pytest.approx(largest, rel=1e-5)
+    assert second.difference["psnr_db"] < 0
+    assert np.array_equal(result.outputs["student"][0], cases[0].zero_filled)
+
+
+def test_rows_that_fail_cost_only_themselves(run: Measure, tmp_path: Path) -> None:
+    names = ["killed", "good", "broken", "absent", "nan", "other"]
+    result, log = run(*(plan(name, tmp_path) for name in names))
+    status = {row.key: (row.status, row.reason) for row in result.rows}
+    assert status["good"] == status["other"] == (Status.MEASURED, None)
+    assert status["killed"][0] is Status.FAILED
+    assert "SIGSEGV" in status["killed"][1]
+    assert status["broken"] == (Status.FAILED, "OSError: graph is unreadable")
+    assert status["absent"] == (Status.SKIPPED, "This CPU has no bf16.")
+    assert status["nan"][0] is Status.FAILED
+    assert "NaN" in status["nan"][1]
+    assert sum(line.startswith("killed") for line in log) == 1  # no second round
+
+
+def test_another_precision_than_asked_is_not_passed_off(run: Measure, tmp_path: Path) -> None:
+    result, _ = run(plan("good", tmp_path, precision="bf16"))
+    (row,) = result.rows
+    assert row.status is Status.SKIPPED
+    assert "executed f32" in row.reason
+    assert row.latency is None
+
+
+def test_a_row_without_source_keeps_its_reason(run: Measure, tmp_path: Path) -> None:
+    row = Row(key="k", network="n", role="student", runtime="x", precision="f32",
+              status=Status.SKIPPED, reason="not installed")  # fmt: skip
+    result, log = run(Plan(row=row, source=None), plan("good", tmp_path), samples=1)
+    assert result.rows[0] == row
+    assert len(log) == 1
+
+
+def test_network_input_is_normalised(cases: list[Case]) -> None:
+    found = network_input(cases[0], 1)
+    assert found.shape == (1, 1, 32, 32)
+    assert found.dtype == np.float32
+    assert np.abs(found).max() == pytest.approx(1.0)

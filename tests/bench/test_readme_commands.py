@@ -1,0 +1,71 @@
+"""The README's commands: the quickstart runs as written, the others name options that exist."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from kdmri_edge.cli import COMMANDS, main
+from kdmri_edge.targets import TARGETS
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```\n(.*?)^```$", README, re.M | re.S)
+LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
+OURS = [part.strip() for line in LINES for part in line.split("&&") if "kdmri-edge " in part]
+OURS = [command for command in OURS if command.startswith("kdmri-edge ")]
+# Steps and phantoms of a quickstart that only shows that it works.
+SMALL = ("teacher_steps=3", "attention_steps=1", "imitation_steps=2", "phantom_volumes=3",
+         "phantom_slices=2")  # fmt: skip
+
+
+def test_the_readme_has_its_two_commands() -> None:
+    setups = [line for line in LINES if line.startswith("python -m pip install")]
+    assert setups == [
+        'python -m pip install -e ".[all]" && kdmri-edge quickstart',
+        'python -m pip install -e ".[dev]" && python -m pytest',
+    ]
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert '-e ".[dev]"' in ci
+    assert re.search(r"^python -m pytest$", ci, re.M)
+
+
+@pytest.mark.parametrize("line", OURS)
+def test_commands_name_options_that_exist(line: str) -> None:
+    name, *arguments = shlex.split(line)[1:]
+    assert name in COMMANDS
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    with click.Context(command, info_name=name) as context:
+        command.parse_args(context, arguments)
+
+
+def test_quickstart_ends_with_every_network_on_every_runtime(tmp_path: Path) -> None:
+    assert "kdmri-edge quickstart" in OURS
+    sets = [word for value in SMALL for word in ("--set", value)]
+    command = [sys.executable, "-m", "kdmri_edge", "quickstart", "--json", *sets]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    measured = {(r["role"], r["runtime"]) for r in report["rows"] if r["status"] == "measured"}
+    runtimes = {"PyTorch"} | {target.title for target in TARGETS.values()}
+    assert {
+        (role, runtime) for role in ("teacher", "plain", "student") for runtime in runtimes
+    } <= (measured)
+    run = tmp_path / "quickstart"
+    assert (run / "bench" / "panel.png").stat().st_size > 10_000
+    assert {path.name for path in (run / "exports").iterdir()} == {
+        f"{role}-{target}" for role in ("teacher", "plain", "student") for target in TARGETS
+    }
+    assert "kdmri-edge distill --data DIR" in done.stderr
+    assert "Traceback" not in done.stderr
+    leaked = [p for p in run.rglob("*.json") if os.fspath(tmp_path) in p.read_text()]
+    assert not leaked, "paths of a machine in what may be published"

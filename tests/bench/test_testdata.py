@@ -1,0 +1,106 @@
+"""Which volumes of a folder count as test data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kdmri_bench.testdata import RETROSPECTIVE, choose_files, load_cases, run_split
+from kdmri_edge.data.splits import Split
+from kdmri_edge.errors import BenchError, DataError, KdmriError
+from kdmri_edge.physics.masks import variable_density_lines
+
+MakeFolder = Callable[..., Path]
+OWN = Split(name="mine", train=("a",), validation=("b",), test=("c", "d"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> MakeFolder:
+    """Make a folder with one tiny volume per named file."""
+
+    def make(*stems: str) -> Path:
+        for index, stem in enumerate(stems):
+            rng = np.random.default_rng(index)
+            np.save(tmp_path / f"{stem}.npy", rng.uniform(0, 9, (2, 24, 24)).astype(np.float32))
+        return tmp_path
+
+    return make
+
+
+def subjects(folder: Path, **options: Any) -> tuple[list[str], str | None]:
+    files, split = choose_files(folder, **options)
+    return [file.subject for file in files], split
+
+
+def test_a_known_split_gives_its_test_subjects(folder: MakeFolder) -> None:
+    data = folder("sub-01_T1w", "sub-04_T1w", "sub-19_T1w", "sub-20_T1w")
+    assert subjects(data) == (["04", "19"], "brain")
+
+
+def test_a_folder_that_follows_no_split_is_all_test_data(folder: MakeFolder) -> None:
+    data = folder("sub-04_T1w", "sub-77_T1w")
+    assert subjects(data) == (["04", "77"], None)
+    assert subjects(data, own=OWN) == (["04", "77"], None)
+
+
+def test_the_split_of_the_run_comes_first(folder: MakeFolder) -> None:
+    data = folder("sub-a_T1w", "sub-b_T1w", "sub-c_T1w")
+    assert subjects(data, own=OWN) == (["c"], "mine")
+    known = Split(name="folds", train=("04",), test=("01",))
+    assert subjects(folder("sub-01_T1w"), own=known)[1] is None  # a, b and c are strangers to it
+
+
+def test_run_split_reads_what_a_run_recorded() -> None:
+    data = {
+        "split": "brain",
+        "train": [{"subject": "01", "name": "x"}, {"subject": "01", "name": "y"}],
+        "validation": [],
+        "test": [{"subject": "04", "name": "z"}],
+    }
+    split = run_split({"data": data})
+    assert split == Split(name="brain", train=("01",), test=("04",))
+    assert run_split({}) is None
+
+
+def test_named_subjects_overrule_the_split(folder: MakeFolder) -> None:
+    data = folder("sub-01_T1w", "sub-04_T1w")
+    assert subjects(data, subjects=["sub-01"]) == (["01"], None)
+    with pytest.raises(BenchError, match="no volume of subject 99"):
+        choose_files(data, subjects=["99"])
+
+
+def test_contrast_filters(folder: MakeFolder) -> None:
+    data = folder("sub-04_T1w", "sub-04_FLAIR")
+    files, _ = choose_files(data, contrast="flair")
+    assert [file.contrast for file in files] == ["FLAIR"]
+    with pytest.raises(DataError, match="contrast"):
+        choose_files(data, contrast="T9w")
+
+
+def test_no_test_subject_is_said_with_a_remedy(folder: MakeFolder) -> None:
+    with pytest.raises(BenchError, match=r"no test subject.*--subjects"):
+        choose_files(folder("sub-01_T1w", "sub-03_T1w"))
+
+
+def test_missing_and_empty_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        choose_files(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="no volume"):
+        choose_files(tmp_path)
+
+
+def test_cases_are_at_the_matrix_of_the_mask(folder: MakeFolder) -> None:
+    files, _ = choose_files(folder("sub-x_T1w"))
+    mask = variable_density_lines(16, 2, centre_lines=4)
+    data = load_cases(files, mask=mask, matrix=16, channels=1, split="s")
+    assert data.cases[0].target.shape == (2, 16, 16)
+    assert data.statement == RETROSPECTIVE
+    assert data.split == "s"
+    with pytest.raises(KdmriError, match="made for"):
+        load_cases(files, mask=mask, matrix=20, channels=1)
+    with pytest.raises(DataError, match="never"):
+        load_cases(files, mask=variable_density_lines(32, 2), matrix=32, channels=1)
