@@ -6,6 +6,8 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `table`: the benchmark's table with its notes;
 - `ratios`: how much faster the default export is than a plain export with DFT nodes;
 - `facts`: revision, machine, versions and seed of that report, in one sentence.
+
+The block `targets` needs no report: it is the table of export targets.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from kdmri_bench.schema import Report
 from kdmri_bench.table import markdown_table
 from kdmri_edge.errors import BenchError, KdmriError
 from kdmri_edge.files import atomic_path
+from kdmri_edge.targets import TARGETS
 
-__all__ = ["BLOCKS", "facts", "generate", "main"]
+__all__ = ["BLOCKS", "facts", "generate", "main", "targets"]
 
 _BLOCK = re.compile(
     r"(?P<begin><!-- begin:(?P<name>\S+) -->)(?P<body>.*?)(?P<end><!-- end:(?P=name) -->)", re.S
@@ -56,6 +59,33 @@ BLOCKS: Final[dict[str, Callable[[Report], str]]] = {
 }
 
 
+def targets() -> str:
+    """Return the table of export targets as GitHub Markdown."""
+    lines = [
+        "| `--target` | runs in | devices | precisions | extra |",
+        "|---|---|---|---|---|",
+    ]
+    for target in TARGETS.values():
+        devices, precisions = ", ".join(target.devices), ", ".join(target.precisions)
+        lines.append(
+            f"| `{target.name}` | {target.title} | {devices} | {precisions} | `{target.extra}` |"
+        )
+    return "\n".join(lines)
+
+
+def _body(name: str, results: Path) -> str:
+    """Make the contents of one block."""
+    if name == "targets":
+        return targets()
+    kind, _, stem = name.partition(":")
+    if kind not in BLOCKS or not stem:
+        raise BenchError(
+            f"Block {name!r} is of an unknown kind.",
+            f"Kinds are targets, {', '.join(f'{kind}:STEM' for kind in BLOCKS)}.",
+        )
+    return BLOCKS[kind](read_report(results / stem / "report.json"))
+
+
 def generate(text: str, results: Path) -> str:
     """Return `text` with every generated block made anew.
 
@@ -75,13 +105,7 @@ def generate(text: str, results: Path) -> str:
         )
 
     def block(match: re.Match[str]) -> str:
-        kind, _, stem = match["name"].partition(":")
-        if kind not in BLOCKS or not stem:
-            raise BenchError(
-                f"Block {match['name']!r} is of an unknown kind.",
-                f"Kinds are {', '.join(f'{name}:STEM' for name in BLOCKS)}.",
-            )
-        body = BLOCKS[kind](read_report(results / stem / "report.json"))
+        body = _body(match["name"], results)
         return f"{match['begin']}\n{body}\n{match['end']}"
 
     return _BLOCK.sub(block, text)

@@ -70,6 +70,10 @@ class DistillRecipe:
         attention_steps: Steps of attention transfer.
         imitation_steps: Steps of reconstruction and imitation.
         batch: Strips per step, over all processes.
+        shards: Equal parts of the batch whose gradients are computed one after the other and
+            averaged. The result does not depend on how many processes share them, to the last bit
+            where their number is a power of two; it also bounds memory. With 1, as many as there
+            are processes.
         strip: Readout columns of a strip; data consistency on it is exact.
         whole_slices: Last fraction of each stage that sees whole slices instead of strips (as many
             pixels per step), since the convolutions see a false edge at a strip's border.
@@ -95,6 +99,7 @@ class DistillRecipe:
     attention_steps: int = _range(1000, 0)
     imitation_steps: int = _range(3000, 1)
     batch: int = _range(8, 1)
+    shards: int = _range(1, 1)
     strip: int = _range(60, 8)
     whole_slices: float = _range(0.25, 0.0, 1.0)
     learning_rate: float = _range(2e-3, 1e-8, 1.0)

@@ -77,17 +77,24 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
 
 
 def _check_shares(settings: Settings, processes: int) -> None:
-    """Refuse batches that the processes cannot share evenly: they would train something else."""
+    """Refuse batches that cannot be shared evenly: they would train something else."""
     recipe, lines = settings.recipe, settings.mask.is_lines
+    shards = max(recipe.shards, processes)
+    if shards % processes:
+        raise RecipeError(
+            f"{recipe.shards} shards cannot be shared evenly by {processes} processes.",
+            f"Use --set shards={recipe.shards * processes}, or fewer processes.",
+        )
     kinds = {"strips": False} if lines else {}
     if recipe.whole_slices > 0 or not lines:
         kinds["whole slices"] = True
     for kind, whole in kinds.items():
         batch = batch_size(recipe, settings.matrix, whole=whole)
-        if batch % processes:
+        if batch % shards:
             raise RecipeError(
-                f"A step on {batch} {kind} cannot be shared evenly by {processes} processes.",
-                f"Use --set batch={recipe.batch * processes}, or fewer processes.",
+                f"A step on {batch} {kind} cannot be shared evenly by {processes} processes"
+                f" in {shards} shard(s).",
+                f"Use --set batch={recipe.batch * shards}, or fewer processes.",
             )
 
 

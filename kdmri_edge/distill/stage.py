@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -141,26 +142,32 @@ def _step(
     step: int,
 ) -> float:
     fabric, recipe = around.fabric, around.recipe
-    x_u, target = draw(
-        around.slices,
-        recipe,
-        stage=stage.number,
-        step=step,
-        whole=not around.lines or step >= round(stage.steps * (1 - recipe.whole_slices)),
-        flip=around.lines and recipe.flip,
-        rank=fabric.global_rank,
-        world=fabric.world_size,
-    )
-    x_u, target = fabric.to_device(x_u), fabric.to_device(target)
     for group in optimiser.param_groups:
         group["lr"] = rate(recipe, step, stage.steps)
-    features = wrapped(x_u, around.operator)
-    loss = stage.criterion(features, x_u, target)
-    fabric.backward(loss)
+    # This process's shards of the batch; their gradients are averaged here, the processes' by DDP.
+    own = max(1, recipe.shards // fabric.world_size)
+    total = torch.zeros((), device=fabric.device)
+    for shard in range(own):
+        x_u, target = draw(
+            around.slices,
+            recipe,
+            stage=stage.number,
+            step=step,
+            whole=not around.lines or step >= round(stage.steps * (1 - recipe.whole_slices)),
+            flip=around.lines and recipe.flip,
+            rank=fabric.global_rank * own + shard,
+            world=fabric.world_size * own,
+        )
+        x_u, target = fabric.to_device(x_u), fabric.to_device(target)
+        waits = fabric.world_size > 1 and shard + 1 < own
+        with fabric.no_backward_sync(cast(Any, wrapped)) if waits else nullcontext():
+            loss = stage.criterion(wrapped(x_u, around.operator), x_u, target) / own
+            fabric.backward(loss)
+        total += loss.detach()
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
     # Over all processes, so that they go on or stop together.
-    value = float(cast(Tensor, fabric.all_reduce(loss.detach(), reduce_op="mean")))
+    value = float(cast(Tensor, fabric.all_reduce(total, reduce_op="mean")))
     if not (math.isfinite(value) and math.isfinite(float(norm))):
         raise KdmriError(
             f"The loss of stage {stage.name!r} became {value:g} (gradient {float(norm):g}) at step"

@@ -1,0 +1,149 @@
+"""`kdmri-edge export`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kdmri_edge.errors import RunError
+from kdmri_edge.targets import TARGETS
+
+if TYPE_CHECKING:
+    from kdmri_edge.bundle import Bundle
+
+__all__ = ["export"]
+
+
+def _checkpoints(source: Path | None, model: str) -> list[tuple[Path, Path]]:
+    """Return (checkpoint, folder for its bundles) of what the user named."""
+    from kdmri_edge.console import say
+    from kdmri_edge.runs import newest_run, open_run
+
+    if source is not None and source.suffix == ".safetensors":
+        return [(source, source.parent / "exports")]
+    if source is None:
+        run = newest_run()
+        say(f"Taking the newest run: {run.path}")
+    else:
+        run = open_run(source)
+    roles = run.roles() if model == "all" else [model]
+    if not roles:
+        raise RunError(
+            f"Run {run.path} has no finished network yet.",
+            f"Finish it with: kdmri-edge distill --resume --out {run.path}",
+        )
+    return [(run.weights(role), run.exports_dir) for role in roles]
+
+
+@click.command()
+@click.argument("source", required=False, type=click.Path(path_type=Path), metavar="[RUN|WEIGHTS]")
+@click.option(
+    "--target",
+    "targets",
+    type=click.Choice(list(TARGETS)),
+    multiple=True,
+    required=True,
+    help="Where the network is to run; may be repeated.",
+)
+@click.option(
+    "--model",
+    type=click.Choice(["student", "teacher", "plain", "all"]),
+    default="student",
+    show_default=True,
+    help="Which network of the run.",
+)
+@click.option(
+    "--dc",
+    type=click.Choice(["auto", "projection", "dft", "fft"]),
+    default="auto",
+    show_default=True,
+    help="Form of data consistency. auto: projection for line masks (one matrix product,"
+    " no FFT), else DFT as matrix products. fft: DFT nodes, several times slower.",
+)
+@click.option(
+    "--batch",
+    type=click.Choice(["1", "dynamic"]),
+    default="1",
+    show_default=True,
+    help="Slices per call.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the bundle (one network, one target) [RUN/exports/...].",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def export(
+    source: Path | None,
+    targets: tuple[str, ...],
+    model: str,
+    dc: str,
+    batch: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    r"""Write a network for another runtime, checked against PyTorch.
+
+    Without a run the newest one under runs/ is taken. Each bundle is a folder with the graph, a
+    golden input and output, and a manifest that holds mask, scaling, hashes, parity and origin.
+    A graph that does not reproduce PyTorch is not written.
+
+    \b
+    Examples:
+      kdmri-edge export --target onnx
+      kdmri-edge export runs/brain --target onnx --target openvino --model all
+      kdmri-edge export runs/brain/student.safetensors --target torchscript --out bundle
+    """
+    from kdmri_edge.extras import require
+
+    require("torch", extra="train")
+    from kdmri_export.export import bundle_name, export_model
+
+    work = _checkpoints(source, model)
+    if out is not None and len(work) * len(targets) != 1:
+        raise click.UsageError("--out takes one network and one target.")
+    made = []
+    for checkpoint, folder in work:
+        for target in targets:
+            place = out or folder / bundle_name(checkpoint.stem, target, dc, batch)
+            made.append(export_model(checkpoint, target=target, out=place, dc=dc, batch=batch))
+    if as_json:
+        click.echo(json.dumps([_record(bundle) for bundle in made], indent=2))
+    else:
+        _show(made)
+
+
+def _size(bundle: Bundle) -> int:
+    return sum(f.stat().st_size for f in bundle.path.glob("model.*"))
+
+
+def _record(bundle: Bundle) -> dict[str, Any]:
+    keys = ("target", "role", "dc", "batch", "parity")
+    return {
+        "bundle": str(bundle.path),
+        "bytes": _size(bundle),
+        **{key: bundle.manifest[key] for key in keys},
+    }
+
+
+def _show(bundles: list[Bundle]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None)
+    # a path that is cut short cannot be copied
+    table.add_column("bundle", overflow="fold")
+    for title in ("DC", "size", "max error", "NRMSE", "ΔPSNR", "ΔSSIM"):
+        table.add_column(title)
+    for bundle in bundles:
+        parity = bundle.manifest["parity"]
+        figures, limits = parity["figures"], parity["tolerance"]
+        shown = [f"{figures[k]:.1e} (limit {limits[k]:.0e})" for k in ("max_error", "nrmse")]
+        shown += [f"{figures['psnr_db']:.1e} dB", f"{figures['ssim']:.1e}"]
+        table.add_row(
+            str(bundle.path), bundle.manifest["dc"], f"{_size(bundle) / 1e3:.0f} kB", *shown
+        )
+    Console().print(table)

@@ -1,0 +1,115 @@
+"""`kdmri-edge doctor`: what this machine can export and run, and what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+from typing import Any
+
+import click
+
+from kdmri_edge.extras import available
+from kdmri_edge.targets import TARGETS, Target
+
+__all__ = ["doctor", "examine"]
+
+
+def _version(library: str) -> str | None:
+    if not available(library):
+        return None
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _cpu_precisions(target: Target) -> list[str]:
+    """Ask the target's session which precisions this CPU has; none without its library."""
+    if not available(target.module_probe):
+        return []
+    module, _, name = target.backend.partition(":")
+    return list(getattr(importlib.import_module(module), name).precisions_here())
+
+
+def _row(target: Target) -> dict[str, Any]:
+    extras = dict.fromkeys(target.exports_with, "onnx")
+    needed = {"torch": "train", **extras, target.module_probe: target.extra}
+    missing = sorted({extra for library, extra in needed.items() if not available(library)})
+    return {
+        "target": target.name,
+        "runtime": target.title,
+        "version": _version(target.module_probe),
+        "can_export": not missing,
+        "can_run": available(target.module_probe),
+        "devices": list(target.devices),
+        "precisions": _cpu_precisions(target),
+        "remedy": f'pip install "kdmri-edge[{",".join(missing)}]"' if missing else None,
+    }
+
+
+def examine() -> dict[str, Any]:
+    """Return what was found, as plain JSON values."""
+    from kdmri_edge.provenance import machine, versions
+
+    cuda: bool | None = None
+    if available("torch"):
+        import torch
+
+        cuda = torch.cuda.is_available()
+    training = available("torch") and available("lightning_fabric")
+    return {
+        "machine": machine(),
+        "versions": versions(),
+        "cuda": cuda,
+        "can_train": training,
+        "train_remedy": None if training else 'pip install "kdmri-edge[train]"',
+        "targets": [_row(target) for target in TARGETS.values()],
+    }
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def doctor(as_json: bool) -> None:
+    """Say what this machine can train, export and run, and how to add what is missing."""
+    found = examine()
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    machine = found["machine"]
+    features = ", ".join(machine["cpu_features"]) or "no wide vectors"
+    console.print(
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB ({features})",
+        highlight=False,
+    )
+    gpu = {True: "CUDA GPU", False: "no CUDA GPU", None: "PyTorch is not installed"}[found["cuda"]]
+    train = "can train" if found["can_train"] else f"cannot train: {found['train_remedy']}"
+    console.print(f"{gpu}; {train}", highlight=False, markup=False)
+    table = Table(
+        "target",
+        "runtime",
+        "version",
+        "export",
+        "run",
+        "devices",
+        "precisions",
+        box=None,
+    )
+    for row in found["targets"]:
+        table.add_row(
+            row["target"],
+            row["runtime"],
+            row["version"] or "-",
+            "yes" if row["can_export"] else "no",
+            "yes" if row["can_run"] else "no",
+            ", ".join(row["devices"]),
+            ", ".join(row["precisions"]),
+        )
+    console.print(table)
+    for row in found["targets"]:
+        if row["remedy"]:  # not in the table, which would cut a command that has to be typed
+            click.echo(f"{row['target']}: {row['remedy']}")

@@ -1,0 +1,158 @@
+"""From a checkpoint to a bundle."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdmri_edge.bundle import (
+    GOLDEN_INPUT,
+    GOLDEN_OUTPUT,
+    Bundle,
+    foreign_files,
+    open_bundle,
+    write_manifest,
+)
+from kdmri_edge.checkpoint import load_reconstructor, read_checkpoint_meta
+from kdmri_edge.errors import ExportError
+from kdmri_edge.extras import require
+from kdmri_edge.files import atomic_directory, sha256_file
+from kdmri_edge.physics.forms import choose_form
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.provenance import provenance
+from kdmri_edge.reconstructor import Reconstructor
+from kdmri_edge.runtime.session import Session
+from kdmri_edge.targets import Target, target_named
+from kdmri_export.golden import golden
+from kdmri_export.parity import check
+
+__all__ = ["BATCHES", "bundle_name", "export_model"]
+
+BATCHES = ("1", "dynamic")
+PRECISION = "f32"
+
+
+def _load(import_string: str) -> Any:
+    module, _, name = import_string.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def bundle_name(stem: str, target: str, dc: str = "auto", batch: str = "1") -> str:
+    """Return the usual folder name of a bundle: stem, target, and what differs from the defaults.
+
+    Args:
+        stem: The network's role, or the name of its checkpoint.
+        target: Name of the target.
+        dc: Form of data consistency as asked for.
+        batch: "1" or "dynamic".
+    """
+    marks = [dc] if dc != "auto" else []
+    marks += [batch] if batch != "1" else []
+    return "-".join([stem, target, *marks])
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a folder that holds anything but a bundle: it is replaced as a whole."""
+    foreign = foreign_files(out)
+    if foreign:
+        raise ExportError(
+            f"{out} is no bundle: it holds {foreign[0]}, which would be lost.",
+            "Choose another --out, or empty that folder.",
+        )
+
+
+def export_model(
+    checkpoint: Path, *, target: str, out: Path, dc: str = "auto", batch: str = "1"
+) -> Bundle:
+    """Export a checkpoint as a bundle; it appears only if it passes the parity gate.
+
+    Args:
+        checkpoint: The .safetensors file.
+        target: Name of the target.
+        out: The bundle's folder; an earlier one there is replaced on success.
+        dc: Form of data consistency: "auto", "projection", "dft" or "fft".
+        batch: "1", or "dynamic" for any number of slices per call.
+
+    Raises:
+        ExportError: Unknown target or batch, or `out` holds files of other origin.
+        MaskError: The form does not suit the mask.
+        ParityError: The graph does not reproduce PyTorch; nothing is written.
+        MissingExtraError: A library that the target needs is not installed.
+        CheckpointError: The checkpoint is missing or damaged.
+        OutputError: `out` cannot be written.
+    """
+    chosen = target_named(target)
+    _check_place(out)
+    if batch not in BATCHES:
+        raise ExportError(f"There is no batch {batch!r}.", f"Use {' or '.join(BATCHES)}.")
+    for library in chosen.exports_with:
+        require(library, extra="onnx")
+    require(chosen.module_probe, extra=chosen.extra)
+    meta = read_checkpoint_meta(checkpoint)
+    form = choose_form(Mask.from_dict(meta["mask"]), dc)
+    reconstructor = load_reconstructor(checkpoint, form)
+    data = golden(reconstructor.mask, int(meta["matrix"]), reconstructor.spec.channels)
+    inputs = data.network_input[:1]
+    example = torch.from_numpy(inputs)
+    writer: Callable[..., None] = _load(chosen.exporter)
+    session_class: Callable[..., Session] = _load(chosen.backend)
+    with atomic_directory(out) as folder:
+        graph = folder / chosen.graph_file
+        writer(reconstructor, example, graph, dynamic=batch == "dynamic")
+        parity = check(
+            session_class(graph, precision=PRECISION),
+            reconstructor,
+            data,
+            precision=PRECISION,
+            dynamic=batch == "dynamic",
+        )
+        np.save(folder / GOLDEN_INPUT, inputs)
+        with torch.inference_mode():
+            np.save(folder / GOLDEN_OUTPUT, reconstructor(example).numpy())
+        write_manifest(
+            folder,
+            _manifest(chosen, meta, reconstructor, checkpoint, list(inputs.shape), batch, parity),
+        )
+    return open_bundle(out)
+
+
+def _manifest(
+    target: Target,
+    meta: dict[str, Any],
+    reconstructor: Reconstructor,
+    checkpoint: Path,
+    shape: list[int],
+    batch: str,
+    parity: dict[str, Any],
+) -> dict[str, Any]:
+    spec = reconstructor.spec
+    dims: list[int | str] = ["batch" if batch == "dynamic" else 1, *shape[1:]]
+    port = {"shape": dims, "dtype": "float32"}
+    macs = spec.macs(shape[2], shape[3], lines=reconstructor.mask.is_lines)
+    return {
+        "target": target.name,
+        "precision": PRECISION,
+        "graph": target.graph_file,
+        "io": {
+            "input": {"name": "zero_filled", **port},
+            "output": {"name": "reconstruction", **port},
+        },
+        "role": meta["role"],
+        "spec": spec.to_dict(),
+        "parameters": spec.parameters,
+        "macs": macs,
+        "mask": reconstructor.mask.to_dict(),
+        "matrix": meta["matrix"],
+        "scaling": meta["scaling"],
+        "dc": str(reconstructor.form),
+        "batch": batch,
+        "parity": parity,
+        "checkpoint_sha256": sha256_file(checkpoint),
+        "training": meta["training"],
+        "provenance": provenance(),
+    }

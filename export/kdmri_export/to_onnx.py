@@ -1,0 +1,97 @@
+"""Writing ONNX."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdmri_edge.extras import require
+from kdmri_edge.reconstructor import Reconstructor
+from kdmri_export.lowerings.aten import lower
+
+__all__ = ["INPUT", "OPSET", "OUTPUT", "to_model", "write"]
+
+# From opset 20 on a DFT takes its axis as an input, which OpenVINO 2026.4 ignores without a word:
+# it then transforms phase encode instead of readout. In 18 the axis is an attribute, read by all.
+OPSET = 18
+INPUT = "zero_filled"
+OUTPUT = "reconstruction"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's chatter, and its warnings about itself, from the user.
+
+    Its errors are raised all the same, and the parity gate judges its result.
+    """
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            # About its own retirements, which it also lays at the door of the standard library.
+            for category in (DeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", category)
+            warnings.filterwarnings("ignore", module=r"(torch|onnxscript|onnx_ir)\b")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def to_model(reconstructor: Reconstructor, example: Tensor, *, dynamic: bool) -> Any:
+    """Return the network as an `onnx.ModelProto`.
+
+    Args:
+        reconstructor: The network.
+        example: Input of the size that the graph is for, [1, C, H, W].
+        dynamic: Whether any batch is to be taken.
+
+    Raises:
+        MissingExtraError: onnx or onnxscript is not installed.
+    """
+    onnx = require("onnx", extra="onnx")
+    require("onnxscript", extra="onnx")
+    shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
+    # torch.export takes a batch of one for a constant, so a dynamic one is shown as two.
+    shown = example.repeat(2, 1, 1, 1) if dynamic else example
+    with _quiet(), torch.no_grad():
+        lowered = lower(reconstructor)
+        lowered(shown)  # makes the DFT matrices now: made while exporting, they would be symbolic
+        program = torch.export.export(lowered, (shown,), dynamic_shapes=shapes, strict=False)
+        exported = torch.onnx.export(
+            program,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert exported is not None
+    model = exported.model_proto
+    model.producer_name = "kdmri-edge"
+    _strip_traces(model)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _strip_traces(model: Any) -> None:
+    """Drop the stack traces that the exporter stores at each node: they hold paths of a machine."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.metadata_props[:]
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+
+
+def write(reconstructor: Reconstructor, example: Tensor, graph: Path, *, dynamic: bool) -> None:
+    """Write the network as one .onnx file with its weights inside; see `to_model`."""
+    graph.write_bytes(to_model(reconstructor, example, dynamic=dynamic).SerializeToString())

@@ -1,0 +1,55 @@
+"""Writing TorchScript."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdmri_edge.reconstructor import Reconstructor
+from kdmri_export.lowerings.aten import lower
+
+__all__ = ["write"]
+
+_DEBUG = ".debug_pkl"
+
+
+def write(reconstructor: Reconstructor, example: Tensor, graph: Path, *, dynamic: bool) -> None:
+    """Trace a network and save it for libtorch.
+
+    Args:
+        reconstructor: The network.
+        example: Input of the size that the graph is for, [1, C, H, W].
+        graph: Destination.
+        dynamic: Whether any batch is to be taken; a trace of it follows the batch by itself.
+    """
+    lowered = lower(reconstructor)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        # torch announces TorchScript's retirement at each use; C++ users still need it.
+        warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
+        # The tracer points at the formulas' choices by shape: they are fixed for a graph.
+        tracer_warning: type[Warning] = torch.jit.TracerWarning  # type: ignore[attr-defined]
+        warnings.filterwarnings("ignore", category=tracer_warning)
+        traced: Any = torch.jit.trace(  # type: ignore[no-untyped-call]
+            lowered, example, check_trace=False
+        )
+        torch.jit.save(torch.jit.freeze(traced.eval()), buffer)
+    graph.write_bytes(_without_debug(buffer.getvalue()))
+
+
+def _without_debug(archive: bytes) -> bytes:
+    """Drop the call stacks that torch stores for each operation: they hold paths of a machine."""
+    result = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(result, "w") as new:
+        for entry in old.infolist():
+            if not entry.filename.endswith(_DEBUG):
+                # Made anew: the writer's own dates are not valid ones.
+                clean = zipfile.ZipInfo(entry.filename)
+                new.writestr(clean, old.read(entry), compress_type=zipfile.ZIP_STORED)
+    return result.getvalue()

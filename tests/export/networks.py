@@ -1,0 +1,70 @@
+"""Small untrained networks, and checkpoints of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from kdmri_edge.checkpoint import Checkpoint, save_checkpoint
+from kdmri_edge.models.build import build_model
+from kdmri_edge.models.spec import Kind, ModelSpec
+from kdmri_edge.physics.forms import Form
+from kdmri_edge.physics.masks import Mask, variable_density_2d, variable_density_lines
+from kdmri_edge.reconstructor import Reconstructor
+from kdmri_edge.runs import Run
+
+MATRIX = 32
+
+
+def spec(
+    *, channels: int = 1, kind: Kind = Kind.DCCNN, noise_weight: float | None = None
+) -> ModelSpec:
+    return ModelSpec(
+        kind=kind,
+        cascades=3 if kind is Kind.DCCNN else 1,
+        convs=2,
+        width=4,
+        attention_tap=1,
+        channels=channels,
+        noise_weight=noise_weight,
+    )
+
+
+def lines(height: int = MATRIX) -> Mask:
+    return variable_density_lines(height, 3, centre_lines=4, seed=3)
+
+
+def points(height: int = MATRIX, width: int = MATRIX) -> Mask:
+    return variable_density_2d((height, width), 3, centre=6, seed=1)
+
+
+def network(architecture: ModelSpec, mask: Mask, form: Form | None = None) -> Reconstructor:
+    torch.manual_seed(0)
+    return Reconstructor(build_model(architecture), mask, form).eval()
+
+
+def write_checkpoint(
+    path: Path, architecture: ModelSpec | None = None, mask: Mask | None = None, seed: int = 0
+) -> Path:
+    torch.manual_seed(seed)
+    architecture = architecture or spec()
+    checkpoint = Checkpoint(
+        spec=architecture,
+        mask=mask or lines(),
+        matrix=MATRIX,
+        role=path.stem,
+        training={"data": [], "attribution": "Nobody"},
+        state=build_model(architecture).state_dict(),
+    )
+    save_checkpoint(path, checkpoint)
+    return path
+
+
+def write_run(path: Path, roles: tuple[str, ...]) -> Run:
+    path.mkdir(parents=True)
+    for seed, role in enumerate(roles):
+        write_checkpoint(path / f"{role}.safetensors", seed=seed)
+    (path / "run.json").write_text(json.dumps({"format": 1, "status": "complete"}))
+    return Run(path)

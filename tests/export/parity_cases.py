@@ -1,0 +1,159 @@
+"""What every export target has to do, written once: a new target inherits it."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from kdmri_edge.errors import BackendError
+from kdmri_edge.models.spec import Kind, ModelSpec
+from kdmri_edge.physics.forms import Form
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.reconstructor import Reconstructor
+from kdmri_edge.runtime.session import Session
+from kdmri_edge.targets import TARGETS, Target
+from kdmri_export.export import _load as load
+from kdmri_export.parity import compare, tolerance_for
+from tests.export.networks import lines, network, points, spec
+
+Case = tuple[ModelSpec, Mask, Form | None, tuple[int, int]]
+
+# name -> architecture, mask, form, (H, W); line masks serve any readout length.
+CASES: dict[str, Case] = {
+    "magnitude": (spec(), lines(), None, (32, 24)),
+    "magnitude, odd": (spec(), lines(31), None, (31, 25)),
+    "magnitude, noise weight": (spec(noise_weight=2.0), lines(), None, (32, 24)),
+    "complex": (spec(channels=2), lines(31), None, (31, 24)),
+    "magnitude, DFT": (spec(), lines(31), Form.DFT, (31, 25)),
+    "magnitude, 2-D mask": (spec(), points(32, 24), None, (32, 24)),
+    "complex, 2-D mask, odd": (spec(channels=2), points(31, 25), None, (31, 25)),
+    "magnitude, FFT": (spec(), lines(), Form.FFT, (32, 24)),
+    "complex, FFT, 2-D mask, odd": (spec(channels=2), points(31, 25), Form.FFT, (31, 25)),
+    "super-resolution": (spec(kind=Kind.VDSR), lines(), None, (32, 24)),
+}
+DYNAMIC = ("magnitude", "complex, 2-D mask, odd", "magnitude, FFT")
+
+
+def images(batch: int, channels: int, size: tuple[int, int]) -> NDArray[np.float32]:
+    drawn = np.random.default_rng(batch).standard_normal((batch, channels, *size))
+    return drawn.astype(np.float32)
+
+
+def pytorch(reconstructor: Reconstructor, x_u: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        result: NDArray[np.float32] = reconstructor(torch.from_numpy(x_u)).numpy()
+    return result
+
+
+@cache
+def exported(target: str, name: str, dynamic: bool) -> tuple[Reconstructor, dict[str, bytes]]:
+    """Export a case, once: the exporters take most of the time of these tests."""
+    architecture, mask, form, size = CASES[name]
+    row = TARGETS[target]
+    reconstructor = network(architecture, mask, form)
+    example = torch.from_numpy(images(1, architecture.channels, size))
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / row.graph_file
+        load(row.exporter)(reconstructor, example, graph, dynamic=dynamic)
+        return reconstructor, {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
+class ParityCases:
+    """Inherit and set `target`."""
+
+    target: ClassVar[str]
+
+    @property
+    def row(self) -> Target:
+        return TARGETS[self.target]
+
+    def write(
+        self, name: str, folder: Path, *, dynamic: bool = False
+    ) -> tuple[Reconstructor, Path]:
+        """Put an exported case into a folder; return the network and its graph."""
+        reconstructor, files = exported(self.target, name, dynamic)
+        for file, content in files.items():
+            (folder / file).write_bytes(content)
+        return reconstructor, folder / self.row.graph_file
+
+    def open(self, graph: Path, precision: str = "f32") -> Session:
+        session: Session = load(self.row.backend)(graph, precision=precision, threads=1)
+        return session
+
+    def check(
+        self, reconstructor: Reconstructor, session: Session, x_u: NDArray[np.float32]
+    ) -> None:
+        reference = pytorch(reconstructor, x_u)
+        output = session.run(x_u)
+        assert output.dtype == np.float32
+        assert output.shape == x_u.shape
+        _, tolerance = tolerance_for("f32", reconstructor.form)
+        assert not compare(output, reference).exceeded(tolerance)
+
+    @pytest.mark.parametrize("name", CASES)
+    def test_graph_gives_what_pytorch_gives_at_every_input_scale(
+        self, name: str, tmp_path: Path
+    ) -> None:
+        reconstructor, graph = self.write(name, tmp_path)
+        session = self.open(graph)
+        architecture, _, _, size = CASES[name]
+        for scale in (0.01, 1.0, 100.0):
+            x_u = images(1, architecture.channels, size) * np.float32(scale)
+            self.check(reconstructor, session, x_u)
+        # nothing of one call may leak into the next
+        again = images(1, architecture.channels, size)
+        np.testing.assert_array_equal(session.run(again), session.run(again))
+
+    @pytest.mark.parametrize("name", DYNAMIC)
+    def test_dynamic_graph_takes_any_batch(self, name: str, tmp_path: Path) -> None:
+        reconstructor, graph = self.write(name, tmp_path, dynamic=True)
+        session = self.open(graph)
+        architecture, _, _, size = CASES[name]
+        for batch in (1, 3):
+            self.check(reconstructor, session, images(batch, architecture.channels, size))
+
+    def test_results_of_two_calls_are_separate(self, tmp_path: Path) -> None:
+        _, graph = self.write("magnitude", tmp_path)
+        session = self.open(graph)
+        x_u = images(1, 1, (32, 24))
+        first = session.run(x_u)
+        kept = first.copy()
+        session.run(2 * x_u)
+        np.testing.assert_array_equal(first, kept)
+
+    def test_other_matrix_is_refused_with_a_remedy(self, tmp_path: Path) -> None:
+        _, graph = self.write("magnitude", tmp_path)
+        with pytest.raises(BackendError, match="matrix"):
+            self.open(graph).run(images(1, 1, (30, 24)))
+
+    def test_unknown_precision_is_refused(self, tmp_path: Path) -> None:
+        _, graph = self.write("magnitude", tmp_path)
+        with pytest.raises(BackendError, match="int3"):
+            self.open(graph, precision="int3")
+
+    def test_no_path_of_this_machine_travels(self, tmp_path: Path) -> None:
+        from kdmri_edge import __file__ as here
+
+        self.write("magnitude", tmp_path)
+        telling = {
+            tempfile.gettempdir(), str(Path(here).parent), str(Path(torch.__file__).parents[2])
+        }  # fmt: skip
+        for file in tmp_path.iterdir():
+            for path in telling:
+                assert path.encode() not in file.read_bytes(), (file.name, path)
+
+    def test_session_tells_what_runs(self, tmp_path: Path) -> None:
+        _, graph = self.write("magnitude", tmp_path)
+        info = self.open(graph).info
+        assert info.backend == self.row.title
+        assert info.version[0].isdigit()
+        assert info.precision_requested == "f32"
+        assert info.precision_executed.partition(" ")[0] == "f32"
+        assert info.threads == 1

@@ -1,0 +1,153 @@
+"""`kdmri-edge export` and `kdmri-edge doctor` from the command line."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kdmri_edge.bundle import open_bundle
+from kdmri_edge.cli import main
+from kdmri_edge.errors import RunError
+from kdmri_edge.targets import TARGETS
+from tests.export.networks import write_run
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def bundles(result: Result) -> list[dict[str, Any]]:
+    assert result.exception is None, result.output
+    found: list[dict[str, Any]] = json.loads(result.stdout)
+    return found
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_named_run_gives_the_student_in_its_exports(here: Path) -> None:
+    run = write_run(here / "runs" / "a", ("teacher", "student"))
+    (made,) = bundles(call("export", run.path, "--target", "torchscript", "--json"))
+    assert Path(made["bundle"]) == run.exports_dir / "student-torchscript"
+    assert open_bundle(Path(made["bundle"])).manifest["role"] == "student"
+    assert made["bytes"] > 1000
+    assert made["parity"]["passed"] is True
+
+
+def test_without_a_run_the_newest_is_taken_and_named(here: Path) -> None:
+    # "a" sorts first but was finished last
+    newest, older = (write_run(here / "runs" / name, ("student",)) for name in ("a", "b"))
+    for file in older.path.iterdir():
+        os.utime(file, (1e9, 1e9))
+    result = call("export", "--target", "torchscript", "--json")
+    (made,) = bundles(result)
+    assert Path(made["bundle"]).resolve() == (newest.exports_dir / "student-torchscript").resolve()
+    assert str(Path("runs") / "a") in result.stderr
+    assert not older.exports_dir.exists()
+
+
+def test_all_models_and_several_targets(here: Path) -> None:
+    run = write_run(here / "run", ("teacher", "plain", "student"))
+    targets = ("--target", "torchscript", "--target", "onnx")
+    made = bundles(call("export", run.path, *targets, "--model", "all", "--json"))
+    names = {Path(item["bundle"]).name for item in made}
+    assert names == {f"{r}-{t}" for r in run.roles() for t in ("torchscript", "onnx")}
+
+
+def test_checkpoint_with_options_and_place(here: Path) -> None:
+    run = write_run(here / "run", ("teacher",))
+    command = ("export", run.weights("teacher"), "--target", "torchscript", "--dc", "dft")
+    (made,) = bundles(call(*command, "--batch", "dynamic", "--json"))
+    assert Path(made["bundle"]).name == "teacher-torchscript-dft-dynamic"
+    (made,) = bundles(call(*command, "--out", here / "elsewhere", "--json"))
+    assert Path(made["bundle"]) == here / "elsewhere"
+
+
+def test_figures_are_shown(here: Path) -> None:
+    run = write_run(here / "run", ("student",))
+    result = call("export", run.path, "--target", "torchscript")
+    assert result.exception is None
+    # nothing is cut short, however narrow the terminal
+    assert "…" not in result.stdout
+    assert "max error" in result.stdout
+    assert "limit" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--target", "tensorflow"), "torchscript"),
+        (("--target", "onnx", "--dc", "wavelet"), "projection"),
+        (("--target", "onnx", "--model", "nurse"), "student"),
+        (("--target", "onnx", "--batch", "0"), "dynamic"),
+        ((), "--target"),
+    ],
+)
+def test_usage_errors_exit_with_two(arguments: Sequence[str], words: str, here: Path) -> None:
+    result = call("export", *arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_one_place_for_two_bundles_is_a_usage_error(here: Path) -> None:
+    run = write_run(here / "run", ("student",))
+    two = ("--target", "torchscript", "--target", "onnx")
+    assert call("export", run.path, *two, "--out", here / "x").exit_code == 2
+    assert not (here / "x").exists()
+
+
+@pytest.mark.parametrize("model", ["student", "all"])
+def test_run_without_networks_is_an_error(model: str, here: Path) -> None:
+    run = write_run(here / "run", ())
+    result = call("export", run.path, "--target", "torchscript", "--model", model)
+    assert isinstance(result.exception, RunError)
+    assert "--resume" in str(result.exception)
+
+
+def test_no_run_at_all_is_an_error(here: Path) -> None:
+    result = call("export", "--target", "torchscript")
+    assert isinstance(result.exception, RunError)
+    assert "kdmri-edge distill" in str(result.exception)
+    assert isinstance(call("export", "nowhere", "--target", "onnx").exception, RunError)
+
+
+def test_doctor_has_a_row_per_target() -> None:
+    result = call("doctor", "--json")
+    assert result.exception is None
+    rows = {row["target"]: row for row in json.loads(result.stdout)["targets"]}
+    assert list(rows) == list(TARGETS)
+    for name, row in rows.items():
+        assert row["can_export"]
+        assert row["can_run"]
+        assert row["version"][0].isdigit()
+        assert "f32" in row["precisions"]
+        assert set(row["precisions"]) <= set(TARGETS[name].precisions)
+    assert "OpenVINO" in call("doctor").stdout
+
+
+def test_doctor_names_the_command_that_adds_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    find = importlib.util.find_spec
+
+    def without_openvino(name: str, package: str | None = None) -> Any:
+        return None if name.partition(".")[0] == "openvino" else find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without_openvino)
+    rows = {row["target"]: row for row in json.loads(call("doctor", "--json").stdout)["targets"]}
+    assert rows["openvino"]["version"] is None
+    assert not rows["openvino"]["can_run"]
+    assert rows["openvino"]["precisions"] == []
+    assert rows["openvino"]["remedy"] == 'pip install "kdmri-edge[openvino]"'
+    assert rows["onnx"]["remedy"] is None
+    assert 'openvino: pip install "kdmri-edge[openvino]"' in call("doctor").stdout

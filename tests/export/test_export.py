@@ -1,0 +1,203 @@
+"""Bundles as `export_model` writes them, and what is left when it does not."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT, MANIFEST, open_bundle
+from kdmri_edge.checkpoint import load_reconstructor
+from kdmri_edge.errors import (
+    CheckpointError,
+    ExportError,
+    KdmriError,
+    MissingExtraError,
+    OutputError,
+    ParityError,
+)
+from kdmri_edge.files import sha256_file
+from kdmri_edge.models.spec import Kind
+from kdmri_edge.runtime.session import open_session
+from kdmri_edge.scaling import SCALING_RULE
+from kdmri_edge.targets import TARGETS
+from kdmri_export import parity, to_onnx, to_torchscript
+from kdmri_export.export import bundle_name, export_model
+from tests.export.networks import MATRIX, lines, points, spec, write_checkpoint
+
+QUICK = "torchscript"  # the target that is written fastest
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "student.safetensors")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_bundle_runs_in_its_own_runtime(target: str, checkpoint: Path, tmp_path: Path) -> None:
+    bundle = export_model(checkpoint, target=target, out=tmp_path / "bundle")
+    given, expected = (np.load(bundle.path / f) for f in (GOLDEN_INPUT, GOLDEN_OUTPUT))
+    output = open_session(bundle.path, threads=1).run(given)
+    np.testing.assert_allclose(output, expected, atol=1e-5)
+    with torch.inference_mode():
+        trained = load_reconstructor(checkpoint)(torch.from_numpy(given)).numpy()
+    np.testing.assert_allclose(expected, trained, atol=1e-6)
+    assert np.abs(expected - given).max() > 1e-3  # the network does something
+
+
+def test_manifest_accounts_for_everything(checkpoint: Path, tmp_path: Path) -> None:
+    bundle = export_model(checkpoint, target="onnx", out=tmp_path / "bundle")
+    manifest = json.loads((bundle.path / MANIFEST).read_text())
+    names = {file.name for file in bundle.path.iterdir()}
+    assert set(manifest["files"]) == names - {MANIFEST}
+    assert {n: sha256_file(bundle.path / n) for n in manifest["files"]} == manifest["files"]
+    assert manifest["schema"] == 1
+    assert manifest["target"] == "onnx"
+    assert manifest["dc"] == "projection"
+    assert manifest["batch"] == "1"
+    assert manifest["role"] == "student"
+    assert manifest["matrix"] == MATRIX
+    assert manifest["parameters"] == spec().parameters
+    assert manifest["scaling"] == SCALING_RULE
+    assert manifest["training"]["attribution"] == "Nobody"
+    assert manifest["checkpoint_sha256"] == sha256_file(checkpoint)
+    assert manifest["io"]["input"] == {
+        "name": "zero_filled", "shape": [1, 1, MATRIX, MATRIX], "dtype": "float32"
+    }  # fmt: skip
+    assert manifest["parity"]["passed"] is True
+    assert manifest["provenance"]["versions"]["torch"] == torch.__version__
+    assert bundle.mask == lines()
+    assert str(tmp_path) not in (bundle.path / MANIFEST).read_text()
+
+
+@pytest.mark.parametrize(
+    ("make", "dc", "form"),
+    [
+        (lines, "auto", "projection"),
+        (lines, "dft", "dft"),
+        (lines, "fft", "fft"),
+        (points, "auto", "dft"),
+    ],
+)
+def test_form_follows_mask_and_choice(
+    make: Callable[..., Any], dc: str, form: str, tmp_path: Path
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "net.safetensors", mask=make())
+    bundle = export_model(checkpoint, target=QUICK, out=tmp_path / "bundle", dc=dc)
+    assert bundle.manifest["dc"] == form
+
+
+@pytest.mark.parametrize("architecture", [spec(channels=2), spec(kind=Kind.VDSR)])
+def test_other_networks_pass_the_gate(architecture: Any, tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "net.safetensors", architecture)
+    bundle = export_model(checkpoint, target=QUICK, out=tmp_path / "bundle", batch="dynamic")
+    assert bundle.manifest["io"]["input"]["shape"][:2] == ["batch", architecture.channels]
+
+
+def test_names_say_what_differs_from_the_defaults() -> None:
+    assert bundle_name("student", "onnx") == "student-onnx"
+    assert bundle_name("student", "onnx", "fft", "dynamic") == "student-onnx-fft-dynamic"
+
+
+def refuse(kind: type[KdmriError], words: str, checkpoint: Path, out: Path, **options: str) -> None:
+    """Assert that an export is refused with a remedy and leaves nothing."""
+    before = set(out.parent.iterdir())
+    with pytest.raises(kind, match=words) as caught:
+        export_model(checkpoint, **{"target": QUICK, "out": out, **options})  # type: ignore[arg-type]
+    assert caught.value.remedy
+    assert set(out.parent.iterdir()) == before
+
+
+def test_failing_gate_leaves_nothing(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = parity.Tolerance(max_error=-1.0, nrmse=-1.0, psnr_db=-1.0, ssim=-1.0)
+    monkeypatch.setitem(parity.TOLERANCES, "f32", strict)
+    refuse(ParityError, "max_error", checkpoint, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(("target", "module"), [(QUICK, to_torchscript), ("onnx", to_onnx)])
+def test_graph_of_other_weights_is_caught_and_the_earlier_bundle_kept(
+    target: str, module: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = export_model(checkpoint, target=target, out=tmp_path / "bundle").manifest
+    write = module.write
+
+    def careless(reconstructor: Any, *rest: Any, **options: Any) -> None:
+        with torch.no_grad():
+            weights = dict(reconstructor.named_parameters())["model.cascades.1.convs.0.weight"]
+            original = weights.clone()
+            weights *= 1.02
+            write(reconstructor, *rest, **options)
+            weights.copy_(original)
+
+    monkeypatch.setattr(module, "write", careless)
+    refuse(ParityError, "does not reproduce", checkpoint, tmp_path / "bundle", target=target)
+    assert open_bundle(tmp_path / "bundle").manifest == kept
+
+
+def test_projection_of_a_two_dimensional_mask_is_refused(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "net.safetensors", mask=points())
+    refuse(KdmriError, "--dc dft", checkpoint, tmp_path / "bundle", dc="projection")
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [({"target": "onx"}, "did you mean 'onnx'"), ({"batch": "7"}, "batch '7'")],
+)
+def test_unknown_choice_is_refused(
+    option: dict[str, str], words: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    refuse(ExportError, words, checkpoint, tmp_path / "bundle", **option)
+
+
+def test_corrupt_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    refuse(CheckpointError, "damaged", checkpoint, tmp_path / "bundle")
+    refuse(CheckpointError, "does not exist", tmp_path / "no.safetensors", tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("target", "library", "extra"),
+    [
+        ("onnx", "onnx", "onnx"),
+        ("onnx", "onnxruntime", "onnx"),
+        ("openvino", "openvino", "openvino"),
+    ],
+)
+def test_missing_library_names_the_pip_command(
+    target: str,
+    library: str,
+    extra: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)  # importing it now fails as if it were absent
+    words = rf'pip install "kdmri-edge\[{extra}\]"'
+    refuse(MissingExtraError, words, checkpoint, tmp_path / "bundle", target=target)
+
+
+def test_folder_with_other_files_is_never_replaced(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "thesis"
+    (out / "chapters").mkdir(parents=True)
+    (out / "chapters" / "one.tex").write_text("years of work")
+    refuse(ExportError, "one.tex", checkpoint, out)
+    # a bundle to which somebody added a file is no less theirs
+    bundle = export_model(checkpoint, target=QUICK, out=tmp_path / "bundle").path
+    (bundle / "notes.txt").write_text("mine")
+    refuse(ExportError, "notes.txt", checkpoint, bundle)
+    assert (out / "chapters" / "one.tex").read_text() == "years of work"
+    assert (bundle / "notes.txt").read_text() == "mine"
+
+
+def test_file_in_the_place_of_the_bundle_is_kept(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "bundle").write_text("mine")
+    refuse(OutputError, "is a file", checkpoint, tmp_path / "bundle")
+    assert (tmp_path / "bundle").read_text() == "mine"

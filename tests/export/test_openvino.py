@@ -1,0 +1,65 @@
+"""OpenVINO graphs, and the precision that they really execute."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kdmri_edge.errors import BundleError
+from kdmri_edge.runtime.ov import OpenVinoSession
+from kdmri_export.parity import TOLERANCES, compare
+from tests.export.parity_cases import CASES, ParityCases, images, pytorch
+
+
+class TestOpenVino(ParityCases):
+    target = "openvino"
+
+    def layers(self, graph: Path) -> list[str]:
+        return re.findall(r'<layer[^>]* type="(\w+)"', graph.read_text())
+
+    def test_graph_and_weights_are_two_files(self, tmp_path: Path) -> None:
+        self.write("magnitude", tmp_path)
+        assert {file.name for file in tmp_path.iterdir()} == {"model.xml", "model.bin"}
+
+    def test_weights_stay_in_float32(self, tmp_path: Path) -> None:
+        _, graph = self.write("magnitude", tmp_path)
+        assert not re.search(r'element_type="(f16|bf16)"', graph.read_text())
+
+    def test_projection_needs_no_fourier_layer(self, tmp_path: Path) -> None:
+        kinds = self.layers(self.write("magnitude", tmp_path)[1])
+        assert kinds.count("MatMul") == CASES["magnitude"][0].cascades
+        assert not {"DFT", "IDFT"} & set(kinds)
+
+    def test_plain_export_holds_its_fourier_layers(self, tmp_path: Path) -> None:
+        kinds = self.layers(self.write("magnitude, FFT", tmp_path)[1])
+        cascades = CASES["magnitude, FFT"][0].cascades
+        assert kinds.count("DFT") == kinds.count("IDFT") == cascades
+
+    def test_float32_is_executed_where_it_is_asked_for(self, tmp_path: Path) -> None:
+        # OpenVINO would take bf16 by itself on a CPU that has it.
+        _, graph = self.write("magnitude", tmp_path)
+        architecture = CASES["magnitude"][0]
+        total = architecture.cascades * (architecture.convs + 1)
+        assert self.open(graph).info.precision_executed == f"f32 in {total}/{total} layers"
+
+    def test_bf16_is_read_back_from_what_runs(self, tmp_path: Path) -> None:
+        if "bf16" not in OpenVinoSession.precisions_here():
+            pytest.skip("this CPU has no bf16")
+        reconstructor, graph = self.write("magnitude", tmp_path)
+        session = self.open(graph, precision="bf16")
+        assert session.info.precision_requested == "bf16"
+        counts = dict(re.findall(r"(\w+) in (\d+)/\d+ layers", session.info.precision_executed))
+        assert int(counts["bf16"]) >= 1
+        x_u = images(1, 1, (32, 24))
+        deviation = compare(session.run(x_u), pytorch(reconstructor, x_u))
+        assert not deviation.exceeded(TOLERANCES["bf16"])
+        # and it is not float32 under another name
+        assert deviation.exceeded(TOLERANCES["f32"])
+
+    def test_damaged_graph_is_refused(self, tmp_path: Path) -> None:
+        _, graph = self.write("magnitude", tmp_path)
+        graph.write_text("<net/>")
+        with pytest.raises(BundleError, match=r"model\.xml"):
+            OpenVinoSession(graph)

@@ -1,0 +1,91 @@
+"""TorchScript graphs, from Python without this project and from C++."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT
+from kdmri_edge.errors import BundleError
+from kdmri_edge.runtime.torchscript import TorchScriptSession
+from kdmri_export.export import export_model
+from tests.export.networks import MATRIX, write_checkpoint
+from tests.export.parity_cases import ParityCases
+
+# -I keeps the checkout off the path; the import hook makes sure of it.
+CLEAN = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("kdmri"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import numpy, torch
+model = torch.jit.load(sys.argv[1])
+given, expected = (torch.from_numpy(numpy.load(f)) for f in sys.argv[2:])
+print(float((model(given) - expected).abs().max()))
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("torchscript")
+    checkpoint = write_checkpoint(folder / "student.safetensors")
+    return export_model(checkpoint, target="torchscript", out=folder / "bundle").path
+
+
+class TestTorchScript(ParityCases):
+    target = "torchscript"
+
+    def test_damaged_graph_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "model.pt").write_bytes(b"PK but no archive")
+        with pytest.raises(BundleError, match=r"model\.pt"):
+            TorchScriptSession(tmp_path / "model.pt")
+
+    def test_call_stacks_stay_at_home(self, tmp_path: Path) -> None:
+        _, graph = self.write("magnitude", tmp_path)
+        with zipfile.ZipFile(graph) as archive:
+            for name in archive.namelist():
+                assert b"site-packages" not in archive.read(name), name
+
+
+def test_loads_in_python_with_torch_alone(bundle: Path) -> None:
+    files = [str(bundle / name) for name in ("model.pt", GOLDEN_INPUT, GOLDEN_OUTPUT)]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", CLEAN, *files], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-5
+
+
+def test_loads_from_cpp(bundle: Path, tmp_path: Path) -> None:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ on this machine")
+    home = Path(torch.__file__).parent
+    program = tmp_path / "run"
+    command = [
+        compiler, "-std=c++20", "-O0", str(Path(__file__).with_name("libtorch_main.cpp")),
+        f"-I{home / 'include'}", f"-I{home / 'include/torch/csrc/api/include'}",
+        f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
+        f"-L{home / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{home / 'lib'}",
+        "-o", str(program),
+    ]  # fmt: skip
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr[-2000:]
+    arguments = [str(program), str(bundle / "model.pt")]
+    for name in (GOLDEN_INPUT, GOLDEN_OUTPUT):
+        raw = tmp_path / f"{name}.raw"
+        np.load(bundle / name).tofile(raw)
+        arguments.append(str(raw))
+    shape = [str(n) for n in (1, MATRIX, MATRIX)]
+    done = subprocess.run([*arguments, *shape], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-5
