@@ -11,6 +11,7 @@ import click
 
 from kdmri_edge import __version__
 from kdmri_edge.errors import KdmriError
+from kdmri_edge.suggest import nearest
 
 __all__ = ["COMMANDS", "main", "run"]
 
@@ -61,10 +62,8 @@ class _LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            import difflib
-
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.4)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            near = nearest(args[0], COMMANDS, likeness=0.4)
+            hint = f" Did you mean {near!r}?" if near else ""
             ctx.fail(f"No such command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
 

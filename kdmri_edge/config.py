@@ -5,7 +5,6 @@ A field's metadata may hold `minimum` and `maximum`; unknown keys name the neare
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from kdmri_edge.errors import RecipeError
+from kdmri_edge.suggest import nearest
 
 __all__ = ["build", "override", "read_toml"]
 
@@ -85,8 +85,8 @@ def build(cls: type[T], values: Mapping[str, Any], source: str) -> T:
     for key, value in values.items():
         place = _Place(source, key)
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise place.error("is not a known key", f"Did you mean {near[0]!r}?")
+            near = nearest(key, known)
+            raise place.error("is not a known key", f"Did you mean {near!r}?")
         clean[key] = _convert(value, hints[key], place)
         _check_range(clean[key], known[key].metadata, place)
     missing = [name for name, field in known.items() if name not in clean and _is_required(field)]

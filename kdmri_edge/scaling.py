@@ -47,3 +47,30 @@ def slice_scale(x_u: NDArray[Any]) -> NDArray[np.float32]:
             "Check the k-space that it was made from.",
         )
     return np.where(scale > FLOOR, scale, 1.0).astype(np.float32)
+
+
+def network_input(x_u: NDArray[Any], scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a network sees of zero-filled images: normalised, real and imaginary parts as channels.
+
+    Args:
+        x_u: zero-filled images [S, H, W], real or complex, in any unit.
+        scale: what `slice_scale` gives for them, [S].
+
+    Returns:
+        float32 [S, C, H, W], C-contiguous; C = 2 for complex images, else 1.
+    """
+    normal = x_u / scale[:, None, None]
+    parts = [normal.real, normal.imag] if np.iscomplexobj(normal) else [normal]
+    return np.ascontiguousarray(np.stack(parts, 1), dtype=np.float32)
+
+
+def network_image(output: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[Any]:
+    """Undo `network_input`: float32 [S, C, H, W] back to images [S, H, W] in their own unit.
+
+    Returns:
+        float32 for one channel, complex64 for two.
+    """
+    image = output[:, 0] + 1j * output[:, 1] if output.shape[1] == 2 else output[:, 0]
+    dtype = np.complex64 if np.iscomplexobj(image) else np.float32
+    result: NDArray[Any] = (image * scale[:, None, None]).astype(dtype)
+    return result

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 from kdmri_edge.errors import ExportError
+from kdmri_edge.suggest import nearest
 
 __all__ = ["TARGETS", "Target", "target_named"]
 
@@ -94,7 +94,7 @@ def target_named(name: str) -> Target:
     """
     if name in TARGETS:
         return TARGETS[name]
-    near = difflib.get_close_matches(name, TARGETS, n=1, cutoff=0.0)[0]
+    near = nearest(name, TARGETS)
     raise ExportError(
         f"There is no export target {name!r}; did you mean {near!r}?",
         f"Targets: {', '.join(TARGETS)}.",

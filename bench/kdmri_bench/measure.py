@@ -21,8 +21,9 @@ from kdmri_bench.settings import BenchSettings, available_threads
 from kdmri_edge.console import progress
 from kdmri_edge.data.cases import Case
 from kdmri_edge.errors import DataError
+from kdmri_edge.scaling import network_input
 
-__all__ = ["Measured", "measure", "network_input"]
+__all__ = ["Measured", "measure"]
 
 
 @dataclass(kw_only=True)
@@ -37,13 +38,6 @@ class Measured:
 
     rows: list[Row]
     outputs: dict[str, list[NDArray[Any]]]
-
-
-def network_input(case: Case, index: int) -> NDArray[np.float32]:
-    """Return slice `index` as a network sees it: float32 [1, C, H, W], divided by its scale."""
-    image = case.zero_filled[index] / case.scale[index]
-    channels = [image.real, image.imag] if np.iscomplexobj(image) else [image]
-    return np.ascontiguousarray(np.stack(channels)[None], dtype=np.float32)
 
 
 def measure(
@@ -129,7 +123,8 @@ class _Bench:
     def write_inputs(self) -> None:
         """Write the cases once; the processes map them instead of copying them."""
         first = self.cases[0]
-        np.save(self.query, network_input(first, len(first.target) // 2))
+        middle = slice(len(first.target) // 2, len(first.target) // 2 + 1)
+        np.save(self.query, network_input(first.zero_filled[middle], first.scale[middle]))
         for index, case in enumerate(self.cases):
             np.save(self.volume(index), case.zero_filled)
 
@@ -152,9 +147,7 @@ class _Bench:
             samples=samples,
             volumes=pairs if reconstruct else (),
         )
-        return run_isolated(
-            job, folder, timeout_s=self.settings.timeout_s, module=self.worker
-        )
+        return run_isolated(job, folder, timeout_s=self.settings.timeout_s, module=self.worker)
 
     def finish(self, row: Row, index: int, results: Sequence[JobResult]) -> Row:
         """Add the figures of a row whose rounds all succeeded."""

@@ -164,9 +164,7 @@ def draw(panel: Panel, path: Path, subtitle: str = "") -> None:
     def show(row: int, column: int, image: Image, top: float, title: str, note: str) -> Any:
         axes = figure.add_axes(cell(row, column))
         axes.set_axis_off()
-        shown = axes.imshow(
-            np.rot90(image), cmap="gray", vmin=0, vmax=top, interpolation="nearest"
-        )
+        shown = axes.imshow(np.rot90(image), cmap="gray", vmin=0, vmax=top, interpolation="nearest")
         axes.set_title(title, color=INK, fontsize=11, loc="left", pad=4)
         if note:
             axes.set_title(note, color=FAINT, fontsize=9, loc="right", pad=4)

@@ -18,7 +18,7 @@ class Ratio:
 
     Attributes:
         row: the default export.
-        plain: the export with DFT nodes, at f32.
+        plain: the export with DFT nodes, asked for the same precision.
         ratio: p50 of `plain` over p50 of `row`, samples pooled over the rounds.
         round_ratios: the same within each round; their spread is the measurement's.
     """
@@ -32,13 +32,13 @@ class Ratio:
 def ratios(report: Report) -> list[Ratio]:
     """Pair every measured default row with the plain export on the same runtime."""
     plain = {
-        (row.network, row.runtime): row
+        (row.network, row.runtime, row.precision): row
         for row in report.rows
-        if row.variant == PLAIN_EXPORT and row.latency and row.precision == "f32"
+        if row.variant == PLAIN_EXPORT and row.latency
     }
     result = []
     for row in report.rows:
-        other = plain.get((row.network, row.runtime))
+        other = plain.get((row.network, row.runtime, row.precision))
         if row.variant == PLAIN_EXPORT or not row.latency or other is None or not other.latency:
             continue
         pairs = zip(other.latency["round_p50_ms"], row.latency["round_p50_ms"], strict=False)

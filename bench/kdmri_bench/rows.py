@@ -84,10 +84,11 @@ def _variants(source: Source, settings: BenchSettings) -> list[_Variant]:
     ]
     # The plain student has the distilled one's graph: measuring it twice would tell nothing.
     wanted = settings.plain_export and source.role != "plain"
-    if wanted and source.spec.kind is Kind.DCCNN and Precision.F32 in settings.precisions:
+    if wanted and source.spec.kind is Kind.DCCNN:
         found += [
-            _Variant(target=TARGETS[name], precision=Precision.F32, dc=_PLAIN_DC)
+            _Variant(target=TARGETS[name], precision=precision, dc=_PLAIN_DC)
             for name in _PLAIN_TARGETS
+            for precision in _precisions(TARGETS[name], settings)
         ]
     return found
 

@@ -31,6 +31,7 @@ from kdmri_edge.runs import Run
 
 __all__ = ["Benchmark", "bench"]
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark:
     """A finished benchmark.

@@ -16,6 +16,7 @@ from kdmri_edge.runs import ROLES, Run
 
 __all__ = ["Source", "from_bundle", "from_checkpoint", "from_run", "gather"]
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
     """One network to be measured.

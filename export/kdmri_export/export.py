@@ -22,7 +22,7 @@ from kdmri_edge.checkpoint import load_reconstructor, read_checkpoint_meta
 from kdmri_edge.errors import ExportError
 from kdmri_edge.extras import require
 from kdmri_edge.files import atomic_directory, sha256_file
-from kdmri_edge.physics.forms import choose_form
+from kdmri_edge.physics.forms import Form, choose_form
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.provenance import provenance
 from kdmri_edge.reconstructor import Reconstructor
@@ -96,6 +96,11 @@ def export_model(
     meta = read_checkpoint_meta(checkpoint)
     form = choose_form(Mask.from_dict(meta["mask"]), dc)
     reconstructor = load_reconstructor(checkpoint, form)
+    if form is Form.FFT:
+        # Over both axes, as published networks have it: this form is the baseline. That one axis
+        # is enough for a line mask is what the projection form builds on.
+        matrix = int(meta["matrix"])
+        reconstructor.operator = reconstructor.operator.expand(matrix, matrix).contiguous()
     data = golden(reconstructor.mask, int(meta["matrix"]), reconstructor.spec.channels)
     inputs = data.network_input[:1]
     example = torch.from_numpy(inputs)

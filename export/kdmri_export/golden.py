@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from kdmri_edge.data.cases import make_case
 from kdmri_edge.data.phantom import phantom_volume
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.scaling import network_input
 
 __all__ = ["Golden", "golden"]
 
@@ -36,9 +37,7 @@ class Golden:
     @property
     def network_input(self) -> NDArray[np.float32]:
         """What the network sees: [S, C, H, W] float32, normalised."""
-        normal = self.zero_filled / self.scale[:, None, None]
-        parts = [normal.real, normal.imag] if np.iscomplexobj(normal) else [normal]
-        return np.stack(parts, 1).astype(np.float32)
+        return network_input(self.zero_filled, self.scale)
 
 
 def golden(mask: Mask, matrix: int, channels: int) -> Golden:

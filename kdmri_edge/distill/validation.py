@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdmri_edge.data.cases import Case
 from kdmri_edge.models.build import Network
+from kdmri_edge.scaling import network_image, network_input
 
 __all__ = ["thinned", "validation_psnr"]
 
@@ -42,11 +43,11 @@ def validation_psnr(model: Network, operator: Tensor, cases: Sequence[Case]) -> 
     values = []
     model.eval()
     for case in cases:
-        scale = case.scale[:, None, None]
-        inputs = torch.from_numpy(case.zero_filled / scale)[:, None].to(operator.device)
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-        outputs = np.concatenate([model(x, operator).cpu().numpy() for x in torch.split(inputs, 4)])
-        error = np.mean((outputs[:, 0] * scale - case.target) ** 2, dtype=np.float64)
-        values.append(10 * np.log10(float(case.target.max()) ** 2 / error))
+        inputs = torch.from_numpy(network_input(case.zero_filled, case.scale))
+        inputs = inputs.to(operator.device).contiguous(memory_format=torch.channels_last)
+        calls = [model(x, operator).cpu().numpy() for x in torch.split(inputs, 4)]
+        output = network_image(np.concatenate(calls), case.scale)
+        error = np.mean(np.abs(output - case.target) ** 2, dtype=np.float64)
+        values.append(10 * np.log10(float(np.abs(case.target).max()) ** 2 / error))
     model.train()
     return float(np.mean(values))

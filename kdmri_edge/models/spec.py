@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
 from kdmri_edge.errors import ModelError
+from kdmri_edge.suggest import nearest
 
 __all__ = ["PRESETS", "Kind", "ModelSpec", "preset"]
 
@@ -176,7 +176,7 @@ def preset(name: str) -> ModelSpec:
     """
     if name in PRESETS:
         return PRESETS[name]
-    near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
+    near = nearest(name, PRESETS)
     raise ModelError(
         f"There is no preset {name!r}; did you mean {near!r}?",
         f"Presets: {', '.join(PRESETS)}.",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.bundle import open_bundle
 from kdmri_edge.errors import BackendError, DataError
-from kdmri_edge.scaling import slice_scale
+from kdmri_edge.scaling import network_image, network_input, slice_scale
 
 __all__ = ["Session", "SessionInfo", "check_precision", "open_session", "reconstruct"]
 
@@ -149,13 +149,7 @@ def reconstruct(session: Session, zero_filled: NDArray[Any], batch: int = 1) -> 
     """
     if batch < 1:
         raise DataError(f"A batch of {batch} slices makes no sense.", "Use 1 or more.")
-    scale = slice_scale(zero_filled)[:, None, None]
-    normal = zero_filled / scale
-    is_complex = np.iscomplexobj(normal)
-    parts = [normal.real, normal.imag] if is_complex else [normal]
-    x_u = np.stack(parts, 1).astype(np.float32)
+    scale = slice_scale(zero_filled)
+    x_u = network_input(zero_filled, scale)
     calls = [session.run(x_u[i : i + batch]) for i in range(0, len(x_u), batch)]
-    output = np.concatenate(calls)
-    image = output[:, 0] + 1j * output[:, 1] if is_complex else output[:, 0]
-    result: NDArray[Any] = (image * scale).astype(np.complex64 if is_complex else np.float32)
-    return result
+    return network_image(np.concatenate(calls), scale)

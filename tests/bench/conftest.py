@@ -17,9 +17,7 @@ from kdmri_edge.runs import Run
 
 MATRIX = 32
 SPECS = {
-    role: ModelSpec(
-        kind=Kind.DCCNN, cascades=2, convs=convs, width=4, attention_tap=convs - 1
-    )
+    role: ModelSpec(kind=Kind.DCCNN, cascades=2, convs=convs, width=4, attention_tap=convs - 1)
     for role, convs in (("teacher", 3), ("plain", 2), ("student", 2))
 }
 

@@ -61,9 +61,7 @@ def test_summary_pools_the_rounds_and_shows_their_spread() -> None:
     ("samples", "rounds", "expected"),
     [(100, 2, [50, 50]), (7, 2, [4, 3]), (1, 2, [1]), (3, 5, [1, 1, 1]), (5, 1, [5])],
 )
-def test_samples_are_spread_over_the_rounds(
-    samples: int, rounds: int, expected: list[int]
-) -> None:
+def test_samples_are_spread_over_the_rounds(samples: int, rounds: int, expected: list[int]) -> None:
     assert BenchSettings(samples=samples, rounds=rounds).samples_per_round == expected
 
 

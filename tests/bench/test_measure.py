@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdmri_bench.measure import Measured, measure, network_input
+from kdmri_bench.measure import Measured, measure
 from kdmri_bench.plan import Plan
 from kdmri_bench.schema import Row, Status
 from kdmri_bench.settings import BenchSettings
@@ -115,10 +115,3 @@ def test_a_row_without_source_keeps_its_reason(run: Measure, tmp_path: Path) -> 
     result, log = run(Plan(row=row, source=None), plan("good", tmp_path), samples=1)
     assert result.rows[0] == row
     assert len(log) == 1
-
-
-def test_network_input_is_normalised(cases: list[Case]) -> None:
-    found = network_input(cases[0], 1)
-    assert found.shape == (1, 1, 32, 32)
-    assert found.dtype == np.float32
-    assert np.abs(found).max() == pytest.approx(1.0)

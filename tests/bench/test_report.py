@@ -15,6 +15,7 @@ from rich.console import Console
 from kdmri_bench import readme
 from kdmri_bench.quality import gap_closed, summary
 from kdmri_bench.ratios import ratios
+from kdmri_bench.readme import generate
 from kdmri_bench.report import CSV_COLUMNS, check_writable, read_report, write_report
 from kdmri_bench.schema import Network, Report, Row, Status, TestVolume
 from kdmri_bench.settings import BenchSettings
@@ -22,6 +23,7 @@ from kdmri_bench.table import markdown_table, print_table
 from kdmri_edge.errors import BenchError, OutputError
 from kdmri_edge.physics.masks import variable_density_lines
 from kdmri_edge.provenance import provenance
+from kdmri_edge.targets import TARGETS
 
 
 def row(network: str, runtime: str, psnr: float, p50: float | None, **more: object) -> Row:
@@ -188,6 +190,15 @@ def test_a_training_volume_is_marked(report: Report) -> None:
     for text in (shown(flagged, 140), markdown_table(flagged)):
         assert "v1 was in the training data of student" in text
     assert "training data" not in shown(report, 140)
+
+
+def test_the_table_of_targets_needs_no_report(tmp_path: Path) -> None:
+    text = generate("<!-- begin:targets -->\nstale\n<!-- end:targets -->", tmp_path)
+    for target in TARGETS.values():
+        assert f"| `{target.name}` | {target.title} |" in text
+    assert "stale" not in text
+    with pytest.raises(BenchError, match="unknown kind"):
+        generate("<!-- begin:other -->\n<!-- end:other -->", tmp_path)
 
 
 def test_ratios_pair_the_same_network_and_runtime(report: Report) -> None:

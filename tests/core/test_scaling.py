@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdmri_edge.errors import DataError
-from kdmri_edge.scaling import FLOOR, SCALING_RULE, slice_scale
+from kdmri_edge.scaling import FLOOR, SCALING_RULE, network_image, network_input, slice_scale
 
 
 def test_each_slice_has_its_own_scale() -> None:
@@ -51,3 +51,20 @@ def test_refuses_nan_and_infinity(bad: float) -> None:
     x_u[1, 0, 0] = bad
     with pytest.raises(DataError, match="Slice 1"):
         slice_scale(x_u)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+def test_network_input_is_normalised_and_undone(dtype: type) -> None:
+    random = np.random.default_rng(0)
+    image = (random.standard_normal((3, 6, 5)) + 1j * random.standard_normal((3, 6, 5))) * 250
+    image = (image if dtype is np.complex64 else image.real).astype(dtype)
+    scale = slice_scale(image)
+    seen = network_input(image, scale)
+    assert seen.shape == (3, 2 if dtype is np.complex64 else 1, 6, 5)
+    assert seen.dtype == np.float32
+    assert seen.flags.c_contiguous
+    peak = np.sqrt((seen**2).sum(1)).max((1, 2))
+    np.testing.assert_allclose(peak, 1, rtol=1e-6)
+    undone = network_image(seen, scale)
+    assert undone.dtype == dtype
+    np.testing.assert_allclose(undone, image, rtol=1e-5)
