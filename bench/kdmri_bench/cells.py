@@ -15,14 +15,14 @@ HEADERS = (
 
 
 def _precision(row: Row) -> str:
-    """What the runtime says it executed, shortened: "bf16 in 28/30 layers, ..." to "bf16 28/30"."""
+    """Share of the asked precision in what was executed: "bf16 in 28/30 layers" is "bf16 28/30"."""
     if row.status is not Status.MEASURED or not row.session:
         return row.precision
     executed = str(row.session.get("precision_executed") or row.precision)
-    first, *others = executed.split(",")
-    name, *rest = first.split()
-    share = [word for word in rest if "/" in word] if others else []
-    return " ".join([name, *share])
+    parts = [part.split() for part in executed.split(",")]
+    own = next((part for part in parts if part[0].lower() == row.precision), parts[0])
+    share = [word for word in own if "/" in word] if len(parts) > 1 else []
+    return " ".join([own[0], *share])
 
 
 def _psnr(row: Row) -> str:

@@ -162,7 +162,7 @@ def shown(report: Report, width: int) -> str:
 def test_the_table_shows_figures_reasons_and_counts(report: Report) -> None:
     text = " ".join(shown(report, 140).split())
     for words in ("38.50 ±1.41", "10.00x", "100 (70)", "[1]", "This CPU has no bf16.",
-                  "4 samples", "bf16 5/8", "Retrospective data.",
+                  "4 samples", "f32 3/8", "Retrospective data.",
                   "teacher are 1.00 dB; distillation closes 80 %."):  # fmt: skip
         assert words in text, words
     assert max(map(len, shown(report, 140).splitlines())) <= 140
