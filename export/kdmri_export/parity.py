@@ -105,7 +105,7 @@ def _against_truth(output: Array, reference: Array, truth: Array) -> Figures:
     if not np.isfinite(output).all():  # no quality is defined then: the gate has to fail
         return base.worst(Figures(max_error=np.nan, nrmse=np.nan, psnr_db=np.nan, ssim=np.nan))
     target, ours, theirs = np.abs(truth), np.abs(output), np.abs(reference)
-    # A bilinear SSIM window does not fit into tiny matrices, which only tests have.
+    # SSIM's window of 7 pixels does not fit into tiny matrices, which only tests have.
     has_window = min(target.shape[-2:]) >= 7
     change = abs(ssim(target, ours) - ssim(target, theirs)) if has_window else 0.0
     return Figures(
