@@ -35,6 +35,9 @@ _BLOCK = re.compile(
 )
 _OPENING = re.compile(r"<!-- (?:begin|end):(\S+) -->")
 
+# The networks were drawn and trained with seeds; to say that nothing was random would mislead.
+_NO_SEED: Final = "the measuring draws nothing at random, the networks' seeds are in their weights"
+
 
 def facts(report: Report) -> str:
     """Say in one sentence where a report comes from."""
@@ -43,7 +46,7 @@ def facts(report: Report) -> str:
     revision = str(git["revision"] or "unknown")[:12]
     dirty = " with uncommitted changes" if git["dirty"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
-    seed = "nothing drawn at random" if origin["seed"] is None else f"seed {origin['seed']}"
+    seed = _NO_SEED if origin["seed"] is None else f"seed {origin['seed']}"
     return (
         f"Measured on {str(origin['time_utc'])[:10]} at revision {revision}{dirty}, kdmri-edge"
         f" {origin['kdmri_edge']}, Python {origin['python']}, {versions}; {machine['cpu']},"
