@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from kdmri_edge.errors import RecipeError
 from kdmri_edge.suggest import nearest
@@ -72,7 +72,8 @@ def build(cls: type[T], values: Mapping[str, Any], source: str) -> T:
     """Make a settings dataclass from plain values, checking names, types and ranges.
 
     Args:
-        cls: A frozen dataclass whose fields are int, float, bool, str or StrEnum.
+        cls: A frozen dataclass whose fields are int, float, bool, str or StrEnum, or tuples of
+            one of them.
         values: Plain values by field name.
         source: What to call their origin in messages, such as a file name.
 
@@ -101,7 +102,12 @@ def _is_required(field: Any) -> bool:
     return field.default is MISSING and field.default_factory is MISSING
 
 
-def _convert(value: Any, kind: type, place: _Place) -> Any:
+def _convert(value: Any, kind: Any, place: _Place) -> Any:
+    if get_origin(kind) is tuple:
+        item = get_args(kind)[0]
+        if not isinstance(value, list | tuple):
+            raise place.error(f"is {value!r}", f"Give a list of {item.__name__}, e.g. [1, 2].")
+        return tuple(_convert(one, item, place) for one in value)
     if issubclass(kind, StrEnum):
         try:
             return kind(value)

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from kdmri_edge.extras import require
+from kdmri_edge.physics.forms import Form
 from kdmri_edge.reconstructor import Reconstructor
 from kdmri_export.lowerings.aten import lower
+from kdmri_export.lowerings.narrow import widen
 
 __all__ = ["INPUT", "OPSET", "OUTPUT", "to_model", "write"]
 
@@ -64,6 +66,8 @@ def to_model(reconstructor: Reconstructor, example: Tensor, *, dynamic: bool) ->
     shown = example.repeat(2, 1, 1, 1) if dynamic else example
     with _quiet(), torch.no_grad():
         lowered = lower(reconstructor)
+        if reconstructor.form is not Form.FFT:  # that one is the export that one gets without us
+            widen(lowered)
         lowered(shown)  # makes the DFT matrices now: made while exporting, they would be symbolic
         program = torch.export.export(lowered, (shown,), dynamic_shapes=shapes, strict=False)
         exported = torch.onnx.export(

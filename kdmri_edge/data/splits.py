@@ -57,6 +57,11 @@ class Split:
         return frozenset((*self.train, *self.validation, *self.test))
 
 
+_BRAINS: Final = ("01", "03", "04", "09", "12", "19", "20")
+
+BRAIN_FOLDS: Final[tuple[tuple[str, ...], ...]] = (("01", "20"), ("03", "19"), ("04", "09", "12"))
+"""Test subjects of the three folds over all seven brains, for claims with intervals."""
+
 KNOWN_SPLITS: Final[dict[str, Split]] = {
     "brain": Split(
         name="brain", train=("01", "03", "12"), validation=("20", "09"), test=("04", "19")
@@ -64,11 +69,17 @@ KNOWN_SPLITS: Final[dict[str, Split]] = {
     "cardiac": Split(
         name="cardiac", train=("101", "201", "301"), validation=("401",), test=("501",)
     ),
+    # Every other brain trains: nothing is chosen within a fold, so none validates.
+    **{
+        f"brain-fold-{number}": Split(
+            name=f"brain-fold-{number}",
+            train=tuple(subject for subject in _BRAINS if subject not in fold),
+            test=fold,
+        )
+        for number, fold in enumerate(BRAIN_FOLDS, start=1)
+    },
 }
-"""The splits that the recorded results use."""
-
-BRAIN_FOLDS: Final[tuple[tuple[str, ...], ...]] = (("01", "20"), ("03", "19"), ("04", "09", "12"))
-"""Test subjects of the three folds over all seven brains, for claims with intervals."""
+"""The splits that the recorded results use; a folder of brains is recognised as the first."""
 
 
 def split_for(subjects: Iterable[str]) -> Split | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from kdmri_edge.distill.stage import Criterion, Stage, Surroundings, channels_la
 from kdmri_edge.distill.validation import thinned, validation_psnr
 from kdmri_edge.errors import CheckpointError, RecipeError, RunError
 from kdmri_edge.files import read_json, sweep, write_json
+from kdmri_edge.models.branches import expand, fold
 from kdmri_edge.models.build import Network, build_model
 from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.physics.consistency import operator_tensor
@@ -71,7 +73,8 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
         teacher = work.teacher()
         if settings.baseline:
             work.plain()
-        work.student(teacher)
+        if settings.distilled:
+            work.student(teacher)
         work.close()
     return Run(out)
 
@@ -191,10 +194,15 @@ class _Work:
             },
         )
 
-    def _network(self, spec: ModelSpec, seed: int) -> Network:
-        """Draw a network's first weights; the same on every process and after every restart."""
+    @contextlib.contextmanager
+    def _seeded(self, seed: int) -> Iterator[None]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.recipe.seed * 1000 + seed)
+            yield
+
+    def _network(self, spec: ModelSpec, seed: int) -> Network:
+        """Draw a network's first weights; the same on every process and after every restart."""
+        with self._seeded(seed):
             network = build_model(spec)
         network.form = self.form
         return network
@@ -345,8 +353,13 @@ class _Work:
         def make() -> Network:
             # The same first weights as the plain student's: only the training differs.
             network = self._network(self.settings.student_spec, 1)
-            train(network, attention, self.around)
-            train(network, imitating, self.around)
+            if recipe.reparameterise:
+                with self._seeded(2):
+                    expand(network)
+            for stage in (attention, imitating):
+                if stage.steps:
+                    train(network, stage, self.around)
+            fold(network)
             return network
 
         steps = {"attention": recipe.attention_steps, "imitation": recipe.imitation_steps}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kdmri_edge.distill.recipe import DistillRecipe
@@ -35,8 +35,10 @@ class Settings:
         teacher: Preset name, or path of a checkpoint.
         teacher_spec: Its architecture.
         student: Preset name.
-        student_spec: Its architecture.
+        student_spec: Its architecture; the recipe's dilation is applied to it.
         baseline: Whether the plain student is trained too.
+        distilled: Whether the student is distilled; without it and without the baseline, only the
+            teacher is trained.
         recipe: Training settings.
     """
 
@@ -51,6 +53,17 @@ class Settings:
     student_spec: ModelSpec
     baseline: bool
     recipe: DistillRecipe
+    distilled: bool = True
+
+    def __post_init__(self) -> None:
+        """Give the student the dilation of the recipe.
+
+        Raises:
+            ModelError: It does not suit the student's number of convolutions.
+        """
+        if self.recipe.dilation:
+            spec = replace(self.student_spec, dilation=self.recipe.dilation)
+            object.__setattr__(self, "student_spec", spec)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -66,6 +79,7 @@ class Settings:
             "student_spec": self.student_spec.to_dict(),
             "baseline": self.baseline,
             "recipe": self.recipe.to_dict(),
+            "distilled": self.distilled,
         }
 
     @classmethod
@@ -94,6 +108,7 @@ class Settings:
         """Return a hash of the settings that decide the weights, and of the data they met."""
         value = self.to_dict()
         value.pop("data")  # the volumes' own hashes stand for it: a folder may move
+        value.pop("distilled")  # which networks come to be does not change the others' weights
         for key in _FREE:
             value["recipe"].pop(key)
         return sha256_bytes(json.dumps([value, sorted(hashes)], sort_keys=True).encode())
@@ -106,5 +121,5 @@ class Settings:
         mine, others = (
             {**s.to_dict(), **s.recipe.to_dict(), "recipe": s.recipe.name} for s in (self, other)
         )
-        decisive = [key for key in mine if key not in ("data", "name", *_FREE)]
+        decisive = [key for key in mine if key not in ("data", "name", "distilled", *_FREE)]
         return next((key for key in decisive if mine[key] != others.get(key)), None)

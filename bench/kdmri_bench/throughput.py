@@ -1,0 +1,196 @@
+"""How fast training is: `python -m kdmri_bench.throughput`.
+
+Two loops take turns in one process, so that their ratio holds on a noisy machine: the stage loop
+of `kdmri-edge distill` (readout strips, channels-last, bf16 where the device has it, data
+consistency as one float32 product), and a plain PyTorch loop as published reconstruction code writes
+it (whole slices, default layout, float32, data consistency by FFT over both axes). Both train the
+same network with Adam on an L1 loss; the data is random, which does not change the time.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from kdmri_edge.console import progress, say
+from kdmri_edge.distill.batches import TrainingSlices
+from kdmri_edge.distill.engine import Engine, describe, make_fabric
+from kdmri_edge.distill.losses import distance
+from kdmri_edge.distill.recipe import DistillRecipe
+from kdmri_edge.distill.stage import Stage, Surroundings, train
+from kdmri_edge.errors import KdmriError
+from kdmri_edge.files import write_json
+from kdmri_edge.models.build import build_model
+from kdmri_edge.models.spec import preset
+from kdmri_edge.physics.consistency import operator_tensor
+from kdmri_edge.physics.forms import Form
+from kdmri_edge.physics.masks import variable_density_lines
+from kdmri_edge.provenance import provenance
+
+__all__ = ["measure"]
+
+SCHEMA: Final = 1
+_MATRIX: Final = 240
+_SLICES: Final = 16
+_PLAIN_BATCH: Final = 4  # of the published code
+
+
+def _ours(network_name: str, steps: int, folder: Path, recipe: DistillRecipe) -> tuple[Any, Any]:
+    """Return what the stage loop trains, and a call that trains it for `steps` steps."""
+    mask = variable_density_lines(_MATRIX, 4.0, seed=0)
+    fabric = make_fabric(Engine(), recipe.precision)
+    random = np.random.default_rng(0)
+    target = random.random((_SLICES, _MATRIX, _MATRIX), np.float32)
+    around = Surroundings(
+        fabric=fabric,
+        recipe=recipe,
+        slices=TrainingSlices(target, target.copy()),
+        validation=(),
+        operator=fabric.to_device(operator_tensor(mask, Form.PROJECTION, 1)),
+        lines=True,
+        folder=folder,
+        log=None,
+        key="throughput",
+    )
+    torch.manual_seed(0)
+    network = build_model(preset(network_name))
+    network.form = Form.PROJECTION
+    number = iter(range(1_000_000))
+
+    def call() -> None:
+        stage = Stage(
+            name=f"stage-{next(number)}",
+            number=0,
+            title="stage loop",
+            steps=steps,
+            criterion=lambda features, _, t: distance(recipe.loss, features.output, t),
+        )
+        train(network, stage, around)
+
+    return fabric, call
+
+
+def _plain(network_name: str, steps: int, device: torch.device) -> Callable[[], None]:
+    """Return a call that runs the plain loop for `steps` steps of `_PLAIN_BATCH` slices."""
+    mask = variable_density_lines(_MATRIX, 4.0, seed=0)
+    torch.manual_seed(0)
+    network = build_model(preset(network_name)).to(device)
+    network.form = Form.FFT
+    operator = operator_tensor(mask, Form.FFT, 1).expand(_MATRIX, _MATRIX).contiguous().to(device)
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
+    x_u = torch.rand(_PLAIN_BATCH, 1, _MATRIX, _MATRIX, device=device)
+    target = torch.rand(_PLAIN_BATCH, 1, _MATRIX, _MATRIX, device=device)
+
+    def call() -> None:
+        for _ in range(steps):
+            loss = F.l1_loss(network(x_u, operator), target)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return call
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def measure(network_name: str = "dccnn-d3c5", *, rounds: int = 5, steps: int = 8) -> dict[str, Any]:
+    """Time both loops in turns.
+
+    Args:
+        network_name: Preset to train.
+        rounds: How often each loop has its turn, after one to warm up.
+        steps: Steps of the stage loop per turn; the plain loop, whose steps are slower, takes a
+            quarter of them.
+
+    Returns:
+        Slices of 240 x 240 per second (median over rounds, and each round's), their ratio (median
+        of the rounds' ratios, smallest and largest), what ran, and the provenance.
+
+    Raises:
+        ModelError: No such preset.
+    """
+    recipe = DistillRecipe(name="throughput", validate_every=10**9, checkpoint_every=10**9)
+    strips = recipe.batch * recipe.strip / _MATRIX * (1 - recipe.whole_slices)
+    whole = max(1, round(recipe.batch * recipe.strip / _MATRIX)) * recipe.whole_slices
+    plain_steps = max(1, steps // 4)
+    with tempfile.TemporaryDirectory() as folder:
+        fabric, ours = _ours(network_name, steps, Path(folder), recipe)
+        plain = _plain(network_name, plain_steps, fabric.device)
+        ours(), plain()
+        speeds: list[tuple[float, float]] = []
+        with progress("Training loops", rounds) as advance:
+            for _ in range(rounds):
+                speeds.append(
+                    (
+                        steps * (strips + whole) / _seconds(ours),
+                        plain_steps * _PLAIN_BATCH / _seconds(plain),
+                    )
+                )
+                advance(1)
+        ran = describe(fabric)
+    ratios = [a / b for a, b in speeds]
+    return {
+        "schema": SCHEMA,
+        "network": network_name,
+        "matrix": _MATRIX,
+        "ran_on": ran,
+        "kdmri_edge": _summary([a for a, _ in speeds]),
+        "plain_loop": _summary([b for _, b in speeds]),
+        "ratio": {
+            "median": statistics.median(ratios),
+            "smallest": min(ratios),
+            "largest": max(ratios),
+        },
+        "rounds": rounds,
+        "provenance": provenance(0),
+    }
+
+
+def _summary(speeds: list[float]) -> dict[str, Any]:
+    return {"slices_per_s": statistics.median(speeds), "rounds": speeds}
+
+
+@click.command()
+@click.option("--network", default="dccnn-d3c5", show_default=True, help="Preset to train.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 1000))
+@click.option(
+    "--steps", default=8, show_default=True, type=click.IntRange(4), help="Per turn, stage loop."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Write report.json into this folder.")
+def main(network: str, rounds: int, steps: int, out: Path | None) -> None:
+    """Compare the training loop's speed with a plain PyTorch loop's, in one run."""
+    try:
+        result = measure(network, rounds=rounds, steps=steps)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            write_json(out / "report.json", result)
+    except KdmriError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    ratio = result["ratio"]
+    say(
+        f"{network} on {result['ran_on']['device']}, {result['ran_on']['precision']}:"
+        f" {result['kdmri_edge']['slices_per_s']:.1f} slices/s, plain loop"
+        f" {result['plain_loop']['slices_per_s']:.1f}: {ratio['median']:.1f}x"
+        f" ({ratio['smallest']:.1f} to {ratio['largest']:.1f} over the rounds)."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What a recipe does to the student: dilation, branches folded on saving, no attention stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdmri_edge.checkpoint import load_checkpoint
+from kdmri_edge.distill.progress import StageProgress
+from kdmri_edge.distill.recipe import Imitation
+from kdmri_edge.distill.run import distill
+from kdmri_edge.distill.settings import Settings
+from kdmri_edge.errors import ModelError
+from kdmri_edge.models.spec import preset
+
+Make = Callable[..., Settings]
+Weights = Callable[[Path], dict[str, dict[str, Tensor]]]
+FEW = {"teacher_steps": 2, "attention_steps": 0, "imitation_steps": 4, "baseline": False}
+
+
+class _PowerCut(BaseException):
+    """Not an Exception, so that nothing on the way can swallow it."""
+
+
+def test_the_recipe_dilates_the_student_alone(settings: Make, tmp_path: Path) -> None:
+    wanted = settings(**FEW, dilation=(1, 2, 1))
+    assert Settings.from_dict(wanted.to_dict()) == wanted
+    run = distill(wanted, tmp_path)
+    assert load_checkpoint(run.weights("student")).spec.dilation == (1, 2, 1)
+    assert load_checkpoint(run.weights("teacher")).spec.dilation == (1,) * 5
+
+
+def test_dilation_of_another_length_is_refused(settings: Make) -> None:
+    with pytest.raises(ModelError, match="dilation"):
+        settings(dilation=(1, 2))
+
+
+def test_branches_are_folded_when_the_student_is_saved(settings: Make, tmp_path: Path) -> None:
+    wanted = settings(**FEW, reparameterise=True, imitation=Imitation.CASCADES)
+    run = distill(wanted, tmp_path / "branches")
+    student = load_checkpoint(run.weights("student"))
+    assert sum(t.numel() for t in student.state.values()) == preset("dccnn-d3c5").parameters
+    plain = distill(settings(**FEW, imitation=Imitation.CASCADES), tmp_path / "plain")
+    other = load_checkpoint(plain.weights("student"))
+    assert student.state.keys() == other.state.keys()
+    assert not torch.equal(*(s.state["cascades.0.convs.1.weight"] for s in (student, other)))
+
+
+def test_branches_resume_to_the_same_weights(
+    settings: Make, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = settings(**{**FEW, "attention_steps": 3}, reparameterise=True)
+    distill(wanted, tmp_path / "whole")
+    cuts = [("attention", 1), ("attention", 3), ("imitation", 3), ("imitation", 4)]
+    real = StageProgress.advance
+
+    def advance(self: StageProgress, step: int, loss: float) -> None:
+        real(self, step, loss)
+        if cuts and cuts[0][0] in self.title and cuts[0][1] == step:
+            cuts.pop(0)
+            raise _PowerCut
+
+    monkeypatch.setattr(StageProgress, "advance", advance)
+    for _ in range(len(cuts)):
+        with pytest.raises(_PowerCut):
+            distill(wanted, tmp_path / "cut")
+    distill(wanted, tmp_path / "cut")
+    one, other = weights(tmp_path / "cut"), weights(tmp_path / "whole")
+    unequal = [k for k, v in one["student"].items() if not torch.equal(v, other["student"][k])]
+    assert not unequal
+
+
+def test_a_teacher_alone_and_its_student_later(
+    settings: Make, weights: Weights, tmp_path: Path
+) -> None:
+    alone = distill(settings(**FEW, distilled=False), tmp_path / "run")
+    assert alone.roles() == ["teacher"]
+    later = distill(settings(**FEW), tmp_path / "run")
+    assert later.roles() == ["teacher", "student"]
+    together = distill(settings(**FEW), tmp_path / "together")
+    for role in ("teacher", "student"):
+        one, other = weights(later.path)[role], weights(together.path)[role]
+        assert all(torch.equal(one[k], other[k]) for k in one)

@@ -1,0 +1,73 @@
+"""Branches: they act while training, fold exactly, and leave a plain network."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdmri_edge.models.branches import expand, fold
+from kdmri_edge.models.build import build_model
+from kdmri_edge.models.spec import ModelSpec, preset
+
+
+def _images(spec: ModelSpec, size: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x_u = torch.rand(2, spec.channels, size, size, generator=generator)
+    return x_u, torch.eye(spec.channels * size) * 0.5
+
+
+@pytest.mark.parametrize("name", ["dccnn-d3c5", "vdsr-7"])
+@given(seed=st.integers(0, 2**16), size=st.integers(9, 24))
+@settings(max_examples=10, deadline=None)
+def test_folding_leaves_the_output(name: str, seed: int, size: int) -> None:
+    torch.manual_seed(seed)
+    network = build_model(preset(name))
+    expand(network)
+    for parameter in network.parameters():  # as far from the first weights as training goes
+        parameter.data.mul_(1 + torch.rand_like(parameter))
+    x_u, operator = _images(network.spec, size, seed)
+    with torch.no_grad():
+        before = network(x_u, operator)
+        fold(network)
+        after = network(x_u, operator)
+    spread = float(before.max() - before.min())
+    assert float((after - before).abs().max()) < 1e-5 * spread
+
+
+def test_a_folded_network_is_a_plain_one() -> None:
+    spec = preset("dccnn-d3c5")
+    plain, network = build_model(spec), build_model(spec)
+    expand(network)
+    assert sum(p.numel() for p in network.parameters()) > 2 * spec.parameters
+    fold(network)
+    assert network.state_dict().keys() == plain.state_dict().keys()
+    assert sum(p.numel() for p in network.parameters()) == spec.parameters
+    assert all(type(p) is torch.nn.Parameter for p in network.parameters())
+    fold(plain)  # nothing to do
+
+
+def test_every_branch_learns_and_weighs() -> None:
+    torch.manual_seed(0)
+    network = build_model(preset("dccnn-d3c5"))
+    before = copy.deepcopy(network)
+    expand(network)
+    x_u, operator = _images(network.spec, 16, 0)
+    with torch.no_grad():
+        changed = network(x_u, operator) - before(x_u, operator)
+    assert float(changed.abs().max()) > 1e-3
+    network(x_u, operator).square().mean().backward()
+    silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+def test_autocast_does_not_round_the_weights() -> None:
+    network = build_model(preset("dccnn-d3c5"))
+    expand(network)
+    conv = network.cascades[0].convs[1]
+    outside = conv.weight.detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(conv.weight.detach(), outside)
