@@ -37,6 +37,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "bench",
         "Compare quality, latency and memory of networks and backends.",
     ),
+    "reproduce": (
+        "kdmri_bench.reproduce.command",
+        "reproduce",
+        "Repeat KD-MRI's comparison fairly: equal data, equal steps, intervals.",
+    ),
+    "models": (
+        "kdmri_edge.commands.models",
+        "models",
+        "List the architectures, and the trained networks of the package.",
+    ),
     "doctor": (
         "kdmri_export.doctor",
         "doctor",

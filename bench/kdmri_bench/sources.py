@@ -13,6 +13,7 @@ from kdmri_edge.errors import BenchError, BundleError, CheckpointError, RunError
 from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runs import ROLES, Run
+from kdmri_edge.shipped import is_reference, resolve
 
 __all__ = ["Source", "from_bundle", "from_checkpoint", "from_run", "gather"]
 
@@ -106,7 +107,8 @@ def gather(paths: Sequence[Path]) -> list[Source]:
     """Describe whatever the user named, and give every network a name of its own.
 
     Args:
-        paths: run folders, checkpoints, bundles, or folders of bundles.
+        paths: run folders, checkpoints, bundles, folders of bundles, or references to shipped
+            networks (PRESET@PLACE).
 
     Returns:
         One source per network; several bundles of one network are one source.
@@ -117,7 +119,9 @@ def gather(paths: Sequence[Path]) -> list[Source]:
     """
     found: list[Source] = []
     for path in paths:
-        if path.is_file():
+        if is_reference(str(path)):
+            found.append(from_checkpoint(resolve(str(path))))
+        elif path.is_file():
             found.append(from_checkpoint(path))
         elif (path / "run.json").is_file():
             found.extend(from_run(Run(path)))

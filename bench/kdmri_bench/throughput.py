@@ -2,8 +2,8 @@
 
 Two loops take turns in one process, so that their ratio holds on a noisy machine: the stage loop
 of `kdmri-edge distill` (readout strips, channels-last, bf16 where the device has it, data
-consistency as one float32 product), and a plain PyTorch loop as published reconstruction code writes
-it (whole slices, default layout, float32, data consistency by FFT over both axes). Both train the
+consistency as one float32 product), and a plain PyTorch loop as published code writes it
+(whole slices, default layout, float32, data consistency by FFT over both axes). Both train the
 same network with Adam on an L1 loss; the data is random, which does not change the time.
 """
 

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 __all__ = ["export"]
 
 
-def _checkpoints(source: Path | None, model: str) -> list[tuple[Path, Path]]:
-    """Return (checkpoint, folder for its bundles) of what the user named."""
+def _checkpoints(source: Path | None, model: str) -> list[tuple[str, Path, Path]]:
+    """Return (name, checkpoint, folder for its bundles) of what the user named."""
     from kdmri_edge.console import say
     from kdmri_edge.runs import newest_run, open_run
+    from kdmri_edge.shipped import is_reference, resolve
 
+    if source is not None and is_reference(str(source)):
+        return [(str(source), resolve(str(source)), Path("exports"))]
     if source is not None and source.suffix == ".safetensors":
-        return [(source, source.parent / "exports")]
+        return [(source.stem, source, source.parent / "exports")]
     if source is None:
         run = newest_run()
         say(f"Taking the newest run: {run.path}")
@@ -35,11 +38,13 @@ def _checkpoints(source: Path | None, model: str) -> list[tuple[Path, Path]]:
             f"Run {run.path} has no finished network yet.",
             f"Finish it with: kdmri-edge distill --resume --out {run.path}",
         )
-    return [(run.weights(role), run.exports_dir) for role in roles]
+    return [(role, run.weights(role), run.exports_dir) for role in roles]
 
 
 @click.command()
-@click.argument("source", required=False, type=click.Path(path_type=Path), metavar="[RUN|WEIGHTS]")
+@click.argument(
+    "source", required=False, type=click.Path(path_type=Path), metavar="[RUN|WEIGHTS|NAME]"
+)
 @click.option(
     "--target",
     "targets",
@@ -87,13 +92,15 @@ def export(
 ) -> None:
     r"""Write a network for another runtime, checked against PyTorch.
 
-    Without a run the newest one under runs/ is taken. Each bundle is a folder with the graph, a
+    Without a run the newest one under runs/ is taken; NAME is a trained network of the package, see
+    `kdmri-edge models`. Each bundle is a folder with the graph, a
     golden input and output, and a manifest that holds mask, scaling, hashes, parity and origin.
     A graph that does not reproduce PyTorch is not written.
 
     \b
     Examples:
       kdmri-edge export --target onnx
+      kdmri-edge export dccnn-d3c5@brain-4x --target onnx
       kdmri-edge export runs/brain --target onnx --target openvino --model all
       kdmri-edge export runs/brain/student.safetensors --target torchscript --out bundle
     """
@@ -106,9 +113,9 @@ def export(
     if out is not None and len(work) * len(targets) != 1:
         raise click.UsageError("--out takes one network and one target.")
     made = []
-    for checkpoint, folder in work:
+    for name, checkpoint, folder in work:
         for target in targets:
-            place = out or folder / bundle_name(checkpoint.stem, target, dc, batch)
+            place = out or folder / bundle_name(name, target, dc, batch)
             made.append(export_model(checkpoint, target=target, out=place, dc=dc, batch=batch))
     if as_json:
         click.echo(json.dumps([_record(bundle) for bundle in made], indent=2))

@@ -87,10 +87,14 @@ def resolve(options: dict[str, Any], recipe: DistillRecipe, mask: Mask | None = 
     """
     from kdmri_edge.distill.settings import PHANTOM, Settings
     from kdmri_edge.models.spec import preset
+    from kdmri_edge.shipped import is_reference
+    from kdmri_edge.shipped import resolve as shipped
 
     data: str = options["data"]
     if data != PHANTOM and not Path(data).exists():
         raise DataError(f"{data} does not exist.", "Check the path given to --data.")
+    if is_reference(options["teacher"]):
+        options = {**options, "teacher": str(shipped(options["teacher"]))}
     teacher, student = _teacher_spec(options["teacher"]), preset(options["student"])
     if (teacher.kind, teacher.cascades, teacher.channels) != (
         student.kind,
@@ -192,8 +196,9 @@ def _resumed(out: Path, ctx: click.Context, options: dict[str, Any]) -> Settings
     "--teacher",
     default="dccnn-d5c5",
     show_default=True,
-    metavar="PRESET|CHECKPOINT",
-    help="Train this preset, or reuse a .safetensors checkpoint.",
+    metavar="PRESET|CHECKPOINT|NAME",
+    help="Train this preset, or reuse a .safetensors checkpoint or a trained network of the package"
+    " (`kdmri-edge models`).",
 )
 @click.option("--student", default="dccnn-d3c5", show_default=True, metavar="PRESET")
 @click.option(

@@ -33,6 +33,7 @@ HEAVY = (
 WITH_TORCH = {
     "kdmri_edge.reconstructor",
     "kdmri_edge.physics.consistency",
+    "kdmri_edge.models.branches",
     "kdmri_edge.models.build",
     "kdmri_edge.models.dccnn",
     "kdmri_edge.models.features",
@@ -135,7 +136,8 @@ def test_wheel_holds_the_packages_and_nothing_else(tmp_path: Path) -> None:
     }
     assert names == expected
     kinds = {Path(name).suffix for name in names} - {".py"}
-    assert kinds <= {".toml", ".typed"}
+    assert kinds <= {".toml", ".typed", ".safetensors", ".json"}
     assert {"kdmri_edge/distill/recipes/kd-mri.toml", "kdmri_edge/py.typed"} <= names
+    assert "kdmri_edge/weights/brain-4x/dccnn-d3c5.safetensors" in names
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
     assert metadata == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}

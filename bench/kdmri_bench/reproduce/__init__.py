@@ -1,0 +1,1 @@
+"""The fair comparison of teacher and students: one protocol, one command."""

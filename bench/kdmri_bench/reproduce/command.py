@@ -1,0 +1,97 @@
+"""`kdmri-edge reproduce`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from kdmri_edge.errors import BenchError
+
+__all__ = ["reproduce"]
+
+
+def _accelerations(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise BenchError(
+            f"--accelerations {text!r} is no list of whole numbers.", "Write e.g. 4,5,8."
+        ) from None
+
+
+@click.command()
+@click.argument("task", metavar="brain|cardiac")
+@click.option(
+    "--data", required=True, type=click.Path(path_type=Path),
+    help="Folder of volumes; its subjects must follow the recorded split of the task.",
+)  # fmt: skip
+@click.option(
+    "--masks", type=click.Path(path_type=Path),
+    help="The paper's masks, kd_mri_masks.json.  [default: ../masks/ beside the data]",
+)  # fmt: skip
+@click.option("--accelerations", default="4,5,8", show_default=True, help="Comma-separated.")
+@click.option(
+    "--folds/--no-folds", default=True, show_default=True,
+    help="Also train the three folds at 4x, so that every brain is a test subject once.",
+)  # fmt: skip
+@click.option("--seeds", default=1, show_default=True, help="How many seeds, from 0.")
+@click.option("--steps", type=int, help="Steps of every network.  [default: the recipes' own]")
+@click.option(
+    "--out", type=click.Path(path_type=Path),
+    help="Folder of the reproduction; the same command goes on where it stopped."
+    "  [default: reproduce/TASK]",
+)  # fmt: skip
+@click.option("--threads", type=int, help="CPU threads.  [default: PyTorch's choice]")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a setting of all recipes.",
+)
+@click.option("--report-only", is_flag=True, help="Train nothing; report what is finished.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def reproduce(
+    task: str,
+    data: Path,
+    masks: Path | None,
+    accelerations: str,
+    folds: bool,
+    seeds: int,
+    steps: int | None,
+    out: Path | None,
+    threads: int | None,
+    assignments: tuple[str, ...],
+    report_only: bool,
+    as_json: bool,
+) -> None:
+    """Make KD-MRI's comparison fair: teacher and students with equal data and equal steps.
+
+    Trains, for every acceleration and split, the teacher as the paper trains it (a), the teacher
+    with our tuning (b), the plain student, the student by KD-MRI's three steps and the edge
+    student; evaluates the test subjects, and writes report.json, report.csv, table.md, the training
+    curves and the panels into OUT. It takes hours on a CPU. Interrupt it at any time: the same
+    command goes on, and ends with the same table.
+    """
+    from kdmri_bench.reproduce.protocol import plan
+    from kdmri_bench.reproduce.run import reproduce as run
+    from kdmri_bench.reproduce.text import markdown
+    from kdmri_edge.distill.engine import Engine
+    from kdmri_edge.extras import require
+
+    require("torch", extra="train")
+    cases = plan(
+        task,
+        data,
+        masks=masks,
+        accelerations=_accelerations(accelerations),
+        folds=folds,
+        seeds=seeds,
+        steps=steps,
+        assignments=assignments,
+    )
+    out = out or Path("reproduce") / task
+    report = run(cases, out, engine=Engine(threads=threads), train=not report_only)
+    click.echo(json.dumps(report) if as_json else markdown(report))

@@ -1,0 +1,276 @@
+"""What `kdmri-edge reproduce` trains: decided in full before anything runs (torch-free).
+
+The comparison of KD-MRI made fair. In every case (data, acceleration, split, seed) five networks
+are trained on the same volumes with the same number of optimiser steps, all stages counted:
+
+- teacher (a): the heavy network as the paper trains it, recipe `paper-teacher`;
+- teacher (b): the same network with our tuning, recipe `kd-mri`;
+- plain student: the compact network with our tuning and no teacher;
+- KD-MRI student: the paper's three steps, taught by teacher (b);
+- edge student: recipe `edge`, taught by teacher (b).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from kdmri_edge.data.splits import BRAIN_FOLDS
+from kdmri_edge.distill.recipe import DistillRecipe, load_recipe
+from kdmri_edge.distill.settings import Settings
+from kdmri_edge.errors import BenchError, DataError, MaskError
+from kdmri_edge.models.spec import preset
+from kdmri_edge.physics.mask_file import load_mask
+from kdmri_edge.physics.masks import Mask, variable_density_lines
+
+__all__ = ["NETWORKS", "TASKS", "TRAININGS", "CaseSpec", "Network", "Task", "Training", "plan"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """A kind of data with its networks.
+
+    Attributes:
+        name: What the command calls it.
+        matrix: Side of the square image matrix.
+        teacher: Preset of the heavy network.
+        student: Preset of the compact network.
+        split: The fixed split.
+        folds: Splits that together test every subject once; empty where there are none.
+        folds_at: Acceleration at which the folds are trained.
+        paper_masks: Prefix of the paper's masks in the mask file; None draws masks of their family.
+        contrasts: Contrasts that are also reported alone.
+    """
+
+    name: str
+    matrix: int
+    teacher: str
+    student: str
+    split: str
+    folds: tuple[str, ...] = ()
+    folds_at: int = 4
+    paper_masks: str | None = None
+    contrasts: tuple[str, ...] = ()
+
+
+TASKS: Final[dict[str, Task]] = {
+    "brain": Task(
+        name="brain",
+        matrix=240,
+        teacher="dccnn-d5c5",
+        student="dccnn-d3c5",
+        split="brain",
+        folds=tuple(f"brain-fold-{number}" for number in range(1, len(BRAIN_FOLDS) + 1)),
+        paper_masks="mrbrain",
+        contrasts=("T1w", "T2w", "FLAIR"),
+    ),
+    "cardiac": Task(
+        name="cardiac", matrix=256, teacher="dccnn-d5c5", student="dccnn-d3c5", split="cardiac"
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """One call of `distill`.
+
+    Attributes:
+        folder: Name of its run folder within the case's.
+        recipe: Shipped recipe.
+        taught_by: Folder whose teacher it takes; None trains its own.
+        baseline: Whether it trains the plain student.
+        distilled: Whether it distils a student.
+    """
+
+    folder: str
+    recipe: str
+    taught_by: str | None = None
+    baseline: bool = False
+    distilled: bool = True
+
+
+TRAININGS: Final = (
+    Training(folder="paper-teacher", recipe="paper-teacher", distilled=False),
+    Training(folder="kd-mri", recipe="kd-mri", baseline=True),
+    Training(folder="edge", recipe="edge", taught_by="kd-mri"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Network:
+    """A row of the table.
+
+    Attributes:
+        title: What the table calls it.
+        folder: Training that it comes from.
+        role: Its role there.
+    """
+
+    title: str
+    folder: str
+    role: str
+
+
+NETWORKS: Final[dict[str, Network]] = {
+    "teacher-a": Network(
+        title="teacher (a), as the paper trains it", folder="paper-teacher", role="teacher"
+    ),
+    "teacher-b": Network(title="teacher (b), tuned", folder="kd-mri", role="teacher"),
+    "plain": Network(title="plain student", folder="kd-mri", role="plain"),
+    "kd-mri": Network(title="KD-MRI student", folder="kd-mri", role="student"),
+    "edge": Network(title="edge student", folder="edge", role="student"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaseSpec:
+    """One case: everything that its trainings share.
+
+    Attributes:
+        task: The kind of data.
+        data: Folder of the volumes.
+        acceleration: Nominal acceleration.
+        split: Name of the split.
+        seed: Seed of weights and batches.
+        mask: Sampling pattern.
+        steps: Optimiser steps of every network; None keeps each recipe's own.
+        assignments: Further `key=value` settings of every recipe.
+    """
+
+    task: Task
+    data: Path
+    acceleration: int
+    split: str
+    seed: int
+    mask: Mask
+    steps: int | None
+    assignments: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the case's folder."""
+        return f"{self.acceleration}x-{self.split}-seed{self.seed}"
+
+    def recipe(self, training: Training) -> DistillRecipe:
+        """Return a training's recipe with the seed and the steps of the case.
+
+        Raises:
+            RecipeError: An assignment is wrong.
+        """
+        recipe = replace(load_recipe(training.recipe, self.assignments), seed=self.seed)
+        return recipe if self.steps is None else with_steps(recipe, self.steps)
+
+    def settings(self, training: Training, folder: Path) -> Settings:
+        """Return the request of one training.
+
+        Args:
+            training: Which.
+            folder: The case's folder.
+        """
+        teacher = self.task.teacher
+        if training.taught_by is not None:
+            # Absolute, so that going on from another working directory asks for the same.
+            teacher = str((folder / training.taught_by / "teacher.safetensors").resolve())
+        return Settings(
+            data=str(self.data),
+            contrast=None,
+            split=self.split,
+            matrix=self.task.matrix,
+            mask=self.mask,
+            teacher=teacher,
+            teacher_spec=preset(self.task.teacher),
+            student=self.task.student,
+            student_spec=preset(self.task.student),
+            baseline=training.baseline,
+            recipe=self.recipe(training),
+            distilled=training.distilled,
+        )
+
+
+def with_steps(recipe: DistillRecipe, steps: int) -> DistillRecipe:
+    """Give teacher and student `steps` optimiser steps each; stages keep their proportions.
+
+    Raises:
+        BenchError: Fewer than 4 steps.
+    """
+    if steps < 4:
+        raise BenchError(f"{steps} steps train nothing.", "Give --steps 4 or more.")
+    attention = round(steps * recipe.attention_steps / recipe.student_steps)
+    return replace(
+        recipe, teacher_steps=steps, attention_steps=attention, imitation_steps=steps - attention
+    )
+
+
+def _mask(task: Task, acceleration: int, masks: Path | None) -> Mask:
+    if task.paper_masks is None:
+        return variable_density_lines(task.matrix, float(acceleration), seed=0)
+    if masks is None:
+        raise MaskError(
+            f"The paper's masks for {task.name} are not beside the data.",
+            "Give the file kd_mri_masks.json with --masks.",
+        )
+    return load_mask(masks, f"{task.paper_masks}_{acceleration}x")
+
+
+def plan(
+    task_name: str,
+    data: Path,
+    *,
+    masks: Path | None = None,
+    accelerations: tuple[int, ...] = (4, 5, 8),
+    folds: bool = True,
+    seeds: int = 1,
+    steps: int | None = None,
+    assignments: tuple[str, ...] = (),
+) -> list[CaseSpec]:
+    """Lay out all cases, most telling first: the fixed split, its folds, other accelerations.
+
+    Args:
+        task_name: Key of `TASKS`.
+        data: Folder of the volumes.
+        masks: The paper's masks (JSON); None looks for ../masks/kd_mri_masks.json beside `data`.
+        accelerations: Nominal accelerations.
+        folds: Also train the task's folds, at the acceleration where it has them.
+        seeds: How many seeds, from 0.
+        steps: Optimiser steps of every network; None keeps the recipes' own.
+        assignments: Further `key=value` settings of every recipe.
+
+    Raises:
+        BenchError: Unknown task, no acceleration, or no seed.
+        DataError: The folder does not exist.
+        MaskError: A mask is missing.
+    """
+    if task_name not in TASKS:
+        raise BenchError(f"There is no task {task_name!r}.", f"Tasks are {', '.join(TASKS)}.")
+    task = TASKS[task_name]
+    if not data.exists():
+        raise DataError(f"{data} does not exist.", "Check the path given to --data.")
+    if not accelerations or min(accelerations) < 2:
+        raise BenchError("Accelerations must be 2 or more.", "Give e.g. --accelerations 4,5,8.")
+    if seeds < 1:
+        raise BenchError("There must be at least one seed.", "Give --seeds 1 or more.")
+    beside = data.parent / "masks" / "kd_mri_masks.json"
+    masks = masks or (beside if beside.is_file() else None)
+    cases = []
+    for acceleration in accelerations:
+        mask = _mask(task, acceleration, masks)
+        extra = task.folds if folds and acceleration == task.folds_at else ()
+        cases += [
+            CaseSpec(
+                task=task,
+                data=data,
+                acceleration=acceleration,
+                split=split,
+                seed=seed,
+                mask=mask,
+                steps=steps,
+                assignments=assignments,
+            )
+            for split in (task.split, *extra)
+            for seed in range(seeds)
+        ]
+    for case in cases:  # now, not after hours
+        for training in TRAININGS:
+            case.recipe(training)
+    return cases

@@ -1,0 +1,180 @@
+"""The report of `kdmri-edge reproduce`: gathered from the cases' figures, without PyTorch.
+
+Nothing in it depends on when or how often the command ran, but for the provenance: the same weights
+give the same tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from kdmri_bench.quality import summary
+from kdmri_bench.reproduce.protocol import NETWORKS, CaseSpec, Task
+from kdmri_bench.reproduce.stats import (
+    FEW_SUBJECTS,
+    MARGIN,
+    Values,
+    bootstrap,
+    verdict,
+)
+from kdmri_edge.errors import BenchError
+from kdmri_edge.files import read_json
+from kdmri_edge.metrics import METRICS
+
+__all__ = ["PAPER", "SCHEMA", "evaluation", "groups", "missing", "read_rows"]
+
+SCHEMA: Final = 1
+
+# Part of the gap that the paper's student recovers, on the paper's own data (KD-MRI, tables 1-3).
+PAPER: Final[dict[str, dict[int, int]]] = {
+    "brain": {4: 66, 5: 44, 8: 68},
+    "cardiac": {4: 25, 5: 31, 8: 43},
+}
+ALL: Final = ("zero-filled", *NETWORKS)
+_TEACHERS: Final = ("teacher-a", "teacher-b")
+_STUDENTS: Final = ("kd-mri", "edge")
+
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def evaluation(folder: Path, network: str) -> Path:
+    """Return where the figures of a network of a case are kept."""
+    return folder / f"evaluation-{network}.json"
+
+
+def read_rows(folder: Path) -> Rows | None:
+    """Read the figures of a case, by network and volume; None while a network is missing."""
+    files = {name: evaluation(folder, name) for name in ALL}
+    if not all(file.is_file() for file in files.values()):
+        return None
+    return {name: list(read_json(file, BenchError)["rows"]) for name, file in files.items()}
+
+
+def missing(cases: Iterable[CaseSpec], out: Path) -> list[str]:
+    """Name what is not there yet: "4x-brain-seed0: edge", ..."""
+    return [
+        f"{case.name}: {name}"
+        for case in cases
+        for name in ALL
+        if not evaluation(out / case.name, name).is_file()
+    ]
+
+
+def _mean_over_seeds(found: Sequence[Rows]) -> Rows:
+    """Average each volume's figures over the seeds."""
+    result: Rows = {}
+    for name in ALL:
+        result[name] = [
+            {
+                **same[0],
+                **{key: float(np.mean([row[key] for row in same])) for key in METRICS},
+            }
+            for same in zip(*(rows[name] for rows in found), strict=True)
+        ]
+    return result
+
+
+def groups(cases: Sequence[CaseSpec], out: Path) -> list[dict[str, Any]]:
+    """Return the tables: each acceleration on the fixed split, and its folds pooled.
+
+    A group appears when all of its cases are finished.
+    """
+    result = []
+    task = cases[0].task
+    for acceleration in dict.fromkeys(case.acceleration for case in cases):
+        for title, splits in (("fixed split", (task.split,)), ("three folds pooled", task.folds)):
+            own = [c for c in cases if c.acceleration == acceleration and c.split in splits]
+            group = _group(title, own, out) if own else None
+            if group is not None:
+                result.append(group)
+    return result
+
+
+def _group(title: str, cases: Sequence[CaseSpec], out: Path) -> dict[str, Any] | None:
+    pooled: Rows = {name: [] for name in ALL}
+    for split in dict.fromkeys(case.split for case in cases):
+        found = [read_rows(out / case.name) for case in cases if case.split == split]
+        if any(rows is None for rows in found):
+            return None
+        averaged = _mean_over_seeds([rows for rows in found if rows is not None])
+        for name in ALL:
+            pooled[name] += averaged[name]
+    task, mask = cases[0].task, cases[0].mask
+    subjects = [str(row["subject"]) for row in pooled["plain"]]
+    return {
+        "title": f"{cases[0].acceleration}x, {title}",
+        "acceleration": cases[0].acceleration,
+        "nominal_acceleration": mask.nominal_acceleration,
+        "effective_acceleration": mask.effective_acceleration,
+        "mask": mask.name,
+        "splits": sorted({case.split for case in cases}),
+        "seeds": sorted({case.seed for case in cases}),
+        "subjects": sorted(set(subjects)),
+        "volumes": len(subjects),
+        "indication": len(set(subjects)) < FEW_SUBJECTS,
+        "table": {name: summary(rows) for name, rows in pooled.items()},
+        "by_contrast": _by_contrast(task, pooled),
+        "gap_closed": _gaps(subjects, pooled),
+        "differences": _differences(subjects, pooled),
+        "rows": pooled,
+    }
+
+
+def _by_contrast(task: Task, pooled: Rows) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for contrast in task.contrasts:
+        own = {
+            name: [r for r in rows if r["contrast"] == contrast] for name, rows in pooled.items()
+        }
+        if own["plain"]:
+            found[contrast] = {name: summary(rows) for name, rows in own.items()}
+    return found
+
+
+def _columns(pooled: Rows, measure: str, *names: str) -> Values:
+    return np.asarray([[row[measure] for row in pooled[name]] for name in names]).T
+
+
+def _closed(means: Values) -> Values:
+    """Percent of the gap closed from means of (student, plain student, teacher)."""
+    gap = means[:, 2] - means[:, 1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(gap > 0, 100 * (means[:, 0] - means[:, 1]) / gap, np.nan)
+
+
+def _gaps(subjects: Sequence[str], pooled: Rows) -> dict[str, Any]:
+    """(student - plain) / (teacher - plain) in percent, against either teacher."""
+    return {
+        student: {
+            teacher: {
+                measure: bootstrap(
+                    subjects, _columns(pooled, measure, student, "plain", teacher), _closed
+                ).to_dict()
+                for measure in MARGIN
+            }
+            for teacher in _TEACHERS
+        }
+        for student in _STUDENTS
+    }
+
+
+def _differences(subjects: Sequence[str], pooled: Rows) -> dict[str, Any]:
+    """Paired differences to the edge student's rivals, and whether it is not inferior to them."""
+    result: dict[str, Any] = {}
+    for other in (*_TEACHERS, "plain", "kd-mri"):
+        result[other] = {}
+        for measure, margin in MARGIN.items():
+            interval = bootstrap(
+                subjects,
+                _columns(pooled, measure, "edge", other),
+                lambda means: means[:, 0] - means[:, 1],
+            )
+            result[other][measure] = {
+                **interval.to_dict(),
+                "verdict": verdict(interval, margin, len(set(subjects))),
+            }
+    return result

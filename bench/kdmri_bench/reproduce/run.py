@@ -1,0 +1,122 @@
+"""The whole reproduction: train, evaluate, report; it goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kdmri_bench.panel import compose
+from kdmri_bench.panel import draw as draw_panel
+from kdmri_bench.reproduce import curves
+from kdmri_bench.reproduce.protocol import TRAININGS, CaseSpec
+from kdmri_bench.reproduce.report import PAPER, SCHEMA, groups, missing
+from kdmri_bench.reproduce.stats import MARGIN
+from kdmri_bench.reproduce.text import csv_text, markdown
+from kdmri_bench.reproduce.work import STATEMENT, evaluate, reconstruct, test_cases, train_case
+from kdmri_edge.console import progress
+from kdmri_edge.data.attribution import attribution_of
+from kdmri_edge.distill.engine import Engine, is_first_process
+from kdmri_edge.files import atomic_path, write_json
+from kdmri_edge.provenance import provenance
+from kdmri_edge.runs import Run
+
+__all__ = ["reproduce"]
+
+
+def reproduce(
+    cases: Sequence[CaseSpec],
+    out: Path,
+    *,
+    engine: Engine | None = None,
+    train: bool = True,
+) -> dict[str, Any]:
+    """Train what is missing, evaluate it, and write the report.
+
+    After every case the report is written anew, so that finished tables can be read while the rest
+    trains.
+
+    Args:
+        cases: From `plan`.
+        out: Folder of the reproduction.
+        engine: Where to train; None is one process on the best device.
+        train: Without, only what is already trained is evaluated and reported.
+
+    Returns:
+        The report, as in report.json.
+
+    Raises:
+        RunError: `out` holds trainings of other settings.
+        KdmriError: See `distill`.
+    """
+    engine = engine or Engine()
+    result: dict[str, Any] = {}
+    for number, case in enumerate(cases):
+        folder = out / case.name
+        folder.mkdir(parents=True, exist_ok=True)
+        if train:
+            total = len(cases) * len(TRAININGS)
+            train_case(case, folder, number * len(TRAININGS), total, engine)
+        if not is_first_process():
+            continue
+        evaluate(case, folder)
+        if train:
+            result = _report(cases, out)
+    return result if train else _report(cases, out)
+
+
+def _report(cases: Sequence[CaseSpec], out: Path) -> dict[str, Any]:
+    first = cases[0]
+    found = groups(cases, out)
+    report: dict[str, Any] = {
+        "schema": SCHEMA,
+        "task": first.task.name,
+        "steps": first.steps,
+        "recipes": {
+            training.folder: first.recipe(training).to_dict() | {"seed": "each case's"}
+            for training in TRAININGS
+        },
+        "seeds": sorted({case.seed for case in cases}),
+        "margins": MARGIN,
+        "paper": {str(key): value for key, value in PAPER.get(first.task.name, {}).items()},
+        "statement": STATEMENT,
+        "attribution": attribution_of(first.data),
+        "groups": found,
+        "missing": missing(cases, out),
+        "provenance": provenance(first.seed),
+    }
+    write_json(out / "report.json", report)
+    with atomic_path(out / "table.md") as temporary:
+        temporary.write_text(markdown(report) + "\n", encoding="utf-8")
+    with atomic_path(out / "report.csv") as temporary:
+        temporary.write_text(csv_text(report), encoding="utf-8")
+    _pictures(cases, out)
+    return report
+
+
+def _pictures(cases: Sequence[CaseSpec], out: Path) -> None:
+    """Draw what is finished and not drawn yet: panels and curves of the fixed split, first seed."""
+    drawn = [c for c in cases if c.split == c.task.split and c.seed == cases[0].seed]
+    todo = [c for c in drawn if not (out / f"panel-{c.acceleration}x.png").is_file()]
+    todo = [c for c in todo if Run(out / c.name / "edge").has("student")]
+    if not todo:
+        return
+    with progress("Drawing", len(todo)) as advance:
+        for case in todo:
+            folder = out / case.name
+            lines = curves.curves(folder)
+            title = f"{case.task.name}, {case.acceleration}x"
+            if lines:
+                with atomic_path(out / f"curves-{case.acceleration}x.png") as temporary:
+                    curves.draw(lines, temporary, title)
+            volume = test_cases(case)[:1]
+            weights = {
+                "teacher": folder / "kd-mri" / "teacher.safetensors",
+                "plain": folder / "kd-mri" / "plain.safetensors",
+                "student": folder / "edge" / "student.safetensors",
+            }
+            outputs = {role: reconstruct(file, volume)[0] for role, file in weights.items()}
+            panel = compose(volume[0], outputs, case.mask)
+            with atomic_path(out / f"panel-{case.acceleration}x.png") as temporary:
+                draw_panel(panel, temporary, f"{title}. {STATEMENT}")
+            advance(1)

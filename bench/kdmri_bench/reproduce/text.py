@@ -1,0 +1,115 @@
+"""The report as Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from kdmri_bench.reproduce.protocol import NETWORKS
+from kdmri_bench.reproduce.report import ALL
+from kdmri_bench.reproduce.stats import MARGIN
+
+__all__ = ["csv_text", "markdown"]
+
+_TITLES = {"zero-filled": "zero-filled", **{name: n.title for name, n in NETWORKS.items()}}
+
+
+def _cell(value: Mapping[str, Any], digits: int) -> str:
+    spread = value["std"]
+    return f"{value['mean']:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+
+
+def _percent(interval: Mapping[str, Any]) -> str:
+    if interval["value"] is None:
+        return "no gap"
+    if interval["low"] is None:
+        return f"{interval['value']:.0f} % (interval undefined)"
+    return f"{interval['value']:.0f} % ({interval['low']:.0f} to {interval['high']:.0f})"
+
+
+def _change(interval: Mapping[str, Any], digits: int) -> str:
+    return (
+        f"{interval['value']:+.{digits}f}"
+        f" ({interval['low']:+.{digits}f} to {interval['high']:+.{digits}f})"
+    )
+
+
+def _group(group: Mapping[str, Any], paper: Mapping[str, Any]) -> list[str]:
+    contrasts = list(group["by_contrast"])
+    few = " **An indication only: fewer than five test subjects.**" if group["indication"] else ""
+    lines = [
+        f"**{group['title']}** (mask {group['mask']}: nominal {group['nominal_acceleration']:.2f}x,"
+        f" with mirrored lines {group['effective_acceleration']:.2f}x; test subjects"
+        f" {', '.join(group['subjects'])}, {group['volumes']} volumes).{few}",
+        "",
+        "| network | PSNR dB | SSIM |" + "".join(f" {c} dB |" for c in contrasts),
+        "|---|---|---|" + "---|" * len(contrasts),
+    ]
+    for name in ALL:
+        row = group["table"][name]
+        alone = [
+            f" {_cell(group['by_contrast'][contrast][name]['psnr'], 2)} |" for contrast in contrasts
+        ]
+        lines.append(
+            f"| {_TITLES[name]} | {_cell(row['psnr'], 2)} | {_cell(row['ssim'], 4)} |"
+            + "".join(alone)
+        )
+    lines += ["", "| | KD-MRI student | edge student |", "|---|---|---|"]
+    for teacher in ("teacher-a", "teacher-b"):
+        cells = [_percent(group["gap_closed"][s][teacher]["psnr"]) for s in ("kd-mri", "edge")]
+        lines.append(f"| gap closed (PSNR) to {_TITLES[teacher]} | {cells[0]} | {cells[1]} |")
+    published = paper.get(str(group["acceleration"]))
+    if published is not None:
+        lines.append(f"| the paper's, on its own data | {published} % | |")
+    lines.append("")
+    for teacher in ("teacher-a", "teacher-b"):
+        psnr, ssim = (group["differences"][teacher][m] for m in ("psnr", "ssim"))
+        lines.append(
+            f"- Edge student minus {_TITLES[teacher]}: {_change(psnr, 3)} dB: {psnr['verdict']};"
+            f" SSIM {_change(ssim, 4)}: {ssim['verdict']}."
+        )
+    return [*lines, ""]
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """Return the tables as GitHub Markdown, most telling group first."""
+    lines: list[str] = []
+    for group in report["groups"]:
+        lines += _group(group, report["paper"])
+    steps = report["steps"] or "its recipe's number of"
+    lines += [
+        "Mean ± standard deviation over volumes (n - 1). Intervals: 95 %, paired bootstrap over"
+        " subjects, then volumes. Verdicts at margins stated in advance:"
+        f" {MARGIN['psnr']} dB and {MARGIN['ssim']} SSIM; below five test subjects there is none.",
+        f"Every network had {steps} optimiser steps, all"
+        f" stages counted; {len(report['seeds'])} seed(s). {report['statement']}",
+    ]
+    if report["missing"]:
+        lines.append(f"Not finished yet: {len(report['missing'])} networks.")
+    return "\n".join(lines)
+
+
+def csv_text(report: Mapping[str, Any]) -> str:
+    """Return one line per group, network and volume."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(
+        ["group", "network", "volume", "subject", "contrast", "psnr", "ssim", "nmse", "hfn"]
+    )
+    for group in report["groups"]:
+        for network, rows in group["rows"].items():
+            for row in rows:
+                figures = [f"{row[key]:.6g}" for key in ("psnr", "ssim", "nmse", "hfn")]
+                writer.writerow(
+                    [
+                        group["title"],
+                        network,
+                        row["name"],
+                        row["subject"],
+                        row["contrast"],
+                        *figures,
+                    ]
+                )
+    return stream.getvalue()

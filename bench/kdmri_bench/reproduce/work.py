@@ -1,0 +1,159 @@
+"""Training and evaluating the cases; every finished piece stays finished."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kdmri_bench.quality import volume_rows
+from kdmri_bench.reproduce.protocol import NETWORKS, TRAININGS, CaseSpec
+from kdmri_bench.reproduce.report import evaluation
+from kdmri_bench.testdata import RETROSPECTIVE, load_cases
+from kdmri_edge.checkpoint import load_reconstructor
+from kdmri_edge.console import progress, say
+from kdmri_edge.data.cases import Case
+from kdmri_edge.data.parts import find_parts
+from kdmri_edge.distill.engine import Engine
+from kdmri_edge.distill.run import distill
+from kdmri_edge.distill.settings import Settings
+from kdmri_edge.errors import BenchError, RunError
+from kdmri_edge.files import read_json, sha256_file, write_json
+from kdmri_edge.runs import Run
+from kdmri_edge.scaling import network_image, network_input
+
+__all__ = ["STATEMENT", "evaluate", "reconstruct", "test_cases", "train_case"]
+
+STATEMENT = RETROSPECTIVE
+ZERO_FILLED = "zero-filled"
+_AT_ONCE = 4
+
+
+def train_case(case: CaseSpec, folder: Path, done: int, total: int, engine: Engine) -> None:
+    """Train all networks of a case, going on where it stopped.
+
+    Args:
+        case: What to train.
+        folder: The case's folder.
+        done: Trainings finished before this case, for the display.
+        total: Trainings of all cases.
+        engine: Where to train.
+
+    Raises:
+        KdmriError: See `distill`.
+    """
+    for number, training in enumerate(TRAININGS, start=1):
+        out = folder / training.folder
+        wanted = case.settings(training, folder)
+        if _complete(out, wanted) and engine.processes == 1:
+            continue  # its data need not be read again
+        say(f"[{done + number}/{total}] {case.task.name} {case.name}: {training.folder}")
+        distill(wanted, out, engine=engine)
+
+
+def _complete(folder: Path, wanted: Settings) -> bool:
+    file = folder / "run.json"
+    if not file.is_file():
+        return False
+    meta = dict(read_json(file, RunError))
+    other = Settings.from_dict(meta.get("settings", {})).difference(wanted)
+    if other is not None:
+        raise RunError(
+            f"{folder} was trained with another {other}.",
+            "Ask for the same again, or choose another --out.",
+        )
+    return meta.get("status") == "complete"
+
+
+def test_cases(case: CaseSpec) -> tuple[Case, ...]:
+    """Read the test volumes of a case's split, undersampled with its mask.
+
+    Raises:
+        DataError: An unreadable volume, or the split has no test subject here.
+    """
+    files = find_parts(case.data, split=case.split).test
+    if not files:
+        raise BenchError(
+            f"{case.data} holds no test subject of split {case.split!r}.", "Give the whole folder."
+        )
+    return load_cases(files, mask=case.mask, matrix=case.task.matrix, channels=1).cases
+
+
+test_cases.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever its name
+
+
+def reconstruct(checkpoint: Path, cases: Sequence[Case]) -> list[NDArray[Any]]:
+    """Run a network on whole volumes: PyTorch on the CPU, float32, channels-last.
+
+    Args:
+        checkpoint: Its weights.
+        cases: Volumes [S, H, W].
+
+    Returns:
+        Reconstructions [S, H, W] in the volumes' own intensity units.
+    """
+    network = load_reconstructor(checkpoint).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    volumes = []
+    with torch.inference_mode():
+        for case in cases:
+            inputs = torch.from_numpy(network_input(case.zero_filled, case.scale))
+            outputs = [network(x).numpy() for x in torch.split(inputs, _AT_ONCE)]
+            volumes.append(network_image(np.concatenate(outputs), case.scale))
+    return volumes
+
+
+def evaluate(case: CaseSpec, folder: Path) -> None:
+    """Measure all finished networks of a case on its test volumes, once.
+
+    A file of figures names the weights and the volumes that it belongs to, and is made anew when
+    either changed.
+    """
+    files = find_parts(case.data, split=case.split).test
+    volumes = [sha256_file(file.path) for file in files]
+    missing = [
+        (name, checkpoint)
+        for name, checkpoint in _networks(folder).items()
+        if not _is_current(evaluation(folder, name), checkpoint, volumes)
+    ]
+    if not missing:
+        return
+    cases = test_cases(case)
+    with progress(f"Evaluating {case.name}", len(missing)) as advance:
+        for name, checkpoint in missing:
+            outputs = (
+                [case.zero_filled for case in cases]
+                if checkpoint is None
+                else reconstruct(checkpoint, cases)
+            )
+            rows = [
+                {**row, "subject": one.subject, "contrast": one.contrast, "sha256": one.sha256}
+                for row, one in zip(volume_rows(cases, outputs), cases, strict=True)
+            ]
+            weights = sha256_file(checkpoint) if checkpoint else None
+            write_json(
+                evaluation(folder, name),
+                {"weights_sha256": weights, "volumes_sha256": volumes, "rows": rows},
+            )
+            advance(1)
+
+
+def _networks(folder: Path) -> dict[str, Path | None]:
+    """Return the finished networks' weights by name; None for the zero-filled image."""
+    found: dict[str, Path | None] = {ZERO_FILLED: None}
+    for name, network in NETWORKS.items():
+        run = Run(folder / network.folder)
+        if run.has(network.role):
+            found[name] = run.file(network.role)
+    return found
+
+
+def _is_current(file: Path, checkpoint: Path | None, volumes: list[str]) -> bool:
+    if not file.is_file():
+        return False
+    stored = dict(read_json(file, BenchError))
+    weights = sha256_file(checkpoint) if checkpoint else None
+    return stored.get("weights_sha256") == weights and stored.get("volumes_sha256") == volumes

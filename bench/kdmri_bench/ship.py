@@ -1,0 +1,146 @@
+"""Putting trained networks into the package: `python -m kdmri_bench.ship` (for maintainers).
+
+Evaluates a teacher and a student on the test volumes of their split and copies their weights into
+kdmri_edge/weights/PLACE/, with an entry each in the index.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kdmri_bench.quality import summary, volume_rows
+from kdmri_bench.reproduce.work import STATEMENT, reconstruct
+from kdmri_bench.testdata import load_cases
+from kdmri_edge.checkpoint import read_checkpoint_meta
+from kdmri_edge.data.parts import find_parts
+from kdmri_edge.errors import BenchError, KdmriError
+from kdmri_edge.files import atomic_path, sha256_file, write_json
+from kdmri_edge.models.spec import PRESETS, ModelSpec
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.provenance import provenance
+from kdmri_edge.shipped import INDEX_FORMAT, WEIGHTS
+
+__all__ = ["entry", "preset_name", "ship"]
+
+
+def preset_name(spec: ModelSpec) -> str:
+    """Return the preset that an architecture is, whatever its dilation.
+
+    Raises:
+        BenchError: It is none.
+    """
+    for name, known in PRESETS.items():
+        if known.convs == spec.convs and replace(known, dilation=spec.dilation) == spec:
+            return name
+    raise BenchError("The network is no preset.", "Ship networks of a named architecture.")
+
+
+def entry(checkpoint: Path, data: Path, split: str, file: str) -> tuple[str, dict[str, Any]]:
+    """Describe and measure a checkpoint.
+
+    Args:
+        checkpoint: The weights.
+        data: Folder of the volumes.
+        split: Split whose test subjects are measured.
+        file: Path of the copy within the weights folder.
+
+    Returns:
+        The preset's name and the index entry.
+
+    Raises:
+        KdmriError: See `read_checkpoint_meta`, `find_parts` and `load_cases`.
+    """
+    meta = read_checkpoint_meta(checkpoint)
+    spec, mask = ModelSpec.from_dict(meta["spec"]), Mask.from_dict(meta["mask"])
+    training = meta["training"]
+    test = find_parts(data, split=split).test
+    cases = load_cases(test, mask=mask, matrix=meta["matrix"], channels=spec.channels).cases
+    trained = {item["sha256"] for item in training["data"]}
+    if trained & {case.sha256 for case in cases}:
+        raise BenchError("A test volume was trained on.", "Give another --split.")
+    rows = volume_rows(cases, reconstruct(checkpoint, cases))
+    zero = volume_rows(cases, [case.zero_filled for case in cases])
+    return preset_name(spec), {
+        "file": file,
+        "sha256": sha256_file(checkpoint),
+        "role": meta["role"],
+        "spec": spec.to_dict(),
+        "parameters": spec.parameters,
+        "mask": mask.name,
+        "nominal_acceleration": mask.nominal_acceleration,
+        "effective_acceleration": mask.effective_acceleration,
+        "matrix": meta["matrix"],
+        "recipe": training["recipe"]["name"],
+        "steps": training["steps"],
+        "seed": training["recipe"]["seed"],
+        "trained_on": sorted({str(item["subject"]) for item in training["data"]}),
+        "attribution": training["attribution"],
+        "revision": training["provenance"]["git"]["revision"],
+        "figures": {
+            "split": split,
+            "statement": STATEMENT,
+            "measured_with": "PyTorch, CPU, float32, whole volumes",
+            "mean": {name: value["mean"] for name, value in summary(rows).items()},
+            "zero_filled": {name: value["mean"] for name, value in summary(zero).items()},
+            "volumes": rows,
+        },
+    }
+
+
+def ship(
+    checkpoints: list[Path], place: str, data: Path, split: str, root: Path = WEIGHTS
+) -> list[str]:
+    """Copy checkpoints into the package and write the index anew.
+
+    Args:
+        checkpoints: One per preset.
+        place: What comes after the @, e.g. "brain-4x".
+        data: Folder of the volumes.
+        split: Split whose test subjects are measured.
+        root: The package's folder of weights.
+
+    Returns:
+        The references.
+    """
+    index = root / "index.json"
+    networks: dict[str, Any] = {}
+    if index.is_file():
+        networks = json.loads(index.read_text(encoding="utf-8"))["networks"]
+    references = []
+    for checkpoint in checkpoints:
+        name = preset_name(ModelSpec.from_dict(read_checkpoint_meta(checkpoint)["spec"]))
+        file = f"{place}/{name}.safetensors"
+        _, found = entry(checkpoint, data, split, file)
+        with atomic_path(root / file) as temporary:
+            shutil.copyfile(checkpoint, temporary)
+        networks[f"{name}@{place}"] = found
+        references.append(f"{name}@{place}")
+    ordered = dict(sorted(networks.items(), key=lambda item: item[0].split("@")[::-1]))
+    origin = provenance()
+    write_json(index, {"format": INDEX_FORMAT, "networks": ordered, "provenance": origin})
+    return references
+
+
+@click.command()
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--as", "place", required=True, help='Place of the reference, e.g. "brain-4x".')
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of volumes.")
+@click.option("--split", required=True, help="Split whose test subjects are measured.")
+def main(checkpoints: tuple[Path, ...], place: str, data: Path, split: str) -> None:
+    """Measure CHECKPOINTS and put them into the package."""
+    try:
+        click.echo("\n".join(ship(list(checkpoints), place, data, split)))
+    except KdmriError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

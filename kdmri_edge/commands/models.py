@@ -1,0 +1,65 @@
+"""`kdmri-edge models`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+__all__ = ["models"]
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def models(as_json: bool) -> None:
+    r"""List the architectures, and the trained networks that come with the package.
+
+    A trained network is named PRESET@PLACE and can stand wherever weights are taken:
+
+    \b
+      kdmri-edge export dccnn-d3c5@brain-4x --target onnx
+      kdmri-edge bench dccnn-d5c5@brain-4x dccnn-d3c5@brain-4x --data DIR
+      kdmri-edge distill --teacher dccnn-d5c5@brain-4x --data DIR --mask FILE
+    """
+    from kdmri_edge.models.spec import PRESETS
+    from kdmri_edge.shipped import shipped_networks
+
+    presets = {
+        name: {"parameters": spec.parameters, "macs_240": sum(spec.macs(240, 240).values())}
+        for name, spec in PRESETS.items()
+    }
+    shipped = {name: dict(network.entry) for name, network in shipped_networks().items()}
+    if as_json:
+        click.echo(json.dumps({"presets": presets, "shipped": shipped}, indent=2))
+        return
+    _show(presets, shipped)
+
+
+def _show(presets: dict[str, dict[str, int]], shipped: dict[str, dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True)
+    table = Table(box=None, title="architectures", title_justify="left")
+    for title in ("preset", "parameters", "GMAC at 240 x 240"):
+        table.add_column(title)
+    for name, facts in presets.items():
+        table.add_row(name, f"{facts['parameters']:,}", f"{facts['macs_240'] / 1e9:.2f}")
+    console.print(table)
+    table = Table(box=None, title="trained networks", title_justify="left")
+    table.add_column("name", no_wrap=True)  # a name that is cut short cannot be copied
+    for title in ("recipe", "mask", "PSNR dB", "SSIM", "zero-filled dB", "test volumes"):
+        table.add_column(title)
+    for name, entry in shipped.items():
+        figures = entry["figures"]
+        table.add_row(
+            name,
+            entry["recipe"],
+            f"{entry['mask']} ({entry['nominal_acceleration']:.2f}x)",
+            f"{figures['mean']['psnr']:.2f}",
+            f"{figures['mean']['ssim']:.4f}",
+            f"{figures['zero_filled']['psnr']:.2f}",
+            f"{len(figures['volumes'])} ({figures['split']})",
+        )
+    console.print(table)

@@ -1,0 +1,97 @@
+"""Trained networks inside the package, by reference: `dccnn-d3c5@brain-4x` (torch-free).
+
+A reference is PRESET@PLACE. `weights/index.json` says of each what it is, which volumes it was
+trained on, whom to attribute, and how well it does on which test volumes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from kdmri_edge.errors import CheckpointError, ModelError
+from kdmri_edge.files import sha256_file
+from kdmri_edge.suggest import nearest
+
+__all__ = [
+    "INDEX_FORMAT",
+    "WEIGHTS",
+    "ShippedNetwork",
+    "is_reference",
+    "resolve",
+    "shipped_networks",
+]
+
+WEIGHTS: Final = Path(__file__).resolve().parent / "weights"
+INDEX_FORMAT: Final = 1
+_INDEX: Final = "index.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShippedNetwork:
+    """A network in the package.
+
+    Attributes:
+        reference: PRESET@PLACE.
+        path: Its checkpoint (safetensors).
+        entry: What the index says: file, sha256, role, spec, parameters, mask and accelerations,
+            matrix, recipe, steps, seed, data, attribution, revision, and figures.
+    """
+
+    reference: str
+    path: Path
+    entry: Mapping[str, Any]
+
+
+def is_reference(text: str) -> bool:
+    """Tell whether a text is meant as PRESET@PLACE rather than as a path."""
+    return "@" in text and not Path(text).exists()
+
+
+def shipped_networks(root: Path = WEIGHTS) -> dict[str, ShippedNetwork]:
+    """Return the networks of the package by reference.
+
+    Raises:
+        CheckpointError: The index is damaged or of a newer format.
+    """
+    file = root / _INDEX
+    if not file.is_file():
+        return {}
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+        if index["format"] > INDEX_FORMAT:
+            raise CheckpointError(f"{file} is of a newer format.", "Update kdmri-edge.")
+        return {
+            reference: ShippedNetwork(reference=reference, path=root / entry["file"], entry=entry)
+            for reference, entry in index["networks"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{file} is damaged ({error}).", "Install kdmri-edge again."
+        ) from error
+
+
+def resolve(reference: str, root: Path = WEIGHTS) -> Path:
+    """Return the checkpoint of a shipped network, after comparing its hash.
+
+    Raises:
+        ModelError: There is no such network; the message names the nearest.
+        CheckpointError: The file is missing or altered, or the index is damaged.
+    """
+    known = shipped_networks(root)
+    if reference not in known:
+        if not known:
+            raise ModelError(f"No network {reference!r} is shipped.", "Give a checkpoint's path.")
+        raise ModelError(
+            f"No network {reference!r} is shipped; did you mean {nearest(reference, known)!r}?",
+            f"Shipped are {', '.join(known)}.",
+        )
+    network = known[reference]
+    if not network.path.is_file() or sha256_file(network.path) != network.entry["sha256"]:
+        raise CheckpointError(
+            f"The weights of {reference} are missing or altered.", "Install kdmri-edge again."
+        )
+    return network.path

@@ -1,0 +1,141 @@
+"""`kdmri-edge reproduce` on tiny volumes: equal steps, the same table after interruptions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from kdmri_bench.reproduce import protocol
+from kdmri_bench.reproduce.command import reproduce as command
+from kdmri_bench.reproduce.protocol import NETWORKS, TRAININGS, CaseSpec, plan
+from kdmri_bench.reproduce.run import reproduce
+from kdmri_edge.data.phantom import phantom_volume
+from kdmri_edge.distill.progress import StageProgress
+from kdmri_edge.errors import BenchError, DataError, KdmriError, MaskError, RunError
+
+STEPS = 4
+SMALL = ("batch=2", "strip=16", "validate_every=2", "precision=f32", "whole_slices=0.0")
+
+
+class _PowerCut(BaseException):
+    """Not an Exception, so that nothing on the way can swallow it."""
+
+
+@pytest.fixture
+def brains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The recorded split's subjects as phantoms of 48 x 48."""
+    task = replace(protocol.TASKS["brain"], matrix=48, paper_masks=None)
+    monkeypatch.setitem(protocol.TASKS, "brain", task)
+    folder = tmp_path / "brain"
+    folder.mkdir()
+    for number, subject in enumerate(("01", "03", "04", "09", "12", "19", "20")):
+        volume = phantom_volume(number, slices=3, matrix=48)
+        np.save(folder / f"sub-{subject}_ses-1_T1w.npy", volume.image)
+    return folder
+
+
+def _cases(brains: Path, **changes: object) -> list[CaseSpec]:
+    values = {"accelerations": (4,), "steps": STEPS, "assignments": SMALL, **changes}
+    return plan("brain", brains, **values)  # type: ignore[arg-type]
+
+
+def test_every_network_gets_the_same_steps_and_data(brains: Path) -> None:
+    for case in _cases(brains):
+        for training in TRAININGS:
+            recipe = case.recipe(training)
+            assert recipe.teacher_steps == recipe.student_steps == STEPS
+            assert recipe.seed == case.seed
+    names = [case.name for case in _cases(brains)]
+    assert names == [
+        "4x-brain-seed0",
+        *(f"4x-brain-fold-{n}-seed0" for n in (1, 2, 3)),
+    ]
+    assert len(_cases(brains, accelerations=(4, 5), seeds=2)) == 10
+
+
+def test_interrupted_anywhere_it_ends_with_the_same_tables(
+    brains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = _cases(brains, folds=False)
+    whole = reproduce(cases, tmp_path / "whole")
+    assert whole["missing"] == []
+    (group,) = whole["groups"]
+    assert group["subjects"] == ["04", "19"]
+    assert set(group["table"]) == {"zero-filled", *NETWORKS}
+    assert group["differences"]["teacher-b"]["psnr"]["verdict"] == "inconclusive"
+    real, calls = StageProgress.advance, iter(range(1000))
+
+    def advance(self: StageProgress, step: int, loss: float) -> None:
+        real(self, step, loss)
+        if next(calls) % 5 == 3:
+            raise _PowerCut
+
+    monkeypatch.setattr(StageProgress, "advance", advance)
+    cuts = 0
+    while True:
+        try:
+            again = reproduce(cases, tmp_path / "cut")
+            break
+        except _PowerCut:
+            cuts += 1
+    assert cuts >= 3
+    assert again["groups"] == whole["groups"]
+    for name in ("table.md", "report.csv"):
+        one, other = ((tmp_path / run / name).read_bytes() for run in ("whole", "cut"))
+        assert one == other
+    for name in ("panel-4x.png", "curves-4x.png"):
+        assert (tmp_path / "whole" / name).stat().st_size > 10_000
+
+
+def test_a_report_of_what_is_there(brains: Path, tmp_path: Path) -> None:
+    cases = _cases(brains, folds=False)
+    report = reproduce(cases, tmp_path / "out", train=False)
+    assert report["groups"] == []
+    assert f"{cases[0].name}: edge" in report["missing"]
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["schema"] == 1
+
+
+def test_another_request_into_the_same_folder_is_refused(brains: Path, tmp_path: Path) -> None:
+    first = [replace(case, steps=4) for case in _cases(brains, folds=False)]
+    reproduce(first, tmp_path / "out")
+    other = [replace(case, steps=8) for case in first]
+    with pytest.raises(RunError, match="steps"):
+        reproduce(other, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"accelerations": ()}, BenchError, "2 or more"),
+        ({"accelerations": (1,)}, BenchError, "2 or more"),
+        ({"seeds": 0}, BenchError, "seed"),
+        ({"steps": 2}, BenchError, "steps"),
+        ({"assignments": ("no_such=1",)}, KdmriError, "no_such"),
+    ],
+)
+def test_bad_requests_are_refused_before_training(
+    brains: Path, changes: dict[str, object], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        _cases(brains, **changes)
+
+
+def test_unknown_task_missing_folder_missing_masks(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="liver"):
+        plan("liver", tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        plan("brain", tmp_path / "none")
+    with pytest.raises(MaskError, match="--masks"):
+        plan("brain", tmp_path)
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
+    arguments = ["brain", "--data", str(tmp_path), "--accelerations", "four"]
+    result = CliRunner().invoke(command, arguments)
+    assert isinstance(result.exception, BenchError)
+    assert "four" in str(result.exception)

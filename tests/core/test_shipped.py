@@ -1,0 +1,82 @@
+"""Networks in the package: they are what the index says, and anything else is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kdmri_edge.checkpoint import load_checkpoint, read_checkpoint_meta
+from kdmri_edge.errors import CheckpointError, ModelError
+from kdmri_edge.files import sha256_file
+from kdmri_edge.models.spec import PRESETS, ModelSpec
+from kdmri_edge.shipped import WEIGHTS, is_reference, resolve, shipped_networks
+
+NETWORKS = shipped_networks()
+
+
+def test_the_promised_ones_are_there() -> None:
+    assert {"dccnn-d3c5@brain-4x", "dccnn-d5c5@brain-4x"} <= set(NETWORKS)
+
+
+@pytest.mark.parametrize("reference", NETWORKS)
+def test_each_is_what_the_index_says(reference: str) -> None:
+    entry = NETWORKS[reference].entry
+    path = resolve(reference)
+    meta, checkpoint = read_checkpoint_meta(path), load_checkpoint(path)
+    assert sha256_file(path) == entry["sha256"]
+    preset, _, _ = reference.partition("@")
+    assert checkpoint.spec == ModelSpec.from_dict(entry["spec"])
+    assert checkpoint.spec.parameters == entry["parameters"] == PRESETS[preset].parameters
+    assert sum(tensor.numel() for tensor in checkpoint.state.values()) == entry["parameters"]
+    assert checkpoint.mask.name == entry["mask"]
+    assert meta["training"]["recipe"]["name"] == entry["recipe"]
+    # CC BY asks for the name of the data's owner
+    assert "Lesjak" in entry["attribution"]
+    figures = entry["figures"]
+    assert figures["mean"]["psnr"] > figures["zero_filled"]["psnr"] + 6
+    assert {row["name"] for row in figures["volumes"]}.isdisjoint(
+        item["name"] for item in meta["training"]["data"]
+    )
+
+
+def test_nothing_lies_there_unlisted() -> None:
+    listed = {network.path for network in NETWORKS.values()}
+    assert set(WEIGHTS.rglob("*.safetensors")) == listed
+
+
+def test_a_near_name_is_suggested() -> None:
+    with pytest.raises(ModelError, match="dccnn-d3c5@brain-4x"):
+        resolve("dccnn-d3c5@brian-4x")
+
+
+def test_a_path_is_no_reference(tmp_path: Path) -> None:
+    assert is_reference("dccnn-d3c5@brain-4x")
+    folder = tmp_path / "me@home"
+    folder.mkdir()
+    assert not is_reference(str(folder))
+    assert not is_reference("runs/brain")
+
+
+def test_altered_weights_and_a_damaged_index_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "weights"
+    shutil.copytree(WEIGHTS, root)
+    reference = next(iter(NETWORKS))
+    path = resolve(reference, root)
+    path.write_bytes(path.read_bytes()[:-1] + b"\0\0")
+    with pytest.raises(CheckpointError, match="altered"):
+        resolve(reference, root)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="missing"):
+        resolve(reference, root)
+    index = root / "index.json"
+    newer = {**json.loads(index.read_text()), "format": 99}
+    index.write_text(json.dumps(newer))
+    with pytest.raises(CheckpointError, match="newer"):
+        shipped_networks(root)
+    index.write_text("{")
+    with pytest.raises(CheckpointError, match="damaged"):
+        shipped_networks(root)
+    assert shipped_networks(tmp_path / "none") == {}
