@@ -5,7 +5,10 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 
 - `table`: the benchmark's table with its notes;
 - `ratios`: how much faster the default export is than a plain export with DFT nodes;
-- `facts`: revision, machine, versions and seed of that report, in one sentence.
+- `facts`: revision, machine, versions and seed of that report, in one sentence;
+- `reproduce`: the tables of `kdmri-edge reproduce`;
+- `ablation`: what each idea is worth;
+- `throughput`: how fast training is beside a plain loop.
 
 The block `targets` needs no report: it is the table of export targets.
 """
@@ -25,7 +28,7 @@ from kdmri_bench.report import read_report
 from kdmri_bench.schema import Report
 from kdmri_bench.table import markdown_table
 from kdmri_edge.errors import BenchError, KdmriError
-from kdmri_edge.files import atomic_path
+from kdmri_edge.files import atomic_path, read_json
 from kdmri_edge.targets import TARGETS
 
 __all__ = ["BLOCKS", "facts", "generate", "main", "targets"]
@@ -62,6 +65,43 @@ BLOCKS: Final[dict[str, Callable[[Report], str]]] = {
 }
 
 
+def origin_line(provenance: dict[str, Any]) -> str:
+    """Say in one sentence where results come from that are no benchmark of runtimes."""
+    git, machine = provenance["git"], provenance["machine"]
+    dirty = " with uncommitted changes" if git["dirty"] else ""
+    return (
+        f"Written on {str(provenance['time_utc'])[:10]} at revision"
+        f" {str(git['revision'] or 'unknown')[:12]}{dirty}, torch"
+        f" {provenance['versions'].get('torch', 'absent')}; {machine['cpu']},"
+        f" {machine['cores']} cores."
+    )
+
+
+def _reproduce(report: dict[str, Any]) -> str:
+    from kdmri_bench.reproduce.text import markdown
+
+    return f"{markdown(report)}  \n{origin_line(report['provenance'])}"
+
+
+def _ablation(report: dict[str, Any]) -> str:
+    from kdmri_bench.ablation import markdown
+
+    return f"{markdown(report)} {origin_line(report['provenance'])}"
+
+
+def _throughput(report: dict[str, Any]) -> str:
+    from kdmri_bench.throughput import sentence
+
+    return f"{sentence(report)} {origin_line(report['provenance'])}"
+
+
+RAW_BLOCKS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
+    "reproduce": _reproduce,
+    "ablation": _ablation,
+    "throughput": _throughput,
+}
+
+
 def targets() -> str:
     """Return the table of export targets as GitHub Markdown."""
     lines = [
@@ -81,12 +121,16 @@ def _body(name: str, results: Path) -> str:
     if name == "targets":
         return targets()
     kind, _, stem = name.partition(":")
-    if kind not in BLOCKS or not stem:
-        raise BenchError(
-            f"Block {name!r} is of an unknown kind.",
-            f"Kinds are targets, {', '.join(f'{kind}:STEM' for kind in BLOCKS)}.",
-        )
-    return BLOCKS[kind](read_report(results / stem / "report.json"))
+    file = results / stem / "report.json"
+    if stem and kind in BLOCKS:
+        return BLOCKS[kind](read_report(file))
+    if stem and kind in RAW_BLOCKS:
+        return RAW_BLOCKS[kind](dict(read_json(file, BenchError)))
+    kinds = (*BLOCKS, *RAW_BLOCKS)
+    raise BenchError(
+        f"Block {name!r} is of an unknown kind.",
+        f"Kinds are targets, {', '.join(f'{kind}:STEM' for kind in kinds)}.",
+    )
 
 
 def generate(text: str, results: Path) -> str:

@@ -37,7 +37,7 @@ from kdmri_edge.physics.forms import Form
 from kdmri_edge.physics.masks import variable_density_lines
 from kdmri_edge.provenance import provenance
 
-__all__ = ["measure"]
+__all__ = ["measure", "sentence"]
 
 SCHEMA: Final = 1
 _MATRIX: Final = 240
@@ -73,7 +73,7 @@ def _ours(network_name: str, steps: int, folder: Path, recipe: DistillRecipe) ->
             number=0,
             title="stage loop",
             steps=steps,
-            criterion=lambda features, _, t: distance(recipe.loss, features.output, t),
+            criterion=lambda features, batch: distance(recipe.loss, features.output, batch.target),
         )
         train(network, stage, around)
 
@@ -162,6 +162,20 @@ def measure(network_name: str = "dccnn-d3c5", *, rounds: int = 5, steps: int = 8
     }
 
 
+def sentence(result: dict[str, Any]) -> str:
+    """Say the result in one sentence."""
+    ratio, size = result["ratio"], result["matrix"]
+    return (
+        f"Training {result['network']} on {result['ran_on']['device']}"
+        f" ({result['ran_on']['threads']} threads, {result['ran_on']['precision']}):"
+        f" {result['kdmri_edge']['slices_per_s']:.1f} slices of {size} x {size} per second; a plain"
+        f" PyTorch loop (default layout, float32, whole slices, FFT)"
+        f" {result['plain_loop']['slices_per_s']:.1f}: {ratio['median']:.1f}x as fast"
+        f" ({ratio['smallest']:.1f} to {ratio['largest']:.1f} over {result['rounds']} rounds that"
+        " took turns)."
+    )
+
+
 def _summary(speeds: list[float]) -> dict[str, Any]:
     return {"slices_per_s": statistics.median(speeds), "rounds": speeds}
 
@@ -183,13 +197,7 @@ def main(network: str, rounds: int, steps: int, out: Path | None) -> None:
     except KdmriError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    ratio = result["ratio"]
-    say(
-        f"{network} on {result['ran_on']['device']}, {result['ran_on']['precision']}:"
-        f" {result['kdmri_edge']['slices_per_s']:.1f} slices/s, plain loop"
-        f" {result['plain_loop']['slices_per_s']:.1f}: {ratio['median']:.1f}x"
-        f" ({ratio['smallest']:.1f} to {ratio['largest']:.1f} over the rounds)."
-    )
+    say(sentence(result))
 
 
 if __name__ == "__main__":

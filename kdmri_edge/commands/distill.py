@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["distill", "resolve"]
 
-FAMILIES = ("variable-density", "random", "equispaced", "variable-density-2d")
+FAMILIES = ("variable-density", "random", "equispaced", "variable-density-2d", "centre")
 _MATRIX = 240
 _MASK_OPTIONS = frozenset({"mask", "mask_family", "mask_seed", "acceleration"})
 
@@ -57,6 +57,9 @@ def _mask(options: dict[str, Any]) -> Mask:
         return masks.equispaced_lines(size, acceleration, seed=seed)
     if family == "variable-density-2d":
         return masks.variable_density_2d((size, size), acceleration, seed=seed)
+    if family == "centre":  # super-resolution: the acceleration is the block's, per area
+        side = max(1, round(size / math.sqrt(acceleration)))
+        return masks.centre_block((size, size), (side, side))
     return masks.variable_density_lines(size, acceleration, seed=seed)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from kdmri_edge.data.cases import Case
 from kdmri_edge.distill.recipe import DistillRecipe
 from kdmri_edge.errors import DataError
+from kdmri_edge.scaling import slice_scale
 
 __all__ = ["TrainingSlices", "batch_size", "draw"]
 
@@ -76,6 +77,7 @@ def draw(
     flip: bool,
     rank: int = 0,
     world: int = 1,
+    projection: NDArray[np.float32] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return this process's share of a step's batch.
 
@@ -88,6 +90,8 @@ def draw(
         flip: Mirror half of them along readout.
         rank: This process.
         world: Number of processes; `batch_size` must be divisible by it.
+        projection: Re(P) [H, H] of another line mask than that of the slices: their targets are
+            undersampled with it anew, and scaled by what that leaves.
 
     Returns:
         Zero-filled and target images, [B / world, 1, H, W] float32, channels-last.
@@ -99,11 +103,19 @@ def draw(
     chosen = random.integers(0, count, batch)
     starts = random.integers(0, width - columns + 1, batch)
     mirrored = random.random(batch) < 0.5
+    own = list(zip(chosen, starts, mirrored, strict=True))[rank::world]
+    numbers = [n for n, _, _ in own]
+    zero_filled, target = slices.zero_filled[numbers], slices.target[numbers]
+    if projection is not None:
+        # On whole slices: the scale is the slice's, not the strip's.
+        zero_filled = np.matmul(projection, target)
+        scale = slice_scale(zero_filled)[:, None, None]
+        zero_filled, target = zero_filled / scale, target / scale
     pairs = []
-    for source in (slices.zero_filled, slices.target):
+    for source in (zero_filled, target):
         strips = [
-            source[n, :, a : a + columns][:, :: -1 if flip and m else 1]
-            for n, a, m in list(zip(chosen, starts, mirrored, strict=True))[rank::world]
+            image[:, a : a + columns][:, :: -1 if flip and m else 1]
+            for image, (_, a, m) in zip(source, own, strict=True)
         ]
         tensor = torch.from_numpy(np.stack(strips)[:, None])
         pairs.append(tensor.contiguous(memory_format=torch.channels_last))

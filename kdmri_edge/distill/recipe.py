@@ -16,6 +16,7 @@ __all__ = [
     "DistillRecipe",
     "Imitation",
     "Loss",
+    "Masks",
     "Precision",
     "Schedule",
     "load_recipe",
@@ -48,6 +49,13 @@ class Schedule(StrEnum):
     CONSTANT = "constant"
     COSINE = "cosine"
     STEP = "step"
+
+
+class Masks(StrEnum):
+    """Which masks a training sees: the run's own, or another line mask at every step."""
+
+    OWN = "own"
+    LINES = "lines"
 
 
 class Imitation(StrEnum):
@@ -90,8 +98,11 @@ class DistillRecipe:
         alpha: Weight of reconstruction; 1 - alpha is imitation's.
         imitation: Which images are imitated.
         dilation: Dilation of the student's convolutions in each cascade; empty leaves the preset's.
+        inherit: Start the student with the teacher's first and last convolutions of each cascade.
         reparameterise: Train the student with parallel branches that are folded into its
-            convolutions when it is saved (`models.branches`).
+            convolutions when it is saved (`models.branches`). The plain student has none.
+        reparameterise_teacher: The same for the teacher.
+        masks: Which masks the networks are trained for (`distill.masks`).
         flip: Mirror strips along readout at random (line masks only).
         precision: Arithmetic of the convolutions.
         seed: Seed of weights and batches.
@@ -118,7 +129,10 @@ class DistillRecipe:
     alpha: float = _range(0.5, 0.0, 1.0)
     imitation: Imitation = Imitation.FINAL
     dilation: tuple[int, ...] = ()
+    inherit: bool = False
     reparameterise: bool = False
+    reparameterise_teacher: bool = False
+    masks: Masks = Masks.OWN
     flip: bool = True
     precision: Precision = Precision.AUTO
     seed: int = _range(0, 0)

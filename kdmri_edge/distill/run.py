@@ -24,13 +24,16 @@ from kdmri_edge.distill.engine import Engine, describe, launched
 from kdmri_edge.distill.log import TrainingLog
 from kdmri_edge.distill.losses import attention_transfer, distance, imitation
 from kdmri_edge.distill.material import Material, gather
+from kdmri_edge.distill.recipe import Masks
 from kdmri_edge.distill.settings import Settings
-from kdmri_edge.distill.stage import Criterion, Stage, Surroundings, channels_last, train
+from kdmri_edge.distill.stage import Batch, Criterion, Stage, Surroundings, channels_last, train
 from kdmri_edge.distill.validation import thinned, validation_psnr
 from kdmri_edge.errors import CheckpointError, RecipeError, RunError
 from kdmri_edge.files import read_json, sweep, write_json
 from kdmri_edge.models.branches import expand, fold
 from kdmri_edge.models.build import Network, build_model
+from kdmri_edge.models.features import Features
+from kdmri_edge.models.inherit import inherit_ends
 from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.physics.consistency import operator_tensor
 from kdmri_edge.physics.forms import choose_form
@@ -82,6 +85,12 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
 def _check_shares(settings: Settings, processes: int) -> None:
     """Refuse batches that cannot be shared evenly: they would train something else."""
     recipe, lines = settings.recipe, settings.mask.is_lines
+    if recipe.masks is Masks.LINES and not (lines and settings.student_spec.channels == 1):
+        raise RecipeError(
+            "Training over line masks needs a run whose own mask samples lines, and magnitude"
+            " networks.",
+            "Give such a mask, or --set masks=own.",
+        )
     shards = max(recipe.shards, processes)
     if shards % processes:
         raise RecipeError(
@@ -257,7 +266,7 @@ class _Work:
 
     def _reconstruction(self) -> Criterion:
         loss = self.settings.recipe.loss
-        return lambda features, _, target: distance(loss, features.output, target)
+        return lambda features, batch: distance(loss, features.output, batch.target)
 
     def teacher(self) -> Network:
         """Train the teacher, or take the given checkpoint."""
@@ -271,7 +280,9 @@ class _Work:
             steps=self.settings.recipe.teacher_steps,
             criterion=self._reconstruction(),
         )
-        return self._from_scratch("teacher", self.settings.teacher_spec, 0, stage)
+        branches = self.settings.recipe.reparameterise_teacher
+        spec = self.settings.teacher_spec
+        return self._from_scratch("teacher", spec, 0, stage, branches=branches)
 
     def _taken_over(self, path: Path) -> Network:
         """Copy a given teacher into the run; how it was trained goes along unchanged."""
@@ -295,10 +306,20 @@ class _Work:
             )
         return checkpoint
 
-    def _from_scratch(self, role: str, spec: ModelSpec, seed: int, stage: Stage) -> Network:
+    def _expand(self, network: Network, seed: int) -> None:
+        """Give a network its branches; their first weights are drawn apart from the network's."""
+        with self._seeded(seed):
+            expand(network)
+
+    def _from_scratch(
+        self, role: str, spec: ModelSpec, seed: int, stage: Stage, *, branches: bool = False
+    ) -> Network:
         def make() -> Network:
             network = self._network(spec, seed)
+            if branches:
+                self._expand(network, 3)
             train(network, stage, self.around)
+            fold(network)
             return network
 
         return self._trained(role, make, {stage.name: stage.steps})
@@ -322,9 +343,9 @@ class _Work:
         frozen = channels_last(teacher)
         self.fabric.to_device(frozen)
 
-        def features(x_u: torch.Tensor) -> Any:
+        def features(batch: Batch) -> Features:
             with torch.no_grad(), self.fabric.autocast():
-                return frozen.features(x_u, self.around.operator)
+                return frozen.features(batch.x_u, batch.operator)
 
         attention = Stage(
             name="attention",
@@ -333,8 +354,8 @@ class _Work:
             steps=recipe.attention_steps,
             # The second term is zero. It gives the convolutions behind the last tap a gradient,
             # for which distributed training would wait in vain.
-            criterion=lambda student, x_u, _: (
-                attention_transfer(student.attention, features(x_u).attention)
+            criterion=lambda student, batch: (
+                attention_transfer(student.attention, features(batch).attention)
                 + 0 * student.output.float().sum()
             ),
         )
@@ -343,19 +364,20 @@ class _Work:
             number=3,
             title=f"student {self.settings.student}: imitation",
             steps=recipe.imitation_steps,
-            criterion=lambda student, x_u, target: (
-                recipe.alpha * distance(recipe.loss, student.output, target)
+            criterion=lambda student, batch: (
+                recipe.alpha * distance(recipe.loss, student.output, batch.target)
                 + (1 - recipe.alpha)
-                * imitation(recipe.imitation, recipe.loss, student, features(x_u))
+                * imitation(recipe.imitation, recipe.loss, student, features(batch))
             ),
         )
 
         def make() -> Network:
             # The same first weights as the plain student's: only the training differs.
             network = self._network(self.settings.student_spec, 1)
+            if recipe.inherit:
+                inherit_ends(network, teacher)
             if recipe.reparameterise:
-                with self._seeded(2):
-                    expand(network)
+                self._expand(network, 2)
             for stage in (attention, imitating):
                 if stage.steps:
                     train(network, stage, self.around)

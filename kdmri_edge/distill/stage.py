@@ -17,18 +17,37 @@ from torch import Tensor, nn
 from kdmri_edge.data.cases import Case
 from kdmri_edge.distill.batches import TrainingSlices, draw
 from kdmri_edge.distill.log import TrainingLog
+from kdmri_edge.distill.masks import step_mask
 from kdmri_edge.distill.progress import StageProgress
-from kdmri_edge.distill.recipe import DistillRecipe
+from kdmri_edge.distill.recipe import DistillRecipe, Masks
 from kdmri_edge.distill.schedule import rate
 from kdmri_edge.distill.state import load_state, save_state
 from kdmri_edge.distill.validation import validation_psnr
 from kdmri_edge.errors import KdmriError
 from kdmri_edge.models.build import Network
 from kdmri_edge.models.features import Features
+from kdmri_edge.physics.consistency import operator_tensor
+from kdmri_edge.physics.forms import Form
 
-__all__ = ["Criterion", "Stage", "Surroundings", "channels_last", "train"]
+__all__ = ["Batch", "Criterion", "Stage", "Surroundings", "channels_last", "train"]
 
-Criterion = Callable[[Features, Tensor, Tensor], Tensor]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """What a step trains on.
+
+    Attributes:
+        x_u: Zero-filled images [B, C, H, W], normalised.
+        target: Fully sampled images, same shape and scale.
+        operator: Constant of data consistency of the mask that `x_u` was sampled with.
+    """
+
+    x_u: Tensor
+    target: Tensor
+    operator: Tensor
+
+
+Criterion = Callable[[Features, Batch], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +59,7 @@ class Stage:
         number: Distinguishes the batches of the stages.
         title: What the progress bar says.
         steps: Optimiser steps.
-        criterion: Loss of (the network's features, zero-filled input, target).
+        criterion: Loss of (the network's features, the batch).
     """
 
     name: str
@@ -147,6 +166,12 @@ def _step(
     # This process's shards of the batch; their gradients are averaged here, the processes' by DDP.
     own = max(1, recipe.shards // fabric.world_size)
     total = torch.zeros((), device=fabric.device)
+    operator, projection = around.operator, None
+    if recipe.masks is Masks.LINES:
+        height = around.slices.target.shape[1]
+        mask = step_mask(height, seed=recipe.seed, stage=stage.number, step=step)
+        drawn = operator_tensor(mask, Form.PROJECTION, 1)
+        operator, projection = fabric.to_device(drawn), drawn.numpy()
     for shard in range(own):
         x_u, target = draw(
             around.slices,
@@ -157,11 +182,12 @@ def _step(
             flip=around.lines and recipe.flip,
             rank=fabric.global_rank * own + shard,
             world=fabric.world_size * own,
+            projection=projection,
         )
-        x_u, target = fabric.to_device(x_u), fabric.to_device(target)
+        batch = Batch(x_u=fabric.to_device(x_u), target=fabric.to_device(target), operator=operator)
         waits = fabric.world_size > 1 and shard + 1 < own
         with fabric.no_backward_sync(cast(Any, wrapped)) if waits else nullcontext():
-            loss = stage.criterion(wrapped(x_u, around.operator), x_u, target) / own
+            loss = stage.criterion(wrapped(batch.x_u, operator), batch) / own
             fabric.backward(loss)
         total += loss.detach()
     parameters = [p for group in optimiser.param_groups for p in group["params"]]

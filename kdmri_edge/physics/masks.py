@@ -19,6 +19,7 @@ from kdmri_edge.files import sha256_bytes
 
 __all__ = [
     "Mask",
+    "centre_block",
     "equispaced_lines",
     "random_lines",
     "variable_density_2d",
@@ -264,6 +265,31 @@ def equispaced_lines(
     return Mask(
         samples=_centred_to_zero_first(samples), name=f"equispaced-{acceleration:g}x-s{seed}"
     )
+
+
+def centre_block(shape: tuple[int, int], block: tuple[int, int]) -> Mask:
+    """Take the central block of k-space alone, which is what super-resolution starts from.
+
+    KD-MRI's VDSR uses 64 x 64 of 256 x 256. A block of even size reaches from -n/2 to n/2 - 1.
+
+    Args:
+        shape: Image matrix (H, W).
+        block: Samples (h, w) that are kept along each axis.
+
+    Raises:
+        MaskError: A block that is empty or larger than the matrix.
+    """
+    if not all(1 <= b <= n for b, n in zip(block, shape, strict=True)):
+        raise MaskError(
+            f"A block of {block[0]} x {block[1]} does not fit {shape[0]} x {shape[1]} samples.",
+            "Give a block of at least one sample that fits the matrix.",
+        )
+    sides = []
+    for kept, size in zip(block, shape, strict=True):
+        side = np.zeros(size, dtype=np.bool_)
+        side[np.arange(-(kept // 2), kept - kept // 2)] = True
+        sides.append(side)
+    return Mask(samples=sides[0][:, None] & sides[1], name=f"centre-{block[0]}x{block[1]}")
 
 
 def variable_density_2d(

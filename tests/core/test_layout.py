@@ -37,6 +37,7 @@ WITH_TORCH = {
     "kdmri_edge.models.build",
     "kdmri_edge.models.dccnn",
     "kdmri_edge.models.features",
+    "kdmri_edge.models.inherit",
     "kdmri_edge.models.stack",
     "kdmri_edge.models.vdsr",
     "kdmri_edge.distill.batches",

@@ -22,7 +22,7 @@ def _accelerations(text: str) -> tuple[int, ...]:
 
 
 @click.command()
-@click.argument("task", metavar="brain|cardiac")
+@click.argument("task", metavar="brain|cardiac|sr")
 @click.option(
     "--data", required=True, type=click.Path(path_type=Path),
     help="Folder of volumes; its subjects must follow the recorded split of the task.",

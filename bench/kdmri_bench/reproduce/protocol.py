@@ -22,7 +22,7 @@ from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import BenchError, DataError, MaskError
 from kdmri_edge.models.spec import preset
 from kdmri_edge.physics.mask_file import load_mask
-from kdmri_edge.physics.masks import Mask, variable_density_lines
+from kdmri_edge.physics.masks import Mask, centre_block, variable_density_lines
 
 __all__ = ["NETWORKS", "TASKS", "TRAININGS", "CaseSpec", "Network", "Task", "Training", "plan"]
 
@@ -40,6 +40,8 @@ class Task:
         folds: Splits that together test every subject once; empty where there are none.
         folds_at: Acceleration at which the folds are trained.
         paper_masks: Prefix of the paper's masks in the mask file; None draws masks of their family.
+        block: Side of the central block of k-space that is kept (super-resolution); None for masks.
+        edge_recipe: Our recipe for this pair of networks.
         contrasts: Contrasts that are also reported alone.
     """
 
@@ -51,6 +53,8 @@ class Task:
     folds: tuple[str, ...] = ()
     folds_at: int = 4
     paper_masks: str | None = None
+    block: int | None = None
+    edge_recipe: str = "edge"
     contrasts: tuple[str, ...] = ()
 
 
@@ -67,6 +71,16 @@ TASKS: Final[dict[str, Task]] = {
     ),
     "cardiac": Task(
         name="cardiac", matrix=256, teacher="dccnn-d5c5", student="dccnn-d3c5", split="cardiac"
+    ),
+    "sr": Task(
+        name="sr",
+        matrix=256,
+        teacher="vdsr-11",
+        student="vdsr-7",
+        split="brain",
+        block=64,
+        edge_recipe="edge-sr",
+        contrasts=("T1w", "T2w", "FLAIR"),
     ),
 }
 
@@ -158,7 +172,8 @@ class CaseSpec:
         Raises:
             RecipeError: An assignment is wrong.
         """
-        recipe = replace(load_recipe(training.recipe, self.assignments), seed=self.seed)
+        name = self.task.edge_recipe if training.recipe == "edge" else training.recipe
+        recipe = replace(load_recipe(name, self.assignments), seed=self.seed)
         return recipe if self.steps is None else with_steps(recipe, self.steps)
 
     def settings(self, training: Training, folder: Path) -> Settings:
@@ -203,6 +218,8 @@ def with_steps(recipe: DistillRecipe, steps: int) -> DistillRecipe:
 
 
 def _mask(task: Task, acceleration: int, masks: Path | None) -> Mask:
+    if task.block is not None:
+        return centre_block((task.matrix, task.matrix), (task.block, task.block))
     if task.paper_masks is None:
         return variable_density_lines(task.matrix, float(acceleration), seed=0)
     if masks is None:
@@ -230,7 +247,7 @@ def plan(
         task_name: Key of `TASKS`.
         data: Folder of the volumes.
         masks: The paper's masks (JSON); None looks for ../masks/kd_mri_masks.json beside `data`.
-        accelerations: Nominal accelerations.
+        accelerations: Nominal accelerations; without effect on super-resolution, whose block says.
         folds: Also train the task's folds, at the acceleration where it has them.
         seeds: How many seeds, from 0.
         steps: Optimiser steps of every network; None keeps the recipes' own.
@@ -253,6 +270,8 @@ def plan(
     beside = data.parent / "masks" / "kd_mri_masks.json"
     masks = masks or (beside if beside.is_file() else None)
     cases = []
+    if task.block is not None:
+        accelerations = (round((task.matrix / task.block) ** 2),)
     for acceleration in accelerations:
         mask = _mask(task, acceleration, masks)
         extra = task.folds if folds and acceleration == task.folds_at else ()

@@ -50,6 +50,15 @@ def test_branches_are_folded_when_the_student_is_saved(settings: Make, tmp_path:
     assert not torch.equal(*(s.state["cascades.0.convs.1.weight"] for s in (student, other)))
 
 
+def test_a_teacher_with_branches_is_folded_too(settings: Make, tmp_path: Path) -> None:
+    few = {**FEW, "distilled": False}
+    run = distill(settings(**few, reparameterise_teacher=True), tmp_path / "branches")
+    other = distill(settings(**few), tmp_path / "plain")
+    one, two = (load_checkpoint(r.weights("teacher")).state for r in (run, other))
+    assert sum(t.numel() for t in one.values()) == preset("dccnn-d5c5").parameters
+    assert not torch.equal(one["cascades.0.convs.1.weight"], two["cascades.0.convs.1.weight"])
+
+
 def test_branches_resume_to_the_same_weights(
     settings: Make, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from kdmri_edge.errors import MaskError
 from kdmri_edge.physics.mask_file import load_mask
 from kdmri_edge.physics.masks import (
     Mask,
+    centre_block,
     equispaced_lines,
     random_lines,
     variable_density_2d,
@@ -169,3 +170,21 @@ def test_mask_of_another_size_names_the_remedy() -> None:
         variable_density_lines(64, 3).check_matrix(240, 240)
     with pytest.raises(MaskError, match="32 x 40"):
         variable_density_2d((32, 40), 2, centre=4).check_matrix(32, 32)
+
+
+@pytest.mark.parametrize(("shape", "block"), [((256, 256), (64, 64)), ((9, 12), (5, 4))])
+def test_centre_block_is_the_middle_of_shifted_kspace(
+    shape: tuple[int, int], block: tuple[int, int]
+) -> None:
+    mask = centre_block(shape, block)
+    expected = np.zeros(shape, dtype=bool)
+    start = [n // 2 - b // 2 for n, b in zip(shape, block, strict=True)]
+    expected[start[0] : start[0] + block[0], start[1] : start[1] + block[1]] = True
+    assert np.array_equal(np.fft.fftshift(mask.samples), expected)
+    assert mask.nominal_acceleration == pytest.approx(np.prod(shape) / np.prod(block))
+
+
+@pytest.mark.parametrize("block", [(0, 4), (4, 33)])
+def test_centre_block_must_fit(block: tuple[int, int]) -> None:
+    with pytest.raises(MaskError, match="does not fit"):
+        centre_block((32, 32), block)

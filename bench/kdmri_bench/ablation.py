@@ -1,0 +1,266 @@
+"""What each idea is worth: `python -m kdmri_bench.ablation`.
+
+Every variant changes one thing about a student (or about the teacher, where the idea would help it
+too) and is trained with the same seed, data and number of steps; all are compared on the validation
+volumes, which is where choices are made. The test volumes are not looked at.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from kdmri_bench.reproduce.protocol import TASKS, CaseSpec, Task, plan, with_steps
+from kdmri_edge.checkpoint import read_checkpoint_meta
+from kdmri_edge.console import say
+from kdmri_edge.data.attribution import attribution_of
+from kdmri_edge.distill.engine import Engine
+from kdmri_edge.distill.recipe import load_recipe
+from kdmri_edge.distill.run import distill
+from kdmri_edge.distill.settings import Settings
+from kdmri_edge.errors import BenchError, KdmriError
+from kdmri_edge.files import atomic_path, write_json
+from kdmri_edge.models.spec import preset
+from kdmri_edge.provenance import provenance
+from kdmri_edge.runs import Run
+
+__all__ = ["VARIANTS", "Variant", "ablate", "markdown"]
+
+SCHEMA: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """One row of the table.
+
+    Attributes:
+        name: Of its run folder.
+        title: What it is, for the table.
+        role: The network that is looked at: "teacher", "plain" or "student".
+        assignments: Settings that differ from recipe kd-mri.
+    """
+
+    name: str
+    title: str
+    role: str
+    assignments: tuple[str, ...] = ()
+
+
+_ALONE = ("attention_steps=0", "imitation_steps=1")
+_CASCADES = (*_ALONE, "imitation=cascades", "alpha=0.3333")
+_DILATED = (*_CASCADES, "dilation=[1, 2, 1]")
+VARIANTS: Final = (
+    Variant(
+        name="teacher-a",
+        title="teacher (a): Adam 1e-3, published schedule",
+        role="teacher",
+        assignments=("learning_rate=1e-3", "schedule=step", "warmup=0"),
+    ),
+    Variant(name="base", title="teacher (b): 2e-3, cosine with warm-up", role="teacher"),
+    Variant(
+        name="teacher-branches",
+        title="teacher (b), re-parameterised convolutions",
+        role="teacher",
+        assignments=("reparameterise_teacher=true",),
+    ),
+    Variant(name="base", title="plain student, same tuning", role="plain"),
+    Variant(
+        name="base", title="KD-MRI: attention, then imitation of the last image", role="student"
+    ),
+    Variant(
+        name="final",
+        title="imitation of the last image, no attention",
+        role="student",
+        assignments=_ALONE,
+    ),
+    Variant(
+        name="cascades",
+        title="imitation after every cascade",
+        role="student",
+        assignments=_CASCADES,
+    ),
+    Variant(
+        name="dilation",
+        title="plain student, middle convolutions dilated by 2",
+        role="plain",
+        assignments=("dilation=[1, 2, 1]",),
+    ),
+    Variant(
+        name="cascades-dilation",
+        title="imitation after every cascade, dilated by 2",
+        role="student",
+        assignments=_DILATED,
+    ),
+    Variant(
+        name="inherit",
+        title="the same, starting with the teacher's first and last convolutions",
+        role="student",
+        assignments=(*_DILATED, "inherit=true"),
+    ),
+    Variant(
+        name="branches",
+        title="instead, re-parameterised convolutions",
+        role="student",
+        assignments=(*_DILATED, "reparameterise=true"),
+    ),
+    Variant(
+        name="edge",
+        title="both (recipe edge)",
+        role="student",
+        assignments=(*_DILATED, "inherit=true", "reparameterise=true"),
+    ),
+)
+
+
+def _settings(case: CaseSpec, variant: Variant, folder: Path) -> Settings:
+    task: Task = case.task
+    steps = case.steps or load_recipe("kd-mri").student_steps
+    recipe = load_recipe("kd-mri", (*case.assignments, *variant.assignments))
+    recipe = replace(with_steps(recipe, steps), seed=case.seed)
+    own = variant.role == "teacher" or variant.name == "base"
+    teacher = task.teacher if own else str((folder / "base" / "teacher.safetensors").resolve())
+    return Settings(
+        data=str(case.data),
+        contrast=None,
+        split=case.split,
+        matrix=task.matrix,
+        mask=case.mask,
+        teacher=teacher,
+        teacher_spec=preset(task.teacher),
+        student=task.student,
+        student_spec=preset(task.student),
+        baseline=variant.name == "base" or variant.role == "plain",
+        recipe=recipe,
+        distilled=variant.name == "base" or variant.role == "student",
+    )
+
+
+def ablate(
+    case: CaseSpec,
+    out: Path,
+    *,
+    variants: Sequence[Variant] = VARIANTS,
+    engine: Engine | None = None,
+) -> dict[str, Any]:
+    """Train all variants, going on where it stopped, and write report.json and table.md.
+
+    Args:
+        case: Data, mask, seed and steps.
+        out: Folder of the runs and the report.
+        variants: What to try; the first with the name "base" gives teacher and plain student.
+        engine: Where to train.
+
+    Returns:
+        The report.
+
+    Raises:
+        KdmriError: See `distill`.
+    """
+    # The base run first: its teacher teaches the others.
+    for name in dict.fromkeys(("base", *(variant.name for variant in variants))):
+        variant = next(v for v in variants if v.name == name)
+        say(f"Variant {name}")
+        distill(_settings(case, variant, out), out / name, engine=engine)
+        write_json(out / "report.json", _report(case, out, variants))
+    report = _report(case, out, variants)
+    write_json(out / "report.json", report)
+    with atomic_path(out / "table.md") as temporary:
+        temporary.write_text(markdown(report) + "\n", encoding="utf-8")
+    return report
+
+
+def _psnr(out: Path, variant: Variant) -> float | None:
+    run = Run(out / variant.name)
+    if not run.has(variant.role):
+        return None
+    value = read_checkpoint_meta(run.file(variant.role))["training"]["validation_psnr_db"]
+    return None if value is None else float(value)
+
+
+def _report(case: CaseSpec, out: Path, variants: Sequence[Variant]) -> dict[str, Any]:
+    found = {(v.name, v.role): _psnr(out, v) for v in variants}
+    plain, teacher = found.get(("base", "plain")), found.get(("base", "teacher"))
+    rows = []
+    for variant in variants:
+        value = found[variant.name, variant.role]
+        closed = None
+        if value is not None and plain is not None and teacher is not None and teacher > plain:
+            closed = 100 * (value - plain) / (teacher - plain)
+        rows.append(
+            {
+                "name": variant.name,
+                "title": variant.title,
+                "role": variant.role,
+                "assignments": list(variant.assignments),
+                "validation_psnr_db": value,
+                "gap_closed_percent": closed,
+            }
+        )
+    return {
+        "schema": SCHEMA,
+        "task": case.task.name,
+        "acceleration": case.acceleration,
+        "mask": case.mask.name,
+        "split": case.split,
+        "seed": case.seed,
+        "steps": case.steps or load_recipe("kd-mri").student_steps,
+        "attribution": attribution_of(case.data),
+        "rows": rows,
+        "provenance": provenance(case.seed),
+    }
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Return the table as GitHub Markdown."""
+    lines = ["| variant | validation PSNR dB | of the gap |", "|---|---:|---:|"]
+    for row in report["rows"]:
+        value, closed = row["validation_psnr_db"], row["gap_closed_percent"]
+        shown = "not trained yet" if value is None else f"{value:.2f}"
+        share = "" if closed is None else f"{closed:.0f} %"
+        lines.append(f"| {row['title']} | {shown} | {share} |")
+    lines += [
+        "",
+        f"Mean over the validation volumes; {report['steps']} optimiser steps each, all stages"
+        f" counted, mask {report['mask']}, seed {report['seed']}. The gap is that from the plain"
+        " student to teacher (b).",
+    ]
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--task", default="brain", show_default=True, type=click.Choice(list(TASKS)))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of volumes.")
+@click.option("--masks", type=click.Path(path_type=Path), help="The paper's masks.")
+@click.option("--acceleration", default=4, show_default=True)
+@click.option("--steps", default=2500, show_default=True, help="Optimiser steps of each network.")
+@click.option("--out", default=Path("ablation"), type=click.Path(path_type=Path))
+@click.option("--threads", type=int)
+def main(
+    task: str,
+    data: Path,
+    masks: Path | None,
+    acceleration: int,
+    steps: int,
+    out: Path,
+    threads: int | None,
+) -> None:
+    """Measure what each idea is worth, on the validation volumes."""
+    try:
+        if steps < 8:
+            raise BenchError(f"{steps} steps train nothing.", "Give --steps 8 or more.")
+        (case,) = plan(
+            task, data, masks=masks, accelerations=(acceleration,), folds=False, steps=steps
+        )
+        click.echo(markdown(ablate(case, out, engine=Engine(threads=threads))))
+    except KdmriError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
