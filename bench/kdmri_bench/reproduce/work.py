@@ -23,6 +23,8 @@ from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import BenchError, RunError
 from kdmri_edge.files import read_json, sha256_file, write_json
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runs import Run
 from kdmri_edge.scaling import network_image, network_input
 
@@ -86,17 +88,23 @@ def test_cases(case: CaseSpec) -> tuple[Case, ...]:
 test_cases.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever its name
 
 
-def reconstruct(checkpoint: Path, cases: Sequence[Case]) -> list[NDArray[Any]]:
+def reconstruct(
+    checkpoint: Path, cases: Sequence[Case], mask: Mask | None = None
+) -> list[NDArray[Any]]:
     """Run a network on whole volumes: PyTorch on the CPU, float32, channels-last.
 
     Args:
         checkpoint: Its weights.
         cases: Volumes [S, H, W].
+        mask: What the cases were sampled with; None for the checkpoint's own mask.
 
     Returns:
         Reconstructions [S, H, W] in the volumes' own intensity units.
     """
-    network = load_reconstructor(checkpoint).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = load_reconstructor(checkpoint)
+    if mask is not None:
+        network = Reconstructor(network.model, mask).eval()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     volumes = []
     with torch.inference_mode():
         for case in cases:

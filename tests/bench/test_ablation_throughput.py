@@ -1,0 +1,52 @@
+"""The maintainers' measurements: they run, and say what they measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdmri_bench import ablation, throughput
+from kdmri_bench.reproduce import protocol
+from kdmri_bench.reproduce.protocol import plan
+from kdmri_edge.checkpoint import load_checkpoint
+from kdmri_edge.data.phantom import phantom_volume
+from kdmri_edge.runs import Run
+
+
+def test_ablation_changes_one_thing_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = replace(protocol.TASKS["brain"], matrix=48, paper_masks=None)
+    monkeypatch.setitem(protocol.TASKS, "brain", task)
+    folder = tmp_path / "brain"
+    folder.mkdir()
+    for number, subject in enumerate(("01", "20", "04")):
+        image = phantom_volume(number, slices=2, matrix=48).image
+        np.save(folder / f"sub-{subject}_ses-1_T1w.npy", image)
+    small = ("batch=2", "strip=16", "validate_every=4", "precision=f32", "whole_slices=0.0")
+    (case,) = plan("brain", folder, accelerations=(4,), folds=False, steps=8, assignments=small)
+    report = ablation.ablate(case, tmp_path / "out")
+    rows = {row["title"]: row for row in report["rows"]}
+    assert len(rows) == len(ablation.VARIANTS)
+    assert all(row["validation_psnr_db"] > 10 for row in rows.values())
+    steps = {
+        (variant.name, variant.role): sum(
+            load_checkpoint(Run(tmp_path / "out" / variant.name).weights(variant.role))
+            .training["steps"]
+            .values()
+        )
+        for variant in ablation.VARIANTS
+    }
+    assert set(steps.values()) == {8}
+    assert ablation.ablate(case, tmp_path / "out")["rows"] == report["rows"]
+    assert "re-parameterised" in ablation.markdown(report)
+
+
+def test_throughput_times_both_loops() -> None:
+    report = throughput.measure(rounds=1, steps=4)
+    assert report["kdmri_edge"]["slices_per_s"] > 0
+    assert report["ratio"]["smallest"] <= report["ratio"]["median"] <= report["ratio"]["largest"]
+    assert "slices of 240 x 240 per second" in throughput.sentence(report)
