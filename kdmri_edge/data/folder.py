@@ -83,6 +83,10 @@ def find_volumes(folder: Path, contrast: str | None = None) -> list[VolumeFile]:
 def _describe(path: Path) -> VolumeFile:
     name = stem_of(path)
     subject, contrast = parse_name(name)
+    if suffix_of(path) in (".h5", ".hdf5"):
+        from kdmri_edge.data.fastmri_h5 import fastmri_subject
+
+        subject = fastmri_subject(path) or subject
     return VolumeFile(path=path, name=name, subject=subject, contrast=contrast)
 
 

@@ -15,8 +15,8 @@ Reader = Callable[[Path], Volume]
 READERS: Final[dict[str, str]] = {
     ".nii.gz": "kdmri_edge.data.nifti:read_nifti",
     ".nii": "kdmri_edge.data.nifti:read_nifti",
-    ".h5": "kdmri_edge.data.kdmri_h5:read_kdmri_h5",
-    ".hdf5": "kdmri_edge.data.kdmri_h5:read_kdmri_h5",
+    ".h5": "kdmri_edge.data.hdf5:read_hdf5",
+    ".hdf5": "kdmri_edge.data.hdf5:read_hdf5",
     ".npy": "kdmri_edge.data.npy:read_npy",
 }
 """Suffix (lower case, with the dot) -> "module:function" of a `Reader`; a new one is one line."""

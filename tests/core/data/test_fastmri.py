@@ -1,0 +1,122 @@
+"""fastMRI's single-coil layout, in files that the tests write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from kdmri_edge.data.cases import make_case
+from kdmri_edge.data.folder import find_volumes
+from kdmri_edge.data.readers import read_volume
+from kdmri_edge.data.resample import to_matrix
+from kdmri_edge.errors import DataError
+from kdmri_edge.physics.masks import Mask, equispaced_lines, random_lines
+
+S, READOUT, PE = 2, 64, 48
+
+
+def knee(seed: int = 0) -> np.ndarray:
+    """Complex images [S, readout, phase encode] with air outside the central half of readout."""
+    random = np.random.default_rng(seed)
+    image = random.normal(size=(S, READOUT, PE)) + 1j * random.normal(size=(S, READOUT, PE))
+    image[:, : READOUT // 4] = 0
+    image[:, 3 * READOUT // 4 :] = 0
+    return image
+
+
+def write(path: Path, image: np.ndarray, *, patient: str = "p1", reference: bool = True) -> None:
+    axes = (1, 2)
+    kspace = np.fft.fft2(np.fft.ifftshift(image, axes), axes=axes, norm="ortho")
+    with h5py.File(path, "w") as file:
+        file["kspace"] = np.fft.fftshift(kspace, axes).astype(np.complex64)
+        if reference:
+            size = READOUT // 2
+            start = [n // 2 - size // 2 for n in (READOUT, PE)]
+            central = image[:, start[0] : start[0] + size, start[1] : start[1] + size]
+            file["reconstruction_esc"] = np.abs(central).astype(np.float32)
+        file.attrs["patient_id"] = patient
+        file.attrs["acquisition"] = "CORPDFS_FBK"
+        file["ismrmrd_header"] = "<ismrmrdHeader/>"
+
+
+def test_phase_encode_is_h_and_oversampling_is_gone(tmp_path: Path) -> None:
+    path, image = tmp_path / "file1000001.h5", knee()
+    write(path, image)
+    volume = read_volume(path)
+    assert volume.image.shape == (S, PE, READOUT // 2)
+    assert volume.image.dtype == np.complex64
+    inside = image[:, READOUT // 4 : 3 * READOUT // 4]
+    np.testing.assert_allclose(volume.image, np.swapaxes(inside, 1, 2), atol=1e-5)
+    assert volume.measured
+    assert (volume.subject, volume.contrast) == ("p1", "CORPDFS_FBK")
+    with h5py.File(path) as file:  # the file's own reference, from our image
+        size = READOUT // 2
+        start = PE // 2 - size // 2
+        own = np.abs(np.swapaxes(volume.image, 1, 2))[:, :, start : start + size]
+        np.testing.assert_allclose(own, file["reconstruction_esc"], atol=1e-5)
+
+
+def test_without_a_reference_the_readout_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file1.h5"
+    write(path, knee(), reference=False)
+    assert read_volume(path).image.shape == (S, PE, READOUT)
+
+
+@pytest.mark.parametrize("family", [equispaced_lines, random_lines])
+def test_masks_sample_the_measured_lines(tmp_path: Path, family: Callable[..., Mask]) -> None:
+    path, image = tmp_path / "file1.h5", knee()
+    write(path, image)
+    mask = family(PE, 4.0, seed=1)
+    case = make_case(read_volume(path), mask, channels=2)
+    encoded = np.fft.fft(np.fft.ifftshift(case.zero_filled, 1), axis=1, norm="ortho")
+    with h5py.File(path) as file:
+        lines = np.fft.ifftshift(np.asarray(file["kspace"]), 2)  # zero frequency first
+    energy = np.abs(lines).sum((0, 1)) * mask.samples
+    found = np.abs(encoded).sum((0, 2))
+    assert np.all((found > 1e-3) == mask.samples)
+    assert np.all((energy > 0) == mask.samples)
+
+
+def test_knee_files_come_to_a_square_matrix(tmp_path: Path) -> None:
+    path = tmp_path / "file1.h5"
+    write(path, knee())
+    assert to_matrix(read_volume(path), 40).image.shape == (S, 40, 40)
+
+
+def test_the_papers_knee_mask_fits_the_lines(real_data: Path) -> None:
+    from kdmri_edge.physics.mask_file import load_mask
+
+    masks = real_data / "masks" / "kd_mri_masks.json"
+    if not masks.is_file():
+        pytest.skip("the paper's masks are not there")
+    mask = load_mask(masks, "knee_4x")
+    assert mask.is_lines
+    mask.check_matrix(368, 320)
+
+
+def test_two_files_of_a_patient_are_one_subject(tmp_path: Path) -> None:
+    for name in ("file1", "file2"):
+        write(tmp_path / f"{name}.h5", knee(), patient="same")
+    assert {file.subject for file in find_volumes(tmp_path)} == {"same"}
+
+
+@pytest.mark.parametrize(
+    ("kspace", "words"),
+    [
+        (np.ones((2, 15, 8, 8), np.complex64), "15 coils"),
+        (np.ones((8, 8), np.complex64), "shape"),
+        (np.ones((2, 8, 8), np.float32), "not complex"),
+        (np.full((2, 8, 8), np.nan, np.complex64), "NaN"),
+        (np.zeros((2, 8, 8), np.complex64), "all zero"),
+    ],
+)
+def test_what_it_refuses(tmp_path: Path, kspace: np.ndarray, words: str) -> None:
+    path = tmp_path / "file1.h5"
+    with h5py.File(path, "w") as file:
+        file["kspace"] = kspace
+    with pytest.raises(DataError, match=words):
+        read_volume(path)
