@@ -7,6 +7,7 @@ trained on, whom to attribute, and how well it does on which test volumes.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ __all__ = [
 WEIGHTS: Final = Path(__file__).resolve().parent / "weights"
 INDEX_FORMAT: Final = 1
 _INDEX: Final = "index.json"
+_REFERENCE: Final = re.compile(r"[\w.-]+@[\w.-]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +50,9 @@ class ShippedNetwork:
 
 def is_reference(text: str) -> bool:
     """Tell whether a text is meant as PRESET@PLACE rather than as a path."""
-    return "@" in text and not Path(text).exists()
+    # folders may have an @ in their names: what has a separator or a suffix of ours is a path
+    named = _REFERENCE.fullmatch(text) is not None and not text.endswith(".safetensors")
+    return named and not Path(text).exists()
 
 
 def shipped_networks(root: Path = WEIGHTS) -> dict[str, ShippedNetwork]:
@@ -65,13 +69,18 @@ def shipped_networks(root: Path = WEIGHTS) -> dict[str, ShippedNetwork]:
         if index["format"] > INDEX_FORMAT:
             raise CheckpointError(f"{file} is of a newer format.", "Update kdmri-edge.")
         return {
-            reference: ShippedNetwork(reference=reference, path=root / entry["file"], entry=entry)
+            reference: _network(reference, root, entry)
             for reference, entry in index["networks"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{file} is damaged ({error}).", "Install kdmri-edge again."
         ) from error
+
+
+def _network(reference: str, root: Path, entry: Mapping[str, Any]) -> ShippedNetwork:
+    entry["sha256"]  # without it nothing could be compared: the index is damaged
+    return ShippedNetwork(reference=reference, path=root / entry["file"], entry=entry)
 
 
 def resolve(reference: str, root: Path = WEIGHTS) -> Path:

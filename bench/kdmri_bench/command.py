@@ -57,7 +57,8 @@ def bench(
 ) -> None:
     """Compare quality, latency and memory of networks on every runtime of this machine.
 
-    SOURCES are runs, checkpoints, bundles or folders of bundles; without any, the newest run under
+    SOURCES are runs, checkpoints, bundles, folders of bundles, or trained networks of the package
+    (`kdmri-edge models`); without any, the newest run under
     runs/ is measured. For a run, missing exports are made first and kept under RUN/exports.
 
     Every row is measured in a process of its own; quality comes from that runtime's own output on

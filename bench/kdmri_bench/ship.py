@@ -7,6 +7,7 @@ kdmri_edge/weights/PLACE/, with an entry each in the index.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -28,6 +29,8 @@ from kdmri_edge.provenance import provenance
 from kdmri_edge.shipped import INDEX_FORMAT, WEIGHTS
 
 __all__ = ["entry", "preset_name", "ship"]
+
+_PLACE = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
 def preset_name(spec: ModelSpec) -> str:
@@ -65,7 +68,10 @@ def entry(checkpoint: Path, data: Path, split: str, file: str) -> tuple[str, dic
     trained = {item["sha256"] for item in training["data"]}
     if trained & {case.sha256 for case in cases}:
         raise BenchError("A test volume was trained on.", "Give another --split.")
-    rows = volume_rows(cases, reconstruct(checkpoint, cases))
+    rows = [
+        {**row, "sha256": case.sha256}
+        for row, case in zip(volume_rows(cases, reconstruct(checkpoint, cases)), cases, strict=True)
+    ]
     zero = volume_rows(cases, [case.zero_filled for case in cases])
     return preset_name(spec), {
         "file": file,
@@ -81,6 +87,7 @@ def entry(checkpoint: Path, data: Path, split: str, file: str) -> tuple[str, dic
         "steps": training["steps"],
         "seed": training["recipe"]["seed"],
         "trained_on": sorted({str(item["subject"]) for item in training["data"]}),
+        "trained_on_sha256": sorted(trained),
         "attribution": training["attribution"],
         "revision": training["provenance"]["git"]["revision"],
         "figures": {
@@ -108,24 +115,35 @@ def ship(
 
     Returns:
         The references.
+
+    Raises:
+        BenchError: The place is no plain name, two networks have one name, or see `entry`. The
+            package is then as it was.
     """
+    if not _PLACE.fullmatch(place):
+        raise BenchError(f"{place!r} is no place.", "Use small letters, digits and hyphens.")
     index = root / "index.json"
     networks: dict[str, Any] = {}
     if index.is_file():
         networks = json.loads(index.read_text(encoding="utf-8"))["networks"]
-    references = []
+    origin = provenance()  # before the first copy, which would itself make the checkout dirty
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
     for checkpoint in checkpoints:
         name = preset_name(ModelSpec.from_dict(read_checkpoint_meta(checkpoint)["spec"]))
-        file = f"{place}/{name}.safetensors"
-        _, found = entry(checkpoint, data, split, file)
-        with atomic_path(root / file) as temporary:
+        reference = f"{name}@{place}"
+        if reference in found:
+            raise BenchError(f"Two networks would be {reference}.", "Ship one of each preset.")
+        _, described = entry(checkpoint, data, split, f"{place}/{name}.safetensors")
+        described["figures"]["provenance"] = origin
+        found[reference] = checkpoint, described
+    # all are measured before the first is copied: a refused one must not spoil the others
+    for reference, (checkpoint, described) in found.items():
+        with atomic_path(root / described["file"]) as temporary:
             shutil.copyfile(checkpoint, temporary)
-        networks[f"{name}@{place}"] = found
-        references.append(f"{name}@{place}")
+        networks[reference] = described
     ordered = dict(sorted(networks.items(), key=lambda item: item[0].split("@")[::-1]))
-    origin = provenance()
-    write_json(index, {"format": INDEX_FORMAT, "networks": ordered, "provenance": origin})
-    return references
+    write_json(index, {"format": INDEX_FORMAT, "networks": ordered})
+    return list(found)
 
 
 @click.command()

@@ -49,14 +49,15 @@ def _show(presets: dict[str, dict[str, int]], shipped: dict[str, dict[str, Any]]
     console.print(table)
     table = Table(box=None, title="trained networks", title_justify="left")
     table.add_column("name", no_wrap=True)  # a name that is cut short cannot be copied
-    for title in ("recipe", "mask", "PSNR dB", "SSIM", "zero-filled dB", "test volumes"):
+    table.add_column("mask", overflow="fold")
+    for title in ("recipe", "PSNR dB", "SSIM", "zero-filled dB", "test volumes"):
         table.add_column(title)
     for name, entry in shipped.items():
         figures = entry["figures"]
         table.add_row(
             name,
-            entry["recipe"],
             f"{entry['mask']} ({entry['nominal_acceleration']:.2f}x)",
+            entry["recipe"],
             f"{figures['mean']['psnr']:.2f}",
             f"{figures['mean']['ssim']:.4f}",
             f"{figures['zero_filled']['psnr']:.2f}",

@@ -58,6 +58,9 @@ def test_a_path_is_no_reference(tmp_path: Path) -> None:
     folder.mkdir()
     assert not is_reference(str(folder))
     assert not is_reference("runs/brain")
+    # a mistyped path must be told as a path
+    assert not is_reference("runs/me@home/student.safetensors")
+    assert not is_reference("me@home.safetensors")
 
 
 def test_altered_weights_and_a_damaged_index_are_refused(tmp_path: Path) -> None:
@@ -76,7 +79,9 @@ def test_altered_weights_and_a_damaged_index_are_refused(tmp_path: Path) -> None
     index.write_text(json.dumps(newer))
     with pytest.raises(CheckpointError, match="newer"):
         shipped_networks(root)
-    index.write_text("{")
-    with pytest.raises(CheckpointError, match="damaged"):
-        shipped_networks(root)
+    no_hash = {"format": 1, "networks": {"a@b": {"file": "a"}}}
+    for damaged in ("{", "[]", '{"format": 1, "networks": []}', json.dumps(no_hash)):
+        index.write_text(damaged)
+        with pytest.raises(CheckpointError, match="damaged"):
+            shipped_networks(root)
     assert shipped_networks(tmp_path / "none") == {}

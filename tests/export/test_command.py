@@ -151,3 +151,14 @@ def test_doctor_names_the_command_that_adds_what_is_missing(
     assert rows["openvino"]["remedy"] == 'pip install "kdmri-edge[openvino]"'
     assert rows["onnx"]["remedy"] is None
     assert 'openvino: pip install "kdmri-edge[openvino]"' in call("doctor").stdout
+
+
+def test_models_lists_architectures_and_trained_networks() -> None:
+    result = call("models", "--json")
+    found = json.loads(result.stdout)
+    assert found["presets"]["dccnn-d5c5"]["parameters"] == 141_765
+    entry = found["shipped"]["dccnn-d3c5@brain-4x"]
+    assert entry["figures"]["mean"]["psnr"] > 38
+    shown = call("models").stdout
+    assert "dccnn-d3c5@brain-4x" in shown
+    assert f"{entry['figures']['mean']['psnr']:.2f}" in shown
