@@ -66,7 +66,11 @@ def _mask(options: dict[str, Any]) -> Mask:
 def _teacher_spec(teacher: str) -> ModelSpec:
     from kdmri_edge.checkpoint import load_checkpoint
     from kdmri_edge.models.spec import preset
+    from kdmri_edge.shipped import is_reference
+    from kdmri_edge.shipped import resolve as shipped
 
+    if is_reference(teacher):
+        return load_checkpoint(shipped(teacher)).spec
     if teacher.endswith(".safetensors"):
         return load_checkpoint(Path(teacher)).spec
     if Path(teacher).suffix or "/" in teacher:
@@ -90,14 +94,10 @@ def resolve(options: dict[str, Any], recipe: DistillRecipe, mask: Mask | None = 
     """
     from kdmri_edge.distill.settings import PHANTOM, Settings
     from kdmri_edge.models.spec import preset
-    from kdmri_edge.shipped import is_reference
-    from kdmri_edge.shipped import resolve as shipped
 
     data: str = options["data"]
     if data != PHANTOM and not Path(data).exists():
         raise DataError(f"{data} does not exist.", "Check the path given to --data.")
-    if is_reference(options["teacher"]):
-        options = {**options, "teacher": str(shipped(options["teacher"]))}
     teacher, student = _teacher_spec(options["teacher"]), preset(options["student"])
     if (teacher.kind, teacher.cascades, teacher.channels) != (
         student.kind,

@@ -19,16 +19,16 @@ from kdmri_edge.checkpoint import (
     save_checkpoint,
 )
 from kdmri_edge.console import say
-from kdmri_edge.distill.batches import TrainingSlices, batch_size
+from kdmri_edge.distill.batches import TrainingSlices
 from kdmri_edge.distill.engine import Engine, describe, launched
 from kdmri_edge.distill.log import TrainingLog
 from kdmri_edge.distill.losses import attention_transfer, distance, imitation
 from kdmri_edge.distill.material import Material, gather
-from kdmri_edge.distill.recipe import Masks
 from kdmri_edge.distill.settings import Settings
+from kdmri_edge.distill.shares import check_shares
 from kdmri_edge.distill.stage import Batch, Criterion, Stage, Surroundings, channels_last, train
 from kdmri_edge.distill.validation import thinned, validation_psnr
-from kdmri_edge.errors import CheckpointError, RecipeError, RunError
+from kdmri_edge.errors import CheckpointError, RunError
 from kdmri_edge.files import read_json, sweep, write_json
 from kdmri_edge.models.branches import expand, fold
 from kdmri_edge.models.build import Network, build_model
@@ -39,6 +39,7 @@ from kdmri_edge.physics.consistency import operator_tensor
 from kdmri_edge.physics.forms import choose_form
 from kdmri_edge.provenance import provenance
 from kdmri_edge.runs import RUN_FORMAT, Run
+from kdmri_edge.shipped import is_reference, resolve
 
 __all__ = ["distill"]
 
@@ -63,7 +64,7 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
         KdmriError: Bad data, a full disk, or a loss that is not finite.
     """
     engine = engine or Engine()
-    _check_shares(settings, engine.processes)
+    check_shares(settings, engine.processes)
     with launched(engine, settings.recipe.precision) as fabric:
         # A default name holds the time, which differs between processes.
         out = Path(fabric.broadcast(str(out)))
@@ -80,34 +81,6 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
             work.student(teacher)
         work.close()
     return Run(out)
-
-
-def _check_shares(settings: Settings, processes: int) -> None:
-    """Refuse batches that cannot be shared evenly: they would train something else."""
-    recipe, lines = settings.recipe, settings.mask.is_lines
-    if recipe.masks is Masks.LINES and not (lines and settings.student_spec.channels == 1):
-        raise RecipeError(
-            "Training over line masks needs a run whose own mask samples lines, and magnitude"
-            " networks.",
-            "Give such a mask, or --set masks=own.",
-        )
-    shards = max(recipe.shards, processes)
-    if shards % processes:
-        raise RecipeError(
-            f"{recipe.shards} shards cannot be shared evenly by {processes} processes.",
-            f"Use --set shards={recipe.shards * processes}, or fewer processes.",
-        )
-    kinds = {"strips": False} if lines else {}
-    if recipe.whole_slices > 0 or not lines:
-        kinds["whole slices"] = True
-    for kind, whole in kinds.items():
-        batch = batch_size(recipe, settings.matrix, whole=whole)
-        if batch % shards:
-            raise RecipeError(
-                f"A step on {batch} {kind} cannot be shared evenly by {processes} processes"
-                f" in {shards} shard(s).",
-                f"Use --set batch={recipe.batch * shards}, or fewer processes.",
-            )
 
 
 def _hashes(volumes: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -130,14 +103,21 @@ class _Work:
     key: str
     origin: dict[str, Any]
 
+    @property
+    def weights(self) -> Path | None:
+        """The given teacher's checkpoint; None where a preset is trained."""
+        teacher = self.settings.teacher
+        if is_reference(teacher):
+            return resolve(teacher)
+        return Path(teacher) if teacher.endswith(".safetensors") else None
+
     def open(self) -> None:
         """Check all that can be checked; then make the run folder, or go on with the one there."""
         mask, first = self.settings.mask, self.fabric.is_global_zero
         self.form = choose_form(mask)
         slices = TrainingSlices.from_cases(self.material.train)
-        given = Path(self.settings.teacher)
-        if given.suffix == ".safetensors" and not self.run.has("teacher"):
-            self._given(given)
+        if self.weights is not None and not self.run.has("teacher"):
+            self._given(self.weights)
         known = (self.run.path / "run.json").exists()
         if known:
             self._check_same()
@@ -270,9 +250,8 @@ class _Work:
 
     def teacher(self) -> Network:
         """Train the teacher, or take the given checkpoint."""
-        given = Path(self.settings.teacher)
-        if given.suffix == ".safetensors":
-            return self._taken_over(given)
+        if self.weights is not None:
+            return self._taken_over(self.weights)
         stage = Stage(
             name="teacher",
             number=0,

@@ -32,7 +32,7 @@ class Settings:
         split: Name or file of the split, None to recognise the folder's.
         matrix: Side of the square matrix.
         mask: Sampling pattern.
-        teacher: Preset name, or path of a checkpoint.
+        teacher: Preset name, path of a checkpoint, or name of a trained network of the package.
         teacher_spec: Its architecture.
         student: Preset name.
         student_spec: Its architecture; the recipe's dilation is applied to it.

@@ -44,6 +44,7 @@ WITH_TORCH = {
     "kdmri_edge.distill.engine",
     "kdmri_edge.distill.losses",
     "kdmri_edge.distill.run",
+    "kdmri_edge.distill.shares",
     "kdmri_edge.distill.stage",
     "kdmri_edge.distill.state",
     "kdmri_edge.distill.validation",
