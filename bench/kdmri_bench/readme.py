@@ -78,8 +78,14 @@ def origin_line(provenance: dict[str, Any]) -> str:
 
 
 def _reproduce(report: dict[str, Any]) -> str:
+    from kdmri_bench.reproduce.report import SCHEMA
     from kdmri_bench.reproduce.text import markdown
 
+    if report.get("schema") != SCHEMA or "groups" not in report:
+        raise BenchError(
+            f"A report has schema {report.get('schema')!r}; that of `reproduce` is {SCHEMA}.",
+            "Write it anew with `kdmri-edge reproduce --report-only`.",
+        )
     return f"{markdown(report)}  \n{origin_line(report['provenance'])}"
 
 

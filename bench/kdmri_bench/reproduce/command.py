@@ -43,6 +43,7 @@ def _accelerations(text: str) -> tuple[int, ...]:
     help="Folder of the reproduction; the same command goes on where it stopped."
     "  [default: reproduce/TASK]",
 )  # fmt: skip
+@click.option("--contrast", help="Only volumes of this contrast, e.g. T1w.  [default: all]")
 @click.option("--threads", type=int, help="CPU threads.  [default: PyTorch's choice]")
 @click.option(
     "--set",
@@ -62,26 +63,36 @@ def reproduce(
     seeds: int,
     steps: int | None,
     out: Path | None,
+    contrast: str | None,
     threads: int | None,
     assignments: tuple[str, ...],
     report_only: bool,
     as_json: bool,
 ) -> None:
-    """Make KD-MRI's comparison fair: teacher and students with equal data and equal steps.
+    r"""Make KD-MRI's comparison fair: teacher and students with equal data and equal steps.
 
     Trains, for every acceleration and split, the teacher as the paper trains it (a), the teacher
     with our tuning (b), the plain student, the student by KD-MRI's three steps and the edge
     student; evaluates the test subjects, and writes report.json, report.csv, table.md, the training
     curves and the panels into OUT. It takes hours on a CPU. Interrupt it at any time: the same
     command goes on, and ends with the same table.
+
+    \b
+    First a look at the whole path, minutes instead of hours:
+      kdmri-edge reproduce brain --data DIR --accelerations 4 --no-folds --steps 100 --out look
+    Then the tables of this project:
+      kdmri-edge reproduce brain --data DIR
     """
+    from kdmri_edge.extras import require
+
+    # What evaluation and pictures need is asked for now, not after hours of training.
+    for module in ("torch", "lightning_fabric", "safetensors", "skimage", "matplotlib"):
+        require(module, extra="all")
     from kdmri_bench.reproduce.protocol import plan
     from kdmri_bench.reproduce.run import reproduce as run
     from kdmri_bench.reproduce.text import markdown
     from kdmri_edge.distill.engine import Engine
-    from kdmri_edge.extras import require
 
-    require("torch", extra="train")
     cases = plan(
         task,
         data,
@@ -91,7 +102,9 @@ def reproduce(
         seeds=seeds,
         steps=steps,
         assignments=assignments,
+        contrast=contrast,
     )
     out = out or Path("reproduce") / task
     report = run(cases, out, engine=Engine(threads=threads), train=not report_only)
-    click.echo(json.dumps(report) if as_json else markdown(report))
+    if report:  # a distributed run reports from its first process
+        click.echo(json.dumps(report) if as_json else markdown(report))

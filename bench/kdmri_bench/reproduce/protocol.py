@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from kdmri_edge.data.splits import BRAIN_FOLDS
+from kdmri_bench.reproduce.tasks import TASKS, Task
+from kdmri_edge.data.parts import find_parts
 from kdmri_edge.distill.recipe import DistillRecipe, load_recipe
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import BenchError, DataError, MaskError
@@ -25,64 +26,6 @@ from kdmri_edge.physics.mask_file import load_mask
 from kdmri_edge.physics.masks import Mask, centre_block, variable_density_lines
 
 __all__ = ["NETWORKS", "TASKS", "TRAININGS", "CaseSpec", "Network", "Task", "Training", "plan"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
-    """A kind of data with its networks.
-
-    Attributes:
-        name: What the command calls it.
-        matrix: Side of the square image matrix.
-        teacher: Preset of the heavy network.
-        student: Preset of the compact network.
-        split: The fixed split.
-        folds: Splits that together test every subject once; empty where there are none.
-        folds_at: Acceleration at which the folds are trained.
-        paper_masks: Prefix of the paper's masks in the mask file; None draws masks of their family.
-        block: Side of the central block of k-space that is kept (super-resolution); None for masks.
-        edge_recipe: Our recipe for this pair of networks.
-        contrasts: Contrasts that are also reported alone.
-    """
-
-    name: str
-    matrix: int
-    teacher: str
-    student: str
-    split: str
-    folds: tuple[str, ...] = ()
-    folds_at: int = 4
-    paper_masks: str | None = None
-    block: int | None = None
-    edge_recipe: str = "edge"
-    contrasts: tuple[str, ...] = ()
-
-
-TASKS: Final[dict[str, Task]] = {
-    "brain": Task(
-        name="brain",
-        matrix=240,
-        teacher="dccnn-d5c5",
-        student="dccnn-d3c5",
-        split="brain",
-        folds=tuple(f"brain-fold-{number}" for number in range(1, len(BRAIN_FOLDS) + 1)),
-        paper_masks="mrbrain",
-        contrasts=("T1w", "T2w", "FLAIR"),
-    ),
-    "cardiac": Task(
-        name="cardiac", matrix=256, teacher="dccnn-d5c5", student="dccnn-d3c5", split="cardiac"
-    ),
-    "sr": Task(
-        name="sr",
-        matrix=256,
-        teacher="vdsr-11",
-        student="vdsr-7",
-        split="brain",
-        block=64,
-        edge_recipe="edge-sr",
-        contrasts=("T1w", "T2w", "FLAIR"),
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,6 +93,7 @@ class CaseSpec:
         mask: Sampling pattern.
         steps: Optimiser steps of every network; None keeps each recipe's own.
         assignments: Further `key=value` settings of every recipe.
+        contrast: Train and test on volumes of this contrast only; None for all.
     """
 
     task: Task
@@ -160,6 +104,7 @@ class CaseSpec:
     mask: Mask
     steps: int | None
     assignments: tuple[str, ...] = ()
+    contrast: str | None = None
 
     @property
     def name(self) -> str:
@@ -189,7 +134,7 @@ class CaseSpec:
             teacher = str((folder / training.taught_by / "teacher.safetensors").resolve())
         return Settings(
             data=str(self.data),
-            contrast=None,
+            contrast=self.contrast,
             split=self.split,
             matrix=self.task.matrix,
             mask=self.mask,
@@ -240,6 +185,7 @@ def plan(
     seeds: int = 1,
     steps: int | None = None,
     assignments: tuple[str, ...] = (),
+    contrast: str | None = None,
 ) -> list[CaseSpec]:
     """Lay out all cases, most telling first: the fixed split, its folds, other accelerations.
 
@@ -252,10 +198,12 @@ def plan(
         seeds: How many seeds, from 0.
         steps: Optimiser steps of every network; None keeps the recipes' own.
         assignments: Further `key=value` settings of every recipe.
+        contrast: Train and test on volumes of this contrast only; None for all.
 
     Raises:
-        BenchError: Unknown task, no acceleration, or no seed.
-        DataError: The folder does not exist.
+        BenchError: Unknown task, no acceleration, no seed, a subject of a split is missing, or the
+            networks would get unequal numbers of steps.
+        DataError: The folder does not exist, or holds no volume.
         MaskError: A mask is missing.
     """
     if task_name not in TASKS:
@@ -272,7 +220,7 @@ def plan(
     cases = []
     if task.block is not None:
         accelerations = (round((task.matrix / task.block) ** 2),)
-    for acceleration in accelerations:
+    for acceleration in dict.fromkeys(accelerations):
         mask = _mask(task, acceleration, masks)
         extra = task.folds if folds and acceleration == task.folds_at else ()
         cases += [
@@ -285,11 +233,45 @@ def plan(
                 mask=mask,
                 steps=steps,
                 assignments=assignments,
+                contrast=contrast,
             )
             for split in (task.split, *extra)
             for seed in range(seeds)
         ]
-    for case in cases:  # now, not after hours
-        for training in TRAININGS:
-            case.recipe(training)
+    # All that can be wrong is found now, not after hours of training.
+    for split in dict.fromkeys(case.split for case in cases):
+        _check_subjects(data, split, contrast, whole=split in task.folds)
+    for case in cases:
+        _check_steps(case)
     return cases
+
+
+def _check_subjects(data: Path, split: str, contrast: str | None, *, whole: bool) -> None:
+    """Refuse a folder without the subjects that a split trains and tests on.
+
+    The pooled folds claim that every subject was tested once, so they need all of them (`whole`).
+    """
+    parts = find_parts(data, contrast=contrast, split=split)
+    present = {file.subject for file in (*parts.train, *parts.validation, *parts.test)}
+    absent = sorted(parts.split.subjects - present) if whole else []
+    if absent:
+        raise BenchError(
+            f"{data} holds no volume of subject {absent[0]}, whom split {split!r} needs.",
+            "Give the whole folder, or leave the folds out with --no-folds.",
+        )
+    if not parts.test:
+        raise BenchError(
+            f"{data} holds no test subject of split {split!r}.", "Give the whole folder."
+        )
+
+
+def _check_steps(case: CaseSpec) -> None:
+    """Refuse recipes that would give one network more steps than another."""
+    recipes = [case.recipe(training) for training in TRAININGS]
+    counts = {n for r in recipes for n in (r.teacher_steps, r.student_steps)}
+    if len(counts) > 1:
+        raise BenchError(
+            f"The networks would get unequal numbers of optimiser steps"
+            f" ({', '.join(map(str, sorted(counts)))}), which is no fair comparison.",
+            "Give one number for all with --steps.",
+        )

@@ -2,6 +2,18 @@
 
 Nothing in it depends on when or how often the command ran, but for the provenance: the same weights
 give the same tables.
+
+report.json, schema 1: `task`; `contrast` (null: all); `steps` of every network; `recipes` by
+training; `seeds`; `margins` of the verdicts; `paper` (percent of the gap by acceleration, on the
+paper's own data) and `best_published`; `statement` and `attribution` of the data; `missing`, names
+of networks that are not finished; `provenance`; and `groups`, one per acceleration and kind of
+split, each with
+
+- `table` and `by_contrast`: network -> measure -> {mean, std}, over volumes, std with n - 1;
+- `gap_closed`: student -> teacher -> measure -> {value, low, high} in percent; low and high are
+  null where the gap is not distinguishable from zero, all three where there is none;
+- `differences`: the edge student minus another -> measure -> {value, low, high, verdict};
+- `rows`: network -> the figures of each volume, averaged over seeds.
 """
 
 from __future__ import annotations
@@ -25,7 +37,7 @@ from kdmri_edge.errors import BenchError
 from kdmri_edge.files import read_json
 from kdmri_edge.metrics import METRICS
 
-__all__ = ["PAPER", "SCHEMA", "evaluation", "groups", "missing", "read_rows"]
+__all__ = ["BEST_PUBLISHED", "PAPER", "SCHEMA", "evaluation", "groups", "missing", "read_rows"]
 
 SCHEMA: Final = 1
 
@@ -33,7 +45,12 @@ SCHEMA: Final = 1
 PAPER: Final[dict[str, dict[int, int]]] = {
     "brain": {4: 66, 5: 44, 8: 68},
     "cardiac": {4: 25, 5: 31, 8: 43},
+    "sr": {16: 78},  # the central 64 x 64 of 256 x 256 samples
 }
+
+BEST_PUBLISHED: Final = {"name": "SFT-KD-Recon", "percent": 94, "gap_db": [0.53, 0.03]}
+"""The best result that is published on the paper's cascades (MIDL 2023), on its own data."""
+
 ALL: Final = ("zero-filled", *NETWORKS)
 _TEACHERS: Final = ("teacher-a", "teacher-b")
 _STUDENTS: Final = ("kd-mri", "edge")

@@ -10,7 +10,7 @@ from kdmri_bench.panel import compose
 from kdmri_bench.panel import draw as draw_panel
 from kdmri_bench.reproduce import curves
 from kdmri_bench.reproduce.protocol import TRAININGS, CaseSpec
-from kdmri_bench.reproduce.report import PAPER, SCHEMA, groups, missing
+from kdmri_bench.reproduce.report import BEST_PUBLISHED, PAPER, SCHEMA, groups, missing
 from kdmri_bench.reproduce.stats import MARGIN
 from kdmri_bench.reproduce.text import csv_text, markdown
 from kdmri_bench.reproduce.work import STATEMENT, evaluate, reconstruct, test_cases, train_case
@@ -43,7 +43,7 @@ def reproduce(
         train: Without, only what is already trained is evaluated and reported.
 
     Returns:
-        The report, as in report.json.
+        The report, as in report.json; empty in all processes but the first.
 
     Raises:
         RunError: `out` holds trainings of other settings.
@@ -62,7 +62,7 @@ def reproduce(
         evaluate(case, folder)
         if train:
             result = _report(cases, out)
-    return result if train else _report(cases, out)
+    return _report(cases, out) if is_first_process() and not train else result
 
 
 def _report(cases: Sequence[CaseSpec], out: Path) -> dict[str, Any]:
@@ -71,7 +71,8 @@ def _report(cases: Sequence[CaseSpec], out: Path) -> dict[str, Any]:
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "task": first.task.name,
-        "steps": first.steps,
+        "contrast": first.contrast,
+        "steps": first.recipe(TRAININGS[0]).teacher_steps,  # equal for all, see `plan`
         "recipes": {
             training.folder: first.recipe(training).to_dict() | {"seed": "each case's"}
             for training in TRAININGS
@@ -79,6 +80,7 @@ def _report(cases: Sequence[CaseSpec], out: Path) -> dict[str, Any]:
         "seeds": sorted({case.seed for case in cases}),
         "margins": MARGIN,
         "paper": {str(key): value for key, value in PAPER.get(first.task.name, {}).items()},
+        "best_published": BEST_PUBLISHED if first.task.block is None else None,
         "statement": STATEMENT,
         "attribution": attribution_of(first.data),
         "groups": found,

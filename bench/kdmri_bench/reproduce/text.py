@@ -25,7 +25,7 @@ def _percent(interval: Mapping[str, Any]) -> str:
     if interval["value"] is None:
         return "no gap"
     if interval["low"] is None:
-        return f"{interval['value']:.0f} % (interval undefined)"
+        return f"{interval['value']:.0f} % (gap not distinguishable from zero)"
     return f"{interval['value']:.0f} % ({interval['low']:.0f} to {interval['high']:.0f})"
 
 
@@ -36,7 +36,9 @@ def _change(interval: Mapping[str, Any], digits: int) -> str:
     )
 
 
-def _group(group: Mapping[str, Any], paper: Mapping[str, Any]) -> list[str]:
+def _group(
+    group: Mapping[str, Any], paper: Mapping[str, Any], best: Mapping[str, Any] | None
+) -> list[str]:
     contrasts = list(group["by_contrast"])
     few = " **An indication only: fewer than five test subjects.**" if group["indication"] else ""
     lines = [
@@ -63,6 +65,12 @@ def _group(group: Mapping[str, Any], paper: Mapping[str, Any]) -> list[str]:
     published = paper.get(str(group["acceleration"]))
     if published is not None:
         lines.append(f"| the paper's, on its own data | {published} % | |")
+    if best:
+        before, after = best["gap_db"]
+        lines.append(
+            f"| best published ({best['name']}), on its own data | {best['percent']} %"
+            f" ({before} to {after} dB) | |"
+        )
     lines.append("")
     for teacher in ("teacher-a", "teacher-b"):
         psnr, ssim = (group["differences"][teacher][m] for m in ("psnr", "ssim"))
@@ -70,6 +78,10 @@ def _group(group: Mapping[str, Any], paper: Mapping[str, Any]) -> list[str]:
             f"- Edge student minus {_TITLES[teacher]}: {_change(psnr, 3)} dB: {psnr['verdict']};"
             f" SSIM {_change(ssim, 4)}: {ssim['verdict']}."
         )
+    psnr, ssim = (group["differences"]["plain"][measure] for measure in ("psnr", "ssim"))
+    lines.append(
+        f"- Edge student minus {_TITLES['plain']}: {_change(psnr, 3)} dB; SSIM {_change(ssim, 4)}."
+    )
     return [*lines, ""]
 
 
@@ -77,17 +89,22 @@ def markdown(report: Mapping[str, Any]) -> str:
     """Return the tables as GitHub Markdown, most telling group first."""
     lines: list[str] = []
     for group in report["groups"]:
-        lines += _group(group, report["paper"])
-    steps = report["steps"] or "its recipe's number of"
+        lines += _group(group, report["paper"], report["best_published"])
+    seeds = len(report["seeds"])
+    drawn = "one seed" if seeds == 1 else f"figures of a volume averaged over {seeds} seeds"
+    contrast = f" Only {report['contrast']} volumes." if report["contrast"] else ""
     lines += [
         "Mean ± standard deviation over volumes (n - 1). Intervals: 95 %, paired bootstrap over"
         " subjects, then volumes. Verdicts at margins stated in advance:"
         f" {MARGIN['psnr']} dB and {MARGIN['ssim']} SSIM; below five test subjects there is none.",
-        f"Every network had {steps} optimiser steps, all"
-        f" stages counted; {len(report['seeds'])} seed(s). {report['statement']}",
+        f"Every network had {report['steps']} optimiser steps, all stages counted; {drawn}."
+        f"{contrast} {report['statement']}",
     ]
     if report["missing"]:
-        lines.append(f"Not finished yet: {len(report['missing'])} networks.")
+        unfinished = dict.fromkeys(name.partition(":")[0] for name in report["missing"])
+        lines.append(
+            f"Not finished yet: {len(report['missing'])} networks of {', '.join(unfinished)}."
+        )
     return "\n".join(lines)
 
 

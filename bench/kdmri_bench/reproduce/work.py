@@ -77,7 +77,7 @@ def test_cases(case: CaseSpec) -> tuple[Case, ...]:
     Raises:
         DataError: An unreadable volume, or the split has no test subject here.
     """
-    files = find_parts(case.data, split=case.split).test
+    files = find_parts(case.data, contrast=case.contrast, split=case.split).test
     if not files:
         raise BenchError(
             f"{case.data} holds no test subject of split {case.split!r}.", "Give the whole folder."
@@ -120,7 +120,7 @@ def evaluate(case: CaseSpec, folder: Path) -> None:
     A file of figures names the weights and the volumes that it belongs to, and is made anew when
     either changed.
     """
-    files = find_parts(case.data, split=case.split).test
+    files = find_parts(case.data, contrast=case.contrast, split=case.split).test
     volumes = [sha256_file(file.path) for file in files]
     missing = [
         (name, checkpoint)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from kdmri_bench.reproduce import protocol
+from kdmri_bench.reproduce import protocol, work
 from kdmri_bench.reproduce.command import reproduce as command
 from kdmri_bench.reproduce.protocol import NETWORKS, TRAININGS, CaseSpec, plan
 from kdmri_bench.reproduce.run import reproduce
@@ -75,7 +75,15 @@ def test_interrupted_anywhere_it_ends_with_the_same_tables(
         if next(calls) % 5 == 3:
             raise _PowerCut
 
+    measured, evaluations = work.volume_rows, iter(range(1000))
+
+    def measure(*arguments: object) -> object:
+        if next(evaluations) in (1, 4):
+            raise _PowerCut
+        return measured(*arguments)  # type: ignore[arg-type]
+
     monkeypatch.setattr(StageProgress, "advance", advance)
+    monkeypatch.setattr(work, "volume_rows", measure)
     cuts = 0
     while True:
         try:
@@ -83,7 +91,8 @@ def test_interrupted_anywhere_it_ends_with_the_same_tables(
             break
         except _PowerCut:
             cuts += 1
-    assert cuts >= 3
+    assert cuts >= 5
+    assert next(evaluations) == 2 + len(whole["groups"][0]["table"])  # none is measured twice
     assert again["groups"] == whole["groups"]
     for name in ("table.md", "report.csv"):
         one, other = ((tmp_path / run / name).read_bytes() for run in ("whole", "cut"))
@@ -132,6 +141,8 @@ def test_unknown_task_missing_folder_missing_masks(tmp_path: Path) -> None:
         plan("brain", tmp_path / "none")
     with pytest.raises(MaskError, match="--masks"):
         plan("brain", tmp_path)
+    with pytest.raises(MaskError, match="nowhere"):
+        plan("brain", tmp_path, masks=tmp_path / "nowhere.json")
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
