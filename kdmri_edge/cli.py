@@ -88,7 +88,7 @@ class _LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="kdmri-edge")
 def main() -> None:
-    r"""Compress MR reconstruction networks and ship them to scanner-side hardware.
+    """Compress MR reconstruction networks and ship them to scanner-side hardware.
 
     A heavy teacher is distilled into a compact student, exported to runtimes that need no PyTorch,
     and measured against the teacher:
@@ -99,7 +99,7 @@ def main() -> None:
       kdmri-edge bench runs/brain --data DIR
 
     New here? `kdmri-edge quickstart` runs all of it on an embedded phantom.
-    """
+    """  # noqa: D301 - click wants the backspace itself
 
 
 def _guarded(command: Callable[[], object]) -> int:

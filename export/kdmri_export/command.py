@@ -90,7 +90,7 @@ def export(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Write a network for another runtime, checked against PyTorch.
+    """Write a network for another runtime, checked against PyTorch.
 
     Without a run the newest one under runs/ is taken; NAME is a trained network of the package, see
     `kdmri-edge models`. Each bundle is a folder with the graph, a
@@ -103,7 +103,7 @@ def export(
       kdmri-edge export dccnn-d3c5@brain-4x --target onnx
       kdmri-edge export runs/brain --target onnx --target openvino --model all
       kdmri-edge export runs/brain/student.safetensors --target torchscript --out bundle
-    """
+    """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.extras import require
 
     require("torch", extra="train")

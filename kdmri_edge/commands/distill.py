@@ -260,7 +260,7 @@ def distill(
     as_json: bool,
     **options: Any,
 ) -> None:
-    r"""Train a teacher and distil it into a compact student.
+    """Train a teacher and distil it into a compact student.
 
     Three networks come out, in one run folder: the teacher, the plain student (the same network,
     trained without a teacher for as many steps) and the distilled student. A run that was
@@ -273,7 +273,7 @@ def distill(
       kdmri-edge distill --resume --out runs/brain
       kdmri-edge distill --data brains/ --teacher runs/brain/teacher.safetensors
       torchrun --nproc-per-node 2 -m kdmri_edge distill --devices 2 --data brains/ ...
-    """
+    """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.extras import require
 
     if resume:

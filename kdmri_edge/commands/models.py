@@ -13,7 +13,7 @@ __all__ = ["models"]
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def models(as_json: bool) -> None:
-    r"""List the architectures, and the trained networks that come with the package.
+    """List the architectures, and the trained networks that come with the package.
 
     A trained network is named PRESET@PLACE and can stand wherever weights are taken:
 
@@ -21,7 +21,7 @@ def models(as_json: bool) -> None:
       kdmri-edge export dccnn-d3c5@brain-4x --target onnx
       kdmri-edge bench dccnn-d5c5@brain-4x dccnn-d3c5@brain-4x --data DIR
       kdmri-edge distill --teacher dccnn-d5c5@brain-4x --data DIR --mask FILE
-    """
+    """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.models.spec import PRESETS
     from kdmri_edge.shipped import shipped_networks
 

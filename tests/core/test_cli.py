@@ -392,3 +392,10 @@ def test_full_disk_when_flushing(
     monkeypatch.setattr(os, "fsync", real)
     resumed = cli("distill", "--resume", "--out", out)
     assert resumed.code == 0, resumed.err
+
+
+@pytest.mark.parametrize("command", list(command_line.COMMANDS))
+def test_examples_in_help_are_not_wrapped_into_a_paragraph(command: str) -> None:
+    shown = CliRunner().invoke(command_line.main, [command, "--help"]).output
+    assert "\\b" not in shown
+    assert "\b" not in shown

@@ -69,7 +69,7 @@ def reproduce(
     report_only: bool,
     as_json: bool,
 ) -> None:
-    r"""Make KD-MRI's comparison fair: teacher and students with equal data and equal steps.
+    """Make KD-MRI's comparison fair: teacher and students with equal data and equal steps.
 
     Trains, for every acceleration and split, the teacher as the paper trains it (a), the teacher
     with our tuning (b), the plain student, the student by KD-MRI's three steps and the edge
@@ -82,7 +82,7 @@ def reproduce(
       kdmri-edge reproduce brain --data DIR --accelerations 4 --no-folds --steps 100 --out look
     Then the tables of this project:
       kdmri-edge reproduce brain --data DIR
-    """
+    """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.extras import require
 
     # What evaluation and pictures need is asked for now, not after hours of training.

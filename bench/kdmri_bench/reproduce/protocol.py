@@ -172,6 +172,8 @@ def _mask(task: Task, acceleration: int, masks: Path | None) -> Mask:
             f"The paper's masks for {task.name} are not beside the data.",
             "Give the file kd_mri_masks.json with --masks.",
         )
+    if not masks.is_file():
+        raise MaskError(f"Mask file {masks} does not exist.", "Check the path given to --masks.")
     return load_mask(masks, f"{task.paper_masks}_{acceleration}x")
 
 
