@@ -15,6 +15,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from kdmri_edge import cli as command_line
 from kdmri_edge.errors import DataError
