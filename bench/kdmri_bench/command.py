@@ -93,7 +93,7 @@ def bench(
         files,
         mask=first.mask,
         matrix=first.matrix,
-        channels=first.spec.channels,
+        spec=first.spec,
         split=split,
     )
 

@@ -17,13 +17,14 @@ import numpy as np
 
 from kdmri_bench.quality import volume_rows
 from kdmri_bench.reproduce.work import STATEMENT, reconstruct
-from kdmri_bench.testdata import load_cases
+from kdmri_bench.testdata import check_same_input, load_cases
 from kdmri_edge.checkpoint import read_checkpoint_meta
 from kdmri_edge.console import progress
 from kdmri_edge.data.attribution import attribution_of
 from kdmri_edge.data.parts import find_parts
 from kdmri_edge.errors import BenchError, KdmriError
 from kdmri_edge.files import sha256_file, write_json
+from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.physics.masks import Mask, equispaced_lines, random_lines, variable_density_lines
 from kdmri_edge.provenance import provenance
 from kdmri_edge.shipped import is_reference, resolve
@@ -67,6 +68,9 @@ def compare(
     if len(matrices) != 1:
         raise BenchError("The networks are for different matrices.", "Compare those of one matrix.")
     matrix = matrices.pop()
+    specs = [ModelSpec.from_dict(meta["spec"]) for meta in metas.values()]
+    check_same_input(list(zip(metas, specs, strict=True)))
+    spec = specs[0]
     if masks is None:
         own = {Mask.from_dict(meta["mask"]) for meta in metas.values()}
         masks = [*sorted(own, key=lambda mask: mask.name), *held_out_masks(matrix)]
@@ -74,7 +78,7 @@ def compare(
     rows = []
     with progress("Measuring under masks", len(masks) * len(networks)) as advance:
         for mask in masks:
-            cases = load_cases(files, mask=mask, matrix=matrix, channels=1).cases
+            cases = load_cases(files, mask=mask, matrix=matrix, spec=spec).cases
             zero = volume_rows(cases, [case.zero_filled for case in cases])
             found = {"zero-filled": _means(zero)}
             for name, path in networks.items():

@@ -64,7 +64,7 @@ def entry(checkpoint: Path, data: Path, split: str, file: str) -> tuple[str, dic
     spec, mask = ModelSpec.from_dict(meta["spec"]), Mask.from_dict(meta["mask"])
     training = meta["training"]
     test = find_parts(data, split=split).test
-    cases = load_cases(test, mask=mask, matrix=meta["matrix"], channels=spec.channels).cases
+    cases = load_cases(test, mask=mask, matrix=meta["matrix"], spec=spec).cases
     trained = {item["sha256"] for item in training["data"]}
     if trained & {case.sha256 for case in cases}:
         raise BenchError("A test volume was trained on.", "Give another --split.")

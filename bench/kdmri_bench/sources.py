@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kdmri_bench.testdata import check_same_input
 from kdmri_edge.bundle import MANIFEST, open_bundle
 from kdmri_edge.checkpoint import read_checkpoint_meta
 from kdmri_edge.errors import BenchError, BundleError, CheckpointError, RunError
@@ -196,9 +197,4 @@ def check_comparable(sources: Sequence[Source]) -> None:
                 f" {other.name} for {other.mask.name!r} at {other.matrix}.",
                 "Measure networks for one mask together, others in another run.",
             )
-        if other.spec.channels != first.spec.channels:
-            raise BenchError(
-                f"{first.name} takes {first.spec.channels} channel(s),"
-                f" {other.name} {other.spec.channels}.",
-                "Measure magnitude and complex networks separately.",
-            )
+    check_same_input([(source.name, source.spec) for source in sources])

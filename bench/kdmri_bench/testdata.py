@@ -14,9 +14,18 @@ from kdmri_edge.data.readers import read_volume
 from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.data.splits import Split, split_for
 from kdmri_edge.errors import BenchError
+from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.physics.masks import Mask
 
-__all__ = ["MEASURED", "RETROSPECTIVE", "TestData", "choose_files", "load_cases", "run_split"]
+__all__ = [
+    "MEASURED",
+    "RETROSPECTIVE",
+    "TestData",
+    "check_same_input",
+    "choose_files",
+    "load_cases",
+    "run_split",
+]
 
 RETROSPECTIVE = "Retrospective, single-coil, zero-phase k-space from magnitude images."
 COMPLEX = "Retrospective, single-coil k-space from complex images."
@@ -106,15 +115,39 @@ def choose_files(
     return chosen, split.name
 
 
+def check_same_input(networks: Sequence[tuple[str, ModelSpec]]) -> None:
+    """Refuse networks that want different inputs of the same volumes.
+
+    Args:
+        networks: Name and architecture of each.
+
+    Raises:
+        BenchError: Some take magnitudes, others real parts or complex images.
+    """
+    first, *others = networks
+    for name, spec in others:
+        if spec.channels != first[1].channels:
+            raise BenchError(
+                f"{first[0]} takes {first[1].channels} channel(s), {name} {spec.channels}.",
+                "Measure magnitude and complex networks separately.",
+            )
+        if spec.magnitude_input != first[1].magnitude_input:
+            raise BenchError(
+                f"Of {first[0]} and {name}, one has data consistency and reads the real part of"
+                " the zero-filled image, the other its magnitude.",
+                "Measure them separately.",
+            )
+
+
 def load_cases(
     files: Sequence[VolumeFile],
     *,
     mask: Mask,
     matrix: int,
-    channels: int,
+    spec: ModelSpec,
     split: str | None = None,
 ) -> TestData:
-    """Read volumes, bring them to the matrix and undersample them.
+    """Read volumes, bring them to the matrix and undersample them as a network wants them.
 
     Raises:
         DataError: a volume is unreadable or below the matrix.
@@ -125,13 +158,13 @@ def load_cases(
         for file in files:
             volume = to_matrix(read_volume(file.path), matrix)
             measured.append(volume.measured)
-            cases.append(make_case(volume, mask, channels))
+            cases.append(make_case(volume, mask, spec.channels, magnitude=spec.magnitude_input))
             advance(1)
     complex_statement = MEASURED if all(measured) else COMPLEX
     return TestData(
         cases=tuple(cases),
         split=split,
-        statement=RETROSPECTIVE if channels == 1 else complex_statement,
+        statement=RETROSPECTIVE if spec.channels == 1 else complex_statement,
     )
 
 

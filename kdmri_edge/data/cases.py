@@ -26,7 +26,8 @@ class Case:
         contrast: for instance "T1w", None where unknown.
         sha256: of the volume's source file.
         target: the fully sampled image [S, H, W], float32 (complex64 with two channels).
-        zero_filled: the zero-filled image x_u [S, H, W], same dtype; the real part for one channel.
+        zero_filled: the zero-filled image x_u [S, H, W], same dtype; for one channel its real part,
+            or its magnitude where that was asked for.
         scale: float32 [S]; the network sees `zero_filled / scale`, see `scaling.slice_scale`.
     """
 
@@ -39,13 +40,19 @@ class Case:
     scale: NDArray[np.float32]
 
 
-def make_case(volume: Volume, mask: Mask, channels: int = 1) -> Case:
+def make_case(volume: Volume, mask: Mask, channels: int = 1, *, magnitude: bool = False) -> Case:
     """Undersample a volume, or take the undersampled k-space that it carries.
+
+    Measured k-space is complex; a one-channel network gets the magnitude of its images as the fully
+    sampled volume, undersampled as a zero-phase image. Other complex volumes are refused there,
+    since who stored a phase may have meant it.
 
     Args:
         volume: fully sampled images at the mask's matrix.
         mask: which samples are taken.
         channels: 1 for networks on magnitude (zero-phase) images, 2 for (real, imaginary).
+        magnitude: give |x_u| instead of the real part of x_u. Only for networks without data
+            consistency: super-resolution, as KD-MRI's published code makes its input.
 
     Returns:
         float32 arrays for one channel, complex64 for two.
@@ -53,18 +60,27 @@ def make_case(volume: Volume, mask: Mask, channels: int = 1) -> Case:
     Raises:
         MaskError: the mask is made for another matrix.
         DataError: a complex volume for a one-channel network, k-space acquired with another mask,
-            or an unknown number of channels.
+            an unknown number of channels, or a magnitude of two channels.
     """
     if channels not in (1, 2):
         raise DataError(f"{channels} channels make no image.", "Use 1 (magnitude) or 2 (complex).")
-    if volume.is_complex and channels == 1:
+    if magnitude and channels == 2:
+        raise DataError(
+            "A magnitude has no imaginary part for a second channel.",
+            "Use a network of one channel, or the complex zero-filled image.",
+        )
+    image = volume.image
+    if volume.is_complex and channels == 1 and volume.measured and volume.kspace is None:
+        image = np.abs(image)
+    elif volume.is_complex and channels == 1:
         raise DataError(
             f"{volume.name} is complex, but the network takes magnitude (zero-phase) images.",
             "Use a network of two channels, or save numpy.abs of the volume and use that.",
         )
     mask.check_matrix(*volume.matrix)
     if volume.kspace is None:
-        x_u = zero_filled(volume.image, mask)
+        # A complex image keeps x_u complex, so that its magnitude can be taken.
+        x_u = zero_filled(image.astype(np.complex64) if magnitude else image, mask)
     elif volume.kspace_mask != mask:
         raise DataError(
             f"{volume.name} carries k-space sampled with another mask than {mask.name!r}.",
@@ -72,8 +88,10 @@ def make_case(volume: Volume, mask: Mask, channels: int = 1) -> Case:
         )
     else:
         x_u = kspace_to_image(volume.kspace)
-        if not volume.is_complex:
-            x_u = x_u.real  # never the magnitude: see physics.projection
+        if not volume.is_complex and not magnitude:
+            x_u = x_u.real  # with the magnitude x' = x - P x + x_u would not hold
+    if magnitude:
+        x_u = np.abs(x_u)
     dtype = np.float32 if channels == 1 else np.complex64
     x_u = np.ascontiguousarray(x_u, dtype=dtype)
     return Case(
@@ -81,7 +99,7 @@ def make_case(volume: Volume, mask: Mask, channels: int = 1) -> Case:
         subject=volume.subject,
         contrast=volume.contrast,
         sha256=volume.sha256,
-        target=volume.image.astype(dtype, copy=False),
+        target=image.astype(dtype, copy=False),
         zero_filled=x_u,
         scale=slice_scale(x_u),
     )

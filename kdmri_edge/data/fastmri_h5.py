@@ -25,8 +25,9 @@ __all__ = ["fastmri_subject", "is_fastmri", "read_fastmri_h5"]
 
 
 def is_fastmri(names: list[str]) -> bool:
-    """Tell by the names of its datasets whether a file has this layout."""
-    return "kspace" in names and "volfs" not in names
+    """Tell by the names of its datasets whether a file has this layout, whole or in part."""
+    own = {"kspace", "ismrmrd_header", "reconstruction_esc", "reconstruction_rss"}
+    return bool(own & set(names)) and "volfs" not in names
 
 
 def fastmri_subject(path: Path) -> str | None:

@@ -17,9 +17,11 @@ from torch import Tensor
 from kdmri_edge.data.cases import Case
 from kdmri_edge.distill.recipe import DistillRecipe
 from kdmri_edge.errors import DataError
+from kdmri_edge.models.spec import Kind, ModelSpec
+from kdmri_edge.physics.masks import Mask
 from kdmri_edge.scaling import slice_scale
 
-__all__ = ["TrainingSlices", "batch_size", "draw"]
+__all__ = ["TrainingSlices", "batch_size", "draw", "strips_allowed"]
 
 # Slices whose zero-filled maximum is below this part of their volume's hold next to no anatomy;
 # scaled to unit maximum they would teach the network to reproduce noise.
@@ -54,6 +56,21 @@ class TrainingSlices:
         if not sum(len(t) for t in targets):
             raise DataError("The training volumes hold no slice with anatomy.", "Check the data.")
         return cls(np.concatenate(targets), np.concatenate(inputs))
+
+
+def strips_allowed(mask: Mask, spec: ModelSpec) -> bool:
+    """Return whether readout strips, mirrored or not, may stand for whole slices.
+
+    With data consistency that takes a line mask: its P acts along phase encode alone. Without it
+    (VDSR) the network is convolutions only, which see no farther than their receptive radius, so
+    any mask will do. Mirroring a slice mirrors its mask: super-resolution's block stays as it is,
+    but for the unpaired frequency of an even size.
+
+    Args:
+        mask: What the slices were sampled with.
+        spec: The network; teacher and student agree in what counts here.
+    """
+    return mask.is_lines or spec.kind is Kind.VDSR
 
 
 def batch_size(recipe: DistillRecipe, width: int, *, whole: bool) -> int:

@@ -15,6 +15,7 @@ from kdmri_edge.data.volume import Volume
 from kdmri_edge.distill.settings import PHANTOM, Settings
 from kdmri_edge.errors import DataError
 from kdmri_edge.files import sha256_file
+from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.physics.masks import Mask
 
 __all__ = ["Material", "gather"]
@@ -51,8 +52,10 @@ def _describe(item: Case | Volume | VolumeFile, sha256: str) -> dict[str, Any]:
     }
 
 
-def _cases(volumes: Sequence[Volume], mask: Mask, channels: int) -> list[Case]:
-    return [make_case(volume, mask, channels) for volume in volumes]
+def _cases(volumes: Sequence[Volume], mask: Mask, spec: ModelSpec) -> list[Case]:
+    return [
+        make_case(volume, mask, spec.channels, magnitude=spec.magnitude_input) for volume in volumes
+    ]
 
 
 def gather(settings: Settings) -> Material:
@@ -62,7 +65,7 @@ def gather(settings: Settings) -> Material:
         DataError: See `find_parts`, `load_volumes` and `make_case`.
         MaskError: The mask does not fit the matrix.
     """
-    mask, channels = settings.mask, settings.student_spec.channels
+    mask, spec = settings.mask, settings.student_spec
     if settings.data == PHANTOM:
         recipe = settings.recipe
         drawn = phantom_parts(
@@ -71,7 +74,7 @@ def gather(settings: Settings) -> Material:
             slices=recipe.phantom_slices,
             matrix=settings.matrix,
         )
-        cases = {part: _cases(volumes, mask, channels) for part, volumes in drawn.items()}
+        cases = {part: _cases(volumes, mask, spec) for part, volumes in drawn.items()}
         record: dict[str, Any] = {
             part: [_describe(case, case.sha256) for case in found] for part, found in cases.items()
         }
@@ -83,8 +86,8 @@ def gather(settings: Settings) -> Material:
         )
     folder = Path(settings.data)
     parts = find_parts(folder, contrast=settings.contrast, split=settings.split)
-    train = _cases(load_volumes(parts.train, settings.matrix), mask, channels)
-    validation = _cases(load_volumes(parts.validation, settings.matrix), mask, channels)
+    train = _cases(load_volumes(parts.train, settings.matrix), mask, spec)
+    validation = _cases(load_volumes(parts.validation, settings.matrix), mask, spec)
     seen = {case.sha256: case.name for case in train}
     test = [_describe(file, sha256_file(file.path)) for file in parts.test]
     for held in [_describe(case, case.sha256) for case in validation] + test:

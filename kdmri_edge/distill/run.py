@@ -19,7 +19,7 @@ from kdmri_edge.checkpoint import (
     save_checkpoint,
 )
 from kdmri_edge.console import say
-from kdmri_edge.distill.batches import TrainingSlices
+from kdmri_edge.distill.batches import TrainingSlices, strips_allowed
 from kdmri_edge.distill.engine import Engine, describe, launched
 from kdmri_edge.distill.log import TrainingLog
 from kdmri_edge.distill.losses import attention_transfer, distance, imitation
@@ -142,7 +142,7 @@ class _Work:
             operator=self.fabric.to_device(
                 operator_tensor(mask, self.form, self.settings.student_spec.channels)
             ),
-            lines=mask.is_lines,
+            strips=strips_allowed(mask, self.settings.student_spec),
             folder=folder,
             log=TrainingLog(self.run.path / "log.csv") if first else None,
             key=self.key,

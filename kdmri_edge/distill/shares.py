@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdmri_edge.distill.batches import batch_size
+from kdmri_edge.distill.batches import batch_size, strips_allowed
 from kdmri_edge.distill.recipe import Masks
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import RecipeError
@@ -21,8 +21,10 @@ def check_shares(settings: Settings, processes: int) -> None:
         RecipeError: Masks that the networks cannot be trained over, or batches that the processes
             cannot share evenly.
     """
-    recipe, lines = settings.recipe, settings.mask.is_lines
-    if recipe.masks is Masks.LINES and not (lines and settings.student_spec.channels == 1):
+    recipe, strips = settings.recipe, strips_allowed(settings.mask, settings.student_spec)
+    if recipe.masks is Masks.LINES and not (
+        settings.mask.is_lines and settings.student_spec.channels == 1
+    ):
         raise RecipeError(
             "Training over line masks needs a run whose own mask samples lines, and magnitude"
             " networks.",
@@ -34,8 +36,8 @@ def check_shares(settings: Settings, processes: int) -> None:
             f"{recipe.shards} shards cannot be shared evenly by {processes} processes.",
             f"Use --set shards={recipe.shards * processes}, or fewer processes.",
         )
-    kinds = {"strips": False} if lines else {}
-    if recipe.whole_slices > 0 or not lines:
+    kinds = {"strips": False} if strips else {}
+    if recipe.whole_slices > 0 or not strips:
         kinds["whole slices"] = True
     for kind, whole in kinds.items():
         batch = batch_size(recipe, settings.matrix, whole=whole)

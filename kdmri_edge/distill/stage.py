@@ -79,8 +79,8 @@ class Surroundings:
         slices: Training slices.
         validation: Volumes to watch (thinned).
         operator: Constant of data consistency, on the device.
-        lines: Whether the mask samples whole readout lines. If so, strips and mirroring along
-            readout keep the physics; otherwise whole slices are drawn, never mirrored.
+        strips: Whether readout strips, mirrored or not, may stand for whole slices, see
+            `strips_allowed`; otherwise whole slices are drawn, never mirrored.
         folder: Where state files go.
         log: The training log (written by the first process only).
         key: Fingerprint of the run's settings.
@@ -91,7 +91,7 @@ class Surroundings:
     slices: TrainingSlices
     validation: Sequence[Case]
     operator: Tensor
-    lines: bool
+    strips: bool
     folder: Path
     log: TrainingLog | None
     key: str
@@ -178,8 +178,8 @@ def _step(
             recipe,
             stage=stage.number,
             step=step,
-            whole=not around.lines or step >= round(stage.steps * (1 - recipe.whole_slices)),
-            flip=around.lines and recipe.flip,
+            whole=not around.strips or step >= round(stage.steps * (1 - recipe.whole_slices)),
+            flip=around.strips and recipe.flip,
             rank=fabric.global_rank * own + shard,
             world=fabric.world_size * own,
             projection=projection,

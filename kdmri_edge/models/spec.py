@@ -89,6 +89,14 @@ class ModelSpec:
         return list(zip([self.channels, *inner], [*inner, self.channels], strict=True))
 
     @property
+    def magnitude_input(self) -> bool:
+        """Whether it reads |x_u|: a magnitude network without data consistency (VDSR of KD-MRI).
+
+        With data consistency it must be the real part of x_u, see `physics.projection`.
+        """
+        return self.kind is Kind.VDSR and self.channels == 1
+
+    @property
     def parameters(self) -> int:
         """Number of trainable parameters, biases included."""
         per = sum(i * o * self.kernel**2 + o for i, o in self.widths)

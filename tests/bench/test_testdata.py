@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from kdmri_bench.testdata import RETROSPECTIVE, choose_files, load_cases, run_split
+from kdmri_bench.testdata import (
+    RETROSPECTIVE,
+    check_same_input,
+    choose_files,
+    load_cases,
+    run_split,
+)
 from kdmri_edge.data.splits import Split
 from kdmri_edge.errors import BenchError, DataError, KdmriError
-from kdmri_edge.physics.masks import variable_density_lines
+from kdmri_edge.models.spec import preset
+from kdmri_edge.physics.masks import centre_block, variable_density_lines
 
 MakeFolder = Callable[..., Path]
 OWN = Split(name="mine", train=("a",), validation=("b",), test=("c", "d"))
@@ -96,11 +104,29 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
 def test_cases_are_at_the_matrix_of_the_mask(folder: MakeFolder) -> None:
     files, _ = choose_files(folder("sub-x_T1w"))
     mask = variable_density_lines(16, 2, centre_lines=4)
-    data = load_cases(files, mask=mask, matrix=16, channels=1, split="s")
+    data = load_cases(files, mask=mask, matrix=16, spec=preset("dccnn-d3c5"), split="s")
     assert data.cases[0].target.shape == (2, 16, 16)
     assert data.statement == RETROSPECTIVE
     assert data.split == "s"
     with pytest.raises(KdmriError, match="made for"):
-        load_cases(files, mask=mask, matrix=20, channels=1)
+        load_cases(files, mask=mask, matrix=20, spec=preset("dccnn-d3c5"))
     with pytest.raises(DataError, match="never"):
-        load_cases(files, mask=variable_density_lines(32, 2), matrix=32, channels=1)
+        load_cases(files, mask=variable_density_lines(32, 2), matrix=32, spec=preset("dccnn-d3c5"))
+
+
+def test_super_resolution_is_measured_on_magnitudes(folder: MakeFolder) -> None:
+    files, _ = choose_files(folder("sub-x_T1w"))
+    np.save(files[0].path, np.pad(np.ones((2, 8, 8), np.float32), ((0, 0), (8, 8), (8, 8))))
+    mask = centre_block((16, 16), (6, 6))
+    (real,) = load_cases(files, mask=mask, matrix=16, spec=preset("dccnn-d3c5")).cases
+    (magnitude,) = load_cases(files, mask=mask, matrix=16, spec=preset("vdsr-7")).cases
+    assert real.zero_filled.min() < 0 <= magnitude.zero_filled.min()
+
+
+def test_networks_with_different_inputs_are_refused() -> None:
+    dccnn, vdsr = ("one", preset("dccnn-d3c5")), ("other", preset("vdsr-7"))
+    check_same_input([dccnn, dccnn])
+    with pytest.raises(BenchError, match="one and other"):
+        check_same_input([dccnn, vdsr])
+    with pytest.raises(BenchError, match=r"one takes 1 channel\(s\), other 2"):
+        check_same_input([dccnn, ("other", replace(dccnn[1], channels=2))])

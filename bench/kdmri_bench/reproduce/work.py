@@ -23,6 +23,7 @@ from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import BenchError, RunError
 from kdmri_edge.files import read_json, sha256_file, write_json
+from kdmri_edge.models.spec import preset
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runs import Run
@@ -82,7 +83,8 @@ def test_cases(case: CaseSpec) -> tuple[Case, ...]:
         raise BenchError(
             f"{case.data} holds no test subject of split {case.split!r}.", "Give the whole folder."
         )
-    return load_cases(files, mask=case.mask, matrix=case.task.matrix, channels=1).cases
+    spec = preset(case.task.student)
+    return load_cases(files, mask=case.mask, matrix=case.task.matrix, spec=spec).cases
 
 
 test_cases.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever its name

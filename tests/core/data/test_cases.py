@@ -9,7 +9,7 @@ from kdmri_edge.data.cases import make_case
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError, MaskError
 from kdmri_edge.physics.fourier import image_to_kspace
-from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.masks import Mask, centre_block
 
 rng = np.random.default_rng(11)
 IMAGE = rng.uniform(0, 500, (3, 12, 10)).astype(np.float32)
@@ -92,3 +92,36 @@ def test_mask_of_another_matrix() -> None:
 def test_unknown_channels(channels: int) -> None:
     with pytest.raises(DataError, match="channels"):
         make_case(volume(), LINES, channels)
+
+
+@pytest.mark.parametrize("mask", [centre_block((12, 10), (6, 4)), LINES], ids=["centre", "lines"])
+def test_super_resolution_starts_from_the_magnitude(mask: Mask) -> None:
+    case = make_case(volume(), mask, magnitude=True)
+    samples = mask.samples[:, None] if mask.is_lines else mask.samples
+    expected = np.abs(np.fft.ifftn(np.fft.fftn(IMAGE, axes=(1, 2)) * samples, axes=(1, 2)))
+    np.testing.assert_allclose(case.zero_filled, expected, atol=1e-2)
+    assert case.zero_filled.dtype == np.float32
+    np.testing.assert_array_equal(case.target, IMAGE)
+    np.testing.assert_array_equal(case.scale, case.zero_filled.max(axis=(1, 2)))
+    real = make_case(volume(), mask)
+    assert np.abs(real.zero_filled - case.zero_filled).max() > 1  # of 500: they are not the same
+
+
+def test_magnitude_of_the_files_own_kspace() -> None:
+    kspace = (image_to_kspace(IMAGE) * LINES.samples[:, None]).astype(np.complex64)
+    own = make_case(volume(kspace=kspace, kspace_mask=LINES), LINES, magnitude=True)
+    fresh = make_case(volume(), LINES, magnitude=True)
+    np.testing.assert_allclose(own.zero_filled, fresh.zero_filled, atol=1e-2)
+
+
+def test_a_magnitude_of_two_channels_is_refused() -> None:
+    with pytest.raises(DataError, match="second channel"):
+        make_case(volume(IMAGE.astype(np.complex64)), LINES, 2, magnitude=True)
+
+
+def test_magnitude_network_gets_the_magnitude_of_measured_kspace() -> None:
+    image = (IMAGE * np.exp(1j * IMAGE)).astype(np.complex64)
+    case = make_case(volume(image, measured=True), LINES)
+    plain = make_case(volume(np.abs(image)), LINES)
+    np.testing.assert_array_equal(case.target, plain.target)
+    np.testing.assert_array_equal(case.zero_filled, plain.zero_filled)

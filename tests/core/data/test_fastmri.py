@@ -87,7 +87,7 @@ def test_knee_files_come_to_a_square_matrix(tmp_path: Path) -> None:
     assert to_matrix(read_volume(path), 40).image.shape == (S, 40, 40)
 
 
-def test_the_papers_knee_mask_fits_the_lines(real_data: Path) -> None:
+def test_the_papers_knee_mask_fits_the_lines(real_data: Path, tmp_path: Path) -> None:
     from kdmri_edge.physics.mask_file import load_mask
 
     masks = real_data / "masks" / "kd_mri_masks.json"
@@ -95,7 +95,44 @@ def test_the_papers_knee_mask_fits_the_lines(real_data: Path) -> None:
         pytest.skip("the paper's masks are not there")
     mask = load_mask(masks, "knee_4x")
     assert mask.is_lines
-    mask.check_matrix(368, 320)
+    # A slice of the true size: 640 readout points, 368 phase encodes, a reference of 320 x 320.
+    path, lines, readout = tmp_path / "file1000001.h5", 368, 640
+    random = np.random.default_rng(0)
+    kspace = random.normal(size=(1, readout, lines)) + 1j * random.normal(size=(1, readout, lines))
+    with h5py.File(path, "w") as file:
+        file["kspace"] = kspace.astype(np.complex64)
+        file["reconstruction_esc"] = np.ones((1, 320, 320), np.float32)
+    case = make_case(read_volume(path), mask, channels=2)
+    assert case.zero_filled.shape == (1, lines, 320)
+    encoded = np.fft.fft(np.fft.ifftshift(case.zero_filled, 1), axis=1, norm="ortho")
+    found = np.linalg.norm(encoded, axis=(0, 2))
+    assert found[mask.samples].min() > 1
+    assert found[~mask.samples].max() < 1e-3
+    # For magnitude networks, at the square matrix that keeps every line.
+    magnitude = make_case(to_matrix(read_volume(path), lines), mask)
+    assert magnitude.target.shape == (1, lines, lines)
+    assert magnitude.target.dtype == np.float32
+
+
+def test_magnitude_of_a_file_is_its_reference(tmp_path: Path) -> None:
+    """What a magnitude network learns is the file's own `reconstruction_esc` where that reaches."""
+    path = tmp_path / "file1.h5"
+    write(path, knee())
+    case = make_case(read_volume(path), random_lines(PE, 4.0, seed=1))
+    size = READOUT // 2
+    start = PE // 2 - size // 2
+    own = np.swapaxes(case.target, 1, 2)[:, :, start : start + size]
+    with h5py.File(path) as file:
+        np.testing.assert_allclose(own, file["reconstruction_esc"], atol=1e-5)
+
+
+def test_a_file_without_kspace_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file1.h5"
+    with h5py.File(path, "w") as file:
+        file["reconstruction_esc"] = np.ones((2, 8, 8), np.float32)
+        file.attrs["patient_id"] = "p1"
+    with pytest.raises(DataError, match=r"file1\.h5 holds no kspace"):
+        read_volume(path)
 
 
 def test_two_files_of_a_patient_are_one_subject(tmp_path: Path) -> None:

@@ -362,8 +362,8 @@ class TestKdmriH5:
     def test_other_layout(self, tmp_path: Path) -> None:
         path = tmp_path / "a.h5"
         with h5py.File(path, "w") as file:
-            file["reconstruction_rss"] = np.ones((2, 4, 4))
-        with pytest.raises(DataError, match="reconstruction_rss"):
+            file["images"] = np.ones((2, 4, 4))
+        with pytest.raises(DataError, match="images"):
             read_volume(path)
 
     def test_empty_file(self, tmp_path: Path) -> None:

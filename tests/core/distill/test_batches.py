@@ -8,10 +8,12 @@ import torch
 
 from kdmri_edge.data.cases import Case, make_case
 from kdmri_edge.data.volume import Volume
-from kdmri_edge.distill.batches import TrainingSlices, batch_size, draw
+from kdmri_edge.distill.batches import TrainingSlices, batch_size, draw, strips_allowed
 from kdmri_edge.distill.recipe import DistillRecipe
 from kdmri_edge.errors import DataError
-from kdmri_edge.physics.masks import variable_density_lines
+from kdmri_edge.models.spec import preset
+from kdmri_edge.physics.masks import Mask, centre_block, variable_density_2d, variable_density_lines
+from kdmri_edge.physics.projection import zero_filled
 
 Make = Callable[..., DistillRecipe]
 
@@ -124,3 +126,41 @@ def test_blank_slices_are_left_out() -> None:
 def test_no_slice_at_all() -> None:
     with pytest.raises(DataError, match="no slice with anatomy"):
         TrainingSlices.from_cases([])
+
+
+@pytest.mark.parametrize(
+    ("mask", "name", "allowed"),
+    [
+        (variable_density_lines(32, 2.0), "dccnn-d3c5", True),
+        (variable_density_2d((32, 32), 2.0, centre=6), "dccnn-d3c5", False),
+        (centre_block((32, 32), (8, 8)), "dccnn-d3c5", False),
+        (centre_block((32, 32), (8, 8)), "vdsr-7", True),
+    ],
+)
+def test_strips_need_lines_or_a_network_without_data_consistency(
+    mask: Mask, name: str, allowed: bool
+) -> None:
+    assert strips_allowed(mask, preset(name)) is allowed
+
+
+def test_a_network_without_data_consistency_sees_no_strip_inside(recipe: Make) -> None:
+    """Away from the cut by its receptive radius, VDSR gives on a strip what it gives on a slice."""
+    from kdmri_edge.models.build import build_model
+
+    torch.manual_seed(0)
+    network = build_model(preset("vdsr-7")).eval()
+    radius = preset("vdsr-7").receptive_radius
+    x = torch.randn(1, 1, 12, 48)
+    with torch.inference_mode():
+        whole, strip = network(x), network(x[..., 8:40])
+    inside = slice(radius, 32 - radius)
+    assert torch.allclose(strip[..., inside], whole[..., 8:40][..., inside], atol=1e-5)
+    assert not torch.allclose(strip, whole[..., 8:40], atol=1e-5)
+
+
+def test_mirroring_keeps_the_block_of_super_resolution() -> None:
+    """Exactly for odd blocks; an even one has one frequency without its mirror."""
+    image = np.random.default_rng(0).uniform(size=(1, 33, 33)).astype(np.float32)
+    mask = centre_block((33, 33), (9, 9))
+    of_mirrored = zero_filled(image[..., ::-1], mask)
+    np.testing.assert_allclose(of_mirrored, zero_filled(image, mask)[..., ::-1], atol=1e-5)
