@@ -209,7 +209,7 @@ def _resumed(out: Path, ctx: click.Context, options: dict[str, Any]) -> Settings
     default="kd-mri",
     show_default=True,
     metavar="NAME|FILE",
-    help="Shipped recipe (kd-mri, quickstart) or a TOML file.",
+    help="Shipped recipe (edge, edge-sr, kd-mri, paper-teacher, quickstart) or a TOML file.",
 )
 @click.option(
     "--set",

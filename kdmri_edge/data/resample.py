@@ -35,7 +35,7 @@ def to_matrix(volume: Volume, matrix: int) -> Volume:
             positive, or the volume carries k-space of another size (its mask fixes the matrix).
     """
     if matrix < 1:
-        raise DataError(f"A matrix of {matrix} makes no sense.", "Give --matrix 1 or more.")
+        raise DataError(f"A matrix of {matrix} makes no sense.", "Give a matrix of 1 or more.")
     height, width = volume.matrix
     if (height, width) == (matrix, matrix):
         return volume
@@ -43,14 +43,14 @@ def to_matrix(volume: Volume, matrix: int) -> Volume:
         raise DataError(
             f"{volume.name} carries undersampled k-space of {height} x {width}, which cannot be"
             f" brought to {matrix} x {matrix}.",
-            f"Use --matrix {height} (square only), or a file with volfs alone.",
+            f"Use a matrix of {height} (square only), or a file with volfs alone.",
         )
     square = _square(height, width, volume.voxel_mm)
     if min(square) < matrix:
         raise DataError(
             f"{volume.name} is {height} x {width}, below the matrix of {matrix}, and is never"
             " upsampled.",
-            f"Use --matrix {min(square)} or less, or leave the volume out.",
+            f"Use a matrix of {min(square)} or less, or leave the volume out.",
         )
     padded = pad_centred(volume.image, square)
     kspace = crop_kspace(image_to_kspace(padded), (matrix, matrix))

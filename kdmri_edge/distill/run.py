@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import BaseFileLock
 from lightning_fabric import Fabric
 
 from kdmri_edge.checkpoint import (
@@ -21,6 +22,7 @@ from kdmri_edge.checkpoint import (
 from kdmri_edge.console import say
 from kdmri_edge.distill.batches import TrainingSlices, strips_allowed
 from kdmri_edge.distill.engine import Engine, describe, launched
+from kdmri_edge.distill.lock import hold
 from kdmri_edge.distill.log import TrainingLog
 from kdmri_edge.distill.losses import attention_transfer, distance, imitation
 from kdmri_edge.distill.material import Material, gather
@@ -58,7 +60,7 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
         The finished run.
 
     Raises:
-        RunError: `out` holds a run of other settings or other data.
+        RunError: `out` holds a run of other settings or other data, or another process trains it.
         CheckpointError: The teacher's checkpoint does not suit the student or the mask.
         RecipeError: The processes cannot share the batch evenly.
         KdmriError: Bad data, a full disk, or a loss that is not finite.
@@ -73,13 +75,17 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
         # Taken once: hours later the checkout may hold another revision than the one that runs.
         origin = provenance(settings.recipe.seed)
         work = _Work(settings, Run(out), material, fabric, key, origin)
-        work.open()
-        teacher = work.teacher()
-        if settings.baseline:
-            work.plain()
-        if settings.distilled:
-            work.student(teacher)
-        work.close()
+        try:
+            work.open()
+            teacher = work.teacher()
+            if settings.baseline:
+                work.plain()
+            if settings.distilled:
+                work.student(teacher)
+            work.close()
+        finally:
+            if work.lock is not None:
+                work.lock.release()
     return Run(out)
 
 
@@ -102,6 +108,7 @@ class _Work:
     fabric: Fabric
     key: str
     origin: dict[str, Any]
+    lock: BaseFileLock | None = None
 
     @property
     def weights(self) -> Path | None:
@@ -130,6 +137,7 @@ class _Work:
         )
         folder = self.run.path / "state"
         if first:
+            self.lock = hold(folder)
             sweep(self.run.path)
             sweep(folder)
             if not known:

@@ -56,12 +56,15 @@ class Branches(nn.Module):
         # Autocast would round the weights themselves, and folding would no longer be exact.
         with torch.autocast(weight.device.type, enabled=False):
             filters = cast(Tensor, self.filters)
-            total = weight + torch.einsum("omhw,mi->oihw", self.spread, self.squeeze)
-            total = total + torch.einsum("foi,fhw->oihw", self.edge, filters)
+            spread = torch.matmul(self.squeeze.t(), self.spread.flatten(2))
+            edges = torch.matmul(self.edge.permute(1, 2, 0), filters.flatten(1))
+            total = weight + (spread + edges).view_as(weight)
             if self.identity is not None:
                 centre = nn.functional.pad(torch.diag(self.identity)[:, :, None, None], (1,) * 4)
                 total = total + centre
-            return total.contiguous(memory_format=torch.channels_last)
+            # A copy, since `contiguous` leaves the strides of a single channel as they are, and by
+            # those of the first convolution all later ones would compute in the slow layout.
+            return total.clone(memory_format=torch.channels_last)
 
 
 def _convolutions(network: nn.Module) -> list[nn.Conv2d]:
@@ -71,10 +74,15 @@ def _convolutions(network: nn.Module) -> list[nn.Conv2d]:
 def expand(network: nn.Module) -> None:
     """Give every 3x3 convolution of a network its branches, in place.
 
+    The network computes what it did before: what the branches start with is taken off the
+    convolutions' own weights, so that weights taken over from a teacher are not blurred by noise.
+
     The first weights of the branches come from PyTorch's global generator.
     """
     for conv in _convolutions(network):
         branches = Branches(conv.out_channels, conv.in_channels)
+        with torch.no_grad():
+            conv.weight -= branches(torch.zeros_like(conv.weight))
         parametrize.register_parametrization(conv, "weight", branches)
 
 

@@ -31,7 +31,7 @@ def load_mask(path: Path, key: str | None = None) -> Mask:
         MaskError: Missing or unreadable file, unknown key, values other than zero and one.
     """
     if not path.is_file():
-        raise MaskError(f"Mask file {path} does not exist.", "Check the path given to --mask.")
+        raise MaskError(f"Mask file {path} does not exist.", "Check the path.")
     try:
         if path.suffix == ".json":
             return _from_json(json.loads(path.read_text(encoding="utf-8")), path, key)

@@ -400,3 +400,10 @@ def test_examples_in_help_are_not_wrapped_into_a_paragraph(command: str) -> None
     shown = CliRunner().invoke(command_line.main, [command, "--help"]).output
     assert "\\b" not in shown
     assert "\b" not in shown
+
+
+def test_help_names_every_shipped_recipe(cli: Cli) -> None:
+    from kdmri_edge.distill.recipe import shipped
+
+    shown = " ".join(cli("distill", "--help").out.split())
+    assert all(name in shown for name in shipped())

@@ -49,16 +49,23 @@ def train_case(case: CaseSpec, folder: Path, done: int, total: int, engine: Engi
     Raises:
         KdmriError: See `distill`.
     """
+    volumes = _training_volumes(case)
     for number, training in enumerate(TRAININGS, start=1):
         out = folder / training.folder
         wanted = case.settings(training, folder)
-        if _complete(out, wanted) and engine.processes == 1:
+        if _complete(out, wanted, volumes) and engine.processes == 1:
             continue  # its data need not be read again
         say(f"[{done + number}/{total}] {case.task.name} {case.name}: {training.folder}")
         distill(wanted, out, engine=engine)
 
 
-def _complete(folder: Path, wanted: Settings) -> bool:
+def _training_volumes(case: CaseSpec) -> list[str]:
+    """Return the SHA-256 of a case's training and validation volumes, in their order."""
+    parts = find_parts(case.data, contrast=case.contrast, split=case.split)
+    return [sha256_file(file.path) for file in (*parts.train, *parts.validation)]
+
+
+def _complete(folder: Path, wanted: Settings, volumes: list[str]) -> bool:
     file = folder / "run.json"
     if not file.is_file():
         return False
@@ -68,6 +75,13 @@ def _complete(folder: Path, wanted: Settings) -> bool:
         raise RunError(
             f"{folder} was trained with another {other}.",
             "Ask for the same again, or choose another --out.",
+        )
+    data = meta.get("data", {})
+    trained = [item["sha256"] for part in ("train", "validation") for item in data.get(part, ())]
+    if trained != volumes:
+        raise RunError(
+            f"{folder} was trained on other volumes than {wanted.data} holds now.",
+            "Restore them, or choose another --out.",
         )
     return meta.get("status") == "complete"
 

@@ -115,6 +115,10 @@ def test_another_request_into_the_same_folder_is_refused(brains: Path, tmp_path:
     other = [replace(case, steps=8) for case in first]
     with pytest.raises(RunError, match="steps"):
         reproduce(other, tmp_path / "out")
+    reproduce(first, tmp_path / "out")
+    np.save(brains / "sub-01_ses-1_T1w.npy", phantom_volume(99, slices=3, matrix=48).image)
+    with pytest.raises(RunError, match="other volumes"):
+        reproduce(first, tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,26 @@ def test_kill_9(
     ]
 
 
+def test_a_run_is_trained_by_one_process_at_a_time(
+    start: Callable[..., subprocess.Popen[str]], tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    first = start(
+        ["kdmri_edge", "distill", *tiny, "--set=teacher_steps=100000", "--out", out],
+    )
+    try:
+        _wait_for_stage(out, "teacher", first)
+        second = start(["kdmri_edge", "distill", "--resume", "--out", out])
+        _, shown = second.communicate()
+        assert second.returncode == 1
+        assert "is being trained by another process" in shown
+        assert "Traceback" not in shown
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.communicate()
+
+
 def test_complete_run_is_left_alone(settings: Callable[..., Settings], tmp_path: Path) -> None:
     run = distill(settings(), tmp_path / "run")
     before = {f.name: (f.read_bytes(), f.stat().st_mtime_ns) for f in run.path.iterdir()}

@@ -50,18 +50,39 @@ def test_a_folded_network_is_a_plain_one() -> None:
     fold(plain)  # nothing to do
 
 
-def test_every_branch_learns_and_weighs() -> None:
+def test_expanding_changes_nothing_yet() -> None:
     torch.manual_seed(0)
     network = build_model(preset("dccnn-d3c5"))
     before = copy.deepcopy(network)
     expand(network)
     x_u, operator = _images(network.spec, 16, 0)
     with torch.no_grad():
-        changed = network(x_u, operator) - before(x_u, operator)
-    assert float(changed.abs().max()) > 1e-3
-    network(x_u, operator).square().mean().backward()
+        output, expected = network(x_u, operator), before(x_u, operator)
+    assert float((output - expected).abs().max()) < 1e-5 * float(expected.max() - expected.min())
+
+
+def test_every_branch_learns_and_weighs() -> None:
+    torch.manual_seed(0)
+    network = build_model(preset("dccnn-d3c5"))
+    expand(network)
+    x_u, operator = _images(network.spec, 16, 0)
+    before = network(x_u, operator)
+    before.square().mean().backward()
     silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
+    for name, parameter in network.named_parameters():
+        with torch.no_grad():
+            parameter.mul_(1.5)
+            assert not torch.equal(network(x_u, operator), before), name
+            parameter.div_(1.5)
+
+
+def test_weights_keep_the_fast_layout() -> None:
+    """By the strides of the first weight, one input channel, all activations are laid out."""
+    network = build_model(preset("dccnn-d3c5")).to(memory_format=torch.channels_last)
+    strides = [conv.weight.stride() for conv in network.cascades[0].convs]
+    expand(network)
+    assert [conv.weight.stride() for conv in network.cascades[0].convs] == strides
 
 
 def test_autocast_does_not_round_the_weights() -> None:

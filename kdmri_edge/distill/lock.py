@@ -1,0 +1,37 @@
+"""One process at a time on a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from kdmri_edge.console import say
+from kdmri_edge.errors import RunError
+
+__all__ = ["hold"]
+
+
+def hold(folder: Path) -> BaseFileLock:
+    """Take the lock of a run, which the system takes back when the process ends, however it ends.
+
+    Two processes that resumed one run would mix their states and their logs.
+
+    Args:
+        folder: The run's folder for states; the lock lies there and goes with it.
+
+    Raises:
+        RunError: Another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"{folder.parent} is being trained by another process.",
+            "Wait until that one ends, or choose another --out.",
+        ) from None
+    except NotImplementedError:
+        say(f"Warning: {folder} lies on a file system without locks; start one training only.")
+    return lock
