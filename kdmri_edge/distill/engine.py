@@ -18,6 +18,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from kdmri_edge.console import get_console
+from kdmri_edge.distill.memory import keep_freed_memory
 from kdmri_edge.distill.recipe import Precision
 from kdmri_edge.errors import BackendError
 
@@ -125,6 +126,8 @@ def make_fabric(engine: Engine, precision: Precision) -> Fabric:
             precision="bf16-mixed" if resolved is Precision.BF16 else "32-true",
         )
         fabric.launch()
+    if accelerator == "cpu":
+        keep_freed_memory()
     if engine.threads is not None:  # after launching, which sets a number of its own
         torch.set_num_threads(engine.threads)
     if not fabric.is_global_zero:
