@@ -51,24 +51,54 @@ class Variant:
     assignments: tuple[str, ...] = ()
 
 
-_ALONE = ("attention_steps=0", "imitation_steps=1")
-_CASCADES = (*_ALONE, "imitation=cascades", "alpha=0.3333")
-_DILATED = (*_CASCADES, "dilation=[1, 2, 1]")
+_ONE_STAGE = ("attention_steps=0", "imitation_steps=1")
+_NO_TEACHER = (*_ONE_STAGE, "alpha=1.0")
+_CASCADES = (*_ONE_STAGE, "imitation=cascades", "alpha=0.3333")
+_EARLY = (*_CASCADES, "imitation_until=0.35")
 VARIANTS: Final = (
     Variant(
         name="teacher-a",
         title="teacher (a): Adam 1e-3, published schedule",
         role="teacher",
-        assignments=("learning_rate=1e-3", "schedule=step", "warmup=0"),
+        assignments=(
+            "learning_rate=1e-3",
+            "schedule=step",
+            "warmup=0",
+            "reparameterise_teacher=false",
+        ),
     ),
-    Variant(name="base", title="teacher (b): 2e-3, cosine with warm-up", role="teacher"),
     Variant(
-        name="teacher-branches",
-        title="teacher (b), re-parameterised convolutions",
+        name="single",
+        title="teacher: 2e-3, cosine with warm-up",
         role="teacher",
-        assignments=("reparameterise_teacher=true",),
+        assignments=("reparameterise_teacher=false", "reparameterise=false"),
     ),
-    Variant(name="base", title="plain student, same tuning", role="plain"),
+    Variant(name="base", title="teacher (b): the same, re-parameterised", role="teacher"),
+    Variant(
+        name="single",
+        title="plain student: 2e-3, cosine with warm-up",
+        role="plain",
+        assignments=("reparameterise_teacher=false", "reparameterise=false"),
+    ),
+    Variant(name="base", title="plain student: the same, re-parameterised", role="plain"),
+    Variant(
+        name="dilation",
+        title="its middle convolutions dilated by 2, no teacher",
+        role="student",
+        assignments=(*_NO_TEACHER, "dilation=[1, 2, 1]"),
+    ),
+    Variant(
+        name="inherit",
+        title="its first and last convolutions from teacher (b), no imitation",
+        role="student",
+        assignments=(*_NO_TEACHER, "inherit=true"),
+    ),
+    Variant(
+        name="inherit-dilation",
+        title="both, no imitation",
+        role="student",
+        assignments=(*_NO_TEACHER, "inherit=true", "dilation=[1, 2, 1]"),
+    ),
     Variant(
         name="base", title="KD-MRI: attention, then imitation of the last image", role="student"
     ),
@@ -76,7 +106,7 @@ VARIANTS: Final = (
         name="final",
         title="imitation of the last image, no attention",
         role="student",
-        assignments=_ALONE,
+        assignments=_ONE_STAGE,
     ),
     Variant(
         name="cascades",
@@ -85,34 +115,28 @@ VARIANTS: Final = (
         assignments=_CASCADES,
     ),
     Variant(
-        name="dilation",
-        title="plain student, middle convolutions dilated by 2",
-        role="plain",
-        assignments=("dilation=[1, 2, 1]",),
+        name="early",
+        title="the same in the first 35 % of the steps only",
+        role="student",
+        assignments=_EARLY,
     ),
     Variant(
-        name="cascades-dilation",
-        title="imitation after every cascade, dilated by 2",
+        name="early-inherit",
+        title="with the teacher's first and last convolutions to start from",
         role="student",
-        assignments=_DILATED,
-    ),
-    Variant(
-        name="inherit",
-        title="the same, starting with the teacher's first and last convolutions",
-        role="student",
-        assignments=(*_DILATED, "inherit=true"),
-    ),
-    Variant(
-        name="branches",
-        title="instead, re-parameterised convolutions",
-        role="student",
-        assignments=(*_DILATED, "reparameterise=true"),
+        assignments=(*_EARLY, "inherit=true"),
     ),
     Variant(
         name="edge",
-        title="both (recipe edge)",
+        title="and dilation (recipe edge)",
         role="student",
-        assignments=(*_DILATED, "inherit=true", "reparameterise=true"),
+        assignments=(*_EARLY, "inherit=true", "dilation=[1, 2, 1]"),
+    ),
+    Variant(
+        name="edge-late",
+        title="the same, imitating to the end",
+        role="student",
+        assignments=(*_CASCADES, "inherit=true", "dilation=[1, 2, 1]"),
     ),
 )
 
@@ -122,7 +146,7 @@ def _settings(case: CaseSpec, variant: Variant, folder: Path) -> Settings:
     steps = case.steps or load_recipe("kd-mri").student_steps
     recipe = load_recipe("kd-mri", (*case.assignments, *variant.assignments))
     recipe = replace(with_steps(recipe, steps), seed=case.seed)
-    own = variant.role == "teacher" or variant.name == "base"
+    own = variant.role == "teacher" or variant.name in ("base", "single")
     teacher = task.teacher if own else str((folder / "base" / "teacher.safetensors").resolve())
     return Settings(
         data=str(case.data),
@@ -134,7 +158,7 @@ def _settings(case: CaseSpec, variant: Variant, folder: Path) -> Settings:
         teacher_spec=preset(task.teacher),
         student=task.student,
         student_spec=preset(task.student),
-        baseline=variant.name == "base" or variant.role == "plain",
+        baseline=variant.name in ("base", "single"),
         recipe=recipe,
         distilled=variant.name == "base" or variant.role == "student",
     )

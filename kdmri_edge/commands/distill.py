@@ -206,10 +206,9 @@ def _resumed(out: Path, ctx: click.Context, options: dict[str, Any]) -> Settings
 @click.option("--student", default="dccnn-d3c5", show_default=True, metavar="PRESET")
 @click.option(
     "--recipe",
-    default="kd-mri",
-    show_default=True,
     metavar="NAME|FILE",
-    help="Shipped recipe (edge, edge-sr, kd-mri, paper-teacher, quickstart) or a TOML file.",
+    help="Shipped recipe (edge, edge-sr, kd-mri, paper-teacher, quickstart) or a TOML file."
+    " Default: edge, for VDSR edge-sr.",
 )
 @click.option(
     "--set",
@@ -249,7 +248,7 @@ def _resumed(out: Path, ctx: click.Context, options: dict[str, Any]) -> Settings
 def distill(
     ctx: click.Context,
     /,
-    recipe: str,
+    recipe: str | None,
     assignments: tuple[str, ...],
     out: Path | None,
     resume: bool,
@@ -262,9 +261,9 @@ def distill(
 ) -> None:
     """Train a teacher and distil it into a compact student.
 
-    Three networks come out, in one run folder: the teacher, the plain student (the same network,
-    trained without a teacher for as many steps) and the distilled student. A run that was
-    interrupted goes on with --resume, to the same weights.
+    Three networks come out, in one run folder: the teacher, the plain student (as large as the
+    distilled one, trained without a teacher for as many steps) and the distilled student. A run
+    that was interrupted goes on with --resume, to the same weights.
 
     \b
     Examples:
@@ -281,8 +280,10 @@ def distill(
             raise click.UsageError("--resume needs --out, the run to go on with.")
         settings = _resumed(out, ctx, options)
     else:
-        from kdmri_edge.distill.recipe import load_recipe
+        from kdmri_edge.distill.recipe import default_recipe, load_recipe
+        from kdmri_edge.models.spec import preset
 
+        recipe = recipe or default_recipe(preset(options["student"]).kind)
         settings = resolve(options, load_recipe(recipe, assignments))
         out = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
         place = next(path for path in (out, *out.parents, Path()) if path.exists())

@@ -126,6 +126,9 @@ def make_fabric(engine: Engine, precision: Precision) -> Fabric:
             precision="bf16-mixed" if resolved is Precision.BF16 else "32-true",
         )
         fabric.launch()
+    if several:
+        # Of weights with one input channel, whose strides may be written in two ways.
+        warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)
     if accelerator == "cpu":
         keep_freed_memory()
     if engine.threads is not None:  # after launching, which sets a number of its own

@@ -11,6 +11,7 @@ from typing import Any
 
 from kdmri_edge.config import build, override, read_toml
 from kdmri_edge.errors import RecipeError
+from kdmri_edge.models.spec import Kind
 
 __all__ = [
     "DistillRecipe",
@@ -19,6 +20,7 @@ __all__ = [
     "Masks",
     "Precision",
     "Schedule",
+    "default_recipe",
     "load_recipe",
     "overridden",
     "shipped",
@@ -97,10 +99,13 @@ class DistillRecipe:
         loss: Distance used for reconstruction and imitation.
         alpha: Weight of reconstruction; 1 - alpha is imitation's.
         imitation: Which images are imitated.
+        imitation_until: First part of the stage of imitation in which the student imitates; then it
+            learns from the reconstruction loss alone. A small network that must follow its teacher
+            to the end is held back from what it could reach by itself.
         dilation: Dilation of the student's convolutions in each cascade; empty leaves the preset's.
         inherit: Start the student with the teacher's first and last convolutions of each cascade.
-        reparameterise: Train the student with parallel branches that are folded into its
-            convolutions when it is saved (`models.branches`). The plain student has none.
+        reparameterise: Train both students with parallel branches that are folded into their
+            convolutions when they are saved (`models.branches`).
         reparameterise_teacher: The same for the teacher.
         masks: Which masks the networks are trained for (`distill.masks`).
         flip: Mirror strips along readout at random (line masks only).
@@ -128,6 +133,7 @@ class DistillRecipe:
     loss: Loss = Loss.L1
     alpha: float = _range(0.5, 0.0, 1.0)
     imitation: Imitation = Imitation.FINAL
+    imitation_until: float = _range(1.0, 0.0, 1.0)
     dilation: tuple[int, ...] = ()
     inherit: bool = False
     reparameterise: bool = False
@@ -170,6 +176,11 @@ def shipped() -> list[str]:
     """Return the names of the recipes inside the package."""
     folder = resources.files("kdmri_edge.distill") / "recipes"
     return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def default_recipe(kind: Kind) -> str:
+    """Return the name of the recipe for a family of networks where the user names none."""
+    return "edge-sr" if kind is Kind.VDSR else "edge"
 
 
 def load_recipe(name_or_file: str, assignments: Iterable[str] = ()) -> DistillRecipe:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from filelock import BaseFileLock
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from kdmri_edge.checkpoint import (
     Checkpoint,
@@ -46,6 +47,8 @@ from kdmri_edge.shipped import is_reference, resolve
 __all__ = ["distill"]
 
 _WATCHED_SLICES = 24
+# The seed of both students' branches, so that only their training differs.
+_STUDENT_BRANCHES = 2
 
 
 def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> Run:
@@ -267,9 +270,8 @@ class _Work:
             steps=self.settings.recipe.teacher_steps,
             criterion=self._reconstruction(),
         )
-        branches = self.settings.recipe.reparameterise_teacher
-        spec = self.settings.teacher_spec
-        return self._from_scratch("teacher", spec, 0, stage, branches=branches)
+        branches = 3 if self.settings.recipe.reparameterise_teacher else None
+        return self._from_scratch("teacher", self.settings.teacher_spec, 0, stage, branches)
 
     def _taken_over(self, path: Path) -> Network:
         """Copy a given teacher into the run; how it was trained goes along unchanged."""
@@ -299,12 +301,14 @@ class _Work:
             expand(network)
 
     def _from_scratch(
-        self, role: str, spec: ModelSpec, seed: int, stage: Stage, *, branches: bool = False
+        self, role: str, spec: ModelSpec, seed: int, stage: Stage, branches: int | None
     ) -> Network:
+        """Train a network alone; `branches` is the seed of its branches, None for none."""
+
         def make() -> Network:
             network = self._network(spec, seed)
-            if branches:
-                self._expand(network, 3)
+            if branches is not None:
+                self._expand(network, branches)
             train(network, stage, self.around)
             fold(network)
             return network
@@ -320,7 +324,8 @@ class _Work:
             steps=self.settings.recipe.student_steps,
             criterion=self._reconstruction(),
         )
-        return self._from_scratch("plain", self.settings.student_spec, 1, stage)
+        branches = _STUDENT_BRANCHES if self.settings.recipe.reparameterise else None
+        return self._from_scratch("plain", self.settings.plain_spec, 1, stage, branches)
 
     def student(self, teacher: Network) -> Network:
         """Distil the student: attention transfer, then reconstruction and imitation."""
@@ -346,16 +351,20 @@ class _Work:
                 + 0 * student.output.float().sum()
             ),
         )
+
+        def taught(student: Features, batch: Batch) -> Tensor:
+            reconstruction = distance(recipe.loss, student.output, batch.target)
+            if batch.progress >= recipe.imitation_until:
+                return reconstruction
+            gap = imitation(recipe.imitation, recipe.loss, student, features(batch))
+            return recipe.alpha * reconstruction + (1 - recipe.alpha) * gap
+
         imitating = Stage(
             name="imitation",
             number=3,
             title=f"student {self.settings.student}: imitation",
             steps=recipe.imitation_steps,
-            criterion=lambda student, batch: (
-                recipe.alpha * distance(recipe.loss, student.output, batch.target)
-                + (1 - recipe.alpha)
-                * imitation(recipe.imitation, recipe.loss, student, features(batch))
-            ),
+            criterion=taught,
         )
 
         def make() -> Network:
@@ -364,7 +373,7 @@ class _Work:
             if recipe.inherit:
                 inherit_ends(network, teacher)
             if recipe.reparameterise:
-                self._expand(network, 2)
+                self._expand(network, _STUDENT_BRANCHES)
             for stage in (attention, imitating):
                 if stage.steps:
                     train(network, stage, self.around)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kdmri_edge.distill.recipe import DistillRecipe
-from kdmri_edge.errors import RunError
+from kdmri_edge.distill.recipe import DistillRecipe, default_recipe
+from kdmri_edge.errors import RecipeError, RunError
 from kdmri_edge.files import sha256_bytes
-from kdmri_edge.models.spec import ModelSpec
+from kdmri_edge.models.spec import ModelSpec, preset
 from kdmri_edge.physics.masks import Mask
 
 __all__ = ["PHANTOM", "Settings"]
@@ -35,7 +35,7 @@ class Settings:
         teacher: Preset name, path of a checkpoint, or name of a trained network of the package.
         teacher_spec: Its architecture.
         student: Preset name.
-        student_spec: Its architecture; the recipe's dilation is applied to it.
+        student_spec: Architecture of the distilled student, with the recipe's dilation.
         baseline: Whether the plain student is trained too.
         distilled: Whether the student is distilled; without it and without the baseline, only the
             teacher is trained.
@@ -56,14 +56,31 @@ class Settings:
     distilled: bool = True
 
     def __post_init__(self) -> None:
-        """Give the student the dilation of the recipe.
+        """Give the distilled student the dilation of the recipe.
 
         Raises:
-            ModelError: It does not suit the student's number of convolutions.
+            RecipeError: It does not suit the student's number of convolutions.
         """
-        if self.recipe.dilation:
+        dilation, convs = self.recipe.dilation, self.student_spec.convs
+        if dilation:
+            if len(dilation) != convs:
+                raise RecipeError(
+                    f"Recipe {self.recipe.name!r} names the dilation of {len(dilation)}"
+                    f" convolutions, {self.student} has {convs}.",
+                    f"Give {convs} numbers, or use recipe"
+                    f" {default_recipe(self.student_spec.kind)!r}.",
+                )
             spec = replace(self.student_spec, dilation=self.recipe.dilation)
             object.__setattr__(self, "student_spec", spec)
+
+    @property
+    def plain_spec(self) -> ModelSpec:
+        """Architecture of the plain student: the preset's own.
+
+        Without a teacher the recipe's dilation makes it worse, and a weak baseline would flatter
+        the distilled student.
+        """
+        return preset(self.student)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -105,12 +122,20 @@ class Settings:
             ) from error
 
     def fingerprint(self, hashes: list[str]) -> str:
-        """Return a hash of the settings that decide the weights, and of the data they met."""
+        """Return a hash of the settings that decide the weights, and of the data they met.
+
+        Keys of the recipe that have their default are left out, so that a version with a new key
+        goes on with the runs of an older one.
+        """
         value = self.to_dict()
         value.pop("data")  # the volumes' own hashes stand for it: a folder may move
         value.pop("distilled")  # which networks come to be does not change the others' weights
-        for key in _FREE:
-            value["recipe"].pop(key)
+        usual = DistillRecipe(name="").to_dict()
+        value["recipe"] = {
+            key: setting
+            for key, setting in self.recipe.to_dict().items()
+            if key not in _FREE and (key == "name" or setting != usual[key])
+        }
         return sha256_bytes(json.dumps([value, sorted(hashes)], sort_keys=True).encode())
 
     def difference(self, other: Settings) -> str | None:
@@ -122,4 +147,6 @@ class Settings:
             {**s.to_dict(), **s.recipe.to_dict(), "recipe": s.recipe.name} for s in (self, other)
         )
         decisive = [key for key in mine if key not in ("data", "name", "distilled", *_FREE)]
+        # What the user named comes before what follows from it.
+        decisive.sort(key=lambda key: key.endswith("_spec"))
         return next((key for key in decisive if mine[key] != others.get(key)), None)

@@ -40,11 +40,13 @@ class Batch:
         x_u: Zero-filled images [B, C, H, W], normalised.
         target: Fully sampled images, same shape and scale.
         operator: Constant of data consistency of the mask that `x_u` was sampled with.
+        progress: Part of the stage's steps that lies behind, from 0 to below 1.
     """
 
     x_u: Tensor
     target: Tensor
     operator: Tensor
+    progress: float
 
 
 Criterion = Callable[[Features, Batch], Tensor]
@@ -184,7 +186,12 @@ def _step(
             world=fabric.world_size * own,
             projection=projection,
         )
-        batch = Batch(x_u=fabric.to_device(x_u), target=fabric.to_device(target), operator=operator)
+        batch = Batch(
+            x_u=fabric.to_device(x_u),
+            target=fabric.to_device(target),
+            operator=operator,
+            progress=step / stage.steps,
+        )
         waits = fabric.world_size > 1 and shard + 1 < own
         with fabric.no_backward_sync(cast(Any, wrapped)) if waits else nullcontext():
             loss = stage.criterion(wrapped(batch.x_u, operator), batch) / own

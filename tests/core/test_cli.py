@@ -332,7 +332,7 @@ def test_ctrl_c(start: Start, tiny: tuple[str, ...], tmp_path: Path) -> None:
     assert shown.splitlines()[-1].startswith("Interrupted: nothing half-written")
     assert shown.count("Interrupted") == 1
     names = {path.name for path in out.rglob("*") if path.is_file()}
-    assert names == {"run.json", "log.csv", "teacher.safetensors"}
+    assert names == {"run.json", "log.csv", "teacher.safetensors", "lock"}
     from safetensors.torch import load_file
 
     assert load_file(out / "state" / "teacher.safetensors")
@@ -361,7 +361,7 @@ def _check_full(outcome: Any, out: Path) -> None:
     assert "disk is full" in lines[-1]
     assert "Free some space" in lines[-1]
     left = {path.name for path in out.rglob("*") if path.is_file()}
-    assert left <= {"run.json", "log.csv", "teacher.safetensors"}
+    assert left <= {"run.json", "log.csv", "teacher.safetensors", "lock"}
 
 
 def test_full_disk(cli: Cli, tiny: tuple[str, ...], small_disk: Path) -> None:

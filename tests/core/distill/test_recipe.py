@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,14 @@ from kdmri_edge.distill.recipe import (
     Imitation,
     Loss,
     Schedule,
+    default_recipe,
     load_recipe,
     overridden,
     shipped,
 )
+from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import RecipeError
+from kdmri_edge.models.spec import preset
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -93,3 +97,15 @@ def test_invalid_toml(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match="not valid TOML"):
         load_recipe(str(file))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student"), [("dccnn-d5c5", "dccnn-d3c5"), ("vdsr-11", "vdsr-7")]
+)
+def test_every_student_has_a_default_recipe_that_suits_it(
+    settings: Callable[..., Settings], teacher: str, student: str
+) -> None:
+    recipe = load_recipe(default_recipe(preset(student).kind))
+    made = settings(teacher=teacher, student=student, recipe=recipe)
+    assert made.student_spec.dilation == recipe.dilation
+    assert made.plain_spec == preset(student)

@@ -59,3 +59,13 @@ def test_fingerprint_covers_the_volumes(settings: Make) -> None:
     assert settings().fingerprint(["a", "b"]) != settings().fingerprint(["a", "c"])
     assert settings().fingerprint(["a", "b"]) != settings().fingerprint(["a"])
     assert settings().fingerprint(["a"]) == settings().fingerprint(["a"])
+
+
+def test_a_key_at_its_default_does_not_make_another_run(settings: Callable[..., Settings]) -> None:
+    """So a later version with one more key goes on with the runs of this one."""
+    made = settings()
+    older = made.to_dict()
+    del older["recipe"]["imitation_until"]
+    assert Settings.from_dict(older).fingerprint([]) == made.fingerprint([])
+    assert settings(imitation_until=0.5).fingerprint([]) != made.fingerprint([])
+    assert settings(alpha=0.4).fingerprint([]) != settings(alpha=0.3).fingerprint([])

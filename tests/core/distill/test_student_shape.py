@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from kdmri_edge.distill.progress import StageProgress
 from kdmri_edge.distill.recipe import Imitation
 from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
-from kdmri_edge.errors import ModelError
+from kdmri_edge.errors import RecipeError
 from kdmri_edge.models.spec import preset
 
 Make = Callable[..., Settings]
@@ -29,13 +31,14 @@ class _PowerCut(BaseException):
 def test_the_recipe_dilates_the_student_alone(settings: Make, tmp_path: Path) -> None:
     wanted = settings(**FEW, dilation=(1, 2, 1))
     assert Settings.from_dict(wanted.to_dict()) == wanted
-    run = distill(wanted, tmp_path)
+    run = distill(replace(wanted, baseline=True), tmp_path)
+    assert load_checkpoint(run.weights("plain")).spec == preset("dccnn-d3c5")
     assert load_checkpoint(run.weights("student")).spec.dilation == (1, 2, 1)
     assert load_checkpoint(run.weights("teacher")).spec.dilation == (1,) * 5
 
 
 def test_dilation_of_another_length_is_refused(settings: Make) -> None:
-    with pytest.raises(ModelError, match="dilation"):
+    with pytest.raises(RecipeError, match="dilation of 2 convolutions, dccnn-d3c5 has 3"):
         settings(dilation=(1, 2))
 
 
@@ -94,3 +97,18 @@ def test_a_teacher_alone_and_its_student_later(
     for role in ("teacher", "student"):
         one, other = weights(later.path)[role], weights(together.path)[role]
         assert all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_the_student_leaves_its_teacher_in_time(
+    settings: Make, weights: Weights, tmp_path: Path
+) -> None:
+    def student(name: str, **changes: Any) -> dict[str, Tensor]:
+        return weights(distill(settings(**FEW, **changes), tmp_path / name).path)["student"]
+
+    alone = student("alone", alpha=1.0)
+    never = student("never", imitation_until=0.0)
+    half = student("half", imitation_until=0.5)
+    always = student("always")
+    assert all(torch.equal(alone[k], never[k]) for k in alone)
+    assert any(not torch.equal(half[k], never[k]) for k in half)
+    assert any(not torch.equal(half[k], always[k]) for k in half)
