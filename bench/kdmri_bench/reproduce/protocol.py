@@ -4,8 +4,8 @@ The comparison of KD-MRI made fair. In every case (data, acceleration, split, se
 are trained on the same volumes with the same number of optimiser steps, all stages counted:
 
 - teacher (a): the heavy network as the paper trains it, recipe `paper-teacher`;
-- teacher (b): the same network with our tuning, recipe `kd-mri`;
-- plain student: the compact network with our tuning and no teacher;
+- teacher (b): the same network with our tuning and tricks, recipe `kd-mri`;
+- plain student: the compact network with the same tuning and tricks and no teacher;
 - KD-MRI student: the paper's three steps, taught by teacher (b);
 - edge student: recipe `edge`, taught by teacher (b).
 """
