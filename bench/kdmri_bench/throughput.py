@@ -70,7 +70,6 @@ def _ours(network_name: str, steps: int, folder: Path, recipe: DistillRecipe) ->
     def call() -> None:
         stage = Stage(
             name=f"stage-{next(number)}",
-            number=0,
             title="stage loop",
             steps=steps,
             criterion=lambda features, batch: distance(recipe.loss, features.output, batch.target),

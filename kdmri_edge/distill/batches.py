@@ -1,4 +1,4 @@
-"""Training batches that depend on (seed, stage, step) alone.
+"""Training batches that depend on (seed, step) alone.
 
 No generator state has to be saved: step 137 sees the same strips in one process, in two, and after
 any number of interruptions.
@@ -88,7 +88,6 @@ def draw(
     slices: TrainingSlices,
     recipe: DistillRecipe,
     *,
-    stage: int,
     step: int,
     whole: bool,
     flip: bool,
@@ -101,8 +100,7 @@ def draw(
     Args:
         slices: The training slices.
         recipe: Gives batch size, strip width and seed.
-        stage: Number of the stage, so that stages see different batches.
-        step: Step within the stage.
+        step: Step of the network, over all of its stages.
         whole: Draw whole slices, with about as many pixels per step.
         flip: Mirror half of them along readout.
         rank: This process.
@@ -116,7 +114,7 @@ def draw(
     count, _, width = slices.target.shape
     columns = width if whole else min(recipe.strip, width)
     batch = batch_size(recipe, width, whole=whole)
-    random = np.random.default_rng([recipe.seed, stage, step])
+    random = np.random.default_rng([recipe.seed, step])
     chosen = random.integers(0, count, batch)
     starts = random.integers(0, width - columns + 1, batch)
     mirrored = random.random(batch) < 0.5

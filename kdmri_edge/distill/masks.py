@@ -29,16 +29,15 @@ HELD_OUT: Final = 1000
 _FAMILIES: Final = (random_lines, equispaced_lines, variable_density_lines)
 
 
-def step_mask(height: int, *, seed: int, stage: int, step: int) -> Mask:
+def step_mask(height: int, *, seed: int, step: int) -> Mask:
     """Draw the mask of a step; the same in every process and after every restart.
 
     Args:
         height: Phase-encode lines N; at least 90, so that every acceleration leaves a centre.
         seed: The recipe's.
-        stage: Number of the stage.
-        step: Step within the stage.
+        step: Step of the network.
     """
-    random = np.random.default_rng([seed, stage, step, HELD_OUT])
+    random = np.random.default_rng([seed, step, HELD_OUT])
     family = _FAMILIES[int(random.integers(len(_FAMILIES)))]
     acceleration = float(random.uniform(*ACCELERATIONS))
     return family(height, acceleration, seed=int(random.integers(HELD_OUT, 2**31)))

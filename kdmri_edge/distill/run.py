@@ -265,7 +265,6 @@ class _Work:
             return self._taken_over(self.weights)
         stage = Stage(
             name="teacher",
-            number=0,
             title=f"teacher {self.settings.teacher}",
             steps=self.settings.recipe.teacher_steps,
             criterion=self._reconstruction(),
@@ -319,7 +318,6 @@ class _Work:
         """Train the student alone, with as many steps as the distilled one gets in all."""
         stage = Stage(
             name="plain",
-            number=1,
             title=f"plain student {self.settings.student}",
             steps=self.settings.recipe.student_steps,
             criterion=self._reconstruction(),
@@ -341,7 +339,6 @@ class _Work:
 
         attention = Stage(
             name="attention",
-            number=2,
             title=f"student {self.settings.student}: attention",
             steps=recipe.attention_steps,
             # The second term is zero. It gives the convolutions behind the last tap a gradient,
@@ -361,7 +358,7 @@ class _Work:
 
         imitating = Stage(
             name="imitation",
-            number=3,
+            first=recipe.attention_steps,
             title=f"student {self.settings.student}: imitation",
             steps=recipe.imitation_steps,
             criterion=taught,

@@ -58,17 +58,19 @@ class Stage:
 
     Attributes:
         name: Name in the log and of the state file.
-        number: Distinguishes the batches of the stages.
         title: What the progress bar says.
         steps: Optimiser steps.
         criterion: Loss of (the network's features, the batch).
+        first: Steps of the network's earlier stages. Its batches go on from there, so that at the
+            same step every network of a run sees the same batch: which one came late in training
+            moves a network by more than some ideas do.
     """
 
     name: str
-    number: int
     title: str
     steps: int
     criterion: Criterion
+    first: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,15 +173,14 @@ def _step(
     operator, projection = around.operator, None
     if recipe.masks is Masks.LINES:
         height = around.slices.target.shape[1]
-        mask = step_mask(height, seed=recipe.seed, stage=stage.number, step=step)
+        mask = step_mask(height, seed=recipe.seed, step=stage.first + step)
         drawn = operator_tensor(mask, Form.PROJECTION, 1)
         operator, projection = fabric.to_device(drawn), drawn.numpy()
     for shard in range(own):
         x_u, target = draw(
             around.slices,
             recipe,
-            stage=stage.number,
-            step=step,
+            step=stage.first + step,
             whole=not around.strips or step >= round(stage.steps * (1 - recipe.whole_slices)),
             flip=around.strips and recipe.flip,
             rank=fabric.global_rank * own + shard,

@@ -35,9 +35,9 @@ def _case(image: np.ndarray) -> Case:
 def test_a_step_depends_on_nothing_before_it(
     slices: TrainingSlices, recipe: Make, whole: bool
 ) -> None:
-    def at(step: int, stage: int = 1, seed: int = 0) -> torch.Tensor:
+    def at(step: int, seed: int = 0) -> torch.Tensor:
         made = recipe(seed=seed, batch=8)
-        return draw(slices, made, stage=stage, step=step, whole=whole, flip=True)[1]
+        return draw(slices, made, step=step, whole=whole, flip=True)[1]
 
     for step in range(20):
         at(step)
@@ -45,7 +45,6 @@ def test_a_step_depends_on_nothing_before_it(
     assert torch.equal(again[0], at(7))
     assert torch.equal(again[1], at(3))
     assert not torch.equal(at(7), at(3))
-    assert not torch.equal(at(7), at(7, stage=2))
     assert not torch.equal(at(7), at(7, seed=1))
 
 
@@ -55,7 +54,7 @@ def test_processes_share_the_batch_of_one(
     slices: TrainingSlices, recipe: Make, world: int, whole: bool
 ) -> None:
     made = recipe(batch=8, strip=16)
-    arguments = {"stage": 0, "step": 5, "whole": whole, "flip": True}
+    arguments = {"step": 5, "whole": whole, "flip": True}
     x, target = draw(slices, made, **arguments)
     shares = [draw(slices, made, **arguments, rank=r, world=world) for r in range(world)]
     assert len({len(s[0]) for s in shares}) == 1
@@ -70,7 +69,7 @@ def test_strips_come_whole_from_one_slice(slices: TrainingSlices, recipe: Make) 
     made = recipe(batch=8, strip=10)
     starts, mirrored, chosen = set(), 0, set()
     for step in range(60):
-        x, target = draw(slices, made, stage=0, step=step, whole=False, flip=True)
+        x, target = draw(slices, made, step=step, whole=False, flip=True)
         assert x.shape == target.shape == (8, 1, 6, 10)
         assert x.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(x, target + 0.5)
@@ -91,7 +90,7 @@ def test_strips_come_whole_from_one_slice(slices: TrainingSlices, recipe: Make) 
 
 def test_without_flip_nothing_is_mirrored(slices: TrainingSlices, recipe: Make) -> None:
     for step in range(10):
-        _, target = draw(slices, recipe(), stage=0, step=step, whole=False, flip=False)
+        _, target = draw(slices, recipe(), step=step, whole=False, flip=False)
         assert (torch.diff(target, dim=3) == 1).all()
 
 
@@ -100,7 +99,7 @@ def test_whole_slices_have_as_many_pixels(
     slices: TrainingSlices, recipe: Make, strip: int, count: int
 ) -> None:
     made = recipe(batch=8, strip=strip)
-    x, _ = draw(slices, made, stage=0, step=0, whole=True, flip=False)
+    x, _ = draw(slices, made, step=0, whole=True, flip=False)
     assert x.shape == (count, 1, 6, 32)
     assert batch_size(made, 32, whole=True) == count
     assert batch_size(made, 32, whole=False) == 8

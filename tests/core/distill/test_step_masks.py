@@ -26,14 +26,14 @@ H = 96
 
 
 def test_a_step_has_one_mask_and_steps_differ() -> None:
-    masks = [step_mask(H, seed=0, stage=1, step=step) for step in range(40)]
-    assert masks == [step_mask(H, seed=0, stage=1, step=step) for step in range(40)]
+    masks = [step_mask(H, seed=0, step=step) for step in range(40)]
+    assert masks == [step_mask(H, seed=0, step=step) for step in range(40)]
     assert len({mask.sha256 for mask in masks}) == 40
     assert len({mask.name.split("-")[0] for mask in masks}) >= 2
     low, high = ACCELERATIONS
     found = [mask.nominal_acceleration for mask in masks]
     assert min(found) > 0.8 * low
-    assert max(found) < 1.3 * high
+    assert max(found) < 1.6 * high  # fastMRI's random lines come in a random number
     assert all(mask.is_lines and mask.samples[0] for mask in masks)
 
 
@@ -45,7 +45,7 @@ def test_its_own_mask_gives_the_batch_of_the_slices(
     case = make_case(phantom_volume(0, slices=4, matrix=H), mask)
     slices = TrainingSlices.from_cases([case])
     projection = operator_tensor(mask, Form.PROJECTION, 1).numpy()
-    options = {"stage": 0, "step": 3, "whole": whole, "flip": True}
+    options = {"step": 3, "whole": whole, "flip": True}
     plain = draw(slices, recipe(), **options)  # type: ignore[arg-type]
     anew = draw(slices, recipe(), **options, projection=projection)  # type: ignore[arg-type]
     for one, other in zip(plain, anew, strict=True):
@@ -55,11 +55,9 @@ def test_its_own_mask_gives_the_batch_of_the_slices(
 def test_the_batch_belongs_to_its_mask(recipe: Callable[..., DistillRecipe]) -> None:
     case = make_case(phantom_volume(0, slices=4, matrix=H), variable_density_lines(H, 4.0))
     slices = TrainingSlices.from_cases([case])
-    mask = step_mask(H, seed=0, stage=0, step=5)
+    mask = step_mask(H, seed=0, step=5)
     operator = operator_tensor(mask, Form.PROJECTION, 1)
-    x_u, target = draw(
-        slices, recipe(), stage=0, step=5, whole=True, flip=True, projection=operator.numpy()
-    )
+    x_u, target = draw(slices, recipe(), step=5, whole=True, flip=True, projection=operator.numpy())
     assert torch.allclose(operator @ target, x_u, atol=1e-5)
     assert np.allclose(x_u.abs().amax((1, 2, 3)), 1.0, atol=1e-5)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kdmri_edge.checkpoint import load_checkpoint
+from kdmri_edge.distill import stage
 from kdmri_edge.distill.progress import StageProgress
 from kdmri_edge.distill.recipe import Imitation
 from kdmri_edge.distill.run import distill
@@ -112,3 +113,29 @@ def test_the_student_leaves_its_teacher_in_time(
     assert all(torch.equal(alone[k], never[k]) for k in alone)
     assert any(not torch.equal(half[k], never[k]) for k in half)
     assert any(not torch.equal(half[k], always[k]) for k in half)
+
+
+@pytest.mark.parametrize("branches", [False, True])
+def test_without_a_teachers_help_it_is_the_plain_student(
+    settings: Make, weights: Weights, tmp_path: Path, branches: bool
+) -> None:
+    """Same first weights, same batches: only what it is taught makes the difference."""
+    few = {**FEW, "baseline": True, "reparameterise": branches}
+    trained = weights(distill(settings(**few, alpha=1.0), tmp_path / "alone").path)
+    assert all(torch.equal(trained["student"][k], v) for k, v in trained["plain"].items())
+    taught = weights(distill(settings(**few, alpha=0.9), tmp_path / "taught").path)
+    assert any(not torch.equal(taught["student"][k], v) for k, v in taught["plain"].items())
+
+
+def test_a_later_stage_goes_on_with_the_batches(
+    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, real = [], stage.draw
+
+    def draw(*arguments: Any, step: int, **options: Any) -> tuple[Tensor, Tensor]:
+        drawn.append(step)
+        return real(*arguments, step=step, **options)
+
+    monkeypatch.setattr(stage, "draw", draw)
+    distill(settings(teacher_steps=5, attention_steps=2, imitation_steps=3), tmp_path)
+    assert drawn == [*range(5)] * 3
