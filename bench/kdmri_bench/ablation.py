@@ -7,6 +7,7 @@ volumes, which is where choices are made. The test volumes are not looked at.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,8 @@ from typing import Any, Final
 
 import click
 
-from kdmri_bench.reproduce.protocol import TASKS, CaseSpec, Task, plan, with_steps
+from kdmri_bench.quality import closed_percent
+from kdmri_bench.reproduce.protocol import TASKS, CaseSpec, Training, plan
 from kdmri_edge.checkpoint import read_checkpoint_meta
 from kdmri_edge.console import say
 from kdmri_edge.data.attribution import attribution_of
@@ -25,7 +27,6 @@ from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import BenchError, KdmriError
 from kdmri_edge.files import atomic_path, write_json
-from kdmri_edge.models.spec import preset
 from kdmri_edge.provenance import provenance
 from kdmri_edge.runs import Run
 
@@ -51,117 +52,76 @@ class Variant:
     assignments: tuple[str, ...] = ()
 
 
+def _student(name: str, title: str, *assignments: str) -> Variant:
+    return Variant(name=name, title=title, role="student", assignments=assignments)
+
+
+_PLAIN = ("reparameterise_teacher=false", "reparameterise=false")
+_PUBLISHED = ("learning_rate=1e-3", "schedule=step", "warmup=0", "reparameterise_teacher=false")
 _ONE_STAGE = ("attention_steps=0", "imitation_steps=1")
 _NO_TEACHER = (*_ONE_STAGE, "alpha=1.0")
 _CASCADES = (*_ONE_STAGE, "imitation=cascades", "alpha=0.3333")
 _EARLY = (*_CASCADES, "imitation_until=0.35")
+_INHERIT = "inherit=true"
+_DILATION = "dilation=[1, 2, 1]"
 VARIANTS: Final = (
     Variant(
         name="teacher-a",
         title="teacher (a): Adam 1e-3, published schedule",
         role="teacher",
-        assignments=(
-            "learning_rate=1e-3",
-            "schedule=step",
-            "warmup=0",
-            "reparameterise_teacher=false",
-        ),
+        assignments=_PUBLISHED,
     ),
     Variant(
         name="single",
         title="teacher: 2e-3, cosine with warm-up",
         role="teacher",
-        assignments=("reparameterise_teacher=false", "reparameterise=false"),
+        assignments=_PLAIN,
     ),
     Variant(name="base", title="teacher (b): the same, re-parameterised", role="teacher"),
     Variant(
         name="single",
         title="plain student: 2e-3, cosine with warm-up",
         role="plain",
-        assignments=("reparameterise_teacher=false", "reparameterise=false"),
+        assignments=_PLAIN,
     ),
     Variant(name="base", title="plain student: the same, re-parameterised", role="plain"),
-    Variant(
-        name="dilation",
-        title="its middle convolutions dilated by 2, no teacher",
-        role="student",
-        assignments=(*_NO_TEACHER, "dilation=[1, 2, 1]"),
+    _student(
+        "dilation", "its middle convolutions dilated by 2, no teacher", *_NO_TEACHER, _DILATION
     ),
-    Variant(
-        name="inherit",
-        title="its first and last convolutions from teacher (b), no imitation",
-        role="student",
-        assignments=(*_NO_TEACHER, "inherit=true"),
+    _student(
+        "inherit",
+        "its first and last convolutions from teacher (b), no imitation",
+        *_NO_TEACHER,
+        _INHERIT,
     ),
-    Variant(
-        name="inherit-dilation",
-        title="both, no imitation",
-        role="student",
-        assignments=(*_NO_TEACHER, "inherit=true", "dilation=[1, 2, 1]"),
+    _student("inherit-dilation", "both, no imitation", *_NO_TEACHER, _INHERIT, _DILATION),
+    _student("base", "KD-MRI: attention, then imitation of the last image"),
+    _student("final", "imitation of the last image, no attention", *_ONE_STAGE),
+    _student("cascades", "imitation after every cascade", *_CASCADES),
+    _student("early", "the same in the first 35 % of the steps only", *_EARLY),
+    _student(
+        "early-inherit",
+        "with the teacher's first and last convolutions to start from",
+        *_EARLY,
+        _INHERIT,
     ),
-    Variant(
-        name="base", title="KD-MRI: attention, then imitation of the last image", role="student"
-    ),
-    Variant(
-        name="final",
-        title="imitation of the last image, no attention",
-        role="student",
-        assignments=_ONE_STAGE,
-    ),
-    Variant(
-        name="cascades",
-        title="imitation after every cascade",
-        role="student",
-        assignments=_CASCADES,
-    ),
-    Variant(
-        name="early",
-        title="the same in the first 35 % of the steps only",
-        role="student",
-        assignments=_EARLY,
-    ),
-    Variant(
-        name="early-inherit",
-        title="with the teacher's first and last convolutions to start from",
-        role="student",
-        assignments=(*_EARLY, "inherit=true"),
-    ),
-    Variant(
-        name="edge",
-        title="and dilation (recipe edge)",
-        role="student",
-        assignments=(*_EARLY, "inherit=true", "dilation=[1, 2, 1]"),
-    ),
-    Variant(
-        name="edge-late",
-        title="the same, imitating to the end",
-        role="student",
-        assignments=(*_CASCADES, "inherit=true", "dilation=[1, 2, 1]"),
-    ),
+    _student("edge", "and dilation (recipe edge)", *_EARLY, _INHERIT, _DILATION),
+    _student("edge-late", "the same, imitating to the end", *_CASCADES, _INHERIT, _DILATION),
 )
 
 
 def _settings(case: CaseSpec, variant: Variant, folder: Path) -> Settings:
-    task: Task = case.task
-    steps = case.steps or load_recipe("kd-mri").student_steps
-    recipe = load_recipe("kd-mri", (*case.assignments, *variant.assignments))
-    recipe = replace(with_steps(recipe, steps), seed=case.seed)
-    own = variant.role == "teacher" or variant.name in ("base", "single")
-    teacher = task.teacher if own else str((folder / "base" / "teacher.safetensors").resolve())
-    return Settings(
-        data=str(case.data),
-        contrast=None,
-        split=case.split,
-        matrix=task.matrix,
-        mask=case.mask,
-        teacher=teacher,
-        teacher_spec=preset(task.teacher),
-        student=task.student,
-        student_spec=preset(task.student),
-        baseline=variant.name in ("base", "single"),
-        recipe=recipe,
+    """Return the request of a variant's run; "base" and "single" train teachers of their own."""
+    own = variant.name in ("base", "single")
+    training = Training(
+        folder=variant.name,
+        recipe="kd-mri",
+        taught_by=None if own or variant.role == "teacher" else "base",
+        baseline=own,
         distilled=variant.name == "base" or variant.role == "student",
     )
+    varied = replace(case, assignments=(*case.assignments, *variant.assignments))
+    return varied.settings(training, folder)
 
 
 def ablate(
@@ -186,13 +146,13 @@ def ablate(
         KdmriError: See `distill`.
     """
     # The base run first: its teacher teaches the others.
+    case = replace(case, steps=case.steps or load_recipe("kd-mri").student_steps)
     for name in dict.fromkeys(("base", *(variant.name for variant in variants))):
         variant = next(v for v in variants if v.name == name)
         say(f"Variant {name}")
         distill(_settings(case, variant, out), out / name, engine=engine)
-        write_json(out / "report.json", _report(case, out, variants))
-    report = _report(case, out, variants)
-    write_json(out / "report.json", report)
+        report = _report(case, out, variants)
+        write_json(out / "report.json", report)
     with atomic_path(out / "table.md") as temporary:
         temporary.write_text(markdown(report) + "\n", encoding="utf-8")
     return report
@@ -212,9 +172,9 @@ def _report(case: CaseSpec, out: Path, variants: Sequence[Variant]) -> dict[str,
     rows = []
     for variant in variants:
         value = found[variant.name, variant.role]
-        closed = None
-        if value is not None and plain is not None and teacher is not None and teacher > plain:
-            closed = 100 * (value - plain) / (teacher - plain)
+        closed = float("nan")
+        if value is not None and plain is not None and teacher is not None:
+            closed = float(closed_percent(value, plain, teacher))
         rows.append(
             {
                 "name": variant.name,
@@ -222,7 +182,7 @@ def _report(case: CaseSpec, out: Path, variants: Sequence[Variant]) -> dict[str,
                 "role": variant.role,
                 "assignments": list(variant.assignments),
                 "validation_psnr_db": value,
-                "gap_closed_percent": closed,
+                "gap_closed_percent": closed if math.isfinite(closed) else None,
             }
         )
     return {
@@ -232,7 +192,7 @@ def _report(case: CaseSpec, out: Path, variants: Sequence[Variant]) -> dict[str,
         "mask": case.mask.name,
         "split": case.split,
         "seed": case.seed,
-        "steps": case.steps or load_recipe("kd-mri").student_steps,
+        "steps": case.steps,
         "attribution": attribution_of(case.data),
         "rows": rows,
         "provenance": provenance(case.seed),

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from kdmri_edge.data.cases import Case
 from kdmri_edge.metrics import METRICS, volume_metrics
 
-__all__ = ["difference", "gap_closed", "summary", "volume_rows"]
+__all__ = ["closed_percent", "difference", "gap_closed", "summary", "volume_rows"]
 
 Volumes = Sequence[NDArray[Any]]
 
@@ -66,6 +66,18 @@ def difference(
     }
 
 
+def closed_percent(student: ArrayLike, plain: ArrayLike, teacher: ArrayLike) -> NDArray[np.float64]:
+    """Return 100 (student - plain) / (teacher - plain), where a higher figure is the better one.
+
+    Above 100 the student has overtaken the teacher; NaN where the plain student is not worse than
+    the teacher, for then there is no gap to close.
+    """
+    student, plain, teacher = (np.asarray(v, np.float64) for v in (student, plain, teacher))
+    gap = teacher - plain
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(gap > 0, 100 * (student - plain) / gap, np.nan)
+
+
 def gap_closed(
     teacher: Mapping[str, Mapping[str, float | None]],
     plain: Mapping[str, Mapping[str, float | None]],
@@ -73,13 +85,12 @@ def gap_closed(
 ) -> dict[str, float | None]:
     """Percent of the way from the plain student to the teacher that the distilled one goes.
 
-    Takes three summaries; above 100 the student has overtaken the teacher. None where the plain
-    student is not worse than the teacher: there is no gap to close then.
+    Takes three summaries; None where `closed_percent` has no answer.
     """
     result: dict[str, float | None] = {}
     for name, higher_is_better in METRICS.items():
         t, p, s = (float(q[name]["mean"] or 0.0) for q in (teacher, plain, student))
-        gap = t - p if higher_is_better else p - t
-        gain = s - p if higher_is_better else p - s
-        result[name] = 100.0 * gain / gap if gap > 0 else None
+        sign = 1 if higher_is_better else -1
+        closed = float(closed_percent(sign * s, sign * p, sign * t))
+        result[name] = closed if np.isfinite(closed) else None
     return result

@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,54 +21,6 @@ from kdmri_edge.errors import DataError
 
 Cli = Callable[..., Any]
 Start = Callable[..., "subprocess.Popen[str]"]
-
-HEAVY = (
-    "torch",
-    "lightning_fabric",
-    "safetensors",
-    "openvino",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "skimage",
-    "scipy",
-    "matplotlib",
-    "nibabel",
-    "h5py",
-)
-
-
-def _imported(*arguments: str) -> set[str]:
-    """Run the command line in an interpreter of its own; return the heavy modules it loaded."""
-    code = (
-        "import sys\n"
-        f"sys.argv = ['kdmri-edge', *{arguments!r}]\n"
-        "from kdmri_edge.cli import run\n"
-        "try:\n"
-        "    run()\n"
-        "except SystemExit as stopped:\n"
-        "    assert stopped.code == 0, stopped.code\n"
-        f"print('LOADED', *(m for m in {HEAVY!r} if m in sys.modules))\n"
-    )
-    paths = os.pathsep.join(p for p in sys.path if p)
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "Usage:" in done.stdout
-    return set(done.stdout.splitlines()[-1].split()[1:])
-
-
-def test_help_imports_nothing_heavy() -> None:
-    assert _imported("--help") == set()
-
-
-@pytest.mark.parametrize("command", list(command_line.COMMANDS))
-def test_help_of_each_command_imports_nothing_heavy(command: str) -> None:
-    assert _imported(command, "--help") == set()
 
 
 @pytest.mark.parametrize("command", list(command_line.COMMANDS))

@@ -17,40 +17,6 @@ PACKAGES = {
     "kdmri_export": ROOT / "export" / "kdmri_export",
     "kdmri_bench": ROOT / "bench" / "kdmri_bench",
 }
-HEAVY = (
-    "torch",
-    "lightning_fabric",
-    "safetensors",
-    "openvino",
-    "onnx",
-    "onnxruntime",
-    "skimage",
-    "scipy",
-    "matplotlib",
-    "nibabel",
-)
-# Modules whose whole purpose is PyTorch.
-WITH_TORCH = {
-    "kdmri_edge.reconstructor",
-    "kdmri_edge.physics.consistency",
-    "kdmri_edge.models.branches",
-    "kdmri_edge.models.build",
-    "kdmri_edge.models.dccnn",
-    "kdmri_edge.models.features",
-    "kdmri_edge.models.inherit",
-    "kdmri_edge.models.stack",
-    "kdmri_edge.models.vdsr",
-    "kdmri_edge.distill.batches",
-    "kdmri_edge.distill.engine",
-    "kdmri_edge.distill.losses",
-    "kdmri_edge.distill.run",
-    "kdmri_edge.distill.shares",
-    "kdmri_edge.distill.stage",
-    "kdmri_edge.distill.state",
-    "kdmri_edge.distill.validation",
-    "kdmri_edge.runtime.eager",
-    "kdmri_edge.runtime.torchscript",
-}
 
 
 def _sources() -> list[Path]:
@@ -61,30 +27,6 @@ def _module(file: Path) -> str:
     package = next(name for name, folder in PACKAGES.items() if file.is_relative_to(folder))
     parts = [package, *file.relative_to(PACKAGES[package]).with_suffix("").parts]
     return ".".join(part for part in parts if part != "__init__")
-
-
-CORE = [m for m in map(_module, _sources()) if m.startswith("kdmri_edge") and "__main__" not in m]
-
-
-def test_the_core_is_torch_free_where_it_says_so() -> None:
-    """One interpreter imports all light modules one by one and says which one pulled what in."""
-    light = [module for module in CORE if module not in WITH_TORCH]
-    assert len(light) > 40
-    code = (
-        "import importlib, sys\n"
-        f"for name in {light!r}:\n"
-        "    importlib.import_module(name)\n"
-        f"    loaded = [h for h in {HEAVY!r} if h in sys.modules]\n"
-        "    assert not loaded, f'{name} imports {loaded}'\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_no_module_of_the_list_has_gone() -> None:
-    assert set(CORE) >= WITH_TORCH
 
 
 @pytest.mark.parametrize("file", _sources(), ids=_module)

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from kdmri_bench.quality import summary
+from kdmri_bench.quality import closed_percent, summary
 from kdmri_bench.reproduce.protocol import NETWORKS, CaseSpec, Task
 from kdmri_bench.reproduce.stats import (
     FEW_SUBJECTS,
@@ -158,9 +158,7 @@ def _columns(pooled: Rows, measure: str, *names: str) -> Values:
 
 def _closed(means: Values) -> Values:
     """Percent of the gap closed from means of (student, plain student, teacher)."""
-    gap = means[:, 2] - means[:, 1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(gap > 0, 100 * (means[:, 0] - means[:, 1]) / gap, np.nan)
+    return closed_percent(*means.T)
 
 
 def _gaps(subjects: Sequence[str], pooled: Rows) -> dict[str, Any]:
