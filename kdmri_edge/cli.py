@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -11,45 +10,47 @@ import click
 
 from kdmri_edge import __version__
 from kdmri_edge.errors import KdmriError
+from kdmri_edge.extras import load_attribute
 from kdmri_edge.suggest import nearest
 
 __all__ = ["COMMANDS", "main", "run"]
 
-# name -> (module, attribute, one line of help): --help needs none of the modules.
-COMMANDS: dict[str, tuple[str, str, str]] = {
+# name -> (import string, one line of help): --help imports none of them.
+COMMANDS: dict[str, tuple[str, str]] = {
     "quickstart": (
-        "kdmri_bench.quickstart_command",
-        "quickstart",
+        "kdmri_bench.quickstart_command:quickstart",
         "Everything below on an embedded phantom, in minutes.",
     ),
     "distill": (
-        "kdmri_edge.commands.distill",
-        "distill",
+        "kdmri_edge.commands.distill:distill",
         "Train a teacher and distil it into a compact student.",
     ),
     "export": (
-        "kdmri_export.command",
-        "export",
+        "kdmri_export.command:export",
         "Write networks as ONNX, TorchScript or OpenVINO, checked for parity.",
     ),
+    "run": (
+        "kdmri_edge.commands.run:run",
+        "Reconstruct files with a bundle; PyTorch is not needed.",
+    ),
+    "verify": (
+        "kdmri_edge.commands.verify:verify",
+        "Check a bundle: its files, and its golden input on this machine.",
+    ),
     "bench": (
-        "kdmri_bench.command",
-        "bench",
+        "kdmri_bench.command:bench",
         "Compare quality, latency and memory of networks and backends.",
     ),
     "reproduce": (
-        "kdmri_bench.reproduce.command",
-        "reproduce",
+        "kdmri_bench.reproduce.command:reproduce",
         "Repeat KD-MRI's comparison fairly: equal data, equal steps, intervals.",
     ),
     "models": (
-        "kdmri_edge.commands.models",
-        "models",
+        "kdmri_edge.commands.models:models",
         "List the architectures, and the trained networks of the package.",
     ),
     "doctor": (
-        "kdmri_export.doctor",
-        "doctor",
+        "kdmri_export.doctor:doctor",
         "Say what this machine can export and run, and what is missing.",
     ),
 }
@@ -64,8 +65,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, attribute, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        command: click.Command = load_attribute(COMMANDS[cmd_name][0])
         return command
 
     def resolve_command(
@@ -79,7 +79,7 @@ class _LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
 @click.group(

@@ -1,14 +1,15 @@
-"""Optional libraries: found without importing them, imported with a helpful message."""
+"""Imports at the last moment: optional libraries, and what the tables name by import strings."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 from types import ModuleType
+from typing import Any
 
 from kdmri_edge.errors import MissingExtraError
 
-__all__ = ["available", "require"]
+__all__ = ["available", "load_attribute", "require"]
 
 
 def available(module: str) -> bool:
@@ -32,3 +33,9 @@ def require(module: str, *, extra: str) -> ModuleType:
         if error.name is None or error.name.partition(".")[0] != root:
             raise  # the library is there but broken: hiding that would mislead
         raise MissingExtraError(root, extra) from None
+
+
+def load_attribute(import_string: str) -> Any:
+    """Return what a string `module:name` of one of this project's tables stands for."""
+    module, _, name = import_string.partition(":")
+    return getattr(importlib.import_module(module), name)

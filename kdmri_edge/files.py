@@ -66,7 +66,8 @@ def writing(destination: Path) -> Iterator[None]:
 
 
 def _temporary(final: Path) -> Path:
-    return final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp{final.suffix}")
+    suffix = "".join(final.suffixes[-2:])  # both parts of .nii.gz
+    return final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp{suffix}")
 
 
 def sweep(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kdmri_edge.errors import ExportError
+from kdmri_edge.runtime.backends import BACKENDS, Backend
 from kdmri_edge.suggest import nearest
 
 __all__ = ["TARGETS", "Target", "target_named"]
@@ -16,27 +17,22 @@ class Target:
 
     Attributes:
         name: What the command line calls it.
-        title: The runtime that executes it, for tables.
         graph_file: Name of the graph inside a bundle.
         exporter: Import string `module:function` of the function that writes the graph.
-        backend: Import string `module:class` of the session that runs it.
         exports_with: Libraries that the exporter needs beside torch.
-        module_probe: Library that the session needs.
-        extra: Extra of this project that brings them.
-        devices: Devices that the session can run on.
-        precisions: Precisions that it can be asked for.
+        runs_on: Names of the backends that take the graph; the first is the one that it is for.
     """
 
     name: str
-    title: str
     graph_file: str
     exporter: str
-    backend: str
-    exports_with: tuple[str, ...]
-    module_probe: str
-    extra: str
-    devices: tuple[str, ...]
-    precisions: tuple[str, ...]
+    exports_with: tuple[str, ...] = ()
+    runs_on: tuple[str, ...]
+
+    @property
+    def backend(self) -> Backend:
+        """The runtime that it is made for."""
+        return BACKENDS[self.runs_on[0]]
 
     @property
     def suffix(self) -> str:
@@ -47,39 +43,23 @@ class Target:
 _ALL = (
     Target(
         name="torchscript",
-        title="TorchScript",
         graph_file="model.pt",
         exporter="kdmri_export.to_torchscript:write",
-        backend="kdmri_edge.runtime.torchscript:TorchScriptSession",
-        exports_with=(),
-        module_probe="torch",
-        extra="train",
-        devices=("cpu",),
-        precisions=("f32",),
+        runs_on=("torch",),
     ),
     Target(
         name="onnx",
-        title="ONNX Runtime",
         graph_file="model.onnx",
         exporter="kdmri_export.to_onnx:write",
-        backend="kdmri_edge.runtime.ort:OnnxRuntimeSession",
         exports_with=("onnx", "onnxscript"),
-        module_probe="onnxruntime",
-        extra="onnx",
-        devices=("cpu",),
-        precisions=("f32",),
+        runs_on=("onnxruntime", "openvino"),
     ),
     Target(
         name="openvino",
-        title="OpenVINO",
         graph_file="model.xml",
         exporter="kdmri_export.to_openvino:write",
-        backend="kdmri_edge.runtime.ov:OpenVinoSession",
         exports_with=("onnx", "onnxscript"),
-        module_probe="openvino",
-        extra="openvino",
-        devices=("cpu",),
-        precisions=("f32", "bf16"),
+        runs_on=("openvino",),
     ),
 )
 

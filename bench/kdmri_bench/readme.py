@@ -115,9 +115,10 @@ def targets() -> str:
         "|---|---|---|---|---|",
     ]
     for target in TARGETS.values():
-        devices, precisions = ", ".join(target.devices), ", ".join(target.precisions)
+        backend = target.backend
+        devices, precisions = ", ".join(backend.devices), ", ".join(backend.precisions)
         lines.append(
-            f"| `{target.name}` | {target.title} | {devices} | {precisions} | `{target.extra}` |"
+            f"| `{target.name}` | {backend.title} | {devices} | {precisions} | `{backend.extra}` |"
         )
     return "\n".join(lines)
 

@@ -94,7 +94,7 @@ def _variants(source: Source, settings: BenchSettings) -> list[_Variant]:
 
 
 def _precisions(target: Target, settings: BenchSettings) -> list[Precision]:
-    offered = {str(precision) for precision in target.precisions}
+    offered = {str(precision) for precision in target.backend.precisions}
     return [precision for precision in settings.precisions if str(precision) in offered]
 
 
@@ -122,14 +122,14 @@ def _absent(row: Row, error: KdmriError) -> Plan:
 
 
 def _missing(target: Target) -> MissingExtraError | None:
-    if available(target.module_probe):
+    if available(target.backend.library):
         return None
-    return MissingExtraError(target.module_probe, target.extra)
+    return MissingExtraError(target.backend.library, target.backend.extra)
 
 
 def _exported(source: Source, variant: _Variant, scratch: Path) -> Plan:
     target = variant.target
-    row = _row(source, target.title, variant.key, variant.precision)
+    row = _row(source, target.backend.title, variant.key, variant.precision)
     if variant.dc != "auto":
         row = replace(row, variant=PLAIN_EXPORT)
     missing = _missing(target)
@@ -168,7 +168,7 @@ def _given(source: Source, settings: BenchSettings) -> Iterable[Plan]:
         target = TARGETS[manifest["target"]]
         for precision in _precisions(target, settings):
             key = f"{path.name}-{precision}"
-            row = _row(source, target.title, key, precision)
+            row = _row(source, target.backend.title, key, precision)
             if manifest.get("dc") == _PLAIN_DC and target.name in _PLAIN_TARGETS:
                 row = replace(row, variant=PLAIN_EXPORT)
             missing = _missing(target)

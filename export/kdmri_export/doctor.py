@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import json
 from typing import Any
 
 import click
 
-from kdmri_edge.extras import available
+from kdmri_edge.extras import available, load_attribute
 from kdmri_edge.targets import TARGETS, Target
 
 __all__ = ["doctor", "examine"]
@@ -26,23 +25,22 @@ def _version(library: str) -> str | None:
 
 def _cpu_precisions(target: Target) -> list[str]:
     """Ask the target's session which precisions this CPU has; none without its library."""
-    if not available(target.module_probe):
+    if not available(target.backend.library):
         return []
-    module, _, name = target.backend.partition(":")
-    return list(getattr(importlib.import_module(module), name).precisions_here())
+    return list(load_attribute(target.backend.session).precisions_here())
 
 
 def _row(target: Target) -> dict[str, Any]:
     extras = dict.fromkeys(target.exports_with, "onnx")
-    needed = {"torch": "train", **extras, target.module_probe: target.extra}
+    needed = {"torch": "train", **extras, target.backend.library: target.backend.extra}
     missing = sorted({extra for library, extra in needed.items() if not available(library)})
     return {
         "target": target.name,
-        "runtime": target.title,
-        "version": _version(target.module_probe),
+        "runtime": target.backend.title,
+        "version": _version(target.backend.library),
         "can_export": not missing,
-        "can_run": available(target.module_probe),
-        "devices": list(target.devices),
+        "can_run": available(target.backend.library),
+        "devices": list(target.backend.devices),
         "precisions": _cpu_precisions(target),
         "remedy": f'pip install "kdmri-edge[{",".join(missing)}]"' if missing else None,
     }

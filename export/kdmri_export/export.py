@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from kdmri_edge.bundle import (
 )
 from kdmri_edge.checkpoint import load_reconstructor, read_checkpoint_meta
 from kdmri_edge.errors import ExportError
-from kdmri_edge.extras import require
+from kdmri_edge.extras import load_attribute, require
 from kdmri_edge.files import atomic_directory, sha256_file
 from kdmri_edge.physics.forms import Form, choose_form
 from kdmri_edge.physics.masks import Mask
@@ -35,11 +34,6 @@ __all__ = ["BATCHES", "bundle_name", "export_model"]
 
 BATCHES = ("1", "dynamic")
 PRECISION = "f32"
-
-
-def _load(import_string: str) -> Any:
-    module, _, name = import_string.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def bundle_name(stem: str, target: str, dc: str = "auto", batch: str = "1") -> str:
@@ -92,7 +86,7 @@ def export_model(
         raise ExportError(f"There is no batch {batch!r}.", f"Use {' or '.join(BATCHES)}.")
     for library in chosen.exports_with:
         require(library, extra="onnx")
-    require(chosen.module_probe, extra=chosen.extra)
+    require(chosen.backend.library, extra=chosen.backend.extra)
     meta = read_checkpoint_meta(checkpoint)
     form = choose_form(Mask.from_dict(meta["mask"]), dc)
     reconstructor = load_reconstructor(checkpoint, form)
@@ -104,8 +98,8 @@ def export_model(
     data = golden(reconstructor.mask, int(meta["matrix"]), reconstructor.spec.channels)
     inputs = data.network_input[:1]
     example = torch.from_numpy(inputs)
-    writer: Callable[..., None] = _load(chosen.exporter)
-    session_class: Callable[..., Session] = _load(chosen.backend)
+    writer: Callable[..., None] = load_attribute(chosen.exporter)
+    session_class: Callable[..., Session] = load_attribute(chosen.backend.session)
     with atomic_directory(out) as folder:
         graph = folder / chosen.graph_file
         writer(reconstructor, example, graph, dynamic=batch == "dynamic")

@@ -1,4 +1,4 @@
-"""NIfTI-1/2 volumes, slices last in the file (nibabel, extra `train`)."""
+"""NIfTI-1/2 volumes, slices last in the file (nibabel, extra `formats`)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_nifti(path: Path) -> Volume:
         DataError: unreadable, truncated, wrong rank, or not an MR image.
         MissingExtraError: nibabel is not installed.
     """
-    nibabel: Any = extras.require("nibabel", extra="train")
+    nibabel: Any = extras.require("nibabel", extra="formats")
     try:
         nifti = nibabel.load(path)
         pixels = np.asanyarray(nifti.dataobj)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
+from kdmri_edge.extras import load_attribute
 
 Reader = Callable[[Path], Volume]
 
@@ -58,6 +58,5 @@ def read_volume(path: Path) -> Volume:
             f"{path} has a suffix that no reader knows.",
             f"Supported are {', '.join(READERS)}.",
         )
-    module, function = READERS[suffix].split(":")
-    reader = cast("Reader", getattr(import_module(module), function))
+    reader: Reader = load_attribute(READERS[suffix])
     return reader(path)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from kdmri_edge.bundle import open_bundle
 from kdmri_edge.errors import BackendError, DataError
+from kdmri_edge.extras import load_attribute
+from kdmri_edge.runtime.backends import BACKENDS
 from kdmri_edge.scaling import network_image, network_input, slice_scale
 
 __all__ = ["Session", "SessionInfo", "check_precision", "open_session", "reconstruct"]
@@ -89,11 +91,6 @@ def check_precision(wanted: str, offered: tuple[str, ...], backend: str) -> None
         )
 
 
-def _load(import_string: str) -> Any:
-    module, _, name = import_string.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
 def open_session(
     source: Path,
     *,
@@ -102,43 +99,61 @@ def open_session(
     threads: int | None = None,
     **options: Any,
 ) -> Session:
-    """Open a bundle in its runtime, or a checkpoint in PyTorch.
+    """Open a bundle in a runtime, or a checkpoint in PyTorch.
 
     Args:
         source: A bundle's folder, or a .safetensors checkpoint.
-        backend: Refuse anything but this target ("pytorch" for checkpoints); None takes what the
-            source is made for.
-        precision: "f32" or "bf16".
+        backend: Key of `BACKENDS`; None takes the one that the bundle is made for. Checkpoints run
+            on "torch" alone.
+        precision: One of those that the backend has.
         threads: CPU threads; None leaves the runtime's choice.
         **options: Passed to the session, e.g. `layout="default"` for PyTorch.
 
     Raises:
-        BackendError: Another backend is asked for, or the precision is not to be had here.
+        BackendError: A backend that does not take the graph, or a precision that is not to be had
+            here.
         BundleError: The bundle is not intact.
         CheckpointError: The checkpoint is not intact.
         MissingExtraError: The runtime is not installed.
     """
     if source.suffix == _CHECKPOINT:
-        name, import_string, graph = "pytorch", _EAGER, source
+        offered: tuple[str, ...] = ("torch",)
+        graph, import_string = source, _EAGER
     else:
         bundle = open_bundle(source)
-        name, import_string, graph = bundle.target.name, bundle.target.backend, bundle.graph
-    if backend not in (None, name):
+        offered, graph = bundle.target.runs_on, bundle.graph
+        import_string = BACKENDS[backend if backend in offered else offered[0]].session
+    if backend not in (None, *offered):
         raise BackendError(
-            f"{source} runs on {name!r}, not on {backend!r}.",
-            f"Export it for that target: kdmri-edge export --target {backend}",
+            f"{source} runs on {' or '.join(offered)}, not on {backend!r}.", _remedy(backend)
         )
-    session: Session = _load(import_string)(graph, precision=precision, threads=threads, **options)
+    make = load_attribute(import_string)
+    session: Session = make(graph, precision=precision, threads=threads, **options)
     return session
 
 
-def reconstruct(session: Session, zero_filled: NDArray[Any], batch: int = 1) -> NDArray[Any]:
+def _remedy(backend: str | None) -> str:
+    from kdmri_edge.targets import TARGETS
+
+    fitting = [target.name for target in TARGETS.values() if backend in target.runs_on]
+    if not fitting:
+        return f"Backends are {', '.join(BACKENDS)}."
+    return f"Export it for that one: kdmri-edge export --target {fitting[0]}"
+
+
+def reconstruct(
+    session: Session,
+    zero_filled: NDArray[Any],
+    batch: int = 1,
+    advance: Callable[[int], None] | None = None,
+) -> NDArray[Any]:
     """Reconstruct a volume slice by slice, scaling each one by its own zero-filled data.
 
     Args:
         session: The network.
         zero_filled: [S, H, W], any unit; complex for a network with two channels.
         batch: Slices per call of the network; a graph with a fixed batch of one needs 1.
+        advance: Called with the number of slices that each call has finished.
 
     Returns:
         Images [S, H, W] in the same unit, float32 or complex64.
@@ -151,5 +166,9 @@ def reconstruct(session: Session, zero_filled: NDArray[Any], batch: int = 1) -> 
         raise DataError(f"A batch of {batch} slices makes no sense.", "Use 1 or more.")
     scale = slice_scale(zero_filled)
     x_u = network_input(zero_filled, scale)
-    calls = [session.run(x_u[i : i + batch]) for i in range(0, len(x_u), batch)]
+    calls = []
+    for start in range(0, len(x_u), batch):
+        calls.append(session.run(x_u[start : start + batch]))
+        if advance is not None:
+            advance(len(calls[-1]))
     return network_image(np.concatenate(calls), scale)

@@ -56,7 +56,7 @@ def test_quickstart_ends_with_every_network_on_every_runtime(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     measured = {(r["role"], r["runtime"]) for r in report["rows"] if r["status"] == "measured"}
-    runtimes = {"PyTorch"} | {target.title for target in TARGETS.values()}
+    runtimes = {"PyTorch"} | {target.backend.title for target in TARGETS.values()}
     assert {
         (role, runtime) for role in ("teacher", "plain", "student") for runtime in runtimes
     } <= (measured)

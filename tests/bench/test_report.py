@@ -195,7 +195,7 @@ def test_a_training_volume_is_marked(report: Report) -> None:
 def test_the_table_of_targets_needs_no_report(tmp_path: Path) -> None:
     text = generate("<!-- begin:targets -->\nstale\n<!-- end:targets -->", tmp_path)
     for target in TARGETS.values():
-        assert f"| `{target.name}` | {target.title} |" in text
+        assert f"| `{target.name}` | {target.backend.title} |" in text
     assert "stale" not in text
     with pytest.raises(BenchError, match="unknown kind"):
         generate("<!-- begin:other -->\n<!-- end:other -->", tmp_path)

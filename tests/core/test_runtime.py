@@ -147,7 +147,7 @@ def test_choices_that_do_not_exist_are_refused(checkpoint: Path, bundle: Path) -
     with pytest.raises(BackendError, match="bf16"):
         open_session(bundle, precision="bf16")
     with pytest.raises(BackendError, match="--target onnx"):
-        open_session(bundle, backend="onnx")
+        open_session(bundle, backend="onnxruntime")
 
 
 def test_source_that_is_neither_is_refused(tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ def test_table_names_what_exists() -> None:
     for name, target in TARGETS.items():
         assert target.name == name
         assert target.graph_file.endswith(target.suffix)
-        assert target.precisions[0] == "f32"
-        for path in (target.exporter, target.backend):
+        assert target.backend.precisions[0] == "f32"
+        for path in (target.exporter, target.backend.session):
             module, _, attribute = path.partition(":")
             imported = __import__(module, fromlist=[attribute])
             assert callable(getattr(imported, attribute))

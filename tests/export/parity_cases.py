@@ -12,15 +12,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from kdmri_edge.deviation import compare, tolerance_for
 from kdmri_edge.errors import BackendError
+from kdmri_edge.extras import load_attribute as load
 from kdmri_edge.models.spec import Kind, ModelSpec
 from kdmri_edge.physics.forms import Form
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runtime.session import Session
 from kdmri_edge.targets import TARGETS, Target
-from kdmri_export.export import _load as load
-from kdmri_export.parity import compare, tolerance_for
 from tests.export.networks import lines, network, points, spec
 
 Case = tuple[ModelSpec, Mask, Form | None, tuple[int, int]]
@@ -84,7 +84,7 @@ class ParityCases:
         return reconstructor, folder / self.row.graph_file
 
     def open(self, graph: Path, precision: str = "f32") -> Session:
-        session: Session = load(self.row.backend)(graph, precision=precision, threads=1)
+        session: Session = load(self.row.backend.session)(graph, precision=precision, threads=1)
         return session
 
     def check(
@@ -152,7 +152,7 @@ class ParityCases:
     def test_session_tells_what_runs(self, tmp_path: Path) -> None:
         _, graph = self.write("magnitude", tmp_path)
         info = self.open(graph).info
-        assert info.backend == self.row.title
+        assert info.backend == self.row.backend.title
         assert info.version[0].isdigit()
         assert info.precision_requested == "f32"
         assert info.precision_executed.partition(" ")[0] == "f32"

@@ -131,7 +131,7 @@ def test_doctor_has_a_row_per_target() -> None:
         assert row["can_run"]
         assert row["version"][0].isdigit()
         assert "f32" in row["precisions"]
-        assert set(row["precisions"]) <= set(TARGETS[name].precisions)
+        assert set(row["precisions"]) <= set(TARGETS[name].backend.precisions)
     assert "OpenVINO" in call("doctor").stdout
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from kdmri_edge.deviation import TOLERANCES, compare
 from kdmri_edge.errors import BundleError
 from kdmri_edge.runtime.ov import OpenVinoSession
-from kdmri_export.parity import TOLERANCES, compare
 from tests.export.parity_cases import CASES, ParityCases, images, pytorch
 
 

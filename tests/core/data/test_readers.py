@@ -242,7 +242,7 @@ class TestNifti:
             raise MissingExtraError(module, extra)
 
         monkeypatch.setattr(extras, "require", absent)
-        with pytest.raises(MissingExtraError, match=r"kdmri-edge\[train\]"):
+        with pytest.raises(MissingExtraError, match=r"kdmri-edge\[formats\]"):
             read_volume(path)
 
 

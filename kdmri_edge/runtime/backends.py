@@ -1,0 +1,63 @@
+"""The one table of runtimes: what executes the graph of a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["BACKENDS", "Backend"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backend:
+    """A runtime.
+
+    Attributes:
+        name: What the command line calls it.
+        title: Its own name, for tables.
+        session: Import string `module:class` of the session that drives it.
+        library: The Python package that it needs.
+        extra: Extra of this project that brings that package.
+        devices: Devices that the session can run on.
+        precisions: Precisions that it can be asked for.
+    """
+
+    name: str
+    title: str
+    session: str
+    library: str
+    extra: str
+    devices: tuple[str, ...]
+    precisions: tuple[str, ...]
+
+
+_ALL = (
+    Backend(
+        name="onnxruntime",
+        title="ONNX Runtime",
+        session="kdmri_edge.runtime.ort:OnnxRuntimeSession",
+        library="onnxruntime",
+        extra="onnx",
+        devices=("cpu",),
+        precisions=("f32",),
+    ),
+    Backend(
+        name="openvino",
+        title="OpenVINO",
+        session="kdmri_edge.runtime.ov:OpenVinoSession",
+        library="openvino",
+        extra="openvino",
+        devices=("cpu",),
+        precisions=("f32", "bf16"),
+    ),
+    Backend(
+        name="torch",
+        title="TorchScript",
+        session="kdmri_edge.runtime.torchscript:TorchScriptSession",
+        library="torch",
+        extra="train",
+        devices=("cpu",),
+        precisions=("f32",),
+    ),
+)
+
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _ALL}

@@ -1,0 +1,128 @@
+"""Reconstructing files: what `kdmri-edge run` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdmri_edge.console import progress
+from kdmri_edge.data.folder import VolumeFile, find_volumes
+from kdmri_edge.data.readers import read_volume
+from kdmri_edge.data.writers import WRITERS, write_image, writer_suffix
+from kdmri_edge.errors import OutputError
+from kdmri_edge.metrics import nmse, psnr
+from kdmri_edge.runtime.inputs import Reads, prepare
+from kdmri_edge.runtime.session import Session, reconstruct
+
+__all__ = ["Job", "plan_jobs", "run_job"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One file to reconstruct.
+
+    Attributes:
+        source: The file.
+        destination: Where its reconstruction goes.
+    """
+
+    source: VolumeFile
+    destination: Path
+
+
+def plan_jobs(sources: Sequence[Path], output: Path) -> list[Job]:
+    """Decide what is read and written, before anything is.
+
+    Args:
+        sources: Files, or folders of which all volumes are taken.
+        output: A file for a single input; otherwise a folder, where each reconstruction has the
+            name of its source and is NIfTI if that is, else .npy.
+
+    Raises:
+        DataError: A source does not exist or holds no volume.
+        OutputError: Several inputs for one file, two inputs of one name, a suffix that no writer
+            knows, or an input that would be replaced by its own reconstruction.
+    """
+    files = [file for source in sources for file in find_volumes(source)]
+    single = len(files) == 1 and not any(source.is_dir() for source in sources)
+    if single and writer_suffix(output) and not output.is_dir():
+        jobs = [Job(source=files[0], destination=output)]
+    elif output.suffix and not output.is_dir():
+        many = "one of the formats" if single else "a folder for several inputs, or one input"
+        raise OutputError(
+            f"{output} cannot hold {'that' if single else f'{len(files)} reconstructions'}.",
+            f"Give {many} (files: {', '.join(WRITERS)}).",
+        )
+    else:
+        jobs = [Job(source=file, destination=output / _name(file)) for file in files]
+    taken: dict[Path, Path] = {}
+    inputs = {file.path.resolve() for file in files}
+    for job in jobs:
+        place = job.destination.resolve()
+        if place in inputs:
+            raise OutputError(f"{job.destination} is an input.", "Choose another --output.")
+        if place in taken:
+            raise OutputError(
+                f"{taken[place]} and {job.source.path} would both become {job.destination}.",
+                "Run them one by one, with different --output.",
+            )
+        taken[place] = job.source.path
+    return jobs
+
+
+def _name(file: VolumeFile) -> str:
+    suffix = ".nii.gz" if file.path.name.lower().endswith((".nii", ".nii.gz")) else ".npy"
+    return file.name + suffix
+
+
+def run_job(
+    job: Job,
+    session: Session,
+    reads: Reads,
+    *,
+    undersample: bool = False,
+) -> dict[str, Any]:
+    """Reconstruct one file and write the result.
+
+    Args:
+        job: From `plan_jobs`.
+        session: The network.
+        reads: What it has to be given.
+        undersample: Apply its mask to fully sampled images first.
+
+    Returns:
+        Plain JSON values: files, slices, milliseconds per slice (scaling included, reading and
+        writing not), and PSNR and NMSE where the fully sampled images are known.
+
+    Raises:
+        KdmriError: See `read_volume`, `prepare`, `reconstruct` and `write_image`.
+    """
+    given = prepare(read_volume(job.source.path), reads, undersample=undersample)
+    with progress(job.source.name, len(given.zero_filled)) as advance:
+        began = time.perf_counter()
+        image = reconstruct(session, given.zero_filled, advance=advance)
+        seconds = time.perf_counter() - began
+    write_image(job.destination, image, given.voxel_mm)
+    figures = None
+    if given.target is not None:
+        figures = {
+            "psnr_db": psnr(given.target, image),
+            "nmse": nmse(given.target, image),
+            "zero_filled_psnr_db": psnr(given.target, given.zero_filled),
+        }
+    return {
+        "input": str(job.source.path),
+        "held": given.kind,
+        "output": str(job.destination),
+        "slices": len(image),
+        "ms_per_slice": 1e3 * seconds / len(image),
+        "largest": float(np.abs(image).max()),
+        "figures": figures,
+        "session": dataclasses.asdict(session.info),
+    }

@@ -1,0 +1,143 @@
+"""From what a user has (k-space, zero-filled or fully sampled images) to what a network reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdmri_edge.bundle import open_bundle
+from kdmri_edge.data.cases import make_case
+from kdmri_edge.data.resample import to_matrix
+from kdmri_edge.data.volume import Volume
+from kdmri_edge.errors import DataError
+from kdmri_edge.models.spec import ModelSpec
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.projection import zero_filled
+
+__all__ = ["Given", "Reads", "prepare", "what_reads"]
+
+# Energy of an image outside the mask, over all of its energy, up to which it counts as undersampled
+# with that mask: far above float32 rounding, far below what another mask leaves.
+_OUTSIDE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reads:
+    """What a network has to be given.
+
+    Attributes:
+        spec: Its architecture.
+        mask: The sampling pattern that it is made for.
+        matrix: Pixels along H and W.
+    """
+
+    spec: ModelSpec
+    mask: Mask
+    matrix: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Given:
+    """A volume, ready for a network.
+
+    Attributes:
+        zero_filled: [S, H, W] in the volume's own unit.
+        target: The fully sampled images where they are known (undersampled here), else None.
+        kind: What the file held, in words.
+        voxel_mm: Voxel size along (S, H, W), where the file tells.
+    """
+
+    zero_filled: NDArray[Any]
+    target: NDArray[Any] | None
+    kind: str
+    voxel_mm: tuple[float, float, float] | None
+
+
+def what_reads(source: Path) -> Reads:
+    """Return what a bundle, or a .safetensors checkpoint, has to be given.
+
+    Raises:
+        BundleError: The bundle is not intact.
+        CheckpointError: The checkpoint is not intact.
+    """
+    if source.suffix == ".safetensors":
+        from kdmri_edge.checkpoint import read_checkpoint_meta
+
+        meta: Mapping[str, Any] = read_checkpoint_meta(source)
+    else:
+        meta = open_bundle(source, verify=False).manifest
+    return Reads(
+        spec=ModelSpec.from_dict(meta["spec"]),
+        mask=Mask.from_dict(meta["mask"]),
+        matrix=int(meta["matrix"]),
+    )
+
+
+def prepare(volume: Volume, reads: Reads, *, undersample: bool = False) -> Given:
+    """Make a network's input of a volume.
+
+    Args:
+        volume: K-space that was sampled with the network's mask; complex zero-filled images of
+            it; for super-resolution magnitude images of low resolution; with `undersample` fully
+            sampled images.
+        reads: What the network has to be given.
+        undersample: Bring fully sampled images to the network's matrix and apply its mask.
+
+    Raises:
+        DataError: The file holds something else than the network reads; the message says what.
+        MaskError: The volume has another matrix than the mask.
+    """
+    channels, magnitude = reads.spec.channels, reads.spec.magnitude_input
+    if undersample:
+        if volume.kspace is not None:
+            raise DataError(
+                f"{volume.name} holds undersampled k-space already.", "Leave --undersample out."
+            )
+        whole = to_matrix(volume, reads.matrix)
+        case = make_case(whole, reads.mask, channels, magnitude=magnitude)
+        return Given(
+            zero_filled=case.zero_filled,
+            target=case.target,
+            kind="fully sampled images, undersampled here",
+            voxel_mm=whole.voxel_mm,
+        )
+    if volume.kspace is not None:
+        case = make_case(volume, reads.mask, channels, magnitude=magnitude)
+        return Given(
+            zero_filled=case.zero_filled, target=None, kind="k-space", voxel_mm=volume.voxel_mm
+        )
+    reads.mask.check_matrix(*volume.matrix)
+    if volume.is_complex:
+        x_u, kind = _undersampled(volume, reads.mask), "complex zero-filled images"
+        if channels == 1:  # with the magnitude, x' = x - P x + x_u would not hold
+            x_u = np.abs(x_u) if magnitude else x_u.real
+    elif magnitude:
+        x_u, kind = volume.image, "magnitude images of low resolution"
+    else:
+        raise DataError(
+            f"{volume.name} holds magnitude images, of which data consistency cannot be computed.",
+            "Give k-space or complex zero-filled images; to try the mask on fully sampled images,"
+            " add --undersample.",
+        )
+    return Given(
+        zero_filled=np.ascontiguousarray(x_u), target=None, kind=kind, voxel_mm=volume.voxel_mm
+    )
+
+
+def _undersampled(volume: Volume, mask: Mask) -> NDArray[Any]:
+    """Return a complex image, refused where it holds samples that the mask does not take."""
+    image = volume.image
+    outside = float(np.linalg.norm(image - zero_filled(image, mask)) / np.linalg.norm(image))
+    if outside > _OUTSIDE:
+        raise DataError(
+            f"{volume.name} is not undersampled with the network's mask {mask.name!r}:"
+            f" {100 * outside:.1f} % of it are samples which that mask does not take.",
+            "Use a network for the mask of this scan; if the images are fully sampled, add"
+            " --undersample.",
+        )
+    return image

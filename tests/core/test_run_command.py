@@ -1,0 +1,257 @@
+"""`kdmri-edge run`: files in, reconstructions out, without PyTorch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from kdmri_edge.bundle import open_bundle
+from kdmri_edge.data.phantom import phantom_volume
+from kdmri_edge.data.readers import read_volume
+from kdmri_edge.data.writers import write_image
+from kdmri_edge.models.spec import Kind
+from kdmri_edge.physics.masks import Mask, variable_density_lines
+from kdmri_edge.physics.projection import zero_filled
+from kdmri_edge.runtime.session import open_session, reconstruct
+from kdmri_export.export import export_model
+from tests.export.networks import spec, write_checkpoint
+
+Cli = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Bundles of untrained networks by name, and the checkpoint of the first."""
+    folder = tmp_path_factory.mktemp("exports")
+    made = {"checkpoint": write_checkpoint(folder / "student.safetensors")}
+    for name, architecture in {
+        "magnitude": None,
+        "complex": spec(channels=2),
+        "sr": spec(kind=Kind.VDSR),
+    }.items():
+        weights = write_checkpoint(folder / f"{name}.safetensors", architecture)
+        made[name] = export_model(weights, target="onnx", out=folder / name).path
+    return made
+
+
+@pytest.fixture
+def bundle(exports: dict[str, Path]) -> Path:
+    return exports["magnitude"]
+
+
+@pytest.fixture
+def mask(bundle: Path) -> Mask:
+    return open_bundle(bundle).mask
+
+
+@pytest.fixture
+def whole() -> np.ndarray:
+    """Fully sampled magnitude images [S, H, W]."""
+    image: np.ndarray = phantom_volume(5, slices=3, matrix=32).image
+    return image
+
+
+def expected(bundle: Path, x_u: np.ndarray) -> np.ndarray:
+    return reconstruct(open_session(bundle, threads=1), x_u)
+
+
+def test_complex_zero_filled_image(cli: Cli, bundle: Path, mask: Mask, whole: np.ndarray,
+                                   tmp_path: Path) -> None:  # fmt: skip
+    x_u = zero_filled(whole.astype(np.complex64), mask)
+    np.save(tmp_path / "x.npy", x_u)
+    done = cli("run", bundle, tmp_path / "x.npy", "-o", tmp_path / "out.npy", "--threads", 1)
+    assert done.code == 0, done.err
+    assert "ONNX Runtime" in done.err
+    assert "f32" in done.err
+    assert "3 slice(s) of complex zero-filled images" in done.out
+    wanted = expected(bundle, x_u.real)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_kspace(cli: Cli, bundle: Path, mask: Mask, whole: np.ndarray, tmp_path: Path) -> None:
+    kspace = np.fft.fft2(whole, norm="ortho") * mask.samples[None, :, None]
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["volfs"] = np.moveaxis(whole, 0, 2)
+        file["kspace_volus_3x"] = np.moveaxis(kspace, 0, 2).astype(np.complex64)
+    done = cli("run", bundle, tmp_path / "scan.h5", "-o", tmp_path / "out.nii.gz")
+    assert done.code == 0, done.err
+    assert "of k-space" in done.out
+    image = read_volume(tmp_path / "out.nii.gz").image
+    wanted = np.maximum(expected(bundle, zero_filled(whole, mask)), 0)
+    np.testing.assert_allclose(np.maximum(image, 0), wanted, atol=1e-3 * wanted.max())
+
+
+def test_undersample_says_what_it_is_worth(
+    cli: Cli, bundle: Path, mask: Mask, tmp_path: Path
+) -> None:
+    larger = phantom_volume(5, slices=2, matrix=48).image
+    write_image(tmp_path / "t1.nii.gz", larger, (4.0, 1.0, 1.0))
+    out = tmp_path / "made" / "t1.nii.gz"
+    done = cli(
+        "run", bundle, tmp_path / "t1.nii.gz", "-o", tmp_path / "made", "--undersample", "--json"
+    )
+    assert done.code == 0, done.err
+    (record,) = json.loads(done.out)
+    assert record["output"] == str(out)
+    assert record["slices"] == 2
+    assert record["session"]["provider"] == "CPUExecutionProvider"
+    assert record["figures"]["zero_filled_psnr_db"] > 10
+    again = read_volume(out)
+    assert again.matrix == (32, 32)
+    assert again.voxel_mm == pytest.approx((4.0, 1.5, 1.5))
+
+
+def test_folder_of_mixed_formats(cli: Cli, exports: dict[str, Path], tmp_path: Path) -> None:
+    source = tmp_path / "scans"
+    source.mkdir()
+    image = phantom_volume(5, slices=2, matrix=32, complex_phase=True).image
+    x_u = zero_filled(image, open_bundle(exports["complex"]).mask)
+    np.save(source / "a.npy", x_u)
+    write_image(source / "b.nii", x_u)
+    (source / "notes.txt").write_text("not a volume")
+    done = cli("run", exports["complex"], source, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["a.npy", "b.nii.gz"]
+    first, second = (read_volume(tmp_path / "out" / n).image for n in ("a.npy", "b.nii.gz"))
+    assert np.iscomplexobj(first)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_super_resolution_takes_magnitudes(
+    cli: Cli, exports: dict[str, Path], whole: np.ndarray, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "low.npy", whole)
+    done = cli("run", exports["sr"], tmp_path / "low.npy", "-o", tmp_path / "out.npy")
+    assert done.code == 0, done.err
+    np.testing.assert_allclose(
+        np.load(tmp_path / "out.npy"), expected(exports["sr"], whole), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_one_graph_on_several_backends(
+    cli: Cli, bundle: Path, mask: Mask, whole: np.ndarray, tmp_path: Path, backend: str
+) -> None:
+    x_u = zero_filled(whole.astype(np.complex64), mask)
+    np.save(tmp_path / "x.npy", x_u)
+    done = cli(
+        "run", bundle, tmp_path / "x.npy", "-o", tmp_path / "out.npy", "--backend", backend
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    wanted = expected(bundle, x_u.real)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), wanted, atol=1e-4 * wanted.max())
+
+
+def test_checkpoint_runs_in_pytorch(
+    cli: Cli, exports: dict[str, Path], whole: np.ndarray, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "t1.npy", whole)
+    place = tmp_path / "out.npy"
+    done = cli("run", exports["checkpoint"], tmp_path / "t1.npy", "-o", place, "--undersample")
+    assert done.code == 0, done.err
+    assert "PyTorch" in done.err
+    assert place.is_file()
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_neither_pytorch_nor_an_exporter_is_imported(
+    bundle: Path, whole: np.ndarray, tmp_path: Path, backend: str
+) -> None:
+    np.save(tmp_path / "t1.npy", whole)
+    blocked = ("torch", "lightning_fabric", "onnx", "onnxscript", "safetensors", "matplotlib")
+    arguments = [
+        "kdmri-edge", "run", str(bundle), str(tmp_path / "t1.npy"), "-o",
+        str(tmp_path / "out.npy"), "--undersample", "--backend", backend,
+    ]  # fmt: skip
+    code = (
+        "import sys\n"
+        f"for name in {blocked!r}: sys.modules[name] = None\n"
+        f"sys.argv = {arguments!r}\n"
+        "from kdmri_edge.cli import run\n"
+        "run()\n"
+    )
+    paths = os.pathsep.join(p for p in sys.path if p)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.npy").is_file()
+
+
+class TestMistakes:
+    @pytest.fixture
+    def refuse(self, cli: Cli, bundle: Path, tmp_path: Path) -> Callable[..., None]:
+        def run(given: np.ndarray | Path, *parts: str, more: tuple[object, ...] = ()) -> None:
+            source = given if isinstance(given, Path) else tmp_path / "in.npy"
+            if not isinstance(given, Path):
+                np.save(source, given)
+            options = more or ("-o", tmp_path / "out.npy")
+            outcome = cli("run", bundle, source, *options)
+            outcome.refused(*parts)
+            assert not (tmp_path / "out.npy").exists()
+
+        return run
+
+    def test_magnitude(self, refuse: Cli, whole: np.ndarray) -> None:
+        refuse(whole, "magnitude", "--undersample")
+
+    def test_other_mask(self, refuse: Cli, whole: np.ndarray) -> None:
+        other = variable_density_lines(32, 2, centre_lines=4, seed=9)
+        refuse(zero_filled(whole.astype(np.complex64), other), "mask", "--undersample")
+
+    def test_other_matrix(self, refuse: Cli, whole: np.ndarray) -> None:
+        refuse(whole[:, :30, :].astype(np.complex64), "30", "32")
+
+    def test_other_readout(self, refuse: Cli, mask: Mask, whole: np.ndarray) -> None:
+        x_u = zero_filled(whole.astype(np.complex64), mask)
+        refuse(x_u[:, :, :30], "shape", "matrix")
+
+    def test_missing_file(self, refuse: Cli, tmp_path: Path) -> None:
+        refuse(tmp_path / "no.npy", "no.npy", "does not exist")
+
+    def test_undersampled_twice(self, refuse: Cli, mask: Mask, whole: np.ndarray,
+                                tmp_path: Path) -> None:  # fmt: skip
+        kspace = np.fft.fft2(whole, norm="ortho") * mask.samples[None, :, None]
+        with h5py.File(tmp_path / "s.h5", "w") as file:
+            file["volfs"] = np.moveaxis(whole, 0, 2)
+            file["kspace_volus_3x"] = np.moveaxis(kspace, 0, 2).astype(np.complex64)
+        refuse(
+            tmp_path / "s.h5", "--undersample", more=("-o", tmp_path / "out.npy", "--undersample")
+        )
+
+    def test_unknown_suffix(self, refuse: Cli, whole: np.ndarray, tmp_path: Path) -> None:
+        refuse(whole, ".nii.gz", more=("-o", tmp_path / "out.png"))
+
+    def test_input_as_output(self, refuse: Cli, whole: np.ndarray, tmp_path: Path) -> None:
+        refuse(whole, "is an input", more=("-o", tmp_path / "in.npy"))
+
+    def test_two_of_one_name(self, refuse: Cli, whole: np.ndarray, tmp_path: Path) -> None:
+        (tmp_path / "other").mkdir()
+        np.save(tmp_path / "other" / "in.npy", whole)
+        refuse(
+            whole, "one by one", more=(tmp_path / "other" / "in.npy", "-o", tmp_path / "folder")
+        )  # fmt: skip
+
+    def test_backend_that_does_not_take_the_graph(
+        self, refuse: Cli, whole: np.ndarray, tmp_path: Path
+    ) -> None:
+        more = ("-o", tmp_path / "out.npy", "--backend", "torch")
+        refuse(whole, "--target torchscript", more=more)
+
+    def test_no_bundle(self, cli: Cli, tmp_path: Path) -> None:
+        cli("run", tmp_path / "no", tmp_path / "a.npy", "-o", tmp_path / "b.npy").refused(
+            "no", "does not exist"
+        )

@@ -1,0 +1,95 @@
+"""`kdmri-edge verify`: intact bundles pass everywhere, others say what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kdmri_edge.bundle import GOLDEN_OUTPUT, MANIFEST
+from kdmri_edge.files import sha256_file
+from kdmri_edge.runtime import backends
+from kdmri_export.export import export_model
+from tests.export.networks import write_checkpoint
+
+Cli = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verify")
+    weights = write_checkpoint(folder / "student.safetensors")
+    return export_model(weights, target="onnx", out=folder / "bundle").path
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "bundle"))
+
+
+def test_intact_bundle_passes_on_every_backend(cli: Cli, bundle: Path) -> None:
+    done = cli("verify", bundle, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["passed"]
+    ran = {(row["backend"], row["precision"]): row for row in found["rows"]}
+    assert ran["onnxruntime", "f32"]["max_error"] < 1e-5
+    assert ran["openvino", "f32"]["status"] == "passed"
+    assert all(row["session"]["version"] for row in ran.values())
+    assert "passed" in cli("verify", bundle).out
+
+
+def test_one_backend_alone(cli: Cli, bundle: Path) -> None:
+    found = json.loads(cli("verify", bundle, "--backend", "onnxruntime", "--json").out)
+    assert {row["backend"] for row in found["rows"]} == {"onnxruntime"}
+    cli("verify", bundle, "--backend", "torch").refused("--target torchscript")
+
+
+def test_changed_graph_is_refused(cli: Cli, bundle: Path) -> None:
+    with (bundle / "model.onnx").open("ab") as graph:
+        graph.write(b"\0")
+    cli("verify", bundle).refused("model.onnx", "SHA-256")
+
+
+def test_missing_file_is_refused(cli: Cli, bundle: Path) -> None:
+    (bundle / GOLDEN_OUTPUT).unlink()
+    cli("verify", bundle).refused(GOLDEN_OUTPUT, "again")
+
+
+def test_bundle_without_golden_data_is_refused(cli: Cli, bundle: Path) -> None:
+    (bundle / GOLDEN_OUTPUT).unlink()
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    del manifest["files"][GOLDEN_OUTPUT]
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    cli("verify", bundle).refused(GOLDEN_OUTPUT, "Export")
+
+
+def test_other_image_fails(cli: Cli, bundle: Path) -> None:
+    wrong = np.load(bundle / GOLDEN_OUTPUT)
+    np.save(bundle / GOLDEN_OUTPUT, wrong + 0.1 * wrong.max())
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    manifest["files"][GOLDEN_OUTPUT] = sha256_file(bundle / GOLDEN_OUTPUT)
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    done = cli("verify", bundle)
+    assert done.code == 1
+    assert "deviates" in done.out
+    assert "Failed." in done.out
+
+
+def test_absent_runtimes_are_named_and_nothing_passes(
+    cli: Cli, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("onnxruntime", "openvino"):
+        missing = backends.Backend(
+            name=name, title=name, session="kdmri_edge.runtime.ort:OnnxRuntimeSession",
+            library="no_such_library", extra="onnx", devices=("cpu",), precisions=("f32",),
+        )  # fmt: skip
+        monkeypatch.setitem(backends.BACKENDS, name, missing)
+    done = cli("verify", bundle)
+    assert done.code == 1
+    assert 'pip install "kdmri-edge[onnx]"' in done.out
