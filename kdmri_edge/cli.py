@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "export": (
         "kdmri_export.command:export",
-        "Write networks as ONNX, TorchScript or OpenVINO, checked for parity.",
+        "Write networks for ONNX Runtime, OpenVINO, TensorRT or libtorch, checked for parity.",
     ),
     "run": (
         "kdmri_edge.commands.run:run",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.physics.forms import Form
 
-__all__ = ["TOLERANCES", "Figures", "Tolerance", "compare", "tolerance_for"]
+__all__ = ["TOLERANCES", "Figures", "Tolerance", "coarser", "compare", "tolerance_for"]
 
 Array = NDArray[Any]
 
@@ -36,8 +36,17 @@ TOLERANCES: dict[str, Tolerance] = {
     "f32": Tolerance(max_error=1e-4, nrmse=1e-4, psnr_db=0.001, ssim=1e-5),
     # Runtimes compute DFT nodes of lengths that are no power of two less exactly than products.
     "f32, DFT nodes": Tolerance(max_error=1e-3, nrmse=1e-3, psnr_db=0.01, ssim=1e-4),
+    "f16": Tolerance(max_error=1e-2, nrmse=5e-3, psnr_db=0.05, ssim=1e-3),
     "bf16": Tolerance(max_error=5e-2, nrmse=2e-2, psnr_db=0.2, ssim=5e-3),
 }
+
+
+def coarser(first: str, second: str) -> str:
+    """Return the one of two precisions that may deviate more.
+
+    A graph of one precision may be executed in another: float16 weights in float32 arithmetic.
+    """
+    return max(first, second, key=lambda name: TOLERANCES[name].max_error)
 
 
 def tolerance_for(precision: str, form: Form) -> tuple[str, Tolerance]:

@@ -8,7 +8,7 @@ from kdmri_edge.errors import ExportError
 from kdmri_edge.runtime.backends import BACKENDS, Backend
 from kdmri_edge.suggest import nearest
 
-__all__ = ["TARGETS", "Target", "target_named"]
+__all__ = ["PRECISIONS", "TARGETS", "Target", "target_named"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +21,8 @@ class Target:
         exporter: Import string `module:function` of the function that writes the graph.
         exports_with: Libraries that the exporter needs beside torch.
         runs_on: Names of the backends that take the graph; the first is the one that it is for.
+        checked_on: Name of the backend that the parity gate runs it in; None for the first.
+        precisions: Of the graph, as it can be exported.
     """
 
     name: str
@@ -28,11 +30,18 @@ class Target:
     exporter: str
     exports_with: tuple[str, ...] = ()
     runs_on: tuple[str, ...]
+    checked_on: str | None = None
+    precisions: tuple[str, ...] = ("f32", "f16")
 
     @property
     def backend(self) -> Backend:
         """The runtime that it is made for."""
         return BACKENDS[self.runs_on[0]]
+
+    @property
+    def checker(self) -> Backend:
+        """The runtime of the parity gate."""
+        return BACKENDS[self.checked_on or self.runs_on[0]]
 
     @property
     def suffix(self) -> str:
@@ -61,7 +70,19 @@ _ALL = (
         exports_with=("onnx", "onnxscript"),
         runs_on=("openvino",),
     ),
+    Target(
+        name="trt",
+        graph_file="model.onnx",
+        exporter="kdmri_export.trt.write:write",
+        exports_with=("onnx", "onnxscript"),
+        runs_on=("tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"),
+        # engines are built and run on the device; what is checked here is the graph they come from
+        checked_on="onnxruntime",
+    ),
 )
+
+PRECISIONS = {"fp32": "f32", "fp16": "f16"}
+"""What the command line calls the precisions of a graph, and their short names."""
 
 TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 

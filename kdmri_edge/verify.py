@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT, Bundle, open_bundle
-from kdmri_edge.deviation import compare, tolerance_for
+from kdmri_edge.deviation import coarser, compare, tolerance_for
 from kdmri_edge.errors import BackendError, BundleError, KdmriError, MissingExtraError
 from kdmri_edge.extras import load_attribute, require
 from kdmri_edge.physics.forms import Form
@@ -85,7 +85,8 @@ def _row(
         figures = compare(session.run(given), wanted)
     except (BackendError, MissingExtraError) as error:
         return {**row, "status": "absent", "reason": str(error)}
-    tolerance_name, tolerance = tolerance_for(precision, Form(bundle.manifest["dc"]))
+    allowed = coarser(precision, str(bundle.manifest["precision"]))
+    tolerance_name, tolerance = tolerance_for(allowed, Form(bundle.manifest["dc"]))
     exceeded = figures.exceeded(tolerance)
     return {
         **row,

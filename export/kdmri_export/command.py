@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdmri_edge.errors import RunError
-from kdmri_edge.targets import TARGETS
+from kdmri_edge.targets import PRECISIONS, TARGETS
+from kdmri_export.trt.engines import BUILDERS, RTX_DEFAULT
 
 if TYPE_CHECKING:
     from kdmri_edge.bundle import Bundle
+    from kdmri_export.trt.engines import EngineRequest
 
 __all__ = ["export"]
 
@@ -76,6 +78,25 @@ def _checkpoints(source: Path | None, model: str) -> list[tuple[str, Path, Path]
     help="Slices per call.",
 )
 @click.option(
+    "--precision",
+    type=click.Choice(list(PRECISIONS)),
+    default="fp32",
+    show_default=True,
+    help="Arithmetic of the convolutions in the graph; data consistency stays float32.",
+)
+@click.option(
+    "--builder",
+    type=click.Choice(BUILDERS),
+    help="trt: what builds engines from the graph. auto takes TensorRT where it works, else none;"
+    " rtx (TensorRT-RTX) builds ahead of time, without a GPU [auto].",
+)
+@click.option(
+    "--compute-capability",
+    "capabilities",
+    help=f"rtx: the GPUs to build for, comma-separated [{','.join(RTX_DEFAULT)}].",
+)
+@click.option("--require-engine", is_flag=True, help="trt: fail if no engine can be built.")
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     help="Folder of the bundle (one network, one target) [RUN/exports/...].",
@@ -87,6 +108,10 @@ def export(
     model: str,
     dc: str,
     batch: str,
+    precision: str,
+    builder: str | None,
+    capabilities: str | None,
+    require_engine: bool,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -95,7 +120,8 @@ def export(
     Without a run the newest one under runs/ is taken; NAME is a trained network of the package, see
     `kdmri-edge models`. Each bundle is a folder with the graph, a
     golden input and output, and a manifest that holds mask, scaling, hashes, parity and origin.
-    A graph that does not reproduce PyTorch is not written.
+    A graph that does not reproduce PyTorch is not written. Bundles for trt hold the graph and the
+    scripts that build and run its engine on the device; see --builder.
 
     \b
     Examples:
@@ -103,6 +129,8 @@ def export(
       kdmri-edge export dccnn-d3c5@brain-4x --target onnx
       kdmri-edge export runs/brain --target onnx --target openvino --model all
       kdmri-edge export runs/brain/student.safetensors --target torchscript --out bundle
+      kdmri-edge export --target trt --precision fp16
+      kdmri-edge export --target trt --builder rtx --compute-capability sm86,sm89
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.extras import require
 
@@ -112,15 +140,52 @@ def export(
     work = _checkpoints(source, model)
     if out is not None and len(work) * len(targets) != 1:
         raise click.UsageError("--out takes one network and one target.")
+    engines = _engines(targets, builder, capabilities, require_engine)
+    chosen = PRECISIONS[precision]
     made = []
     for name, checkpoint, folder in work:
         for target in targets:
-            place = out or folder / bundle_name(name, target, dc, batch)
-            made.append(export_model(checkpoint, target=target, out=place, dc=dc, batch=batch))
+            place = out or folder / bundle_name(name, target, dc, batch, chosen)
+            bundle = export_model(
+                checkpoint,
+                target=target,
+                out=place,
+                dc=dc,
+                batch=batch,
+                precision=chosen,
+                engines=engines if target == "trt" else None,
+            )
+            made.append(bundle)
     if as_json:
         click.echo(json.dumps([_record(bundle) for bundle in made], indent=2))
     else:
         _show(made)
+
+
+def _engines(
+    targets: tuple[str, ...], builder: str | None, capabilities: str | None, required: bool
+) -> EngineRequest | None:
+    """Return which engines the options ask for."""
+    from kdmri_export.trt.engines import EngineRequest
+
+    if "trt" not in targets:
+        if builder or capabilities or required:
+            raise click.UsageError("Engines are built for --target trt only.")
+        return None
+    given = tuple(part.strip() for part in (capabilities or "").split(",") if part.strip())
+    return EngineRequest(
+        builder=builder or "auto",
+        compute_capabilities=given or (RTX_DEFAULT if builder == "rtx" else ()),
+        required=required,
+    )
+
+
+def _engine_line(bundle: Bundle) -> str:
+    engine = bundle.manifest["engine"]
+    if not engine["built"]:
+        return f"engine: not built ({engine['reason']})"
+    names = ", ".join(one["engine"] for one in engine["engines"])
+    return f"engine: built, not executed here ({names})"
 
 
 def _size(bundle: Bundle) -> int:
@@ -128,11 +193,12 @@ def _size(bundle: Bundle) -> int:
 
 
 def _record(bundle: Bundle) -> dict[str, Any]:
-    keys = ("target", "role", "dc", "batch", "parity")
+    keys = ("target", "role", "precision", "dc", "batch", "parity")
     return {
         "bundle": str(bundle.path),
         "bytes": _size(bundle),
         **{key: bundle.manifest[key] for key in keys},
+        "engine": bundle.manifest.get("engine"),
     }
 
 
@@ -154,3 +220,6 @@ def _show(bundles: list[Bundle]) -> None:
             str(bundle.path), bundle.manifest["dc"], f"{_size(bundle) / 1e3:.0f} kB", *shown
         )
     Console().print(table)
+    for bundle in bundles:
+        if "engine" in bundle.manifest:
+            click.echo(_engine_line(bundle))

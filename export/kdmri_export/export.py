@@ -29,14 +29,16 @@ from kdmri_edge.runtime.session import Session
 from kdmri_edge.targets import Target, target_named
 from kdmri_export.golden import golden
 from kdmri_export.parity import check
+from kdmri_export.trt.engines import EngineRequest, build_engines
 
 __all__ = ["BATCHES", "bundle_name", "export_model"]
 
 BATCHES = ("1", "dynamic")
-PRECISION = "f32"
 
 
-def bundle_name(stem: str, target: str, dc: str = "auto", batch: str = "1") -> str:
+def bundle_name(
+    stem: str, target: str, dc: str = "auto", batch: str = "1", precision: str = "f32"
+) -> str:
     """Return the usual folder name of a bundle: stem, target, and what differs from the defaults.
 
     Args:
@@ -44,8 +46,10 @@ def bundle_name(stem: str, target: str, dc: str = "auto", batch: str = "1") -> s
         target: Name of the target.
         dc: Form of data consistency as asked for.
         batch: "1" or "dynamic".
+        precision: Of the graph.
     """
-    marks = [dc] if dc != "auto" else []
+    marks = [precision] if precision != "f32" else []
+    marks += [dc] if dc != "auto" else []
     marks += [batch] if batch != "1" else []
     return "-".join([stem, target, *marks])
 
@@ -61,7 +65,14 @@ def _check_place(out: Path) -> None:
 
 
 def export_model(
-    checkpoint: Path, *, target: str, out: Path, dc: str = "auto", batch: str = "1"
+    checkpoint: Path,
+    *,
+    target: str,
+    out: Path,
+    dc: str = "auto",
+    batch: str = "1",
+    precision: str = "f32",
+    engines: EngineRequest | None = None,
 ) -> Bundle:
     """Export a checkpoint as a bundle; it appears only if it passes the parity gate.
 
@@ -71,9 +82,12 @@ def export_model(
         out: The bundle's folder; an earlier one there is replaced on success.
         dc: Form of data consistency: "auto", "projection", "dft" or "fft".
         batch: "1", or "dynamic" for any number of slices per call.
+        precision: Of the graph; one of the target's.
+        engines: For "trt": which engines to build from it; None builds none.
 
     Raises:
-        ExportError: Unknown target or batch, or `out` holds files of other origin.
+        ExportError: Unknown target, batch or precision, a node that the target does not take, an
+            engine that is required and cannot be built, or `out` holds files of other origin.
         MaskError: The form does not suit the mask.
         ParityError: The graph does not reproduce PyTorch; nothing is written.
         MissingExtraError: A library that the target needs is not installed.
@@ -84,9 +98,16 @@ def export_model(
     _check_place(out)
     if batch not in BATCHES:
         raise ExportError(f"There is no batch {batch!r}.", f"Use {' or '.join(BATCHES)}.")
+    if precision not in chosen.precisions:
+        raise ExportError(
+            f"Target {target!r} has no precision {precision!r}.",
+            f"It has {', '.join(chosen.precisions)}.",
+        )
+    if engines is not None and target != "trt":
+        raise ExportError(f"Target {target!r} has no engines.", "Leave the builder out.")
     for library in chosen.exports_with:
         require(library, extra="onnx")
-    require(chosen.backend.library, extra=chosen.backend.extra)
+    require(chosen.checker.library, extra=chosen.checker.extra)
     meta = read_checkpoint_meta(checkpoint)
     form = choose_form(Mask.from_dict(meta["mask"]), dc)
     reconstructor = load_reconstructor(checkpoint, form)
@@ -99,24 +120,21 @@ def export_model(
     inputs = data.network_input[:1]
     example = torch.from_numpy(inputs)
     writer: Callable[..., None] = load_attribute(chosen.exporter)
-    session_class: Callable[..., Session] = load_attribute(chosen.backend.session)
+    session_class: Callable[..., Session] = load_attribute(chosen.checker.session)
     with atomic_directory(out) as folder:
         graph = folder / chosen.graph_file
-        writer(reconstructor, example, graph, dynamic=batch == "dynamic")
-        parity = check(
-            session_class(graph, precision=PRECISION),
-            reconstructor,
-            data,
-            precision=PRECISION,
-            dynamic=batch == "dynamic",
-        )
+        dynamic = batch == "dynamic"
+        writer(reconstructor, example, graph, dynamic=dynamic, precision=precision)
+        session = session_class(graph, precision="f32")
+        parity = check(session, reconstructor, data, precision=precision, dynamic=dynamic)
         np.save(folder / GOLDEN_INPUT, inputs)
         with torch.inference_mode():
             np.save(folder / GOLDEN_OUTPUT, reconstructor(example).numpy())
-        write_manifest(
-            folder,
-            _manifest(chosen, meta, reconstructor, checkpoint, list(inputs.shape), batch, parity),
-        )
+        manifest = _manifest(chosen, meta, reconstructor, checkpoint, list(inputs.shape), batch)
+        manifest |= {"precision": precision, "parity": parity}
+        if target == "trt":
+            manifest["engine"] = build_engines(folder, engines or EngineRequest(), dynamic)
+        write_manifest(folder, manifest)
     return open_bundle(out)
 
 
@@ -127,7 +145,6 @@ def _manifest(
     checkpoint: Path,
     shape: list[int],
     batch: str,
-    parity: dict[str, Any],
 ) -> dict[str, Any]:
     spec = reconstructor.spec
     dims: list[int | str] = ["batch" if batch == "dynamic" else 1, *shape[1:]]
@@ -135,7 +152,6 @@ def _manifest(
     macs = spec.macs(shape[2], shape[3], lines=reconstructor.mask.is_lines)
     return {
         "target": target.name,
-        "precision": PRECISION,
         "graph": target.graph_file,
         "io": {
             "input": {"name": "zero_filled", **port},
@@ -150,7 +166,6 @@ def _manifest(
         "scaling": meta["scaling"],
         "dc": str(reconstructor.form),
         "batch": batch,
-        "parity": parity,
         "checkpoint_sha256": sha256_file(checkpoint),
         "training": meta["training"],
         "provenance": provenance(),

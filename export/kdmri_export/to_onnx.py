@@ -16,7 +16,9 @@ from torch import Tensor
 from kdmri_edge.extras import require
 from kdmri_edge.physics.forms import Form
 from kdmri_edge.reconstructor import Reconstructor
+from kdmri_edge.runtime.ort import PRECISION_KEY
 from kdmri_export.lowerings.aten import lower
+from kdmri_export.lowerings.cast import cast_convolutions
 from kdmri_export.lowerings.narrow import widen
 
 __all__ = ["INPUT", "OPSET", "OUTPUT", "to_model", "write"]
@@ -48,13 +50,22 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def to_model(reconstructor: Reconstructor, example: Tensor, *, dynamic: bool) -> Any:
+def to_model(
+    reconstructor: Reconstructor,
+    example: Tensor,
+    *,
+    dynamic: bool,
+    precision: str = "f32",
+    narrow: bool = True,
+) -> Any:
     """Return the network as an `onnx.ModelProto`.
 
     Args:
         reconstructor: The network.
         example: Input of the size that the graph is for, [1, C, H, W].
         dynamic: Whether any batch is to be taken.
+        precision: Of the convolutions: "f32", or one of `lowerings.cast.DTYPES`.
+        narrow: Take narrow convolutions apart (`lowerings.narrow`), which helps CPUs.
 
     Raises:
         MissingExtraError: onnx or onnxscript is not installed.
@@ -66,7 +77,10 @@ def to_model(reconstructor: Reconstructor, example: Tensor, *, dynamic: bool) ->
     shown = example.repeat(2, 1, 1, 1) if dynamic else example
     with _quiet(), torch.no_grad():
         lowered = lower(reconstructor)
-        if reconstructor.form is not Form.FFT:  # that one is the export that one gets without us
+        if precision != "f32":
+            cast_convolutions(lowered, precision)
+        # The FFT form is the export that one gets without us.
+        if narrow and reconstructor.form is not Form.FFT:
             widen(lowered)
         lowered(shown)  # makes the DFT matrices now: made while exporting, they would be symbolic
         program = torch.export.export(lowered, (shown,), dynamic_shapes=shapes, strict=False)
@@ -82,6 +96,7 @@ def to_model(reconstructor: Reconstructor, example: Tensor, *, dynamic: bool) ->
     model = exported.model_proto
     model.producer_name = "kdmri-edge"
     _strip_traces(model)
+    model.metadata_props.add(key=PRECISION_KEY, value=precision)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -96,6 +111,14 @@ def _strip_traces(model: Any) -> None:
         del value.metadata_props[:]
 
 
-def write(reconstructor: Reconstructor, example: Tensor, graph: Path, *, dynamic: bool) -> None:
+def write(
+    reconstructor: Reconstructor,
+    example: Tensor,
+    graph: Path,
+    *,
+    dynamic: bool,
+    precision: str = "f32",
+) -> None:
     """Write the network as one .onnx file with its weights inside; see `to_model`."""
-    graph.write_bytes(to_model(reconstructor, example, dynamic=dynamic).SerializeToString())
+    model = to_model(reconstructor, example, dynamic=dynamic, precision=precision)
+    graph.write_bytes(model.SerializeToString())

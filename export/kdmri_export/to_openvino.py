@@ -14,14 +14,22 @@ from kdmri_export import to_onnx
 __all__ = ["write"]
 
 
-def write(reconstructor: Reconstructor, example: Tensor, graph: Path, *, dynamic: bool) -> None:
-    """Convert the network by way of its ONNX graph; weights stay float32 (.bin beside the .xml).
+def write(
+    reconstructor: Reconstructor,
+    example: Tensor,
+    graph: Path,
+    *,
+    dynamic: bool,
+    precision: str = "f32",
+) -> None:
+    """Convert the network by way of its ONNX graph; weights lie in the .bin beside the .xml.
 
     Args:
         reconstructor: The network.
         example: Input of the size that the graph is for, [1, C, H, W].
         graph: Destination, .xml.
         dynamic: Whether any batch is to be taken.
+        precision: "f32", or "f16" for convolutions in half precision.
 
     Raises:
         MissingExtraError: openvino, onnx or onnxscript is not installed.
@@ -29,7 +37,7 @@ def write(reconstructor: Reconstructor, example: Tensor, graph: Path, *, dynamic
     openvino = require("openvino", extra="openvino")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
-        to_onnx.write(reconstructor, example, source, dynamic=dynamic)
+        to_onnx.write(reconstructor, example, source, dynamic=dynamic, precision=precision)
         model = openvino.convert_model(source)
     # The converter notes the path of its input, which is a temporary one of this machine.
     if model.has_rt_info(["conversion_parameters"]):

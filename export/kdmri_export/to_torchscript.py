@@ -13,13 +13,21 @@ from torch import Tensor
 
 from kdmri_edge.reconstructor import Reconstructor
 from kdmri_export.lowerings.aten import lower
+from kdmri_export.lowerings.cast import cast_convolutions
 
 __all__ = ["write"]
 
 _DEBUG = ".debug_pkl"
 
 
-def write(reconstructor: Reconstructor, example: Tensor, graph: Path, *, dynamic: bool) -> None:
+def write(
+    reconstructor: Reconstructor,
+    example: Tensor,
+    graph: Path,
+    *,
+    dynamic: bool,
+    precision: str = "f32",
+) -> None:
     """Trace a network and save it for libtorch.
 
     Args:
@@ -27,8 +35,11 @@ def write(reconstructor: Reconstructor, example: Tensor, graph: Path, *, dynamic
         example: Input of the size that the graph is for, [1, C, H, W].
         graph: Destination.
         dynamic: Whether any batch is to be taken; a trace of it follows the batch by itself.
+        precision: Of the convolutions: "f32", or one of `lowerings.cast.DTYPES`.
     """
     lowered = lower(reconstructor)
+    if precision != "f32":
+        cast_convolutions(lowered, precision)
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         # torch announces TorchScript's retirement at each use; C++ users still need it.

@@ -58,6 +58,24 @@ _ALL = (
         devices=("cpu",),
         precisions=("f32",),
     ),
+    Backend(
+        name="tensorrt",
+        title="TensorRT",
+        session="kdmri_edge.runtime.trt:TensorRTSession",
+        library="tensorrt",
+        extra="trt",
+        devices=("cuda",),
+        precisions=("f32",),
+    ),
+    Backend(
+        name="tensorrt-rtx",
+        title="TensorRT-RTX",
+        session="kdmri_edge.runtime.trt:TensorRTRtxSession",
+        library="tensorrt_rtx",
+        extra="trt-rtx",
+        devices=("cuda",),
+        precisions=("f32",),
+    ),
 )
 
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _ALL}

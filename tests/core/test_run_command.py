@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
 
@@ -85,9 +86,9 @@ def test_kspace(cli: Cli, bundle: Path, mask: Mask, whole: np.ndarray, tmp_path:
     done = cli("run", bundle, tmp_path / "scan.h5", "-o", tmp_path / "out.nii.gz")
     assert done.code == 0, done.err
     assert "of k-space" in done.out
-    image = read_volume(tmp_path / "out.nii.gz").image
-    wanted = np.maximum(expected(bundle, zero_filled(whole, mask)), 0)
-    np.testing.assert_allclose(np.maximum(image, 0), wanted, atol=1e-3 * wanted.max())
+    image = np.moveaxis(nibabel.load(tmp_path / "out.nii.gz").get_fdata(), 2, 0)
+    wanted = expected(bundle, zero_filled(whole, mask))
+    np.testing.assert_allclose(image, wanted, atol=1e-3 * wanted.max())
 
 
 def test_undersample_says_what_it_is_worth(
@@ -105,9 +106,9 @@ def test_undersample_says_what_it_is_worth(
     assert record["slices"] == 2
     assert record["session"]["provider"] == "CPUExecutionProvider"
     assert record["figures"]["zero_filled_psnr_db"] > 10
-    again = read_volume(out)
-    assert again.matrix == (32, 32)
-    assert again.voxel_mm == pytest.approx((4.0, 1.5, 1.5))
+    again = nibabel.load(out)
+    assert again.shape == (32, 32, 2)
+    assert again.header.get_zooms() == pytest.approx((1.5, 1.5, 4.0))
 
 
 def test_folder_of_mixed_formats(cli: Cli, exports: dict[str, Path], tmp_path: Path) -> None:

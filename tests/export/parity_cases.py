@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from kdmri_edge.deviation import compare, tolerance_for
-from kdmri_edge.errors import BackendError
+from kdmri_edge.errors import BackendError, ExportError
 from kdmri_edge.extras import load_attribute as load
 from kdmri_edge.models.spec import Kind, ModelSpec
 from kdmri_edge.physics.forms import Form
@@ -53,7 +53,9 @@ def pytorch(reconstructor: Reconstructor, x_u: NDArray[np.float32]) -> NDArray[n
 
 
 @cache
-def exported(target: str, name: str, dynamic: bool) -> tuple[Reconstructor, dict[str, bytes]]:
+def exported(
+    target: str, name: str, dynamic: bool, precision: str
+) -> tuple[Reconstructor, dict[str, bytes]]:
     """Export a case, once: the exporters take most of the time of these tests."""
     architecture, mask, form, size = CASES[name]
     row = TARGETS[target]
@@ -61,40 +63,49 @@ def exported(target: str, name: str, dynamic: bool) -> tuple[Reconstructor, dict
     example = torch.from_numpy(images(1, architecture.channels, size))
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / row.graph_file
-        load(row.exporter)(reconstructor, example, graph, dynamic=dynamic)
+        load(row.exporter)(reconstructor, example, graph, dynamic=dynamic, precision=precision)
         return reconstructor, {file.name: file.read_bytes() for file in Path(folder).iterdir()}
 
 
 class ParityCases:
-    """Inherit and set `target`."""
+    """Inherit and set `target`, and the forms of data consistency that it refuses."""
 
     target: ClassVar[str]
+    refuses: ClassVar[str] = "no case has this in its name"
 
     @property
     def row(self) -> Target:
         return TARGETS[self.target]
 
     def write(
-        self, name: str, folder: Path, *, dynamic: bool = False
+        self, name: str, folder: Path, *, dynamic: bool = False, precision: str = "f32"
     ) -> tuple[Reconstructor, Path]:
         """Put an exported case into a folder; return the network and its graph."""
-        reconstructor, files = exported(self.target, name, dynamic)
+        if self.refuses in name:
+            with pytest.raises(ExportError, match="node"):
+                exported(self.target, name, dynamic, precision)
+            pytest.skip("refused by name, as it should be")
+        reconstructor, files = exported(self.target, name, dynamic, precision)
         for file, content in files.items():
             (folder / file).write_bytes(content)
         return reconstructor, folder / self.row.graph_file
 
     def open(self, graph: Path, precision: str = "f32") -> Session:
-        session: Session = load(self.row.backend.session)(graph, precision=precision, threads=1)
+        session: Session = load(self.row.checker.session)(graph, precision=precision, threads=1)
         return session
 
     def check(
-        self, reconstructor: Reconstructor, session: Session, x_u: NDArray[np.float32]
+        self,
+        reconstructor: Reconstructor,
+        session: Session,
+        x_u: NDArray[np.float32],
+        precision: str = "f32",
     ) -> None:
         reference = pytorch(reconstructor, x_u)
         output = session.run(x_u)
         assert output.dtype == np.float32
         assert output.shape == x_u.shape
-        _, tolerance = tolerance_for("f32", reconstructor.form)
+        _, tolerance = tolerance_for(precision, reconstructor.form)
         assert not compare(output, reference).exceeded(tolerance)
 
     @pytest.mark.parametrize("name", CASES)
@@ -110,6 +121,18 @@ class ParityCases:
         # nothing of one call may leak into the next
         again = images(1, architecture.channels, size)
         np.testing.assert_array_equal(session.run(again), session.run(again))
+
+    @pytest.mark.parametrize("name", ["magnitude", "complex", "super-resolution"])
+    def test_every_precision_of_the_graph(self, name: str, tmp_path: Path) -> None:
+        architecture, _, _, size = CASES[name]
+        for precision in self.row.precisions:
+            folder = tmp_path / precision
+            folder.mkdir()
+            reconstructor, graph = self.write(name, folder, precision=precision)
+            session = self.open(graph)
+            for scale in (0.01, 1.0, 100.0):
+                x_u = images(1, architecture.channels, size) * np.float32(scale)
+                self.check(reconstructor, session, x_u, precision)
 
     @pytest.mark.parametrize("name", DYNAMIC)
     def test_dynamic_graph_takes_any_batch(self, name: str, tmp_path: Path) -> None:
@@ -152,7 +175,7 @@ class ParityCases:
     def test_session_tells_what_runs(self, tmp_path: Path) -> None:
         _, graph = self.write("magnitude", tmp_path)
         info = self.open(graph).info
-        assert info.backend == self.row.backend.title
+        assert info.backend == self.row.checker.title
         assert info.version[0].isdigit()
         assert info.precision_requested == "f32"
         assert info.precision_executed.partition(" ")[0] == "f32"

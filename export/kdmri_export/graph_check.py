@@ -1,0 +1,160 @@
+"""Which operators a graph holds, and which of them a target does not take.
+
+A table of this project's own: runtimes say it late, at the device, and in their own words. It names
+what has been tried; an operator that is in no table is refused, since nobody has seen it work.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from kdmri_edge.errors import ExportError
+from kdmri_edge.extras import require
+
+__all__ = ["CHECKED", "Finding", "check_graph", "checked_graph"]
+
+_ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Neg", "Relu", "Cast", "Identity"}
+_SHAPES = {"Concat", "Constant", "Expand", "Gather", "Reshape", "Shape", "Slice", "Split",
+           "Squeeze", "Transpose", "Unsqueeze"}  # fmt: skip
+_COMMON = {"Conv", "MatMul", "Gemm", "ReduceSum", "QuantizeLinear", "DequantizeLinear"}
+_TAKEN = _COMMON | _ELEMENTWISE | _SHAPES
+# target -> operators of the standard domain that it takes.
+CHECKED: Final[dict[str, frozenset[str]]] = {
+    "onnx": frozenset(_TAKEN | {"DFT"}),
+    "openvino": frozenset(_TAKEN | {"DFT"}),
+    "trt": frozenset(_TAKEN),
+}
+_WHY: Final = {
+    ("trt", "DFT"): (
+        "TensorRT has it from 11.2 on only, and TensorRT-RTX not at all",
+        "Export with --dc auto: data consistency is then a matrix product.",
+    ),
+}
+# From this opset on a DFT takes its axis as an input, which OpenVINO 2026.4 ignores.
+_DFT_AXIS_INPUT = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """A node that a target does not take.
+
+    Attributes:
+        node: Its name in the graph.
+        operator: Its type, with the domain where that is not the standard one.
+        why: What is wrong with it.
+        remedy: What helps.
+    """
+
+    node: str
+    operator: str
+    why: str
+    remedy: str
+
+    def __str__(self) -> str:
+        """Say it in one sentence."""
+        return f"node {self.node!r} ({self.operator}): {self.why}"
+
+
+def check_graph(graph: Path | bytes | Any, target: str) -> tuple[dict[str, int], list[Finding]]:
+    """List the operators of an ONNX graph, and the nodes that a target does not take.
+
+    Args:
+        graph: A .onnx file, its bytes, or an `onnx.ModelProto`.
+        target: Key of `CHECKED`.
+
+    Returns:
+        How often each operator occurs, by name, and the findings in the order of the graph.
+
+    Raises:
+        ExportError: There is no table for the target, or the file is no ONNX graph.
+        MissingExtraError: onnx is not installed.
+    """
+    if target not in CHECKED:
+        raise ExportError(
+            f"There is no table of operators for {target!r}.", f"Use {', '.join(CHECKED)}."
+        )
+    model = _load(graph)
+    opset = {entry.domain: entry.version for entry in model.opset_import}.get("", 0)
+    constants = {i.name: i for i in model.graph.initializer}
+    counts: Counter[str] = Counter()
+    findings = []
+    for number, node in enumerate(model.graph.node):
+        operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        counts[operator] += 1
+        problem = _problem(node, operator, target, opset, constants)
+        if problem is not None:
+            name = node.name or f"#{number}"
+            why, remedy = problem
+            findings.append(Finding(node=name, operator=operator, why=why, remedy=remedy))
+    return dict(sorted(counts.items())), findings
+
+
+def checked_graph(graph: Path | bytes | Any, target: str) -> dict[str, int]:
+    """Return the operators of a graph that a target takes as a whole.
+
+    Raises:
+        ExportError: It does not; the message names the first offending node.
+    """
+    counts, findings = check_graph(graph, target)
+    if findings:
+        first = findings[0]
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        raise ExportError(f"Target {target!r} does not take {first}{more}.", first.remedy)
+    return counts
+
+
+def _load(graph: Path | bytes | Any) -> Any:
+    onnx = require("onnx", extra="onnx")
+    if not isinstance(graph, Path | bytes):
+        return graph
+    name = graph if isinstance(graph, Path) else "The graph"
+    if isinstance(graph, Path) and not graph.is_file():
+        raise ExportError(f"{graph} does not exist.", "Give an .onnx file.")
+    try:
+        content = graph.read_bytes() if isinstance(graph, Path) else graph
+        model = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's own exception types differ between its versions
+        raise ExportError(f"{name} is no ONNX graph.", "Export it again.") from error
+    if not model.graph.node:
+        raise ExportError(f"{name} is no ONNX graph.", "Export it again.")
+    return model
+
+
+def _problem(
+    node: Any, operator: str, target: str, opset: int, constants: dict[str, Any]
+) -> tuple[str, str] | None:
+    """Return (why, remedy) of a node that the target does not take."""
+    if operator not in CHECKED[target]:
+        return _WHY.get(
+            (target, operator),
+            ("the operator is not among those that the target is known to take",
+             "Write it in standard operators, or choose another target."),
+        )  # fmt: skip
+    if operator == "DFT" and target == "openvino" and opset >= _DFT_AXIS_INPUT:
+        return (
+            f"from opset {_DFT_AXIS_INPUT} on its axis is an input, which OpenVINO ignores",
+            "Export with opset 18.",
+        )
+    if target == "trt" and operator in ("QuantizeLinear", "DequantizeLinear"):
+        return _quantisation(node, constants)
+    return None
+
+
+def _quantisation(node: Any, constants: dict[str, Any]) -> tuple[str, str] | None:
+    """TensorRT: signed int8 with zero point 0, given in the graph.
+
+    TensorRT-RTX reads unsigned values as signed ones without a word, and builds a wrong engine.
+    """
+    onnx = require("onnx", extra="onnx")
+    remedy = "Quantise for TensorRT: --target trt --precision int8."
+    point = constants.get(node.input[2]) if len(node.input) > 2 else None
+    if point is None:
+        return "its zero point is not a constant of the graph, so it counts as unsigned", remedy
+    if point.data_type != onnx.TensorProto.INT8:
+        return "it is not signed int8, which TensorRT-RTX misreads without a word", remedy
+    if onnx.numpy_helper.to_array(point).any():
+        return "its zero point is not 0", remedy
+    return None

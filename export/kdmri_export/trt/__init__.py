@@ -1,0 +1,1 @@
+"""TensorRT: the graph, the two scripts that travel with it, and the builders."""

@@ -1,0 +1,121 @@
+"""Building engines beside a graph: each in a process of its own, since builders can crash."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from kdmri_edge.errors import ExportError
+from kdmri_edge.extras import available
+from kdmri_export.trt.build_engine import MODULES
+
+__all__ = ["BATCHES", "BUILDERS", "RTX_DEFAULT", "EngineRequest", "build_engines", "probe"]
+
+BUILDERS: Final = ("auto", "none", *MODULES)
+BATCHES: Final = (1, 4, 16)
+"""Smallest, usual and largest batch of an engine for a dynamic graph."""
+
+RTX_DEFAULT: Final = ("sm86", "sm89", "sm120")
+"""GPUs that TensorRT-RTX builds for unless others are named: Ampere, Ada and Blackwell."""
+
+_SECONDS: Final = 3600
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineRequest:
+    """Which engines to build.
+
+    Attributes:
+        builder: One of `BUILDERS`; "auto" takes TensorRT where it and a GPU are there.
+        compute_capabilities: For "rtx": "sm86", ...; empty builds for the GPU that is there.
+        required: Refuse the export if no engine can be built.
+    """
+
+    builder: str = "none"
+    compute_capabilities: tuple[str, ...] = ()
+    required: bool = False
+
+
+def probe(builder: str) -> str | None:
+    """Try a builder in a process of its own.
+
+    Returns:
+        Why it does not work here, or None where it does.
+    """
+    module = MODULES[builder]
+    if not available(module):
+        return f"{module} is not installed"
+    code = f"import {module} as t; assert t.Builder(t.Logger(t.Logger.ERROR)) is not None"
+    if builder == "tensorrt":  # TensorRT-RTX builds without a GPU
+        code += "; assert t.Runtime(t.Logger(t.Logger.ERROR)) is not None"
+    done = _process(["-c", code])
+    return None if done.returncode == 0 else f"{module} does not work here: {_reason(done)}"
+
+
+def _process(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=_SECONDS, check=False
+    )
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode < 0:
+        return f"the process was ended by signal {-done.returncode}"
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return lines[-1].removeprefix("Error: ") if lines else f"exit status {done.returncode}"
+
+
+def build_engines(folder: Path, request: EngineRequest, dynamic: bool) -> dict[str, Any]:
+    """Build what is asked for, with the bundle's own build_engine.py.
+
+    Args:
+        folder: The bundle in the making.
+        request: Which engines.
+        dynamic: Whether the graph takes any batch.
+
+    Returns:
+        For the manifest: `built`; `executed`, which is false until the engine has run on its
+        device; `reason`, why none was built; and `engines`, a record of each.
+
+    Raises:
+        ExportError: An engine is required or was asked for by name, and cannot be built.
+    """
+    builder = "tensorrt" if request.builder == "auto" else request.builder
+    if request.compute_capabilities and builder != "rtx":
+        raise ExportError(
+            "Engines for other GPUs are built by TensorRT-RTX alone.", "Add --builder rtx."
+        )
+    reason = "none was asked for" if builder == "none" else probe(builder)
+    if reason is not None:
+        if request.required or request.builder not in ("auto", "none"):
+            raise ExportError(
+                f"No engine can be built: {reason}.",
+                "Build it on the device with the bundle's build_engine.py, or choose another"
+                " --builder.",
+            )
+        return {"built": False, "executed": False, "reason": reason, "engines": []}
+    engines = [
+        _build(folder, builder, capability, dynamic)
+        for capability in request.compute_capabilities or (None,)
+    ]
+    return {"built": True, "executed": False, "reason": None, "engines": engines}
+
+
+def _build(folder: Path, builder: str, capability: str | None, dynamic: bool) -> dict[str, Any]:
+    arguments = [str(folder / "build_engine.py"), "--bundle", str(folder), "--builder", builder]
+    if capability is not None:
+        arguments += ["--compute-capability", capability]
+    if dynamic:
+        arguments += ["--batches", ",".join(map(str, BATCHES))]
+    done = _process(arguments)
+    if done.returncode != 0:
+        raise ExportError(
+            f"The engine was not built: {_reason(done)}.",
+            "Export with --builder none and build it on the device.",
+        )
+    record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return record

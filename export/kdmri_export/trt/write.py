@@ -1,0 +1,74 @@
+"""Writing what a TensorRT engine is built from: graph, scripts, and how to use them."""
+
+from __future__ import annotations
+
+import shutil
+from importlib import resources
+from pathlib import Path
+
+from torch import Tensor
+
+from kdmri_edge.reconstructor import Reconstructor
+from kdmri_edge.runtime import run_engine
+from kdmri_export.graph_check import checked_graph
+from kdmri_export.to_onnx import INPUT, to_model
+from kdmri_export.trt import build_engine
+from kdmri_export.trt.engines import BATCHES
+
+__all__ = ["trtexec", "write"]
+
+SCRIPTS = {"build_engine.py": build_engine, "run_engine.py": run_engine}
+
+
+def trtexec(*, dynamic: bool, shape: tuple[int, ...], batches: tuple[int, ...]) -> str:
+    """Return the trtexec command that builds the same engine.
+
+    Args:
+        dynamic: Whether the graph takes any batch.
+        shape: [1, C, H, W] of the input.
+        batches: Smallest, usual and largest batch of a dynamic graph.
+    """
+    line = "trtexec --onnx=model.onnx --stronglyTyped --noTF32 --saveEngine=model.tensorrt.engine"
+    if not dynamic:
+        return line
+    rest = "x".join(str(n) for n in shape[1:])
+    names = ("min", "opt", "max")
+    return line + "".join(
+        f" --{n}Shapes={INPUT}:{b}x{rest}" for n, b in zip(names, batches, strict=True)
+    )
+
+
+def write(
+    reconstructor: Reconstructor,
+    example: Tensor,
+    graph: Path,
+    *,
+    dynamic: bool,
+    precision: str = "f32",
+) -> None:
+    """Write the graph, and beside it the scripts that build, check and time an engine.
+
+    Real tensors, static height and width, data consistency in float32, explicit casts where the
+    convolutions are not: TensorRT 11 computes what the graph says. Convolutions stay whole, since
+    GPUs have no use for `lowerings.narrow`.
+
+    Args:
+        reconstructor: The network.
+        example: Input of the size that the graph is for, [1, C, H, W].
+        graph: Destination, .onnx.
+        dynamic: Whether any batch is to be taken; engines then need a profile of batches.
+        precision: Of the convolutions: "f32" or "f16".
+
+    Raises:
+        ExportError: TensorRT does not take a node, such as the DFT of `--dc fft`; it is named.
+        MissingExtraError: onnx or onnxscript is not installed.
+    """
+    model = to_model(reconstructor, example, dynamic=dynamic, precision=precision, narrow=False)
+    checked_graph(model, "trt")
+    graph.write_bytes(model.SerializeToString())
+    for name, module in SCRIPTS.items():
+        shutil.copyfile(str(module.__file__), graph.parent / name)
+    notes = resources.files("kdmri_export.trt") / "README.md"
+    command = trtexec(dynamic=dynamic, shape=tuple(example.shape), batches=BATCHES)
+    text = notes.read_text(encoding="utf-8").replace("{trtexec}", command)
+    (graph.parent / "README.md").write_text(text, encoding="utf-8")

@@ -1,0 +1,279 @@
+"""TensorRT: graphs, engines that TensorRT-RTX builds without a GPU, and the scripts of a bundle."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from kdmri_edge.errors import ExportError
+from kdmri_edge.physics.forms import Form
+from kdmri_export import graph_check
+from kdmri_export.export import export_model
+from kdmri_export.graph_check import CHECKED, check_graph, checked_graph
+from kdmri_export.trt import engines
+from kdmri_export.trt.build_engine import main as build_main
+from kdmri_export.trt.engines import EngineRequest, probe
+from tests.export.networks import write_checkpoint
+from tests.export.parity_cases import CASES, ParityCases
+
+GPUS = ("sm86", "sm89", "sm120")
+RTX = probe("rtx")
+needs_rtx = pytest.mark.skipif(RTX is not None, reason=str(RTX))
+
+
+class TestTrt(ParityCases):
+    target = "trt"
+    refuses = "FFT"
+
+    @pytest.mark.parametrize("precision", ["f32", "f16"])
+    def test_types_are_explicit(self, precision: str, tmp_path: Path) -> None:
+        _, graph = self.write("magnitude", tmp_path, precision=precision)
+        model = onnx.shape_inference.infer_shapes(onnx.load(graph), strict_mode=True)
+        kinds = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
+        convolved = TensorProto.FLOAT16 if precision == "f16" else TensorProto.FLOAT
+        for node in model.graph.node:
+            if node.op_type == "Conv":
+                assert kinds[node.output[0]] == convolved
+            elif node.op_type in ("MatMul", "Sub"):  # data consistency
+                assert kinds.get(node.output[0], TensorProto.FLOAT) == TensorProto.FLOAT
+        counts = Counter(node.op_type for node in model.graph.node)
+        cascades, convs = CASES["magnitude"][0].cascades, CASES["magnitude"][0].convs
+        assert counts["Conv"] == cascades * convs  # none is taken apart, as it is for CPUs
+        assert counts["Cast"] == (2 * cascades if precision == "f16" else 0)
+
+    @needs_rtx
+    @pytest.mark.parametrize("capability", GPUS)
+    @pytest.mark.parametrize("precision", ["f32", "f16"])
+    @pytest.mark.parametrize("name", ["magnitude", "magnitude, DFT", "complex, 2-D mask, odd"])
+    def test_engines_are_built(
+        self, name: str, precision: str, capability: str, tmp_path: Path
+    ) -> None:
+        _, graph = self.write(name, tmp_path, precision=precision)
+        from kdmri_export.trt.build_engine import build
+
+        engine = build(graph.read_bytes(), "rtx", capability)
+        assert len(engine) > 10_000
+
+    @needs_rtx
+    def test_engine_for_any_batch(self, tmp_path: Path) -> None:
+        self.write("magnitude", tmp_path, dynamic=True)
+        arguments = ["--bundle", str(tmp_path), "--builder", "rtx", "--compute-capability", "sm89"]
+        assert build_main([*arguments, "--batches", "1,2,4"]) == 0
+        record = json.loads((tmp_path / "model.sm89.json").read_text())
+        assert record["batches"] == [1, 2, 4]
+        assert record["engine_built"]
+        assert not record["engine_executed"]
+        assert not record["tf32"]
+        assert (tmp_path / record["engine"]).stat().st_size == record["bytes"]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "student.safetensors")
+
+
+@needs_rtx
+def test_bundle_with_engines(checkpoint: Path, tmp_path: Path) -> None:
+    request = EngineRequest(builder="rtx", compute_capabilities=("sm86", "sm120"))
+    bundle = export_model(checkpoint, target="trt", out=tmp_path / "bundle", engines=request)
+    engine = bundle.manifest["engine"]
+    assert engine["built"]
+    assert not engine["executed"]
+    assert [one["compute_capability"] for one in engine["engines"]] == ["sm86", "sm120"]
+    assert {"model.sm86.engine", "model.sm120.engine"} <= set(bundle.manifest["files"])
+    assert str(tmp_path) not in json.dumps(bundle.manifest)
+
+
+@pytest.mark.parametrize("batch", ["1", "dynamic"])
+def test_bundle_without_engine_says_why(checkpoint: Path, tmp_path: Path, batch: str) -> None:
+    bundle = export_model(checkpoint, target="trt", out=tmp_path / "bundle", batch=batch)
+    assert bundle.manifest["engine"] == {
+        "built": False, "executed": False, "reason": "none was asked for", "engines": []
+    }  # fmt: skip
+    notes = (bundle.path / "README.md").read_text()
+    assert "trtexec --onnx=model.onnx" in notes
+    assert ("--optShapes=zero_filled:4x1x32x32" in notes) == (batch == "dynamic")
+    assert "{" not in notes
+
+
+@pytest.mark.skipif(probe("tensorrt") is None, reason="TensorRT works here")
+class TestWithoutTensorRT:
+    def test_auto_goes_on(self, checkpoint: Path, tmp_path: Path) -> None:
+        request = EngineRequest(builder="auto")
+        bundle = export_model(checkpoint, target="trt", out=tmp_path / "b", engines=request)
+        assert "tensorrt" in bundle.manifest["engine"]["reason"]
+
+    @pytest.mark.parametrize(
+        "request_",
+        [EngineRequest(builder="auto", required=True), EngineRequest(builder="tensorrt")],
+    )
+    def test_required_engine_is_refused_and_nothing_is_left(
+        self, checkpoint: Path, tmp_path: Path, request_: EngineRequest
+    ) -> None:
+        with pytest.raises(ExportError, match=r"build_engine\.py"):
+            export_model(checkpoint, target="trt", out=tmp_path / "b", engines=request_)
+        assert not (tmp_path / "b").exists()
+
+
+def test_other_gpus_need_the_builder_that_can(checkpoint: Path, tmp_path: Path) -> None:
+    request = EngineRequest(builder="auto", compute_capabilities=("sm86",))
+    with pytest.raises(ExportError, match="--builder rtx"):
+        export_model(checkpoint, target="trt", out=tmp_path / "b", engines=request)
+
+
+@needs_rtx
+def test_unknown_gpu_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    request = EngineRequest(builder="rtx", compute_capabilities=("sm7",))
+    with pytest.raises(ExportError, match="sm7"):
+        export_model(checkpoint, target="trt", out=tmp_path / "b", engines=request)
+    assert not (tmp_path / "b").exists()
+
+
+def test_fft_form_is_refused_by_name(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"node_DFT.*11\.2.*--dc auto") as caught:
+        export_model(checkpoint, target="trt", out=tmp_path / "b", dc=str(Form.FFT))
+    assert "DFT" in str(caught.value)
+    assert not (tmp_path / "b").exists()
+
+
+def test_crashing_builder_is_reported(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A builder that takes its process down does not take the export down."""
+    monkeypatch.setitem(engines.MODULES, "rtx", "ctypes")
+
+    def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        crash = "import ctypes; ctypes.string_at(0)"
+        return subprocess.run(
+            [sys.executable, "-c", crash], capture_output=True, text=True, check=False
+        )
+
+    monkeypatch.setattr(engines, "_process", run)
+    with pytest.raises(ExportError, match="signal 11"):
+        export_model(
+            checkpoint, target="trt", out=tmp_path / "b", engines=EngineRequest(builder="rtx")
+        )
+    assert not (tmp_path / "b").exists()
+
+
+class TestScripts:
+    FILES = (
+        Path(graph_check.__file__).parent / "trt" / "build_engine.py",
+        Path(__file__).resolve().parents[2] / "kdmri_edge" / "runtime" / "run_engine.py",
+    )
+
+    @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+    def test_needs_nothing_of_this_project_and_an_older_python(self, file: Path) -> None:
+        tree = ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 10))
+        names = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add(str(node.module).partition(".")[0])
+        assert names <= set(sys.stdlib_module_names) | {"numpy"}
+
+    @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+    def test_mistakes_are_one_sentence(self, file: Path, tmp_path: Path) -> None:
+        for arguments in ([], ["--bundle", str(tmp_path)]):
+            done = subprocess.run(
+                [sys.executable, str(file), *arguments], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 1
+            assert done.stderr.startswith("Error: ")
+            assert len(done.stderr.splitlines()) == 1
+
+    @pytest.mark.parametrize("batches", ["1,2", "4,2,1", "0,1,2", "a,b,c"])
+    def test_bad_batches(self, batches: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert build_main(["--batches", batches]) == 1
+        assert capsys.readouterr().err.startswith("Error: ")
+
+
+def quantised(kind: int, point: int | None) -> onnx.ModelProto:
+    """Q and DQ around nothing, with the zero point's type and value."""
+    scale = helper.make_tensor("scale", TensorProto.FLOAT, [], [0.1])
+    inputs, constants = ["x", "scale"], [scale]
+    if point is not None:
+        constants.append(helper.make_tensor("point", kind, [], [point]))
+        inputs.append("point")
+    nodes = [
+        helper.make_node("QuantizeLinear", inputs, ["q"], name="quantise"),
+        helper.make_node("DequantizeLinear", ["q", *inputs[1:]], ["y"], name="restore"),
+    ]
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+class TestGraphCheck:
+    def test_counts_and_findings(self, tmp_path: Path) -> None:
+        file = tmp_path / "g.onnx"
+        file.write_bytes(quantised(TensorProto.INT8, 0).SerializeToString())
+        counts, findings = check_graph(file, "trt")
+        assert counts == {"DequantizeLinear": 1, "QuantizeLinear": 1}
+        assert not findings
+
+    @pytest.mark.parametrize(
+        ("kind", "point", "why"),
+        [
+            (TensorProto.UINT8, 0, "signed"),
+            (TensorProto.INT8, 3, "zero point"),
+            (TensorProto.UINT8, None, "zero point"),
+        ],
+    )
+    def test_tensorrt_takes_signed_symmetric_integers_only(
+        self, kind: int, point: int | None, why: str
+    ) -> None:
+        model = quantised(kind, point)
+        with pytest.raises(ExportError, match=why) as caught:
+            checked_graph(model, "trt")
+        assert "'quantise'" in str(caught.value)
+        for target in ("onnx", "openvino"):
+            assert checked_graph(model, target)
+
+    def test_fourier_nodes(self) -> None:
+        node = helper.make_node("DFT", ["x", "", "axis"], ["y"], name="transform")
+        axis = helper.make_tensor("axis", TensorProto.INT64, [], [1])
+        ports = [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 1]),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 2]),
+        ]
+        graph = helper.make_graph([node], "g", ports[:1], ports[1:], [axis])
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+        )  # fmt: skip
+        assert checked_graph(model, "onnx") == {"DFT": 1}
+        with pytest.raises(ExportError, match="'transform'.*axis"):
+            checked_graph(model, "openvino")
+        with pytest.raises(ExportError, match="'transform'"):
+            checked_graph(model, "trt")
+
+    @pytest.mark.parametrize("target", CHECKED)
+    def test_unknown_operators_are_named(self, target: str) -> None:
+        node = helper.make_node("data_consistency", ["x"], ["y"], domain="kdmri")
+        ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in ("x", "y")]
+        graph = helper.make_graph([node], "g", ports[:1], ports[1:])
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid("kdmri", 1)]
+        model = helper.make_model(graph, opset_imports=opsets)
+        with pytest.raises(ExportError, match=r"kdmri::data_consistency"):
+            checked_graph(model, target)
+
+    def test_files_that_are_no_graph(self, tmp_path: Path) -> None:
+        (tmp_path / "a.onnx").write_bytes(np.random.default_rng(0).bytes(200))
+        (tmp_path / "b.onnx").write_bytes(b"")
+        for name in ("a", "b"):
+            with pytest.raises(ExportError, match=f"{name}.onnx is no ONNX graph"):
+                check_graph(tmp_path / f"{name}.onnx", "trt")
+        with pytest.raises(ExportError, match="does not exist"):
+            check_graph(tmp_path / "c.onnx", "trt")
+        with pytest.raises(ExportError, match="table"):
+            check_graph(tmp_path / "a.onnx", "torchscript")
