@@ -155,4 +155,5 @@ def foreign_files(path: Path) -> list[str]:
     with contextlib.suppress(BundleError, KeyError, TypeError):
         known |= set(read_json(path / MANIFEST, BundleError)["files"])
     found = (file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
-    return sorted(name for name in found if name not in known and Path(name).stem not in stems)
+    # "model.sm86.engine" was built beside the graph later
+    return sorted(name for name in found if name not in known and name.split(".")[0] not in stems)

@@ -29,6 +29,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "kdmri_export.command:export",
         "Write networks for ONNX Runtime, OpenVINO, TensorRT or libtorch, checked for parity.",
     ),
+    "check": (
+        "kdmri_export.check_command:check",
+        "Check an ONNX graph's operators against what each target takes.",
+    ),
     "run": (
         "kdmri_edge.commands.run:run",
         "Reconstruct files with a bundle; PyTorch is not needed.",

@@ -111,14 +111,16 @@ RAW_BLOCKS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
 def targets() -> str:
     """Return the table of export targets as GitHub Markdown."""
     lines = [
-        "| `--target` | runs in | devices | precisions | extra |",
-        "|---|---|---|---|---|",
+        "| `--target` | runs in | devices | graph's precision | executed in | extra |",
+        "|---|---|---|---|---|---|",
     ]
     for target in TARGETS.values():
         backend = target.backend
-        devices, precisions = ", ".join(backend.devices), ", ".join(backend.precisions)
+        lists = (backend.devices, target.precisions, backend.precisions)
+        devices, written, executed = (", ".join(names) for names in lists)
         lines.append(
-            f"| `{target.name}` | {backend.title} | {devices} | {precisions} | `{backend.extra}` |"
+            f"| `{target.name}` | {backend.title} | {devices} | {written} | {executed} |"
+            f" `{backend.extra}` |"
         )
     return "\n".join(lines)
 

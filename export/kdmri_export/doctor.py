@@ -10,6 +10,8 @@ import click
 
 from kdmri_edge.extras import available, load_attribute
 from kdmri_edge.targets import TARGETS, Target
+from kdmri_export.trt.build_engine import MODULES
+from kdmri_export.trt.engines import probe
 
 __all__ = ["doctor", "examine"]
 
@@ -24,7 +26,7 @@ def _version(library: str) -> str | None:
 
 
 def _cpu_precisions(target: Target) -> list[str]:
-    """Ask the target's session which precisions this CPU has; none without its library."""
+    """Ask the target's session which precisions this machine has; none without its library."""
     if not available(target.backend.library):
         return []
     return list(load_attribute(target.backend.session).precisions_here())
@@ -32,7 +34,7 @@ def _cpu_precisions(target: Target) -> list[str]:
 
 def _row(target: Target) -> dict[str, Any]:
     extras = dict.fromkeys(target.exports_with, "onnx")
-    needed = {"torch": "train", **extras, target.backend.library: target.backend.extra}
+    needed = {"torch": "train", **extras, target.checker.library: target.checker.extra}
     missing = sorted({extra for library, extra in needed.items() if not available(library)})
     return {
         "target": target.name,
@@ -42,6 +44,9 @@ def _row(target: Target) -> dict[str, Any]:
         "can_run": available(target.backend.library),
         "devices": list(target.backend.devices),
         "precisions": _cpu_precisions(target),
+        "run_remedy": None
+        if available(target.backend.library)
+        else f'pip install "kdmri-edge[{target.backend.extra}]"',
         "remedy": f'pip install "kdmri-edge[{",".join(missing)}]"' if missing else None,
     }
 
@@ -63,6 +68,7 @@ def examine() -> dict[str, Any]:
         "can_train": training,
         "train_remedy": None if training else 'pip install "kdmri-edge[train]"',
         "targets": [_row(target) for target in TARGETS.values()],
+        "builders": {builder: probe(builder) for builder in MODULES},
     }
 
 
@@ -111,3 +117,5 @@ def doctor(as_json: bool) -> None:
     for row in found["targets"]:
         if row["remedy"]:  # not in the table, which would cut a command that has to be typed
             click.echo(f"{row['target']}: {row['remedy']}")
+    for builder, reason in found["builders"].items():
+        click.echo(f"engines by --builder {builder}: {reason or 'can be built here'}")

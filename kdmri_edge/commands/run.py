@@ -51,7 +51,7 @@ def runs_on(info: SessionInfo) -> str:
     type=click.Choice(["auto", *BACKENDS]),
     default="auto",
     show_default=True,
-    help="Runtime; auto takes the one that the bundle is made for.",
+    help="Runtime; auto takes the one that the bundle is made for, or the next that is installed.",
 )
 @click.option(
     "--precision",
@@ -91,16 +91,31 @@ def run(
     source = source_of(network)
     reads = what_reads(source)
     jobs = plan_jobs(inputs, output)
-    chosen = None if backend == "auto" else backend
+    chosen = _at_hand(source) if backend == "auto" else backend
     session = open_session(source, backend=chosen, precision=precision, threads=threads)
-    say(runs_on(session.info))
-    done = []
+    done: list[dict[str, Any]] = []
     for job in jobs:
         done.append(run_job(job, session, reads, undersample=undersample))
+        if len(done) == 1:
+            say(runs_on(session.info))
         if not as_json:
             click.echo(_line(done[-1]))
     if as_json:
         click.echo(json.dumps(done, indent=2))
+
+
+def _at_hand(source: Path) -> str | None:
+    """Return the first backend for a bundle whose library is installed, None for its own.
+
+    Nothing is silent about it: what runs is printed with the first image.
+    """
+    from kdmri_edge.bundle import open_bundle
+    from kdmri_edge.extras import available
+
+    if source.suffix == ".safetensors":
+        return None
+    names = open_bundle(source, verify=False).target.runs_on
+    return next((name for name in names if available(BACKENDS[name].library)), None)
 
 
 def _line(result: dict[str, Any]) -> str:

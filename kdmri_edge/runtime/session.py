@@ -138,7 +138,7 @@ def _remedy(backend: str | None) -> str:
     fitting = [target.name for target in TARGETS.values() if backend in target.runs_on]
     if not fitting:
         return f"Backends are {', '.join(BACKENDS)}."
-    return f"Export it for that one: kdmri-edge export --target {fitting[0]}"
+    return f"Export it for that one, with --target {fitting[0]}."
 
 
 def reconstruct(

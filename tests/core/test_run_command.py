@@ -201,7 +201,7 @@ class TestMistakes:
                 np.save(source, given)
             options = more or ("-o", tmp_path / "out.npy")
             outcome = cli("run", bundle, source, *options)
-            outcome.refused(*parts)
+            outcome.check_refusal(*parts)
             assert not (tmp_path / "out.npy").exists()
 
         return run
@@ -253,6 +253,6 @@ class TestMistakes:
         refuse(whole, "--target torchscript", more=more)
 
     def test_no_bundle(self, cli: Cli, tmp_path: Path) -> None:
-        cli("run", tmp_path / "no", tmp_path / "a.npy", "-o", tmp_path / "b.npy").refused(
+        cli("run", tmp_path / "no", tmp_path / "a.npy", "-o", tmp_path / "b.npy").check_refusal(
             "no", "does not exist"
         )

@@ -47,18 +47,18 @@ def test_intact_bundle_passes_on_every_backend(cli: Cli, bundle: Path) -> None:
 def test_one_backend_alone(cli: Cli, bundle: Path) -> None:
     found = json.loads(cli("verify", bundle, "--backend", "onnxruntime", "--json").out)
     assert {row["backend"] for row in found["rows"]} == {"onnxruntime"}
-    cli("verify", bundle, "--backend", "torch").refused("--target torchscript")
+    cli("verify", bundle, "--backend", "torch").check_refusal("--target torchscript")
 
 
 def test_changed_graph_is_refused(cli: Cli, bundle: Path) -> None:
     with (bundle / "model.onnx").open("ab") as graph:
         graph.write(b"\0")
-    cli("verify", bundle).refused("model.onnx", "SHA-256")
+    cli("verify", bundle).check_refusal("model.onnx", "SHA-256")
 
 
 def test_missing_file_is_refused(cli: Cli, bundle: Path) -> None:
     (bundle / GOLDEN_OUTPUT).unlink()
-    cli("verify", bundle).refused(GOLDEN_OUTPUT, "again")
+    cli("verify", bundle).check_refusal(GOLDEN_OUTPUT, "again")
 
 
 def test_bundle_without_golden_data_is_refused(cli: Cli, bundle: Path) -> None:
@@ -66,7 +66,7 @@ def test_bundle_without_golden_data_is_refused(cli: Cli, bundle: Path) -> None:
     manifest = json.loads((bundle / MANIFEST).read_text())
     del manifest["files"][GOLDEN_OUTPUT]
     (bundle / MANIFEST).write_text(json.dumps(manifest))
-    cli("verify", bundle).refused(GOLDEN_OUTPUT, "Export")
+    cli("verify", bundle).check_refusal(GOLDEN_OUTPUT, "Export")
 
 
 def test_other_image_fails(cli: Cli, bundle: Path) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper
 
+from kdmri_edge.cli import main
 from kdmri_edge.errors import ExportError
 from kdmri_edge.physics.forms import Form
 from kdmri_export import graph_check
@@ -252,7 +254,7 @@ class TestGraphCheck:
             graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
         )  # fmt: skip
         assert checked_graph(model, "onnx") == {"DFT": 1}
-        with pytest.raises(ExportError, match="'transform'.*axis"):
+        with pytest.raises(ExportError, match=r"'transform'.*axis"):
             checked_graph(model, "openvino")
         with pytest.raises(ExportError, match="'transform'"):
             checked_graph(model, "trt")
@@ -277,3 +279,16 @@ class TestGraphCheck:
             check_graph(tmp_path / "c.onnx", "trt")
         with pytest.raises(ExportError, match="table"):
             check_graph(tmp_path / "a.onnx", "torchscript")
+
+    def test_command(self, tmp_path: Path) -> None:
+        file = tmp_path / "g.onnx"
+        file.write_bytes(quantised(TensorProto.UINT8, 0).SerializeToString())
+        result = CliRunner().invoke(main, ["check", str(file), "--json"])
+        assert result.exit_code == 1
+        found = json.loads(result.stdout)
+        assert found["operators"] == {"DequantizeLinear": 1, "QuantizeLinear": 1}
+        assert [one["node"] for one in found["findings"]["trt"]] == ["quantise", "restore"]
+        assert not found["findings"]["onnx"]
+        result = CliRunner().invoke(main, ["check", str(file), "--target", "openvino"])
+        assert result.exit_code == 0
+        assert "openvino: takes all" in result.stdout

@@ -1,0 +1,232 @@
+"""The script that runs an engine on a device, with the device's libraries stood in for.
+
+`tensorrt` and `cuda-python` are absent on most machines. The stand-ins here move real bytes between
+"device" buffers and compute with ONNX Runtime through the addresses that the script set, so that a
+wrong address, size, direction or order of calls gives a wrong image.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT
+from kdmri_edge.errors import BackendError
+from kdmri_edge.runtime.run_engine import main
+from kdmri_edge.runtime.session import open_session
+from kdmri_export.export import export_model
+from tests.export.networks import write_checkpoint
+
+
+class Mode(Enum):
+    INPUT = 0
+    OUTPUT = 1
+
+
+class Device:
+    """Host memory that plays the device's."""
+
+    def __init__(self) -> None:
+        self.memory: dict[int, Any] = {}
+
+    def module(self) -> ModuleType:
+        cuda = ModuleType("cuda.bindings.runtime")
+        kinds = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+
+        def malloc(size: int) -> tuple[int, int]:
+            buffer = ctypes.create_string_buffer(size)
+            self.memory[ctypes.addressof(buffer)] = buffer
+            return 0, ctypes.addressof(buffer)
+
+        def copy(there: int, here: int, size: int, kind: int, stream: int) -> tuple[int]:
+            on_device = there if kind == 1 else here
+            if on_device not in self.memory or size > len(self.memory[on_device]):
+                return (1,)
+            ctypes.memmove(there, here, size)
+            return (0,)
+
+        def free(address: int) -> tuple[int]:
+            del self.memory[address]
+            return (0,)
+
+        properties = SimpleNamespace(name=b"Stand-in", major=8, minor=6)
+        for name, value in {
+            "cudaMemcpyKind": kinds,
+            "cudaMalloc": malloc,
+            "cudaFree": free,
+            "cudaMemcpyAsync": copy,
+            "cudaStreamCreate": lambda: (0, 7),
+            "cudaStreamSynchronize": lambda stream: (0,),
+            "cudaGetDeviceProperties": lambda number: (0, properties),
+        }.items():
+            setattr(cuda, name, value)
+        return cuda
+
+
+class Context:
+    def __init__(self, session: Any, gain: float) -> None:
+        self.session, self.gain = session, gain
+        self.address: dict[str, int] = {}
+        self.shape: tuple[int, ...] = ()
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shape = tuple(shape)
+        return list(shape) == self.session.get_inputs()[0].shape
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self.address[name] = address
+
+    def execute_async_v3(self, stream: int) -> bool:
+        size = int(np.prod(self.shape)) * 4
+        given = ctypes.string_at(self.address["zero_filled"], size)
+        x = np.frombuffer(given, np.float32).reshape(self.shape)
+        image = self.session.run(None, {"zero_filled": x})[0] * np.float32(self.gain)
+        ctypes.memmove(self.address["reconstruction"], image.tobytes(), size)
+        return True
+
+
+def tensorrt(graph: Path, gain: float) -> ModuleType:
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    names = ["zero_filled", "reconstruction"]
+    engine = SimpleNamespace(
+        num_io_tensors=2,
+        get_tensor_name=names.__getitem__,
+        get_tensor_mode=lambda name: Mode.INPUT if name == names[0] else Mode.OUTPUT,
+        create_execution_context=lambda: Context(session, gain),
+    )
+
+    class Logger:
+        ERROR = 1
+
+        def __init__(self, level: int) -> None:
+            pass
+
+    class Runtime:
+        def __init__(self, logger: Logger) -> None:
+            pass
+
+        def deserialize_cuda_engine(self, content: bytes) -> Any:
+            return engine if content == b"engine" else None
+
+    trt = ModuleType("tensorrt")
+    for name, value in {
+        "__version__": "10.3.0", "Logger": Logger, "Runtime": Runtime, "TensorIOMode": Mode,
+        "__spec__": SimpleNamespace(name="tensorrt"),
+    }.items():  # fmt: skip
+        setattr(trt, name, value)
+    return trt
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engine")
+    weights = write_checkpoint(folder / "student.safetensors")
+    return export_model(weights, target="trt", out=folder / "bundle").path
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    path = Path(shutil.copytree(exported, tmp_path / "bundle"))
+    (path / "model.tensorrt.engine").write_bytes(b"engine")
+    (path / "model.tensorrt.json").write_text(json.dumps({"builder": "tensorrt"}))
+    return path
+
+
+@pytest.fixture
+def machine(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Device]:
+    """Make a machine with a GPU; `gain` spoils its images."""
+
+    def make(gain: float = 1.0) -> Device:
+        device = Device()
+        monkeypatch.setitem(sys.modules, "tensorrt", tensorrt(bundle / "model.onnx", gain))
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", device.module())
+        return device
+
+    return make
+
+
+def test_golden_output_and_a_row_of_the_benchmark(
+    bundle: Path, machine: Callable[..., Device], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine()
+    assert main(["--bundle", str(bundle), "--samples", "5", "--warmup", "1"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["runtime"] == "TensorRT"
+    assert row["difference"]["max_range_normalised"] < 1e-6
+    assert row["latency"]["samples"] == 5
+    assert row["latency"]["p99_ms"] is None
+    assert row["latency"]["min_ms"] <= row["latency"]["p50_ms"] <= row["latency"]["p90_ms"]
+    assert row["session"]["device"] == "Stand-in"
+    assert row["session"]["provider"] == "sm86"
+
+
+def test_row_joins_the_report(
+    bundle: Path, machine: Callable[..., Device], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dataclasses import fields
+
+    from kdmri_bench.schema import Row, Status
+
+    machine()
+    assert main(["--bundle", str(bundle), "--samples", "2", "--warmup", "0"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    known = {item.name for item in fields(Row)}
+    row = Row(**{**{k: v for k, v in found.items() if k in known}, "status": Status.MEASURED})
+    assert row.key == "student/tensorrt-f32"
+    assert set(found) - known == {"engine_sha256", "machine"}
+
+
+def test_other_image_is_refused(
+    bundle: Path, machine: Callable[..., Device], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine(gain=1.01)
+    assert main(["--bundle", str(bundle), "--samples", "1"]) == 1
+    shown = capsys.readouterr()
+    assert "another image than PyTorch" in shown.err
+    assert shown.out == ""
+
+
+def test_session_of_a_bundle(bundle: Path, machine: Callable[..., Device]) -> None:
+    device = machine()
+    # the engine came after the export, so it is not among the manifest's files
+    session = open_session(bundle, backend="tensorrt")
+    given, wanted = (np.load(bundle / name) for name in (GOLDEN_INPUT, GOLDEN_OUTPUT))
+    first = session.run(given)
+    np.testing.assert_allclose(first, wanted, atol=1e-5)
+    kept = first.copy()
+    session.run(2 * given)
+    np.testing.assert_array_equal(first, kept)
+    assert len(device.memory) == 2  # reused, not allocated anew
+    assert session.info.device == "Stand-in"
+    with pytest.raises(BackendError, match="matrix"):
+        session.run(given[:, :, :16])
+
+
+def test_engine_that_does_not_load(
+    bundle: Path, machine: Callable[..., Device], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine()
+    (bundle / "model.tensorrt.engine").write_bytes(b"of another machine")
+    assert main(["--bundle", str(bundle)]) == 1
+    assert "on this device" in capsys.readouterr().err
+    with pytest.raises(BackendError, match="does not load"):
+        open_session(bundle, backend="tensorrt")
+
+
+def test_no_engine(
+    exported: Path, machine: Callable[..., Device], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine()
+    assert main(["--bundle", str(exported)]) == 1
+    assert "build_engine.py" in capsys.readouterr().err
