@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT",
+    "RANGES",
     "Checkpoint",
     "load_checkpoint",
     "load_reconstructor",
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 FORMAT = 1
+RANGES = "activation_ranges"
+"""Key of `Checkpoint.training` for what int8 exports need, see `models.calibrate`."""
 _LARGEST_HEADER = 64 << 20
 
 
@@ -176,4 +179,5 @@ def load_reconstructor(path: Path, form: Form | None = None) -> Reconstructor:
     checkpoint = load_checkpoint(path)
     model = build_model(checkpoint.spec)
     model.load_state_dict(dict(checkpoint.state))
-    return Reconstructor(model, checkpoint.mask, form).eval()
+    ranges = checkpoint.training.get(RANGES)
+    return Reconstructor(model, checkpoint.mask, form, ranges).eval()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from kdmri_edge.models.build import Network
@@ -20,6 +22,7 @@ class Reconstructor(nn.Module):
         model: The network; its `form` is set.
         mask: The sampling pattern.
         form: Form of data consistency; None picks the fastest one that the mask allows.
+        ranges: What `models.calibrate.activation_ranges` found, for int8 exports.
 
     Raises:
         MaskError: The form does not suit the mask.
@@ -27,10 +30,17 @@ class Reconstructor(nn.Module):
 
     operator: Tensor
 
-    def __init__(self, model: Network, mask: Mask, form: Form | None = None) -> None:
+    def __init__(
+        self,
+        model: Network,
+        mask: Mask,
+        form: Form | None = None,
+        ranges: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.mask = mask
+        self.ranges = dict(ranges or {})
         self.form = choose_form(mask, form or "auto")
         model.form = self.form
         operator = operator_tensor(mask, self.form, model.spec.channels)

@@ -31,7 +31,7 @@ class Target:
     exports_with: tuple[str, ...] = ()
     runs_on: tuple[str, ...]
     checked_on: str | None = None
-    precisions: tuple[str, ...] = ("f32", "f16")
+    precisions: tuple[str, ...] = ("f32", "f16", "int8")
 
     @property
     def backend(self) -> Backend:
@@ -55,6 +55,7 @@ _ALL = (
         graph_file="model.pt",
         exporter="kdmri_export.to_torchscript:write",
         runs_on=("torch",),
+        precisions=("f32", "f16"),
     ),
     Target(
         name="onnx",
@@ -81,7 +82,7 @@ _ALL = (
     ),
 )
 
-PRECISIONS = {"fp32": "f32", "fp16": "f16"}
+PRECISIONS = {"fp32": "f32", "fp16": "f16", "int8": "int8"}
 """What the command line calls the precisions of a graph, and their short names."""
 
 TARGETS: dict[str, Target] = {target.name: target for target in _ALL}

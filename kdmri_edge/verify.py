@@ -66,7 +66,9 @@ def _rows(
     backend = BACKENDS[name]
     try:
         require(backend.library, extra=backend.extra)
-        precisions = load_attribute(backend.session).precisions_here()
+        here = load_attribute(backend.session).precisions_here()
+        quantised = bundle.manifest["precision"] == "int8"
+        precisions = [name for name in here if (name == "int8") == quantised]
     except KdmriError as error:
         return [{"backend": name, "precision": None, "status": "absent", "reason": str(error)}]
     return [_row(bundle, name, precision, given, wanted) for precision in precisions]

@@ -16,7 +16,9 @@ from kdmri_edge.files import sha256_file
 __all__ = ["bundle_size", "dft_nodes", "export_for", "is_current"]
 
 
-def export_for(source: Source, target: str, *, dc: str, scratch: Path) -> Path:
+def export_for(
+    source: Source, target: str, *, dc: str, scratch: Path, precision: str = "f32"
+) -> Path:
     """Return the bundle of a network for a target, exporting it (with parity gate) if need be.
 
     Args:
@@ -24,20 +26,21 @@ def export_for(source: Source, target: str, *, dc: str, scratch: Path) -> Path:
         target: name of the export target.
         dc: form of data consistency, "auto" for the default.
         scratch: where bundles go that no run keeps.
+        precision: of the graph.
 
     Raises:
         KdmriError: the export cannot be made, or fails parity.
     """
-    from kdmri_export.export import export_model
+    from kdmri_export.export import bundle_name, export_model
 
     if source.checkpoint is None:
         raise BenchError(f"{source.name} has no checkpoint to export.", "Give its checkpoint.")
     stem = source.role if source.exports else source.checkpoint.stem
     # The names that `kdmri-edge export` gives, so that neither makes what the other has made.
-    name = f"{stem}-{target}" if dc == "auto" else f"{stem}-{target}-{dc}"
+    name = bundle_name(stem, target, dc, precision=precision)
     out = (source.exports or scratch) / name
     if not is_current(out, source.checkpoint):
-        export_model(source.checkpoint, target=target, out=out, dc=dc)
+        export_model(source.checkpoint, target=target, out=out, dc=dc, precision=precision)
     return out
 
 

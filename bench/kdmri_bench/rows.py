@@ -43,6 +43,11 @@ class _Variant:
     dc: str = "auto"
 
     @property
+    def written(self) -> str:
+        """Precision of the graph; bf16 is chosen when a float32 graph is loaded."""
+        return "int8" if self.precision is Precision.INT8 else "f32"
+
+    @property
     def key(self) -> str:
         suffix = "" if self.dc == "auto" else f"-{self.dc}"
         return f"{self.target.name}{suffix}-{self.precision}"
@@ -89,6 +94,7 @@ def _variants(source: Source, settings: BenchSettings) -> list[_Variant]:
             _Variant(target=TARGETS[name], precision=precision, dc=_PLAIN_DC)
             for name in _PLAIN_TARGETS
             for precision in _precisions(TARGETS[name], settings)
+            if precision is not Precision.INT8
         ]
     return found
 
@@ -136,7 +142,9 @@ def _exported(source: Source, variant: _Variant, scratch: Path) -> Plan:
     if missing is not None:
         return _absent(row, missing)
     try:
-        bundle = export_for(source, target.name, dc=variant.dc, scratch=scratch)
+        bundle = export_for(
+            source, target.name, dc=variant.dc, scratch=scratch, precision=variant.written
+        )
         return _ready(row, bundle)
     except (BackendError, MissingExtraError) as error:
         return _absent(row, error)
@@ -166,7 +174,10 @@ def _given(source: Source, settings: BenchSettings) -> Iterable[Plan]:
     for path in source.bundles:
         manifest = open_bundle(path).manifest
         target = TARGETS[manifest["target"]]
+        quantised = manifest.get("precision") == "int8"
         for precision in _precisions(target, settings):
+            if (precision is Precision.INT8) != quantised:
+                continue
             key = f"{path.name}-{precision}"
             row = _row(source, target.backend.title, key, precision)
             if manifest.get("dc") == _PLAIN_DC and target.name in _PLAIN_TARGETS:

@@ -17,6 +17,7 @@ class Precision(StrEnum):
 
     F32 = "f32"
     BF16 = "bf16"
+    INT8 = "int8"
 
 
 def available_threads() -> int:
@@ -46,7 +47,7 @@ class BenchSettings:
     """
 
     threads: int | None = None
-    precisions: tuple[Precision, ...] = (Precision.F32, Precision.BF16)
+    precisions: tuple[Precision, ...] = tuple(Precision)
     samples: int = 100
     warmup: int = 10
     rounds: int = 2
@@ -69,7 +70,9 @@ class BenchSettings:
         if not self.timeout_s > 0:
             raise BenchError(f"A timeout of {self.timeout_s:g} s is too short.", "Give more.")
         if not self.precisions:
-            raise BenchError("No precision is to be measured.", "Give --precision f32 or bf16.")
+            raise BenchError(
+                "No precision is to be measured.", "Give --precision f32, bf16 or int8."
+            )
 
     @property
     def samples_per_round(self) -> list[int]:

@@ -27,7 +27,7 @@ from kdmri_edge.provenance import provenance
 from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runtime.session import Session
 from kdmri_edge.targets import Target, target_named
-from kdmri_export.golden import golden
+from kdmri_export.golden import golden, phantom_ranges
 from kdmri_export.parity import check
 from kdmri_export.trt.engines import EngineRequest, build_engines
 
@@ -117,6 +117,10 @@ def export_model(
         matrix = int(meta["matrix"])
         reconstructor.operator = reconstructor.operator.expand(matrix, matrix).contiguous()
     data = golden(reconstructor.mask, int(meta["matrix"]), reconstructor.spec.channels)
+    calibrated = None
+    if precision == "int8":
+        calibrated = "training volumes" if reconstructor.ranges else "phantom"
+        reconstructor.ranges = reconstructor.ranges or phantom_ranges(reconstructor, data)
     inputs = data.network_input[:1]
     example = torch.from_numpy(inputs)
     writer: Callable[..., None] = load_attribute(chosen.exporter)
@@ -125,13 +129,13 @@ def export_model(
         graph = folder / chosen.graph_file
         dynamic = batch == "dynamic"
         writer(reconstructor, example, graph, dynamic=dynamic, precision=precision)
-        session = session_class(graph, precision="f32")
+        session = session_class(graph, precision="int8" if precision == "int8" else "f32")
         parity = check(session, reconstructor, data, precision=precision, dynamic=dynamic)
         np.save(folder / GOLDEN_INPUT, inputs)
         with torch.inference_mode():
             np.save(folder / GOLDEN_OUTPUT, reconstructor(example).numpy())
         manifest = _manifest(chosen, meta, reconstructor, checkpoint, list(inputs.shape), batch)
-        manifest |= {"precision": precision, "parity": parity}
+        manifest |= {"precision": precision, "calibrated_on": calibrated, "parity": parity}
         if target == "trt":
             manifest["engine"] = build_engines(folder, engines or EngineRequest(), dynamic)
         write_manifest(folder, manifest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,10 @@ from kdmri_edge.data.phantom import phantom_volume
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.scaling import network_input
 
-__all__ = ["Golden", "golden"]
+__all__ = ["Golden", "golden", "phantom_ranges"]
+
+if TYPE_CHECKING:
+    from kdmri_edge.reconstructor import Reconstructor
 
 # Any seed serves; one far from training's keeps the phantom apart from what a network has seen.
 _SEED = 20200706
@@ -38,6 +41,16 @@ class Golden:
     def network_input(self) -> NDArray[np.float32]:
         """What the network sees: [S, C, H, W] float32, normalised."""
         return network_input(self.zero_filled, self.scale)
+
+
+def phantom_ranges(reconstructor: Reconstructor, data: Golden) -> dict[str, float]:
+    """Return activation ranges of a network whose checkpoint brings none, from golden slices."""
+    import torch
+
+    from kdmri_edge.models.calibrate import activation_ranges
+
+    x_u = torch.from_numpy(data.network_input)
+    return activation_ranges(reconstructor.model, [(x_u, reconstructor.operator)])
 
 
 def golden(mask: Mask, matrix: int, channels: int) -> Golden:

@@ -18,8 +18,9 @@ from kdmri_edge.physics.forms import Form
 from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runtime.ort import PRECISION_KEY
 from kdmri_export.lowerings.aten import lower
-from kdmri_export.lowerings.cast import cast_convolutions
+from kdmri_export.lowerings.cast import DTYPES, cast_convolutions
 from kdmri_export.lowerings.narrow import widen
+from kdmri_export.lowerings.quantise import quantise_graph
 
 __all__ = ["INPUT", "OPSET", "OUTPUT", "to_model", "write"]
 
@@ -57,6 +58,7 @@ def to_model(
     dynamic: bool,
     precision: str = "f32",
     narrow: bool = True,
+    unsigned: bool = True,
 ) -> Any:
     """Return the network as an `onnx.ModelProto`.
 
@@ -64,7 +66,9 @@ def to_model(
         reconstructor: The network.
         example: Input of the size that the graph is for, [1, C, H, W].
         dynamic: Whether any batch is to be taken.
-        precision: Of the convolutions: "f32", or one of `lowerings.cast.DTYPES`.
+        precision: Of the convolutions: "f32", one of `lowerings.cast.DTYPES`, or "int8", for which
+            the network needs its activation ranges.
+        unsigned: With int8, whether activations behind a ReLU may be unsigned.
         narrow: Take narrow convolutions apart (`lowerings.narrow`), which helps CPUs.
 
     Raises:
@@ -77,7 +81,7 @@ def to_model(
     shown = example.repeat(2, 1, 1, 1) if dynamic else example
     with _quiet(), torch.no_grad():
         lowered = lower(reconstructor)
-        if precision != "f32":
+        if precision in DTYPES:
             cast_convolutions(lowered, precision)
         # The FFT form is the export that one gets without us.
         if narrow and reconstructor.form is not Form.FFT:
@@ -96,6 +100,9 @@ def to_model(
     model = exported.model_proto
     model.producer_name = "kdmri-edge"
     _strip_traces(model)
+    if precision == "int8":
+        ranges = {f"model.{name}": value for name, value in reconstructor.ranges.items()}
+        quantise_graph(model, ranges, unsigned=unsigned)
     model.metadata_props.add(key=PRECISION_KEY, value=precision)
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -29,7 +29,7 @@ def write(
         example: Input of the size that the graph is for, [1, C, H, W].
         graph: Destination, .xml.
         dynamic: Whether any batch is to be taken.
-        precision: "f32", or "f16" for convolutions in half precision.
+        precision: Of the convolutions: "f32", "f16" or "int8".
 
     Raises:
         MissingExtraError: openvino, onnx or onnxscript is not installed.

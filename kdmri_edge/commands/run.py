@@ -55,9 +55,8 @@ def runs_on(info: SessionInfo) -> str:
 )
 @click.option(
     "--precision",
-    default="f32",
-    show_default=True,
-    help="Arithmetic, where the runtime has a choice (see `kdmri-edge doctor`).",
+    help="Arithmetic, where the runtime has a choice (see `kdmri-edge doctor`) [f32; int8 for a"
+    " quantised bundle].",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [the runtime's choice].")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -67,7 +66,7 @@ def run(
     output: Path,
     undersample: bool,
     backend: str,
-    precision: str,
+    precision: str | None,
     threads: int | None,
     as_json: bool,
 ) -> None:

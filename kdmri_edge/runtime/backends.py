@@ -38,7 +38,7 @@ _ALL = (
         library="onnxruntime",
         extra="onnx",
         devices=("cpu",),
-        precisions=("f32",),
+        precisions=("f32", "int8"),
     ),
     Backend(
         name="openvino",
@@ -47,7 +47,7 @@ _ALL = (
         library="openvino",
         extra="openvino",
         devices=("cpu",),
-        precisions=("f32", "bf16"),
+        precisions=("f32", "bf16", "int8"),
     ),
     Backend(
         name="torch",
@@ -65,7 +65,7 @@ _ALL = (
         library="tensorrt",
         extra="trt",
         devices=("cuda",),
-        precisions=("f32",),
+        precisions=("f32", "f16", "int8"),
     ),
     Backend(
         name="tensorrt-rtx",
@@ -74,7 +74,7 @@ _ALL = (
         library="tensorrt_rtx",
         extra="trt-rtx",
         devices=("cuda",),
-        precisions=("f32",),
+        precisions=("f32", "f16", "int8"),
     ),
 )
 

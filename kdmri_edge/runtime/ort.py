@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kdmri_edge.errors import BackendError, BundleError
 from kdmri_edge.extras import require
-from kdmri_edge.runtime.session import Array, Session, SessionInfo, check_precision
+from kdmri_edge.runtime.session import (
+    Array,
+    Session,
+    SessionInfo,
+    check_graph_precision,
+    check_precision,
+)
 
 __all__ = ["PRECISION_KEY", "OnnxRuntimeSession"]
 
@@ -20,41 +28,70 @@ _EXECUTED = {"f16": "f16 weights, f32 arithmetic"}
 _PROVIDER = "CPUExecutionProvider"
 
 
+def _integers(graph: bytes) -> str:
+    """Count the convolutions that ONNX Runtime computes in integers, in its optimised graph.
+
+    Each node holds its operator's name behind a tag and its length; to decode the whole graph would
+    take the onnx package.
+    """
+    counts = {
+        name: graph.count(b'"' + bytes([len(name)]) + name.encode())
+        for name in ("QLinearConv", "Conv", "FusedConv")
+    }
+    return f"int8 in {counts['QLinearConv']}/{sum(counts.values())} convolutions"
+
+
 class OnnxRuntimeSession(Session):
     """ONNX Runtime on the CPU.
 
     Args:
         graph: The .onnx file.
-        precision: "f32".
+        precision: "f32", or "int8" for a quantised graph, which has no other.
         threads: CPU threads within an operator; None leaves the runtime's choice.
 
     Raises:
-        BackendError: Another precision, or another provider took over.
+        BackendError: Another precision than the graph's, or another provider took over.
         BundleError: The graph cannot be loaded.
         MissingExtraError: onnxruntime is not installed.
     """
 
     def __init__(self, graph: Path, *, precision: str = "f32", threads: int | None = None) -> None:
-        check_precision(precision, ("f32",), "ONNX Runtime")
+        check_precision(precision, self.precisions_here(), "ONNX Runtime")
         self._ort = require("onnxruntime", extra="onnx")
         options = self._ort.SessionOptions()
         options.log_severity_level = 3  # errors: its warnings are about its own optimiser
         if threads is not None:
             options.intra_op_num_threads = threads
-        try:
-            self._session = self._ort.InferenceSession(str(graph), options, providers=[_PROVIDER])
-        except Exception as error:  # the library's own exception types share no base class
-            raise BundleError(f"{graph} cannot be loaded ({error}).", "Export it again.") from error
+        with tempfile.TemporaryDirectory() as folder:
+            optimised = Path(folder) / "optimised.onnx"
+            if precision == "int8":  # to read back what became of the integers
+                options.optimized_model_filepath = str(optimised)
+            self._session = self._load(graph, options)
+            metadata = self._session.get_modelmeta().custom_metadata_map
+            written = metadata.get(PRECISION_KEY, "f32")
+            check_graph_precision(precision, written, graph)
+            self._executed = _EXECUTED.get(written, "f32")
+            if precision == "int8":
+                self._executed = _integers(optimised.read_bytes())
         self._providers = self._session.get_providers()
         if self._providers != [_PROVIDER]:
             raise BackendError(
                 f"ONNX Runtime runs on {self._providers[0]} instead of the CPU.",
                 "Install the plain onnxruntime package.",
             )
-        self._threads = threads
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        self._written = metadata.get(PRECISION_KEY, "f32")
+        self._threads, self._precision = threads, precision
         self._input = self._session.get_inputs()[0].name
+
+    def _load(self, graph: Path, options: Any) -> Any:
+        try:
+            return self._ort.InferenceSession(str(graph), options, providers=[_PROVIDER])
+        except Exception as error:  # the library's own exception types share no base class
+            raise BundleError(f"{graph} cannot be loaded ({error}).", "Export it again.") from error
+
+    @classmethod
+    def precisions_here(cls) -> tuple[str, ...]:
+        """Return "f32" and "int8"; see `Session.precisions_here`."""
+        return ("f32", "int8")
 
     @property
     def info(self) -> SessionInfo:
@@ -67,8 +104,8 @@ class OnnxRuntimeSession(Session):
             device="CPU",
             provider=self._providers[0],
             threads=self._threads or os.cpu_count() or 1,
-            precision_requested="f32",
-            precision_executed=_EXECUTED.get(self._written, "f32"),
+            precision_requested=self._precision,
+            precision_executed=self._executed,
         )
 
     def run(self, x_u: Array) -> Array:

@@ -10,12 +10,19 @@ import numpy as np
 
 from kdmri_edge.errors import BackendError, BundleError
 from kdmri_edge.extras import require
-from kdmri_edge.runtime.session import Array, Session, SessionInfo, check_precision
+from kdmri_edge.runtime.session import (
+    Array,
+    Session,
+    SessionInfo,
+    check_graph_precision,
+    check_precision,
+)
 
 __all__ = ["OpenVinoSession"]
 
 _CAPABILITY = {"f32": "FP32", "bf16": "BF16"}
 # Layers that do the arithmetic; the rest moves data.
+_INTEGERS = {"u8", "i8"}
 _ARITHMETIC = {"Convolution", "MatMul", "FullyConnected", "DFT", "IDFT"}
 
 
@@ -29,7 +36,7 @@ class OpenVinoSession(Session):
 
     Args:
         graph: The .xml file (its .bin lies beside it).
-        precision: "f32" or "bf16".
+        precision: "f32", "bf16", or "int8" for a quantised graph, which has no other.
         threads: CPU threads; None leaves the runtime's choice.
 
     Raises:
@@ -39,14 +46,14 @@ class OpenVinoSession(Session):
     """
 
     def __init__(self, graph: Path, *, precision: str = "f32", threads: int | None = None) -> None:
-        check_precision(precision, tuple(_CAPABILITY), "OpenVINO")
+        check_precision(precision, (*_CAPABILITY, "int8"), "OpenVINO")
         self._ov = require("openvino", extra="openvino")
         core = self._ov.Core()
-        if precision not in _precisions(core):
+        if precision not in self.precisions_here():
             raise BackendError(f"This CPU has no {precision} arithmetic.", "Use precision f32.")
         settings: dict[str, Any] = {
             # Without it OpenVINO picks bf16 by itself wherever the CPU has it.
-            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,
             "PERFORMANCE_HINT": "LATENCY",
         }
         if threads is not None:
@@ -57,19 +64,29 @@ class OpenVinoSession(Session):
             raise BundleError(f"{graph} cannot be loaded ({error}).", "Export it again.") from error
         self._request = self._compiled.create_infer_request()
         self._precision = precision
+        check_graph_precision(precision, "int8" if self._integers() else "f32", graph)
 
     @classmethod
     def precisions_here(cls) -> tuple[str, ...]:
-        """Return "f32", and "bf16" where the CPU has it; see `Session.precisions_here`."""
-        return _precisions(require("openvino", extra="openvino").Core())
+        """Return "f32", "bf16" where the CPU has it, and "int8"; see `Session.precisions_here`."""
+        return (*_precisions(require("openvino", extra="openvino").Core()), "int8")
 
-    def executed(self) -> str:
-        """Read back in which precision the arithmetic layers of the compiled graph run."""
+    def _kinds(self) -> Counter[str]:
+        """Count the arithmetic layers of the compiled graph by the precision that they run in."""
         kinds: Counter[str] = Counter()
         for node in self._compiled.get_runtime_model().get_ops():
             info = node.get_rt_info()
             if str(info["layerType"].astype(str)) in _ARITHMETIC:
-                kinds[str(info["runtimePrecision"].astype(str))] += 1
+                name = str(info["runtimePrecision"].astype(str))
+                kinds["int8" if name in _INTEGERS else name] += 1
+        return kinds
+
+    def _integers(self) -> bool:
+        return "int8" in self._kinds()
+
+    def executed(self) -> str:
+        """Read back in which precision the arithmetic layers of the compiled graph run."""
+        kinds = self._kinds()
         total = sum(kinds.values())
         return ", ".join(f"{name} in {n}/{total} layers" for name, n in kinds.most_common())
 

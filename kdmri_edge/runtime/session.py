@@ -17,7 +17,14 @@ from kdmri_edge.extras import load_attribute
 from kdmri_edge.runtime.backends import BACKENDS
 from kdmri_edge.scaling import network_image, network_input, slice_scale
 
-__all__ = ["Session", "SessionInfo", "check_precision", "open_session", "reconstruct"]
+__all__ = [
+    "Session",
+    "SessionInfo",
+    "check_graph_precision",
+    "check_precision",
+    "open_session",
+    "reconstruct",
+]
 
 Array = NDArray[np.float32]
 _CHECKPOINT = ".safetensors"
@@ -91,11 +98,24 @@ def check_precision(wanted: str, offered: tuple[str, ...], backend: str) -> None
         )
 
 
+def check_graph_precision(wanted: str, written: str, graph: Path) -> None:
+    """Refuse to run a quantised graph as anything else, and anything else as a quantised one.
+
+    Raises:
+        BackendError: They differ in that.
+    """
+    if (wanted == "int8") != (written == "int8"):
+        raise BackendError(
+            f"{graph} is written in {written}, so it cannot run in {wanted}.",
+            "Export the network with --precision int8 for int8, and with fp32 for others.",
+        )
+
+
 def open_session(
     source: Path,
     *,
     backend: str | None = None,
-    precision: str = "f32",
+    precision: str | None = None,
     threads: int | None = None,
     **options: Any,
 ) -> Session:
@@ -105,7 +125,8 @@ def open_session(
         source: A bundle's folder, or a .safetensors checkpoint.
         backend: Key of `BACKENDS`; None takes the one that the bundle is made for. Checkpoints run
             on "torch" alone.
-        precision: One of those that the backend has.
+        precision: One of those that the backend has; None takes int8 for a quantised bundle and
+            else f32.
         threads: CPU threads; None leaves the runtime's choice.
         **options: Passed to the session, e.g. `layout="default"` for PyTorch.
 
@@ -118,15 +139,18 @@ def open_session(
     """
     if source.suffix == _CHECKPOINT:
         offered: tuple[str, ...] = ("torch",)
-        graph, import_string = source, _EAGER
+        graph, import_string, written = source, _EAGER, "f32"
     else:
         bundle = open_bundle(source)
         offered, graph = bundle.target.runs_on, bundle.graph
+        written = str(bundle.manifest.get("precision", "f32"))
         import_string = BACKENDS[backend if backend in offered else offered[0]].session
     if backend not in (None, *offered):
         raise BackendError(
             f"{source} runs on {' or '.join(offered)}, not on {backend!r}.", _remedy(backend)
         )
+    if precision is None:
+        precision = "int8" if written == "int8" else "f32"
     make = load_attribute(import_string)
     session: Session = make(graph, precision=precision, threads=threads, **options)
     return session

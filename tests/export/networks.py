@@ -9,6 +9,7 @@ import torch
 
 from kdmri_edge.checkpoint import Checkpoint, save_checkpoint
 from kdmri_edge.models.build import build_model
+from kdmri_edge.models.calibrate import activation_ranges
 from kdmri_edge.models.spec import Kind, ModelSpec
 from kdmri_edge.physics.forms import Form
 from kdmri_edge.physics.masks import Mask, variable_density_2d, variable_density_lines
@@ -40,9 +41,19 @@ def points(height: int = MATRIX, width: int = MATRIX) -> Mask:
     return variable_density_2d((height, width), 3, centre=6, seed=1)
 
 
-def network(architecture: ModelSpec, mask: Mask, form: Form | None = None) -> Reconstructor:
+def network(
+    architecture: ModelSpec,
+    mask: Mask,
+    form: Form | None = None,
+    size: tuple[int, int] | None = None,
+) -> Reconstructor:
+    """Draw a network; `size` of an image also calibrates it."""
     torch.manual_seed(0)
-    return Reconstructor(build_model(architecture), mask, form).eval()
+    made = Reconstructor(build_model(architecture), mask, form).eval()
+    if size is not None:
+        x_u = torch.randn(2, architecture.channels, *size)
+        made.ranges = activation_ranges(made.model, [(x_u, made.operator)])
+    return made
 
 
 def write_checkpoint(

@@ -57,13 +57,15 @@ def write(
         example: Input of the size that the graph is for, [1, C, H, W].
         graph: Destination, .onnx.
         dynamic: Whether any batch is to be taken; engines then need a profile of batches.
-        precision: Of the convolutions: "f32" or "f16".
+        precision: Of the convolutions: "f32", "f16" or "int8" (signed: TensorRT has no other).
 
     Raises:
         ExportError: TensorRT does not take a node, such as the DFT of `--dc fft`; it is named.
         MissingExtraError: onnx or onnxscript is not installed.
     """
-    model = to_model(reconstructor, example, dynamic=dynamic, precision=precision, narrow=False)
+    model = to_model(
+        reconstructor, example, dynamic=dynamic, precision=precision, narrow=False, unsigned=False
+    )
     checked_graph(model, "trt")
     graph.write_bytes(model.SerializeToString())
     for name, module in SCRIPTS.items():
