@@ -54,7 +54,7 @@ class TestTrt(ParityCases):
 
     @needs_rtx
     @pytest.mark.parametrize("capability", GPUS)
-    @pytest.mark.parametrize("precision", ["f32", "f16"])
+    @pytest.mark.parametrize("precision", ["f32", "f16", "int8"])
     @pytest.mark.parametrize("name", ["magnitude", "magnitude, DFT", "complex, 2-D mask, odd"])
     def test_engines_are_built(
         self, name: str, precision: str, capability: str, tmp_path: Path

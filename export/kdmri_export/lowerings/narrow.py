@@ -39,11 +39,15 @@ class NarrowConv(nn.Module):
         weight = conv.weight.detach().permute(0, 2, 3, 1).reshape(outputs * taps, inputs, 1, 1)
         self.weight = nn.Parameter(weight.contiguous())
         # Given to one tap of each output, the bias needs no addition of its own.
-        bias = torch.zeros(outputs, taps)
+        bias = weight.new_zeros(outputs, taps)
         if conv.bias is not None:
             bias[:, 0] = conv.bias.detach()
         self.bias = nn.Parameter(bias.flatten())
-        shifts = torch.eye(taps).reshape(taps, 1, side, side).repeat(outputs, 1, 1, 1)
+        shifts = (
+            torch.eye(taps, dtype=weight.dtype)
+            .reshape(taps, 1, side, side)
+            .repeat(outputs, 1, 1, 1)
+        )
         self.register_buffer("shifts", shifts)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,127 @@
+"""Quantised graphs: which nodes, which integers, and that runtimes really compute with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+
+from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT
+from kdmri_edge.errors import BackendError, ExportError
+from kdmri_edge.runtime.session import open_session
+from kdmri_export.export import bundle_name, export_model
+from kdmri_export.graph_check import check_graph
+from kdmri_export.to_onnx import to_model
+from tests.export.networks import lines, network, spec, write_checkpoint
+
+SIZE = (32, 24)
+
+
+def model(*, unsigned: bool, ranges: dict[str, float] | None = None) -> Any:
+    reconstructor = network(spec(), lines(), size=SIZE)
+    if ranges is not None:
+        reconstructor.ranges = ranges
+    return to_model(
+        reconstructor,
+        torch.rand(1, 1, *SIZE),
+        dynamic=False,
+        precision="int8",
+        narrow=False,
+        unsigned=unsigned,
+    )
+
+
+@pytest.mark.parametrize("unsigned", [True, False])
+def test_all_but_the_first_convolutions_are_quantised(unsigned: bool) -> None:
+    graph = model(unsigned=unsigned).graph
+    counts = Counter(node.op_type for node in graph.node)
+    assert counts["Conv"] == 6
+    assert counts["QuantizeLinear"] == 3  # one per hidden convolution
+    assert counts["DequantizeLinear"] == 6  # its input and its weight
+    makers = {output: node for node in graph.node for output in node.output}
+    read = [makers.get(node.input[0]) for node in graph.node if node.op_type == "Conv"]
+    assert [bool(maker and maker.op_type == "DequantizeLinear") for maker in read] == [
+        False, True, False, True, False, True
+    ]  # fmt: skip
+    kinds = {i.name: i.data_type for i in graph.initializer}
+    points = {kinds[name] for name in kinds if name.endswith("input_zero_point")}
+    assert points == {TensorProto.UINT8 if unsigned else TensorProto.INT8}
+
+
+def test_weights_are_rounded_per_output_channel() -> None:
+    reconstructor = network(spec(), lines(), size=SIZE)
+    held = {i.name: numpy_helper.to_array(i) for i in model(unsigned=True).graph.initializer}
+    name = "model.cascades.1.convs.1.weight"
+    integers, scale = held[f"{name}.integers"], held[f"{name}.scale"]
+    assert name not in held
+    assert integers.dtype == np.int8
+    assert np.abs(integers).reshape(len(integers), -1).max(1).tolist() == [127] * len(integers)
+    weight = reconstructor.state_dict()[name].numpy()
+    assert np.abs(integers * scale[:, None, None, None] - weight).max() <= scale.max() / 2 * 1.001
+
+
+def test_signed_graphs_suit_tensorrt_and_unsigned_ones_do_not() -> None:
+    assert not check_graph(model(unsigned=False), "trt")[1]
+    findings = check_graph(model(unsigned=True), "trt")[1]
+    assert findings
+    assert "signed" in findings[0].why
+
+
+def test_ranges_of_another_network_are_refused() -> None:
+    with pytest.raises(ExportError, match=r"cascades\.7\.convs\.1"):
+        model(unsigned=True, ranges={"cascades.7.convs.1": 1.0})
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+class TestBundles:
+    def test_runs_in_integers_and_in_nothing_else(self, target: str, tmp_path: Path) -> None:
+        checkpoint = write_checkpoint(tmp_path / "student.safetensors")
+        out = tmp_path / bundle_name("student", target, precision="int8")
+        bundle = export_model(checkpoint, target=target, out=out, precision="int8")
+        assert out.name == f"student-{target}-int8"
+        assert bundle.manifest["precision"] == "int8"
+        assert bundle.manifest["calibrated_on"] == "phantom"  # the checkpoint brings no ranges
+        session = open_session(bundle.path, threads=1)
+        assert "int8 in " in session.info.precision_executed
+        given, wanted = (np.load(bundle.path / name) for name in (GOLDEN_INPUT, GOLDEN_OUTPUT))
+        output = session.run(given)
+        assert 0 < np.abs(output - wanted).max() < 0.1 * np.ptp(wanted)
+        with pytest.raises(BackendError, match="int8"):
+            open_session(bundle.path, precision="f32")
+
+    def test_float_bundle_does_not_run_in_integers(self, target: str, tmp_path: Path) -> None:
+        checkpoint = write_checkpoint(tmp_path / "student.safetensors")
+        bundle = export_model(checkpoint, target=target, out=tmp_path / "bundle")
+        with pytest.raises(BackendError, match="--precision int8"):
+            open_session(bundle.path, precision="int8")
+
+
+def test_ranges_travel_with_the_checkpoint(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from kdmri_edge.checkpoint import RANGES, load_checkpoint, save_checkpoint
+
+    path = write_checkpoint(tmp_path / "student.safetensors")
+    checkpoint = load_checkpoint(path)
+    ranges = {f"cascades.{n}.convs.1": 3.0 for n in range(3)}
+    save_checkpoint(path, replace(checkpoint, training={**checkpoint.training, RANGES: ranges}))
+    bundle = export_model(path, target="onnx", out=tmp_path / "bundle", precision="int8")
+    assert bundle.manifest["calibrated_on"] == "training volumes"
+    held = {i.name: numpy_helper.to_array(i) for i in onnx.load(bundle.graph).graph.initializer}
+    scale = held["model.cascades.0.convs.1.input_scale"]
+    assert float(scale) == pytest.approx(3.0 / 255)
+
+
+def test_targets_without_integers_say_so(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "student.safetensors")
+    with pytest.raises(ExportError, match="f32, f16"):
+        export_model(checkpoint, target="torchscript", out=tmp_path / "b", precision="int8")
+    with pytest.raises(ExportError, match="int3"):
+        export_model(checkpoint, target="onnx", out=tmp_path / "b", precision="int3")
+    assert not (tmp_path / "b").exists()
