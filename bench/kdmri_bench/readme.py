@@ -8,7 +8,8 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `facts`: revision, machine, versions and seed of that report, in one sentence;
 - `reproduce`: the tables of `kdmri-edge reproduce`;
 - `ablation`: what each idea is worth;
-- `throughput`: how fast training is beside a plain loop.
+- `throughput`: how fast training is beside a plain loop;
+- `cold`: time and memory from a process's start to its first image.
 
 The block `targets` needs no report: it is the table of export targets.
 """
@@ -101,10 +102,17 @@ def _throughput(report: dict[str, Any]) -> str:
     return f"{sentence(report)} {origin_line(report['provenance'])}"
 
 
+def _cold(report: dict[str, Any]) -> str:
+    from kdmri_bench.cold_start import markdown
+
+    return f"{markdown(report)} {origin_line(report['provenance'])}"
+
+
 RAW_BLOCKS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "reproduce": _reproduce,
     "ablation": _ablation,
     "throughput": _throughput,
+    "cold": _cold,
 }
 
 

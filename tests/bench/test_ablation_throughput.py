@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdmri_bench import ablation, throughput
+from kdmri_bench import ablation, cold_start, throughput
 from kdmri_bench.reproduce import protocol
 from kdmri_bench.reproduce.protocol import plan
 from kdmri_edge.checkpoint import load_checkpoint
@@ -43,6 +43,17 @@ def test_ablation_changes_one_thing_at_a_time(
     assert set(steps.values()) == {8}
     assert ablation.ablate(case, tmp_path / "out")["rows"] == report["rows"]
     assert "re-parameterised" in ablation.markdown(report)
+
+
+def test_cold_start_needs_no_pytorch() -> None:
+    report = cold_start.measure(samples=1, threads=1, matrix=32)
+    rows = {row["backend"]: row for row in report["rows"]}
+    assert set(rows) == {"onnxruntime", "openvino", "pytorch"}
+    for row in rows.values():
+        assert 0 < row["seconds"]["smallest"] <= row["seconds"]["median"]
+        assert row["peak_mib"] > 10
+    assert "torch" in rows["openvino"]["without"]
+    assert "| OpenVINO |" in cold_start.markdown(report)
 
 
 def test_throughput_times_both_loops() -> None:
