@@ -165,7 +165,8 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         f"`kdmri-edge run` on one slice of {size} x {size}, {report['network']},"
         f" {report['threads']} threads: median (smallest to largest) of {report['samples']}"
-        " processes that took turns; peak resident set of the whole process. PyTorch was not importable for the others.",
+        " processes that took turns; peak resident set of the whole process. PyTorch was not"
+        " importable for the others.",
     ]
     return "\n".join(lines)
 

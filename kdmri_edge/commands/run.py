@@ -114,7 +114,11 @@ def _at_hand(source: Path) -> str | None:
     if source.suffix == ".safetensors":
         return None
     names = open_bundle(source, verify=False).target.runs_on
-    return next((name for name in names if available(BACKENDS[name].library)), None)
+    for name in names:
+        libraries = (BACKENDS[name].library, *BACKENDS[name].runs_with)
+        if all(available(library) for library in libraries):
+            return name
+    return None
 
 
 def _line(result: dict[str, Any]) -> str:

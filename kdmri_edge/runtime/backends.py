@@ -17,6 +17,7 @@ class Backend:
         session: Import string `module:class` of the session that drives it.
         library: The Python package that it needs.
         extra: Extra of this project that brings that package.
+        runs_with: Packages that it needs beside it to run anything.
         devices: Devices that the session can run on.
         precisions: Precisions that it can be asked for.
     """
@@ -28,6 +29,7 @@ class Backend:
     extra: str
     devices: tuple[str, ...]
     precisions: tuple[str, ...]
+    runs_with: tuple[str, ...] = ()
 
 
 _ALL = (
@@ -66,6 +68,7 @@ _ALL = (
         extra="trt",
         devices=("cuda",),
         precisions=("f32", "f16", "int8"),
+        runs_with=("cuda",),
     ),
     Backend(
         name="tensorrt-rtx",
@@ -75,6 +78,7 @@ _ALL = (
         extra="trt-rtx",
         devices=("cuda",),
         precisions=("f32", "f16", "int8"),
+        runs_with=("cuda",),
     ),
 )
 

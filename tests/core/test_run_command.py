@@ -19,6 +19,7 @@ from kdmri_edge.bundle import open_bundle
 from kdmri_edge.data.phantom import phantom_volume
 from kdmri_edge.data.readers import read_volume
 from kdmri_edge.data.writers import write_image
+from kdmri_edge.extras import available
 from kdmri_edge.models.spec import Kind
 from kdmri_edge.physics.masks import Mask, variable_density_lines
 from kdmri_edge.physics.projection import zero_filled
@@ -161,6 +162,24 @@ def test_checkpoint_runs_in_pytorch(
     assert done.code == 0, done.err
     assert "PyTorch" in done.err
     assert place.is_file()
+
+
+def test_bundle_whose_runtime_is_absent_runs_elsewhere_and_says_so(
+    cli: Cli, exports: dict[str, Path], whole: np.ndarray, tmp_path: Path
+) -> None:
+    if available("tensorrt"):
+        pytest.skip("TensorRT is installed here")
+    bundle = export_model(exports["checkpoint"], target="trt", out=tmp_path / "bundle").path
+    np.save(tmp_path / "t1.npy", whole)
+    place = tmp_path / "out.npy"
+    arguments = ("run", bundle, tmp_path / "t1.npy", "-o", place, "--undersample")
+    done = cli(*arguments)
+    assert done.code == 0, done.err
+    runs = "TensorRT-RTX" if available("tensorrt_rtx") and available("cuda") else "ONNX Runtime"
+    assert runs in done.err
+    place.unlink()
+    cli(*arguments, "--backend", "tensorrt").check_refusal("kdmri-edge[trt]")
+    assert not place.exists()
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from kdmri_edge.bundle import open_bundle
 from kdmri_edge.cli import main
-from kdmri_edge.errors import RunError
+from kdmri_edge.errors import ExportError, RunError
 from kdmri_edge.targets import TARGETS
 from tests.export.networks import write_run
 
@@ -119,6 +119,34 @@ def test_no_run_at_all_is_an_error(here: Path) -> None:
     assert isinstance(result.exception, RunError)
     assert "kdmri-edge distill" in str(result.exception)
     assert isinstance(call("export", "nowhere", "--target", "onnx").exception, RunError)
+
+
+def test_options_of_engines_belong_to_trt(here: Path) -> None:
+    run = write_run(here / "run", ("student",))
+    for option in (("--builder", "rtx"), ("--require-engine",), ("--compute-capability", "sm86")):
+        result = call("export", run.path, "--target", "onnx", *option)
+        assert result.exit_code == 2
+        assert "--target trt" in result.stderr
+    assert not run.exports_dir.exists()
+
+
+def test_trt_without_an_engine_says_so_and_can_be_told_to_fail(here: Path) -> None:
+    run = write_run(here / "run", ("student",))
+    options = ("export", run.path, "--target", "trt", "--builder", "none")
+    shown = call(*options, "--precision", "fp16")
+    assert shown.exit_code == 0, shown.output
+    assert "engine: not built (none was asked for)" in shown.stdout
+    assert (run.exports_dir / "student-trt-f16" / "build_engine.py").is_file()
+    failed = call(*options, "--require-engine")
+    assert isinstance(failed.exception, ExportError)
+    assert not (run.exports_dir / "student-trt").exists()
+
+
+def test_doctor_names_builders() -> None:
+    found = json.loads(call("doctor", "--json").stdout)["builders"]
+    assert set(found) == {"tensorrt", "rtx"}
+    for reason in found.values():
+        assert reason is None or "tensorrt" in reason
 
 
 def test_doctor_has_a_row_per_target() -> None:
