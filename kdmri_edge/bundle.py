@@ -15,6 +15,7 @@ from kdmri_edge.targets import TARGETS, Target
 
 __all__ = [
     "GOLDEN_INPUT",
+    "GOLDEN_OPERATOR",
     "GOLDEN_OUTPUT",
     "MANIFEST",
     "SCHEMA",
@@ -28,6 +29,7 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 GOLDEN_INPUT = "golden_input.npy"
 GOLDEN_OUTPUT = "golden_output.npy"
+GOLDEN_OPERATOR = "golden_operator.npy"
 _AGAIN = "Copy the bundle again, or export the network again."
 _REQUIRED: dict[str, type] = {
     "target": str,
@@ -149,7 +151,7 @@ def foreign_files(path: Path) -> list[str]:
     Returns:
         Relative names, sorted; empty for a bundle, whole or damaged, and for an empty folder.
     """
-    known = {MANIFEST, GOLDEN_INPUT, GOLDEN_OUTPUT}
+    known = {MANIFEST, GOLDEN_INPUT, GOLDEN_OUTPUT, GOLDEN_OPERATOR}
     stems = {target.graph_file.rpartition(".")[0] for target in TARGETS.values()}
     # without a readable manifest the usual names alone count as a bundle's
     with contextlib.suppress(BundleError, KeyError, TypeError):

@@ -51,7 +51,12 @@ class Reconstructor(nn.Module):
         """The network's architecture."""
         return self.model.spec
 
-    def forward(self, x_u: Tensor) -> Tensor:
-        """Map normalised zero-filled images [B, C, H, W] to reconstructions of that shape."""
-        output: Tensor = self.model(x_u, self.operator)
+    def forward(self, x_u: Tensor, operator: Tensor | None = None) -> Tensor:
+        """Map normalised zero-filled images [B, C, H, W] to reconstructions of that shape.
+
+        Args:
+            x_u: Zero-filled images.
+            operator: Constant of data consistency of another mask; None takes the network's own.
+        """
+        output: Tensor = self.model(x_u, self.operator if operator is None else operator)
         return output

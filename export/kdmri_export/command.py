@@ -85,6 +85,15 @@ def _checkpoints(source: Path | None, model: str) -> list[tuple[str, Path, Path]
     help="Arithmetic of the convolutions in the graph; data consistency stays float32.",
 )
 @click.option(
+    "--mask",
+    "mask_role",
+    type=click.Choice(["fixed", "input"]),
+    default="fixed",
+    show_default=True,
+    help="fixed bakes the mask in; input takes its matrix as a second input, so that one graph"
+    " serves every mask of that size (train for it: distill --set masks=lines).",
+)
+@click.option(
     "--builder",
     type=click.Choice(BUILDERS),
     help="trt: what builds engines from the graph. auto takes TensorRT where it works, else none;"
@@ -109,6 +118,7 @@ def export(
     dc: str,
     batch: str,
     precision: str,
+    mask_role: str,
     builder: str | None,
     capabilities: str | None,
     require_engine: bool,
@@ -145,7 +155,8 @@ def export(
     made = []
     for name, checkpoint, folder in work:
         for target in targets:
-            place = out or folder / bundle_name(name, target, dc, batch, chosen)
+            usual = bundle_name(name, target, dc, batch, chosen, mask_input=mask_role == "input")
+            place = out or folder / usual
             bundle = export_model(
                 checkpoint,
                 target=target,
@@ -153,6 +164,7 @@ def export(
                 dc=dc,
                 batch=batch,
                 precision=chosen,
+                mask_input=mask_role == "input",
                 engines=engines if target == "trt" else None,
             )
             made.append(bundle)

@@ -11,6 +11,7 @@ import torch
 
 from kdmri_edge.bundle import (
     GOLDEN_INPUT,
+    GOLDEN_OPERATOR,
     GOLDEN_OUTPUT,
     Bundle,
     foreign_files,
@@ -21,6 +22,7 @@ from kdmri_edge.checkpoint import load_reconstructor, read_checkpoint_meta
 from kdmri_edge.errors import ExportError
 from kdmri_edge.extras import load_attribute, require
 from kdmri_edge.files import atomic_directory, sha256_file
+from kdmri_edge.models.spec import Kind
 from kdmri_edge.physics.forms import Form, choose_form
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.provenance import provenance
@@ -28,7 +30,7 @@ from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runtime.session import Session
 from kdmri_edge.targets import Target, target_named
 from kdmri_export.golden import golden, phantom_ranges
-from kdmri_export.parity import check
+from kdmri_export.parity import check, check_other_mask
 from kdmri_export.trt.engines import EngineRequest, build_engines
 
 __all__ = ["BATCHES", "bundle_name", "export_model"]
@@ -37,7 +39,13 @@ BATCHES = ("1", "dynamic")
 
 
 def bundle_name(
-    stem: str, target: str, dc: str = "auto", batch: str = "1", precision: str = "f32"
+    stem: str,
+    target: str,
+    dc: str = "auto",
+    batch: str = "1",
+    precision: str = "f32",
+    *,
+    mask_input: bool = False,
 ) -> str:
     """Return the usual folder name of a bundle: stem, target, and what differs from the defaults.
 
@@ -47,10 +55,12 @@ def bundle_name(
         dc: Form of data consistency as asked for.
         batch: "1" or "dynamic".
         precision: Of the graph.
+        mask_input: Whether it takes masks as an input.
     """
     marks = [precision] if precision != "f32" else []
     marks += [dc] if dc != "auto" else []
     marks += [batch] if batch != "1" else []
+    marks += ["masks"] if mask_input else []
     return "-".join([stem, target, *marks])
 
 
@@ -72,6 +82,7 @@ def export_model(
     dc: str = "auto",
     batch: str = "1",
     precision: str = "f32",
+    mask_input: bool = False,
     engines: EngineRequest | None = None,
 ) -> Bundle:
     """Export a checkpoint as a bundle; it appears only if it passes the parity gate.
@@ -83,6 +94,8 @@ def export_model(
         dc: Form of data consistency: "auto", "projection", "dft" or "fft".
         batch: "1", or "dynamic" for any number of slices per call.
         precision: Of the graph; one of the target's.
+        mask_input: Take the operator of data consistency as a second input, so that one graph
+            serves every mask of the network's kind and matrix.
         engines: For "trt": which engines to build from it; None builds none.
 
     Raises:
@@ -111,6 +124,11 @@ def export_model(
     meta = read_checkpoint_meta(checkpoint)
     form = choose_form(Mask.from_dict(meta["mask"]), dc)
     reconstructor = load_reconstructor(checkpoint, form)
+    if mask_input and (form is Form.FFT or reconstructor.spec.kind is Kind.VDSR):
+        raise ExportError(
+            "Only networks with data consistency as a matrix product take masks as an input.",
+            "Use --mask fixed, or --dc auto.",
+        )
     if form is Form.FFT:
         # Over both axes, as published networks have it: this form is the baseline. That one axis
         # is enough for a line mask is what the projection form builds on.
@@ -128,14 +146,30 @@ def export_model(
     with atomic_directory(out) as folder:
         graph = folder / chosen.graph_file
         dynamic = batch == "dynamic"
-        writer(reconstructor, example, graph, dynamic=dynamic, precision=precision)
+        writer(
+            reconstructor,
+            example,
+            graph,
+            dynamic=dynamic,
+            precision=precision,
+            mask_input=mask_input,
+        )
         session = session_class(graph, precision="int8" if precision == "int8" else "f32")
+        if mask_input:
+            check_other_mask(session, reconstructor, data, precision=precision)
+            session.operator = reconstructor.operator.numpy()
+            np.save(folder / GOLDEN_OPERATOR, session.operator)
         parity = check(session, reconstructor, data, precision=precision, dynamic=dynamic)
         np.save(folder / GOLDEN_INPUT, inputs)
         with torch.inference_mode():
             np.save(folder / GOLDEN_OUTPUT, reconstructor(example).numpy())
         manifest = _manifest(chosen, meta, reconstructor, checkpoint, list(inputs.shape), batch)
-        manifest |= {"precision": precision, "calibrated_on": calibrated, "parity": parity}
+        manifest |= {
+            "mask_input": mask_input,
+            "precision": precision,
+            "calibrated_on": calibrated,
+            "parity": parity,
+        }
         if target == "trt":
             manifest["engine"] = build_engines(folder, engines or EngineRequest(), dynamic)
         write_manifest(folder, manifest)

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from kdmri_edge.deviation import Figures, compare, tolerance_for
 from kdmri_edge.errors import ParityError
 from kdmri_edge.metrics import psnr, ssim
+from kdmri_edge.physics.masks import variable_density_2d, variable_density_lines
+from kdmri_edge.physics.projection import zero_filled
 from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runtime.session import Session, reconstruct
+from kdmri_edge.scaling import slice_scale
 from kdmri_export.golden import Golden
 
-__all__ = ["check"]
+__all__ = ["check", "check_other_mask"]
 
 Array = NDArray[Any]
 
@@ -26,6 +29,9 @@ _NETWORK_SCALES = (0.01, 1.0, 100.0)
 _IMAGE_SCALES = (1e-6, 1.0, 1e6)
 # A mask that samples everything leaves rounding alone: above this, PSNR has no meaning.
 _EQUAL_DB = 100.0
+# The mask that graphs with a mask as an input are checked with, beside their own.
+_OTHER_ACCELERATION = 3.0
+_OTHER_SEED = 991
 
 
 def _against_truth(output: Array, reference: Array, truth: Array) -> Figures:
@@ -116,3 +122,32 @@ def check(
         "slices": len(data.zero_filled),
         "against": f"PyTorch {torch.__version__} float32, {reconstructor.form} form",
     }
+
+
+def check_other_mask(
+    session: Session, reconstructor: Reconstructor, data: Golden, *, precision: str
+) -> None:
+    """Run the gate with another mask than the one that the graph was written with.
+
+    A graph that takes the mask as an input, and yet holds the example's, would pass with that.
+
+    Args:
+        session: The exported graph in its runtime; its operator is changed.
+        reconstructor: The same network in PyTorch, with the mask of the example.
+        data: Golden slices, of which the true images are undersampled anew.
+        precision: Which tolerances apply.
+
+    Raises:
+        ParityError: See `check`.
+    """
+    height, width = data.target.shape[-2:]
+    mask = (
+        variable_density_lines(height, _OTHER_ACCELERATION, seed=_OTHER_SEED)
+        if reconstructor.mask.is_lines
+        else variable_density_2d((height, width), _OTHER_ACCELERATION, seed=_OTHER_SEED)
+    )
+    reference = Reconstructor(reconstructor.model, mask, reconstructor.form)
+    session.operator = reference.operator.numpy()
+    x_u = zero_filled(data.target, mask)
+    other = Golden(x_u, data.target, slice_scale(x_u))
+    check(session, reference, other, precision=precision)

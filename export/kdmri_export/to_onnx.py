@@ -22,12 +22,13 @@ from kdmri_export.lowerings.cast import DTYPES, cast_convolutions
 from kdmri_export.lowerings.narrow import widen
 from kdmri_export.lowerings.quantise import quantise_graph
 
-__all__ = ["INPUT", "OPSET", "OUTPUT", "to_model", "write"]
+__all__ = ["INPUT", "OPERATOR", "OPSET", "OUTPUT", "to_model", "write"]
 
 # From opset 20 on a DFT takes its axis as an input, which OpenVINO 2026.4 ignores without a word:
 # it then transforms phase encode instead of readout. In 18 the axis is an attribute, read by all.
 OPSET = 18
 INPUT = "zero_filled"
+OPERATOR = "operator"
 OUTPUT = "reconstruction"
 
 
@@ -57,6 +58,7 @@ def to_model(
     *,
     dynamic: bool,
     precision: str = "f32",
+    mask_input: bool = False,
     narrow: bool = True,
     unsigned: bool = True,
 ) -> Any:
@@ -69,6 +71,7 @@ def to_model(
         precision: Of the convolutions: "f32", one of `lowerings.cast.DTYPES`, or "int8", for which
             the network needs its activation ranges.
         unsigned: With int8, whether activations behind a ReLU may be unsigned.
+        mask_input: Whether the operator of data consistency is a second input, not a constant.
         narrow: Take narrow convolutions apart (`lowerings.narrow`), which helps CPUs.
 
     Raises:
@@ -76,9 +79,11 @@ def to_model(
     """
     onnx = require("onnx", extra="onnx")
     require("onnxscript", extra="onnx")
-    shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
+    batch = {0: torch.export.Dim("batch", min=1)} if dynamic else None
+    shapes = (batch, None) if mask_input else (batch,)
     # torch.export takes a batch of one for a constant, so a dynamic one is shown as two.
-    shown = example.repeat(2, 1, 1, 1) if dynamic else example
+    images = example.repeat(2, 1, 1, 1) if dynamic else example
+    shown = (images, reconstructor.operator) if mask_input else (images,)
     with _quiet(), torch.no_grad():
         lowered = lower(reconstructor)
         if precision in DTYPES:
@@ -86,11 +91,13 @@ def to_model(
         # The FFT form is the export that one gets without us.
         if narrow and reconstructor.form is not Form.FFT:
             widen(lowered)
-        lowered(shown)  # makes the DFT matrices now: made while exporting, they would be symbolic
-        program = torch.export.export(lowered, (shown,), dynamic_shapes=shapes, strict=False)
+        lowered(*shown)  # makes the DFT matrices now: made while exporting, they would be symbolic
+        program = torch.export.export(
+            lowered, shown, dynamic_shapes=shapes if dynamic else None, strict=False
+        )
         exported = torch.onnx.export(
             program,
-            input_names=[INPUT],
+            input_names=[INPUT, OPERATOR] if mask_input else [INPUT],
             output_names=[OUTPUT],
             opset_version=OPSET,
             dynamo=True,
@@ -125,7 +132,10 @@ def write(
     *,
     dynamic: bool,
     precision: str = "f32",
+    mask_input: bool = False,
 ) -> None:
     """Write the network as one .onnx file with its weights inside; see `to_model`."""
-    model = to_model(reconstructor, example, dynamic=dynamic, precision=precision)
+    model = to_model(
+        reconstructor, example, dynamic=dynamic, precision=precision, mask_input=mask_input
+    )
     graph.write_bytes(model.SerializeToString())

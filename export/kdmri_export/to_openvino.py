@@ -21,6 +21,7 @@ def write(
     *,
     dynamic: bool,
     precision: str = "f32",
+    mask_input: bool = False,
 ) -> None:
     """Convert the network by way of its ONNX graph; weights lie in the .bin beside the .xml.
 
@@ -30,6 +31,7 @@ def write(
         graph: Destination, .xml.
         dynamic: Whether any batch is to be taken.
         precision: Of the convolutions: "f32", "f16" or "int8".
+        mask_input: Whether the operator of data consistency is a second input.
 
     Raises:
         MissingExtraError: openvino, onnx or onnxscript is not installed.
@@ -37,7 +39,14 @@ def write(
     openvino = require("openvino", extra="openvino")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
-        to_onnx.write(reconstructor, example, source, dynamic=dynamic, precision=precision)
+        to_onnx.write(
+            reconstructor,
+            example,
+            source,
+            dynamic=dynamic,
+            precision=precision,
+            mask_input=mask_input,
+        )
         model = openvino.convert_model(source)
     # The converter notes the path of its input, which is a temporary one of this machine.
     if model.has_rt_info(["conversion_parameters"]):

@@ -27,6 +27,7 @@ def write(
     *,
     dynamic: bool,
     precision: str = "f32",
+    mask_input: bool = False,
 ) -> None:
     """Trace a network and save it for libtorch.
 
@@ -36,10 +37,12 @@ def write(
         graph: Destination.
         dynamic: Whether any batch is to be taken; a trace of it follows the batch by itself.
         precision: Of the convolutions: "f32", or one of `lowerings.cast.DTYPES`.
+        mask_input: Whether the operator of data consistency is a second input.
     """
     lowered = lower(reconstructor)
     if precision != "f32":
         cast_convolutions(lowered, precision)
+    shown = (example, reconstructor.operator) if mask_input else (example,)
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         # torch announces TorchScript's retirement at each use; C++ users still need it.
@@ -48,7 +51,7 @@ def write(
         tracer_warning: type[Warning] = torch.jit.TracerWarning  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", category=tracer_warning)
         traced: Any = torch.jit.trace(  # type: ignore[no-untyped-call]
-            lowered, example, check_trace=False
+            lowered, shown, check_trace=False
         )
         torch.jit.save(torch.jit.freeze(traced.eval()), buffer)
     graph.write_bytes(_without_debug(buffer.getvalue()))

@@ -29,7 +29,7 @@ _MASK_OPTIONS = frozenset({"mask", "mask_family", "mask_seed", "acceleration"})
 def _mask(options: dict[str, Any]) -> Mask:
     """Load or draw the mask that the options describe."""
     from kdmri_edge.physics import masks
-    from kdmri_edge.physics.mask_file import load_mask
+    from kdmri_edge.physics.mask_file import load_mask_option
 
     wanted: float | None = options["acceleration"]
     matrix: int | None = options["matrix"]
@@ -39,8 +39,7 @@ def _mask(options: dict[str, Any]) -> Mask:
             "Give --acceleration 1 (fully sampled) or more.",
         )
     if options["mask"]:
-        file, _, key = str(options["mask"]).partition(":")
-        mask = load_mask(Path(file), key or None)
+        mask = load_mask_option(str(options["mask"]))
         if wanted is not None and abs(mask.nominal_acceleration / wanted - 1) > 0.1:
             raise MaskError(
                 f"Mask {mask.name!r} accelerates {mask.nominal_acceleration:.2f}x,"

@@ -47,6 +47,11 @@ def runs_on(info: SessionInfo) -> str:
     help="The inputs are fully sampled: bring them to the network's matrix and apply its mask.",
 )
 @click.option(
+    "--mask",
+    metavar="FILE[:KEY]",
+    help="The scan's mask (.npy, or one of a .json file), for a bundle exported with --mask input.",
+)
+@click.option(
     "--backend",
     type=click.Choice(["auto", *BACKENDS]),
     default="auto",
@@ -65,6 +70,7 @@ def run(
     inputs: tuple[Path, ...],
     output: Path,
     undersample: bool,
+    mask: str | None,
     backend: str,
     precision: str | None,
     threads: int | None,
@@ -83,15 +89,19 @@ def run(
       kdmri-edge run dccnn-d3c5@brain-4x T1w.nii.gz -o T1w-4x.nii.gz --undersample
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.console import say
+    from kdmri_edge.physics.mask_file import load_mask_option
     from kdmri_edge.runtime.files import plan_jobs, run_job
     from kdmri_edge.runtime.inputs import what_reads
     from kdmri_edge.runtime.session import open_session
 
     source = source_of(network)
-    reads = what_reads(source)
+    scanned = load_mask_option(mask) if mask else None
+    reads = what_reads(source, scanned)
     jobs = plan_jobs(inputs, output)
     chosen = _at_hand(source) if backend == "auto" else backend
-    session = open_session(source, backend=chosen, precision=precision, threads=threads)
+    session = open_session(
+        source, backend=chosen, mask=scanned, precision=precision, threads=threads
+    )
     done: list[dict[str, Any]] = []
     for job in jobs:
         done.append(run_job(job, session, reads, undersample=undersample))

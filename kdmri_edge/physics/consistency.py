@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kdmri_edge.physics.forms import Form
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.physics.projection import projection_matrix
+from kdmri_edge.physics.projection import operator_array
 
 __all__ = [
     "FORMULAS",
@@ -41,24 +41,8 @@ def gain(noise_weight: float | None) -> float:
 def operator_tensor(
     mask: Mask, form: Form, channels: int, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Return the constant that the given form of the operator needs.
-
-    Args:
-        mask: The sampling pattern.
-        form: Which form will be computed.
-        channels: 1 (magnitude) or 2 (real, imaginary).
-        dtype: Real dtype of the result.
-
-    Returns:
-        projection: the real matrix [C * H, C * H] that acts on an image viewed as [B, C * H, W];
-        for C = 2 it is [[Re P, -Im P], [Im P, Re P]]. dft and fft: the mask, [H, 1] or [H, W].
-    """
-    if form is Form.PROJECTION:
-        p = projection_matrix(mask)
-        real = p.real if channels == 1 else np.block([[p.real, -p.imag], [p.imag, p.real]])
-        return torch.from_numpy(np.ascontiguousarray(real)).to(dtype)
-    samples = mask.samples[:, None] if mask.is_lines else mask.samples
-    return torch.from_numpy(samples.astype(np.float64)).to(dtype)
+    """Return `physics.projection.operator_array` as a tensor of a real dtype."""
+    return torch.from_numpy(operator_array(mask, form, channels)).to(dtype)
 
 
 def apply_projection(x: Tensor, x_u: Tensor, operator: Tensor, gain: float) -> Tensor:

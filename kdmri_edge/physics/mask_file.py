@@ -12,7 +12,7 @@ import numpy as np
 from kdmri_edge.errors import MaskError
 from kdmri_edge.physics.masks import Mask
 
-__all__ = ["load_mask"]
+__all__ = ["load_mask", "load_mask_option"]
 
 
 def load_mask(path: Path, key: str | None = None) -> Mask:
@@ -40,6 +40,12 @@ def load_mask(path: Path, key: str | None = None) -> Mask:
         raise MaskError(
             f"{path} is not a readable mask ({error}).", "Give a .npy array or a .json file."
         ) from error
+
+
+def load_mask_option(text: str) -> Mask:
+    """Read the mask that a command-line option names as FILE or FILE:KEY; see `load_mask`."""
+    file, _, key = text.partition(":")
+    return load_mask(Path(file), key or None)
 
 
 def _from_array(array: np.ndarray[Any, Any], path: Path) -> Mask:

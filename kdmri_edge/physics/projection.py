@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.physics.forms import Form
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from kdmri_edge.physics.masks import Mask
 
-__all__ = ["projection_matrix", "zero_filled"]
+__all__ = ["operator_array", "projection_matrix", "zero_filled"]
 
 
 def projection_matrix(mask: Mask) -> NDArray[np.complex128]:
@@ -29,6 +30,27 @@ def projection_matrix(mask: Mask) -> NDArray[np.complex128]:
     index = np.arange(mask.height)
     matrix: NDArray[np.complex128] = kernel[(index[:, None] - index[None, :]) % mask.height]
     return matrix
+
+
+def operator_array(mask: Mask, form: Form, channels: int) -> NDArray[np.float64]:
+    """Return the constant that a form of data consistency needs.
+
+    Args:
+        mask: The sampling pattern.
+        form: Which form will be computed.
+        channels: 1 (magnitude) or 2 (real, imaginary).
+
+    Returns:
+        float64; projection: the real matrix [C * H, C * H] that acts on an image viewed as
+        [B, C * H, W]; for C = 2 it is [[Re P, -Im P], [Im P, Re P]]. dft and fft: the mask, [H, 1]
+        or [H, W].
+    """
+    if form is Form.PROJECTION:
+        p = projection_matrix(mask)
+        real = p.real if channels == 1 else np.block([[p.real, -p.imag], [p.imag, p.real]])
+        return np.ascontiguousarray(real)
+    samples = mask.samples[:, None] if mask.is_lines else mask.samples
+    return samples.astype(np.float64)
 
 
 def zero_filled(image: NDArray[np.generic], mask: Mask) -> NDArray[Any]:

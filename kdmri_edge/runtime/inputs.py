@@ -58,8 +58,13 @@ class Given:
     voxel_mm: tuple[float, float, float] | None
 
 
-def what_reads(source: Path) -> Reads:
+def what_reads(source: Path, mask: Mask | None = None) -> Reads:
     """Return what a bundle, or a .safetensors checkpoint, has to be given.
+
+    Args:
+        source: Bundle or checkpoint.
+        mask: Another mask than its own, for a bundle that takes masks as an input
+            (`open_session` refuses others).
 
     Raises:
         BundleError: The bundle is not intact.
@@ -73,7 +78,7 @@ def what_reads(source: Path) -> Reads:
         meta = open_bundle(source, verify=False).manifest
     return Reads(
         spec=ModelSpec.from_dict(meta["spec"]),
-        mask=Mask.from_dict(meta["mask"]),
+        mask=mask or Mask.from_dict(meta["mask"]),
         matrix=int(meta["matrix"]),
     )
 

@@ -6,8 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kdmri_edge.errors import BackendError, BundleError
 from kdmri_edge.extras import require
 from kdmri_edge.runtime.session import (
@@ -80,7 +78,7 @@ class OnnxRuntimeSession(Session):
                 "Install the plain onnxruntime package.",
             )
         self._threads, self._precision = threads, precision
-        self._input = self._session.get_inputs()[0].name
+        self._names = [port.name for port in self._session.get_inputs()]
 
     def _load(self, graph: Path, options: Any) -> Any:
         try:
@@ -108,10 +106,13 @@ class OnnxRuntimeSession(Session):
             precision_executed=self._executed,
         )
 
+    def _named(self, x_u: Array) -> dict[str, Array]:
+        return dict(zip(self._names, self.inputs(x_u), strict=True))
+
     def run(self, x_u: Array) -> Array:
         """Reconstruct; see `Session.run`."""
         try:
-            result: Array = self._session.run(None, {self._input: np.ascontiguousarray(x_u)})[0]
+            result: Array = self._session.run(None, self._named(x_u))[0]
         except self._ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             raise BackendError(
                 f"The graph does not take an input of shape {list(x_u.shape)}.",

@@ -106,7 +106,7 @@ class OpenVinoSession(Session):
     def run(self, x_u: Array) -> Array:
         """Reconstruct; see `Session.run`."""
         try:
-            results = self._request.infer([np.ascontiguousarray(x_u)])
+            results = self._request.infer(self.inputs(x_u))
         except RuntimeError as error:
             raise BackendError(
                 f"The graph does not take an input of shape {list(x_u.shape)}.",

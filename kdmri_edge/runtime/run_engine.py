@@ -48,7 +48,7 @@ def load_runtime(name: str) -> tuple[Any, Any]:
 
 
 class Engine:
-    """A loaded engine with one float32 input and one float32 output of the same shape.
+    """A loaded engine: float32 images, perhaps the operator of a mask, float32 images.
 
     Args:
         path: The engine.
@@ -65,15 +65,12 @@ class Engine:
         if self.engine is None:
             raise Refused(f"{path} does not load here. Build it again, on this device.")
         self.context = self.engine.create_execution_context()
-        modes: dict[Any, str] = {}
-        for number in range(self.engine.num_io_tensors):
-            name = self.engine.get_tensor_name(number)
-            modes[self.engine.get_tensor_mode(name)] = name
-        self.input = modes[self.trt.TensorIOMode.INPUT]
-        self.output = modes[self.trt.TensorIOMode.OUTPUT]
+        names = [self.engine.get_tensor_name(n) for n in range(self.engine.num_io_tensors)]
+        given = self.trt.TensorIOMode.INPUT
+        self.inputs = [name for name in names if self.engine.get_tensor_mode(name) == given]
+        (self.output,) = (name for name in names if name not in self.inputs)
         self.stream = self._call(self.cuda.cudaStreamCreate)
-        self.buffers: dict[str, Any] = {}
-        self.size = 0
+        self.buffers: dict[str, tuple[Any, int]] = {}
 
     def _call(self, function: Any, *arguments: Any) -> Any:
         """Call the CUDA runtime, whose functions return (error, result...)."""
@@ -89,39 +86,43 @@ class Engine:
         name = name.decode() if isinstance(name, bytes) else str(name)
         return name.rstrip("\0"), f"sm{properties.major}{properties.minor}"
 
-    def _reserve(self, size: int) -> None:
-        if size <= self.size:
-            return
-        for buffer in self.buffers.values():
-            self._call(self.cuda.cudaFree, buffer)
-        names = (self.input, self.output)
-        self.buffers = {name: self._call(self.cuda.cudaMalloc, size) for name in names}
-        for name, buffer in self.buffers.items():
+    def _buffer(self, name: str, size: int) -> Any:
+        """Return a tensor's memory on the device, at least `size` bytes."""
+        buffer, held = self.buffers.get(name, (None, 0))
+        if size > held:
+            if buffer is not None:
+                self._call(self.cuda.cudaFree, buffer)
+            buffer = self._call(self.cuda.cudaMalloc, size)
+            self.buffers[name] = buffer, size
             self.context.set_tensor_address(name, int(buffer))
-        self.size = size
+        return buffer
 
-    def run(self, x: Any) -> Any:
+    def run(self, x: Any, *more: Any) -> Any:
         """Run the network once.
 
         Args:
             x: float32 [B, C, H, W].
+            more: The operator of the mask, for a graph that takes it.
 
         Returns:
             float32 of the same shape.
         """
-        x = np.ascontiguousarray(x, dtype=np.float32)
-        if not self.context.set_input_shape(self.input, x.shape):
-            raise Refused(f"The engine does not take an input of shape {list(x.shape)}.")
-        self._reserve(x.nbytes)
-        result = np.empty(x.shape, np.float32)
+        given = [np.ascontiguousarray(array, dtype=np.float32) for array in (x, *more)]
+        if len(given) != len(self.inputs):
+            raise Refused(f"The engine takes {len(self.inputs)} inputs, not {len(given)}.")
         kinds = self.cuda.cudaMemcpyKind
-        copy = self.cuda.cudaMemcpyAsync
+        copy, stream = self.cuda.cudaMemcpyAsync, self.stream
         there, back = kinds.cudaMemcpyHostToDevice, kinds.cudaMemcpyDeviceToHost
-        buffers, stream = self.buffers, self.stream
-        self._call(copy, buffers[self.input], x.ctypes.data, x.nbytes, there, stream)
+        for name, array in zip(self.inputs, given):  # noqa: B905 - equal, see above; 3.10
+            if not self.context.set_input_shape(name, array.shape):
+                raise Refused(f"The engine does not take an input of shape {list(array.shape)}.")
+            buffer = self._buffer(name, array.nbytes)
+            self._call(copy, buffer, array.ctypes.data, array.nbytes, there, stream)
+        result = np.empty(given[0].shape, np.float32)
+        buffer = self._buffer(self.output, result.nbytes)
         if not self.context.execute_async_v3(int(stream)):
             raise Refused("The engine failed while it ran.")
-        self._call(copy, result.ctypes.data, buffers[self.output], x.nbytes, back, stream)
+        self._call(copy, result.ctypes.data, buffer, result.nbytes, back, stream)
         self._call(self.cuda.cudaStreamSynchronize, stream)
         return result
 
@@ -141,14 +142,14 @@ def find_engine(folder: Path, builder: str) -> Path:
     return max(found)[1]
 
 
-def times(engine: Engine, x: Any, warmup: int, samples: int) -> list[float]:
+def times(engine: Engine, given: list[Any], warmup: int, samples: int) -> list[float]:
     """Time single queries, copies to the device and back included; milliseconds."""
     for _ in range(warmup):
-        engine.run(x)
+        engine.run(*given)
     found = []
     for _ in range(samples):
         began = time.perf_counter_ns()
-        engine.run(x)
+        engine.run(*given)
         found.append((time.perf_counter_ns() - began) * 1e-6)
     return found
 
@@ -160,12 +161,14 @@ def measure(folder: Path, path: Path, builder: str, warmup: int, samples: int) -
         A row of `kdmri-edge bench`.
     """
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    given = np.load(folder / "golden_input.npy")
+    given = [np.load(folder / "golden_input.npy")]
+    if manifest.get("mask_input"):
+        given.append(np.load(folder / "golden_operator.npy"))
     wanted = np.load(folder / "golden_output.npy")
     began = time.perf_counter()
     engine = Engine(path, builder)
     load_s = time.perf_counter() - began
-    output = engine.run(given)
+    output = engine.run(*given)
     span = float(wanted.max() - wanted.min()) or 1.0
     error = float(np.abs(output - wanted).max()) / span
     limit = float(manifest["parity"]["tolerance"]["max_error"])

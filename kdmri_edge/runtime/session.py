@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdmri_edge.bundle import open_bundle
-from kdmri_edge.errors import BackendError, DataError
+from kdmri_edge.bundle import Bundle, open_bundle
+from kdmri_edge.errors import BackendError, DataError, MaskError
 from kdmri_edge.extras import load_attribute
+from kdmri_edge.physics.forms import choose_form
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.projection import operator_array
 from kdmri_edge.runtime.backends import BACKENDS
 from kdmri_edge.scaling import network_image, network_input, slice_scale
 
@@ -23,6 +26,7 @@ __all__ = [
     "check_graph_precision",
     "check_precision",
     "open_session",
+    "operator_of",
     "reconstruct",
 ]
 
@@ -55,7 +59,14 @@ class SessionInfo:
 
 
 class Session(ABC):
-    """A loaded network."""
+    """A loaded network.
+
+    Attributes:
+        operator: Constant of data consistency, float32, for a graph that takes it as a second
+            input; None for a graph that holds it.
+    """
+
+    operator: Array | None = None
 
     @classmethod
     def precisions_here(cls) -> tuple[str, ...]:
@@ -70,6 +81,11 @@ class Session(ABC):
     @abstractmethod
     def info(self) -> SessionInfo:
         """What really runs."""
+
+    def inputs(self, x_u: Array) -> list[Array]:
+        """Return what the graph is given for images, C-contiguous."""
+        given = [np.ascontiguousarray(x_u)]
+        return given if self.operator is None else [*given, self.operator]
 
     @abstractmethod
     def run(self, x_u: Array) -> Array:
@@ -115,6 +131,7 @@ def open_session(
     source: Path,
     *,
     backend: str | None = None,
+    mask: Mask | None = None,
     precision: str | None = None,
     threads: int | None = None,
     **options: Any,
@@ -125,6 +142,7 @@ def open_session(
         source: A bundle's folder, or a .safetensors checkpoint.
         backend: Key of `BACKENDS`; None takes the one that the bundle is made for. Checkpoints run
             on "torch" alone.
+        mask: Another mask than the bundle's own, for a bundle that takes masks as an input.
         precision: One of those that the backend has; None takes int8 for a quantised bundle and
             else f32.
         threads: CPU threads; None leaves the runtime's choice.
@@ -153,7 +171,44 @@ def open_session(
         precision = "int8" if written == "int8" else "f32"
     make = load_attribute(import_string)
     session: Session = make(graph, precision=precision, threads=threads, **options)
+    if source.suffix != _CHECKPOINT:
+        session.operator = operator_of(bundle, mask)
+    elif mask is not None:
+        raise BackendError(
+            f"{source} is a checkpoint, which runs with its own mask.",
+            "Export it with --mask input.",
+        )
     return session
+
+
+def operator_of(bundle: Bundle, mask: Mask | None = None) -> Array | None:
+    """Return the constant of data consistency that a bundle takes as an input, None if it holds it.
+
+    Args:
+        bundle: The bundle.
+        mask: Another mask than its own.
+
+    Raises:
+        BackendError: The bundle holds its mask, and another one is asked for.
+        MaskError: The mask is of another matrix, or does not suit the form of data consistency.
+    """
+    if not bundle.manifest.get("mask_input"):
+        if mask not in (None, bundle.mask):
+            raise BackendError(
+                f"{bundle.path} is made for mask {bundle.mask.name!r} alone.",
+                "Export the network with --mask input.",
+            )
+        return None
+    chosen = mask or bundle.mask
+    chosen.check_matrix(*bundle.manifest["io"]["input"]["shape"][2:])
+    form = choose_form(chosen, str(bundle.manifest["dc"]))
+    if chosen.is_lines != bundle.mask.is_lines:
+        raise MaskError(
+            f"Mask {chosen.name!r} and that of {bundle.path} are not of one kind.",
+            "A graph made for line masks takes line masks; export one for the other kind.",
+        )
+    channels = int(bundle.manifest["spec"]["channels"])
+    return operator_array(chosen, form, channels).astype(np.float32)
 
 
 def _remedy(backend: str | None) -> str:

@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from kdmri_edge.errors import BackendError, BundleError
@@ -60,7 +59,8 @@ class TorchScriptSession(Session):
     def run(self, x_u: Array) -> Array:
         """Reconstruct; see `Session.run`."""
         try:
-            result: Array = self._model(torch.from_numpy(np.ascontiguousarray(x_u))).numpy()
+            given = [torch.from_numpy(array) for array in self.inputs(x_u)]
+            result: Array = self._model(*given).numpy()
         except RuntimeError as error:
             raise BackendError(
                 f"The graph does not take an input of shape {list(x_u.shape)}.",

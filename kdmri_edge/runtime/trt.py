@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
 from kdmri_edge.errors import BackendError
 from kdmri_edge.extras import require
 from kdmri_edge.runtime import run_engine
@@ -60,7 +58,7 @@ class TensorRTSession(Session):
     def run(self, x_u: Array) -> Array:
         """Reconstruct; see `Session.run`."""
         try:
-            result: Array = self._engine.run(np.ascontiguousarray(x_u))
+            result: Array = self._engine.run(*self.inputs(x_u))
         except run_engine.Refused as error:
             raise BackendError(
                 f"The graph does not take an input of shape {list(x_u.shape)} ({error}).",

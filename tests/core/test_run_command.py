@@ -211,6 +211,26 @@ def test_neither_pytorch_nor_an_exporter_is_imported(
     assert (tmp_path / "out.npy").is_file()
 
 
+def test_bundle_that_takes_masks(
+    cli: Cli, exports: dict[str, Path], whole: np.ndarray, tmp_path: Path
+) -> None:
+    checkpoint = exports["checkpoint"]
+    bundle = export_model(checkpoint, target="onnx", out=tmp_path / "b", mask_input=True).path
+    scanned = variable_density_lines(32, 2, centre_lines=4, seed=9)
+    np.save(tmp_path / "mask.npy", scanned.samples.astype(np.uint8))
+    x_u = zero_filled(whole.astype(np.complex64), scanned)
+    np.save(tmp_path / "x.npy", x_u)
+    arguments = ("run", bundle, tmp_path / "x.npy", "-o", tmp_path / "out.npy")
+    cli(*arguments).check_refusal("mask")
+    done = cli(*arguments, "--mask", tmp_path / "mask.npy")
+    assert done.code == 0, done.err
+    wanted = reconstruct(open_session(bundle, mask=scanned, threads=1), x_u.real)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), wanted, rtol=1e-5, atol=1e-5)
+    assert json.loads(cli("verify", bundle, "--json").out)["passed"]
+    fixed = ("run", exports["magnitude"], *arguments[2:], "--mask", tmp_path / "mask.npy")
+    cli(*fixed).check_refusal("--mask input")
+
+
 class TestMistakes:
     @pytest.fixture
     def refuse(self, cli: Cli, bundle: Path, tmp_path: Path) -> Callable[..., None]:

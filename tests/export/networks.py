@@ -33,12 +33,12 @@ def spec(
     )
 
 
-def lines(height: int = MATRIX) -> Mask:
-    return variable_density_lines(height, 3, centre_lines=4, seed=3)
+def lines(height: int = MATRIX, acceleration: float = 3) -> Mask:
+    return variable_density_lines(height, acceleration, centre_lines=4, seed=3)
 
 
-def points(height: int = MATRIX, width: int = MATRIX) -> Mask:
-    return variable_density_2d((height, width), 3, centre=6, seed=1)
+def points(height: int = MATRIX, width: int = MATRIX, seed: int = 1) -> Mask:
+    return variable_density_2d((height, width), 3, centre=6, seed=seed)
 
 
 def network(

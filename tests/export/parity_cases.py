@@ -54,7 +54,7 @@ def pytorch(reconstructor: Reconstructor, x_u: NDArray[np.float32]) -> NDArray[n
 
 @cache
 def exported(
-    target: str, name: str, dynamic: bool, precision: str
+    target: str, name: str, dynamic: bool, precision: str, mask_input: bool
 ) -> tuple[Reconstructor, dict[str, bytes]]:
     """Export a case, once: the exporters take most of the time of these tests."""
     architecture, mask, form, size = CASES[name]
@@ -63,7 +63,14 @@ def exported(
     example = torch.from_numpy(images(1, architecture.channels, size))
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / row.graph_file
-        load(row.exporter)(reconstructor, example, graph, dynamic=dynamic, precision=precision)
+        load(row.exporter)(
+            reconstructor,
+            example,
+            graph,
+            dynamic=dynamic,
+            precision=precision,
+            mask_input=mask_input,
+        )
         return reconstructor, {file.name: file.read_bytes() for file in Path(folder).iterdir()}
 
 
@@ -78,14 +85,20 @@ class ParityCases:
         return TARGETS[self.target]
 
     def write(
-        self, name: str, folder: Path, *, dynamic: bool = False, precision: str = "f32"
+        self,
+        name: str,
+        folder: Path,
+        *,
+        dynamic: bool = False,
+        precision: str = "f32",
+        mask_input: bool = False,
     ) -> tuple[Reconstructor, Path]:
         """Put an exported case into a folder; return the network and its graph."""
         if self.refuses in name:
             with pytest.raises(ExportError, match="node"):
-                exported(self.target, name, dynamic, precision)
+                exported(self.target, name, dynamic, precision, mask_input)
             pytest.skip("refused by name, as it should be")
-        reconstructor, files = exported(self.target, name, dynamic, precision)
+        reconstructor, files = exported(self.target, name, dynamic, precision, mask_input)
         for file, content in files.items():
             (folder / file).write_bytes(content)
         return reconstructor, folder / self.row.graph_file
@@ -135,6 +148,25 @@ class ParityCases:
             for scale in (1.0,) if whole else (0.01, 1.0, 100.0):
                 x_u = images(1, architecture.channels, size) * np.float32(scale)
                 self.check(reconstructor, session, x_u, precision)
+
+    @pytest.mark.parametrize(
+        "name", ["magnitude", "complex", "magnitude, DFT", "complex, 2-D mask, odd"]
+    )
+    def test_one_graph_serves_other_masks(self, name: str, tmp_path: Path) -> None:
+        reconstructor, graph = self.write(name, tmp_path, mask_input=True)
+        session = self.open(graph)
+        architecture, mask, _, size = CASES[name]
+        other = lines(size[0], acceleration=2) if mask.is_lines else points(*size, seed=8)
+        assert other != mask
+        x_u = images(1, architecture.channels, size)
+        outputs = []
+        for chosen in (mask, other, mask):
+            bound = Reconstructor(reconstructor.model, chosen, reconstructor.form)
+            session.operator = bound.operator.numpy()
+            self.check(bound, session, x_u)
+            outputs.append(session.run(x_u))
+        assert np.abs(outputs[0] - outputs[1]).max() > 1e-2
+        np.testing.assert_array_equal(outputs[0], outputs[2])
 
     @pytest.mark.parametrize("name", DYNAMIC)
     def test_dynamic_graph_takes_any_batch(self, name: str, tmp_path: Path) -> None:

@@ -13,19 +13,23 @@ import pytest
 import torch
 
 from kdmri_edge import deviation
-from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT, MANIFEST, open_bundle
+from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OPERATOR, GOLDEN_OUTPUT, MANIFEST, open_bundle
 from kdmri_edge.checkpoint import load_reconstructor
 from kdmri_edge.errors import (
+    BackendError,
     CheckpointError,
     ExportError,
     KdmriError,
+    MaskError,
     MissingExtraError,
     OutputError,
     ParityError,
 )
 from kdmri_edge.files import sha256_file
 from kdmri_edge.models.spec import Kind
+from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runtime.session import open_session
+from kdmri_edge.runtime.torchscript import TorchScriptSession
 from kdmri_edge.scaling import SCALING_RULE
 from kdmri_edge.targets import TARGETS
 from kdmri_export import to_onnx, to_torchscript
@@ -203,3 +207,55 @@ def test_file_in_the_place_of_the_bundle_is_kept(checkpoint: Path, tmp_path: Pat
     (tmp_path / "bundle").write_text("mine")
     refuse(OutputError, "is a file", checkpoint, tmp_path / "bundle")
     assert (tmp_path / "bundle").read_text() == "mine"
+
+
+class TestMaskAsInput:
+    @pytest.mark.parametrize("target", ["torchscript", "onnx", "openvino", "trt"])
+    def test_bundle_serves_another_mask(
+        self, target: str, checkpoint: Path, tmp_path: Path
+    ) -> None:
+        bundle = export_model(checkpoint, target=target, out=tmp_path / "b", mask_input=True)
+        assert bundle.manifest["mask_input"]
+        assert GOLDEN_OPERATOR in bundle.manifest["files"]
+        checker = TARGETS[target].checker.name
+        other = lines(MATRIX, acceleration=2)
+        given = np.load(bundle.path / GOLDEN_INPUT)
+        reference = load_reconstructor(checkpoint)
+        for mask in (None, other):
+            output = open_session(bundle.path, backend=checker, mask=mask, threads=1).run(given)
+            bound = Reconstructor(reference.model, mask or bundle.mask)
+            with torch.inference_mode():
+                wanted = bound(torch.from_numpy(given)).numpy()
+            np.testing.assert_allclose(output, wanted, atol=1e-5)
+
+    def test_mistakes(self, checkpoint: Path, tmp_path: Path) -> None:
+        bundle = export_model(checkpoint, target=QUICK, out=tmp_path / "b", mask_input=True).path
+        with pytest.raises(MaskError, match="31"):
+            open_session(bundle, mask=lines(31))
+        with pytest.raises(MaskError):
+            open_session(bundle, mask=points())
+        with pytest.raises(BackendError, match="--mask input"):
+            open_session(checkpoint, mask=lines())
+        fixed = export_model(checkpoint, target=QUICK, out=tmp_path / "fixed").path
+        with pytest.raises(BackendError, match="--mask input"):
+            open_session(fixed, mask=lines(MATRIX, acceleration=2))
+        assert open_session(fixed, mask=lines()).operator is None  # its own is no other
+        with pytest.raises(ExportError, match="--mask fixed"):
+            export_model(checkpoint, target=QUICK, out=tmp_path / "no", dc="fft", mask_input=True)
+        weights = write_checkpoint(tmp_path / "sr.safetensors", spec(kind=Kind.VDSR))
+        with pytest.raises(ExportError, match="--mask fixed"):
+            export_model(weights, target=QUICK, out=tmp_path / "no", mask_input=True)
+        assert not (tmp_path / "no").exists()
+
+    def test_graph_that_keeps_the_examples_mask_is_caught(
+        self, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Stubborn(TorchScriptSession):
+            def inputs(self, x_u: Any) -> list[Any]:
+                own = load_reconstructor(checkpoint).operator.numpy()
+                return [x_u, own]
+
+        monkeypatch.setattr("kdmri_edge.runtime.torchscript.TorchScriptSession", Stubborn)
+        with pytest.raises(ParityError):
+            export_model(checkpoint, target=QUICK, out=tmp_path / "b", mask_input=True)
+        assert not (tmp_path / "b").exists()

@@ -45,6 +45,7 @@ def write(
     *,
     dynamic: bool,
     precision: str = "f32",
+    mask_input: bool = False,
 ) -> None:
     """Write the graph, and beside it the scripts that build, check and time an engine.
 
@@ -58,13 +59,20 @@ def write(
         graph: Destination, .onnx.
         dynamic: Whether any batch is to be taken; engines then need a profile of batches.
         precision: Of the convolutions: "f32", "f16" or "int8" (signed: TensorRT has no other).
+        mask_input: Whether the operator of data consistency is a second input.
 
     Raises:
         ExportError: TensorRT does not take a node, such as the DFT of `--dc fft`; it is named.
         MissingExtraError: onnx or onnxscript is not installed.
     """
     model = to_model(
-        reconstructor, example, dynamic=dynamic, precision=precision, narrow=False, unsigned=False
+        reconstructor,
+        example,
+        dynamic=dynamic,
+        precision=precision,
+        mask_input=mask_input,
+        narrow=False,
+        unsigned=False,
     )
     checked_graph(model, "trt")
     graph.write_bytes(model.SerializeToString())
