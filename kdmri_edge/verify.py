@@ -67,8 +67,9 @@ def _rows(
     try:
         require(backend.library, extra=backend.extra)
         here = load_attribute(backend.session).precisions_here()
-        quantised = bundle.manifest["precision"] == "int8"
-        precisions = [name for name in here if (name == "int8") == quantised]
+        written = str(bundle.manifest["precision"])
+        # a graph of float16 or int8 has no other; a float32 one runs in what the machine has
+        precisions = [n for n in here if n != "int8"] if written == "f32" else [written]
     except KdmriError as error:
         return [{"backend": name, "precision": None, "status": "absent", "reason": str(error)}]
     return [_row(bundle, name, precision, given, wanted) for precision in precisions]

@@ -30,7 +30,7 @@ __all__ = ["bench"]
 )  # fmt: skip
 @click.option("--threads", type=int, help="Threads of every runtime.  [default: all CPUs]")
 @click.option(
-    "--precision", "precisions", multiple=True, type=click.Choice(["f32", "bf16", "int8"]),
+    "--precision", "precisions", multiple=True, type=click.Choice(["f32", "f16", "bf16", "int8"]),
     help="Measure this precision; may be repeated.  [default: all]",
 )  # fmt: skip
 @click.option("--samples", default=100, show_default=True, help="Timed queries per row.")

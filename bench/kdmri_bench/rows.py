@@ -45,7 +45,7 @@ class _Variant:
     @property
     def written(self) -> str:
         """Precision of the graph; bf16 is chosen when a float32 graph is loaded."""
-        return "int8" if self.precision is Precision.INT8 else "f32"
+        return "f32" if self.precision is Precision.BF16 else str(self.precision)
 
     @property
     def key(self) -> str:
@@ -94,7 +94,7 @@ def _variants(source: Source, settings: BenchSettings) -> list[_Variant]:
             _Variant(target=TARGETS[name], precision=precision, dc=_PLAIN_DC)
             for name in _PLAIN_TARGETS
             for precision in _precisions(TARGETS[name], settings)
-            if precision is not Precision.INT8
+            if precision in (Precision.F32, Precision.BF16)
         ]
     return found
 
@@ -174,9 +174,9 @@ def _given(source: Source, settings: BenchSettings) -> Iterable[Plan]:
     for path in source.bundles:
         manifest = open_bundle(path).manifest
         target = TARGETS[manifest["target"]]
-        quantised = manifest.get("precision") == "int8"
+        written = str(manifest.get("precision", "f32"))
         for precision in _precisions(target, settings):
-            if (precision is Precision.INT8) != quantised:
+            if _Variant(target=target, precision=precision).written != written:
                 continue
             key = f"{path.name}-{precision}"
             row = _row(source, target.backend.title, key, precision)

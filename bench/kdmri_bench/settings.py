@@ -16,6 +16,7 @@ class Precision(StrEnum):
     """Precision that a runtime is asked to compute in; what it executed is read back."""
 
     F32 = "f32"
+    F16 = "f16"
     BF16 = "bf16"
     INT8 = "int8"
 

@@ -19,7 +19,7 @@ class Backend:
         extra: Extra of this project that brings that package.
         runs_with: Packages that it needs beside it to run anything.
         devices: Devices that the session can run on.
-        precisions: Precisions that it can be asked for.
+        precisions: Precisions that it can be asked for; f16 and int8 are those of the graph.
     """
 
     name: str
@@ -40,7 +40,7 @@ _ALL = (
         library="onnxruntime",
         extra="onnx",
         devices=("cpu",),
-        precisions=("f32", "int8"),
+        precisions=("f32", "f16", "int8"),
     ),
     Backend(
         name="openvino",
@@ -49,7 +49,7 @@ _ALL = (
         library="openvino",
         extra="openvino",
         devices=("cpu",),
-        precisions=("f32", "bf16", "int8"),
+        precisions=("f32", "f16", "bf16", "int8"),
     ),
     Backend(
         name="torch",
@@ -58,7 +58,7 @@ _ALL = (
         library="torch",
         extra="train",
         devices=("cpu",),
-        precisions=("f32",),
+        precisions=("f32", "f16"),
     ),
     Backend(
         name="tensorrt",

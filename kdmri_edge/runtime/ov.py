@@ -88,7 +88,8 @@ class OpenVinoSession(Session):
         """Read back in which precision the arithmetic layers of the compiled graph run."""
         kinds = self._kinds()
         total = sum(kinds.values())
-        return ", ".join(f"{name} in {n}/{total} layers" for name, n in kinds.most_common())
+        executed = ", ".join(f"{name} in {n}/{total} layers" for name, n in kinds.most_common())
+        return f"f16 weights, {executed}" if self.written == "f16" else executed
 
     @property
     def info(self) -> SessionInfo:

@@ -64,9 +64,11 @@ class Session(ABC):
     Attributes:
         operator: Constant of data consistency, float32, for a graph that takes it as a second
             input; None for a graph that holds it.
+        written: Precision that the graph is written in, as its bundle says.
     """
 
     operator: Array | None = None
+    written: str = "f32"
 
     @classmethod
     def precisions_here(cls) -> tuple[str, ...]:
@@ -143,8 +145,8 @@ def open_session(
         backend: Key of `BACKENDS`; None takes the one that the bundle is made for. Checkpoints run
             on "torch" alone.
         mask: Another mask than the bundle's own, for a bundle that takes masks as an input.
-        precision: One of those that the backend has; None takes int8 for a quantised bundle and
-            else f32.
+        precision: One of those that the backend has; None takes that of the graph. A graph of
+            float16 or int8 has no other.
         threads: CPU threads; None leaves the runtime's choice.
         **options: Passed to the session, e.g. `layout="default"` for PyTorch.
 
@@ -168,9 +170,17 @@ def open_session(
             f"{source} runs on {' or '.join(offered)}, not on {backend!r}.", _remedy(backend)
         )
     if precision is None:
-        precision = "int8" if written == "int8" else "f32"
+        precision = written
+    if "f16" in (precision, written) and precision != written:
+        raise BackendError(
+            f"{source} is written in {written}, not in {precision}.",
+            "Export the network in that precision.",
+        )
+    if precision == "f16":
+        precision = "f32"  # what is computed around its halves
     make = load_attribute(import_string)
     session: Session = make(graph, precision=precision, threads=threads, **options)
+    session.written = written
     if source.suffix != _CHECKPOINT:
         session.operator = operator_of(bundle, mask)
     elif mask is not None:

@@ -52,7 +52,7 @@ class TorchScriptSession(Session):
             provider="libtorch",
             threads=torch.get_num_threads(),
             precision_requested="f32",
-            precision_executed="f32",
+            precision_executed="f32" if self.written == "f32" else "f16 convolutions, else f32",
         )
 
     @torch.inference_mode()
