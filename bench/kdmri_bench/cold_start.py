@@ -72,6 +72,7 @@ def _commands(folder: Path, threads: int, matrix: int) -> dict[str, list[str]]:
 
     from kdmri_edge.models.build import build_model
     from kdmri_export.export import export_model
+    from kdmri_export.recipe import ExportRecipe
 
     mask = variable_density_lines(matrix, 4.0, seed=0)
     torch.manual_seed(0)
@@ -94,7 +95,7 @@ def _commands(folder: Path, threads: int, matrix: int) -> dict[str, list[str]]:
     for name, target in _TARGETS.items():
         source = checkpoint
         if target is not None:
-            source = export_model(checkpoint, target=target, out=folder / target).path
+            source = export_model(checkpoint, ExportRecipe(target=target), folder / target).path
         arguments = ["run", source, folder / "slice.npy", "-o", folder / f"{name}.npy"]
         words = [*map(str, arguments), "--threads", str(threads)]
         commands[name] = _program(words, _BLOCKED if target is not None else ())

@@ -31,7 +31,7 @@ __all__ = ["bench"]
 @click.option("--threads", type=int, help="Threads of every runtime.  [default: all CPUs]")
 @click.option(
     "--precision", "precisions", multiple=True, type=click.Choice(["f32", "f16", "bf16", "int8"]),
-    help="Measure this precision; may be repeated.  [default: all]",
+    help="Measure this precision; may be repeated.  [default: f32, bf16, int8]",
 )  # fmt: skip
 @click.option("--samples", default=100, show_default=True, help="Timed queries per row.")
 @click.option("--warmup", default=10, show_default=True, help="Untimed queries before each round.")
@@ -65,7 +65,7 @@ def bench(
     the test volumes.
     """
     from kdmri_bench.report import check_writable
-    from kdmri_bench.settings import BenchSettings, Precision
+    from kdmri_bench.settings import USUAL, BenchSettings, Precision
     from kdmri_bench.sources import gather
     from kdmri_bench.testdata import choose_files, load_cases, run_split
     from kdmri_edge.console import say
@@ -73,7 +73,7 @@ def bench(
 
     settings = BenchSettings(
         threads=threads,
-        precisions=tuple(Precision(p) for p in precisions) or tuple(Precision),
+        precisions=tuple(Precision(p) for p in precisions) or USUAL,
         samples=samples,
         warmup=warmup,
         plain_export=with_plain_export,

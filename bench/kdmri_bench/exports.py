@@ -31,16 +31,17 @@ def export_for(
     Raises:
         KdmriError: the export cannot be made, or fails parity.
     """
-    from kdmri_export.export import bundle_name, export_model
+    from kdmri_export.export import export_model
+    from kdmri_export.recipe import ExportRecipe
 
     if source.checkpoint is None:
         raise BenchError(f"{source.name} has no checkpoint to export.", "Give its checkpoint.")
     stem = source.role if source.exports else source.checkpoint.stem
     # The names that `kdmri-edge export` gives, so that neither makes what the other has made.
-    name = bundle_name(stem, target, dc, precision=precision)
-    out = (source.exports or scratch) / name
+    recipe = ExportRecipe(target=target, dc=dc, precision=precision)
+    out = (source.exports or scratch) / recipe.bundle_name(stem)
     if not is_current(out, source.checkpoint):
-        export_model(source.checkpoint, target=target, out=out, dc=dc, precision=precision)
+        export_model(source.checkpoint, recipe, out)
     return out
 
 

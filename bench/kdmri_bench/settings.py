@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from kdmri_edge.errors import BenchError
 
-__all__ = ["BenchSettings", "Precision", "available_threads"]
+__all__ = ["USUAL", "BenchSettings", "Precision", "available_threads"]
 
 
 class Precision(StrEnum):
@@ -19,6 +19,10 @@ class Precision(StrEnum):
     F16 = "f16"
     BF16 = "bf16"
     INT8 = "int8"
+
+
+USUAL: Final = (Precision.F32, Precision.BF16, Precision.INT8)
+"""Measured unless others are asked for: CPUs have nothing to gain from float16."""
 
 
 def available_threads() -> int:
@@ -48,7 +52,7 @@ class BenchSettings:
     """
 
     threads: int | None = None
-    precisions: tuple[Precision, ...] = tuple(Precision)
+    precisions: tuple[Precision, ...] = USUAL
     samples: int = 100
     warmup: int = 10
     rounds: int = 2

@@ -145,29 +145,29 @@ def export(
     from kdmri_edge.extras import require
 
     require("torch", extra="train")
-    from kdmri_export.export import bundle_name, export_model
+    from kdmri_export.export import export_model
+    from kdmri_export.recipe import ExportRecipe
 
     work = _checkpoints(source, model)
     if out is not None and len(work) * len(targets) != 1:
         raise click.UsageError("--out takes one network and one target.")
     engines = _engines(targets, builder, capabilities, require_engine)
-    chosen = PRECISIONS[precision]
-    made = []
-    for name, checkpoint, folder in work:
-        for target in targets:
-            usual = bundle_name(name, target, dc, batch, chosen, mask_input=mask_role == "input")
-            place = out or folder / usual
-            bundle = export_model(
-                checkpoint,
-                target=target,
-                out=place,
-                dc=dc,
-                batch=batch,
-                precision=chosen,
-                mask_input=mask_role == "input",
-                engines=engines if target == "trt" else None,
-            )
-            made.append(bundle)
+    recipes = [
+        ExportRecipe(
+            target=target,
+            dc=dc,
+            batch=batch,
+            precision=PRECISIONS[precision],
+            mask_input=mask_role == "input",
+            engines=engines if target == "trt" else None,
+        )
+        for target in targets
+    ]
+    made = [
+        export_model(checkpoint, recipe, out or folder / recipe.bundle_name(name))
+        for name, checkpoint, folder in work
+        for recipe in recipes
+    ]
     if as_json:
         click.echo(json.dumps([_record(bundle) for bundle in made], indent=2))
     else:

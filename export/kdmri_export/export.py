@@ -28,40 +28,12 @@ from kdmri_edge.physics.masks import Mask
 from kdmri_edge.provenance import provenance
 from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runtime.session import Session
-from kdmri_edge.targets import Target, target_named
 from kdmri_export.golden import golden, phantom_ranges
 from kdmri_export.parity import check, check_other_mask
+from kdmri_export.recipe import ExportRecipe
 from kdmri_export.trt.engines import EngineRequest, build_engines
 
-__all__ = ["BATCHES", "bundle_name", "export_model"]
-
-BATCHES = ("1", "dynamic")
-
-
-def bundle_name(
-    stem: str,
-    target: str,
-    dc: str = "auto",
-    batch: str = "1",
-    precision: str = "f32",
-    *,
-    mask_input: bool = False,
-) -> str:
-    """Return the usual folder name of a bundle: stem, target, and what differs from the defaults.
-
-    Args:
-        stem: The network's role, or the name of its checkpoint.
-        target: Name of the target.
-        dc: Form of data consistency as asked for.
-        batch: "1" or "dynamic".
-        precision: Of the graph.
-        mask_input: Whether it takes masks as an input.
-    """
-    marks = [precision] if precision != "f32" else []
-    marks += [dc] if dc != "auto" else []
-    marks += [batch] if batch != "1" else []
-    marks += ["masks"] if mask_input else []
-    return "-".join([stem, target, *marks])
+__all__ = ["export_model"]
 
 
 def _check_place(out: Path) -> None:
@@ -74,57 +46,68 @@ def _check_place(out: Path) -> None:
         )
 
 
-def export_model(
-    checkpoint: Path,
-    *,
-    target: str,
-    out: Path,
-    dc: str = "auto",
-    batch: str = "1",
-    precision: str = "f32",
-    mask_input: bool = False,
-    engines: EngineRequest | None = None,
-) -> Bundle:
+def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
     """Export a checkpoint as a bundle; it appears only if it passes the parity gate.
 
     Args:
         checkpoint: The .safetensors file.
-        target: Name of the target.
+        recipe: What is asked for.
         out: The bundle's folder; an earlier one there is replaced on success.
-        dc: Form of data consistency: "auto", "projection", "dft" or "fft".
-        batch: "1", or "dynamic" for any number of slices per call.
-        precision: Of the graph; one of the target's.
-        mask_input: Take the operator of data consistency as a second input, so that one graph
-            serves every mask of the network's kind and matrix.
-        engines: For "trt": which engines to build from it; None builds none.
 
     Raises:
-        ExportError: Unknown target, batch or precision, a node that the target does not take, an
-            engine that is required and cannot be built, or `out` holds files of other origin.
-        MaskError: The form does not suit the mask.
+        ExportError: A node that the target does not take, an engine that is required and cannot be
+            built, a mask as the input of a network that has no use for it, or `out` holds files of
+            other origin.
+        MaskError: The form of data consistency does not suit the mask.
         ParityError: The graph does not reproduce PyTorch; nothing is written.
         MissingExtraError: A library that the target needs is not installed.
         CheckpointError: The checkpoint is missing or damaged.
         OutputError: `out` cannot be written.
     """
-    chosen = target_named(target)
+    target = recipe.row
     _check_place(out)
-    if batch not in BATCHES:
-        raise ExportError(f"There is no batch {batch!r}.", f"Use {' or '.join(BATCHES)}.")
-    if precision not in chosen.precisions:
-        raise ExportError(
-            f"Target {target!r} has no precision {precision!r}.",
-            f"It has {', '.join(chosen.precisions)}.",
-        )
-    if engines is not None and target != "trt":
-        raise ExportError(f"Target {target!r} has no engines.", "Leave the builder out.")
-    for library in chosen.exports_with:
+    for library in target.exports_with:
         require(library, extra="onnx")
-    require(chosen.checker.library, extra=chosen.checker.extra)
+    require(target.checker.library, extra=target.checker.extra)
     meta = read_checkpoint_meta(checkpoint)
-    form = choose_form(Mask.from_dict(meta["mask"]), dc)
+    reconstructor = _reconstructor(checkpoint, meta, recipe)
+    data = golden(reconstructor.mask, int(meta["matrix"]), reconstructor.spec.channels)
+    calibrated = None
+    if recipe.precision == "int8":
+        calibrated = "training volumes" if reconstructor.ranges else "phantom"
+        reconstructor.ranges = reconstructor.ranges or phantom_ranges(reconstructor, data)
+    inputs = data.network_input[:1]
+    example = torch.from_numpy(inputs)
+    writer: Callable[..., None] = load_attribute(target.exporter)
+    session_class: Callable[..., Session] = load_attribute(target.checker.session)
+    with atomic_directory(out) as folder:
+        graph = folder / target.graph_file
+        writer(reconstructor, example, graph, recipe)
+        session = session_class(graph, precision="int8" if recipe.precision == "int8" else "f32")
+        if recipe.mask_input:
+            check_other_mask(session, reconstructor, data, precision=recipe.precision)
+            session.operator = reconstructor.operator.numpy()
+            np.save(folder / GOLDEN_OPERATOR, session.operator)
+        parity = check(
+            session, reconstructor, data, precision=recipe.precision, dynamic=recipe.dynamic
+        )
+        np.save(folder / GOLDEN_INPUT, inputs)
+        with torch.inference_mode():
+            np.save(folder / GOLDEN_OUTPUT, reconstructor(example).numpy())
+        manifest = _manifest(recipe, meta, reconstructor, checkpoint, list(inputs.shape))
+        manifest |= {"calibrated_on": calibrated, "parity": parity}
+        if recipe.target == "trt":
+            wanted = recipe.engines or EngineRequest()
+            manifest["engine"] = build_engines(folder, wanted, recipe.dynamic)
+        write_manifest(folder, manifest)
+    return open_bundle(out)
+
+
+def _reconstructor(checkpoint: Path, meta: dict[str, Any], recipe: ExportRecipe) -> Reconstructor:
+    """Load the network in the form that is exported."""
+    form = choose_form(Mask.from_dict(meta["mask"]), recipe.dc)
     reconstructor = load_reconstructor(checkpoint, form)
-    if mask_input and (form is Form.FFT or reconstructor.spec.kind is Kind.VDSR):
+    if recipe.mask_input and (form is Form.FFT or reconstructor.spec.kind is Kind.VDSR):
         raise ExportError(
             "Only networks with data consistency as a matrix product take masks as an input.",
             "Use --mask fixed, or --dc auto.",
@@ -134,63 +117,23 @@ def export_model(
         # is enough for a line mask is what the projection form builds on.
         matrix = int(meta["matrix"])
         reconstructor.operator = reconstructor.operator.expand(matrix, matrix).contiguous()
-    data = golden(reconstructor.mask, int(meta["matrix"]), reconstructor.spec.channels)
-    calibrated = None
-    if precision == "int8":
-        calibrated = "training volumes" if reconstructor.ranges else "phantom"
-        reconstructor.ranges = reconstructor.ranges or phantom_ranges(reconstructor, data)
-    inputs = data.network_input[:1]
-    example = torch.from_numpy(inputs)
-    writer: Callable[..., None] = load_attribute(chosen.exporter)
-    session_class: Callable[..., Session] = load_attribute(chosen.checker.session)
-    with atomic_directory(out) as folder:
-        graph = folder / chosen.graph_file
-        dynamic = batch == "dynamic"
-        writer(
-            reconstructor,
-            example,
-            graph,
-            dynamic=dynamic,
-            precision=precision,
-            mask_input=mask_input,
-        )
-        session = session_class(graph, precision="int8" if precision == "int8" else "f32")
-        if mask_input:
-            check_other_mask(session, reconstructor, data, precision=precision)
-            session.operator = reconstructor.operator.numpy()
-            np.save(folder / GOLDEN_OPERATOR, session.operator)
-        parity = check(session, reconstructor, data, precision=precision, dynamic=dynamic)
-        np.save(folder / GOLDEN_INPUT, inputs)
-        with torch.inference_mode():
-            np.save(folder / GOLDEN_OUTPUT, reconstructor(example).numpy())
-        manifest = _manifest(chosen, meta, reconstructor, checkpoint, list(inputs.shape), batch)
-        manifest |= {
-            "mask_input": mask_input,
-            "precision": precision,
-            "calibrated_on": calibrated,
-            "parity": parity,
-        }
-        if target == "trt":
-            manifest["engine"] = build_engines(folder, engines or EngineRequest(), dynamic)
-        write_manifest(folder, manifest)
-    return open_bundle(out)
+    return reconstructor
 
 
 def _manifest(
-    target: Target,
+    recipe: ExportRecipe,
     meta: dict[str, Any],
     reconstructor: Reconstructor,
     checkpoint: Path,
     shape: list[int],
-    batch: str,
 ) -> dict[str, Any]:
     spec = reconstructor.spec
-    dims: list[int | str] = ["batch" if batch == "dynamic" else 1, *shape[1:]]
+    dims: list[int | str] = ["batch" if recipe.dynamic else 1, *shape[1:]]
     port = {"shape": dims, "dtype": "float32"}
     macs = spec.macs(shape[2], shape[3], lines=reconstructor.mask.is_lines)
     return {
-        "target": target.name,
-        "graph": target.graph_file,
+        "target": recipe.target,
+        "graph": recipe.row.graph_file,
         "io": {
             "input": {"name": "zero_filled", **port},
             "output": {"name": "reconstruction", **port},
@@ -203,7 +146,9 @@ def _manifest(
         "matrix": meta["matrix"],
         "scaling": meta["scaling"],
         "dc": str(reconstructor.form),
-        "batch": batch,
+        "batch": recipe.batch,
+        "precision": recipe.precision,
+        "mask_input": recipe.mask_input,
         "checkpoint_sha256": sha256_file(checkpoint),
         "training": meta["training"],
         "provenance": provenance(),

@@ -21,6 +21,7 @@ from kdmri_export.lowerings.aten import lower
 from kdmri_export.lowerings.cast import DTYPES, cast_convolutions
 from kdmri_export.lowerings.narrow import widen
 from kdmri_export.lowerings.quantise import quantise_graph
+from kdmri_export.recipe import ExportRecipe
 
 __all__ = ["INPUT", "OPERATOR", "OPSET", "OUTPUT", "to_model", "write"]
 
@@ -55,10 +56,8 @@ def _quiet() -> Iterator[None]:
 def to_model(
     reconstructor: Reconstructor,
     example: Tensor,
+    recipe: ExportRecipe,
     *,
-    dynamic: bool,
-    precision: str = "f32",
-    mask_input: bool = False,
     narrow: bool = True,
     unsigned: bool = True,
 ) -> Any:
@@ -67,11 +66,9 @@ def to_model(
     Args:
         reconstructor: The network.
         example: Input of the size that the graph is for, [1, C, H, W].
-        dynamic: Whether any batch is to be taken.
-        precision: Of the convolutions: "f32", one of `lowerings.cast.DTYPES`, or "int8", for which
-            the network needs its activation ranges.
+        recipe: Gives batch, precision and whether the mask is an input. For int8 the network needs
+            its activation ranges.
         unsigned: With int8, whether activations behind a ReLU may be unsigned.
-        mask_input: Whether the operator of data consistency is a second input, not a constant.
         narrow: Take narrow convolutions apart (`lowerings.narrow`), which helps CPUs.
 
     Raises:
@@ -79,25 +76,25 @@ def to_model(
     """
     onnx = require("onnx", extra="onnx")
     require("onnxscript", extra="onnx")
-    batch = {0: torch.export.Dim("batch", min=1)} if dynamic else None
-    shapes = (batch, None) if mask_input else (batch,)
+    batch = {0: torch.export.Dim("batch", min=1)} if recipe.dynamic else None
+    shapes = (batch, None) if recipe.mask_input else (batch,)
     # torch.export takes a batch of one for a constant, so a dynamic one is shown as two.
-    images = example.repeat(2, 1, 1, 1) if dynamic else example
-    shown = (images, reconstructor.operator) if mask_input else (images,)
+    images = example.repeat(2, 1, 1, 1) if recipe.dynamic else example
+    shown = (images, reconstructor.operator) if recipe.mask_input else (images,)
     with _quiet(), torch.no_grad():
         lowered = lower(reconstructor)
-        if precision in DTYPES:
-            cast_convolutions(lowered, precision)
+        if recipe.precision in DTYPES:
+            cast_convolutions(lowered, recipe.precision)
         # The FFT form is the export that one gets without us.
         if narrow and reconstructor.form is not Form.FFT:
             widen(lowered)
         lowered(*shown)  # makes the DFT matrices now: made while exporting, they would be symbolic
         program = torch.export.export(
-            lowered, shown, dynamic_shapes=shapes if dynamic else None, strict=False
+            lowered, shown, dynamic_shapes=shapes if recipe.dynamic else None, strict=False
         )
         exported = torch.onnx.export(
             program,
-            input_names=[INPUT, OPERATOR] if mask_input else [INPUT],
+            input_names=[INPUT, OPERATOR] if recipe.mask_input else [INPUT],
             output_names=[OUTPUT],
             opset_version=OPSET,
             dynamo=True,
@@ -107,10 +104,10 @@ def to_model(
     model = exported.model_proto
     model.producer_name = "kdmri-edge"
     _strip_traces(model)
-    if precision == "int8":
+    if recipe.precision == "int8":
         ranges = {f"model.{name}": value for name, value in reconstructor.ranges.items()}
         quantise_graph(model, ranges, unsigned=unsigned)
-    model.metadata_props.add(key=PRECISION_KEY, value=precision)
+    model.metadata_props.add(key=PRECISION_KEY, value=recipe.precision)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -125,17 +122,6 @@ def _strip_traces(model: Any) -> None:
         del value.metadata_props[:]
 
 
-def write(
-    reconstructor: Reconstructor,
-    example: Tensor,
-    graph: Path,
-    *,
-    dynamic: bool,
-    precision: str = "f32",
-    mask_input: bool = False,
-) -> None:
+def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: ExportRecipe) -> None:
     """Write the network as one .onnx file with its weights inside; see `to_model`."""
-    model = to_model(
-        reconstructor, example, dynamic=dynamic, precision=precision, mask_input=mask_input
-    )
-    graph.write_bytes(model.SerializeToString())
+    graph.write_bytes(to_model(reconstructor, example, recipe).SerializeToString())

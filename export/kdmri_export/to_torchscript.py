@@ -13,36 +13,28 @@ from torch import Tensor
 
 from kdmri_edge.reconstructor import Reconstructor
 from kdmri_export.lowerings.aten import lower
-from kdmri_export.lowerings.cast import cast_convolutions
+from kdmri_export.lowerings.cast import DTYPES, cast_convolutions
+from kdmri_export.recipe import ExportRecipe
 
 __all__ = ["write"]
 
 _DEBUG = ".debug_pkl"
 
 
-def write(
-    reconstructor: Reconstructor,
-    example: Tensor,
-    graph: Path,
-    *,
-    dynamic: bool,
-    precision: str = "f32",
-    mask_input: bool = False,
-) -> None:
+def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: ExportRecipe) -> None:
     """Trace a network and save it for libtorch.
 
     Args:
         reconstructor: The network.
         example: Input of the size that the graph is for, [1, C, H, W].
         graph: Destination.
-        dynamic: Whether any batch is to be taken; a trace of it follows the batch by itself.
-        precision: Of the convolutions: "f32", or one of `lowerings.cast.DTYPES`.
-        mask_input: Whether the operator of data consistency is a second input.
+        recipe: Gives precision and whether the mask is an input; a trace follows the batch by
+            itself.
     """
     lowered = lower(reconstructor)
-    if precision != "f32":
-        cast_convolutions(lowered, precision)
-    shown = (example, reconstructor.operator) if mask_input else (example,)
+    if recipe.precision in DTYPES:
+        cast_convolutions(lowered, recipe.precision)
+    shown = (example, reconstructor.operator) if recipe.mask_input else (example,)
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         # torch announces TorchScript's retirement at each use; C++ users still need it.

@@ -25,6 +25,7 @@ from kdmri_edge.physics.masks import Mask, variable_density_lines
 from kdmri_edge.physics.projection import zero_filled
 from kdmri_edge.runtime.session import open_session, reconstruct
 from kdmri_export.export import export_model
+from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import spec, write_checkpoint
 
 Cli = Callable[..., Any]
@@ -41,7 +42,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "sr": spec(kind=Kind.VDSR),
     }.items():
         weights = write_checkpoint(folder / f"{name}.safetensors", architecture)
-        made[name] = export_model(weights, target="onnx", out=folder / name).path
+        made[name] = export_model(weights, ExportRecipe(target="onnx"), folder / name).path
     return made
 
 
@@ -169,7 +170,9 @@ def test_bundle_whose_runtime_is_absent_runs_elsewhere_and_says_so(
 ) -> None:
     if available("tensorrt"):
         pytest.skip("TensorRT is installed here")
-    bundle = export_model(exports["checkpoint"], target="trt", out=tmp_path / "bundle").path
+    bundle = export_model(
+        exports["checkpoint"], ExportRecipe(target="trt"), tmp_path / "bundle"
+    ).path
     np.save(tmp_path / "t1.npy", whole)
     place = tmp_path / "out.npy"
     arguments = ("run", bundle, tmp_path / "t1.npy", "-o", place, "--undersample")
@@ -215,7 +218,9 @@ def test_bundle_that_takes_masks(
     cli: Cli, exports: dict[str, Path], whole: np.ndarray, tmp_path: Path
 ) -> None:
     checkpoint = exports["checkpoint"]
-    bundle = export_model(checkpoint, target="onnx", out=tmp_path / "b", mask_input=True).path
+    bundle = export_model(
+        checkpoint, ExportRecipe(target="onnx", mask_input=True), tmp_path / "b"
+    ).path
     scanned = variable_density_lines(32, 2, centre_lines=4, seed=9)
     np.save(tmp_path / "mask.npy", scanned.samples.astype(np.uint8))
     x_u = zero_filled(whole.astype(np.complex64), scanned)

@@ -26,6 +26,7 @@ from kdmri_edge.errors import BackendError
 from kdmri_edge.runtime.run_engine import main
 from kdmri_edge.runtime.session import open_session
 from kdmri_export.export import export_model
+from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import write_checkpoint
 
 
@@ -132,7 +133,7 @@ def tensorrt(graph: Path, gain: float) -> ModuleType:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engine")
     weights = write_checkpoint(folder / "student.safetensors")
-    return export_model(weights, target="trt", out=folder / "bundle").path
+    return export_model(weights, ExportRecipe(target="trt"), folder / "bundle").path
 
 
 @pytest.fixture

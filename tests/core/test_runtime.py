@@ -18,6 +18,7 @@ from kdmri_edge.runtime.eager import EagerSession
 from kdmri_edge.runtime.session import Session, open_session, reconstruct
 from kdmri_edge.targets import TARGETS
 from kdmri_export.export import export_model
+from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import write_checkpoint
 
 Array = NDArray[np.float32]
@@ -31,7 +32,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundle(checkpoint: Path) -> Path:
     out = checkpoint.parent / "bundle"
-    return export_model(checkpoint, target="torchscript", out=out, batch="dynamic").path
+    return export_model(checkpoint, ExportRecipe(target="torchscript", batch="dynamic"), out).path
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from kdmri_edge.bundle import GOLDEN_OUTPUT, MANIFEST
 from kdmri_edge.files import sha256_file
 from kdmri_edge.runtime import backends
 from kdmri_export.export import export_model
+from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import write_checkpoint
 
 Cli = Callable[..., Any]
@@ -24,7 +25,7 @@ Cli = Callable[..., Any]
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verify")
     weights = write_checkpoint(folder / "student.safetensors")
-    return export_model(weights, target="onnx", out=folder / "bundle").path
+    return export_model(weights, ExportRecipe(target="onnx"), folder / "bundle").path
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from kdmri_edge.physics.masks import Mask
 from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runtime.session import Session
 from kdmri_edge.targets import TARGETS, Target
+from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import lines, network, points, spec
 
 Case = tuple[ModelSpec, Mask, Form | None, tuple[int, int]]
@@ -53,24 +54,15 @@ def pytorch(reconstructor: Reconstructor, x_u: NDArray[np.float32]) -> NDArray[n
 
 
 @cache
-def exported(
-    target: str, name: str, dynamic: bool, precision: str, mask_input: bool
-) -> tuple[Reconstructor, dict[str, bytes]]:
+def exported(recipe: ExportRecipe, name: str) -> tuple[Reconstructor, dict[str, bytes]]:
     """Export a case, once: the exporters take most of the time of these tests."""
     architecture, mask, form, size = CASES[name]
-    row = TARGETS[target]
+    row = recipe.row
     reconstructor = network(architecture, mask, form, size)
     example = torch.from_numpy(images(1, architecture.channels, size))
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / row.graph_file
-        load(row.exporter)(
-            reconstructor,
-            example,
-            graph,
-            dynamic=dynamic,
-            precision=precision,
-            mask_input=mask_input,
-        )
+        load(row.exporter)(reconstructor, example, graph, recipe)
         return reconstructor, {file.name: file.read_bytes() for file in Path(folder).iterdir()}
 
 
@@ -94,11 +86,17 @@ class ParityCases:
         mask_input: bool = False,
     ) -> tuple[Reconstructor, Path]:
         """Put an exported case into a folder; return the network and its graph."""
+        recipe = ExportRecipe(
+            target=self.target,
+            batch="dynamic" if dynamic else "1",
+            precision=precision,
+            mask_input=mask_input,
+        )
         if self.refuses in name:
             with pytest.raises(ExportError, match="node"):
-                exported(self.target, name, dynamic, precision, mask_input)
+                exported(recipe, name)
             pytest.skip("refused by name, as it should be")
-        reconstructor, files = exported(self.target, name, dynamic, precision, mask_input)
+        reconstructor, files = exported(recipe, name)
         for file, content in files.items():
             (folder / file).write_bytes(content)
         return reconstructor, folder / self.row.graph_file

@@ -33,7 +33,8 @@ from kdmri_edge.runtime.torchscript import TorchScriptSession
 from kdmri_edge.scaling import SCALING_RULE
 from kdmri_edge.targets import TARGETS
 from kdmri_export import to_onnx, to_torchscript
-from kdmri_export.export import bundle_name, export_model
+from kdmri_export.export import export_model
+from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import MATRIX, lines, points, spec, write_checkpoint
 
 QUICK = "torchscript"  # the target that is written fastest
@@ -46,7 +47,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_bundle_runs_in_its_own_runtime(target: str, checkpoint: Path, tmp_path: Path) -> None:
-    bundle = export_model(checkpoint, target=target, out=tmp_path / "bundle")
+    bundle = export_model(checkpoint, ExportRecipe(target=target), tmp_path / "bundle")
     given, expected = (np.load(bundle.path / f) for f in (GOLDEN_INPUT, GOLDEN_OUTPUT))
     checker = TARGETS[target].checker.name  # an engine needs its device
     output = open_session(bundle.path, backend=checker, threads=1).run(given)
@@ -58,7 +59,7 @@ def test_bundle_runs_in_its_own_runtime(target: str, checkpoint: Path, tmp_path:
 
 
 def test_manifest_accounts_for_everything(checkpoint: Path, tmp_path: Path) -> None:
-    bundle = export_model(checkpoint, target="onnx", out=tmp_path / "bundle")
+    bundle = export_model(checkpoint, ExportRecipe(target="onnx"), tmp_path / "bundle")
     manifest = json.loads((bundle.path / MANIFEST).read_text())
     names = {file.name for file in bundle.path.iterdir()}
     assert set(manifest["files"]) == names - {MANIFEST}
@@ -95,27 +96,32 @@ def test_form_follows_mask_and_choice(
     make: Callable[..., Any], dc: str, form: str, tmp_path: Path
 ) -> None:
     checkpoint = write_checkpoint(tmp_path / "net.safetensors", mask=make())
-    bundle = export_model(checkpoint, target=QUICK, out=tmp_path / "bundle", dc=dc)
+    bundle = export_model(checkpoint, ExportRecipe(target=QUICK, dc=dc), tmp_path / "bundle")
     assert bundle.manifest["dc"] == form
 
 
 @pytest.mark.parametrize("architecture", [spec(channels=2), spec(kind=Kind.VDSR)])
 def test_other_networks_pass_the_gate(architecture: Any, tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "net.safetensors", architecture)
-    bundle = export_model(checkpoint, target=QUICK, out=tmp_path / "bundle", batch="dynamic")
+    bundle = export_model(
+        checkpoint, ExportRecipe(target=QUICK, batch="dynamic"), tmp_path / "bundle"
+    )
     assert bundle.manifest["io"]["input"]["shape"][:2] == ["batch", architecture.channels]
 
 
 def test_names_say_what_differs_from_the_defaults() -> None:
-    assert bundle_name("student", "onnx") == "student-onnx"
-    assert bundle_name("student", "onnx", "fft", "dynamic") == "student-onnx-fft-dynamic"
+    assert ExportRecipe(target="onnx").bundle_name("student") == "student-onnx"
+    plain = ExportRecipe(target="onnx", dc="fft", batch="dynamic")
+    assert plain.bundle_name("student") == "student-onnx-fft-dynamic"
+    other = ExportRecipe(target="trt", precision="int8", mask_input=True)
+    assert other.bundle_name("plain") == "plain-trt-int8-masks"
 
 
 def refuse(kind: type[KdmriError], words: str, checkpoint: Path, out: Path, **options: str) -> None:
     """Assert that an export is refused with a remedy and leaves nothing."""
     before = set(out.parent.iterdir())
     with pytest.raises(kind, match=words) as caught:
-        export_model(checkpoint, **{"target": QUICK, "out": out, **options})  # type: ignore[arg-type]
+        export_model(checkpoint, ExportRecipe(**{"target": QUICK, **options}), out)  # type: ignore[arg-type]
     assert caught.value.remedy
     assert set(out.parent.iterdir()) == before
 
@@ -132,7 +138,7 @@ def test_failing_gate_leaves_nothing(
 def test_graph_of_other_weights_is_caught_and_the_earlier_bundle_kept(
     target: str, module: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = export_model(checkpoint, target=target, out=tmp_path / "bundle").manifest
+    kept = export_model(checkpoint, ExportRecipe(target=target), tmp_path / "bundle").manifest
     write = module.write
 
     def careless(reconstructor: Any, *rest: Any, **options: Any) -> None:
@@ -196,7 +202,7 @@ def test_folder_with_other_files_is_never_replaced(checkpoint: Path, tmp_path: P
     (out / "chapters" / "one.tex").write_text("years of work")
     refuse(ExportError, "one.tex", checkpoint, out)
     # a bundle to which somebody added a file is no less theirs
-    bundle = export_model(checkpoint, target=QUICK, out=tmp_path / "bundle").path
+    bundle = export_model(checkpoint, ExportRecipe(target=QUICK), tmp_path / "bundle").path
     (bundle / "notes.txt").write_text("mine")
     refuse(ExportError, "notes.txt", checkpoint, bundle)
     assert (out / "chapters" / "one.tex").read_text() == "years of work"
@@ -214,7 +220,9 @@ class TestMaskAsInput:
     def test_bundle_serves_another_mask(
         self, target: str, checkpoint: Path, tmp_path: Path
     ) -> None:
-        bundle = export_model(checkpoint, target=target, out=tmp_path / "b", mask_input=True)
+        bundle = export_model(
+            checkpoint, ExportRecipe(target=target, mask_input=True), tmp_path / "b"
+        )
         assert bundle.manifest["mask_input"]
         assert GOLDEN_OPERATOR in bundle.manifest["files"]
         checker = TARGETS[target].checker.name
@@ -229,22 +237,26 @@ class TestMaskAsInput:
             np.testing.assert_allclose(output, wanted, atol=1e-5)
 
     def test_mistakes(self, checkpoint: Path, tmp_path: Path) -> None:
-        bundle = export_model(checkpoint, target=QUICK, out=tmp_path / "b", mask_input=True).path
+        bundle = export_model(
+            checkpoint, ExportRecipe(target=QUICK, mask_input=True), tmp_path / "b"
+        ).path
         with pytest.raises(MaskError, match="31"):
             open_session(bundle, mask=lines(31))
         with pytest.raises(MaskError):
             open_session(bundle, mask=points())
         with pytest.raises(BackendError, match="--mask input"):
             open_session(checkpoint, mask=lines())
-        fixed = export_model(checkpoint, target=QUICK, out=tmp_path / "fixed").path
+        fixed = export_model(checkpoint, ExportRecipe(target=QUICK), tmp_path / "fixed").path
         with pytest.raises(BackendError, match="--mask input"):
             open_session(fixed, mask=lines(MATRIX, acceleration=2))
         assert open_session(fixed, mask=lines()).operator is None  # its own is no other
         with pytest.raises(ExportError, match="--mask fixed"):
-            export_model(checkpoint, target=QUICK, out=tmp_path / "no", dc="fft", mask_input=True)
+            export_model(
+                checkpoint, ExportRecipe(target=QUICK, dc="fft", mask_input=True), tmp_path / "no"
+            )
         weights = write_checkpoint(tmp_path / "sr.safetensors", spec(kind=Kind.VDSR))
         with pytest.raises(ExportError, match="--mask fixed"):
-            export_model(weights, target=QUICK, out=tmp_path / "no", mask_input=True)
+            export_model(weights, ExportRecipe(target=QUICK, mask_input=True), tmp_path / "no")
         assert not (tmp_path / "no").exists()
 
     def test_graph_that_keeps_the_examples_mask_is_caught(
@@ -257,5 +269,5 @@ class TestMaskAsInput:
 
         monkeypatch.setattr("kdmri_edge.runtime.torchscript.TorchScriptSession", Stubborn)
         with pytest.raises(ParityError):
-            export_model(checkpoint, target=QUICK, out=tmp_path / "b", mask_input=True)
+            export_model(checkpoint, ExportRecipe(target=QUICK, mask_input=True), tmp_path / "b")
         assert not (tmp_path / "b").exists()

@@ -13,6 +13,7 @@ import pytest
 
 from kdmri_edge.bundle import GOLDEN_OUTPUT
 from kdmri_export.export import export_model
+from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import write_checkpoint
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "export" / "examples" / "openvino_cpp"
@@ -41,7 +42,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     checkpoint = write_checkpoint(tmp_path / "student.safetensors")
-    return export_model(checkpoint, target="openvino", out=tmp_path / "bundle").path
+    return export_model(checkpoint, ExportRecipe(target="openvino"), tmp_path / "bundle").path
 
 
 def test_golden_output_is_reproduced(program: Path, bundle: Path) -> None:

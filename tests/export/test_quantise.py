@@ -15,8 +15,9 @@ from onnx import TensorProto, numpy_helper
 from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT
 from kdmri_edge.errors import BackendError, ExportError
 from kdmri_edge.runtime.session import open_session
-from kdmri_export.export import bundle_name, export_model
+from kdmri_export.export import export_model
 from kdmri_export.graph_check import check_graph
+from kdmri_export.recipe import ExportRecipe
 from kdmri_export.to_onnx import to_model
 from tests.export.networks import lines, network, spec, write_checkpoint
 
@@ -30,8 +31,7 @@ def model(*, unsigned: bool, ranges: dict[str, float] | None = None) -> Any:
     return to_model(
         reconstructor,
         torch.rand(1, 1, *SIZE),
-        dynamic=False,
-        precision="int8",
+        ExportRecipe(target="onnx", precision="int8"),
         narrow=False,
         unsigned=unsigned,
     )
@@ -82,8 +82,9 @@ def test_ranges_of_another_network_are_refused() -> None:
 class TestBundles:
     def test_runs_in_integers_and_in_nothing_else(self, target: str, tmp_path: Path) -> None:
         checkpoint = write_checkpoint(tmp_path / "student.safetensors")
-        out = tmp_path / bundle_name("student", target, precision="int8")
-        bundle = export_model(checkpoint, target=target, out=out, precision="int8")
+        recipe = ExportRecipe(target=target, precision="int8")
+        out = tmp_path / recipe.bundle_name("student")
+        bundle = export_model(checkpoint, recipe, out)
         assert out.name == f"student-{target}-int8"
         assert bundle.manifest["precision"] == "int8"
         assert bundle.manifest["calibrated_on"] == "phantom"  # the checkpoint brings no ranges
@@ -97,7 +98,7 @@ class TestBundles:
 
     def test_float_bundle_does_not_run_in_integers(self, target: str, tmp_path: Path) -> None:
         checkpoint = write_checkpoint(tmp_path / "student.safetensors")
-        bundle = export_model(checkpoint, target=target, out=tmp_path / "bundle")
+        bundle = export_model(checkpoint, ExportRecipe(target=target), tmp_path / "bundle")
         with pytest.raises(BackendError, match="--precision int8"):
             open_session(bundle.path, precision="int8")
 
@@ -111,7 +112,7 @@ def test_ranges_travel_with_the_checkpoint(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(path)
     ranges = {f"cascades.{n}.convs.1": 3.0 for n in range(3)}
     save_checkpoint(path, replace(checkpoint, training={**checkpoint.training, RANGES: ranges}))
-    bundle = export_model(path, target="onnx", out=tmp_path / "bundle", precision="int8")
+    bundle = export_model(path, ExportRecipe(target="onnx", precision="int8"), tmp_path / "bundle")
     assert bundle.manifest["calibrated_on"] == "training volumes"
     held = {i.name: numpy_helper.to_array(i) for i in onnx.load(bundle.graph).graph.initializer}
     scale = held["model.cascades.0.convs.1.input_scale"]
@@ -121,7 +122,9 @@ def test_ranges_travel_with_the_checkpoint(tmp_path: Path) -> None:
 def test_targets_without_integers_say_so(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "student.safetensors")
     with pytest.raises(ExportError, match="f32, f16"):
-        export_model(checkpoint, target="torchscript", out=tmp_path / "b", precision="int8")
+        export_model(
+            checkpoint, ExportRecipe(target="torchscript", precision="int8"), tmp_path / "b"
+        )
     with pytest.raises(ExportError, match="int3"):
-        export_model(checkpoint, target="onnx", out=tmp_path / "b", precision="int3")
+        export_model(checkpoint, ExportRecipe(target="onnx", precision="int3"), tmp_path / "b")
     assert not (tmp_path / "b").exists()

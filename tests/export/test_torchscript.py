@@ -16,6 +16,7 @@ from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT
 from kdmri_edge.errors import BundleError
 from kdmri_edge.runtime.torchscript import TorchScriptSession
 from kdmri_export.export import export_model
+from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import MATRIX, write_checkpoint
 from tests.export.parity_cases import ParityCases
 
@@ -38,7 +39,7 @@ print(float((model(given) - expected).abs().max()))
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("torchscript")
     checkpoint = write_checkpoint(folder / "student.safetensors")
-    return export_model(checkpoint, target="torchscript", out=folder / "bundle").path
+    return export_model(checkpoint, ExportRecipe(target="torchscript"), folder / "bundle").path
 
 
 class TestTorchScript(ParityCases):

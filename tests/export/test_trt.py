@@ -21,6 +21,7 @@ from kdmri_edge.physics.forms import Form
 from kdmri_export import graph_check
 from kdmri_export.export import export_model
 from kdmri_export.graph_check import CHECKED, check_graph, checked_graph
+from kdmri_export.recipe import ExportRecipe
 from kdmri_export.trt import engines
 from kdmri_export.trt.build_engine import main as build_main
 from kdmri_export.trt.engines import EngineRequest, probe
@@ -86,7 +87,9 @@ def checkpoint(tmp_path: Path) -> Path:
 @needs_rtx
 def test_bundle_with_engines(checkpoint: Path, tmp_path: Path) -> None:
     request = EngineRequest(builder="rtx", compute_capabilities=("sm86", "sm120"))
-    bundle = export_model(checkpoint, target="trt", out=tmp_path / "bundle", engines=request)
+    bundle = export_model(
+        checkpoint, ExportRecipe(target="trt", engines=request), tmp_path / "bundle"
+    )
     engine = bundle.manifest["engine"]
     assert engine["built"]
     assert not engine["executed"]
@@ -97,7 +100,7 @@ def test_bundle_with_engines(checkpoint: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batch", ["1", "dynamic"])
 def test_bundle_without_engine_says_why(checkpoint: Path, tmp_path: Path, batch: str) -> None:
-    bundle = export_model(checkpoint, target="trt", out=tmp_path / "bundle", batch=batch)
+    bundle = export_model(checkpoint, ExportRecipe(target="trt", batch=batch), tmp_path / "bundle")
     assert bundle.manifest["engine"] == {
         "built": False, "executed": False, "reason": "none was asked for", "engines": []
     }  # fmt: skip
@@ -111,7 +114,9 @@ def test_bundle_without_engine_says_why(checkpoint: Path, tmp_path: Path, batch:
 class TestWithoutTensorRT:
     def test_auto_goes_on(self, checkpoint: Path, tmp_path: Path) -> None:
         request = EngineRequest(builder="auto")
-        bundle = export_model(checkpoint, target="trt", out=tmp_path / "b", engines=request)
+        bundle = export_model(
+            checkpoint, ExportRecipe(target="trt", engines=request), tmp_path / "b"
+        )
         assert "tensorrt" in bundle.manifest["engine"]["reason"]
 
     @pytest.mark.parametrize(
@@ -122,27 +127,27 @@ class TestWithoutTensorRT:
         self, checkpoint: Path, tmp_path: Path, request_: EngineRequest
     ) -> None:
         with pytest.raises(ExportError, match=r"build_engine\.py"):
-            export_model(checkpoint, target="trt", out=tmp_path / "b", engines=request_)
+            export_model(checkpoint, ExportRecipe(target="trt", engines=request_), tmp_path / "b")
         assert not (tmp_path / "b").exists()
 
 
 def test_other_gpus_need_the_builder_that_can(checkpoint: Path, tmp_path: Path) -> None:
     request = EngineRequest(builder="auto", compute_capabilities=("sm86",))
     with pytest.raises(ExportError, match="--builder rtx"):
-        export_model(checkpoint, target="trt", out=tmp_path / "b", engines=request)
+        export_model(checkpoint, ExportRecipe(target="trt", engines=request), tmp_path / "b")
 
 
 @needs_rtx
 def test_unknown_gpu_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     request = EngineRequest(builder="rtx", compute_capabilities=("sm7",))
     with pytest.raises(ExportError, match="sm7"):
-        export_model(checkpoint, target="trt", out=tmp_path / "b", engines=request)
+        export_model(checkpoint, ExportRecipe(target="trt", engines=request), tmp_path / "b")
     assert not (tmp_path / "b").exists()
 
 
 def test_fft_form_is_refused_by_name(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"node_DFT.*11\.2.*--dc auto") as caught:
-        export_model(checkpoint, target="trt", out=tmp_path / "b", dc=str(Form.FFT))
+        export_model(checkpoint, ExportRecipe(target="trt", dc=str(Form.FFT)), tmp_path / "b")
     assert "DFT" in str(caught.value)
     assert not (tmp_path / "b").exists()
 
@@ -162,7 +167,9 @@ def test_crashing_builder_is_reported(
     monkeypatch.setattr(engines, "_process", run)
     with pytest.raises(ExportError, match="signal 11"):
         export_model(
-            checkpoint, target="trt", out=tmp_path / "b", engines=EngineRequest(builder="rtx")
+            checkpoint,
+            ExportRecipe(target="trt", engines=EngineRequest(builder="rtx")),
+            tmp_path / "b",
         )
     assert not (tmp_path / "b").exists()
 

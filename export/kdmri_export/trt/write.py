@@ -11,6 +11,7 @@ from torch import Tensor
 from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runtime import run_engine
 from kdmri_export.graph_check import checked_graph
+from kdmri_export.recipe import ExportRecipe
 from kdmri_export.to_onnx import INPUT, to_model
 from kdmri_export.trt import build_engine
 from kdmri_export.trt.engines import BATCHES
@@ -38,15 +39,7 @@ def trtexec(*, dynamic: bool, shape: tuple[int, ...], batches: tuple[int, ...]) 
     )
 
 
-def write(
-    reconstructor: Reconstructor,
-    example: Tensor,
-    graph: Path,
-    *,
-    dynamic: bool,
-    precision: str = "f32",
-    mask_input: bool = False,
-) -> None:
+def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: ExportRecipe) -> None:
     """Write the graph, and beside it the scripts that build, check and time an engine.
 
     Real tensors, static height and width, data consistency in float32, explicit casts where the
@@ -57,28 +50,19 @@ def write(
         reconstructor: The network.
         example: Input of the size that the graph is for, [1, C, H, W].
         graph: Destination, .onnx.
-        dynamic: Whether any batch is to be taken; engines then need a profile of batches.
-        precision: Of the convolutions: "f32", "f16" or "int8" (signed: TensorRT has no other).
-        mask_input: Whether the operator of data consistency is a second input.
+        recipe: Gives batch (any batch needs a profile of batches), precision (int8 is signed, for
+            TensorRT has no other) and whether the mask is an input.
 
     Raises:
         ExportError: TensorRT does not take a node, such as the DFT of `--dc fft`; it is named.
         MissingExtraError: onnx or onnxscript is not installed.
     """
-    model = to_model(
-        reconstructor,
-        example,
-        dynamic=dynamic,
-        precision=precision,
-        mask_input=mask_input,
-        narrow=False,
-        unsigned=False,
-    )
+    model = to_model(reconstructor, example, recipe, narrow=False, unsigned=False)
     checked_graph(model, "trt")
     graph.write_bytes(model.SerializeToString())
     for name, module in SCRIPTS.items():
         shutil.copyfile(str(module.__file__), graph.parent / name)
     notes = resources.files("kdmri_export.trt") / "README.md"
-    command = trtexec(dynamic=dynamic, shape=tuple(example.shape), batches=BATCHES)
+    command = trtexec(dynamic=recipe.dynamic, shape=tuple(example.shape), batches=BATCHES)
     text = notes.read_text(encoding="utf-8").replace("{trtexec}", command)
     (graph.parent / "README.md").write_text(text, encoding="utf-8")

@@ -1,0 +1,75 @@
+"""What an export is asked for (torch-free)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from kdmri_edge.errors import ExportError
+from kdmri_edge.targets import Target, target_named
+from kdmri_export.trt.engines import EngineRequest
+
+__all__ = ["BATCHES", "ExportRecipe"]
+
+BATCHES: Final = ("1", "dynamic")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportRecipe:
+    """Settings of an export.
+
+    Attributes:
+        target: Name of the target.
+        dc: Form of data consistency: "auto", "projection", "dft" or "fft".
+        batch: "1", or "dynamic" for any number of slices per call.
+        precision: Of the graph's convolutions; one of the target's.
+        mask_input: Take the operator of data consistency as a second input, so that one graph
+            serves every mask of the network's kind and matrix.
+        engines: For "trt": which engines to build from the graph; None builds none.
+    """
+
+    target: str
+    dc: str = "auto"
+    batch: str = "1"
+    precision: str = "f32"
+    mask_input: bool = False
+    engines: EngineRequest | None = None
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before a network is read.
+
+        Raises:
+            ExportError: Unknown target, or a batch, precision or engine that it does not have.
+        """
+        known = self.row
+        if self.batch not in BATCHES:
+            raise ExportError(f"There is no batch {self.batch!r}.", f"Use {' or '.join(BATCHES)}.")
+        if self.precision not in known.precisions:
+            raise ExportError(
+                f"Target {self.target!r} has no precision {self.precision!r}.",
+                f"It has {', '.join(known.precisions)}.",
+            )
+        if self.engines is not None and self.target != "trt":
+            raise ExportError(f"Target {self.target!r} has no engines.", "Leave the builder out.")
+
+    @property
+    def row(self) -> Target:
+        """The target's row of the table."""
+        return target_named(self.target)
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the graph takes any batch."""
+        return self.batch == "dynamic"
+
+    def bundle_name(self, stem: str) -> str:
+        """Return the usual folder name of a bundle: what differs from the defaults is in it.
+
+        Args:
+            stem: The network's role, or the name of its checkpoint.
+        """
+        marks = [self.precision] if self.precision != "f32" else []
+        marks += [self.dc] if self.dc != "auto" else []
+        marks += [self.batch] if self.batch != "1" else []
+        marks += ["masks"] if self.mask_input else []
+        return "-".join([stem, self.target, *marks])
