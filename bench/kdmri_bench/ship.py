@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,13 @@ import click
 from kdmri_bench.quality import summary, volume_rows
 from kdmri_bench.reproduce.work import STATEMENT, reconstruct
 from kdmri_bench.testdata import load_cases
-from kdmri_edge.checkpoint import read_checkpoint_meta
+from kdmri_edge.checkpoint import (
+    RANGES,
+    load_checkpoint,
+    load_reconstructor,
+    read_checkpoint_meta,
+    save_checkpoint,
+)
 from kdmri_edge.data.parts import find_parts
 from kdmri_edge.errors import BenchError, KdmriError
 from kdmri_edge.files import atomic_path, sha256_file, write_json
@@ -28,7 +35,7 @@ from kdmri_edge.physics.masks import Mask
 from kdmri_edge.provenance import provenance
 from kdmri_edge.shipped import INDEX_FORMAT, WEIGHTS
 
-__all__ = ["entry", "preset_name", "ship"]
+__all__ = ["calibrated", "entry", "preset_name", "ship"]
 
 _PLACE = re.compile(r"[a-z0-9][a-z0-9-]*")
 
@@ -101,10 +108,38 @@ def entry(checkpoint: Path, data: Path, split: str, file: str) -> tuple[str, dic
     }
 
 
+def calibrated(checkpoint: Path, data: Path, split: str, folder: Path) -> Path:
+    """Return a checkpoint that carries activation ranges: itself, or a copy in `folder`.
+
+    Args:
+        checkpoint: The weights.
+        data: Folder of the volumes.
+        split: Split whose training subjects say what the convolutions read.
+        folder: Where a copy goes; its name is the checkpoint's SHA-256.
+
+    Raises:
+        KdmriError: See `load_checkpoint`, `find_parts` and `load_cases`.
+    """
+    from kdmri_edge.distill.batches import TrainingSlices
+    from kdmri_edge.distill.calibration import training_ranges
+
+    held = load_checkpoint(checkpoint)
+    if RANGES in held.training:
+        return checkpoint
+    network = load_reconstructor(checkpoint)
+    files = find_parts(data, split=split).train
+    cases = load_cases(files, mask=held.mask, matrix=held.matrix, spec=held.spec).cases
+    slices = TrainingSlices.from_cases(cases)
+    ranges = training_ranges(network.model, network.operator, slices)
+    copy = folder / f"{sha256_file(checkpoint)}.safetensors"
+    save_checkpoint(copy, replace(held, training={RANGES: ranges, **held.training}))
+    return copy
+
+
 def ship(
     checkpoints: list[Path], place: str, data: Path, split: str, root: Path = WEIGHTS
 ) -> list[str]:
-    """Copy checkpoints into the package and write the index anew.
+    """Copy checkpoints into the package, calibrated for int8, and write the index anew.
 
     Args:
         checkpoints: One per preset.
@@ -128,19 +163,21 @@ def ship(
         networks = json.loads(index.read_text(encoding="utf-8"))["networks"]
     origin = provenance()  # before the first copy, which would itself make the checkout dirty
     found: dict[str, tuple[Path, dict[str, Any]]] = {}
-    for checkpoint in checkpoints:
-        name = preset_name(ModelSpec.from_dict(read_checkpoint_meta(checkpoint)["spec"]))
-        reference = f"{name}@{place}"
-        if reference in found:
-            raise BenchError(f"Two networks would be {reference}.", "Ship one of each preset.")
-        _, described = entry(checkpoint, data, split, f"{place}/{name}.safetensors")
-        described["figures"]["provenance"] = origin
-        found[reference] = checkpoint, described
-    # all are measured before the first is copied: a refused one must not spoil the others
-    for reference, (checkpoint, described) in found.items():
-        with atomic_path(root / described["file"]) as temporary:
-            shutil.copyfile(checkpoint, temporary)
-        networks[reference] = described
+    with tempfile.TemporaryDirectory() as scratch:
+        for given in checkpoints:
+            checkpoint = calibrated(given, data, split, Path(scratch))
+            name = preset_name(ModelSpec.from_dict(read_checkpoint_meta(checkpoint)["spec"]))
+            reference = f"{name}@{place}"
+            if reference in found:
+                raise BenchError(f"Two networks would be {reference}.", "Ship one of each preset.")
+            _, described = entry(checkpoint, data, split, f"{place}/{name}.safetensors")
+            described["figures"]["provenance"] = origin
+            found[reference] = checkpoint, described
+        # all are measured before the first is copied: a refused one must not spoil the others
+        for reference, (checkpoint, described) in found.items():
+            with atomic_path(root / described["file"]) as temporary:
+                shutil.copyfile(checkpoint, temporary)
+            networks[reference] = described
     ordered = dict(sorted(networks.items(), key=lambda item: item[0].split("@")[::-1]))
     write_json(index, {"format": INDEX_FORMAT, "networks": ordered})
     return list(found)

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from kdmri_bench.ship import preset_name, ship
-from kdmri_edge.checkpoint import Checkpoint, save_checkpoint
+from kdmri_edge.checkpoint import RANGES, Checkpoint, load_checkpoint, save_checkpoint
 from kdmri_edge.cli import main
 from kdmri_edge.data.phantom import phantom_volume
 from kdmri_edge.errors import BenchError
@@ -75,7 +75,12 @@ def test_an_entry_per_network_and_earlier_places_stay(data: Path, tmp_path: Path
     assert ship([student], "a", data, split, root) == ["dccnn-d3c5@a"]
     ship([checkpoint(data, "dccnn-d5c5")], "b", data, split, root)
     assert list(shipped_networks(root)) == ["dccnn-d3c5@a", "dccnn-d5c5@b"]
-    assert resolve("dccnn-d3c5@a", root).read_bytes() == student.read_bytes()
+    shipped, given = load_checkpoint(resolve("dccnn-d3c5@a", root)), load_checkpoint(student)
+    assert all(torch.equal(shipped.state[name], value) for name, value in given.state.items())
+    assert set(shipped.training) - set(given.training) == {RANGES}
+    assert set(shipped.training[RANGES]) == {
+        f"cascades.{cascade}.convs.{conv}" for cascade in range(5) for conv in (1, 2)
+    }
     figures = shipped_networks(root)["dccnn-d3c5@a"].entry["figures"]
     (volume,) = figures["volumes"]
     assert volume["name"] == "sub-02_T1w"
