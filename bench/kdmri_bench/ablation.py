@@ -106,7 +106,8 @@ VARIANTS: Final = (
         _INHERIT,
     ),
     _student("edge", "and dilation (recipe edge)", *_EARLY, _INHERIT, _DILATION),
-    _student("edge-late", "the same, imitating to the end", *_CASCADES, _INHERIT, _DILATION),
+    _student("edge-3", "the same with dilation 3", *_EARLY, _INHERIT, "dilation=[1, 3, 1]"),
+    _student("edge-late", "recipe edge, imitating to the end", *_CASCADES, _INHERIT, _DILATION),
 )
 
 

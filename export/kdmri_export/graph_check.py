@@ -35,6 +35,8 @@ _WHY: Final = {
 }
 # From this opset on a DFT takes its axis as an input, which OpenVINO 2026.4 ignores.
 _DFT_AXIS_INPUT = 20
+# Before it there is no quantisation per channel, and axes are attributes.
+_OLDEST = 13
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +83,10 @@ def check_graph(graph: Path | bytes | Any, target: str) -> tuple[dict[str, int],
     constants = {i.name: i for i in model.graph.initializer}
     counts: Counter[str] = Counter()
     findings = []
+    if opset < _OLDEST:
+        why = f"it is written in opset {opset}, and nothing before {_OLDEST} has been tried"
+        remedy = "Export it with a newer opset, e.g. 18."
+        findings.append(Finding(node="(the graph)", operator="opset", why=why, remedy=remedy))
     for number, node in enumerate(model.graph.node):
         operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         counts[operator] += 1

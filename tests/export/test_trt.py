@@ -276,6 +276,12 @@ class TestGraphCheck:
         with pytest.raises(ExportError, match=r"kdmri::data_consistency"):
             checked_graph(model, target)
 
+    def test_old_opsets(self) -> None:
+        model = quantised(TensorProto.INT8, 0)
+        model.opset_import[0].version = 11
+        with pytest.raises(ExportError, match="opset 11"):
+            checked_graph(model, "trt")
+
     def test_files_that_are_no_graph(self, tmp_path: Path) -> None:
         (tmp_path / "a.onnx").write_bytes(np.random.default_rng(0).bytes(200))
         (tmp_path / "b.onnx").write_bytes(b"")
