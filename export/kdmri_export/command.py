@@ -197,7 +197,8 @@ def _engine_line(bundle: Bundle) -> str:
     if not engine["built"]:
         return f"engine: not built ({engine['reason']})"
     names = ", ".join(one["engine"] for one in engine["engines"])
-    return f"engine: built, not executed here ({names})"
+    ran = "built and executed" if engine["executed"] else "built, not executed here"
+    return f"engine: {ran} ({names})"
 
 
 def _size(bundle: Bundle) -> int:

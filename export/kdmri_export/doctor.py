@@ -10,8 +10,7 @@ import click
 
 from kdmri_edge.extras import available, load_attribute
 from kdmri_edge.targets import TARGETS, Target
-from kdmri_export.trt.build_engine import MODULES
-from kdmri_export.trt.engines import probe
+from kdmri_export.trt.engines import BUILDERS, probe
 
 __all__ = ["doctor", "examine"]
 
@@ -68,7 +67,7 @@ def examine() -> dict[str, Any]:
         "can_train": training,
         "train_remedy": None if training else 'pip install "kdmri-edge[train]"',
         "targets": [_row(target) for target in TARGETS.values()],
-        "builders": {builder: probe(builder) for builder in MODULES},
+        "builders": {builder: probe(builder) for builder in BUILDERS[2:]},
     }
 
 

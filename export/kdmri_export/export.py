@@ -98,7 +98,14 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
         manifest |= {"calibrated_on": calibrated, "parity": parity}
         if recipe.target == "trt":
             wanted = recipe.engines or EngineRequest()
-            manifest["engine"] = build_engines(folder, wanted, recipe.dynamic)
+            manifest["engine"] = build_engines(
+                folder,
+                wanted,
+                dynamic=recipe.dynamic,
+                checkpoint=checkpoint.resolve(),
+                dc=recipe.dc,
+                precision=recipe.precision,
+            )
         write_manifest(folder, manifest)
     return open_bundle(out)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from kdmri_edge.errors import ExportError
 from kdmri_edge.targets import Target, target_named
-from kdmri_export.trt.engines import EngineRequest
+from kdmri_export.trt.engines import TORCH_TENSORRT, EngineRequest
 
 __all__ = ["BATCHES", "ExportRecipe"]
 
@@ -51,11 +51,22 @@ class ExportRecipe:
             )
         if self.engines is not None and self.target != "trt":
             raise ExportError(f"Target {self.target!r} has no engines.", "Leave the builder out.")
+        builder = self.engines.builder if self.engines else None
+        if builder == TORCH_TENSORRT and (self.dynamic or self.mask_input or self.quantised):
+            raise ExportError(
+                "Torch-TensorRT programs are built for one slice, a fixed mask, fp32 or fp16.",
+                "Use --builder tensorrt for others.",
+            )
 
     @property
     def row(self) -> Target:
         """The target's row of the table."""
         return target_named(self.target)
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the convolutions are of integers."""
+        return self.precision == "int8"
 
     @property
     def dynamic(self) -> bool:

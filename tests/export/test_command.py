@@ -144,7 +144,7 @@ def test_trt_without_an_engine_says_so_and_can_be_told_to_fail(here: Path) -> No
 
 def test_doctor_names_builders() -> None:
     found = json.loads(call("doctor", "--json").stdout)["builders"]
-    assert set(found) == {"tensorrt", "rtx"}
+    assert set(found) == {"tensorrt", "rtx", "torch-tensorrt"}
     for reason in found.values():
         assert reason is None or "tensorrt" in reason
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner
 from onnx import TensorProto, helper
 
@@ -22,7 +23,7 @@ from kdmri_export import graph_check
 from kdmri_export.export import export_model
 from kdmri_export.graph_check import CHECKED, check_graph, checked_graph
 from kdmri_export.recipe import ExportRecipe
-from kdmri_export.trt import engines
+from kdmri_export.trt import engines, torch_program
 from kdmri_export.trt.build_engine import main as build_main
 from kdmri_export.trt.engines import EngineRequest, probe
 from tests.export.networks import write_checkpoint
@@ -121,7 +122,11 @@ class TestWithoutTensorRT:
 
     @pytest.mark.parametrize(
         "request_",
-        [EngineRequest(builder="auto", required=True), EngineRequest(builder="tensorrt")],
+        [
+            EngineRequest(builder="auto", required=True),
+            EngineRequest(builder="tensorrt"),
+            EngineRequest(builder="torch-tensorrt"),
+        ],
     )
     def test_required_engine_is_refused_and_nothing_is_left(
         self, checkpoint: Path, tmp_path: Path, request_: EngineRequest
@@ -135,6 +140,22 @@ def test_other_gpus_need_the_builder_that_can(checkpoint: Path, tmp_path: Path) 
     request = EngineRequest(builder="auto", compute_capabilities=("sm86",))
     with pytest.raises(ExportError, match="--builder rtx"):
         export_model(checkpoint, ExportRecipe(target="trt", engines=request), tmp_path / "b")
+
+
+@pytest.mark.parametrize("other", [{"batch": "dynamic"}, {"precision": "int8"}])
+def test_what_torch_tensorrt_is_not_built_for(other: dict[str, str]) -> None:
+    request = EngineRequest(builder="torch-tensorrt")
+    with pytest.raises(ExportError, match="--builder tensorrt"):
+        ExportRecipe(target="trt", engines=request, **other)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_torch_tensorrt_without_a_gpu_is_one_sentence(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert torch_program.main([str(checkpoint), str(tmp_path), "auto", "f32"]) == 1
+    assert "GPU" in capsys.readouterr().err
+    assert not (tmp_path / torch_program.PROGRAM).exists()
 
 
 @needs_rtx

@@ -13,9 +13,18 @@ from kdmri_edge.errors import ExportError
 from kdmri_edge.extras import available
 from kdmri_export.trt.build_engine import MODULES
 
-__all__ = ["BATCHES", "BUILDERS", "RTX_DEFAULT", "EngineRequest", "build_engines", "probe"]
+__all__ = [
+    "BATCHES",
+    "BUILDERS",
+    "RTX_DEFAULT",
+    "TORCH_TENSORRT",
+    "EngineRequest",
+    "build_engines",
+    "probe",
+]
 
-BUILDERS: Final = ("auto", "none", *MODULES)
+TORCH_TENSORRT: Final = "torch-tensorrt"
+BUILDERS: Final = ("auto", "none", *MODULES, TORCH_TENSORRT)
 BATCHES: Final = (1, 4, 16)
 """Smallest, usual and largest batch of an engine for a dynamic graph."""
 
@@ -46,9 +55,12 @@ def probe(builder: str) -> str | None:
     Returns:
         Why it does not work here, or None where it does.
     """
-    module = MODULES[builder]
+    module = "torch_tensorrt" if builder == TORCH_TENSORRT else MODULES[builder]
     if not available(module):
         return f"{module} is not installed"
+    if builder == TORCH_TENSORRT:
+        done = _process(["-c", f"import {module}"])
+        return None if done.returncode == 0 else f"{module} does not work here: {_reason(done)}"
     code = f"import {module} as t; assert t.Builder(t.Logger(t.Logger.ERROR)) is not None"
     if builder == "tensorrt":  # TensorRT-RTX builds without a GPU
         code += "; assert t.Runtime(t.Logger(t.Logger.ERROR)) is not None"
@@ -69,13 +81,24 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
     return lines[-1].removeprefix("Error: ") if lines else f"exit status {done.returncode}"
 
 
-def build_engines(folder: Path, request: EngineRequest, dynamic: bool) -> dict[str, Any]:
+def build_engines(
+    folder: Path,
+    request: EngineRequest,
+    *,
+    dynamic: bool,
+    checkpoint: Path,
+    dc: str,
+    precision: str,
+) -> dict[str, Any]:
     """Build what is asked for, with the bundle's own build_engine.py.
 
     Args:
         folder: The bundle in the making.
         request: Which engines.
         dynamic: Whether the graph takes any batch.
+        checkpoint: The network, for Torch-TensorRT, which does not read the graph.
+        dc: Form of data consistency, for the same.
+        precision: Of the convolutions, for the same.
 
     Returns:
         For the manifest: `built`; `executed`, which is false until the engine has run on its
@@ -98,11 +121,16 @@ def build_engines(folder: Path, request: EngineRequest, dynamic: bool) -> dict[s
                 " --builder.",
             )
         return {"built": False, "executed": False, "reason": reason, "engines": []}
-    engines = [
-        _build(folder, builder, capability, dynamic)
-        for capability in request.compute_capabilities or (None,)
-    ]
-    return {"built": True, "executed": False, "reason": None, "engines": engines}
+    if builder == TORCH_TENSORRT:
+        module = "kdmri_export.trt.torch_program"
+        engines = [_record(["-m", module, str(checkpoint), str(folder), dc, precision])]
+    else:
+        engines = [
+            _build(folder, builder, capability, dynamic)
+            for capability in request.compute_capabilities or (None,)
+        ]
+    executed = all(engine["engine_executed"] for engine in engines)
+    return {"built": True, "executed": executed, "reason": None, "engines": engines}
 
 
 def _build(folder: Path, builder: str, capability: str | None, dynamic: bool) -> dict[str, Any]:
@@ -111,6 +139,11 @@ def _build(folder: Path, builder: str, capability: str | None, dynamic: bool) ->
         arguments += ["--compute-capability", capability]
     if dynamic:
         arguments += ["--batches", ",".join(map(str, BATCHES))]
+    return _record(arguments)
+
+
+def _record(arguments: list[str]) -> dict[str, Any]:
+    """Run a builder; return the record that it prints in its last line."""
     done = _process(arguments)
     if done.returncode != 0:
         raise ExportError(
