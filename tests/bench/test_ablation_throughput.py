@@ -46,7 +46,7 @@ def test_ablation_changes_one_thing_at_a_time(
 
 
 def test_cold_start_needs_no_pytorch() -> None:
-    report = cold_start.measure(samples=1, threads=1, matrix=32)
+    report = cold_start.measure(samples=1, threads=1, matrix=64)
     rows = {row["backend"]: row for row in report["rows"]}
     assert set(rows) == {"onnxruntime", "openvino", "pytorch"}
     for row in rows.values():

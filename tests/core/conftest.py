@@ -56,7 +56,7 @@ class Outcome:
         lines = self.err.strip().splitlines()
         assert len(lines) == 1, self.err
         assert lines[0].startswith("Error: ")
-        assert lines[0].endswith((".", "?"))
+        assert lines[0].endswith((".", "?", '"'))  # the last: a command to type
         for part in parts:
             assert part in lines[0]
         assert self.out == ""
