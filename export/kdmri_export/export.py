@@ -73,7 +73,7 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
     reconstructor = _reconstructor(checkpoint, meta, recipe)
     data = golden(reconstructor.mask, int(meta["matrix"]), reconstructor.spec.channels)
     calibrated = None
-    if recipe.precision == "int8":
+    if recipe.quantised:
         calibrated = "training volumes" if reconstructor.ranges else "phantom"
         reconstructor.ranges = reconstructor.ranges or phantom_ranges(reconstructor, data)
     inputs = data.network_input[:1]
@@ -83,7 +83,7 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
     with atomic_directory(out) as folder:
         graph = folder / target.graph_file
         writer(reconstructor, example, graph, recipe)
-        session = session_class(graph, precision="int8" if recipe.precision == "int8" else "f32")
+        session = session_class(graph, precision="int8" if recipe.quantised else "f32")
         if recipe.mask_input:
             check_other_mask(session, reconstructor, data, precision=recipe.precision)
             session.operator = reconstructor.operator.numpy()

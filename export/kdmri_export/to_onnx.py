@@ -104,7 +104,7 @@ def to_model(
     model = exported.model_proto
     model.producer_name = "kdmri-edge"
     _strip_traces(model)
-    if recipe.precision == "int8":
+    if recipe.quantised:
         ranges = {f"model.{name}": value for name, value in reconstructor.ranges.items()}
         quantise_graph(model, ranges, unsigned=unsigned)
     model.metadata_props.add(key=PRECISION_KEY, value=recipe.precision)

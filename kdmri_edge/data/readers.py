@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -22,10 +22,15 @@ READERS: Final[dict[str, str]] = {
 """Suffix (lower case, with the dot) -> "module:function" of a `Reader`; a new one is one line."""
 
 
+def known_suffix(path: Path, table: Iterable[str]) -> str | None:
+    """The suffix of a table that a file's name ends with, None without one; case is ignored."""
+    name = path.name.lower()
+    return next((suffix for suffix in table if name.endswith(suffix) and name != suffix), None)
+
+
 def suffix_of(path: Path) -> str | None:
     """The key of `READERS` for this file, None when there is none; letter case is ignored."""
-    name = path.name.lower()
-    return next((suffix for suffix in READERS if name.endswith(suffix) and name != suffix), None)
+    return known_suffix(path, READERS)
 
 
 def stem_of(path: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.data.readers import known_suffix
 from kdmri_edge.errors import OutputError
 from kdmri_edge.extras import load_attribute, require
 from kdmri_edge.files import atomic_path
@@ -28,8 +29,7 @@ WRITERS: Final[dict[str, str]] = {
 
 def writer_suffix(path: Path) -> str | None:
     """Return the key of `WRITERS` for a file's name, None when there is none."""
-    name = path.name.lower()
-    return next((suffix for suffix in WRITERS if name.endswith(suffix) and name != suffix), None)
+    return known_suffix(path, WRITERS)
 
 
 def write_image(path: Path, image: NDArray[Any], voxel_mm: Voxel | None = None) -> None:

@@ -83,9 +83,10 @@ def _activation(onnx: Any, graph: Any, node: Any, key: str, largest: float, kind
 def _weight(onnx: Any, graph: Any, node: Any, tensor: Any) -> list[Any]:
     weight = onnx.numpy_helper.to_array(tensor)
     largest = np.abs(weight).reshape(len(weight), -1).max(1)
-    scale = (np.maximum(largest, _TINY) / LARGEST["s8"]).astype(np.float32)
+    limit = LARGEST["s8"]
+    scale = (np.maximum(largest, _TINY) / limit).astype(np.float32)
     shaped = scale.reshape(-1, *[1] * (weight.ndim - 1))
-    integers = np.clip(np.rint(weight / shaped), -127, 127).astype(np.int8)
+    integers = np.clip(np.rint(weight / shaped), -limit, limit).astype(np.int8)
     name = tensor.name
     graph.initializer.remove(tensor)
     parts = {"integers": integers, "scale": scale, "zero_point": np.zeros(len(weight), np.int8)}
