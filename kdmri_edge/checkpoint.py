@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT",
-    "RANGES",
+    "MAXIMA",
     "Checkpoint",
     "load_checkpoint",
     "load_reconstructor",
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 FORMAT = 1
-RANGES = "activation_ranges"
+MAXIMA = "activation_maxima"
 """Key of `Checkpoint.training` for what int8 exports need, see `models.calibrate`."""
 _LARGEST_HEADER = 64 << 20
 
@@ -179,5 +179,5 @@ def load_reconstructor(path: Path, form: Form | None = None) -> Reconstructor:
     checkpoint = load_checkpoint(path)
     model = build_model(checkpoint.spec)
     model.load_state_dict(dict(checkpoint.state))
-    ranges = checkpoint.training.get(RANGES)
-    return Reconstructor(model, checkpoint.mask, form, ranges).eval()
+    maxima = checkpoint.training.get(MAXIMA)
+    return Reconstructor(model, checkpoint.mask, form, maxima).eval()

@@ -22,7 +22,7 @@ class Reconstructor(nn.Module):
         model: The network; its `form` is set.
         mask: The sampling pattern.
         form: Form of data consistency; None picks the fastest one that the mask allows.
-        ranges: What `models.calibrate.activation_ranges` found, for int8 exports.
+        maxima: What `models.calibrate.activation_maxima` found, for int8 exports.
 
     Raises:
         MaskError: The form does not suit the mask.
@@ -35,12 +35,12 @@ class Reconstructor(nn.Module):
         model: Network,
         mask: Mask,
         form: Form | None = None,
-        ranges: Mapping[str, float] | None = None,
+        maxima: Mapping[str, list[float]] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.mask = mask
-        self.ranges = dict(ranges or {})
+        self.maxima = dict(maxima or {})
         self.form = choose_form(mask, form or "auto")
         model.form = self.form
         operator = operator_tensor(mask, self.form, model.spec.channels)

@@ -21,7 +21,7 @@ from kdmri_bench.quality import summary, volume_rows
 from kdmri_bench.reproduce.work import STATEMENT, reconstruct
 from kdmri_bench.testdata import load_cases
 from kdmri_edge.checkpoint import (
-    RANGES,
+    MAXIMA,
     load_checkpoint,
     load_reconstructor,
     read_checkpoint_meta,
@@ -109,7 +109,7 @@ def entry(checkpoint: Path, data: Path, split: str, file: str) -> tuple[str, dic
 
 
 def calibrated(checkpoint: Path, data: Path, split: str, folder: Path) -> Path:
-    """Return a checkpoint that carries activation ranges: itself, or a copy in `folder`.
+    """Return a checkpoint that carries activation maxima: itself, or a copy in `folder`.
 
     Args:
         checkpoint: The weights.
@@ -121,18 +121,18 @@ def calibrated(checkpoint: Path, data: Path, split: str, folder: Path) -> Path:
         KdmriError: See `load_checkpoint`, `find_parts` and `load_cases`.
     """
     from kdmri_edge.distill.batches import TrainingSlices
-    from kdmri_edge.distill.calibration import training_ranges
+    from kdmri_edge.distill.calibration import training_maxima
 
     held = load_checkpoint(checkpoint)
-    if RANGES in held.training:
+    if MAXIMA in held.training:
         return checkpoint
     network = load_reconstructor(checkpoint)
     files = find_parts(data, split=split).train
     cases = load_cases(files, mask=held.mask, matrix=held.matrix, spec=held.spec).cases
     slices = TrainingSlices.from_cases(cases)
-    ranges = training_ranges(network.model, network.operator, slices)
+    maxima = training_maxima(network.model, network.operator, slices)
     copy = folder / f"{sha256_file(checkpoint)}.safetensors"
-    save_checkpoint(copy, replace(held, training={RANGES: ranges, **held.training}))
+    save_checkpoint(copy, replace(held, training={MAXIMA: maxima, **held.training}))
     return copy
 
 

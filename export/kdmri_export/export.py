@@ -28,7 +28,7 @@ from kdmri_edge.physics.masks import Mask
 from kdmri_edge.provenance import provenance
 from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runtime.session import Session
-from kdmri_export.golden import golden, phantom_ranges
+from kdmri_export.golden import golden, phantom_maxima
 from kdmri_export.parity import check, check_other_mask
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.trt.engines import EngineRequest, build_engines
@@ -74,8 +74,8 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
     data = golden(reconstructor.mask, int(meta["matrix"]), reconstructor.spec.channels)
     calibrated = None
     if recipe.quantised:
-        calibrated = "training volumes" if reconstructor.ranges else "phantom"
-        reconstructor.ranges = reconstructor.ranges or phantom_ranges(reconstructor, data)
+        calibrated = "training volumes" if reconstructor.maxima else "phantom"
+        reconstructor.maxima = reconstructor.maxima or phantom_maxima(reconstructor, data)
     inputs = data.network_input[:1]
     example = torch.from_numpy(inputs)
     writer: Callable[..., None] = load_attribute(target.exporter)

@@ -13,7 +13,7 @@ from kdmri_edge.data.phantom import phantom_volume
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.scaling import network_input
 
-__all__ = ["Golden", "golden", "phantom_ranges"]
+__all__ = ["Golden", "golden", "phantom_maxima"]
 
 if TYPE_CHECKING:
     from kdmri_edge.reconstructor import Reconstructor
@@ -43,14 +43,14 @@ class Golden:
         return network_input(self.zero_filled, self.scale)
 
 
-def phantom_ranges(reconstructor: Reconstructor, data: Golden) -> dict[str, float]:
-    """Return activation ranges of a network whose checkpoint brings none, from golden slices."""
+def phantom_maxima(reconstructor: Reconstructor, data: Golden) -> dict[str, list[float]]:
+    """Return activation maxima of a network whose checkpoint brings none, from golden slices."""
     import torch
 
-    from kdmri_edge.models.calibrate import activation_ranges
+    from kdmri_edge.models.calibrate import activation_maxima
 
     x_u = torch.from_numpy(data.network_input)
-    return activation_ranges(reconstructor.model, [(x_u, reconstructor.operator)])
+    return activation_maxima(reconstructor.model, [(x_u, reconstructor.operator)])
 
 
 def golden(mask: Mask, matrix: int, channels: int) -> Golden:

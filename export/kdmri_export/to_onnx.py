@@ -19,6 +19,7 @@ from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runtime.ort import PRECISION_KEY
 from kdmri_export.lowerings.aten import lower
 from kdmri_export.lowerings.cast import DTYPES, cast_convolutions
+from kdmri_export.lowerings.equalise import equalise
 from kdmri_export.lowerings.narrow import widen
 from kdmri_export.lowerings.quantise import quantise_graph
 from kdmri_export.recipe import ExportRecipe
@@ -67,7 +68,7 @@ def to_model(
         reconstructor: The network.
         example: Input of the size that the graph is for, [1, C, H, W].
         recipe: Gives batch, precision and whether the mask is an input. For int8 the network needs
-            its activation ranges.
+            its activation maxima.
         unsigned: With int8, whether activations behind a ReLU may be unsigned.
         narrow: Take narrow convolutions apart (`lowerings.narrow`), which helps CPUs.
 
@@ -83,6 +84,7 @@ def to_model(
     shown = (images, reconstructor.operator) if recipe.mask_input else (images,)
     with _quiet(), torch.no_grad():
         lowered = lower(reconstructor)
+        ranges = equalise(lowered, reconstructor.maxima) if recipe.quantised else {}
         if recipe.precision in DTYPES:
             cast_convolutions(lowered, recipe.precision)
         # The FFT form is the export that one gets without us.
@@ -105,8 +107,8 @@ def to_model(
     model.producer_name = "kdmri-edge"
     _strip_traces(model)
     if recipe.quantised:
-        ranges = {f"model.{name}": value for name, value in reconstructor.ranges.items()}
-        quantise_graph(model, ranges, unsigned=unsigned)
+        named = {f"model.{name}": value for name, value in ranges.items()}
+        quantise_graph(model, named, unsigned=unsigned)
     model.metadata_props.add(key=PRECISION_KEY, value=recipe.precision)
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -1,4 +1,4 @@
-"""Activation ranges of a finished network, on slices that it was trained on."""
+"""Activation maxima of a finished network, on slices that it was trained on."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from torch import Tensor
 
 from kdmri_edge.distill.batches import TrainingSlices
 from kdmri_edge.models.build import Network
-from kdmri_edge.models.calibrate import activation_ranges
+from kdmri_edge.models.calibrate import activation_maxima
 
-__all__ = ["training_ranges"]
+__all__ = ["training_maxima"]
 
 _SLICES = 64
 _AT_ONCE = 4
 
 
-def training_ranges(network: Network, operator: Tensor, slices: TrainingSlices) -> dict[str, float]:
+def training_maxima(
+    network: Network, operator: Tensor, slices: TrainingSlices
+) -> dict[str, list[float]]:
     """Return what int8 exports need, from training slices spread evenly over the volumes.
 
     Args:
@@ -33,4 +35,4 @@ def training_ranges(network: Network, operator: Tensor, slices: TrainingSlices) 
             x_u = x_u.to(operator.device).contiguous(memory_format=torch.channels_last)
             yield x_u, operator
 
-    return activation_ranges(network, batches())
+    return activation_maxima(network, batches())

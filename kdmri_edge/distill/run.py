@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from kdmri_edge.checkpoint import (
-    RANGES,
+    MAXIMA,
     Checkpoint,
     load_checkpoint,
     read_checkpoint_meta,
@@ -23,7 +23,7 @@ from kdmri_edge.checkpoint import (
 )
 from kdmri_edge.console import say
 from kdmri_edge.distill.batches import TrainingSlices, strips_allowed
-from kdmri_edge.distill.calibration import training_ranges
+from kdmri_edge.distill.calibration import training_maxima
 from kdmri_edge.distill.engine import Engine, describe, launched
 from kdmri_edge.distill.lock import hold
 from kdmri_edge.distill.log import TrainingLog
@@ -244,7 +244,7 @@ class _Work:
     def _save(self, role: str, network: Network, training: Mapping[str, Any]) -> None:
         psnr = None
         self.fabric.to_device(network)
-        ranges = training_ranges(network, self.around.operator, self.around.slices)
+        maxima = training_maxima(network, self.around.operator, self.around.slices)
         if self.material.validation:
             psnr = validation_psnr(network, self.around.operator, self.material.validation)
             say(f"{role}: {psnr:.2f} dB on the validation volumes.")
@@ -253,7 +253,7 @@ class _Work:
             mask=self.settings.mask,
             matrix=self.settings.matrix,
             role=role,
-            training={RANGES: ranges, **training, "validation_psnr_db": psnr},
+            training={MAXIMA: maxima, **training, "validation_psnr_db": psnr},
             state=network.state_dict(),
         )
         save_checkpoint(self.run.file(role), checkpoint)

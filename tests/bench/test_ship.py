@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from kdmri_bench.ship import preset_name, ship
-from kdmri_edge.checkpoint import RANGES, Checkpoint, load_checkpoint, save_checkpoint
+from kdmri_edge.checkpoint import MAXIMA, Checkpoint, load_checkpoint, save_checkpoint
 from kdmri_edge.cli import main
 from kdmri_edge.data.phantom import phantom_volume
 from kdmri_edge.errors import BenchError
@@ -77,9 +77,9 @@ def test_an_entry_per_network_and_earlier_places_stay(data: Path, tmp_path: Path
     assert list(shipped_networks(root)) == ["dccnn-d3c5@a", "dccnn-d5c5@b"]
     shipped, given = load_checkpoint(resolve("dccnn-d3c5@a", root)), load_checkpoint(student)
     assert all(torch.equal(shipped.state[name], value) for name, value in given.state.items())
-    assert set(shipped.training) - set(given.training) == {RANGES}
-    assert set(shipped.training[RANGES]) == {
-        f"cascades.{cascade}.convs.{conv}" for cascade in range(5) for conv in (1, 2)
+    assert set(shipped.training) - set(given.training) == {MAXIMA}
+    assert set(shipped.training[MAXIMA]) == {
+        f"cascades.{cascade}.convs.{conv}" for cascade in range(5) for conv in range(3)
     }
     figures = shipped_networks(root)["dccnn-d3c5@a"].entry["figures"]
     (volume,) = figures["volumes"]

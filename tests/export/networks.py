@@ -9,7 +9,7 @@ import torch
 
 from kdmri_edge.checkpoint import Checkpoint, save_checkpoint
 from kdmri_edge.models.build import build_model
-from kdmri_edge.models.calibrate import activation_ranges
+from kdmri_edge.models.calibrate import activation_maxima
 from kdmri_edge.models.spec import Kind, ModelSpec
 from kdmri_edge.physics.forms import Form
 from kdmri_edge.physics.masks import Mask, variable_density_2d, variable_density_lines
@@ -52,7 +52,7 @@ def network(
     made = Reconstructor(build_model(architecture), mask, form).eval()
     if size is not None:
         x_u = torch.randn(2, architecture.channels, *size)
-        made.ranges = activation_ranges(made.model, [(x_u, made.operator)])
+        made.maxima = activation_maxima(made.model, [(x_u, made.operator)])
     return made
 
 

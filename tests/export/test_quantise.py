@@ -17,6 +17,7 @@ from kdmri_edge.errors import BackendError, ExportError
 from kdmri_edge.runtime.session import open_session
 from kdmri_export.export import export_model
 from kdmri_export.graph_check import check_graph
+from kdmri_export.lowerings.equalise import equalise
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.to_onnx import to_model
 from tests.export.networks import lines, network, spec, write_checkpoint
@@ -24,10 +25,10 @@ from tests.export.networks import lines, network, spec, write_checkpoint
 SIZE = (32, 24)
 
 
-def model(*, unsigned: bool, ranges: dict[str, float] | None = None) -> Any:
+def model(*, unsigned: bool, maxima: dict[str, list[float]] | None = None) -> Any:
     reconstructor = network(spec(), lines(), size=SIZE)
-    if ranges is not None:
-        reconstructor.ranges = ranges
+    if maxima is not None:
+        reconstructor.maxima = maxima
     return to_model(
         reconstructor,
         torch.rand(1, 1, *SIZE),
@@ -38,17 +39,16 @@ def model(*, unsigned: bool, ranges: dict[str, float] | None = None) -> Any:
 
 
 @pytest.mark.parametrize("unsigned", [True, False])
-def test_all_but_the_first_convolutions_are_quantised(unsigned: bool) -> None:
+def test_all_convolutions_are_quantised_and_images_are_split(unsigned: bool) -> None:
     graph = model(unsigned=unsigned).graph
     counts = Counter(node.op_type for node in graph.node)
     assert counts["Conv"] == 6
-    assert counts["QuantizeLinear"] == 3  # one per hidden convolution
-    assert counts["DequantizeLinear"] == 6  # its input and its weight
+    assert counts["QuantizeLinear"] == 3 + 6  # rounded images; what each convolution reads
+    assert counts["DequantizeLinear"] == 3 + 12  # the same, and its weight
+    assert counts["Concat"] == 3
     makers = {output: node for node in graph.node for output in node.output}
     read = [makers.get(node.input[0]) for node in graph.node if node.op_type == "Conv"]
-    assert [bool(maker and maker.op_type == "DequantizeLinear") for maker in read] == [
-        False, True, False, True, False, True
-    ]  # fmt: skip
+    assert all(maker and maker.op_type == "DequantizeLinear" for maker in read)
     kinds = {i.name: i.data_type for i in graph.initializer}
     points = {kinds[name] for name in kinds if name.endswith("input_zero_point")}
     assert points == {TensorProto.UINT8 if unsigned else TensorProto.INT8}
@@ -57,6 +57,7 @@ def test_all_but_the_first_convolutions_are_quantised(unsigned: bool) -> None:
 def test_weights_are_rounded_per_output_channel() -> None:
     reconstructor = network(spec(), lines(), size=SIZE)
     held = {i.name: numpy_helper.to_array(i) for i in model(unsigned=True).graph.initializer}
+    equalise(reconstructor, reconstructor.maxima)
     name = "model.cascades.1.convs.1.weight"
     integers, scale = held[f"{name}.integers"], held[f"{name}.scale"]
     assert name not in held
@@ -73,9 +74,9 @@ def test_signed_graphs_suit_tensorrt_and_unsigned_ones_do_not() -> None:
     assert "signed" in findings[0].why
 
 
-def test_ranges_of_another_network_are_refused() -> None:
+def test_maxima_of_another_network_are_refused() -> None:
     with pytest.raises(ExportError, match=r"cascades\.7\.convs\.1"):
-        model(unsigned=True, ranges={"cascades.7.convs.1": 1.0})
+        model(unsigned=True, maxima={"cascades.7.convs.1": [1.0]})
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino"])
@@ -87,7 +88,7 @@ class TestBundles:
         bundle = export_model(checkpoint, recipe, out)
         assert out.name == f"student-{target}-int8"
         assert bundle.manifest["precision"] == "int8"
-        assert bundle.manifest["calibrated_on"] == "phantom"  # the checkpoint brings no ranges
+        assert bundle.manifest["calibrated_on"] == "phantom"  # the checkpoint brings no maxima
         session = open_session(bundle.path, threads=1)
         assert "int8 in " in session.info.precision_executed
         given, wanted = (np.load(bundle.path / name) for name in (GOLDEN_INPUT, GOLDEN_OUTPUT))
@@ -103,20 +104,20 @@ class TestBundles:
             open_session(bundle.path, precision="int8")
 
 
-def test_ranges_travel_with_the_checkpoint(tmp_path: Path) -> None:
+def test_maxima_travel_with_the_checkpoint(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from kdmri_edge.checkpoint import RANGES, load_checkpoint, save_checkpoint
+    from kdmri_edge.checkpoint import MAXIMA, load_checkpoint, save_checkpoint
 
     path = write_checkpoint(tmp_path / "student.safetensors")
     checkpoint = load_checkpoint(path)
-    ranges = {f"cascades.{n}.convs.1": 3.0 for n in range(3)}
-    save_checkpoint(path, replace(checkpoint, training={**checkpoint.training, RANGES: ranges}))
+    maxima = {f"cascades.{n}.convs.0": [3.0] for n in range(3)}
+    save_checkpoint(path, replace(checkpoint, training={**checkpoint.training, MAXIMA: maxima}))
     bundle = export_model(path, ExportRecipe(target="onnx", precision="int8"), tmp_path / "bundle")
     assert bundle.manifest["calibrated_on"] == "training volumes"
     held = {i.name: numpy_helper.to_array(i) for i in onnx.load(bundle.graph).graph.initializer}
-    scale = held["model.cascades.0.convs.1.input_scale"]
-    assert float(scale) == pytest.approx(3.0 / 255)
+    scale = held["model.cascades.0.convs.0.input_scale"]
+    assert float(scale) == pytest.approx(3.0 / 127)
 
 
 def test_targets_without_integers_say_so(tmp_path: Path) -> None:
