@@ -94,6 +94,13 @@ def _checkpoints(source: Path | None, model: str) -> list[tuple[str, Path, Path]
     " serves every mask of that size (train for it: distill --set masks=lines).",
 )
 @click.option(
+    "--keep-op",
+    is_flag=True,
+    help="onnx: keep data consistency as one node, kdmri::DataConsistency, whose meaning (standard"
+    " operators) the file carries as a function. Without it the operators are written out, which"
+    " every runtime reads.",
+)
+@click.option(
     "--builder",
     type=click.Choice(BUILDERS),
     help="trt: what builds engines from the graph. auto takes TensorRT where it works, else none;"
@@ -119,6 +126,7 @@ def export(
     batch: str,
     precision: str,
     mask_role: str,
+    keep_op: bool,
     builder: str | None,
     capabilities: str | None,
     require_engine: bool,
@@ -159,6 +167,7 @@ def export(
             batch=batch,
             precision=PRECISIONS[precision],
             mask_input=mask_role == "input",
+            keep_op=keep_op,
             engines=engines if target == "trt" else None,
         )
         for target in targets

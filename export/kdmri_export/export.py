@@ -119,6 +119,11 @@ def _reconstructor(checkpoint: Path, meta: dict[str, Any], recipe: ExportRecipe)
             "Only networks with data consistency as a matrix product take masks as an input.",
             "Use --mask fixed, or --dc auto.",
         )
+    if recipe.keep_op and (form is Form.FFT or reconstructor.spec.kind is Kind.VDSR):
+        raise ExportError(
+            "Only networks with data consistency as a matrix product can keep it as one node.",
+            "Leave --keep-op out, or use --dc auto.",
+        )
     if form is Form.FFT:
         # Over both axes, as published networks have it: this form is the baseline. That one axis
         # is enough for a line mask is what the projection form builds on.
@@ -156,6 +161,7 @@ def _manifest(
         "batch": recipe.batch,
         "precision": recipe.precision,
         "mask_input": recipe.mask_input,
+        "keep_op": recipe.keep_op,
         "checkpoint_sha256": sha256_file(checkpoint),
         "training": meta["training"],
         "provenance": provenance(),

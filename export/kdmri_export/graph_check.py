@@ -7,6 +7,7 @@ what has been tried; an operator that is in no table is refused, since nobody ha
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -68,7 +69,8 @@ def check_graph(graph: Path | bytes | Any, target: str) -> tuple[dict[str, int],
         target: Key of `CHECKED`.
 
     Returns:
-        How often each operator occurs, by name, and the findings in the order of the graph.
+        How often each operator occurs, by name, and the findings in the order of the graph; calls
+        of model-local functions are spelled out.
 
     Raises:
         ExportError: There is no table for the target, or the file is no ONNX graph.
@@ -87,7 +89,7 @@ def check_graph(graph: Path | bytes | Any, target: str) -> tuple[dict[str, int],
         why = f"it is written in opset {opset}, and nothing before {_OLDEST} has been tried"
         remedy = "Export it with a newer opset, e.g. 18."
         findings.append(Finding(node="(the graph)", operator="opset", why=why, remedy=remedy))
-    for number, node in enumerate(model.graph.node):
+    for number, node in enumerate(_spelled_out(model)):
         operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         counts[operator] += 1
         problem = _problem(node, operator, target, opset, constants)
@@ -110,6 +112,14 @@ def checked_graph(graph: Path | bytes | Any, target: str) -> dict[str, int]:
         more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
         raise ExportError(f"Target {target!r} does not take {first}{more}.", first.remedy)
     return counts
+
+
+def _spelled_out(model: Any) -> Iterator[Any]:
+    """Yield the nodes of a graph, and for each call of a model-local function those of its body."""
+    functions = {(function.domain, function.name): function for function in model.functions}
+    for node in model.graph.node:
+        function = functions.get((node.domain, node.op_type))
+        yield from [node] if function is None else function.node
 
 
 def _load(graph: Path | bytes | Any) -> Any:

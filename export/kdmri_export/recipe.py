@@ -25,6 +25,8 @@ class ExportRecipe:
         precision: Of the graph's convolutions; one of the target's.
         mask_input: Take the operator of data consistency as a second input, so that one graph
             serves every mask of the network's kind and matrix.
+        keep_op: Keep data consistency as one node, `kdmri::DataConsistency`, whose meaning is a
+            model-local function, instead of spelling it out. For "onnx" alone.
         engines: For "trt": which engines to build from the graph; None builds none.
     """
 
@@ -33,6 +35,7 @@ class ExportRecipe:
     batch: str = "1"
     precision: str = "f32"
     mask_input: bool = False
+    keep_op: bool = False
     engines: EngineRequest | None = None
 
     def __post_init__(self) -> None:
@@ -48,6 +51,11 @@ class ExportRecipe:
             raise ExportError(
                 f"Target {self.target!r} has no precision {self.precision!r}.",
                 f"It has {', '.join(known.precisions)}.",
+            )
+        if self.keep_op and self.target != "onnx":
+            raise ExportError(
+                f"Target {self.target!r} has no node for data consistency.",
+                "Leave --keep-op out: its operators are then written out.",
             )
         if self.engines is not None and self.target != "trt":
             raise ExportError(f"Target {self.target!r} has no engines.", "Leave the builder out.")
@@ -83,4 +91,5 @@ class ExportRecipe:
         marks += [self.dc] if self.dc != "auto" else []
         marks += [self.batch] if self.batch != "1" else []
         marks += ["masks"] if self.mask_input else []
+        marks += ["op"] if self.keep_op else []
         return "-".join([stem, self.target, *marks])

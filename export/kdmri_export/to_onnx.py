@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdmri_edge.extras import require
+from kdmri_edge.physics.consistency import gain
 from kdmri_edge.physics.forms import Form
 from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runtime.ort import PRECISION_KEY
 from kdmri_export.lowerings.aten import lower
 from kdmri_export.lowerings.cast import DTYPES, cast_convolutions
 from kdmri_export.lowerings.equalise import equalise
+from kdmri_export.lowerings.function import INPUTS as FUNCTION_INPUTS
+from kdmri_export.lowerings.function import Formula, add_function, keep
 from kdmri_export.lowerings.narrow import widen
 from kdmri_export.lowerings.quantise import quantise_graph
 from kdmri_export.recipe import ExportRecipe
@@ -54,6 +57,27 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _exported(
+    module: nn.Module, shown: tuple[Tensor, ...], inputs: list[str], output: str, shapes: Any
+) -> Any:
+    """Return a module as an `onnx.ModelProto` that holds no path of this machine."""
+    with _quiet(), torch.no_grad():
+        module(*shown)  # makes the DFT matrices now: made while exporting, they would be symbolic
+        program = torch.export.export(module, shown, dynamic_shapes=shapes, strict=False)
+        exported = torch.onnx.export(
+            program,
+            input_names=inputs,
+            output_names=[output],
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert exported is not None
+    model = exported.model_proto
+    _strip_traces(model)
+    return model
+
+
 def to_model(
     reconstructor: Reconstructor,
     example: Tensor,
@@ -67,8 +91,8 @@ def to_model(
     Args:
         reconstructor: The network.
         example: Input of the size that the graph is for, [1, C, H, W].
-        recipe: Gives batch, precision and whether the mask is an input. For int8 the network needs
-            its activation maxima.
+        recipe: Gives batch, precision, whether the mask is an input and whether data consistency
+            stays one node. For int8 the network needs its activation maxima.
         unsigned: With int8, whether activations behind a ReLU may be unsigned.
         narrow: Take narrow convolutions apart (`lowerings.narrow`), which helps CPUs.
 
@@ -78,34 +102,27 @@ def to_model(
     onnx = require("onnx", extra="onnx")
     require("onnxscript", extra="onnx")
     batch = {0: torch.export.Dim("batch", min=1)} if recipe.dynamic else None
-    shapes = (batch, None) if recipe.mask_input else (batch,)
     # torch.export takes a batch of one for a constant, so a dynamic one is shown as two.
     images = example.repeat(2, 1, 1, 1) if recipe.dynamic else example
+    shapes = (batch, None) if recipe.mask_input else (batch,)
     shown = (images, reconstructor.operator) if recipe.mask_input else (images,)
-    with _quiet(), torch.no_grad():
-        lowered = lower(reconstructor)
+    names = [INPUT, OPERATOR] if recipe.mask_input else [INPUT]
+    with torch.no_grad():
+        lowered = keep(reconstructor) if recipe.keep_op else lower(reconstructor)
         ranges = equalise(lowered, reconstructor.maxima) if recipe.quantised else {}
         if recipe.precision in DTYPES:
             cast_convolutions(lowered, recipe.precision)
         # The FFT form is the export that one gets without us.
         if narrow and reconstructor.form is not Form.FFT:
             widen(lowered)
-        lowered(*shown)  # makes the DFT matrices now: made while exporting, they would be symbolic
-        program = torch.export.export(
-            lowered, shown, dynamic_shapes=shapes if recipe.dynamic else None, strict=False
-        )
-        exported = torch.onnx.export(
-            program,
-            input_names=[INPUT, OPERATOR] if recipe.mask_input else [INPUT],
-            output_names=[OUTPUT],
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    assert exported is not None
-    model = exported.model_proto
+    model = _exported(lowered, shown, names, OUTPUT, shapes if recipe.dynamic else None)
     model.producer_name = "kdmri-edge"
-    _strip_traces(model)
+    if recipe.keep_op:
+        formula = Formula(reconstructor.form, gain(reconstructor.spec.noise_weight))
+        # Two tensors: given the same one twice, the exporter would read one for both.
+        parts = (images, images.clone(), reconstructor.operator)
+        wide = (batch, batch, None) if recipe.dynamic else None
+        add_function(model, _exported(formula, parts, list(FUNCTION_INPUTS), OUTPUT, wide))
     if recipe.quantised:
         named = {f"model.{name}": value for name, value in ranges.items()}
         quantise_graph(model, named, unsigned=unsigned)

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kdmri_edge.physics.forms import Form
+from kdmri_edge.physics.fourier import dft_matrices
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.projection import operator_array
 
@@ -66,12 +66,8 @@ def apply_projection(x: Tensor, x_u: Tensor, operator: Tensor, gain: float) -> T
 
 @lru_cache(maxsize=32)
 def _dft(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return cos and sin of the orthonormal DFT matrix F = C - i S, each [n, n]."""
-    index = np.arange(n)
-    angle = 2 * np.pi * ((index[:, None] * index[None, :]) % n) / n
-    scale = 1 / np.sqrt(n)
-    matrices = (torch.from_numpy(scale * f(angle)) for f in (np.cos, np.sin))
-    cosine, sine = (m.to(dtype=dtype, device=device) for m in matrices)
+    """Return `physics.fourier.dft_matrices` as tensors."""
+    cosine, sine = (torch.from_numpy(m).to(dtype=dtype, device=device) for m in dft_matrices(n))
     return cosine, sine
 
 

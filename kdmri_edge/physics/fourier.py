@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["image_to_kspace", "kspace_to_image"]
+__all__ = ["dft_matrices", "image_to_kspace", "kspace_to_image"]
 
 Complex = NDArray[np.complexfloating[Any, Any]]
 Array = NDArray[np.generic]
@@ -34,3 +34,11 @@ def kspace_to_image(kspace: Array, axes: Sequence[int] = (-2, -1)) -> Complex:
     image = np.fft.ifftn(kspace, axes=axes, norm="ortho")
     result: Complex = np.fft.fftshift(image, axes=axes)
     return result.astype(np.result_type(kspace.dtype, np.complex64), copy=False)
+
+
+def dft_matrices(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return cos and sin of the orthonormal DFT matrix F = C - i S, each [n, n]."""
+    index = np.arange(n)
+    angle = 2 * np.pi * ((index[:, None] * index[None, :]) % n) / n
+    scale = 1 / np.sqrt(n)
+    return scale * np.cos(angle), scale * np.sin(angle)

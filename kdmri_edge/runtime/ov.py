@@ -10,6 +10,7 @@ import numpy as np
 
 from kdmri_edge.errors import BackendError, BundleError
 from kdmri_edge.extras import require
+from kdmri_edge.runtime.ov_extension import NODE, onnx_extension
 from kdmri_edge.runtime.session import (
     Array,
     Session,
@@ -49,6 +50,8 @@ class OpenVinoSession(Session):
         check_precision(precision, (*_CAPABILITY, "int8"), "OpenVINO")
         self._ov = require("openvino", extra="openvino")
         core = self._ov.Core()
+        if graph.suffix == ".onnx" and NODE[1].encode() in graph.read_bytes():
+            core.add_extension(onnx_extension())
         if precision not in self.precisions_here():
             raise BackendError(f"This CPU has no {precision} arithmetic.", "Use precision f32.")
         settings: dict[str, Any] = {

@@ -71,6 +71,7 @@ class ParityCases:
 
     target: ClassVar[str]
     refuses: ClassVar[str] = "no case has this in its name"
+    keep_op: ClassVar[bool] = False
 
     @property
     def row(self) -> Target:
@@ -91,6 +92,7 @@ class ParityCases:
             batch="dynamic" if dynamic else "1",
             precision=precision,
             mask_input=mask_input,
+            keep_op=self.keep_op,
         )
         if self.refuses in name:
             with pytest.raises(ExportError, match="node"):
