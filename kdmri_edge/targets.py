@@ -22,7 +22,7 @@ class Target:
         exports_with: Libraries that the exporter needs beside torch.
         runs_on: Names of the backends that take the graph; the first is the one that it is for.
         checked_on: Name of the backend that the parity gate runs it in; None for the first.
-        precisions: Of the graph, as it can be exported.
+        precisions: In which it can be exported; bf16 is a float32 graph that runs in bf16.
     """
 
     name: str
@@ -70,6 +70,7 @@ _ALL = (
         exporter="kdmri_export.to_openvino:write",
         exports_with=("onnx", "onnxscript"),
         runs_on=("openvino",),
+        precisions=("f32", "f16", "bf16", "int8"),
     ),
     Target(
         name="trt",
@@ -82,7 +83,7 @@ _ALL = (
     ),
 )
 
-PRECISIONS = {"fp32": "f32", "fp16": "f16", "int8": "int8"}
+PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "int8"}
 """What the command line calls the precisions of a graph, and their short names."""
 
 TARGETS: dict[str, Target] = {target.name: target for target in _ALL}

@@ -83,7 +83,7 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
     with atomic_directory(out) as folder:
         graph = folder / target.graph_file
         writer(reconstructor, example, graph, recipe)
-        session = session_class(graph, precision="int8" if recipe.quantised else "f32")
+        session = session_class(graph, precision=recipe.executed)
         if recipe.mask_input:
             check_other_mask(session, reconstructor, data, precision=recipe.precision)
             session.operator = reconstructor.operator.numpy()
@@ -159,7 +159,8 @@ def _manifest(
         "scaling": meta["scaling"],
         "dc": str(reconstructor.form),
         "batch": recipe.batch,
-        "precision": recipe.precision,
+        "precision": recipe.written,
+        "run_precision": recipe.precision,
         "mask_input": recipe.mask_input,
         "keep_op": recipe.keep_op,
         "checkpoint_sha256": sha256_file(checkpoint),

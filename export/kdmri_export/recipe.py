@@ -22,7 +22,8 @@ class ExportRecipe:
         target: Name of the target.
         dc: Form of data consistency: "auto", "projection", "dft" or "fft".
         batch: "1", or "dynamic" for any number of slices per call.
-        precision: Of the graph's convolutions; one of the target's.
+        precision: Of the graph's convolutions; one of the target's. With "bf16" the graph is
+            written in float32 and its runtime told to compute in bf16.
         mask_input: Take the operator of data consistency as a second input, so that one graph
             serves every mask of the network's kind and matrix.
         keep_op: Keep data consistency as one node, `kdmri::DataConsistency`, whose meaning is a
@@ -75,6 +76,16 @@ class ExportRecipe:
     def quantised(self) -> bool:
         """Whether the convolutions are of integers."""
         return self.precision == "int8"
+
+    @property
+    def written(self) -> str:
+        """Precision that the graph itself is written in."""
+        return "f32" if self.precision == "bf16" else self.precision
+
+    @property
+    def executed(self) -> str:
+        """Precision that the runtime is asked for; around halves it computes in float32."""
+        return self.precision if self.precision in ("bf16", "int8") else "f32"
 
     @property
     def dynamic(self) -> bool:

@@ -110,8 +110,8 @@ def to_model(
     with torch.no_grad():
         lowered = keep(reconstructor) if recipe.keep_op else lower(reconstructor)
         ranges = equalise(lowered, reconstructor.maxima) if recipe.quantised else {}
-        if recipe.precision in DTYPES:
-            cast_convolutions(lowered, recipe.precision)
+        if recipe.written in DTYPES:
+            cast_convolutions(lowered, recipe.written)
         # The FFT form is the export that one gets without us.
         if narrow and reconstructor.form is not Form.FFT:
             widen(lowered)
@@ -126,7 +126,7 @@ def to_model(
     if recipe.quantised:
         named = {f"model.{name}": value for name, value in ranges.items()}
         quantise_graph(model, named, unsigned=unsigned)
-    model.metadata_props.add(key=PRECISION_KEY, value=recipe.precision)
+    model.metadata_props.add(key=PRECISION_KEY, value=recipe.written)
     onnx.checker.check_model(model, full_check=True)
     return model
 

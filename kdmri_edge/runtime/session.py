@@ -145,8 +145,8 @@ def open_session(
         backend: Key of `BACKENDS`; None takes the one that the bundle is made for. Checkpoints run
             on "torch" alone.
         mask: Another mask than the bundle's own, for a bundle that takes masks as an input.
-        precision: One of those that the backend has; None takes that of the graph. A graph of
-            float16 or int8 has no other.
+        precision: One of those that the backend has; None takes what the bundle was
+            exported for. A graph of float16 or int8 has no other.
         threads: CPU threads; None leaves the runtime's choice.
         **options: Passed to the session, e.g. `layout="default"` for PyTorch.
 
@@ -160,17 +160,19 @@ def open_session(
     if source.suffix == _CHECKPOINT:
         offered: tuple[str, ...] = ("torch",)
         graph, import_string, written = source, _EAGER, "f32"
+        usual = written
     else:
         bundle = open_bundle(source)
         offered, graph = bundle.target.runs_on, bundle.graph
         written = str(bundle.manifest.get("precision", "f32"))
+        usual = str(bundle.manifest.get("run_precision", written))
         import_string = BACKENDS[backend if backend in offered else offered[0]].session
     if backend not in (None, *offered):
         raise BackendError(
             f"{source} runs on {' or '.join(offered)}, not on {backend!r}.", _remedy(backend)
         )
     if precision is None:
-        precision = written
+        precision = usual
     if "f16" in (precision, written) and precision != written:
         raise BackendError(
             f"{source} is written in {written}, not in {precision}.",

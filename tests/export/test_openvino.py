@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 from kdmri_edge.deviation import TOLERANCES, compare
-from kdmri_edge.errors import BundleError
+from kdmri_edge.errors import BundleError, ExportError
 from kdmri_edge.runtime.ov import OpenVinoSession
+from kdmri_edge.runtime.session import open_session
+from kdmri_export.export import export_model
+from kdmri_export.recipe import ExportRecipe
+from tests.export.networks import write_checkpoint
 from tests.export.parity_cases import CASES, ParityCases, images, pytorch
 
 
@@ -64,3 +68,22 @@ class TestOpenVino(ParityCases):
         graph.write_text("<net/>")
         with pytest.raises(BundleError, match=r"model\.xml"):
             OpenVinoSession(graph)
+
+
+def test_bundle_for_bf16_runs_in_bf16_unless_told_otherwise(tmp_path: Path) -> None:
+    if "bf16" not in OpenVinoSession.precisions_here():
+        pytest.skip("this CPU has no bf16")
+    checkpoint = write_checkpoint(tmp_path / "student.safetensors")
+    recipe = ExportRecipe(target="openvino", precision="bf16")
+    bundle = export_model(checkpoint, recipe, tmp_path / recipe.bundle_name("student"))
+    assert bundle.path.name == "student-openvino-bf16"
+    assert bundle.manifest["precision"] == "f32"  # of the graph
+    assert bundle.manifest["parity"]["tolerance"]["max_error"] == TOLERANCES["bf16"].max_error
+    assert "bf16 in " in open_session(bundle.path, threads=1).info.precision_executed
+    plain = open_session(bundle.path, threads=1, precision="f32").info.precision_executed
+    assert "bf16" not in plain
+
+
+def test_other_targets_refuse_bf16() -> None:
+    with pytest.raises(ExportError, match="f32, f16, int8"):
+        ExportRecipe(target="onnx", precision="bf16")
