@@ -22,6 +22,7 @@ __all__ = [
     "WEIGHTS",
     "ShippedNetwork",
     "is_reference",
+    "place_of",
     "resolve",
     "shipped_networks",
 ]
@@ -81,6 +82,16 @@ def shipped_networks(root: Path = WEIGHTS) -> dict[str, ShippedNetwork]:
 def _network(reference: str, root: Path, entry: Mapping[str, Any]) -> ShippedNetwork:
     entry["sha256"]  # without it nothing could be compared: the index is damaged
     return ShippedNetwork(reference=reference, path=root / entry["file"], entry=entry)
+
+
+def place_of(network: Path) -> Path:
+    """Return the file of a network of the package, and any other path as it is.
+
+    Raises:
+        ModelError: See `resolve`.
+        CheckpointError: See `resolve`.
+    """
+    return resolve(str(network)) if is_reference(str(network)) else network
 
 
 def resolve(reference: str, root: Path = WEIGHTS) -> Path:

@@ -23,6 +23,7 @@ class Target:
         runs_on: Names of the backends that take the graph; the first is the one that it is for.
         checked_on: Name of the backend that the parity gate runs it in; None for the first.
         precisions: In which it can be exported; bf16 is a float32 graph that runs in bf16.
+        builds_engines: Whether what runs is an engine, built for a device from the graph.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Target:
     runs_on: tuple[str, ...]
     checked_on: str | None = None
     precisions: tuple[str, ...] = ("f32", "f16", "int8")
+    builds_engines: bool = False
 
     @property
     def backend(self) -> Backend:
@@ -80,6 +82,7 @@ _ALL = (
         runs_on=("tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"),
         # engines are built and run on the device; what is checked here is the graph they come from
         checked_on="onnxruntime",
+        builds_engines=True,
     ),
 )
 

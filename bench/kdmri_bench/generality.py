@@ -27,7 +27,7 @@ from kdmri_edge.files import sha256_file, write_json
 from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.physics.masks import Mask, equispaced_lines, random_lines, variable_density_lines
 from kdmri_edge.provenance import provenance
-from kdmri_edge.shipped import is_reference, resolve
+from kdmri_edge.shipped import place_of
 
 __all__ = ["compare", "held_out_masks", "markdown"]
 
@@ -145,7 +145,7 @@ def main(networks: tuple[str, ...], data: Path, split: str, out: Path | None) ->
             name, equals, place = text.partition("=")
             if not equals:
                 raise BenchError(f"{text!r} has no '='.", "Write NAME=WEIGHTS.")
-            found[name] = resolve(place) if is_reference(place) else Path(place)
+            found[name] = place_of(Path(place))
         report = compare(found, data, split)
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `reproduce`: the tables of `kdmri-edge reproduce`;
 - `ablation`: what each idea is worth;
 - `throughput`: how fast training is beside a plain loop;
+- `precisions`: what every target and precision costs in quality;
 - `cold`: time and memory from a process's start to its first image.
 
 The block `targets` needs no report: it is the table of export targets.
@@ -108,11 +109,18 @@ def _cold(report: dict[str, Any]) -> str:
     return f"{markdown(report)} {origin_line(report['provenance'])}"
 
 
+def _precisions(report: dict[str, Any]) -> str:
+    from kdmri_bench.targets import markdown
+
+    return f"{markdown(report)} {origin_line(report['provenance'])}"
+
+
 RAW_BLOCKS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "reproduce": _reproduce,
     "ablation": _ablation,
     "throughput": _throughput,
     "cold": _cold,
+    "precisions": _precisions,
 }
 
 

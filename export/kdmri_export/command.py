@@ -169,7 +169,7 @@ def export(
             precision=PRECISIONS[precision],
             mask_input=mask_role == "input",
             keep_op=keep_op,
-            engines=engines if target == "trt" else None,
+            engines=engines if TARGETS[target].builds_engines else None,
         )
         for target in targets
     ]
@@ -190,7 +190,7 @@ def _engines(
     """Return which engines the options ask for."""
     from kdmri_export.trt.engines import EngineRequest
 
-    if "trt" not in targets:
+    if not any(TARGETS[target].builds_engines for target in targets):
         if builder or capabilities or required:
             raise click.UsageError("Engines are built for --target trt only.")
         return None

@@ -96,7 +96,7 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
             np.save(folder / GOLDEN_OUTPUT, reconstructor(example).numpy())
         manifest = _manifest(recipe, meta, reconstructor, checkpoint, list(inputs.shape))
         manifest |= {"calibrated_on": calibrated, "parity": parity}
-        if recipe.target == "trt":
+        if target.builds_engines:
             wanted = recipe.engines or EngineRequest()
             manifest["engine"] = build_engines(
                 folder,

@@ -28,7 +28,7 @@ class ExportRecipe:
             serves every mask of the network's kind and matrix.
         keep_op: Keep data consistency as one node, `kdmri::DataConsistency`, whose meaning is a
             model-local function, instead of spelling it out. For "onnx" alone.
-        engines: For "trt": which engines to build from the graph; None builds none.
+        engines: For targets that build engines: which ones to build; None builds none.
     """
 
     target: str
@@ -58,7 +58,7 @@ class ExportRecipe:
                 f"Target {self.target!r} has no node for data consistency.",
                 "Leave --keep-op out: its operators are then written out.",
             )
-        if self.engines is not None and self.target != "trt":
+        if self.engines is not None and not known.builds_engines:
             raise ExportError(f"Target {self.target!r} has no engines.", "Leave the builder out.")
         builder = self.engines.builder if self.engines else None
         if builder == TORCH_TENSORRT and (self.dynamic or self.mask_input or self.quantised):

@@ -65,13 +65,11 @@ def _mask(options: dict[str, Any]) -> Mask:
 def _teacher_spec(teacher: str) -> ModelSpec:
     from kdmri_edge.checkpoint import load_checkpoint
     from kdmri_edge.models.spec import preset
-    from kdmri_edge.shipped import is_reference
-    from kdmri_edge.shipped import resolve as shipped
+    from kdmri_edge.shipped import place_of
 
-    if is_reference(teacher):
-        return load_checkpoint(shipped(teacher)).spec
-    if teacher.endswith(".safetensors"):
-        return load_checkpoint(Path(teacher)).spec
+    place = place_of(Path(teacher))
+    if place.suffix == ".safetensors":
+        return load_checkpoint(place).spec
     if Path(teacher).suffix or "/" in teacher:
         raise ModelError(
             f"--teacher {teacher} is neither a preset nor a .safetensors checkpoint.",

@@ -16,13 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-def source_of(network: Path) -> Path:
-    """Return a bundle or checkpoint as it is, and the file of a network of the package."""
-    from kdmri_edge.shipped import is_reference, resolve
-
-    return resolve(str(network)) if is_reference(str(network)) else network
-
-
 def runs_on(info: SessionInfo) -> str:
     """Say in one line what really runs."""
     return (
@@ -93,8 +86,9 @@ def run(
     from kdmri_edge.runtime.files import plan_jobs, run_job
     from kdmri_edge.runtime.inputs import what_reads
     from kdmri_edge.runtime.session import open_session
+    from kdmri_edge.shipped import place_of
 
-    source = source_of(network)
+    source = place_of(network)
     scanned = load_mask_option(mask) if mask else None
     reads = what_reads(source, scanned)
     jobs = plan_jobs(inputs, output)

@@ -44,7 +44,7 @@ from kdmri_edge.physics.consistency import operator_tensor
 from kdmri_edge.physics.forms import choose_form
 from kdmri_edge.provenance import provenance
 from kdmri_edge.runs import RUN_FORMAT, Run
-from kdmri_edge.shipped import is_reference, resolve
+from kdmri_edge.shipped import place_of
 
 __all__ = ["distill"]
 
@@ -118,10 +118,8 @@ class _Work:
     @property
     def weights(self) -> Path | None:
         """The given teacher's checkpoint; None where a preset is trained."""
-        teacher = self.settings.teacher
-        if is_reference(teacher):
-            return resolve(teacher)
-        return Path(teacher) if teacher.endswith(".safetensors") else None
+        place = place_of(Path(self.settings.teacher))
+        return place if place.suffix == ".safetensors" else None
 
     def open(self) -> None:
         """Check all that can be checked; then make the run folder, or go on with the one there."""

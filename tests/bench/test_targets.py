@@ -1,0 +1,67 @@
+"""Quality of every target: figures of what really ran, against PyTorch's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdmri_bench.sources import gather
+from kdmri_bench.targets import markdown, measure
+from kdmri_edge.data.cases import Case, make_case
+from kdmri_edge.data.phantom import phantom_volume
+from kdmri_edge.errors import BenchError
+from kdmri_edge.shipped import resolve
+from kdmri_export.export import export_model
+from kdmri_export.recipe import ExportRecipe
+
+NETWORK = "dccnn-d3c5@brain-4x"
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    (source,) = gather([Path(NETWORK)])
+    volume = phantom_volume(7, slices=2, matrix=source.matrix)
+    return [make_case(volume, source.mask)]
+
+
+@pytest.fixture(scope="module")
+def report(cases: list[Case]) -> dict[str, Any]:
+    recipes = [
+        ExportRecipe(target="onnx"),
+        ExportRecipe(target="onnx", precision="int8"),
+        ExportRecipe(target="trt", precision="int8"),
+    ]
+    return measure(gather([Path(NETWORK)]), cases, recipes)
+
+
+def test_float_loses_nothing_and_integers_little(report: dict[str, Any]) -> None:
+    (network,) = report["networks"]
+    float_row, integers, signed = network["rows"]
+    assert abs(float_row["loss_db"]["largest"]) < 1e-3
+    for row in (integers, signed):
+        assert 0 < abs(row["loss_db"]["mean"]) < 0.5
+        assert row["bytes"] < float_row["bytes"]
+    assert "int8" in integers["executed"]
+
+
+def test_loss_is_the_difference_of_what_the_volumes_say(report: dict[str, Any]) -> None:
+    (network,) = report["networks"]
+    for row in network["rows"]:
+        own, ran = network["volumes"][0]["psnr"], row["volumes"][0]["psnr"]
+        assert row["loss_db"]["mean"] == pytest.approx(own - ran)
+        assert row["quality"]["psnr"]["mean"] == pytest.approx(ran)
+
+
+def test_table_has_a_row_per_recipe_and_one_for_pytorch(report: dict[str, Any]) -> None:
+    name = report["networks"][0]["network"]
+    rows = [line for line in markdown(report).splitlines() if line.startswith(f"| {name} |")]
+    assert len(rows) == 4
+    assert len({line.count("|") for line in rows}) == 1
+
+
+def test_a_bundle_has_no_checkpoint_to_export(cases: list[Case], tmp_path: Path) -> None:
+    bundle = export_model(resolve(NETWORK), ExportRecipe(target="onnx"), tmp_path / "bundle")
+    with pytest.raises(BenchError, match="no checkpoint"):
+        measure(gather([bundle.path]), cases)
