@@ -1,4 +1,4 @@
-"""The one table of file formats: suffix -> reader."""
+"""Reading a file of images by its suffix; the formats are in `data.formats`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from kdmri_edge.data.formats import FORMATS
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
 from kdmri_edge.extras import load_attribute
 
 Reader = Callable[[Path], Volume]
 
-READERS: Final[dict[str, str]] = {
-    ".nii.gz": "kdmri_edge.data.nifti:read_nifti",
-    ".nii": "kdmri_edge.data.nifti:read_nifti",
-    ".h5": "kdmri_edge.data.hdf5:read_hdf5",
-    ".hdf5": "kdmri_edge.data.hdf5:read_hdf5",
-    ".npy": "kdmri_edge.data.npy:read_npy",
-}
-"""Suffix (lower case, with the dot) -> "module:function" of a `Reader`; a new one is one line."""
+READERS: Final[dict[str, str]] = {suffix: row.volume for row in FORMATS for suffix in row.suffixes}
+"""Suffix (lower case, with the dot) -> "module:function" of a `Reader`."""
 
 
 def known_suffix(path: Path, table: Iterable[str]) -> str | None:

@@ -13,8 +13,9 @@ import numpy as np
 
 from kdmri_edge.console import progress
 from kdmri_edge.data.folder import VolumeFile, find_volumes
+from kdmri_edge.data.picture import Picture
 from kdmri_edge.data.readers import read_volume
-from kdmri_edge.data.writers import WRITERS, write_image, writer_suffix
+from kdmri_edge.data.writers import WRITERS, write_picture, writer_suffix
 from kdmri_edge.errors import OutputError
 from kdmri_edge.metrics import nmse, psnr
 from kdmri_edge.runtime.inputs import Reads, prepare
@@ -101,14 +102,15 @@ def run_job(
         writing not), and PSNR and NMSE where the fully sampled images are known.
 
     Raises:
-        KdmriError: See `read_volume`, `prepare`, `reconstruct` and `write_image`.
+        KdmriError: See `read_volume`, `prepare`, `reconstruct` and `write_picture`.
     """
     given = prepare(read_volume(job.source.path), reads, undersample=undersample)
     with progress(job.source.name, len(given.zero_filled)) as advance:
         began = time.perf_counter()
         image = reconstruct(session, given.zero_filled, advance=advance)
         seconds = time.perf_counter() - began
-    write_image(job.destination, image, given.voxel_mm)
+    picture = Picture(image=image, voxel_mm=given.voxel_mm, affine=given.affine)
+    write_picture(job.destination, picture)
     figures = None
     if given.target is not None:
         figures = {
