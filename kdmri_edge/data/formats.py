@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["FORMATS", "Format"]
+__all__ = ["FORMATS", "Format", "format_of"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +22,7 @@ class Format:
         scan: Reader of measured k-space of any number of coils, `ScanReader`; None without one.
         writer: Writer of images, `Writer`; None without one.
         scan_writer: Writer of measured k-space, `ScanWriter`; None without one.
+        result: Suffix of reconstructions of its files where no name is given.
         phase: Whether the writer keeps complex images.
         extra: The extra that brings its library, None for the base install.
         reads: What it is read for, for the README.
@@ -35,6 +36,7 @@ class Format:
     scan: str | None = None
     writer: str | None = None
     scan_writer: str | None = None
+    result: str = ".npy"
     phase: bool = True
     extra: str | None = None
     reads: str
@@ -50,10 +52,24 @@ FORMATS: Final[tuple[Format, ...]] = (
         suffixes=(".nii.gz", ".nii"),
         volume=f"{_DATA}.nifti:read_nifti",
         writer=f"{_DATA}.nifti:write_nifti",
+        result=".nii.gz",
         extra="formats",
         reads="magnitude or complex images",
         writes="the same",
         keeps="phase, geometry",
+    ),
+    Format(
+        name="DICOM",
+        suffixes=(".dcm",),
+        volume=f"{_DATA}.dicom:read_dicom",
+        writer=f"{_DATA}.dicom_write:write_dicom",
+        result=".dcm",
+        phase=False,
+        extra="formats",
+        reads="magnitude images of a series, classic or enhanced: a folder, or a file",
+        writes="MR images, or secondary captures where no geometry is known; a folder of one file"
+        " per slice, called `NAME.dcm`",
+        keeps="geometry; patient and study from DICOM to DICOM only",
     ),
     Format(
         name="HDF5",
@@ -74,3 +90,8 @@ FORMATS: Final[tuple[Format, ...]] = (
     ),
 )
 """Rows in the order of the README's table; a suffix belongs to one row."""
+
+
+def format_of(suffix: str | None) -> Format | None:
+    """The row of a suffix (lower case, with the dot), None where there is none."""
+    return next((row for row in FORMATS if suffix in row.suffixes), None)

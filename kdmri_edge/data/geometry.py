@@ -12,7 +12,7 @@ from itertools import permutations
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["LPS", "Affine", "directions", "from_axes", "regridded", "usable_affine", "voxel_size"]
 
@@ -36,10 +36,10 @@ def usable_affine(matrix: NDArray[np.floating]) -> Affine | None:
 
 
 def from_axes(
-    slices: Sequence[float],
-    height: Sequence[float],
-    width: Sequence[float],
-    origin: Sequence[float],
+    slices: ArrayLike,
+    height: ArrayLike,
+    width: ArrayLike,
+    origin: ArrayLike,
 ) -> Affine:
     """Put an affine together.
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from kdmri_edge.data.dataset_name import split_dataset
+from kdmri_edge.data.dicom_files import is_dicom, is_series
 from kdmri_edge.data.formats import FORMATS
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
@@ -34,11 +36,25 @@ def stem_of(path: Path) -> str:
     return path.name[: -len(suffix)] if suffix else path.stem
 
 
+def check_input(path: Path) -> None:
+    """Refuse what is not there, and a folder that is no DICOM series.
+
+    Raises:
+        DataError: In one sentence.
+    """
+    file, _ = split_dataset(path)
+    if not file.exists():
+        raise DataError(f"{file} does not exist.", "Check the path.")
+    if not file.is_file() and not is_series(file):
+        raise DataError(f"{file} is a folder, not a file.", "Give one of the files in it.")
+
+
 def read_volume(path: Path) -> Volume:
     """Read one file with the reader that its suffix names.
 
     Args:
-        path: a file in one of the formats of `READERS`.
+        path: a file in one of the formats of `READERS`; a dataset of one, FILE.h5:DATASET:AXES; or
+            a folder that holds one DICOM series.
 
     Returns:
         The volume as stored, at its own matrix size.
@@ -48,11 +64,8 @@ def read_volume(path: Path) -> Volume:
         MissingExtraError: the format needs an optional library that is not installed.
     """
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path} does not exist.", "Check the path.")
-    if not path.is_file():
-        raise DataError(f"{path} is a folder, not a file.", "Give one of the files in it.")
-    suffix = suffix_of(path)
+    check_input(path)
+    suffix = readable_suffix(path)
     if suffix is None:
         raise DataError(
             f"{path} has a suffix that no reader knows.",
@@ -60,3 +73,12 @@ def read_volume(path: Path) -> Volume:
         )
     reader: Reader = load_attribute(READERS[suffix])
     return reader(path)
+
+
+def readable_suffix(path: Path) -> str | None:
+    """The key of `READERS` for what lies at a path, None when there is none.
+
+    DICOM goes by more than the name: `.dcm` stands for files without suffix and for folders too.
+    """
+    file, _ = split_dataset(path)
+    return ".dcm" if is_series(file) or is_dicom(file) else suffix_of(file)

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from kdmri_edge.data.geometry import Affine, from_axes
+from kdmri_edge.data.volume import Volume
 
 _ANGLES = st.floats(-3.1, 3.1)
 _STEPS = st.floats(0.3, 6.0)
@@ -39,3 +40,16 @@ def images(draw: st.DrawFn, *, complex_values: bool | None = None) -> np.ndarray
     if draw(st.booleans()) if complex_values is None else complex_values:
         image = (image * np.exp(1j * random.uniform(-3, 3, shape))).astype(np.complex64)
     return image
+
+
+def check_places(
+    volume: Volume, pixels: np.ndarray, affine: Affine, tolerance: float = 0.0
+) -> None:
+    """Assert that a volume has every one of some pixels at the same place in the patient."""
+    assert volume.affine is not None
+    assert volume.image.size == pixels.size
+    indices = np.indices(pixels.shape).reshape(3, -1)
+    places = np.linalg.inv(volume.affine) @ affine @ [*indices, np.ones(pixels.size)]
+    ours = np.rint(places[:3]).astype(int)
+    np.testing.assert_allclose(places[:3], ours, atol=2e-2)
+    np.testing.assert_allclose(volume.image[tuple(ours)], pixels.ravel(), atol=tolerance)

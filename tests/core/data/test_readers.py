@@ -11,6 +11,7 @@ from kdmri_edge.data.readers import READERS, read_volume, stem_of
 from kdmri_edge.errors import DataError
 from kdmri_edge.files import sha256_file
 from tests.core.data.written import write_h5, write_nifti, write_npy
+from tests.core.data.written_dicom import write_enhanced
 
 WRITERS: dict[str, Callable[..., None]] = {
     ".nii.gz": write_nifti,
@@ -20,10 +21,15 @@ WRITERS: dict[str, Callable[..., None]] = {
     ".npy": write_npy,
 }
 SUFFIXES = sorted(WRITERS)
+# Formats that cannot hold just any array; what they can hold wrongly is in tests of their own.
+STRICT: dict[str, Callable[..., None]] = {
+    ".dcm": write_enhanced,
+}
+ALL = WRITERS | STRICT
 
 
 def test_every_format_of_the_table_is_tested() -> None:
-    assert set(WRITERS) == set(READERS)
+    assert set(ALL) == set(READERS)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -54,29 +60,6 @@ class TestEveryFormat:
         WRITERS[suffix](lower, pixels)
         upper = lower.rename(tmp_path / f"SCAN{suffix.upper()}")
         assert read_volume(upper).name == "SCAN"
-
-    def test_truncated(self, tmp_path: Path, suffix: str, pixels: np.ndarray) -> None:
-        path = tmp_path / f"cut{suffix}"
-        WRITERS[suffix](path, pixels)
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(DataError, match=r"cut.*cannot be read"):
-            read_volume(path)
-
-    @pytest.mark.parametrize("content", [b"", b"not an image at all" * 50])
-    def test_not_that_format(self, tmp_path: Path, suffix: str, content: bytes) -> None:
-        path = tmp_path / f"junk{suffix}"
-        path.write_bytes(content)
-        with pytest.raises(DataError, match=r"junk.*cannot be read"):
-            read_volume(path)
-
-    def test_missing(self, tmp_path: Path, suffix: str) -> None:
-        with pytest.raises(DataError, match="does not exist"):
-            read_volume(tmp_path / f"absent{suffix}")
-
-    def test_folder_of_that_name(self, tmp_path: Path, suffix: str) -> None:
-        (tmp_path / f"folder{suffix}").mkdir()
-        with pytest.raises(DataError, match="is a folder"):
-            read_volume(tmp_path / f"folder{suffix}")
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
     def test_nan_or_infinite(
@@ -121,6 +104,34 @@ class TestEveryFormat:
         with pytest.raises(DataError) as caught:
             read_volume(path)
         assert caught.value.remedy.endswith(".")
+
+
+@pytest.mark.parametrize("suffix", sorted(ALL))
+class TestEveryFile:
+    """What can be wrong with a file of any format."""
+
+    def test_truncated(self, tmp_path: Path, suffix: str, pixels: np.ndarray) -> None:
+        path = tmp_path / f"cut{suffix}"
+        ALL[suffix](path, pixels)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(DataError, match=r"cut.*cannot be read"):
+            read_volume(path)
+
+    @pytest.mark.parametrize("content", [b"", b"not an image at all" * 50])
+    def test_not_that_format(self, tmp_path: Path, suffix: str, content: bytes) -> None:
+        path = tmp_path / f"junk{suffix}"
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"junk.*cannot be read"):
+            read_volume(path)
+
+    def test_missing(self, tmp_path: Path, suffix: str) -> None:
+        with pytest.raises(DataError, match="does not exist"):
+            read_volume(tmp_path / f"absent{suffix}")
+
+    def test_folder_of_that_name(self, tmp_path: Path, suffix: str) -> None:
+        (tmp_path / f"folder{suffix}").mkdir()
+        with pytest.raises(DataError, match="is a folder"):
+            read_volume(tmp_path / f"folder{suffix}")
 
 
 def test_unknown_suffix_names_the_known_ones(tmp_path: Path) -> None:

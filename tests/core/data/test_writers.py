@@ -14,7 +14,10 @@ from kdmri_edge.errors import OutputError
 IMAGE = np.random.default_rng(3).uniform(0, 900, (3, 10, 8)).astype(np.float32)
 
 
-@pytest.mark.parametrize("suffix", WRITERS)
+EXACT = [suffix for suffix in WRITERS if suffix != ".dcm"]  # 16 bits; see test_dicom_write
+
+
+@pytest.mark.parametrize("suffix", EXACT)
 @pytest.mark.parametrize("image", [IMAGE, (IMAGE + 1j * IMAGE[::-1]).astype(np.complex64)])
 def test_round_trip(tmp_path: Path, suffix: str, image: np.ndarray) -> None:
     path = tmp_path / f"image{suffix}"
