@@ -24,6 +24,7 @@ class Format:
         scan_writer: Writer of measured k-space, `ScanWriter`; None without one.
         result: Suffix of reconstructions of its files where no name is given.
         phase: Whether the writer keeps complex images.
+        geometry: Whether the writer keeps position and orientation.
         extra: The extra that brings its library, None for the base install.
         reads: What it is read for, for the README.
         writes: What is written, for the README.
@@ -38,6 +39,7 @@ class Format:
     scan_writer: str | None = None
     result: str = ".npy"
     phase: bool = True
+    geometry: bool = False
     extra: str | None = None
     reads: str
     writes: str = "-"
@@ -53,6 +55,7 @@ FORMATS: Final[tuple[Format, ...]] = (
         volume=f"{_DATA}.nifti:read_nifti",
         writer=f"{_DATA}.nifti:write_nifti",
         result=".nii.gz",
+        geometry=True,
         extra="formats",
         reads="magnitude or complex images",
         writes="the same",
@@ -65,6 +68,7 @@ FORMATS: Final[tuple[Format, ...]] = (
         writer=f"{_DATA}.dicom_write:write_dicom",
         result=".dcm",
         phase=False,
+        geometry=True,
         extra="formats",
         reads="magnitude images of a series, classic or enhanced: a folder, or a file",
         writes="MR images, or secondary captures where no geometry is known; a folder of one file"
@@ -78,6 +82,28 @@ FORMATS: Final[tuple[Format, ...]] = (
         scan=f"{_DATA}.hdf5:scan_hdf5",
         reads="KD-MRI's layout; fastMRI's, single- and multi-coil; any dataset of k-space, named"
         " as `FILE.h5:DATASET:AXES`",
+    ),
+    Format(
+        name="Siemens TWIX",
+        suffixes=(".dat",),
+        volume=f"{_DATA}.twix:read_twix",
+        scan=f"{_DATA}.twix:scan_twix",
+        result=".nii.gz",
+        extra="scanner",
+        reads="raw data of Cartesian 2-D scans: slices, coils, averages, partial Fourier, noise,"
+        " geometry",
+    ),
+    Format(
+        name="BART",
+        suffixes=(".cfl",),
+        volume=f"{_DATA}.bart:read_bart",
+        scan=f"{_DATA}.bart:scan_bart",
+        writer=f"{_DATA}.bart:write_bart",
+        scan_writer=f"{_DATA}.bart:write_bart_scan",
+        result=".cfl",
+        reads="images, or k-space of any number of coils, [READ, PHS1, 1, COIL, ..., SLICE]",
+        writes="the same (`.cfl` and `.hdr`)",
+        keeps="phase; k-space, coils, unsampled lines",
     ),
     Format(
         name="NumPy",

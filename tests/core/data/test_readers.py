@@ -8,10 +8,12 @@ import pytest
 
 from kdmri_edge.data.names import parse_name
 from kdmri_edge.data.readers import READERS, read_volume, stem_of
+from kdmri_edge.data.writers import write_image
 from kdmri_edge.errors import DataError
 from kdmri_edge.files import sha256_file
 from tests.core.data.written import write_h5, write_nifti, write_npy
 from tests.core.data.written_dicom import write_enhanced
+from tests.core.data.written_twix import whole, write_twix
 
 WRITERS: dict[str, Callable[..., None]] = {
     ".nii.gz": write_nifti,
@@ -24,6 +26,8 @@ SUFFIXES = sorted(WRITERS)
 # Formats that cannot hold just any array; what they can hold wrongly is in tests of their own.
 STRICT: dict[str, Callable[..., None]] = {
     ".dcm": write_enhanced,
+    ".cfl": lambda path, pixels: write_image(path, pixels),
+    ".dat": lambda path, pixels: write_twix(path, whole(pixels[:, None])),
 }
 ALL = WRITERS | STRICT
 
