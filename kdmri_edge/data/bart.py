@@ -19,9 +19,10 @@ from kdmri_edge.data.names import parse_name
 from kdmri_edge.data.picture import Picture
 from kdmri_edge.data.readers import stem_of
 from kdmri_edge.data.scan import Scan
+from kdmri_edge.data.source_hash import source_sha256
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
-from kdmri_edge.files import atomic_path, sha256_bytes, sha256_file
+from kdmri_edge.files import atomic_path
 
 __all__ = ["bart_coils", "read_bart", "scan_bart", "write_bart", "write_bart_scan"]
 
@@ -87,11 +88,6 @@ def _load(path: Path) -> NDArray[np.complex64]:
     return np.ascontiguousarray(data.reshape(data.shape[:4]), dtype=np.complex64)
 
 
-def _sha256(path: Path) -> str:
-    """Of both files together."""
-    return sha256_bytes((sha256_file(path) + sha256_file(path.with_suffix(".hdr"))).encode())
-
-
 def read_bart(path: Path) -> Volume:
     """Read images.
 
@@ -116,7 +112,7 @@ def read_bart(path: Path) -> Volume:
         name=stem,
         subject=subject,
         contrast=contrast,
-        sha256=_sha256(path),
+        sha256=source_sha256(path),
     )
 
 
@@ -136,7 +132,7 @@ def scan_bart(path: Path) -> Scan:
         name=stem,
         subject=subject,
         contrast=contrast,
-        sha256=_sha256(path),
+        sha256=source_sha256(path),
     )
 
 

@@ -20,9 +20,9 @@ from kdmri_edge.data.dicom_files import DICOM_SUFFIXES, dicom_files
 from kdmri_edge.data.dicom_frames import AGAIN, Frame, frames_of, group, is_image, open_dicom
 from kdmri_edge.data.geometry import LPS, Affine, from_axes, usable_affine, voxel_size
 from kdmri_edge.data.names import parse_name
+from kdmri_edge.data.source_hash import source_sha256
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
-from kdmri_edge.files import sha256_bytes, sha256_file
 
 __all__ = ["dicom_name", "dicom_subject", "read_dicom"]
 
@@ -100,16 +100,10 @@ def read_dicom(path: Path) -> Volume:
         name=name,
         subject=dicom_subject(path),
         contrast=parse_name(name).contrast,
-        sha256=_sha256(files),
+        sha256=source_sha256(path),
         voxel_mm=voxel,
         affine=affine,
     )
-
-
-def _sha256(files: Sequence[Path]) -> str:
-    """The file's own hash; of a series, the hash of its files' hashes in their order."""
-    hashes = [sha256_file(file) for file in files]
-    return hashes[0] if len(hashes) == 1 else sha256_bytes("".join(hashes).encode())
 
 
 def _check_one_series(path: Path, headers: Sequence[Any]) -> None:

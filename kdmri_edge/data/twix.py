@@ -3,7 +3,8 @@
 Phase encode is H, readout W without its oversampling. Siemens gives the directions of its axes for
 a Fourier transform of the other sign than `physics.fourier`'s, so an image's H and W run against
 them: with the quaternion's columns P, R, S (phase, read, slice, in LPS+), H runs along -P and W
-along -R.
+along -R (as the libraries twixtools and mrpro have it). Pulseq plays gradients of its own, of which
+the protocol's directions say nothing: its scans have no geometry.
 """
 
 from __future__ import annotations
@@ -202,7 +203,9 @@ def _affine(
     positions: NDArray[np.float64],
     matrix: tuple[int, ...],
 ) -> Affine | None:
-    """The affine where the protocol tells fields of view and slices are evenly spaced."""
+    """The affine where the protocol tells the field of view, and slices are evenly spaced."""
+    if "pulseq" in str(protocol.get("tSequenceFileName", "")).lower():
+        return None
     try:
         planned = protocol["sSliceArray"]["asSlice"][0]
         over = float((protocol.get("sKSpace") or {}).get("dPhaseOversamplingForDialog", 0.0))

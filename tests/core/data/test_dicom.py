@@ -13,6 +13,7 @@ from kdmri_edge import extras
 from kdmri_edge.data.folder import find_volumes
 from kdmri_edge.data.geometry import Affine, from_axes, voxel_size
 from kdmri_edge.data.readers import read_volume
+from kdmri_edge.data.source_hash import source_sha256
 from kdmri_edge.errors import DataError, MissingExtraError
 from tests.core.data.strategies import affines, check_places
 from tests.core.data.written_dicom import write_enhanced, write_series, write_slice
@@ -33,6 +34,7 @@ def test_oblique_series_in_any_order_of_files(
     write_series(folder, PIXELS, affine)
     volume = read_volume(folder)
     check_places(volume, PIXELS, affine)
+    assert volume.sha256 == source_sha256(folder)
     assert volume.voxel_mm == pytest.approx(np.array(voxel_size(affine))[[0, 2, 1]], rel=1e-5)
     assert volume.image.dtype == np.float32
 

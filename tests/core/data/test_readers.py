@@ -8,6 +8,8 @@ import pytest
 
 from kdmri_edge.data.names import parse_name
 from kdmri_edge.data.readers import READERS, read_volume, stem_of
+from kdmri_edge.data.scan_readers import read_scan
+from kdmri_edge.data.source_hash import source_sha256
 from kdmri_edge.data.writers import write_image
 from kdmri_edge.errors import DataError
 from kdmri_edge.files import sha256_file
@@ -127,6 +129,14 @@ class TestEveryFile:
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"junk.*cannot be read"):
             read_volume(path)
+
+    def test_its_hash_is_known_before_it_is_read(
+        self, tmp_path: Path, suffix: str, pixels: np.ndarray
+    ) -> None:
+        path = tmp_path / f"a{suffix}"
+        ALL[suffix](path, pixels)
+        read = read_scan if suffix == ".dat" else read_volume
+        assert read(path).sha256 == source_sha256(path)
 
     def test_missing(self, tmp_path: Path, suffix: str) -> None:
         with pytest.raises(DataError, match="does not exist"):

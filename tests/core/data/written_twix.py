@@ -20,6 +20,18 @@ PROTOCOL = {
 }
 
 
+S, C, H, W = 3, 2, 10, 8  # of most tests
+
+
+def drawn(*shape: int, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    return (random.normal(size=shape) + 1j * random.normal(size=shape)).astype(np.complex64)
+
+
+def zero_first(centred: np.ndarray) -> np.ndarray:
+    return np.fft.ifftshift(centred, axes=(-2, -1))
+
+
 def _header(protocol: dict[str, Any], oversampling: float) -> np.ndarray:
     """Bytes of a measurement's header: its length, and named parts with their lengths."""
     lines = "".join(f"{key} = {value}\n" for key, value in protocol.items())
