@@ -115,7 +115,7 @@ def run(
                 reads,
                 undersample=undersample,
                 magnitude=magnitude,
-                network=source.name,
+                network=network.name,
             )
         )
         if len(done) == 1:
