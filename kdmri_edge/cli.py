@@ -37,6 +37,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "kdmri_edge.commands.run:run",
         "Reconstruct files with a bundle; PyTorch is not needed.",
     ),
+    "data": (
+        "kdmri_edge.commands.data:data",
+        "Say what is in a file of images or k-space; convert between formats.",
+    ),
     "verify": (
         "kdmri_edge.commands.verify:verify",
         "Check a bundle: its files, and its golden input on this machine.",

@@ -12,7 +12,8 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `precisions`: what every target and precision costs in quality;
 - `cold`: time and memory from a process's start to its first image.
 
-The block `targets` needs no report: it is the table of export targets.
+The blocks `targets` and `formats` need no report: they are the tables of export targets and of file
+formats.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from kdmri_bench.ratios import markdown_ratios
 from kdmri_bench.report import read_report
 from kdmri_bench.schema import Report
 from kdmri_bench.table import markdown_table
+from kdmri_edge.data.formats import FORMATS
 from kdmri_edge.errors import BenchError, KdmriError
 from kdmri_edge.files import atomic_path, read_json
 from kdmri_edge.targets import TARGETS
 
-__all__ = ["BLOCKS", "facts", "generate", "main", "targets"]
+__all__ = ["BLOCKS", "facts", "formats", "generate", "main", "targets"]
 
 _BLOCK = re.compile(
     r"(?P<begin><!-- begin:(?P<name>\S+) -->)(?P<body>.*?)(?P<end><!-- end:(?P=name) -->)", re.S
@@ -141,10 +143,27 @@ def targets() -> str:
     return "\n".join(lines)
 
 
+def formats() -> str:
+    """Return the table of file formats as GitHub Markdown."""
+    lines = [
+        "| format | files | read | written | a round trip keeps | extra |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in FORMATS:
+        suffixes = ", ".join(f"`{suffix}`" for suffix in row.suffixes)
+        extra = f"`{row.extra}`" if row.extra else ""
+        lines.append(
+            f"| {row.name} | {suffixes} | {row.reads} | {row.writes} | {row.keeps} | {extra} |"
+        )
+    return "\n".join(lines)
+
+
 def _body(name: str, results: Path) -> str:
     """Make the contents of one block."""
     if name == "targets":
         return targets()
+    if name == "formats":
+        return formats()
     kind, _, stem = name.partition(":")
     file = results / stem / "report.json"
     if stem and kind in BLOCKS:
@@ -154,7 +173,7 @@ def _body(name: str, results: Path) -> str:
     kinds = (*BLOCKS, *RAW_BLOCKS)
     raise BenchError(
         f"Block {name!r} is of an unknown kind.",
-        f"Kinds are targets, {', '.join(f'{kind}:STEM' for kind in kinds)}.",
+        f"Kinds are targets, formats, {', '.join(f'{kind}:STEM' for kind in kinds)}.",
     )
 
 

@@ -32,7 +32,8 @@ def runs_on(info: SessionInfo) -> str:
     "--output",
     type=click.Path(path_type=Path),
     required=True,
-    help="File (.nii.gz, .nii, .npy) for one input, folder for several.",
+    help="File (.nii.gz, .nii, .npy, .cfl) or DICOM series (NAME.dcm) for one input, folder for"
+    " several.",
 )
 @click.option(
     "--undersample",
@@ -57,6 +58,7 @@ def runs_on(info: SessionInfo) -> str:
     " quantised bundle].",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [the runtime's choice].")
+@click.option("--magnitude", is_flag=True, help="Write magnitudes of complex reconstructions.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def run(
     network: Path,
@@ -67,13 +69,15 @@ def run(
     backend: str,
     precision: str | None,
     threads: int | None,
+    magnitude: bool,
     as_json: bool,
 ) -> None:
     """Reconstruct files or folders with a bundle; PyTorch is not needed.
 
-    INPUTS hold k-space that was sampled with the bundle's mask (KD-MRI or fastMRI HDF5), complex
-    zero-filled images (.npy, .nii.gz), or, for super-resolution, magnitude images. BUNDLE may
-    also be a .safetensors checkpoint or a network of the package; those run in PyTorch.
+    INPUTS hold k-space that was sampled with the bundle's mask (HDF5, Siemens raw data), complex
+    zero-filled images (.npy, .nii.gz, .cfl), or, for super-resolution, magnitude images (a folder
+    may be a DICOM series). `kdmri-edge data inspect` says what a file is taken as. BUNDLE may also
+    be a .safetensors checkpoint or a network of the package; those run in PyTorch.
 
     \b
     Examples:
@@ -98,7 +102,16 @@ def run(
     )
     done: list[dict[str, Any]] = []
     for job in jobs:
-        done.append(run_job(job, session, reads, undersample=undersample))
+        done.append(
+            run_job(
+                job,
+                session,
+                reads,
+                undersample=undersample,
+                magnitude=magnitude,
+                network=network.name,
+            )
+        )
         if len(done) == 1:
             say(runs_on(session.info))
         if not as_json:

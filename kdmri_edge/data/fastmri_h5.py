@@ -1,27 +1,37 @@
-"""fastMRI's single-coil HDF5 files (Zbontar et al., arXiv 1811.08839): measured complex k-space.
+"""fastMRI's HDF5 files (Zbontar et al., arXiv 1811.08839): measured complex k-space.
 
-`kspace` is [slices, readout, phase encode], zero frequency in the middle; knee files are 640 x 368
-or so, the readout sampled twice as densely as the image needs. `reconstruction_esc` (320 x 320) is
-the magnitude of its central part, and tells how much of the readout is image. The attribute
-`patient_id` names the subject: one patient may have several files.
+`kspace` is [slices, (coils), readout, phase encode], zero frequency in the middle; knee files are
+640 x 368 or so, the readout sampled twice as densely as the image needs. `reconstruction_esc`
+(320 x 320; of several coils `reconstruction_rss`) is the magnitude of its central part, and tells
+how much of the readout is image. The attribute `patient_id` names the subject: one patient may have
+several files.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.data.measured import mask_of, remove_oversampling
 from kdmri_edge.data.names import parse_name
 from kdmri_edge.data.readers import stem_of
+from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
 from kdmri_edge.files import sha256_file
+from kdmri_edge.physics.fourier import kspace_to_image
 
-__all__ = ["fastmri_subject", "is_fastmri", "read_fastmri_h5"]
+__all__ = ["fastmri_subject", "is_fastmri", "read_fastmri_h5", "scan_fastmri_h5"]
+
+_RECON_MATRIX: Final = re.compile(
+    r"<reconSpace>.*?<matrixSize>\s*<x>\s*(\d+)\s*</x>.*?</reconSpace>", re.S
+)
 
 
 def is_fastmri(names: list[str]) -> bool:
@@ -40,12 +50,71 @@ def fastmri_subject(path: Path) -> str | None:
     return None if value is None else str(value)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Held:
+    """What a file holds that is used: k-space as stored, the image's readout, the contrast."""
+
+    kspace: NDArray[Any]
+    readout: int | None
+    contrast: str | None
+
+
+def _held(path: Path) -> _Held:
+    """Read a file, whatever its number of coils.
+
+    Raises:
+        DataError: unreadable, no `kspace`, a wrong rank, or real numbers.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            node = file.get("kspace")
+            stored = np.asarray(node[()]) if isinstance(node, h5py.Dataset) else None
+            readout = _readout(file)
+            contrast = file.attrs.get("acquisition")
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read as HDF5 ({type(error).__name__}).",
+            "The file is damaged or cut short: copy it again.",
+        ) from error
+    if stored is None:
+        raise DataError(f"{path} holds no kspace.", "Give a fastMRI training or validation file.")
+    if stored.ndim not in (3, 4):
+        raise DataError(
+            f"kspace of {path} has shape {list(stored.shape)}.",
+            "fastMRI stores it as [slices, (coils), readout, phase encode].",
+        )
+    if stored.dtype.kind != "c":
+        raise DataError(
+            f"kspace of {path} holds {stored.dtype} values, not complex ones.",
+            "Store complex k-space, not its magnitude.",
+        )
+    return _Held(
+        kspace=stored, readout=readout, contrast=None if contrast is None else str(contrast)
+    )
+
+
+def _readout(file: h5py.File) -> int | None:
+    """How many of the readout's points are image: by the reference, else by the header."""
+    for name in ("reconstruction_esc", "reconstruction_rss"):
+        reference = file.get(name)
+        if isinstance(reference, h5py.Dataset) and reference.ndim == 3:
+            return int(reference.shape[-2])
+    header = file.get("ismrmrd_header")
+    if not isinstance(header, h5py.Dataset) or header.shape != ():
+        return None
+    text = header[()]
+    text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+    found = _RECON_MATRIX.search(text)
+    return int(found[1]) if found else None
+
+
 def read_fastmri_h5(path: Path) -> Volume:
     """Read a single-coil file.
 
     The image is complex, [S, phase encode, readout], the readout cropped to the reference's where
-    the file has one (without that, oversampling stays), phase encode whole: its lines are those
-    that were measured, so a mask of as many lines undersamples them as a scanner would have.
+    the file has one (without that, to the header's matrix; without either, oversampling stays),
+    phase encode whole: its lines are those that were measured, so a mask of as many lines
+    undersamples them as a scanner would have.
 
     Args:
         path: an `.h5` file.
@@ -56,58 +125,54 @@ def read_fastmri_h5(path: Path) -> Volume:
     Raises:
         DataError: unreadable, no `kspace`, several coils, real numbers, NaN, or all zero.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            node = file.get("kspace")
-            stored = np.asarray(node[()]) if isinstance(node, h5py.Dataset) else None
-            reference = file.get("reconstruction_esc")
-            readout = reference.shape[-2] if isinstance(reference, h5py.Dataset) else None
-            contrast = file.attrs.get("acquisition")
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    held = _held(path)
+    if held.kspace.ndim == 4 and held.kspace.shape[1] != 1:
         raise DataError(
-            f"{path} cannot be read as HDF5 ({type(error).__name__}).",
-            "The file is damaged or cut short: copy it again.",
-        ) from error
-    if stored is None:
-        raise DataError(f"{path} holds no kspace.", "Give a fastMRI training or validation file.")
-    kspace = _checked(stored, path)
-    image = _image(kspace)
-    if readout is not None and readout < image.shape[1]:
-        start = image.shape[1] // 2 - readout // 2
-        image = image[:, start : start + readout]
+            f"kspace of {path} has {held.kspace.shape[1]} coils.",
+            "Give a single-coil file (singlecoil_train or singlecoil_val), or combine the coils:"
+            " `kdmri-edge data convert --magnitude`.",
+        )
+    kspace = _cropped(held)[:, 0]
     stem = stem_of(path)
     subject, named = parse_name(stem)
     return Volume(
-        image=checked_image(np.swapaxes(image, 1, 2).astype(np.complex64), path),
+        image=checked_image(kspace_to_image(kspace).astype(np.complex64), path),
         name=stem,
         subject=fastmri_subject(path) or subject,
-        contrast=named if contrast is None else str(contrast),
+        contrast=held.contrast or named,
         sha256=sha256_file(path),
         measured=True,
     )
 
 
-def _checked(stored: NDArray[Any], path: Path) -> NDArray[Any]:
-    if stored.ndim == 4:
-        raise DataError(
-            f"kspace of {path} has {stored.shape[1]} coils.",
-            "Give a single-coil file (singlecoil_train or singlecoil_val).",
-        )
-    if stored.ndim != 3:
-        raise DataError(
-            f"kspace of {path} has shape {list(stored.shape)}.",
-            "fastMRI stores it as [slices, readout, phase encode].",
-        )
-    if stored.dtype.kind != "c":
-        raise DataError(
-            f"kspace of {path} holds {stored.dtype} values, not complex ones.",
-            "Store complex k-space, not its magnitude.",
-        )
-    return stored
+def scan_fastmri_h5(path: Path) -> Scan:
+    """Read a single- or multi-coil file as measured k-space; its zeros tell the mask.
+
+    Raises:
+        DataError: as for `read_fastmri_h5`, several coils apart, or slices that were sampled
+            differently.
+    """
+    held = _held(path)
+    # Before cropping: resampling leaves exact zeros exact along phase encode alone.
+    mask = mask_of(_arranged(held.kspace), stem_of(path))
+    stem = stem_of(path)
+    subject, named = parse_name(stem)
+    return Scan(
+        kspace=np.ascontiguousarray(_cropped(held), dtype=np.complex64),
+        mask=mask,
+        name=stem,
+        subject=fastmri_subject(path) or subject,
+        contrast=held.contrast or named,
+        sha256=sha256_file(path),
+    )
 
 
-def _image(kspace: NDArray[Any]) -> NDArray[Any]:
-    """Transform k-space with zero frequency in the middle to images with their centre there."""
-    axes = (-2, -1)
-    images = np.fft.ifft2(np.fft.ifftshift(kspace, axes), axes=axes, norm="ortho")
-    return np.asarray(np.fft.fftshift(images, axes))
+def _arranged(stored: NDArray[Any]) -> NDArray[Any]:
+    """[S, C, phase encode, readout], zero frequency at index 0."""
+    kspace = stored[:, None] if stored.ndim == 3 else stored
+    return np.fft.ifftshift(np.swapaxes(kspace, -1, -2), axes=(-2, -1))
+
+
+def _cropped(held: _Held) -> NDArray[Any]:
+    kspace = _arranged(held.kspace)
+    return kspace if held.readout is None else remove_oversampling(kspace, held.readout)

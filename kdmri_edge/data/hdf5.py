@@ -1,27 +1,113 @@
-"""HDF5 files of either layout: told apart by their datasets' names."""
+"""HDF5 files of any layout: told apart by their datasets' names, or by the one that is named.
+
+A layout is a row of `LAYOUTS`; the first that recognises a file reads it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import h5py
 
-from kdmri_edge.data.fastmri_h5 import is_fastmri, read_fastmri_h5
-from kdmri_edge.data.kdmri_h5 import read_kdmri_h5
+from kdmri_edge.data.dataset_name import split_dataset
+from kdmri_edge.data.fastmri_h5 import is_fastmri
+from kdmri_edge.data.kdmri_h5 import is_kdmri
+from kdmri_edge.data.measured import volume_of
+from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
+from kdmri_edge.errors import DataError
+from kdmri_edge.extras import load_attribute
 
-__all__ = ["read_hdf5"]
+__all__ = ["LAYOUTS", "Layout", "layout_of", "read_hdf5", "scan_hdf5"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """A layout of HDF5 files.
+
+    Attributes:
+        name: For `kdmri-edge data inspect`.
+        recognises: Tells by the names in the file's root whether a file has it.
+        scan: "module:function" from a path to a `Scan`; None where it holds no measured k-space.
+        volume: "module:function" from a path to a `Volume`; None makes it of a single-coil scan.
+    """
+
+    name: str
+    recognises: Callable[[list[str]], bool]
+    scan: str | None
+    volume: str | None = None
+
+
+LAYOUTS: Final[tuple[Layout, ...]] = (
+    Layout(
+        name="fastMRI HDF5",
+        recognises=is_fastmri,
+        scan="kdmri_edge.data.fastmri_h5:scan_fastmri_h5",
+        volume="kdmri_edge.data.fastmri_h5:read_fastmri_h5",
+    ),
+    Layout(
+        name="KD-MRI HDF5",
+        recognises=is_kdmri,
+        scan=None,
+        volume="kdmri_edge.data.kdmri_h5:read_kdmri_h5",
+    ),
+)
+"""In the order in which they are tried."""
+
+_PLAIN: Final = Layout(
+    name="HDF5",
+    recognises=lambda names: True,
+    scan="kdmri_edge.data.plain_h5:scan_plain_h5",
+)
+
+
+def layout_of(path: Path) -> Layout:
+    """The layout of a file; a dataset that is named by hand is read as it is.
+
+    Raises:
+        DataError: Unreadable.
+    """
+    file, named = split_dataset(path)
+    try:
+        with h5py.File(file, "r") as opened:
+            names = [str(name) for name in opened]
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(
+            f"{file} cannot be read as HDF5 ({type(error).__name__}).",
+            "The file is damaged or cut short: copy it again.",
+        ) from error
+    if named is not None:
+        return _PLAIN
+    return next((layout for layout in LAYOUTS if layout.recognises(names)), _PLAIN)
 
 
 def read_hdf5(path: Path) -> Volume:
-    """Read a file in KD-MRI's or fastMRI's layout.
+    """Read images or single-coil k-space in a known layout, or the dataset that is named.
 
     Raises:
-        DataError: unreadable, or neither layout; see the two readers.
+        DataError: Unreadable, an unknown layout, or several coils; see the readers.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            names = list(file)
-    except (OSError, RuntimeError, ValueError):
-        names = []  # the reader says what is wrong
-    return read_fastmri_h5(path) if is_fastmri(names) else read_kdmri_h5(path)
+    layout = layout_of(path)
+    if layout.volume is None:
+        return volume_of(scan_hdf5(path))
+    volume: Volume = load_attribute(layout.volume)(path)
+    return volume
+
+
+def scan_hdf5(path: Path) -> Scan:
+    """Read measured k-space in a known layout, or the dataset that is named.
+
+    Raises:
+        DataError: Unreadable, an unknown layout, or one that holds none; see the readers.
+    """
+    layout = layout_of(path)
+    if layout.scan is None:
+        raise DataError(
+            f"{path} is in the layout of {layout.name}, which holds no measured k-space.",
+            "Read it as a volume.",
+        )
+    scan: Scan = load_attribute(layout.scan)(path)
+    return scan

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.data.measured import is_lines
 from kdmri_edge.data.names import parse_name
 from kdmri_edge.data.readers import stem_of
 from kdmri_edge.data.volume import Volume, checked_image
@@ -24,8 +25,14 @@ from kdmri_edge.files import sha256_file
 from kdmri_edge.physics.masks import Mask
 
 _KSPACE = re.compile(r"kspace_volus_(\d+(?:\.\d+)?x)$")
+_OWN = ("img_volus_", "kspace_volus_")
 _AGREEMENT = 1e-3
 """Largest relative distance of the stored k-space from that of `volfs`, on the sampled points."""
+
+
+def is_kdmri(names: list[str]) -> bool:
+    """Tell by the names of its datasets whether a file has this layout, whole or in part."""
+    return any(name == "volfs" or name.startswith(_OWN) for name in names)
 
 
 def read_kdmri_h5(path: Path) -> Volume:
@@ -137,18 +144,13 @@ def _with_kspace(
     kspace = (kspace * _origin_to_centre(*image.shape[1:])).astype(np.complex64)
     lines = sampled.mean(axis=1), sampled.mean(axis=0)
     name = f"{path.name}:{key.removeprefix('kspace_volus_')}"
-    if _is_lines(lines[0]):
+    if is_lines(lines[0]):
         return image, kspace, Mask(samples=lines[0] > 0, name=name)
-    if _is_lines(lines[1]):
+    if is_lines(lines[1]):
         image, kspace = np.swapaxes(image, 1, 2), np.swapaxes(kspace, 1, 2)
         mask = Mask(samples=lines[1] > 0, name=name)
         return np.ascontiguousarray(image), np.ascontiguousarray(kspace), mask
     return image, kspace, Mask(samples=sampled, name=name)
-
-
-def _is_lines(filled: NDArray[np.floating[Any]]) -> bool:
-    """Whether every line is sampled (nearly) whole or not at all; a sample may be 0 by chance."""
-    return bool(((filled == 0) | (filled > 0.9)).all())
 
 
 def _origin_to_centre(height: int, width: int) -> NDArray[np.complex128]:

@@ -1,4 +1,7 @@
-"""NIfTI-1/2 volumes, slices last in the file (nibabel, extra `formats`)."""
+"""NIfTI-1/2 volumes, slices last in the file (nibabel, extra `formats`).
+
+The affine (sform, else qform) is kept both ways; one whose code says "unknown" is not believed.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from kdmri_edge import extras
+from kdmri_edge.data.geometry import Affine, usable_affine
 from kdmri_edge.data.names import parse_name
+from kdmri_edge.data.picture import Picture
 from kdmri_edge.data.readers import stem_of
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
-from kdmri_edge.files import sha256_file
+from kdmri_edge.files import atomic_path, sha256_file
 
 
 def read_nifti(path: Path) -> Volume:
@@ -26,7 +31,8 @@ def read_nifti(path: Path) -> Volume:
         path: a `.nii` or `.nii.gz` file of three axes (a fourth of length 1 is dropped).
 
     Returns:
-        float32 magnitude or complex64 volume, with voxel sizes in millimetres.
+        float32 magnitude or complex64 volume, with voxel sizes in millimetres and the affine where
+        the header has one.
 
     Raises:
         DataError: unreadable, truncated, wrong rank, or not an MR image.
@@ -38,6 +44,7 @@ def read_nifti(path: Path) -> Volume:
         pixels = np.asanyarray(nifti.dataobj)
         zooms = tuple(float(z) for z in nifti.header.get_zooms()[:3])
         units = nifti.header.get_xyzt_units()[0]
+        stored = _coded_affine(nifti.header)
     except (
         OSError,
         EOFError,
@@ -63,12 +70,58 @@ def read_nifti(path: Path) -> Volume:
         contrast=contrast,
         sha256=sha256_file(path),
         voxel_mm=_voxel_mm(zooms, units),
+        affine=_affine(stored, units),
     )
+
+
+def _millimetres(units: str) -> float:
+    """Millimetres of the header's unit of length; an unknown one is taken as the usual one."""
+    return {"meter": 1e3, "mm": 1.0, "micron": 1e-3}.get(units, 1.0)
+
+
+def _coded_affine(header: Any) -> Any:
+    """The header's sform, else its qform; None where neither is coded."""
+    if header["sform_code"] > 0:
+        return header.get_sform()
+    return header.get_qform() if header["qform_code"] > 0 else None
+
+
+def _affine(stored: Any, units: str) -> Affine | None:
+    """From the file's (x, y, slice) to our (s, h, w), in millimetres."""
+    if stored is None:
+        return None
+    affine = np.array(stored, np.float64)[:, [2, 0, 1, 3]]
+    affine[:3] *= _millimetres(units)
+    return usable_affine(affine)
 
 
 def _voxel_mm(zooms: tuple[float, ...], units: str) -> tuple[float, float, float] | None:
     """(S, H, W) in millimetres from the header's (x, y, slice), None where it is unusable."""
-    factor = {"meter": 1e3, "mm": 1.0, "micron": 1e-3}.get(units, 1.0)
+    factor = _millimetres(units)
     if len(zooms) != 3 or not all(np.isfinite(z) and z > 0 for z in zooms):
         return None
     return zooms[2] * factor, zooms[0] * factor, zooms[1] * factor
+
+
+def write_nifti(path: Path, picture: Picture) -> None:
+    """Write NIfTI-1 with the axes (H, W, slice), as `read_nifti` reads them.
+
+    A known affine becomes the sform, coded "aligned". Without one
+    the codes say that position and orientation are unknown, and voxel sizes alone are recorded.
+
+    Raises:
+        OutputError: The place cannot be written to.
+        MissingExtraError: nibabel is not installed.
+    """
+    nibabel: Any = extras.require("nibabel", extra="formats")
+    pixels = np.moveaxis(picture.image, 0, 2)
+    if picture.affine is not None:
+        nifti = nibabel.Nifti1Image(pixels, picture.affine[:, [1, 2, 0, 3]])
+        nifti.header.set_xyzt_units("mm")
+    else:
+        steps = picture.voxel_mm or (1.0, 1.0, 1.0)
+        nifti = nibabel.Nifti1Image(pixels, None)
+        nifti.header.set_zooms((steps[1], steps[2], steps[0]))
+        nifti.header.set_xyzt_units("mm" if picture.voxel_mm else "unknown")
+    with atomic_path(path) as temporary:
+        nibabel.save(nifti, temporary)

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from kdmri_edge.data.names import parse_name
+from kdmri_edge.data.picture import Picture
 from kdmri_edge.data.readers import stem_of
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
-from kdmri_edge.files import sha256_file
+from kdmri_edge.files import atomic_path, sha256_file
 
 
 def read_npy(path: Path) -> Volume:
@@ -47,3 +48,9 @@ def read_npy(path: Path) -> Volume:
         contrast=contrast,
         sha256=sha256_file(path),
     )
+
+
+def write_npy(path: Path, picture: Picture) -> None:
+    """Write a NumPy array [S, H, W]; it has no place for a voxel size."""
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, picture.image)  # given a name, numpy would append its own suffix

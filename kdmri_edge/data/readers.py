@@ -1,4 +1,4 @@
-"""The one table of file formats: suffix -> reader."""
+"""Reading a file of images by its suffix; the formats are in `data.formats`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from kdmri_edge.data.dataset_name import split_dataset
+from kdmri_edge.data.dicom_files import is_dicom, is_series
+from kdmri_edge.data.formats import FORMATS
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
 from kdmri_edge.extras import load_attribute
 
 Reader = Callable[[Path], Volume]
 
-READERS: Final[dict[str, str]] = {
-    ".nii.gz": "kdmri_edge.data.nifti:read_nifti",
-    ".nii": "kdmri_edge.data.nifti:read_nifti",
-    ".h5": "kdmri_edge.data.hdf5:read_hdf5",
-    ".hdf5": "kdmri_edge.data.hdf5:read_hdf5",
-    ".npy": "kdmri_edge.data.npy:read_npy",
-}
-"""Suffix (lower case, with the dot) -> "module:function" of a `Reader`; a new one is one line."""
+READERS: Final[dict[str, str]] = {suffix: row.volume for row in FORMATS for suffix in row.suffixes}
+"""Suffix (lower case, with the dot) -> "module:function" of a `Reader`."""
 
 
 def known_suffix(path: Path, table: Iterable[str]) -> str | None:
@@ -39,11 +36,25 @@ def stem_of(path: Path) -> str:
     return path.name[: -len(suffix)] if suffix else path.stem
 
 
+def check_input(path: Path) -> None:
+    """Refuse what is not there, and a folder that is no DICOM series.
+
+    Raises:
+        DataError: In one sentence.
+    """
+    file, _ = split_dataset(path)
+    if not file.exists():
+        raise DataError(f"{file} does not exist.", "Check the path.")
+    if not file.is_file() and not is_series(file):
+        raise DataError(f"{file} is a folder, not a file.", "Give one of the files in it.")
+
+
 def read_volume(path: Path) -> Volume:
     """Read one file with the reader that its suffix names.
 
     Args:
-        path: a file in one of the formats of `READERS`.
+        path: a file in one of the formats of `READERS`; a dataset of one, FILE.h5:DATASET:AXES; or
+            a folder that holds one DICOM series.
 
     Returns:
         The volume as stored, at its own matrix size.
@@ -53,11 +64,8 @@ def read_volume(path: Path) -> Volume:
         MissingExtraError: the format needs an optional library that is not installed.
     """
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path} does not exist.", "Check the path.")
-    if not path.is_file():
-        raise DataError(f"{path} is a folder, not a file.", "Give one of the files in it.")
-    suffix = suffix_of(path)
+    check_input(path)
+    suffix = readable_suffix(path)
     if suffix is None:
         raise DataError(
             f"{path} has a suffix that no reader knows.",
@@ -65,3 +73,12 @@ def read_volume(path: Path) -> Volume:
         )
     reader: Reader = load_attribute(READERS[suffix])
     return reader(path)
+
+
+def readable_suffix(path: Path) -> str | None:
+    """The key of `READERS` for what lies at a path, None when there is none.
+
+    DICOM goes by more than the name: `.dcm` stands for files without suffix and for folders too.
+    """
+    file, _ = split_dataset(path)
+    return ".dcm" if is_series(file) or is_dicom(file) else suffix_of(file)

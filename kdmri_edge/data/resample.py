@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.data.geometry import regridded
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
@@ -27,8 +28,9 @@ def to_matrix(volume: Volume, matrix: int) -> Volume:
         matrix: the pixels wanted along H and W.
 
     Returns:
-        The volume at the matrix, intensities on the same scale. A magnitude stays a magnitude, a
-        complex image stays complex. A volume of that size already is returned as it is.
+        The volume at the matrix, intensities on the same scale, its affine such that everything
+        stays where it is in the patient. A magnitude stays a magnitude, a complex image stays
+        complex. A volume of that size already is returned as it is.
 
     Raises:
         DataError: the volume is below the matrix (it is never upsampled), the matrix is not
@@ -60,7 +62,16 @@ def to_matrix(volume: Volume, matrix: int) -> Volume:
     voxel = volume.voxel_mm
     if voxel is not None:
         voxel = (voxel[0], voxel[1] * square[0] / matrix, voxel[2] * square[1] / matrix)
-    return replace(volume, image=image, voxel_mm=voxel)
+    affine = volume.affine
+    if affine is not None:
+        # Padding and cropping both keep the point at pixel N // 2 where it is.
+        affine = regridded(
+            affine,
+            old=(0, height // 2, width // 2),
+            new=(0, matrix // 2, matrix // 2),
+            step=(1, square[0] / matrix, square[1] / matrix),
+        )
+    return replace(volume, image=image, voxel_mm=voxel, affine=affine)
 
 
 def _square(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.data.geometry import Affine, voxel_size
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.masks import Mask
 
@@ -41,7 +42,7 @@ class Scan:
     subject: str
     contrast: str | None = None
     sha256: str = ""
-    affine: NDArray[np.float64] | None = None
+    affine: Affine | None = None
     noise: NDArray[np.complex64] | None = None
 
     def __post_init__(self) -> None:
@@ -85,7 +86,4 @@ class Scan:
     @property
     def voxel_mm(self) -> tuple[float, float, float] | None:
         """Voxel size along (S, H, W) in millimetres, from the affine; None without one."""
-        if self.affine is None:
-            return None
-        steps = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(steps[0]), float(steps[1]), float(steps[2])
+        return None if self.affine is None else voxel_size(self.affine)

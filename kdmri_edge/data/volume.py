@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.data.geometry import Affine
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.masks import Mask
 
@@ -28,6 +29,8 @@ class Volume:
         contrast: for instance "T1w"; None where the name does not tell.
         sha256: of the source file (of the pixels, for a phantom), 64 hex digits.
         voxel_mm: voxel size along (S, H, W) in millimetres, None where the file does not tell.
+        affine: float64 [4, 4], pixel indices (s, h, w, 1) to millimetres in the patient's RAS+
+            axes, see `data.geometry`; None where the file does not tell.
         measured: the image was computed from k-space as a scanner measured it (not from stored
             magnitudes).
         kspace: complex64 [S, H, W] under the conventions of `physics.fourier`, zero where not
@@ -41,6 +44,7 @@ class Volume:
     contrast: str | None = None
     sha256: str = ""
     voxel_mm: tuple[float, float, float] | None = None
+    affine: Affine | None = None
     measured: bool = False
     kspace: NDArray[np.complex64] | None = None
     kspace_mask: Mask | None = None

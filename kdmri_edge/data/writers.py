@@ -1,4 +1,4 @@
-"""The one table of formats that reconstructions are written in: suffix -> writer."""
+"""Writing reconstructions by the suffix of their file; the formats are in `data.formats`."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.data.formats import FORMATS
+from kdmri_edge.data.geometry import Affine
+from kdmri_edge.data.picture import Picture
 from kdmri_edge.data.readers import known_suffix
 from kdmri_edge.errors import OutputError
-from kdmri_edge.extras import load_attribute, require
-from kdmri_edge.files import atomic_path
+from kdmri_edge.extras import load_attribute
 
-__all__ = ["WRITERS", "write_image", "writer_suffix"]
+__all__ = ["WRITERS", "write_image", "write_picture", "writer_suffix"]
 
-Voxel = tuple[float, float, float]
-Writer = Callable[[Path, NDArray[Any], Voxel | None], None]
+Writer = Callable[[Path, Picture], None]
 
 WRITERS: Final[dict[str, str]] = {
-    ".nii.gz": "kdmri_edge.data.writers:write_nifti",
-    ".nii": "kdmri_edge.data.writers:write_nifti",
-    ".npy": "kdmri_edge.data.writers:write_npy",
+    suffix: row.writer for row in FORMATS if row.writer for suffix in row.suffixes
 }
-"""Suffix (lower case, with the dot) -> "module:function" of a `Writer`."""
+"""Suffix (lower case, with the dot) -> "module:function" of a `Writer`, which writes atomically."""
 
 
 def writer_suffix(path: Path) -> str | None:
@@ -32,16 +30,16 @@ def writer_suffix(path: Path) -> str | None:
     return known_suffix(path, WRITERS)
 
 
-def write_image(path: Path, image: NDArray[Any], voxel_mm: Voxel | None = None) -> None:
-    """Write reconstructed images in the format that the name asks for, atomically.
+def write_picture(path: Path, picture: Picture) -> None:
+    """Write images in the format that the name asks for, atomically.
 
     Args:
         path: Destination; an earlier file is replaced.
-        image: [S, H, W], float32 or complex64.
-        voxel_mm: Voxel size along (S, H, W) in millimetres, where it is known.
+        picture: The images, and what is known of them.
 
     Raises:
-        OutputError: A suffix that no writer knows, or the place cannot be written to.
+        OutputError: A suffix that no writer knows, images that the format cannot hold, or the
+            place cannot be written to.
         MissingExtraError: The format needs a library that is not installed.
     """
     suffix = writer_suffix(path)
@@ -50,24 +48,14 @@ def write_image(path: Path, image: NDArray[Any], voxel_mm: Voxel | None = None) 
             f"{path} has a suffix that no writer knows.", f"Supported are {', '.join(WRITERS)}."
         )
     writer: Writer = load_attribute(WRITERS[suffix])
-    with atomic_path(path) as temporary:
-        writer(temporary, image, voxel_mm)
+    writer(path, picture)
 
 
-def write_npy(path: Path, image: NDArray[Any], voxel_mm: Voxel | None) -> None:
-    """Write a NumPy array [S, H, W]; it has no place for a voxel size."""
-    with path.open("wb") as stream:  # given a name, numpy would append its own suffix
-        np.save(stream, image)
-
-
-def write_nifti(path: Path, image: NDArray[Any], voxel_mm: Voxel | None) -> None:
-    """Write NIfTI-1 with the axes (H, W, slice), as `read_nifti` reads them.
-
-    Only voxel sizes are recorded; position and orientation of the patient are not.
-    """
-    nibabel: Any = require("nibabel", extra="formats")
-    steps = voxel_mm or (1.0, 1.0, 1.0)
-    affine = np.diag([steps[1], steps[2], steps[0], 1.0])
-    nifti = nibabel.Nifti1Image(np.moveaxis(image, 0, 2), affine)
-    nifti.header.set_xyzt_units("mm" if voxel_mm else "unknown")
-    nibabel.save(nifti, path)
+def write_image(
+    path: Path,
+    image: NDArray[Any],
+    voxel_mm: tuple[float, float, float] | None = None,
+    affine: Affine | None = None,
+) -> None:
+    """Write images [S, H, W] of which nothing more is known; see `write_picture`."""
+    write_picture(path, Picture(image=image, voxel_mm=voxel_mm, affine=affine))

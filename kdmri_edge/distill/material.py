@@ -11,10 +11,10 @@ from kdmri_edge.data.attribution import attribution_of
 from kdmri_edge.data.cases import Case, make_case
 from kdmri_edge.data.folder import VolumeFile, load_volumes
 from kdmri_edge.data.parts import find_parts, phantom_parts
+from kdmri_edge.data.source_hash import source_sha256
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.distill.settings import PHANTOM, Settings
 from kdmri_edge.errors import DataError
-from kdmri_edge.files import sha256_file
 from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.physics.masks import Mask
 
@@ -89,7 +89,7 @@ def gather(settings: Settings) -> Material:
     train = _cases(load_volumes(parts.train, settings.matrix), mask, spec)
     validation = _cases(load_volumes(parts.validation, settings.matrix), mask, spec)
     seen = {case.sha256: case.name for case in train}
-    test = [_describe(file, sha256_file(file.path)) for file in parts.test]
+    test = [_describe(file, source_sha256(file.path)) for file in parts.test]
     for held in [_describe(case, case.sha256) for case in validation] + test:
         if held["sha256"] in seen:
             raise DataError(

@@ -11,14 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from kdmri_edge import __version__
 from kdmri_edge.console import progress
+from kdmri_edge.data.dicom_files import is_series
 from kdmri_edge.data.folder import VolumeFile, find_volumes
-from kdmri_edge.data.readers import read_volume
-from kdmri_edge.data.writers import WRITERS, write_image, writer_suffix
+from kdmri_edge.data.formats import format_of
+from kdmri_edge.data.picture import Picture
+from kdmri_edge.data.readers import read_volume, readable_suffix
+from kdmri_edge.data.writers import WRITERS, write_picture, writer_suffix
 from kdmri_edge.errors import OutputError
 from kdmri_edge.metrics import nmse, psnr
 from kdmri_edge.runtime.inputs import Reads, prepare
-from kdmri_edge.runtime.session import Session, reconstruct
+from kdmri_edge.runtime.session import Session, SessionInfo, reconstruct
 
 __all__ = ["Job", "plan_jobs", "run_job"]
 
@@ -41,8 +45,9 @@ def plan_jobs(sources: Sequence[Path], output: Path) -> list[Job]:
 
     Args:
         sources: Files, or folders of which all volumes are taken.
-        output: A file for a single input; otherwise a folder, where each reconstruction has the
-            name of its source and is NIfTI if that is, else .npy.
+        output: A file for a single input (a folder NAME.dcm for DICOM); otherwise a folder, where
+            each reconstruction has the name of its source and the format that `data.formats` names
+            for it.
 
     Raises:
         DataError: A source does not exist or holds no volume.
@@ -50,8 +55,9 @@ def plan_jobs(sources: Sequence[Path], output: Path) -> list[Job]:
             knows, or an input that would be replaced by its own reconstruction.
     """
     files = [file for source in sources for file in find_volumes(source)]
-    single = len(files) == 1 and not any(source.is_dir() for source in sources)
-    if single and writer_suffix(output) and not output.is_dir():
+    folders = [source for source in sources if source.is_dir() and not is_series(source)]
+    single = len(files) == 1 and not folders
+    if single and writer_suffix(output) and (not output.is_dir() or is_series(output)):
         jobs = [Job(source=files[0], destination=output)]
     elif output.suffix and not output.is_dir():
         many = "one of the formats" if single else "a folder for several inputs, or one input"
@@ -77,8 +83,18 @@ def plan_jobs(sources: Sequence[Path], output: Path) -> list[Job]:
 
 
 def _name(file: VolumeFile) -> str:
-    suffix = ".nii.gz" if file.path.name.lower().endswith((".nii", ".nii.gz")) else ".npy"
-    return file.name + suffix
+    row = format_of(readable_suffix(file.path))
+    return file.name + (row.result if row else ".npy")
+
+
+def derivation(network: str, info: SessionInfo, reads: Reads) -> str:
+    """Say in one sentence how an image came about, for files that have a place for it."""
+    named = f" {network}" if network else ""
+    return (
+        f"Reconstructed by the neural network{named} (kdmri-edge {__version__}, {info.backend}"
+        f" {info.version}, {info.precision_executed}) from data undersampled"
+        f" {reads.mask.nominal_acceleration:.2f}x with mask {reads.mask.name}: an estimate."
+    )
 
 
 def run_job(
@@ -87,6 +103,8 @@ def run_job(
     reads: Reads,
     *,
     undersample: bool = False,
+    magnitude: bool = False,
+    network: str = "",
 ) -> dict[str, Any]:
     """Reconstruct one file and write the result.
 
@@ -95,20 +113,30 @@ def run_job(
         session: The network.
         reads: What it has to be given.
         undersample: Apply its mask to fully sampled images first.
+        magnitude: Write the magnitudes of complex reconstructions.
+        network: What to call it in files that say how they came about.
 
     Returns:
         Plain JSON values: files, slices, milliseconds per slice (scaling included, reading and
         writing not), and PSNR and NMSE where the fully sampled images are known.
 
     Raises:
-        KdmriError: See `read_volume`, `prepare`, `reconstruct` and `write_image`.
+        KdmriError: See `read_volume`, `prepare`, `reconstruct` and `write_picture`.
     """
     given = prepare(read_volume(job.source.path), reads, undersample=undersample)
     with progress(job.source.name, len(given.zero_filled)) as advance:
         began = time.perf_counter()
         image = reconstruct(session, given.zero_filled, advance=advance)
         seconds = time.perf_counter() - began
-    write_image(job.destination, image, given.voxel_mm)
+    suffix = readable_suffix(job.source.path)
+    picture = Picture(
+        image=np.abs(image) if magnitude else image,
+        voxel_mm=given.voxel_mm,
+        affine=given.affine,
+        derivation=derivation(network, session.info, reads),
+        dicom=job.source.path if suffix == ".dcm" else None,
+    )
+    write_picture(job.destination, picture)
     figures = None
     if given.target is not None:
         figures = {

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.bundle import open_bundle
 from kdmri_edge.data.cases import make_case
+from kdmri_edge.data.geometry import Affine
 from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
@@ -50,12 +51,14 @@ class Given:
         target: The fully sampled images where they are known (undersampled here), else None.
         kind: What the file held, in words.
         voxel_mm: Voxel size along (S, H, W), where the file tells.
+        affine: Of these images, see `data.geometry`, where the file tells.
     """
 
     zero_filled: NDArray[Any]
     target: NDArray[Any] | None
     kind: str
     voxel_mm: tuple[float, float, float] | None
+    affine: Affine | None = None
 
 
 def what_reads(source: Path, mask: Mask | None = None) -> Reads:
@@ -110,11 +113,16 @@ def prepare(volume: Volume, reads: Reads, *, undersample: bool = False) -> Given
             target=case.target,
             kind="fully sampled images, undersampled here",
             voxel_mm=whole.voxel_mm,
+            affine=whole.affine,
         )
     if volume.kspace is not None:
         case = make_case(volume, reads.mask, channels, magnitude=magnitude)
         return Given(
-            zero_filled=case.zero_filled, target=None, kind="k-space", voxel_mm=volume.voxel_mm
+            zero_filled=case.zero_filled,
+            target=None,
+            kind="k-space",
+            voxel_mm=volume.voxel_mm,
+            affine=volume.affine,
         )
     reads.mask.check_matrix(*volume.matrix)
     if volume.is_complex:
@@ -130,7 +138,11 @@ def prepare(volume: Volume, reads: Reads, *, undersample: bool = False) -> Given
             " add --undersample.",
         )
     return Given(
-        zero_filled=np.ascontiguousarray(x_u), target=None, kind=kind, voxel_mm=volume.voxel_mm
+        zero_filled=np.ascontiguousarray(x_u),
+        target=None,
+        kind=kind,
+        voxel_mm=volume.voxel_mm,
+        affine=volume.affine,
     )
 
 

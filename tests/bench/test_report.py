@@ -20,6 +20,7 @@ from kdmri_bench.report import CSV_COLUMNS, check_writable, read_report, write_r
 from kdmri_bench.schema import Network, Report, Row, Status, TestVolume
 from kdmri_bench.settings import BenchSettings
 from kdmri_bench.table import markdown_table, print_table
+from kdmri_edge.data.formats import FORMATS
 from kdmri_edge.errors import BenchError, OutputError
 from kdmri_edge.physics.masks import variable_density_lines
 from kdmri_edge.provenance import provenance
@@ -190,6 +191,13 @@ def test_a_training_volume_is_marked(report: Report) -> None:
     for text in (shown(flagged, 140), markdown_table(flagged)):
         assert "v1 was in the training data of student" in text
     assert "training data" not in shown(report, 140)
+
+
+def test_the_table_of_formats_needs_no_report(tmp_path: Path) -> None:
+    text = generate("<!-- begin:formats -->\nstale\n<!-- end:formats -->", tmp_path)
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + len(FORMATS)
+    assert all(any(f"`{s}`" in row for row in rows) for f in FORMATS for s in f.suffixes)
 
 
 def test_the_table_of_targets_needs_no_report(tmp_path: Path) -> None:

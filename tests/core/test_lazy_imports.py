@@ -24,6 +24,8 @@ HEAVY = (
     "scipy",
     "matplotlib",
     "nibabel",
+    "pydicom",
+    "twixtools",
 )
 # Part of the base install; the readers may import it, help may not.
 NOT_FOR_HELP = (*HEAVY, "h5py")

@@ -18,6 +18,7 @@ from kdmri_edge.checkpoint import load_reconstructor
 from kdmri_edge.console import progress, say
 from kdmri_edge.data.cases import Case
 from kdmri_edge.data.parts import find_parts
+from kdmri_edge.data.source_hash import source_sha256
 from kdmri_edge.distill.engine import Engine
 from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
@@ -62,7 +63,7 @@ def train_case(case: CaseSpec, folder: Path, done: int, total: int, engine: Engi
 def _training_volumes(case: CaseSpec) -> list[str]:
     """Return the SHA-256 of a case's training and validation volumes, in their order."""
     parts = find_parts(case.data, contrast=case.contrast, split=case.split)
-    return [sha256_file(file.path) for file in (*parts.train, *parts.validation)]
+    return [source_sha256(file.path) for file in (*parts.train, *parts.validation)]
 
 
 def _complete(folder: Path, wanted: Settings, volumes: list[str]) -> bool:
@@ -137,7 +138,7 @@ def evaluate(case: CaseSpec, folder: Path) -> None:
     either changed.
     """
     files = find_parts(case.data, contrast=case.contrast, split=case.split).test
-    volumes = [sha256_file(file.path) for file in files]
+    volumes = [source_sha256(file.path) for file in files]
     missing = [
         (name, checkpoint)
         for name, checkpoint in _networks(folder).items()

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from kdmri_edge import extras
 from kdmri_edge.data.names import parse_name
 from kdmri_edge.data.readers import READERS, read_volume, stem_of
-from kdmri_edge.errors import DataError, MissingExtraError
+from kdmri_edge.data.scan_readers import read_scan
+from kdmri_edge.data.source_hash import source_sha256
+from kdmri_edge.data.writers import write_image
+from kdmri_edge.errors import DataError
 from kdmri_edge.files import sha256_file
 from tests.core.data.written import write_h5, write_nifti, write_npy
+from tests.core.data.written_dicom import write_enhanced
+from tests.core.data.written_twix import whole, write_twix
 
 WRITERS: dict[str, Callable[..., None]] = {
     ".nii.gz": write_nifti,
@@ -23,10 +25,17 @@ WRITERS: dict[str, Callable[..., None]] = {
     ".npy": write_npy,
 }
 SUFFIXES = sorted(WRITERS)
+# Formats that cannot hold just any array; what they can hold wrongly is in tests of their own.
+STRICT: dict[str, Callable[..., None]] = {
+    ".dcm": write_enhanced,
+    ".cfl": lambda path, pixels: write_image(path, pixels),
+    ".dat": lambda path, pixels: write_twix(path, whole(pixels[:, None])),
+}
+ALL = WRITERS | STRICT
 
 
 def test_every_format_of_the_table_is_tested() -> None:
-    assert set(WRITERS) == set(READERS)
+    assert set(ALL) == set(READERS)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -57,29 +66,6 @@ class TestEveryFormat:
         WRITERS[suffix](lower, pixels)
         upper = lower.rename(tmp_path / f"SCAN{suffix.upper()}")
         assert read_volume(upper).name == "SCAN"
-
-    def test_truncated(self, tmp_path: Path, suffix: str, pixels: np.ndarray) -> None:
-        path = tmp_path / f"cut{suffix}"
-        WRITERS[suffix](path, pixels)
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(DataError, match=r"cut.*cannot be read"):
-            read_volume(path)
-
-    @pytest.mark.parametrize("content", [b"", b"not an image at all" * 50])
-    def test_not_that_format(self, tmp_path: Path, suffix: str, content: bytes) -> None:
-        path = tmp_path / f"junk{suffix}"
-        path.write_bytes(content)
-        with pytest.raises(DataError, match=r"junk.*cannot be read"):
-            read_volume(path)
-
-    def test_missing(self, tmp_path: Path, suffix: str) -> None:
-        with pytest.raises(DataError, match="does not exist"):
-            read_volume(tmp_path / f"absent{suffix}")
-
-    def test_folder_of_that_name(self, tmp_path: Path, suffix: str) -> None:
-        (tmp_path / f"folder{suffix}").mkdir()
-        with pytest.raises(DataError, match="is a folder"):
-            read_volume(tmp_path / f"folder{suffix}")
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
     def test_nan_or_infinite(
@@ -126,6 +112,42 @@ class TestEveryFormat:
         assert caught.value.remedy.endswith(".")
 
 
+@pytest.mark.parametrize("suffix", sorted(ALL))
+class TestEveryFile:
+    """What can be wrong with a file of any format."""
+
+    def test_truncated(self, tmp_path: Path, suffix: str, pixels: np.ndarray) -> None:
+        path = tmp_path / f"cut{suffix}"
+        ALL[suffix](path, pixels)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(DataError, match=r"cut.*cannot be read"):
+            read_volume(path)
+
+    @pytest.mark.parametrize("content", [b"", b"not an image at all" * 50])
+    def test_not_that_format(self, tmp_path: Path, suffix: str, content: bytes) -> None:
+        path = tmp_path / f"junk{suffix}"
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"junk.*cannot be read"):
+            read_volume(path)
+
+    def test_its_hash_is_known_before_it_is_read(
+        self, tmp_path: Path, suffix: str, pixels: np.ndarray
+    ) -> None:
+        path = tmp_path / f"a{suffix}"
+        ALL[suffix](path, pixels)
+        read = read_scan if suffix == ".dat" else read_volume
+        assert read(path).sha256 == source_sha256(path)
+
+    def test_missing(self, tmp_path: Path, suffix: str) -> None:
+        with pytest.raises(DataError, match="does not exist"):
+            read_volume(tmp_path / f"absent{suffix}")
+
+    def test_folder_of_that_name(self, tmp_path: Path, suffix: str) -> None:
+        (tmp_path / f"folder{suffix}").mkdir()
+        with pytest.raises(DataError, match="is a folder"):
+            read_volume(tmp_path / f"folder{suffix}")
+
+
 def test_unknown_suffix_names_the_known_ones(tmp_path: Path) -> None:
     path = tmp_path / "scan.mat"
     path.write_bytes(b"1")
@@ -151,105 +173,3 @@ def test_names(stem: str, subject: str, contrast: str | None) -> None:
 
 def test_stem_drops_the_whole_suffix() -> None:
     assert stem_of(Path("a/b.c_T1w.nii.gz")) == "b.c_T1w"
-
-
-class TestNifti:
-    def test_voxels_follow_the_axes(self, tmp_path: Path, pixels: np.ndarray) -> None:
-        path = tmp_path / "a.nii.gz"
-        write_nifti(path, pixels, zooms=(0.5, 0.75, 4.0))
-        assert read_volume(path).voxel_mm == (4.0, 0.5, 0.75)
-
-    def test_slope_and_intercept_are_applied(self, tmp_path: Path) -> None:
-        nibabel = pytest.importorskip("nibabel")
-        image = nibabel.Nifti1Image(np.full((4, 5, 2), 10, np.int16), np.eye(4))
-        path = tmp_path / "a.nii"
-        nibabel.save(image, path)
-        raw = bytearray(path.read_bytes())
-        raw[112:120] = np.array([2.5, 3.0], "<f4").tobytes()  # scl_slope, scl_inter
-        path.write_bytes(raw)
-        np.testing.assert_array_equal(read_volume(path).image, 28.0)
-
-    def test_trailing_singleton_is_dropped(self, tmp_path: Path) -> None:
-        path = tmp_path / "a.nii.gz"
-        write_nifti(path, np.ones((6, 5, 3, 1), np.float32))
-        assert read_volume(path).image.shape == (3, 6, 5)
-
-    def test_one_slice_without_third_axis_is_refused(self, tmp_path: Path) -> None:
-        path = tmp_path / "a.nii.gz"
-        write_nifti(path, np.ones((6, 5), np.float32))
-        with pytest.raises(DataError, match=r"\[6, 5\]"):
-            read_volume(path)
-
-    def test_complex_keeps_its_phase(self, tmp_path: Path, pixels: np.ndarray) -> None:
-        path = tmp_path / "a.nii.gz"
-        values = (pixels * np.exp(1j * pixels)).astype(np.complex64)
-        write_nifti(path, values)
-        volume = read_volume(path)
-        assert volume.is_complex
-        np.testing.assert_array_equal(volume.image, values)
-
-    def test_damaged_inside_the_compressed_stream(self, tmp_path: Path, pixels: np.ndarray) -> None:
-        path = tmp_path / "a.nii.gz"
-        write_nifti(path, pixels)
-        raw = bytearray(path.read_bytes())
-        raw[len(raw) // 2 : len(raw) // 2 + 40] = bytes(40)
-        path.write_bytes(raw)
-        with pytest.raises(DataError):
-            read_volume(path)
-
-    def test_compressed_but_not_nifti(self, tmp_path: Path) -> None:
-        path = tmp_path / "a.nii.gz"
-        path.write_bytes(gzip.compress(b"hello" * 200))
-        with pytest.raises(DataError, match="cannot be read as NIfTI"):
-            read_volume(path)
-
-    def test_without_nibabel_the_extra_is_named(
-        self, tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        path = tmp_path / "a.nii.gz"
-        write_nifti(path, pixels)
-
-        def absent(module: str, *, extra: str) -> Any:
-            raise MissingExtraError(module, extra)
-
-        monkeypatch.setattr(extras, "require", absent)
-        with pytest.raises(MissingExtraError, match=r"kdmri-edge\[formats\]"):
-            read_volume(path)
-
-
-class TestNpy:
-    def test_single_slice(self, tmp_path: Path) -> None:
-        np.save(tmp_path / "a.npy", np.ones((6, 5)))
-        assert read_volume(tmp_path / "a.npy").image.shape == (1, 6, 5)
-
-    def test_complex(self, tmp_path: Path) -> None:
-        np.save(tmp_path / "a.npy", np.full((2, 6, 5), -1 + 2j))
-        volume = read_volume(tmp_path / "a.npy")
-        assert volume.image.dtype == np.complex64
-
-    @pytest.mark.parametrize("shape", [(0, 4, 4), (2, 0, 4)])
-    def test_empty(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
-        np.save(tmp_path / "a.npy", np.ones(shape))
-        with pytest.raises(DataError, match="empty"):
-            read_volume(tmp_path / "a.npy")
-
-    def test_text(self, tmp_path: Path) -> None:
-        np.save(tmp_path / "a.npy", np.full((2, 3, 3), "x"))
-        with pytest.raises(DataError, match="not numbers"):
-            read_volume(tmp_path / "a.npy")
-
-    def test_pickled_objects_are_never_loaded(self, tmp_path: Path) -> None:
-        np.save(tmp_path / "a.npy", np.array([{}], dtype=object), allow_pickle=True)
-        with pytest.raises(DataError, match="pickled"):
-            read_volume(tmp_path / "a.npy")
-
-    def test_archive_under_this_name(self, tmp_path: Path) -> None:
-        np.savez(tmp_path / "a.npz", x=np.ones(3))
-        (tmp_path / "a.npz").rename(tmp_path / "a.npy")
-        with pytest.raises(DataError, match="archive"):
-            read_volume(tmp_path / "a.npy")
-
-    def test_values_beyond_float32(self, tmp_path: Path) -> None:
-        np.save(tmp_path / "a.npy", np.full((2, 3, 3), 1e300))
-        with pytest.raises(DataError, match="infinite"):
-            read_volume(tmp_path / "a.npy")

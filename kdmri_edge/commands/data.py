@@ -1,0 +1,135 @@
+"""`kdmri-edge data`: looking into files, and converting them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kdmri_edge.errors import KdmriError
+
+if TYPE_CHECKING:
+    from kdmri_edge.data.inspect import Facts
+
+__all__ = ["data"]
+
+_KSPACE = click.option(
+    "--kspace",
+    is_flag=True,
+    help="A BART array (.cfl) of one coil holds k-space; the file itself does not say.",
+)
+
+
+@click.group()
+def data() -> None:
+    """Say what is in a file of images or k-space; convert between formats."""
+
+
+@data.command()
+@click.argument(
+    "files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FILE..."
+)
+@_KSPACE
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def inspect(files: tuple[Path, ...], kspace: bool, as_json: bool) -> int:
+    """Say what is in FILE..., and what `kdmri-edge run` would take it as.
+
+    FILE may be the folder of a DICOM series, or a dataset of an HDF5 file as FILE.h5:DATASET:AXES,
+    with a letter for each axis: s slice, c coil, h phase encode, w readout. A file that cannot be
+    read gets its reason, and the exit code is 1.
+
+    \b
+    Examples:
+      kdmri-edge data inspect meas_MID00042.dat
+      kdmri-edge data inspect scan.h5:FLAIR:swh series/ T1w.nii.gz --json
+    """  # noqa: D301 - click wants the backspace itself
+    from kdmri_edge.console import progress
+    from kdmri_edge.data.inspect import inspect as look
+
+    found: list[dict[str, Any]] = []
+    failed = 0
+    with progress("Reading", len(files)) as advance:
+        for file in files:
+            try:
+                facts = look(file, kspace=kspace)
+                found.append(facts.to_dict())
+                if not as_json:
+                    click.echo(_text(facts))
+            except KdmriError as error:
+                failed += 1
+                found.append({"file": str(file), "error": str(error)})
+                if not as_json:
+                    click.echo(f"{file}\n  cannot be used: {error}")
+            advance(1)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    return int(failed > 0)
+
+
+def _text(facts: Facts) -> str:
+    lines = [
+        ("format", facts.format),
+        ("holds", f"{facts.holds}, {facts.slices} slice(s) of {_times(facts.matrix)}"),
+    ]
+    if facts.coils is not None:
+        lines.append(("coils", str(facts.coils)))
+    if facts.mask is not None:
+        mask = facts.mask
+        centre = "" if mask.centre_lines is None else f", {mask.centre_lines} around the centre"
+        lines.append(
+            ("sampled", f"{mask.sampled} of {mask.of} {mask.kind}, {mask.acceleration:g}x{centre}")
+        )
+    if facts.noise_samples is not None:
+        lines.append(
+            ("noise scan", f"{facts.noise_samples} samples" if facts.noise_samples else "none")
+        )
+    voxel = "unknown" if facts.voxel_mm is None else f"{_times(facts.voxel_mm)} mm"
+    lines.append(("voxel", f"{voxel} (slice, phase encode, readout)"))
+    where = "unknown" if facts.directions is None else " ".join(facts.directions)
+    lines.append(("axes run to", f"{where} (slice, phase encode, readout)"))
+    lines.append(("subject", facts.subject))
+    if facts.contrast:
+        lines.append(("contrast", facts.contrast))
+    lines.append(("run takes it as" if facts.taken else "run", facts.run))
+    return "\n".join([facts.file, *(f"  {name}: {value}" for name, value in lines)])
+
+
+def _times(numbers: tuple[float, ...]) -> str:
+    return " x ".join(f"{number:.4g}" for number in numbers)
+
+
+@data.command()
+@click.argument("source", type=click.Path(path_type=Path), metavar="IN")
+@click.argument("destination", type=click.Path(path_type=Path), metavar="OUT")
+@click.option(
+    "--magnitude",
+    is_flag=True,
+    help="Write magnitudes; several coils by the root of their sum of squares.",
+)
+@_KSPACE
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def convert(source: Path, destination: Path, magnitude: bool, kspace: bool, as_json: bool) -> None:
+    """Write what IN holds into OUT, in the format of its suffix.
+
+    OUT is .nii.gz, .nii, .npy, .cfl (images or k-space) or NAME.dcm (a folder of one DICOM file per
+    slice). K-space and phase are never lost without --magnitude; what else a format has no place
+    for is said. Patient identification goes from DICOM to DICOM only.
+
+    \b
+    Examples:
+      kdmri-edge data convert meas_MID00042.dat kspace.cfl
+      kdmri-edge data convert meas_MID00042.dat T1w.nii.gz --magnitude
+      kdmri-edge data convert series/ T1w.nii.gz
+    """  # noqa: D301 - click wants the backspace itself
+    from kdmri_edge.data.convert import convert as write
+
+    done = write(source, destination, magnitude=magnitude, kspace=kspace)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(done), indent=2))
+        return
+    click.echo(f"{done.destination}: {done.wrote}")
+    if done.lost:
+        click.echo(f"Not in it: {', '.join(done.lost)}.")

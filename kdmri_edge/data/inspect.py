@@ -1,0 +1,187 @@
+"""What is in a file, and what `kdmri-edge run` would take it as."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdmri_edge.data.formats import format_of
+from kdmri_edge.data.geometry import Affine, directions, voxel_size
+from kdmri_edge.data.readers import readable_suffix
+from kdmri_edge.data.scan import Scan
+from kdmri_edge.data.scan_readers import read_either
+from kdmri_edge.data.volume import Volume
+from kdmri_edge.physics.masks import Mask
+
+__all__ = ["Facts", "MaskFacts", "centre_lines", "inspect"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskFacts:
+    """What was sampled.
+
+    Attributes:
+        kind: "lines" along readout, or single "points".
+        sampled: How many of them.
+        of: How many there are.
+        acceleration: of / sampled.
+        centre_lines: Contiguous sampled lines around zero frequency; None for points.
+    """
+
+    kind: str
+    sampled: int
+    of: int
+    acceleration: float
+    centre_lines: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What `kdmri-edge data inspect` says of a file.
+
+    Attributes:
+        file: As it was given.
+        format: With its layout.
+        holds: "k-space", "magnitude images", "complex images", or images with k-space.
+        slices: S.
+        matrix: (H, W): phase encode, readout.
+        coils: C; None for images.
+        mask: None for images.
+        voxel_mm: Along (S, H, W), None where unknown.
+        directions: Where S, H and W grow to in the patient, see `geometry.directions`.
+        noise_samples: Of each coil, 0 without a noise scan; None for images.
+        subject: What splits go by.
+        contrast: None where unknown.
+        taken: Whether `kdmri-edge run` takes the file as it is.
+        run: As what it does, or why it does not and the remedy.
+    """
+
+    file: str
+    format: str
+    holds: str
+    slices: int
+    matrix: tuple[int, int]
+    coils: int | None
+    mask: MaskFacts | None
+    voxel_mm: tuple[float, float, float] | None
+    directions: str | None
+    noise_samples: int | None
+    subject: str
+    contrast: str | None
+    taken: bool
+    run: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def inspect(path: Path, *, kspace: bool = False) -> Facts:
+    """Read a file and say what is in it.
+
+    Args:
+        path: A file, a dataset of one, or the folder of a DICOM series.
+        kspace: A BART array of one coil is k-space, which the file does not say.
+
+    Raises:
+        DataError: It cannot be read, or holds nothing that this project reads.
+        MissingExtraError: Its format needs a library that is not installed.
+    """
+    held = read_either(path, kspace=kspace)
+    taken, run = _run(held, path)
+    common: dict[str, Any] = {
+        "file": str(path),
+        "format": _format(path),
+        "matrix": held.matrix,
+        "subject": held.subject,
+        "contrast": held.contrast,
+        "directions": _directions(held.affine),
+        "taken": taken,
+        "run": run,
+    }
+    if isinstance(held, Scan):
+        return Facts(
+            **common,
+            holds="k-space",
+            slices=len(held.kspace),
+            coils=held.coils,
+            mask=_mask(held.mask),
+            voxel_mm=held.voxel_mm,
+            noise_samples=0 if held.noise is None else int(held.noise.shape[1]),
+        )
+    kind = "complex images" if held.is_complex else "magnitude images"
+    return Facts(
+        **common,
+        holds=kind if held.kspace is None else f"{kind} and their undersampled k-space",
+        slices=len(held.image),
+        coils=None if held.kspace is None else 1,
+        mask=None if held.kspace_mask is None else _mask(held.kspace_mask),
+        voxel_mm=voxel_size(held.affine) if held.affine is not None else held.voxel_mm,
+        noise_samples=None,
+    )
+
+
+def _format(path: Path) -> str:
+    suffix = readable_suffix(path)
+    if suffix in (".h5", ".hdf5"):
+        from kdmri_edge.data.hdf5 import layout_of
+
+        return layout_of(path).name
+    row = format_of(suffix)
+    return row.name if row else ""
+
+
+def _directions(affine: Affine | None) -> str | None:
+    return None if affine is None else directions(affine)
+
+
+def centre_lines(mask: Mask) -> int:
+    """Contiguous sampled lines around zero frequency of a line mask."""
+    if mask.samples.all():
+        return mask.height
+    if not mask.samples[0]:
+        return 0
+    above = int(np.argmin(mask.samples))
+    below = int(np.argmin(mask.samples[::-1]))
+    return above + below
+
+
+def _mask(mask: Mask) -> MaskFacts:
+    return MaskFacts(
+        kind="lines" if mask.is_lines else "points",
+        sampled=int(mask.samples.sum()),
+        of=int(mask.samples.size),
+        acceleration=round(mask.nominal_acceleration, 4),
+        centre_lines=centre_lines(mask) if mask.is_lines else None,
+    )
+
+
+def _run(held: Scan | Volume, path: Path) -> tuple[bool, str]:
+    """Whether `kdmri-edge run` takes it, and as what, or why not."""
+    if isinstance(held, Scan) and held.coils > 1:
+        return False, (
+            f"not taken: it has {held.coils} coils. `kdmri-edge data convert {path} OUT.nii.gz"
+            " --magnitude` combines them into magnitude images, which --undersample can try."
+        )
+    mask = held.mask if isinstance(held, Scan) else held.kspace_mask
+    if mask is not None and not mask.samples.all():
+        return True, "k-space, by a network for its sampling mask"
+    if isinstance(held, Scan):
+        if readable_suffix(path) == ".cfl":
+            return False, (
+                "taken as images, since BART's files do not say that they hold k-space; `kdmri-edge"
+                f" data convert {path} OUT.nii.gz --kspace` makes complex images of it."
+            )
+        return True, "fully sampled complex images, with --undersample"
+    if held.is_complex:
+        return True, (
+            "complex zero-filled images, by a network for the mask that undersampled them; fully"
+            " sampled ones with --undersample"
+        )
+    return True, (
+        "magnitude images: fully sampled ones with --undersample, or of low resolution by a network"
+        " for super-resolution"
+    )

@@ -1,0 +1,96 @@
+"""`kdmri-edge run` from and to the formats of a scanner: geometry, patients, phase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kdmri_edge.data.geometry import from_axes, regridded, voxel_size
+from kdmri_edge.data.phantom import phantom_volume
+from kdmri_edge.data.readers import read_volume
+from kdmri_edge.data.writers import write_image
+from tests.core.data.written_dicom import write_series
+from tests.export.networks import spec, write_checkpoint
+
+Cli = Callable[..., Any]
+OBLIQUE = from_axes((0.4, 0, 4), (-1, 0.2, 0.1), (0.2, 1, 0), (50, -60, 10))
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained magnitude network for 32 x 32."""
+    path: Path = write_checkpoint(tmp_path_factory.mktemp("made") / "student.safetensors")
+    return path
+
+
+@pytest.fixture
+def larger() -> np.ndarray:
+    """Magnitude images at 48 x 48."""
+    image: np.ndarray = phantom_volume(5, slices=3, matrix=48).image
+    return image
+
+
+def test_affine_comes_through_resampling_into_nifti(
+    cli: Cli, network: Path, larger: np.ndarray, tmp_path: Path
+) -> None:
+    write_image(tmp_path / "t1.nii.gz", larger, voxel_size(OBLIQUE), OBLIQUE)
+    done = cli(
+        "run", network, tmp_path / "t1.nii.gz", "-o", tmp_path / "o.nii", "--undersample",
+        "--magnitude",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    affine = read_volume(tmp_path / "o.nii").affine
+    expected = regridded(OBLIQUE, old=(0, 24, 24), new=(0, 16, 16), step=(1, 1.5, 1.5))
+    np.testing.assert_allclose(affine, expected, atol=1e-4)
+
+
+def test_series_to_series_stays_with_its_patient(
+    cli: Cli, network: Path, larger: np.ndarray, tmp_path: Path
+) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    write_series(tmp_path / "brain", (larger * 900).astype(int), OBLIQUE)
+    done = cli("run", network, tmp_path / "brain", "-o", tmp_path / "out", "--undersample")
+    assert done.code == 0, done.err
+    assert "4711" not in done.out + done.err
+    made = sorted((tmp_path / "out" / "brain.dcm").iterdir())
+    header = pydicom.dcmread(made[0])
+    assert header.PatientID == "MRN-4711"
+    assert "student.safetensors" in header.DerivationDescription
+    assert "undersampled" in header.DerivationDescription
+    inside = read_volume(tmp_path / "out" / "brain.dcm").affine
+    before = read_volume(tmp_path / "brain").affine
+    assert inside is not None
+    assert before is not None
+    wanted = regridded(before, old=(0, 24, 24), new=(0, 16, 16), step=(1, 1.5, 1.5))
+    # the same field of view, seen from one of its corners
+    centres = [a @ [1, 15.5, 15.5, 1] for a in (inside, wanted)]
+    np.testing.assert_allclose(*centres, atol=1e-3)
+
+
+def test_series_to_nifti_leaves_the_patient_behind(
+    cli: Cli, network: Path, larger: np.ndarray, tmp_path: Path
+) -> None:
+    write_series(tmp_path / "brain", (larger * 900).astype(int), OBLIQUE)
+    done = cli("run", network, tmp_path / "brain", "-o", tmp_path / "o.nii", "--undersample")
+    assert done.code == 0, done.err
+    raw = (tmp_path / "o.nii").read_bytes()
+    assert b"4711" not in raw
+    assert b"Doe" not in raw
+
+
+def test_complex_reconstructions_to_dicom_ask_for_magnitudes(cli: Cli, tmp_path: Path) -> None:
+    network = write_checkpoint(tmp_path / "c.safetensors", spec(channels=2))
+    image = phantom_volume(5, slices=2, matrix=32, complex_phase=True).image
+    np.save(tmp_path / "x.npy", image)
+    command = ("run", network, tmp_path / "x.npy", "-o", tmp_path / "o.dcm", "--undersample")
+    refused = cli(*command)
+    assert refused.code == 1
+    assert "--magnitude" in refused.err
+    assert not (tmp_path / "o.dcm").exists()
+    done = cli(*command, "--magnitude")
+    assert done.code == 0, done.err
+    assert read_volume(tmp_path / "o.dcm").image.shape == (2, 32, 32)
