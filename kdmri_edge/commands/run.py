@@ -43,7 +43,8 @@ def runs_on(info: SessionInfo) -> str:
 @click.option(
     "--mask",
     metavar="FILE[:KEY]",
-    help="The scan's mask (.npy, or one of a .json file), for a bundle exported with --mask input.",
+    help="The scan's mask (.npy, or one of a .json file), for a bundle exported with --mask input."
+    " Without it, k-space brings its own.",
 )
 @click.option(
     "--backend",
@@ -108,6 +109,7 @@ def run(
                 session,
                 reads,
                 undersample=undersample,
+                follow=scanned is None,
                 magnitude=magnitude,
                 network=network.name,
             )

@@ -103,6 +103,7 @@ def run_job(
     reads: Reads,
     *,
     undersample: bool = False,
+    follow: bool = True,
     magnitude: bool = False,
     network: str = "",
 ) -> dict[str, Any]:
@@ -113,6 +114,8 @@ def run_job(
         session: The network.
         reads: What it has to be given.
         undersample: Apply its mask to fully sampled images first.
+        follow: Take the mask that a file's k-space was sampled with, where the network takes masks
+            as an input; else `reads.mask` for every file.
         magnitude: Write the magnitudes of complex reconstructions.
         network: What to call it in files that say how they came about.
 
@@ -123,7 +126,12 @@ def run_job(
     Raises:
         KdmriError: See `read_volume`, `prepare`, `reconstruct` and `write_picture`.
     """
-    given = prepare(read_volume(job.source.path), reads, undersample=undersample)
+    volume = read_volume(job.source.path)
+    if session.takes_masks:
+        if follow and volume.kspace_mask is not None:
+            reads = dataclasses.replace(reads, mask=volume.kspace_mask)
+        session.use_mask(reads.mask)
+    given = prepare(volume, reads, undersample=undersample)
     with progress(job.source.name, len(given.zero_filled)) as advance:
         began = time.perf_counter()
         image = reconstruct(session, given.zero_filled, advance=advance)
@@ -147,6 +155,7 @@ def run_job(
     return {
         "input": str(job.source.path),
         "held": given.kind,
+        "mask": reads.mask.name,
         "output": str(job.destination),
         "slices": len(image),
         "ms_per_slice": 1e3 * seconds / len(image),

@@ -65,10 +65,30 @@ class Session(ABC):
         operator: Constant of data consistency, float32, for a graph that takes it as a second
             input; None for a graph that holds it.
         written: Precision that the graph is written in, as its bundle says.
+        bundle: The bundle that it was opened from, None for a checkpoint.
     """
 
     operator: Array | None = None
     written: str = "f32"
+    bundle: Bundle | None = None
+
+    @property
+    def takes_masks(self) -> bool:
+        """Whether one graph serves every mask of its kind and matrix."""
+        return self.operator is not None and self.bundle is not None
+
+    def use_mask(self, mask: Mask) -> None:
+        """Reconstruct what was sampled with another mask from now on.
+
+        Raises:
+            BackendError: The graph holds its mask.
+            MaskError: See `operator_of`.
+        """
+        if self.bundle is None:
+            raise BackendError(
+                "A checkpoint runs with its own mask.", "Export it with --mask input."
+            )
+        self.operator = operator_of(self.bundle, mask)
 
     @classmethod
     def precisions_here(cls) -> tuple[str, ...]:
@@ -184,6 +204,7 @@ def open_session(
     session: Session = make(graph, precision=precision, threads=threads, **options)
     session.written = written
     if source.suffix != _CHECKPOINT:
+        session.bundle = bundle
         session.operator = operator_of(bundle, mask)
     elif mask is not None:
         raise BackendError(

@@ -81,10 +81,7 @@ def test_complex_zero_filled_image(cli: Cli, bundle: Path, mask: Mask, whole: np
 
 
 def test_kspace(cli: Cli, bundle: Path, mask: Mask, whole: np.ndarray, tmp_path: Path) -> None:
-    kspace = np.fft.fft2(whole, norm="ortho") * mask.samples[None, :, None]
-    with h5py.File(tmp_path / "scan.h5", "w") as file:
-        file["volfs"] = np.moveaxis(whole, 0, 2)
-        file["kspace_volus_3x"] = np.moveaxis(kspace, 0, 2).astype(np.complex64)
+    _write_kspace(tmp_path / "scan.h5", whole, mask)
     done = cli("run", bundle, tmp_path / "scan.h5", "-o", tmp_path / "out.nii.gz")
     assert done.code == 0, done.err
     assert "of k-space" in done.out
@@ -234,6 +231,36 @@ def test_bundle_that_takes_masks(
     assert json.loads(cli("verify", bundle, "--json").out)["passed"]
     fixed = ("run", exports["magnitude"], *arguments[2:], "--mask", tmp_path / "mask.npy")
     cli(*fixed).check_refusal("--mask input")
+
+
+def _write_kspace(path: Path, whole: np.ndarray, mask: Mask) -> None:
+    kspace = np.fft.fft2(whole, norm="ortho") * mask.samples[None, :, None]
+    with h5py.File(path, "w") as file:
+        file["volfs"] = np.moveaxis(whole, 0, 2)
+        file["kspace_volus_3x"] = np.moveaxis(kspace, 0, 2).astype(np.complex64)
+
+
+def test_kspace_brings_its_own_mask(
+    cli: Cli, exports: dict[str, Path], whole: np.ndarray, tmp_path: Path
+) -> None:
+    recipe = ExportRecipe(target="onnx", mask_input=True)
+    bundle = export_model(exports["checkpoint"], recipe, tmp_path / "b").path
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    masks = [variable_density_lines(32, rate, centre_lines=4, seed=3) for rate in (2, 3)]
+    for number, mask in enumerate(masks):
+        _write_kspace(scans / f"sub-{number}.h5", whole, mask)
+    arguments = ("run", bundle, scans, "-o", tmp_path / "out", "--json")
+    results = json.loads(cli(*arguments).out)
+    for mask, result in zip(masks, results, strict=True):
+        session = open_session(bundle, mask=mask, threads=1)
+        wanted = reconstruct(session, zero_filled(whole, mask))
+        np.testing.assert_allclose(
+            np.load(result["output"]), wanted, atol=1e-4 * np.abs(wanted).max()
+        )
+    # what the user says of the scan goes before what the file says
+    np.save(tmp_path / "mask.npy", masks[0].samples.astype(np.uint8))
+    cli(*arguments, "--mask", tmp_path / "mask.npy").check_refusal("another mask")
 
 
 class TestMistakes:
