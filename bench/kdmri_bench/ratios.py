@@ -7,9 +7,21 @@ from dataclasses import dataclass
 from kdmri_bench.cells import NOTHING
 from kdmri_bench.schema import Report, Row
 
-__all__ = ["PLAIN_EXPORT", "Ratio", "markdown_ratios", "ratios"]
+__all__ = [
+    "BASELINES",
+    "PEER_COMPILE",
+    "PEER_EXPORT",
+    "PLAIN_EXPORT",
+    "Ratio",
+    "markdown_ratios",
+    "ratios",
+]
 
 PLAIN_EXPORT = "plain export"
+PEER_EXPORT = "peer, torch.onnx"
+PEER_COMPILE = "peer, torch.compile"
+BASELINES = (PLAIN_EXPORT, PEER_EXPORT, PEER_COMPILE)
+"""Variants that are measured for comparison and never recommended."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -221,16 +221,18 @@ def test_the_command_measures_a_checkpoint_on_a_folder(
     out = tmp_path / "report"
     result = invoke(
         run.weights("student"), "--data", data_folder, "--out", out, "--threads", 1, "--samples", 2,
-        "--warmup", 0, "--precision", "f32", "--limit-slices", 2, "--json",
+        "--warmup", 0, "--precision", "f32", "--limit-slices", 2, "--usual-only", "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.exception
     value = json.loads(result.stdout)
-    assert value["schema_version"] == 1
+    assert value["schema_version"] == 2
     assert [volume["slices"] for volume in value["volumes"]] == [2, 2]
     assert value["split"] is None
     assert "single-coil" in value["statement"]
     assert value["mask"]["effective_acceleration"] < value["mask"]["nominal_acceleration"]
-    assert sorted(path.name for path in out.iterdir()) == ["panel.png", "report.csv", "report.json"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "panel.png", "report.csv", "report.html", "report.json", "report.md",
+    ]  # fmt: skip
     assert json.loads((out / "report.json").read_text()) == value
 
 
