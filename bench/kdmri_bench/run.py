@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_bench.cells import variant_name
 from kdmri_bench.derive import derived, gap, layer_values
 from kdmri_bench.isolation import WORKER
 from kdmri_bench.machine import absent, governor
 from kdmri_bench.measure import Measured, measure
+from kdmri_bench.page.images import Figure, figures
 from kdmri_bench.panel import Panel, compose, draw
 from kdmri_bench.peaks import measure_peaks
 from kdmri_bench.plan import Plan
@@ -24,7 +26,7 @@ from kdmri_bench.quality import summary, volume_rows
 from kdmri_bench.report import write_report
 from kdmri_bench.rows import plan_rows
 from kdmri_bench.schema import ZERO_FILLED, Network, Report, Row, TestVolume
-from kdmri_bench.select import choose, limits_of
+from kdmri_bench.select import choose, limits_of, shipped_rows
 from kdmri_bench.settings import BenchSettings, available_threads
 from kdmri_bench.sources import Source, check_comparable, from_run
 from kdmri_bench.testdata import RETROSPECTIVE, TestData, central_slices
@@ -48,7 +50,7 @@ class Benchmark:
         report: the results.
         panel: the picture's contents.
         subtitle: the line below the picture.
-        files: what was written, by kind ("json", "csv", "panel"); empty when nothing was asked for.
+        files: what was written, by kind ("html", "json", ...); empty when nothing was asked for.
     """
 
     report: Report
@@ -74,7 +76,7 @@ def bench(
         data: the test volumes, undersampled with the networks' mask; a plain list counts as
             retrospective magnitude data that follow no split.
         settings: how to measure.
-        out: folder for report.json, report.csv and panel.png; None writes nothing.
+        out: folder for the report's files; None writes nothing.
         worker: the module that is run for each row.
         extra: makes further rows of the networks, given a scratch folder.
 
@@ -109,7 +111,9 @@ def bench(
         subtitle = _subtitle(report)
         files: dict[str, Path] = {}
         if out is not None:
-            files = write_report(report, out, partial(draw, panel, subtitle=subtitle))
+            pictures = _figures(report, cases, measured)
+            drawing = partial(draw, panel, subtitle=subtitle)
+            files = write_report(report, out, drawing, pictures)
     return Benchmark(report=report, panel=panel, subtitle=subtitle, files=files)
 
 
@@ -226,6 +230,18 @@ def _outputs(networks: Sequence[Source], measured: Measured) -> dict[str, NDArra
         if len(names) == 1 and names[0] in measured.outputs:
             result[role] = measured.outputs[names[0]][0]
     return result
+
+
+def _figures(report: Report, cases: Sequence[Case], measured: Measured) -> list[Figure]:
+    """Draw the worst slices of the recommended row, or of the last one that was measured."""
+    usual = [row.key for row in shipped_rows(report) if row.key in measured.views]
+    key = report.recommended or (usual[-1] if usual else None)
+    row = report.row(key) if key else None
+    if row is None or row.key not in measured.views:
+        return []
+    names = [n.name for n in report.networks if n.role == "teacher"]
+    teacher = measured.outputs.get(names[0]) if len(names) == 1 else None
+    return figures(cases, measured.views[row.key], teacher, name=variant_name(row))
 
 
 def _subtitle(report: Report) -> str:
