@@ -21,7 +21,7 @@ FEWEST: Final = 5
 P99_SAMPLES: Final = 1000
 """Below this p99 is withheld: fewer than ten samples would lie beyond it."""
 
-_BINS: Final = 40
+_BINS: Final = (8, 40)
 _LEVEL_Z: Final = 1.96
 
 
@@ -113,9 +113,10 @@ def interval(rounds: Sequence[Sequence[float]]) -> list[float]:
 
 
 def _histogram(pooled: NDArray[np.float64]) -> dict[str, list[float]]:
-    """Count the samples in equal bins up to the 99th percentile, and those beyond in one more."""
+    """Count samples in equal bins up to the 99th percentile, and those beyond in one more."""
     low, high = float(pooled.min()), float(np.percentile(pooled, 99))
-    edges = np.linspace(low, max(high, low * (1 + 1e-3) + 1e-9), _BINS + 1)
+    bins = int(np.clip(math.sqrt(pooled.size) * 2, *_BINS))
+    edges = np.linspace(low, max(high, low * (1 + 1e-3) + 1e-9), bins + 1)
     counts, _ = np.histogram(pooled, edges)
     beyond = int((pooled > edges[-1]).sum())
     return {

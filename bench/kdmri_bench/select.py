@@ -12,7 +12,16 @@ from kdmri_bench.reproduce.stats import MARGIN
 from kdmri_bench.schema import ZERO_FILLED, Report, Row, Status
 from kdmri_edge.errors import BenchError
 
-__all__ = ["DEFAULT_LIMITS", "Choice", "Limits", "choose", "limits_of", "parse", "shipped_rows"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "Choice",
+    "Limits",
+    "choose",
+    "limits_of",
+    "parse",
+    "recommended_row",
+    "shipped_rows",
+]
 
 _MS: Final = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _BYTES: Final = {
@@ -131,6 +140,13 @@ def choose(report: Report, limits: Limits) -> Choice:
     high = _interval(fastest)[1]
     alike = [row for row in candidates if _interval(row)[0] <= high]
     return Choice(row=max(alike, key=lambda r: r.quality["psnr"]["mean"] or 0.0), misses=misses)
+
+
+def recommended_row(report: Report) -> Row | None:
+    """Return the row that a report recommends; one without a recommendation is asked now."""
+    if report.limits:
+        return report.row(report.recommended) if report.recommended else None
+    return choose(report, limits_of(report)).row
 
 
 def _timing(row: Row) -> Mapping[str, Any]:

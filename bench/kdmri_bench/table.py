@@ -15,13 +15,20 @@ from kdmri_bench.cells import (
 )
 from kdmri_bench.columns import COLUMNS, text_of
 from kdmri_bench.schema import ZERO_FILLED, Report, Status
-from kdmri_bench.select import limits_of
+from kdmri_bench.select import limits_of, recommended_row
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["markdown_details", "markdown_report", "markdown_table", "print_table"]
+__all__ = [
+    "console_width",
+    "markdown_details",
+    "markdown_report",
+    "markdown_table",
+    "print_table",
+    "recommendation",
+]
 
 # Left out where the terminal is narrow; report.csv always has everything.
 SECONDARY = ("NMSE", "HFN", "p90 ms", "size KiB")
@@ -143,7 +150,7 @@ def markdown_details(report: Report) -> str:
 def recommendation(report: Report) -> str:
     """Say in one sentence which variant the report recommends."""
     asked = "; ".join(limits_of(report).describe())
-    row = report.row(report.recommended) if report.recommended else None
+    row = recommended_row(report)
     if row is None:
         return f"Recommended: none; no variant keeps all limits ({asked})."
     return f"Recommended: {variant_name(row)} (`{row.key}`), which keeps: {asked}."

@@ -23,7 +23,7 @@ from kdmri_export.lowerings.narrow import widen
 from kdmri_export.lowerings.quantise import quantise_graph
 from kdmri_export.recipe import ExportRecipe
 
-__all__ = ["INPUT", "OPERATOR", "OPSET", "OUTPUT", "to_model", "write"]
+__all__ = ["INPUT", "OPERATOR", "OPSET", "OUTPUT", "quiet", "to_model", "write"]
 
 # From opset 20 on a DFT takes its axis as an input, which OpenVINO 2026.4 ignores without a word:
 # it then transforms phase encode instead of readout. In 18 the axis is an attribute, read by all.
@@ -34,7 +34,7 @@ OUTPUT = "reconstruction"
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the exporter's chatter, and its warnings about itself, from the user.
 
     Its errors are raised all the same, and the parity gate judges its result.
@@ -81,7 +81,7 @@ def to_model(
     # torch.export takes a batch of one for a constant, so a dynamic one is shown as two.
     images = example.repeat(2, 1, 1, 1) if recipe.dynamic else example
     shown = (images, reconstructor.operator) if recipe.mask_input else (images,)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         lowered = lower(reconstructor)
         if recipe.precision in DTYPES:
             cast_convolutions(lowered, recipe.precision)

@@ -13,7 +13,7 @@ from kdmri_bench.page.charts import histogram_svg, pareto_svg, timing
 from kdmri_bench.page.images import Figure, Tile
 from kdmri_bench.ratios import BASELINES
 from kdmri_bench.schema import Report, Row, Status
-from kdmri_bench.select import choose, limits_of
+from kdmri_bench.select import choose, limits_of, recommended_row
 
 __all__ = ["build"]
 
@@ -77,13 +77,13 @@ def _card(value: str, label: str) -> str:
 def _summary(report: Report) -> str:
     limits = limits_of(report)
     asked = "; ".join(limits.describe())
-    row = report.row(report.recommended) if report.recommended else None
+    row = recommended_row(report)
     if row is None:
         choice = choose(report, limits)
         lines = "".join(
             f"<li><code>{escape(key)}</code>: {escape('; '.join(found))}</li>"
             for key, found in choice.misses.items()
-            if not found[0].startswith("not measured")
+            if found and not found[0].startswith("not measured")
         )
         return (
             '<section id="summary"><h2>Recommended variant</h2><p><strong>None.</strong> No variant'
@@ -101,7 +101,9 @@ def _summary(report: Report) -> str:
         ),
     ]
     if row.to_teacher:
-        cards.append(_card(f"{loss_text(row)} dB", "lost to the teacher, 95 % interval"))
+        value, _, ends = loss_text(row).partition(" ")
+        reach = f", 95 % interval {ends.strip('()')}" if ends else ""
+        cards.append(_card(f"{value} dB", f"lost to the teacher in PyTorch{reach}"))
     cards.append(_card(f"{memory:.0f} MiB", "peak memory of the whole process"))
     if row.size_bytes is not None:
         cards.append(_card(f"{row.size_bytes / 1024:.0f} KiB", "graph and weights on disk"))
@@ -110,8 +112,8 @@ def _summary(report: Report) -> str:
         f'<div class="pick"><strong>{escape(name_of(row))}</strong><code>{escape(row.key)}</code>'
         '</div><p class="faint">The smallest network, in its fastest way of running, that keeps'
         f" the limits: {escape(asked)}. With limits of your own:"
-        " <code>kdmri-edge select report.json --max-latency 20ms --max-memory 300MB --max-loss"
-        f' 0.1dB</code></p><div class="cards">{"".join(cards)}</div></section>'
+        "</p><pre>kdmri-edge select report.json --max-latency 20ms --max-memory 300MB"
+        f' --max-loss 0.1dB</pre><div class="cards">{"".join(cards)}</div></section>'
     )
 
 
@@ -186,7 +188,7 @@ def _missing(report: Report) -> str:
         reasons.setdefault(f"{row.status}: {row.reason}", []).append(row)
     lines = "".join(
         f'<tr><td class="text wrap">{escape(reason)}</td>'
-        f'<td class="text wrap">{"<br>".join(escape(name_of(row)) for row in group)}</td></tr>'
+        f'<td class="text wrap">{"; ".join(escape(name_of(row)) for row in group)}</td></tr>'
         for reason, group in reasons.items()
     )
     return (
@@ -198,18 +200,25 @@ def _missing(report: Report) -> str:
 
 
 def _histograms(report: Report) -> str:
-    drawn = []
+    drawn: dict[bool, list[str]] = {False: [], True: []}
     for row in _measured(report):
         picture = histogram_svg(row)
         if picture:
-            drawn.append(f"<figure><b>{escape(name_of(row))}</b>{picture}</figure>")
-    if not drawn:
+            shown = f"<figure><b>{escape(name_of(row))}</b>{picture}</figure>"
+            drawn[row.variant in BASELINES].append(shown)
+    if not any(drawn.values()):
         return ""
+    baselines = "".join(drawn[True])
+    more = (
+        f'<details><summary>Baselines</summary><div class="histograms">{baselines}</div></details>'
+        if baselines
+        else ""
+    )
     return (
         '<section id="latency"><h2>How steady the latency is</h2><p class="faint">Network only,'
         " milliseconds, each with an axis of its own; the upright line is the median, the last bar"
         " holds everything slower than p99.</p>"
-        f'<div class="histograms">{"".join(drawn)}</div></section>'
+        f'<div class="histograms">{"".join(drawn[False])}</div>{more}</section>'
     )
 
 
@@ -236,7 +245,7 @@ def _slices(report: Report, figures: Sequence[Figure]) -> str:
         f'<section id="slices"><h2>Worst slices</h2><p>The slices of all test volumes {rank}: the'
         " worst that this variant does, not its average. White is the 99.5th percentile of the"
         " target; negative values are shown as black. Residues are |image - target|, multiplied as"
-        " said below each, from 0 (black) to the maximum of the volume (light yellow):</p><div"
+        " said below each, from 0 (black) to the volume's maximum (light yellow).</p><div"
         ' class="ramp" role="img" aria-label="Colour scale of the residues, black to yellow"></div>'
         '<p class="faint">Below each row: the region with the largest residue, enlarged; pixels are'
         f" not smoothed.</p>{blocks}</section>"

@@ -22,6 +22,7 @@ svg { --ink: #16202b; --faint: #55606e; --line: #d9dee5; --sheet: #fff;
   --sheet: #0d1117; --teacher: #56b4e9; --student: #f08c3c; --plain: #36c8a0; } }
 </style>"""
 _WIDTH, _HEIGHT = 960, 440
+_ALIKE: Final = 0.005
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 44, 52
 
 
@@ -40,11 +41,14 @@ def _points(report: Report) -> list[tuple[Row, float, float]]:
 
 
 def front(report: Report) -> list[Row]:
-    """Return the rows that no other one beats in both latency and PSNR, fastest first."""
+    """Return the rows that no other one beats in both latency and PSNR, fastest first.
+
+    Baselines are no candidates, and a gain below `_ALIKE` is none: it lies in the order of sums.
+    """
     kept: list[Row] = []
     best = -math.inf
     for row, _, psnr in sorted(_points(report), key=lambda point: (point[1], -point[2])):
-        if psnr > best:
+        if psnr > best + _ALIKE and row.variant not in BASELINES:
             kept.append(row)
             best = psnr
     return kept
@@ -89,8 +93,8 @@ def pareto_svg(report: Report, *, standalone: bool = False) -> str:
         return ""
     low, high = min(p[1] for p in points) / 1.25, max(p[1] for p in points) * 1.35
     bottom, top = min(p[2] for p in points), max(p[2] for p in points)
-    margin = max(0.12 * (top - bottom), 0.02)
-    bottom, top = bottom - margin, top + 1.6 * margin
+    margin = max(0.2 * (top - bottom), 0.05)  # room for labels
+    bottom, top = bottom - margin, top + margin
 
     def at(milliseconds: float, psnr: float) -> tuple[float, float]:
         x = math.log(milliseconds / low) / math.log(high / low)
@@ -167,9 +171,10 @@ def _grid(low: float, high: float, bottom: float, top: float, at: Any) -> str:
 def _labels(
     report: Report, points: Sequence[tuple[Row, float, float]], keys: set[str], at: Any
 ) -> str:
-    """Name the front's rows and the recommended one, moved apart where they would overlap."""
+    """Name the front's rows and the recommended one, clear of all marks and of each other."""
     parts: list[str] = []
-    taken: list[tuple[float, float, float]] = []
+    marks = [at(milliseconds, psnr) for _, milliseconds, psnr in points]
+    taken = [(x - 9, y - 9, x + 9, y + 9) for x, y in marks]
     for row, milliseconds, psnr in _sorted(points):
         chosen = row.key == report.recommended
         if row.key not in keys and not chosen:
@@ -180,22 +185,33 @@ def _labels(
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="11" fill="none" stroke="var(--ink)"'
                 ' stroke-width="2"/>'
             )
-        text = variant_name(row) + (" (recommended)" if chosen else "")
-        width = 6.9 * len(text)
-        right = x + 16 + width > _WIDTH - _RIGHT
-        start = x - 16 - width if right else x + 16
-        place = y - 9
-        while any(abs(place - v) < 15 and start < e and s < start + width for s, e, v in taken):
-            place -= 15
-        taken.append((start, start + width, place))
-        anchor, position = ("end", x - 14) if right else ("start", x + 14)
+        text = f"{row.runtime} {row.precision}" + (" (recommended)" if chosen else "")
+        left, middle = _place(x, y, 7.4 * len(text), taken)
+        taken.append((left, middle - 8, left + 7.4 * len(text), middle + 8))
         weight = "700" if chosen else "400"
         parts.append(
-            f'<text x="{position:.1f}" y="{place + 4:.1f}" text-anchor="{anchor}"'
-            f' fill="var(--ink)" font-weight="{weight}" paint-order="stroke" stroke="var(--sheet)"'
-            f' stroke-width="3">{escape(text)}</text>'
+            f'<text x="{left:.1f}" y="{middle + 4:.1f}" fill="var(--ink)" font-weight="{weight}"'
+            f' paint-order="stroke" stroke="var(--sheet)" stroke-width="3">{escape(text)}</text>'
         )
     return "".join(parts)
+
+
+def _place(
+    x: float, y: float, width: float, taken: Sequence[tuple[float, float, float, float]]
+) -> tuple[float, float]:
+    """Return the left end and the middle line of a label near a mark, where nothing else is."""
+    for away in range(20, 120, 16):
+        for middle in (y - away, y + away):
+            for left in (x - 8, x - width / 2, x - width + 8):
+                inside = left >= _LEFT and left + width <= _WIDTH - _RIGHT
+                if not inside or not _TOP - 2 <= middle - 8 <= middle + 8 <= _HEIGHT - _BOTTOM:
+                    continue
+                if not any(
+                    left < right and a < left + width and middle - 8 < low and high < middle + 8
+                    for a, high, right, low in taken
+                ):
+                    return left, middle
+    return min(x, _WIDTH - _RIGHT - width), y - 20
 
 
 def _legend(report: Report) -> str:

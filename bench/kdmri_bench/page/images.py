@@ -104,7 +104,7 @@ def _figure(case: Case, view: View, teacher: Sequence[NDArray[Any]] | None, name
         title += f", teacher {score.reference:.2f} dB (loss {score.loss:.2f} dB)"
     tiles = [_grey(f"{key}", f"{key} of {case.name}", i, white) for key, i in images.items()]
     tiles += [
-        _hot(f"|{key} - target| x {factor}", f"residue of {key}", residue * factor)
+        _hot(f"residue x {factor}, {key}", f"residue of {key}", residue * factor)
         for key, residue in residues.items()
     ]
     zoom = [
@@ -112,7 +112,7 @@ def _figure(case: Case, view: View, teacher: Sequence[NDArray[Any]] | None, name
         for key, i in images.items()
     ]
     zoom += [
-        _hot(f"residue of {key}, enlarged", f"residue of {key} there", r[where] * factor)
+        _hot(f"residue x {factor}, {key}, enlarged", f"residue of {key}", r[where] * factor)
         for key, r in residues.items()
     ]
     return Figure(title=title, tiles=tuple(tiles), zoom=tuple(zoom), factor=factor)
