@@ -221,7 +221,8 @@ def test_the_command_measures_a_checkpoint_on_a_folder(
     out = tmp_path / "report"
     result = invoke(
         run.weights("student"), "--data", data_folder, "--out", out, "--threads", 1, "--samples", 2,
-        "--warmup", 0, "--precision", "f32", "--limit-slices", 2, "--usual-only", "--json",
+        "--warmup", 0, "--precision", "f32", "--limit-slices", 2, "--usual-only",
+        "--without-plain-export", "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.exception
     value = json.loads(result.stdout)

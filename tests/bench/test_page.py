@@ -15,7 +15,7 @@ import pytest
 
 from kdmri_bench.page.build import build
 from kdmri_bench.page.charts import front, pareto_svg
-from kdmri_bench.page.images import Figure, figures
+from kdmri_bench.page.images import ZOOM, Figure, figures, region
 from kdmri_bench.report import write_report
 from kdmri_bench.schema import Report, Row, Status
 from kdmri_bench.slices import cut, slice_psnr, worst_slices
@@ -131,8 +131,17 @@ def test_residues_show_the_error_and_the_zoom_its_place(cases: list[Case]) -> No
     assert score.slice == 1
     figure = figures([case], cut([image], [score]), None, name="student")[0]
     assert [tile.caption.split()[0] for tile in figure.tiles] == [
-        "target", "zero-filled", "student", "|student",
+        "target", "zero-filled", "student", "residue",
     ]  # fmt: skip
+
+
+def test_the_enlarged_region_holds_the_largest_residue() -> None:
+    residue = np.full((120, 90), 0.01)
+    residue[100, 7] = 1.0
+    rows, columns = region(residue)
+    assert rows.start <= 100 < rows.stop <= 120
+    assert columns.start <= 7 < columns.stop <= 90
+    assert rows.stop - rows.start == columns.stop - columns.start == ZOOM
 
 
 def test_worst_slices_lose_most_to_the_teacher(cases: list[Case]) -> None:

@@ -15,7 +15,7 @@ from kdmri_bench.slices import View
 from kdmri_edge.data.cases import Case
 from kdmri_edge.extras import require
 
-__all__ = ["Figure", "Tile", "figures"]
+__all__ = ["ZOOM", "Figure", "Tile", "figures", "region"]
 
 ZOOM: Final = 56
 """Side of the enlarged region in pixels."""
@@ -98,7 +98,7 @@ def _figure(case: Case, view: View, teacher: Sequence[NDArray[Any]] | None, name
     high = max(float(np.percentile(residue, 99.5)) for residue in residues.values())
     factor = max((f for f in _FACTORS if f * high <= 1.0), default=_FACTORS[0])
     white = float(np.percentile(target, 99.5)) or 1.0
-    where = _region(residues[name])
+    where = region(residues[name])
     title = f"{case.name}, slice {score.slice}: {score.psnr:.2f} dB"
     if score.reference is not None:
         title += f", teacher {score.reference:.2f} dB (loss {score.loss:.2f} dB)"
@@ -118,7 +118,7 @@ def _figure(case: Case, view: View, teacher: Sequence[NDArray[Any]] | None, name
     return Figure(title=title, tiles=tuple(tiles), zoom=tuple(zoom), factor=factor)
 
 
-def _region(residue: Image) -> tuple[slice, slice]:
+def region(residue: Image) -> tuple[slice, slice]:
     """Return the square with the most residue energy."""
     height, width = residue.shape
     side = min(ZOOM, height, width)
