@@ -131,7 +131,7 @@ def markdown_details(report: Report) -> str:
     used = [
         column
         for column in COLUMNS
-        if column.title not in {*shown, "memory", "own", "network p50"}
+        if column.title not in {*shown, "memory", "own", "network p50", "network p90"}
         and any(text_of(column, row, report) != NOTHING for row in rows)
     ]
     heads = [f"{column.title} {column.unit}".strip() for column in used]
