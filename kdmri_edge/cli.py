@@ -49,6 +49,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "kdmri_bench.command:bench",
         "Compare quality, latency and memory of networks and backends.",
     ),
+    "select": (
+        "kdmri_bench.select_command:select",
+        "Pick the smallest variant of a report that keeps your limits.",
+    ),
     "reproduce": (
         "kdmri_bench.reproduce.command:reproduce",
         "Repeat KD-MRI's comparison fairly: equal data, equal steps, intervals.",

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from kdmri_bench.schema import Report, Row, Status
 
-__all__ = ["HEADERS", "NOTHING", "cells", "footnotes", "header_line", "seen_lines"]
+__all__ = [
+    "HEADERS",
+    "NOTHING",
+    "cells",
+    "footnotes",
+    "header_line",
+    "precision_text",
+    "seen_lines",
+    "variant_name",
+]
 
 NOTHING = "–"  # noqa: RUF001 (an en dash in an empty cell, on purpose)
 MIB = 2**20
@@ -14,7 +23,13 @@ HEADERS = (
 )  # fmt: skip
 
 
-def _precision(row: Row) -> str:
+def variant_name(row: Row) -> str:
+    """Return network, runtime, precision and what is special: "student, OpenVINO bf16"."""
+    special = "" if row.variant == "default" else f", {row.variant}"
+    return f"{row.network}, {row.runtime} {row.precision}{special}"
+
+
+def precision_text(row: Row) -> str:
     """Share of the asked precision in what was executed: "bf16 in 28/30 layers" is "bf16 28/30"."""
     if row.status is not Status.MEASURED or not row.session:
         return row.precision
@@ -39,6 +54,8 @@ def _mean(row: Row, name: str, digits: int) -> str:
 def _milliseconds(row: Row, name: str) -> str:
     if row.latency is None:
         return NOTHING
+    if row.latency.get(name) is None:
+        return NOTHING
     value = float(row.latency[name])
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
@@ -55,7 +72,7 @@ def cells(row: Row) -> tuple[str, ...]:
     return (
         row.network,
         runtime,
-        _precision(row),
+        precision_text(row),
         _psnr(row),
         _mean(row, "ssim", 4),
         _mean(row, "nmse", 5),

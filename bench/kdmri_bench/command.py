@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,7 +18,7 @@ __all__ = ["bench"]
 @click.command()
 @click.argument("sources", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
-    "--data", required=True, type=click.Path(path_type=Path),
+    "--data", type=click.Path(path_type=Path),
     help="Folder of volumes (or one file). Of a folder that follows the run's split or a known one"
     " only the test subjects are measured; any other folder is all test data.",
 )  # fmt: skip
@@ -25,7 +28,7 @@ __all__ = ["bench"]
 )
 @click.option(
     "--out", type=click.Path(path_type=Path),
-    help="Folder for report.json, report.csv and panel.png."
+    help="Folder for report.html, .md, .json, .csv and panel.png."
     "  [default: RUN/bench, else ./kdmri-bench]",
 )  # fmt: skip
 @click.option("--threads", type=int, help="Threads of every runtime.  [default: all CPUs]")
@@ -33,26 +36,48 @@ __all__ = ["bench"]
     "--precision", "precisions", multiple=True, type=click.Choice(["f32", "f16", "bf16", "int8"]),
     help="Measure this precision; may be repeated.  [default: f32, bf16, int8]",
 )  # fmt: skip
-@click.option("--samples", default=100, show_default=True, help="Timed queries per row.")
-@click.option("--warmup", default=10, show_default=True, help="Untimed queries before each round.")
 @click.option(
-    "--with-plain-export", is_flag=True,
-    help="Also measure exports that keep DFT nodes, as a plain export of the network would.",
+    "--quick/--full", "quick", default=True, show_default="quick",
+    help="Quick: an answer in minutes, on the central slices. Full: for publication, over an hour,"
+    " unattended: 1,024 queries or 60 s per row, whole volumes, p99, batches, torch.compile.",
 )  # fmt: skip
-@click.option("--limit-slices", type=int, help="Measure on the central N slices of each volume.")
+@click.option("--samples", type=int, help="Timed queries per row.  [quick: 40, full: 1024]")
+@click.option("--warmup", type=int, help="Untimed queries before each round.")
+@click.option("--batches", help="Batch sizes of the offline throughput.  [quick: 1, full: 1,8,32]")
+@click.option(
+    "--with-plain-export/--without-plain-export", default=True, show_default="with",
+    help="Measure exports that keep DFT nodes, as a plain export of the network would.",
+)  # fmt: skip
+@click.option(
+    "--usual-only", is_flag=True,
+    help="Measure each runtime in its usual way alone: no other layouts, hints or compilers.",
+)  # fmt: skip
+@click.option(
+    "--limit-slices",
+    type=int,
+    help="Measure on the central N slices of each volume.  [quick: 4, full: all]",
+)
+@click.option(
+    "--compare", nargs=2, type=click.Path(path_type=Path), metavar="A.json B.json",
+    help="Measure nothing: say where report B is worse than A beyond the noise; exit 1 if it is.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, not as a table.")
 def bench(
     sources: tuple[Path, ...],
-    data: Path,
+    data: Path | None,
     contrast: str | None,
     subjects: str | None,
     out: Path | None,
     threads: int | None,
     precisions: tuple[str, ...],
-    samples: int,
-    warmup: int,
+    quick: bool,
+    samples: int | None,
+    warmup: int | None,
+    batches: str | None,
     with_plain_export: bool,
+    usual_only: bool,
     limit_slices: int | None,
+    compare: tuple[Path, Path] | None,
     as_json: bool,
 ) -> None:
     """Compare quality, latency and memory of networks on every runtime of this machine.
@@ -62,22 +87,43 @@ def bench(
     runs/ is measured. For a run, missing exports are made first and kept under RUN/exports.
 
     Every row is measured in a process of its own; quality comes from that runtime's own output on
-    the test volumes.
-    """
+    the test volumes. What this machine lacks keeps its row, with the reason. `kdmri-edge select`
+    picks the variant that keeps your limits.
+
+    \b
+    Examples:
+      kdmri-edge bench runs/mine --data DIR
+      kdmri-edge bench dccnn-d5c5@brain-4x dccnn-d3c5@brain-4x --data DIR --full --out report
+      kdmri-edge bench --compare report-old/report.json report/report.json
+    """  # noqa: D301 - click wants the backspace itself
+    if compare is not None:
+        from kdmri_bench.compare import compare_files
+
+        sys.exit(compare_files(*compare, as_json=as_json))
+    if data is None:
+        raise click.UsageError("Missing option '--data': the folder of the test volumes.")
     from kdmri_bench.report import check_writable
-    from kdmri_bench.settings import USUAL, BenchSettings, Precision
+    from kdmri_bench.settings import FULL, QUICK, USUAL, Precision
     from kdmri_bench.sources import gather
     from kdmri_bench.testdata import choose_files, load_cases, run_split
     from kdmri_edge.console import say
     from kdmri_edge.runs import Run, newest_run
 
-    settings = BenchSettings(
+    mode = QUICK if quick else FULL
+    given: dict[str, Any] = {
+        "samples": samples,
+        "end_to_end": samples,
+        "warmup": warmup,
+        "limit_slices": limit_slices,
+        "batches": _batches(batches),
+    }
+    settings = replace(
+        mode,
         threads=threads,
         precisions=tuple(Precision(p) for p in precisions) or USUAL,
-        samples=samples,
-        warmup=warmup,
         plain_export=with_plain_export,
-        limit_slices=limit_slices,
+        every_way=not usual_only,
+        **{name: value for name, value in given.items() if value is not None},
     )
     if not sources:
         sources = (newest_run().path,)
@@ -111,8 +157,22 @@ def bench(
         from kdmri_bench.table import console_width, print_table
 
         print_table(done.report, Console(width=console_width()))
-    for kind in ("json", "csv", "panel"):
-        say(f"{kind}: {done.files[kind]}")
+    if quick:
+        say("This was the quick mode: few samples on central slices; publish with --full.")
+    for kind, path in done.files.items():
+        say(f"{kind}: {path}")
+
+
+def _batches(text: str | None) -> tuple[int, ...] | None:
+    """Read a list of batch sizes.
+
+    Raises:
+        BenchError: it holds something else than whole numbers.
+    """
+    try:
+        return None if text is None else tuple(sorted({int(word) for word in text.split(",")}))
+    except ValueError:
+        raise BenchError(f"--batches {text!r} is no list.", "Write e.g. --batches 1,8.") from None
 
 
 def _list(text: str | None) -> list[str]:

@@ -17,7 +17,14 @@ __all__ = ["bundle_size", "dft_nodes", "export_for", "is_current"]
 
 
 def export_for(
-    source: Source, target: str, *, dc: str, scratch: Path, precision: str = "f32"
+    source: Source,
+    target: str,
+    *,
+    dc: str,
+    scratch: Path,
+    precision: str = "f32",
+    batch: str = "1",
+    builder: str | None = None,
 ) -> Path:
     """Return the bundle of a network for a target, exporting it (with parity gate) if need be.
 
@@ -27,19 +34,24 @@ def export_for(
         dc: form of data consistency, "auto" for the default.
         scratch: where bundles go that no run keeps.
         precision: of the graph.
+        batch: "1", or "dynamic" for any.
+        builder: of the engines beside the graph; None builds none.
 
     Raises:
         KdmriError: the export cannot be made, or fails parity.
     """
     from kdmri_export.export import export_model
     from kdmri_export.recipe import ExportRecipe
+    from kdmri_export.trt.engines import EngineRequest
 
     if source.checkpoint is None:
         raise BenchError(f"{source.name} has no checkpoint to export.", "Give its checkpoint.")
     stem = source.role if source.exports else source.checkpoint.stem
     # The names that `kdmri-edge export` gives, so that neither makes what the other has made.
-    recipe = ExportRecipe(target=target, dc=dc, precision=precision)
-    out = (source.exports or scratch) / recipe.bundle_name(stem)
+    engines = EngineRequest(builder=builder, required=True) if builder else None
+    recipe = ExportRecipe(target=target, dc=dc, precision=precision, batch=batch, engines=engines)
+    name = recipe.bundle_name(stem) + (f"-{builder}" if builder else "")
+    out = (source.exports or scratch) / name
     if not is_current(out, source.checkpoint):
         export_model(source.checkpoint, recipe, out)
     return out

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 from kdmri_bench.jobs import Job, JobResult
@@ -29,13 +31,17 @@ def run_isolated(job: Job, folder: Path, *, timeout_s: float, module: str = WORK
         `error` and nothing is raised.
     """
     job_file, result_file = folder / "job.json", folder / "result.json"
-    job.write(job_file)
     result_file.unlink(missing_ok=True)
     command = [sys.executable, "-P", "-m", module, str(job_file), str(result_file)]
     log = folder / "stderr.txt"
+    replace(job, spawned=time.time()).write(job_file)
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, env=_environment(job)
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stderr,
+            stderr=stderr,
+            env=_environment(job, folder),
         )
         try:
             status = process.wait(timeout=timeout_s)
@@ -52,13 +58,15 @@ def run_isolated(job: Job, folder: Path, *, timeout_s: float, module: str = WORK
     return JobResult(error=_reason(status, log))
 
 
-def _environment(job: Job) -> dict[str, str]:
+def _environment(job: Job, folder: Path) -> dict[str, str]:
     """The parent's environment, with its import path: a source checkout works uninstalled."""
     paths = [entry for entry in sys.path if entry]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
         "OMP_NUM_THREADS": str(job.threads),
+        # torch.compile starts cold in the first round, whatever was compiled here before.
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
     }
 
 

@@ -23,7 +23,17 @@ class Job:
         options: further arguments of `open_session`.
         query: .npy file, float32 [1, C, H, W], normalised: the input that is timed.
         warmup: untimed queries.
-        samples: timed queries.
+        samples: timed queries, network only.
+        seconds: timing ends sooner after so many; None sets no limit.
+        kspace: .npy file, complex64 [1, H, W]: sampled k-space of the same slice, for timing end to
+            end; None times the network alone.
+        image: what the network reads of the zero-filled image: "complex", "real" or "magnitude".
+        end_to_end: timed queries, k-space in and image out.
+        batches: batch sizes of the offline throughput; empty measures none.
+        throughput_s: seconds for each of them.
+        dynamic: bundle that takes any batch; None where the source itself does.
+        opener: import string of what opens the source instead of `open_session`.
+        spawned: time.time() when the process was started; filled in by `run_isolated`.
         volumes: pairs of .npy files: zero-filled volume [S, H, W] to read and reconstruction to
             write; empty to measure time and memory only.
     """
@@ -35,6 +45,15 @@ class Job:
     query: str
     warmup: int
     samples: int
+    seconds: float | None = None
+    kspace: str | None = None
+    image: str = "real"
+    end_to_end: int = 0
+    batches: tuple[int, ...] = ()
+    throughput_s: float = 1.0
+    dynamic: str | None = None
+    opener: str | None = None
+    spawned: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
     volumes: tuple[tuple[str, str], ...] = ()
 
@@ -46,7 +65,8 @@ class Job:
     def read(cls, path: Path) -> Job:
         """Read what `write` wrote."""
         value = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**value, "volumes": tuple((a, b) for a, b in value["volumes"])})
+        pairs = tuple((a, b) for a, b in value["volumes"])
+        return cls(**{**value, "volumes": pairs, "batches": tuple(value["batches"])})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,17 +77,27 @@ class JobResult:
         error: the reason, None when all went well; then the rest is filled in.
         absent: with an error: this machine lacks a package, a device or a precision; nothing broke.
         load_s: seconds from nothing to a session that is ready, imports of the runtime included.
-        latency_s: durations of the timed queries, seconds.
+        first_s: seconds of the first query, compilation included where a runtime compiles then.
+        cold_s: seconds from the start of the process to the first image.
+        latency_s: durations of the timed queries, network only, seconds.
+        end_to_end_s: durations from k-space to image, seconds.
+        throughput: batch size -> slices per second, or the reason why there is none.
         memory: bytes: `baseline` (resident before the runtime was imported), `loaded` (after the
             session was opened), `peak` (largest until the last timed query), `above_baseline`
-            (peak - baseline); and `source`.
+            (peak - baseline); and `source`. With a GPU `gpu_peak` and `gpu_source`.
+        energy: `joules` of the timed queries, `queries`, `source`; empty where nothing is readable.
         info: what the session says about itself (`SessionInfo`).
     """
 
     error: str | None = None
     absent: bool = False
     load_s: float = 0.0
+    first_s: float = 0.0
+    cold_s: float = 0.0
     latency_s: tuple[float, ...] = ()
+    end_to_end_s: tuple[float, ...] = ()
+    throughput: Mapping[str, float | str] = field(default_factory=dict)
+    energy: Mapping[str, Any] = field(default_factory=dict)
     memory: Mapping[str, Any] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
 
@@ -84,6 +114,7 @@ class JobResult:
         """
         value = json.loads(path.read_text(encoding="utf-8"))
         try:
-            return cls(**{**value, "latency_s": tuple(value["latency_s"])})
+            times = {key: tuple(value.get(key, ())) for key in ("latency_s", "end_to_end_s")}
+            return cls(**{**value, **times})
         except (TypeError, KeyError) as error:
             raise ValueError(f"{path.name} is not a result ({error})") from error

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdmri_edge.errors import BenchError
 
-__all__ = ["sample_latency", "summarise"]
+__all__ = ["FEWEST", "P99_SAMPLES", "interval", "sample_latency", "summarise"]
+
+FEWEST: Final = 5
+"""Samples that are taken however long they last."""
+
+P99_SAMPLES: Final = 1000
+"""Below this p99 is withheld: fewer than ten samples would lie beyond it."""
+
+_BINS: Final = (8, 40)
+_LEVEL_Z: Final = 1.96
 
 
-def sample_latency(query: Callable[[], object], *, warmup: int, samples: int) -> list[float]:
+def sample_latency(
+    query: Callable[[], object], *, warmup: int, samples: int, seconds: float | None = None
+) -> list[float]:
     """Time `query` again and again, one query at a time (MLPerf's single stream).
 
     Args:
         query: one inference; it must return only when its result is there.
         warmup: untimed queries before the first sample.
         samples: timed queries.
+        seconds: stop after so many, though not before `FEWEST` samples; None sets no limit.
 
     Returns:
-        `samples` durations in seconds, in the order in which they were taken.
+        Up to `samples` durations in seconds, in the order in which they were taken.
 
     Raises:
         BenchError: fewer than one sample, or a negative warm-up.
@@ -41,7 +55,10 @@ def sample_latency(query: Callable[[], object], *, warmup: int, samples: int) ->
     gc.collect()
     gc.disable()
     try:
-        for _ in range(samples):
+        ending = None if seconds is None else time.perf_counter() + seconds
+        for number in range(samples):
+            if ending is not None and number >= FEWEST and time.perf_counter() > ending:
+                break
             start = time.perf_counter_ns()
             query()
             durations.append((time.perf_counter_ns() - start) * 1e-9)
@@ -58,15 +75,51 @@ def summarise(rounds: Sequence[Sequence[float]]) -> dict[str, Any]:
         rounds: one list of durations in seconds per round, none of them empty.
 
     Returns:
-        JSON values: samples (count), p50_ms, p90_ms, min_ms, mean_ms over the pooled samples, and
-        round_p50_ms, whose spread tells how much the machine drifted.
+        JSON values over the pooled samples: samples (count), p50_ms, p90_ms, p99_ms (None below
+        `P99_SAMPLES`), min_ms, mean_ms; p50_interval_ms (see `interval`), round_p50_ms, whose
+        spread tells how much the machine drifted; and histogram (`edges_ms`, `counts`; the last
+        bin holds whatever is slower).
     """
     pooled = np.concatenate([np.asarray(r, dtype=np.float64) for r in rounds]) * 1e3
     return {
         "samples": int(pooled.size),
         "p50_ms": float(np.percentile(pooled, 50)),
         "p90_ms": float(np.percentile(pooled, 90)),
+        "p99_ms": float(np.percentile(pooled, 99)) if pooled.size >= P99_SAMPLES else None,
         "min_ms": float(pooled.min()),
         "mean_ms": float(pooled.mean()),
+        "p50_interval_ms": interval(rounds),
         "round_p50_ms": [float(np.percentile(r, 50)) * 1e3 for r in rounds],
+        "histogram": _histogram(pooled),
+    }
+
+
+def interval(rounds: Sequence[Sequence[float]]) -> list[float]:
+    """Return [low, high] in ms: where the median of another round like these would lie.
+
+    Each round has a distribution-free 95 % interval of its median, from the order statistics at
+    n / 2 -+ 1.96 sqrt(n) / 2 (Conover, *Practical Nonparametric Statistics*, section 3.2); the
+    result reaches from the lowest to the highest of them, so that a drift between the rounds is
+    part of it.
+    """
+    ends: list[float] = []
+    for values in rounds:
+        ordered = np.sort(np.asarray(values, dtype=np.float64)) * 1e3
+        half = _LEVEL_Z * math.sqrt(ordered.size) / 2
+        low = max(math.floor(ordered.size / 2 - half), 0)
+        high = min(math.ceil(ordered.size / 2 + half), ordered.size - 1)
+        ends += [float(ordered[low]), float(ordered[high])]
+    return [min(ends), max(ends)]
+
+
+def _histogram(pooled: NDArray[np.float64]) -> dict[str, list[float]]:
+    """Count samples in equal bins up to the 99th percentile, and those beyond in one more."""
+    low, high = float(pooled.min()), float(np.percentile(pooled, 99))
+    bins = int(np.clip(math.sqrt(pooled.size) * 2, *_BINS))
+    edges = np.linspace(low, max(high, low * (1 + 1e-3) + 1e-9), bins + 1)
+    counts, _ = np.histogram(pooled, edges)
+    beyond = int((pooled > edges[-1]).sum())
+    return {
+        "edges_ms": [round(float(edge), 5) for edge in edges],
+        "counts": [*(int(count) for count in counts), beyond],
     }

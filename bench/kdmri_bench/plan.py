@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,14 @@ class Plan:
         source: bundle folder or checkpoint; None where nothing can run.
         backend: for `open_session`.
         options: further arguments of `open_session`.
+        dynamic: makes the bundle that takes any batch, when it is needed; None where the source
+            itself takes any batch, or nothing larger than one slice can be run.
+        opener: import string of what opens the source instead of `open_session`.
     """
 
     row: Row
     source: Path | None
     backend: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    dynamic: Callable[[], Path] | None = None
+    opener: str | None = None

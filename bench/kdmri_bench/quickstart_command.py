@@ -42,7 +42,7 @@ def quickstart(out: Path, assignments: tuple[str, ...], as_json: bool) -> None:
     from kdmri_edge.console import say
     from kdmri_edge.distill.recipe import load_recipe
 
-    settings = BenchSettings(samples=20, warmup=3, rounds=1)
+    settings = BenchSettings(samples=20, warmup=3, rounds=1, end_to_end=5)
     done = run_quickstart(out, load_recipe("quickstart", assignments), settings)
     if as_json:
         click.echo(json.dumps(done.benchmark.report.to_dict(), indent=1, ensure_ascii=False))

@@ -7,14 +7,26 @@ from dataclasses import dataclass
 from kdmri_bench.cells import NOTHING
 from kdmri_bench.schema import Report, Row
 
-__all__ = ["PLAIN_EXPORT", "Ratio", "markdown_ratios", "ratios"]
+__all__ = [
+    "BASELINES",
+    "PEER_COMPILE",
+    "PEER_EXPORT",
+    "PLAIN_EXPORT",
+    "Ratio",
+    "markdown_ratios",
+    "ratios",
+]
 
 PLAIN_EXPORT = "plain export"
+PEER_EXPORT = "peer, torch.onnx"
+PEER_COMPILE = "peer, torch.compile"
+BASELINES = (PLAIN_EXPORT, PEER_EXPORT, PEER_COMPILE)
+"""Variants that are measured for comparison and never recommended."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ratio:
-    """A pair of rows: the same network and runtime, two forms of data consistency.
+    """A pair of rows: the same network and runtime, ours and a baseline.
 
     Attributes:
         row: the default export.
@@ -29,17 +41,22 @@ class Ratio:
     round_ratios: tuple[float, ...]
 
 
-def ratios(report: Report) -> list[Ratio]:
-    """Pair every measured default row with the plain export on the same runtime."""
+def ratios(report: Report, variant: str = PLAIN_EXPORT) -> list[Ratio]:
+    """Pair every measured default row with a baseline on the same runtime.
+
+    Args:
+        report: what was measured.
+        variant: one of `BASELINES`.
+    """
     plain = {
         (row.network, row.runtime, row.precision): row
         for row in report.rows
-        if row.variant == PLAIN_EXPORT and row.latency
+        if row.variant == variant and row.latency
     }
     result = []
     for row in report.rows:
         other = plain.get((row.network, row.runtime, row.precision))
-        if row.variant == PLAIN_EXPORT or not row.latency or other is None or not other.latency:
+        if row.variant != "default" or not row.latency or other is None or not other.latency:
             continue
         pairs = zip(other.latency["round_p50_ms"], row.latency["round_p50_ms"], strict=False)
         result.append(
@@ -53,14 +70,14 @@ def ratios(report: Report) -> list[Ratio]:
     return result
 
 
-def markdown_ratios(report: Report) -> str:
-    """Return the ratios as a GitHub Markdown table."""
+def markdown_ratios(report: Report, variant: str = PLAIN_EXPORT) -> str:
+    """Return the ratios as a GitHub Markdown table; see `ratios`."""
     lines = [
-        "| network | runtime | precision | plain export p50 ms | kdmri-edge p50 ms | faster"
-        " | per round | DFT nodes in the plain export | largest difference from PyTorch |",
+        f"| network | runtime | precision | {variant} p50 ms | kdmri-edge p50 ms | faster"
+        f" | per round | DFT nodes in the {variant} | largest difference from PyTorch |",
         "|---|---|---|---:|---:|---:|---|---:|---:|",
     ]
-    for pair in ratios(report):
+    for pair in ratios(report, variant):
         row, plain = pair.row, pair.plain
         if row.latency is None or plain.latency is None:
             continue
@@ -69,9 +86,13 @@ def markdown_ratios(report: Report) -> str:
         lines.append(
             f"| {row.network} | {row.runtime} | {row.precision} | {plain.latency['p50_ms']:.1f}"
             f" | {row.latency['p50_ms']:.1f} | **{pair.ratio:.1f}x** | {rounds} | {nodes}"
-            f" | {_largest(plain)} plain, {_largest(row)} default |"
+            f" | {_largest(plain)} {_word(variant)}, {_largest(row)} default |"
         )
     return "\n".join(lines)
+
+
+def _word(variant: str) -> str:
+    return "plain" if variant == PLAIN_EXPORT else "peer"
 
 
 def _largest(row: Row) -> str:

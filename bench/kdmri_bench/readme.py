@@ -4,7 +4,11 @@ A generated block lies between `<!-- begin:NAME -->` and `<!-- end:NAME -->`; NA
 where STEM is a folder of bench/results that holds report.json, and KIND one of
 
 - `table`: the benchmark's table with its notes;
+- `details`: the figures that the table leaves out: percentiles, end to end, throughput, peak;
+- `recommended`: which variant the report recommends, in one sentence;
+- `pareto`: quality against latency, drawn beside the report as pareto.svg;
 - `ratios`: how much faster the default export is than a plain export with DFT nodes;
+- `peers`: the same against `python -m kdmri_bench.peers`;
 - `facts`: revision, machine, versions and seed of that report, in one sentence;
 - `reproduce`: the tables of `kdmri-edge reproduce`;
 - `ablation`: what each idea is worth;
@@ -26,16 +30,17 @@ from typing import Any, Final
 
 import click
 
-from kdmri_bench.ratios import markdown_ratios
+from kdmri_bench.page.charts import pareto_svg
+from kdmri_bench.ratios import PEER_COMPILE, PEER_EXPORT, markdown_ratios
 from kdmri_bench.report import read_report
 from kdmri_bench.schema import Report
-from kdmri_bench.table import markdown_table
+from kdmri_bench.table import markdown_details, markdown_table, recommendation
 from kdmri_edge.data.formats import FORMATS
 from kdmri_edge.errors import BenchError, KdmriError
 from kdmri_edge.files import atomic_path, read_json
 from kdmri_edge.targets import TARGETS
 
-__all__ = ["BLOCKS", "facts", "formats", "generate", "main", "targets"]
+__all__ = ["BLOCKS", "draw_pictures", "facts", "formats", "generate", "main", "targets"]
 
 _BLOCK = re.compile(
     r"(?P<begin><!-- begin:(?P<name>\S+) -->)(?P<body>.*?)(?P<end><!-- end:(?P=name) -->)", re.S
@@ -62,9 +67,16 @@ def facts(report: Report) -> str:
     )
 
 
+def _peers(report: Report) -> str:
+    return "\n\n".join(markdown_ratios(report, name) for name in (PEER_EXPORT, PEER_COMPILE))
+
+
 BLOCKS: Final[dict[str, Callable[[Report], str]]] = {
     "table": markdown_table,
+    "details": markdown_details,
+    "recommended": recommendation,
     "ratios": markdown_ratios,
+    "peers": _peers,
     "facts": facts,
 }
 
@@ -166,15 +178,33 @@ def _body(name: str, results: Path) -> str:
         return formats()
     kind, _, stem = name.partition(":")
     file = results / stem / "report.json"
+    if stem and kind == "pareto":
+        return f"![PSNR against latency of every variant]({results.as_posix()}/{stem}/pareto.svg)"
     if stem and kind in BLOCKS:
         return BLOCKS[kind](read_report(file))
     if stem and kind in RAW_BLOCKS:
         return RAW_BLOCKS[kind](dict(read_json(file, BenchError)))
-    kinds = (*BLOCKS, *RAW_BLOCKS)
+    kinds = (*BLOCKS, "pareto", *RAW_BLOCKS)
     raise BenchError(
         f"Block {name!r} is of an unknown kind.",
         f"Kinds are targets, formats, {', '.join(f'{kind}:STEM' for kind in kinds)}.",
     )
+
+
+def draw_pictures(text: str, results: Path) -> dict[Path, str]:
+    """Return the pictures that blocks of `text` show: path -> SVG.
+
+    Raises:
+        BenchError: a missing or damaged report.
+    """
+    stems = [b["name"].partition(":")[2] for b in _BLOCK.finditer(text)
+             if b["name"].startswith("pareto:")]  # fmt: skip
+    return {
+        results / stem / "pareto.svg": pareto_svg(
+            read_report(results / stem / "report.json"), standalone=True
+        )
+        for stem in stems
+    }
 
 
 def generate(text: str, results: Path) -> str:
@@ -215,6 +245,10 @@ def main(readme: Path, results: Path, check: bool) -> None:
         after = generate(before, results)
         if check and before != after:
             raise BenchError(f"{readme} is stale.", "Run: python -m kdmri_bench.readme")
+        for picture, drawing in draw_pictures(before, results).items():
+            if not check:
+                with atomic_path(picture) as temporary:
+                    temporary.write_text(drawing + "\n", encoding="utf-8")
         if before != after:
             with atomic_path(readme) as temporary:
                 temporary.write_text(after, encoding="utf-8")

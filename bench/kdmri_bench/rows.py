@@ -1,4 +1,4 @@
-"""Which rows a benchmark has: every network on every backend at every precision.
+"""Which rows a benchmark has: every network in every way that `variants` knows.
 
 The backends come from the table of export targets; a new target appears here by itself.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Final
 
 from kdmri_bench.exports import bundle_size, dft_nodes, export_for
 from kdmri_bench.plan import Plan
@@ -17,40 +17,15 @@ from kdmri_bench.ratios import PLAIN_EXPORT
 from kdmri_bench.schema import Row, Status
 from kdmri_bench.settings import BenchSettings, Precision
 from kdmri_bench.sources import Source
+from kdmri_bench.variants import COMPILED, Exported, Live, exported, live, precisions
 from kdmri_edge.bundle import open_bundle
 from kdmri_edge.console import progress
 from kdmri_edge.errors import BackendError, KdmriError, MissingExtraError
 from kdmri_edge.extras import available
-from kdmri_edge.models.spec import Kind
-from kdmri_edge.targets import TARGETS, Target
+from kdmri_edge.runtime.backends import Backend
+from kdmri_edge.targets import TARGETS
 
-__all__ = ["REFERENCE", "plan_rows"]
-
-REFERENCE: Final = "PyTorch"
-"""Title of the runtime that speed-ups and differences refer to."""
-
-# torch.fft becomes DFT nodes in these; TorchScript keeps calling PyTorch's own FFT.
-_PLAIN_TARGETS: Final = ("onnx", "openvino")
-_PLAIN_DC: Final = "fft"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Variant:
-    """A target at a precision, exported in a certain way."""
-
-    target: Target
-    precision: Precision
-    dc: str = "auto"
-
-    @property
-    def written(self) -> str:
-        """Precision of the graph; bf16 is chosen when a float32 graph is loaded."""
-        return "f32" if self.precision is Precision.BF16 else str(self.precision)
-
-    @property
-    def key(self) -> str:
-        suffix = "" if self.dc == "auto" else f"-{self.dc}"
-        return f"{self.target.name}{suffix}-{self.precision}"
+__all__ = ["plan_rows"]
 
 
 def plan_rows(sources: Sequence[Source], settings: BenchSettings, scratch: Path) -> list[Plan]:
@@ -61,96 +36,106 @@ def plan_rows(sources: Sequence[Source], settings: BenchSettings, scratch: Path)
 
     Args:
         sources: the networks.
-        settings: precisions, and whether plain exports are wanted.
+        settings: precisions, and which ways are wanted.
         scratch: folder for the exports of networks that belong to no run.
     """
+    ways = {
+        source.name: exported(source.spec, source.role, settings) if source.checkpoint else []
+        for source in sources
+    }
     plans: list[Plan] = []
-    work = [(source, variant) for source in sources for variant in _variants(source, settings)]
-    with progress("Exporting", len(work)) as advance:
+    with progress("Exporting", sum(map(len, ways.values()))) as advance:
         for source in sources:
-            if source.checkpoint is not None and Precision.F32 in settings.precisions:
-                plans.append(_pytorch(source))
-            for owner, variant in work:
-                if owner is source:
-                    plans.append(_exported(source, variant, scratch))
-                    advance(1)
+            if source.checkpoint is not None:
+                plans.extend(_live(source, way, settings) for way in live(settings))
+            for way in ways[source.name]:
+                plans.append(_exported(source, way, settings, scratch))
+                advance(1)
             plans.extend(_given(source, settings))
     return plans
 
 
-def _variants(source: Source, settings: BenchSettings) -> list[_Variant]:
-    """What is exported from a source's checkpoint, empty for a source of bundles."""
-    if source.checkpoint is None:
-        return []
-    found = [
-        _Variant(target=target, precision=precision)
-        for target in TARGETS.values()
-        for precision in _precisions(target, settings)
-    ]
-    # The plain student has the distilled one's graph: measuring it twice would tell nothing.
-    wanted = settings.plain_export and source.role != "plain"
-    if wanted and source.spec.kind is Kind.DCCNN:
-        found += [
-            _Variant(target=TARGETS[name], precision=precision, dc=_PLAIN_DC)
-            for name in _PLAIN_TARGETS
-            for precision in _precisions(TARGETS[name], settings)
-            if precision in (Precision.F32, Precision.BF16)
-        ]
-    return found
-
-
-def _precisions(target: Target, settings: BenchSettings) -> list[Precision]:
-    offered = {str(precision) for precision in target.backend.precisions}
-    return [precision for precision in settings.precisions if str(precision) in offered]
-
-
-def _row(source: Source, runtime: str, key: str, precision: Precision) -> Row:
+def _row(source: Source, runtime: str, key: str, precision: Precision, device: str) -> Row:
     return Row(
         key=f"{source.name}/{key}",
         network=source.name,
         role=source.role,
         runtime=runtime,
         precision=str(precision),
+        device=device,
     )
 
 
-def _pytorch(source: Source) -> Plan:
-    row = _row(source, REFERENCE, "pytorch-f32", Precision.F32)
+def _live(source: Source, way: Live, settings: BenchSettings) -> Plan:
+    row = _row(source, way.runtime, way.key, Precision.F32, way.device)
+    row = replace(row, variant=way.variant)
     if source.checkpoint is not None:
         row = replace(row, size_bytes=source.checkpoint.stat().st_size)
     if not available("torch"):
         return _absent(row, MissingExtraError("torch", "train"))
-    return Plan(row=row, source=source.checkpoint, options={"layout": "channels_last"})
+    if way.device == "cuda" and not _cuda():
+        return _absent(row, _NO_CUDA)
+    if way.variant == COMPILED and not settings.compile:
+        return _absent(row, _NOT_QUICK)
+    return Plan(row=row, source=source.checkpoint, options=way.options)
+
+
+_NO_CUDA = BackendError("This machine has no CUDA device.", "Measure where there is one.")
+_NOT_QUICK = BackendError(
+    "torch.compile is left out of the quick mode, since it compiles for minutes.",
+    "Measure with --full.",
+)
+
+
+@cache
+def _cuda() -> bool:
+    """Whether there is a CUDA device."""
+    if not available("torch"):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 def _absent(row: Row, error: KdmriError) -> Plan:
     return Plan(row=replace(row, status=Status.SKIPPED, reason=str(error)), source=None)
 
 
-def _missing(target: Target) -> MissingExtraError | None:
-    if available(target.backend.library):
-        return None
-    return MissingExtraError(target.backend.library, target.backend.extra)
+def _missing(backend: Backend) -> KdmriError | None:
+    lacking = (name for name in (backend.library, *backend.runs_with) if not available(name))
+    name = next(lacking, None)
+    if name is not None:
+        return MissingExtraError(name, backend.extra)
+    return _NO_CUDA if backend.devices == ("cuda",) and not _cuda() else None
 
 
-def _exported(source: Source, variant: _Variant, scratch: Path) -> Plan:
-    target = variant.target
-    row = _row(source, target.backend.title, variant.key, variant.precision)
-    if variant.dc != "auto":
-        row = replace(row, variant=PLAIN_EXPORT)
-    missing = _missing(target)
+def _exported(source: Source, way: Exported, settings: BenchSettings, scratch: Path) -> Plan:
+    row = _row(source, way.backend.title, way.key, way.precision, way.device)
+    row = replace(row, variant=way.variant)
+    missing = _missing(way.backend)
     if missing is not None:
         return _absent(row, missing)
+    make = partial(
+        export_for,
+        source,
+        way.target.name,
+        dc=way.dc,
+        scratch=scratch,
+        precision=way.written,
+        **({"builder": way.builder} if way.builder else {}),
+    )
     try:
-        bundle = export_for(
-            source, target.name, dc=variant.dc, scratch=scratch, precision=variant.written
-        )
-        return _ready(row, bundle)
+        plan = _ready(row, make())
     except (BackendError, MissingExtraError) as error:
         return _absent(row, error)
     except Exception as error:  # an exporter may raise anything: it costs this row, no other
         reason = f"The export failed: {_what(error)}"
         return Plan(row=replace(row, status=Status.FAILED, reason=reason), source=None)
+    backend = None if way.backend is way.target.backend else way.backend.name
+    plan = replace(plan, backend=backend, options=way.options)
+    if max(settings.batches, default=1) > 1:
+        plan = replace(plan, dynamic=partial(make, batch="dynamic"))
+    return plan
 
 
 def _what(error: BaseException) -> str:
@@ -175,12 +160,13 @@ def _given(source: Source, settings: BenchSettings) -> Iterable[Plan]:
         manifest = open_bundle(path).manifest
         target = TARGETS[manifest["target"]]
         written = str(manifest.get("precision", "f32"))
-        for precision in _precisions(target, settings):
-            if _Variant(target=target, precision=precision).written != written:
+        for precision in precisions(target.backend, settings):
+            way = Exported(target=target, backend=target.backend, precision=precision)
+            if way.written != written:
                 continue
             key = f"{path.name}-{precision}"
-            row = _row(source, target.backend.title, key, precision)
-            if manifest.get("dc") == _PLAIN_DC and target.name in _PLAIN_TARGETS:
+            row = _row(source, target.backend.title, key, precision, way.device)
+            if manifest.get("dc") == "fft" and target.name in ("onnx", "openvino"):
                 row = replace(row, variant=PLAIN_EXPORT)
-            missing = _missing(target)
+            missing = _missing(target.backend)
             yield _absent(row, missing) if missing else _ready(row, path)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_bench.cells import variant_name
+from kdmri_bench.derive import derived, gap, layer_values
 from kdmri_bench.isolation import WORKER
+from kdmri_bench.machine import absent, governor
 from kdmri_bench.measure import Measured, measure
+from kdmri_bench.page.images import Figure, figures
 from kdmri_bench.panel import Panel, compose, draw
-from kdmri_bench.quality import gap_closed, summary, volume_rows
+from kdmri_bench.peaks import measure_peaks
+from kdmri_bench.plan import Plan
+from kdmri_bench.quality import summary, volume_rows
 from kdmri_bench.report import write_report
-from kdmri_bench.rows import REFERENCE, plan_rows
+from kdmri_bench.rows import plan_rows
 from kdmri_bench.schema import ZERO_FILLED, Network, Report, Row, TestVolume
-from kdmri_bench.settings import BenchSettings
+from kdmri_bench.select import choose, limits_of, shipped_rows
+from kdmri_bench.settings import BenchSettings, available_threads
 from kdmri_bench.sources import Source, check_comparable, from_run
 from kdmri_bench.testdata import RETROSPECTIVE, TestData, central_slices
 from kdmri_edge.data.cases import Case
@@ -29,7 +36,10 @@ from kdmri_edge.extras import require
 from kdmri_edge.provenance import provenance
 from kdmri_edge.runs import Run
 
-__all__ = ["Benchmark", "bench"]
+__all__ = ["BOOTSTRAP_SEED", "Benchmark", "bench"]
+
+BOOTSTRAP_SEED = 0
+"""Of the intervals; nothing else is drawn at random."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +50,7 @@ class Benchmark:
         report: the results.
         panel: the picture's contents.
         subtitle: the line below the picture.
-        files: what was written, by kind ("json", "csv", "panel"); empty when nothing was asked for.
+        files: what was written, by kind ("html", "json", ...); empty when nothing was asked for.
     """
 
     report: Report
@@ -56,6 +66,7 @@ def bench(
     *,
     out: Path | None = None,
     worker: str = WORKER,
+    extra: Callable[[Sequence[Source], Path], list[Plan]] | None = None,
 ) -> Benchmark:
     """Measure networks on test volumes.
 
@@ -65,8 +76,9 @@ def bench(
         data: the test volumes, undersampled with the networks' mask; a plain list counts as
             retrospective magnitude data that follow no split.
         settings: how to measure.
-        out: folder for report.json, report.csv and panel.png; None writes nothing.
+        out: folder for the report's files; None writes nothing.
         worker: the module that is run for each row.
+        extra: makes further rows of the networks, given a scratch folder.
 
     Raises:
         BenchError: no volume, or volumes that do not fit the networks.
@@ -78,6 +90,7 @@ def bench(
         require("matplotlib", extra="bench")
     require("skimage", extra="bench")
     networks = from_run(sources) if isinstance(sources, Run) else list(sources)
+    networks.sort(key=lambda source: source.role != "teacher")  # the others are compared with it
     check_comparable(networks)
     if not isinstance(data, TestData):
         data = TestData(cases=tuple(data), split=None, statement=RETROSPECTIVE)
@@ -87,16 +100,30 @@ def bench(
         workspace = Path(scratch)
         load = _load_average()  # before the exports, which keep the machine busy themselves
         plans = plan_rows(networks, settings, workspace / "exports")
-        measured = measure(plans, cases, settings, workspace, worker=worker)
-        report = _report(networks, replace(data, cases=tuple(cases)), settings, measured)
+        plans += extra(networks, workspace) if extra else []
+        peaks = _peaks(plans, settings)
+        image = "magnitude" if networks[0].spec.magnitude_input else "real"
+        measured = measure(plans, cases, settings, workspace, worker=worker, image=image)
+        report = _report(networks, replace(data, cases=tuple(cases)), settings, measured, peaks)
         report = replace(report, load_average=load)
         panel = compose(cases[0], _outputs(networks, measured), networks[0].mask)
         report = replace(report, panel=panel.to_dict())
         subtitle = _subtitle(report)
         files: dict[str, Path] = {}
         if out is not None:
-            files = write_report(report, out, partial(draw, panel, subtitle=subtitle))
+            pictures = _figures(report, cases, measured)
+            drawing = partial(draw, panel, subtitle=subtitle)
+            files = write_report(report, out, drawing, pictures)
     return Benchmark(report=report, panel=panel, subtitle=subtitle, files=files)
+
+
+def _peaks(plans: Sequence[Plan], settings: BenchSettings) -> dict[str, Any]:
+    """Measure the machine's own limits through the runtimes that will be measured."""
+    if not settings.peaks_s:
+        return {}
+    runtimes = dict.fromkeys(plan.row.runtime for plan in plans if plan.source is not None)
+    threads = settings.threads or available_threads()
+    return measure_peaks(list(runtimes), threads=threads, seconds=settings.peaks_s)
 
 
 def _load_average() -> float | None:
@@ -142,22 +169,34 @@ def _zero_filled(cases: Sequence[Case]) -> Row:
 
 
 def _report(
-    networks: Sequence[Source], data: TestData, settings: BenchSettings, measured: Measured
+    networks: Sequence[Source],
+    data: TestData,
+    settings: BenchSettings,
+    measured: Measured,
+    peaks: Mapping[str, Any],
 ) -> Report:
     mask = networks[0].mask
-    rows = _with_speedup([_zero_filled(data.cases), *measured.rows], networks)
-    return Report(
-        provenance=provenance(),
+    volumes = tuple(_volume(case, networks) for case in data.cases)
+    described = tuple(_network(source) for source in networks)
+    rows = derived([_zero_filled(data.cases), *measured.rows], described, volumes, peaks)
+    report = Report(
+        provenance=provenance(seed=BOOTSTRAP_SEED),
         settings=settings.to_dict(),
         statement=data.statement,
-        volumes=tuple(_volume(case, networks) for case in data.cases),
+        volumes=volumes,
         split=data.split,
         mask={**mask.to_dict(), "sha256": mask.sha256},
         matrix=networks[0].matrix,
-        networks=tuple(_network(source) for source in networks),
+        networks=described,
         rows=tuple(rows),
-        gap_closed=_gap(rows, networks),
+        gap_closed=gap(rows, described),
+        governor=governor(),
+        peaks=peaks,
+        absent=tuple(absent()),
     )
+    limits = limits_of(report)
+    chosen = choose(report, limits).row
+    return replace(report, limits=asdict(limits), recommended=chosen.key if chosen else None)
 
 
 def _volume(case: Case, networks: Sequence[Source]) -> TestVolume:
@@ -172,52 +211,37 @@ def _volume(case: Case, networks: Sequence[Source]) -> TestVolume:
 
 
 def _network(source: Source) -> Network:
+    spec = source.spec
     return Network(
         name=source.name,
         role=source.role,
-        parameters=source.spec.parameters,
-        macs=source.spec.macs(source.matrix, source.matrix, lines=source.mask.is_lines),
+        parameters=spec.parameters,
+        macs=spec.macs(source.matrix, source.matrix, lines=source.mask.is_lines),
         attribution=source.training.get("attribution"),
+        layer_values=layer_values(spec.widths, spec.cascades, source.matrix**2),
     )
-
-
-def _of_role(role: str, networks: Sequence[Source]) -> str | None:
-    """Name of the network in a role, None unless there is exactly one."""
-    names = [source.name for source in networks if source.role == role]
-    return names[0] if len(names) == 1 else None
-
-
-def _reference(rows: Sequence[Row], network: str | None) -> Row | None:
-    """The PyTorch row of a network, if it was measured."""
-    wanted = (row for row in rows if row.network == network and row.runtime == REFERENCE)
-    return next((row for row in wanted if row.latency), None)
-
-
-def _with_speedup(rows: Sequence[Row], networks: Sequence[Source]) -> list[Row]:
-    teacher = _reference(rows, _of_role("teacher", networks))
-    if teacher is None or teacher.latency is None:
-        return list(rows)
-    base = float(teacher.latency["p50_ms"])
-    return [
-        replace(row, speedup=base / float(row.latency["p50_ms"])) if row.latency else row
-        for row in rows
-    ]
-
-
-def _gap(rows: Sequence[Row], networks: Sequence[Source]) -> dict[str, float | None]:
-    found = [_reference(rows, _of_role(role, networks)) for role in ("teacher", "plain", "student")]
-    measured = [row.quality for row in found if row is not None]
-    return gap_closed(*measured) if len(measured) == 3 else {}
 
 
 def _outputs(networks: Sequence[Source], measured: Measured) -> dict[str, NDArray[Any]]:
     """Reconstructions of the first test volume, by role."""
     result = {}
     for role in ("teacher", "plain", "student"):
-        name = _of_role(role, networks)
-        if name in measured.outputs:
-            result[role] = measured.outputs[name][0]
+        names = [source.name for source in networks if source.role == role]
+        if len(names) == 1 and names[0] in measured.outputs:
+            result[role] = measured.outputs[names[0]][0]
     return result
+
+
+def _figures(report: Report, cases: Sequence[Case], measured: Measured) -> list[Figure]:
+    """Draw the worst slices of the recommended row, or of the last one that was measured."""
+    usual = [row.key for row in shipped_rows(report) if row.key in measured.views]
+    key = report.recommended or (usual[-1] if usual else None)
+    row = report.row(key) if key else None
+    if row is None or row.key not in measured.views:
+        return []
+    names = [n.name for n in report.networks if n.role == "teacher"]
+    teacher = measured.outputs.get(names[0]) if len(names) == 1 else None
+    return figures(cases, measured.views[row.key], teacher, name=variant_name(row))
 
 
 def _subtitle(report: Report) -> str:

@@ -1,8 +1,11 @@
-"""What a benchmark report holds: report.json, version 1.
+"""What a benchmark report holds: report.json, version 2.
 
 `report.json` is `Report.to_dict()`; the attributes below document its keys. Units are in the names
 (`_ms`, `_bytes`, `_s`); a value that could not be found is null. Readers must refuse a
-`schema_version` above their own; keys may be added within a version.
+`schema_version` above their own; keys may be added within a version. Version 2 added `end_to_end`,
+`cold`, `throughput`, `energy`, `limit`, `to_teacher`, `worst` and `device` to rows, and `peaks`,
+`limits`, `recommended`, `governor` and `absent` to the report; reports of version 1 are read with
+these empty.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ __all__ = [
     "finite",
 ]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 ZERO_FILLED: Final = "zero-filled"
 """Network and role of the row that holds the input itself."""
 
@@ -58,6 +61,7 @@ class Network:
         macs: multiply-accumulates per slice: `convolutions` and `data_consistency` (as exported by
             default).
         attribution: of the data that it was trained on, null where not recorded.
+        layer_values: values that all convolutions of one slice read and write.
     """
 
     name: str
@@ -65,6 +69,7 @@ class Network:
     parameters: int
     macs: Mapping[str, int]
     attribution: str | None
+    layer_values: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,13 +115,29 @@ class Row:
         difference: from the same network in PyTorch, on all volumes: `max_range_normalised`
             (largest difference over the target volume's maximum), `psnr_db` and `ssim` (mean
             changes); null for PyTorch itself.
-        latency: network only, one slice: samples, p50_ms, p90_ms, min_ms, mean_ms, round_p50_ms.
+        latency: network only, one slice: see `latency.summarise`. p99_ms is null below 1,000
+            samples.
         load_s: opening the session, import of the runtime included, per round.
         memory: bytes: baseline, loaded, peak, above_baseline (largest of the rounds); source.
         size_bytes: graph and weights on disk.
         speedup: p50 of the teacher in PyTorch over p50 of this row.
         session: the backend about itself: version, device, provider, threads, precision_executed.
         dft_nodes: DFT nodes in the graph, null where it cannot be counted.
+        device: "cpu" or "cuda".
+        end_to_end: as `latency`, from sampled k-space to the image in its own unit.
+        cold: per round: `load_s`, `first_s` (first query) and `process_s` (from the start of the
+            process to the first image).
+        throughput: batch size -> slices per second, or the reason why there is none.
+        energy: joules_per_slice and source, of the whole CPU package or GPU while the row's queries
+            were timed; null where nothing is readable.
+        limit: how near the machine's own limits the row comes: `gmac_per_s`, `peak_gmac_per_s`,
+            `peak_of` (runtime and precision of that peak), `fraction` of it; `layer_gb_per_s`
+            (bandwidth that it would take if every layer's input and output went through memory)
+            and `bandwidth_fraction`, which exceeds 1 where caches serve it.
+        to_teacher: measure -> {value, low, high}: paired difference to the teacher in PyTorch with
+            its 95 % bootstrap interval over subjects, then volumes.
+        worst: slices with the largest loss in PSNR to the teacher, or without one with the lowest
+            PSNR: volume, slice, psnr_db, teacher_psnr_db, loss_db.
     """
 
     key: str
@@ -137,6 +158,14 @@ class Row:
     speedup: float | None = None
     session: Mapping[str, Any] | None = None
     dft_nodes: int | None = None
+    device: str = "cpu"
+    end_to_end: Mapping[str, Any] | None = None
+    cold: Mapping[str, Any] | None = None
+    throughput: Mapping[str, float | str] = field(default_factory=dict)
+    energy: Mapping[str, Any] | None = None
+    limit: Mapping[str, Any] | None = None
+    to_teacher: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    worst: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,6 +187,11 @@ class Report:
             where the plain student is not worse than the teacher.
         panel: what the picture shows: volume, slice, residue factor; null without a picture.
         load_average: of the machine in the minute before the benchmark; null where unknown.
+        governor: of the CPU's frequency, null where the kernel does not tell.
+        peaks: the machine's own limits, see `peaks.measure_peaks`.
+        limits: what the recommendation had to keep, see `select.Limits`.
+        recommended: key of the row that keeps them, null where none does.
+        absent: what could not be measured here, and why: one sentence each.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -173,6 +207,11 @@ class Report:
     gap_closed: Mapping[str, float | None]
     panel: Mapping[str, Any] | None = None
     load_average: float | None = None
+    governor: str | None = None
+    peaks: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, float | None] = field(default_factory=dict)
+    recommended: str | None = None
+    absent: tuple[str, ...] = ()
 
     def row(self, key: str) -> Row | None:
         """Return the row of that key, None where there is none."""
@@ -204,6 +243,7 @@ class Report:
                     "status": Status(row["status"]),
                     "volumes": tuple(row["volumes"]),
                     "load_s": tuple(row["load_s"]),
+                    "worst": tuple(row.get("worst", ())),
                 }
                 for row in value["rows"]
             ]
@@ -218,6 +258,7 @@ class Report:
                     "volumes": tuple(_from(TestVolume, volume) for volume in volumes),
                     "networks": tuple(_from(Network, network) for network in value["networks"]),
                     "rows": tuple(_from(Row, row) for row in rows),
+                    "absent": tuple(value.get("absent", ())),
                 },
             )
         except (KeyError, TypeError, ValueError) as error:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from kdmri_edge.errors import BenchError
 
-__all__ = ["USUAL", "BenchSettings", "Precision", "available_threads"]
+__all__ = ["FULL", "QUICK", "USUAL", "BenchSettings", "Precision", "available_threads"]
 
 
 class Precision(StrEnum):
@@ -45,6 +45,15 @@ class BenchSettings:
             the machine touches all rows alike.
         plain_export: also measure exports that keep DFT nodes, as a plain export would.
         limit_slices: central slices kept of each volume; None keeps all.
+        every_way: also measure other ways of running the same network: memory layouts,
+            torch.compile, throughput hints, and whatever a GPU offers.
+        mode: what the settings are called: "quick", "full" or "custom".
+        seconds: a row stops after so many per round, though it has fewer samples; None never.
+        end_to_end: timed queries from k-space to image, over all rounds; 0 for none.
+        batches: batch sizes of the offline throughput; empty for none.
+        throughput_s: seconds for each batch size.
+        compile: whether rows with torch.compile are measured, which compile for minutes.
+        peaks_s: seconds for each of the machine's own limits; 0 measures none.
         timeout_s: after so many seconds a row's process is ended and its row says so.
 
     Raises:
@@ -58,6 +67,14 @@ class BenchSettings:
     rounds: int = 2
     plain_export: bool = False
     limit_slices: int | None = None
+    every_way: bool = False
+    mode: str = "custom"
+    seconds: float | None = None
+    end_to_end: int = 0
+    batches: tuple[int, ...] = ()
+    throughput_s: float = 1.0
+    compile: bool = True
+    peaks_s: float = 0.0
     timeout_s: float = 1800.0
 
     def __post_init__(self) -> None:
@@ -68,6 +85,7 @@ class BenchSettings:
             "warmup": (self.warmup, 0),
             "rounds": (self.rounds, 1),
             "limit-slices": (self.limit_slices, 1),
+            "batches": (min(self.batches, default=None), 1),
         }
         for name, (value, low) in lowest.items():
             if value is not None and value < low:
@@ -82,9 +100,12 @@ class BenchSettings:
     @property
     def samples_per_round(self) -> list[int]:
         """The samples spread over the rounds as evenly as they go; no round is empty."""
-        rounds = min(self.rounds, self.samples)
-        each, rest = divmod(self.samples, rounds)
-        return [each + (index < rest) for index in range(rounds)]
+        return _spread(self.samples, min(self.rounds, self.samples))
+
+    @property
+    def end_to_end_per_round(self) -> list[int]:
+        """The same for the queries from k-space to image; a round may have none."""
+        return _spread(self.end_to_end, len(self.samples_per_round))
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, the number of threads resolved."""
@@ -92,3 +113,42 @@ class BenchSettings:
         value["threads"] = self.threads or available_threads()
         value["precisions"] = [str(precision) for precision in self.precisions]
         return value
+
+
+def _spread(count: int, rounds: int) -> list[int]:
+    each, rest = divmod(count, rounds)
+    return [each + (index < rest) for index in range(rounds)]
+
+
+QUICK: Final = BenchSettings(
+    mode="quick",
+    samples=40,
+    warmup=3,
+    rounds=2,
+    seconds=2.0,
+    end_to_end=20,
+    batches=(1,),
+    throughput_s=1.0,
+    compile=False,
+    peaks_s=0.3,
+    plain_export=True,
+    every_way=True,
+    limit_slices=4,
+)
+"""An answer in minutes: few samples, the central slices of each volume, no p99."""
+
+FULL: Final = BenchSettings(
+    mode="full",
+    samples=1024,
+    warmup=10,
+    rounds=4,
+    seconds=15.0,
+    end_to_end=1024,
+    batches=(1, 8, 32),
+    throughput_s=10.0,
+    peaks_s=1.0,
+    plain_export=True,
+    every_way=True,
+    timeout_s=3600.0,
+)
+"""For publication, unattended: 1,024 queries or 60 s for each row, whole volumes, every batch."""

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kdmri_bench.cells import HEADERS, NOTHING, cells, footnotes, header_line, seen_lines
+from kdmri_bench.cells import (
+    HEADERS,
+    NOTHING,
+    cells,
+    footnotes,
+    header_line,
+    seen_lines,
+    variant_name,
+)
+from kdmri_bench.columns import COLUMNS, text_of
 from kdmri_bench.schema import ZERO_FILLED, Report, Status
+from kdmri_bench.select import limits_of, recommended_row
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["markdown_table", "print_table"]
+__all__ = [
+    "console_width",
+    "markdown_details",
+    "markdown_report",
+    "markdown_table",
+    "print_table",
+    "recommendation",
+]
 
 # Left out where the terminal is narrow; report.csv always has everything.
 SECONDARY = ("NMSE", "HFN", "p90 ms", "size KiB")
@@ -28,6 +45,8 @@ def print_table(report: Report, console: Console) -> None:
     console.print(table)
     for line in reasons + footnotes(report):
         _line(console, line, "dim")
+    if report.limits:
+        _line(console, recommendation(report), "bold")
     if not wide:
         _line(console, f"Left out here, in report.csv: {', '.join(SECONDARY)}.", "dim")
 
@@ -103,6 +122,51 @@ def markdown_table(report: Report) -> str:
         *footnotes(report),
     ]
     return "\n".join(lines) + "\n\n" + "\n".join(f"{note}  " for note in notes).rstrip()
+
+
+def markdown_details(report: Report) -> str:
+    """Return the figures that the table leaves out as a second GitHub Markdown table."""
+    shown = {name for header in HEADERS for name in header.split()} - {"p50", "p90", "speed-up"}
+    rows = [row for row in report.rows if row.status is Status.MEASURED and row.latency]
+    used = [
+        column
+        for column in COLUMNS
+        if column.title not in {*shown, "memory", "own", "network p50", "network p90"}
+        and any(text_of(column, row, report) != NOTHING for row in rows)
+    ]
+    heads = [f"{column.title} {column.unit}".strip() for column in used]
+    lines = [
+        "| " + " | ".join(["variant", *heads]) + " |",
+        "|---|" + "---:|" * len(used),
+    ]
+    for row in rows:
+        name = variant_name(row)
+        name = f"**{name}**" if row.key == report.recommended else name
+        texts = [text_of(column, row, report) for column in used]
+        lines.append("| " + " | ".join([name, *texts]) + " |")
+    return "\n".join(lines)
+
+
+def recommendation(report: Report) -> str:
+    """Say in one sentence which variant the report recommends."""
+    asked = "; ".join(limits_of(report).describe())
+    row = recommended_row(report)
+    if row is None:
+        return f"Recommended: none; no variant keeps all limits ({asked})."
+    return f"Recommended: {variant_name(row)} (`{row.key}`), which keeps: {asked}."
+
+
+def markdown_report(report: Report) -> str:
+    """Return the whole report as one Markdown document."""
+    parts = [
+        "# Reconstruction benchmark",
+        recommendation(report),
+        markdown_table(report),
+        "## More figures",
+        markdown_details(report),
+        "\n".join(f"- {line}" for line in report.absent),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def console_width() -> int | None:

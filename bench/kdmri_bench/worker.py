@@ -3,9 +3,10 @@
 Only numpy and the light core are imported before the first look at the memory, so that what comes
 on top of that baseline belongs to the backend and its network.
 
-The order matters: time and memory are measured first, with one slice as the only data in the
-process. Reconstructing whole volumes comes after the peak has been read, and their quality is
-computed by the parent: the volumes and scikit-image would otherwise be charged to the network.
+The order matters: time and memory of the network alone are measured first, with one slice as the
+only data in the process. End to end, throughput and whole volumes come after the peak has been
+read, and quality is computed by the parent: the volumes and scikit-image would otherwise be charged
+to the network.
 """
 
 from __future__ import annotations
@@ -13,21 +14,37 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdmri_bench.energy import Meter
 from kdmri_bench.jobs import Job, JobResult
 from kdmri_bench.latency import sample_latency
 from kdmri_bench.memory import resident
+from kdmri_bench.nvml import Nvml, open_nvml
+from kdmri_bench.offline import throughput
 from kdmri_edge.errors import BackendError, KdmriError, MissingExtraError
+from kdmri_edge.extras import load_attribute
+from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.runtime.session import open_session, reconstruct
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
     from kdmri_edge.runtime.session import Session
 
 __all__ = ["main", "measure"]
+
+_PARTS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "complex": lambda image: image,
+    "real": lambda image: image.real,
+    "magnitude": np.abs,
+}
 
 
 def measure(job: Job) -> JobResult:
@@ -37,18 +54,19 @@ def measure(job: Job) -> JobResult:
         KdmriError: the source cannot be opened on that backend at that precision.
     """
     query = np.load(job.query)
-    before = resident()
+    gpu, _ = open_nvml()
+    before, gpu_before = resident(), gpu.memory() if gpu else None
     start = time.perf_counter()
-    session = open_session(
-        Path(job.source),
-        backend=job.backend,
-        precision=job.precision,
-        threads=job.threads,
-        **job.options,
-    )
+    session = _open(job, job.source)
     load_s = time.perf_counter() - start
     loaded = resident()
-    latency = sample_latency(lambda: session.run(query), warmup=job.warmup, samples=job.samples)
+    start = time.perf_counter()
+    session.run(query)
+    first_s, cold_s = time.perf_counter() - start, time.time() - job.spawned
+    sample = partial(sample_latency, warmup=job.warmup, seconds=job.seconds)
+    meter = Meter(gpu if _on_gpu(session) else None)
+    latency = sample(lambda: session.run(query), samples=job.samples)
+    energy = meter.stop(len(latency) + job.warmup)
     after = resident()
     memory = {
         "baseline": before.now,
@@ -56,20 +74,66 @@ def measure(job: Job) -> JobResult:
         "peak": after.peak,
         "above_baseline": after.peak - before.now,
         "source": after.source,
+        **_gpu_memory(gpu, gpu_before, session),
     }
+    found: dict[str, Any] = {}
+    if job.kspace and job.end_to_end:
+        whole = _end_to_end(job, session)
+        found["end_to_end_s"] = tuple(sample(whole, samples=job.end_to_end))
+    if job.batches:
+        found["throughput"] = throughput(
+            session,
+            lambda: _open(job, job.dynamic or job.source),
+            query,
+            batches=job.batches,
+            seconds=job.throughput_s,
+        )
     for source, output in job.volumes:
-        _reconstruct(session, Path(source), Path(output))
+        zero_filled = np.load(source, mmap_mode="r")
+        np.save(output, reconstruct(session, zero_filled))
     return JobResult(
         load_s=load_s,
+        first_s=first_s,
+        cold_s=cold_s,
         latency_s=tuple(latency),
+        energy=energy,
         memory=memory,
         info=dataclasses.asdict(session.info),
+        **found,
     )
 
 
-def _reconstruct(session: Session, source: Path, output: Path) -> None:
-    zero_filled = np.load(source, mmap_mode="r")
-    np.save(output, reconstruct(session, zero_filled))
+def _open(job: Job, source: str) -> Session:
+    opener = load_attribute(job.opener) if job.opener else open_session
+    session: Session = opener(
+        Path(source),
+        backend=job.backend,
+        precision=job.precision,
+        threads=job.threads,
+        **job.options,
+    )
+    return session
+
+
+def _on_gpu(session: Session) -> bool:
+    return session.info.device.upper() != "CPU"
+
+
+def _gpu_memory(gpu: Nvml | None, before: int | None, session: Session) -> dict[str, Any]:
+    """Return what the process holds on the GPU.
+
+    Runtimes keep what they have taken there (caching allocators, an engine's workspace), so the
+    figure after the last query is the peak.
+    """
+    if gpu is None or before is None or not _on_gpu(session):
+        return {}
+    return {"gpu_peak": max(gpu.memory() - before, 0), "gpu_source": gpu.source}
+
+
+def _end_to_end(job: Job, session: Session) -> Callable[[], object]:
+    """Return a query from sampled k-space to the image in its own unit."""
+    kspace, part = np.load(str(job.kspace)), _PARTS[job.image]
+    return lambda: reconstruct(session, np.ascontiguousarray(part(kspace_to_image(kspace))))
 
 
 def main(arguments: list[str]) -> int:

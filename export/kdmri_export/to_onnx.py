@@ -27,7 +27,7 @@ from kdmri_export.lowerings.narrow import widen
 from kdmri_export.lowerings.quantise import quantise_graph
 from kdmri_export.recipe import ExportRecipe
 
-__all__ = ["INPUT", "OPERATOR", "OPSET", "OUTPUT", "to_model", "write"]
+__all__ = ["INPUT", "OPERATOR", "OPSET", "OUTPUT", "quiet", "to_model", "write"]
 
 # From opset 20 on a DFT takes its axis as an input, which OpenVINO 2026.4 ignores without a word:
 # it then transforms phase encode instead of readout. In 18 the axis is an attribute, read by all.
@@ -38,7 +38,7 @@ OUTPUT = "reconstruction"
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the exporter's chatter, and its warnings about itself, from the user.
 
     Its errors are raised all the same, and the parity gate judges its result.
@@ -61,7 +61,7 @@ def _exported(
     module: nn.Module, shown: tuple[Tensor, ...], inputs: list[str], output: str, shapes: Any
 ) -> Any:
     """Return a module as an `onnx.ModelProto` that holds no path of this machine."""
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         module(*shown)  # makes the DFT matrices now: made while exporting, they would be symbolic
         program = torch.export.export(module, shown, dynamic_shapes=shapes, strict=False)
         exported = torch.onnx.export(

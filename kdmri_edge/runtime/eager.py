@@ -1,4 +1,4 @@
-"""A checkpoint in PyTorch, as it was trained."""
+"""A checkpoint in PyTorch: eager, compiled, or as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -6,19 +6,30 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from kdmri_edge.checkpoint import load_reconstructor
 from kdmri_edge.errors import BackendError
 from kdmri_edge.physics.forms import Form
+from kdmri_edge.runtime.cuda_graph import CudaGraph
 from kdmri_edge.runtime.session import Array, Session, SessionInfo, check_precision
 
 __all__ = ["EagerSession"]
 
 _LAYOUTS = {"default": torch.contiguous_format, "channels_last": torch.channels_last}
+_MODES = {"eager": "eager", "compile": "torch.compile", "graph": "CUDA graph"}
+_DEVICES = ("cpu", "cuda")
+
+
+def _one_of(value: str, offered: tuple[str, ...], what: str) -> None:
+    if value not in offered:
+        raise BackendError(f"There is no {what} {value!r}.", f"Use {' or '.join(offered)}.")
 
 
 class EagerSession(Session):
-    """PyTorch eager mode on the CPU.
+    """PyTorch on the CPU or on a CUDA device.
+
+    Float32 on CUDA is float32: TF32 is off, for it would round what data consistency holds exact.
 
     Args:
         checkpoint: The .safetensors file.
@@ -26,9 +37,12 @@ class EagerSession(Session):
         threads: CPU threads.
         layout: Memory layout of the convolutions: "channels_last" or "default".
         form: Form of data consistency; None picks by the mask.
+        device: "cpu" or "cuda".
+        mode: "eager", "compile" (torch.compile, at the first query), or, on CUDA, "graph" (the
+            kernels are recorded once and replayed).
 
     Raises:
-        BackendError: Unknown precision or layout, or a CPU without bf16.
+        BackendError: Unknown precision, layout, device or mode; a CPU without bf16; no CUDA device.
     """
 
     def __init__(
@@ -39,19 +53,32 @@ class EagerSession(Session):
         threads: int | None = None,
         layout: str = "channels_last",
         form: Form | None = None,
+        device: str = "cpu",
+        mode: str = "eager",
     ) -> None:
         check_precision(precision, ("f32", "bf16"), "PyTorch")
-        if layout not in _LAYOUTS:
-            raise BackendError(f"There is no layout {layout!r}.", f"Use {' or '.join(_LAYOUTS)}.")
-        if precision not in self.precisions_here():
+        _one_of(layout, tuple(_LAYOUTS), "layout")
+        _one_of(device, _DEVICES, "device")
+        _one_of(mode, tuple(_MODES), "mode")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise BackendError("PyTorch finds no CUDA device here.", "Use the CPU.")
+        if mode == "graph" and device != "cuda":
+            raise BackendError("CUDA graphs run on CUDA devices alone.", "Use mode eager.")
+        if device == "cpu" and precision not in self.precisions_here():
             raise BackendError("This CPU has no bf16 convolutions.", "Use precision f32.")
         if threads is not None:
             torch.set_num_threads(threads)
+        if device == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
+        self._device, self._mode, self._layout = device, mode, layout
         self._format = _LAYOUTS[layout]
-        self._layout = layout
         self._bf16 = precision == "bf16"
-        model = load_reconstructor(checkpoint, form)
-        self._model = model.to(memory_format=self._format)  # type: ignore[call-overload]
+        model = load_reconstructor(checkpoint, form).to(device)
+        self._model: nn.Module = model.to(memory_format=self._format)  # type: ignore[call-overload]
+        self._forward = torch.compile(self._model) if mode == "compile" else self._model
+        self._graph = CudaGraph(self._compute) if mode == "graph" else None
+        self._warm = mode != "compile"
 
     @classmethod
     def precisions_here(cls) -> tuple[str, ...]:
@@ -62,20 +89,37 @@ class EagerSession(Session):
     @property
     def info(self) -> SessionInfo:
         """What really runs."""
+        on_cpu = self._device == "cpu"
+        parts = [_MODES[self._mode], self._layout.replace("_", "-")]
         return SessionInfo(
             backend="PyTorch",
             version=torch.__version__,
-            device="CPU",
-            provider=f"eager, {self._layout.replace('_', '-')}",
+            device="CPU" if on_cpu else torch.cuda.get_device_name(),
+            provider=", ".join(parts if on_cpu else [*parts, "TF32 off"]),
             threads=torch.get_num_threads(),
             precision_requested="bf16" if self._bf16 else "f32",
             precision_executed="bf16 autocast, float32 data consistency" if self._bf16 else "f32",
         )
 
+    def _compute(self, inputs: Tensor) -> Tensor:
+        with torch.autocast(self._device, torch.bfloat16, enabled=self._bf16):
+            output: Tensor = self._forward(inputs)
+        return output.float().contiguous()
+
     @torch.inference_mode()
     def run(self, x_u: Array) -> Array:
         """Reconstruct; see `Session.run`."""
-        inputs = torch.from_numpy(np.ascontiguousarray(x_u)).contiguous(memory_format=self._format)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
-            result: Array = self._model(inputs).float().contiguous().numpy()
+        inputs = torch.from_numpy(np.ascontiguousarray(x_u)).to(self._device)
+        inputs = inputs.contiguous(memory_format=self._format)
+        try:
+            output = self._graph(inputs) if self._graph else self._compute(inputs)
+        except Exception as error:
+            if self._warm:
+                raise
+            said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise BackendError(
+                f"torch.compile does not work here ({said}).", "Install a C++ compiler."
+            ) from error
+        self._warm = True
+        result: Array = output.cpu().numpy()  # waits until the device is done
         return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from kdmri_edge.runtime.session import (
 __all__ = ["OpenVinoSession"]
 
 _CAPABILITY = {"f32": "FP32", "bf16": "BF16"}
+_HINTS = ("LATENCY", "THROUGHPUT")
 # Layers that do the arithmetic; the rest moves data.
 _INTEGERS = {"u8", "i8"}
 _ARITHMETIC = {"Convolution", "MatMul", "FullyConnected", "DFT", "IDFT"}
@@ -33,21 +35,32 @@ def _precisions(core: Any) -> tuple[str, ...]:
 
 
 class OpenVinoSession(Session):
-    """OpenVINO on the CPU, tuned for latency.
+    """OpenVINO on the CPU.
 
     Args:
         graph: The .xml file (its .bin lies beside it).
         precision: "f32", "bf16", or "int8" for a quantised graph, which has no other.
         threads: CPU threads; None leaves the runtime's choice.
+        hint: "LATENCY" for single queries, or "THROUGHPUT" for `run_all`, which then has
+            several requests under way.
 
     Raises:
-        BackendError: A precision that this CPU does not have.
+        BackendError: An unknown hint, or a precision that this CPU does not have.
         BundleError: The graph cannot be loaded.
         MissingExtraError: openvino is not installed.
     """
 
-    def __init__(self, graph: Path, *, precision: str = "f32", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        graph: Path,
+        *,
+        precision: str = "f32",
+        threads: int | None = None,
+        hint: str = "LATENCY",
+    ) -> None:
         check_precision(precision, (*_CAPABILITY, "int8"), "OpenVINO")
+        if hint not in _HINTS:
+            raise BackendError(f"There is no hint {hint!r}.", f"Use {' or '.join(_HINTS)}.")
         self._ov = require("openvino", extra="openvino")
         core = self._ov.Core()
         if graph.suffix == ".onnx" and NODE[1].encode() in graph.read_bytes():
@@ -57,7 +70,7 @@ class OpenVinoSession(Session):
         settings: dict[str, Any] = {
             # Without it OpenVINO picks bf16 by itself wherever the CPU has it.
             "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,
-            "PERFORMANCE_HINT": "LATENCY",
+            "PERFORMANCE_HINT": hint,
         }
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
@@ -66,6 +79,7 @@ class OpenVinoSession(Session):
         except RuntimeError as error:
             raise BundleError(f"{graph} cannot be loaded ({error}).", "Export it again.") from error
         self._request = self._compiled.create_infer_request()
+        self._many = hint == "THROUGHPUT"
         self._precision = precision
         check_graph_precision(precision, "int8" if self._integers() else "f32", graph)
 
@@ -119,3 +133,25 @@ class OpenVinoSession(Session):
         # copied: the next call writes into the same memory
         result: Array = np.array(results[0], dtype=np.float32)
         return result
+
+    def run_all(self, batches: Sequence[Array]) -> list[Array]:
+        """Reconstruct several batches; see `Session.run_all`."""
+        if not self._many:
+            return super().run_all(batches)
+        results: list[Array | None] = [None] * len(batches)
+
+        def keep(request: Any, index: int) -> None:
+            results[index] = np.array(request.get_output_tensor(0).data, dtype=np.float32)
+
+        queue = self._ov.AsyncInferQueue(self._compiled)
+        queue.set_callback(keep)
+        try:
+            for index, batch in enumerate(batches):
+                queue.start_async(self.inputs(batch), index)
+            queue.wait_all()
+        except RuntimeError as error:
+            raise BackendError(
+                "The graph does not take inputs of these shapes.",
+                "Use its own matrix; export with --batch dynamic for other batches.",
+            ) from error
+        return [result for result in results if result is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,20 @@ class Session(ABC):
         Raises:
             BackendError: The graph is made for another shape.
         """
+
+    def run_all(self, batches: Sequence[Array]) -> list[Array]:
+        """Reconstruct several batches that lie ready; a runtime may work on some at a time.
+
+        Args:
+            batches: Inputs of `run`.
+
+        Returns:
+            What `run` gives for each, in their order.
+
+        Raises:
+            BackendError: See `run`.
+        """
+        return [self.run(batch) for batch in batches]
 
 
 def check_precision(wanted: str, offered: tuple[str, ...], backend: str) -> None:

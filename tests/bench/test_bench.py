@@ -21,7 +21,9 @@ from kdmri_bench.plan import Plan
 from kdmri_bench.report import read_report
 from kdmri_bench.run import Benchmark, bench
 from kdmri_bench.schema import Report, Row, Status
-from kdmri_bench.settings import BenchSettings, Precision
+from kdmri_bench.settings import FULL as SHIPPED_FULL
+from kdmri_bench.settings import QUICK as SHIPPED_QUICK
+from kdmri_bench.settings import USUAL, BenchSettings, Precision
 from kdmri_bench.sources import Source, from_checkpoint, gather
 from kdmri_edge.data.cases import Case, make_case
 from kdmri_edge.data.phantom import phantom_volume
@@ -211,6 +213,59 @@ def test_what_is_absent_or_cannot_be_exported_keeps_its_row(
     assert found["onnx-f32"].source is None
 
 
+def test_every_way_has_a_row_and_what_is_absent_its_reason(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = rows.export_for(
+        from_checkpoint(run.weights("student")), "onnx", dc="auto", scratch=tmp_path
+    )
+    monkeypatch.setattr(rows, "export_for", lambda *_, **__: bundle)
+    monkeypatch.setattr(rows, "_cuda", lambda: False)
+    settings = replace(SHIPPED_QUICK, precisions=USUAL)
+    plans = rows.plan_rows([from_checkpoint(run.weights("student"))], settings, tmp_path)
+    found = {plan.row.key.partition("/")[2]: plan for plan in plans}
+    assert {
+        "pytorch-f32", "pytorch-f32-layout", "pytorch-f32-compile", "cuda-f32", "cuda-f32-graph",
+        "cuda-f32-compile", "openvino-f32-throughput", "openvino-bf16-throughput",
+        "openvino-int8-throughput", "trt-f32", "trt-f16", "trt-int8", "tensorrt-rtx-f32",
+        "tensorrt-rtx-f16", "tensorrt-rtx-int8", "onnx-fft-f32", "openvino-fft-bf16",
+    } <= set(found)  # fmt: skip
+    for key, words in (
+        ("pytorch-f32-compile", "--full"), ("cuda-f32-graph", "no CUDA device"),
+        ("tensorrt-rtx-f16", ""), ("trt-f32", ""),
+    ):  # fmt: skip
+        assert found[key].source is None
+        assert found[key].row.status is Status.SKIPPED
+        assert words in (found[key].row.reason or "")
+    assert found["openvino-f32-throughput"].options == {"hint": "THROUGHPUT"}
+    assert found["cuda-f32"].row.device == found["trt-f32"].row.device == "cuda"
+    assert len(found) == len(plans)
+
+
+def test_with_a_gpu_its_rows_are_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = from_checkpoint(run.weights("student"))
+    bundle = rows.export_for(source, "onnx", dc="auto", scratch=tmp_path)
+    asked = []
+
+    def export(_: Source, target: str, **more: object) -> Path:
+        asked.append((target, more.get("builder")))
+        return bundle
+
+    monkeypatch.setattr(rows, "export_for", export)
+    monkeypatch.setattr(rows, "_cuda", lambda: True)
+    monkeypatch.setattr(rows, "available", lambda _: True)
+    plans = rows.plan_rows([source], SHIPPED_FULL, tmp_path)
+    found = {plan.row.key.partition("/")[2]: plan for plan in plans}
+    assert found["cuda-f32-graph"].options["mode"] == "graph"
+    assert found["trt-f16"].backend is None  # the target's own
+    assert found["tensorrt-rtx-f16"].backend == "tensorrt-rtx"
+    assert {("trt", "tensorrt"), ("trt", "rtx"), ("onnx", None)} <= set(asked)
+    assert found["pytorch-f32-compile"].source is not None
+    assert found["onnx-f32"].dynamic is not None  # for batches of 8 and 32
+
+
 def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
@@ -221,16 +276,19 @@ def test_the_command_measures_a_checkpoint_on_a_folder(
     out = tmp_path / "report"
     result = invoke(
         run.weights("student"), "--data", data_folder, "--out", out, "--threads", 1, "--samples", 2,
-        "--warmup", 0, "--precision", "f32", "--limit-slices", 2, "--json",
+        "--warmup", 0, "--precision", "f32", "--limit-slices", 2, "--usual-only",
+        "--without-plain-export", "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.exception
     value = json.loads(result.stdout)
-    assert value["schema_version"] == 1
+    assert value["schema_version"] == 2
     assert [volume["slices"] for volume in value["volumes"]] == [2, 2]
     assert value["split"] is None
     assert "single-coil" in value["statement"]
     assert value["mask"]["effective_acceleration"] < value["mask"]["nominal_acceleration"]
-    assert sorted(path.name for path in out.iterdir()) == ["panel.png", "report.csv", "report.json"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "panel.png", "report.csv", "report.html", "report.json", "report.md",
+    ]  # fmt: skip
     assert json.loads((out / "report.json").read_text()) == value
 
 

@@ -9,8 +9,10 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kdmri_bench.latency import sample_latency, summarise
+from kdmri_bench.latency import FEWEST, interval, sample_latency, summarise
 from kdmri_bench.memory import resident
 from kdmri_bench.settings import BenchSettings
 from kdmri_edge.errors import BenchError
@@ -55,6 +57,36 @@ def test_summary_pools_the_rounds_and_shows_their_spread() -> None:
     assert found["p90_ms"] == pytest.approx(np.percentile(pooled, 90))
     assert found["min_ms"] == pytest.approx(10.0)
     assert found["round_p50_ms"] == pytest.approx([20.0, 45.0])
+
+
+def test_p99_is_withheld_below_the_samples_that_it_needs() -> None:
+    assert summarise([[0.01] * 999])["p99_ms"] is None
+    assert summarise([[0.01] * 500, [0.02] * 500])["p99_ms"] == pytest.approx(20.0)
+
+
+def test_timing_ends_in_time_but_not_without_samples() -> None:
+    slow = sample_latency(lambda: time.sleep(0.01), warmup=0, samples=500, seconds=0.02)
+    assert FEWEST <= len(slow) < 100
+
+
+@given(st.lists(st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=30), min_size=1, max_size=4))
+def test_the_interval_holds_the_medians_and_the_histogram_every_sample(
+    rounds: list[list[float]],
+) -> None:
+    found = summarise(rounds)
+    low, high = found["p50_interval_ms"]
+    assert all(low - 1e-9 <= median <= high + 1e-9 for median in found["round_p50_ms"])
+    assert sum(found["histogram"]["counts"]) == found["samples"] == sum(map(len, rounds))
+    assert len(found["histogram"]["edges_ms"]) == len(found["histogram"]["counts"])
+
+
+def test_the_interval_of_the_median_covers_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    hits = 0
+    for _ in range(400):
+        low, high = interval([random.exponential(1.0, 60)])
+        hits += low <= 1e3 * np.log(2) <= high
+    assert 0.92 <= hits / 400 <= 0.995
 
 
 @pytest.mark.parametrize(

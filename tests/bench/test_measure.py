@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from kdmri_bench.derive import derived
 from kdmri_bench.measure import Measured, measure
 from kdmri_bench.plan import Plan
-from kdmri_bench.schema import Row, Status
+from kdmri_bench.schema import Network, Row, Status, TestVolume
 from kdmri_bench.settings import BenchSettings
 from kdmri_edge.data.cases import Case
 from kdmri_edge.metrics import volume_metrics
@@ -32,7 +35,7 @@ if name == "broken":
 if name == "absent":
     JobResult(error="This CPU has no bf16.", absent=True).write(Path(sys.argv[2]))
     sys.exit(1)
-gain = {"good": 1.0, "other": 0.5}.get(name, 1.0)
+gain = {"good": 1.0, "other": 0.5, "nearly": 0.9}.get(name, 1.0)
 for source, output in job.volumes:
     image = np.load(source) * np.float32(gain)
     if name == "nan":
@@ -41,6 +44,9 @@ for source, output in job.volumes:
 JobResult(
     load_s=0.25,
     latency_s=tuple(0.01 * (i + 1) for i in range(job.samples)),
+    end_to_end_s=tuple(0.02 * (i + 1) for i in range(job.end_to_end)),
+    first_s=0.5, cold_s=1.5, energy={"joules": 3.0, "queries": 6, "source": "s"},
+    throughput={str(batch): 100.0 * batch for batch in job.batches},
     memory={"baseline": 1, "loaded": 2, "peak": 3, "above_baseline": 2, "source": "none"},
     info={"version": "1", "precision_executed": "f32"},
 ).write(Path(sys.argv[2]))
@@ -57,7 +63,7 @@ def run(tmp_path: Path, cases: list[Case], monkeypatch: pytest.MonkeyPatch) -> M
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "stand_in.py").write_text(STAND_IN)
 
-    def measured(*plans: Plan, **settings: int) -> tuple[Measured, list[str]]:
+    def measured(*plans: Plan, **settings: Any) -> tuple[Measured, list[str]]:
         workspace = tmp_path / "work"
         workspace.mkdir()
         chosen = BenchSettings(threads=1, warmup=0, **{"samples": 5, **settings})
@@ -115,3 +121,51 @@ def test_a_row_without_source_keeps_its_reason(run: Measure, tmp_path: Path) -> 
     result, log = run(Plan(row=row, source=None), plan("good", tmp_path), samples=1)
     assert result.rows[0] == row
     assert len(log) == 1
+
+
+def test_a_known_error_is_ranked_accordingly(
+    run: Measure, tmp_path: Path, cases: list[Case]
+) -> None:
+    names = ("good", "nearly", "other")
+    plans = [plan(name, tmp_path, network=f"net-{name}") for name in names]
+    plans[0] = Plan(row=replace(plans[0].row, role="teacher", runtime="PyTorch"),
+                    source=plans[0].source)  # fmt: skip
+    result, _ = run(*plans, samples=1)
+    networks = [
+        Network(name=f"net-{name}", role="teacher" if name == "good" else "student",
+                parameters=1, macs={"all": 10**9}, attribution=None)
+        for name in names
+    ]  # fmt: skip
+    volumes = [
+        TestVolume(name=c.name, subject=c.subject, contrast=None, sha256=c.sha256, slices=3)
+        for c in cases
+    ]
+    rows = derived(result.rows, networks, volumes, {"PyTorch": {"f32": 200.0}})
+    lost = [row.to_teacher["psnr"]["value"] for row in rows]
+    assert lost[0] == 0.0
+    for row, gain in zip(rows[1:], (0.9, 0.5), strict=True):
+        expected = np.mean(
+            [
+                volume_metrics(c.target, np.float32(gain) * c.zero_filled)["psnr"]
+                - volume_metrics(c.target, c.zero_filled)["psnr"]
+                for c in cases
+            ]
+        )
+        found = row.to_teacher["psnr"]
+        assert found["value"] == pytest.approx(expected, rel=1e-5)
+        assert found["low"] <= found["value"] <= found["high"]
+        assert row.worst[0]["loss_db"] == max(item["loss_db"] for item in row.worst)
+    assert lost[0] > lost[1] > lost[2]
+    assert rows[0].limit["gmac_per_s"] == pytest.approx(100.0)  # 1 GMAC in 10 ms
+    assert rows[0].limit["fraction"] == pytest.approx(0.5)
+
+
+def test_the_last_round_alone_measures_throughput_and_every_round_end_to_end(
+    run: Measure, tmp_path: Path
+) -> None:
+    result, _ = run(plan("good", tmp_path), end_to_end=4, batches=(1, 8))
+    row = result.rows[0]
+    assert row.end_to_end["samples"] == 4
+    assert row.throughput == {"1": 100.0, "8": 800.0}
+    assert row.cold == {"load_s": [0.25] * 2, "first_s": [0.5] * 2, "process_s": [1.5] * 2}
+    assert row.energy == {"joules_per_slice": pytest.approx(0.5), "source": "s"}

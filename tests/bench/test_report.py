@@ -85,7 +85,7 @@ def report() -> Report:
 def test_json_round_trip(report: Report, tmp_path: Path) -> None:
     files = write_report(report, tmp_path / "out")
     text = files["json"].read_text()
-    assert json.loads(text)["schema_version"] == 1
+    assert json.loads(text)["schema_version"] == 2
     again = read_report(files["json"])
     assert again.to_dict() == report.to_dict()
     assert again.rows[5].status is Status.SKIPPED

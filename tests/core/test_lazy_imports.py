@@ -50,6 +50,7 @@ WITH_TORCH = {
     "kdmri_edge.distill.stage",
     "kdmri_edge.distill.state",
     "kdmri_edge.distill.validation",
+    "kdmri_edge.runtime.cuda_graph",
     "kdmri_edge.runtime.eager",
     "kdmri_edge.runtime.torchscript",
 }

@@ -1,0 +1,161 @@
+"""Choosing a variant: the smallest that keeps the limits, or none and why."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdmri_bench.report import write_report
+from kdmri_bench.schema import Report, Row, Status
+from kdmri_bench.select import DEFAULT_LIMITS, Limits, choose, limits_of, parse
+from kdmri_bench.select_command import select
+from kdmri_edge.errors import BenchError
+from tests.bench.reports import report, row
+
+TEACHER = row("teacher", "PyTorch", 40.0, 100.0, mib=400)
+FAST_TEACHER = row("teacher", "OpenVINO", 39.99, 12.0)
+STUDENT = row("student", "OpenVINO", 39.95, 8.0)
+SLOW = row("student", "ONNX Runtime", 39.95, 30.0)
+PLAIN = row("plain", "OpenVINO", 39.0, 8.0)
+BASELINE = row("student", "plain", 39.95, 1.0, variant="plain export")
+ABSENT = Row(key="student/trt", network="student", role="student", runtime="TensorRT",
+             precision="f32", status=Status.SKIPPED, reason="No GPU.")  # fmt: skip
+REPORT = report(TEACHER, FAST_TEACHER, STUDENT, SLOW, PLAIN, BASELINE, ABSENT)
+
+
+def chosen(limits: Limits) -> str | None:
+    found = choose(REPORT, limits).row
+    return found.key if found else None
+
+
+def test_the_smallest_network_in_its_fastest_way_is_taken() -> None:
+    assert chosen(Limits(latency_ms=50, loss_db=0.1)) == "student/OpenVINO"
+
+
+def test_a_tight_loss_takes_the_teacher() -> None:
+    assert chosen(Limits(latency_ms=20, loss_db=0.02)) == "teacher/OpenVINO"
+
+
+def test_of_equals_in_speed_the_better_image_is_taken() -> None:
+    assert chosen(Limits(latency_ms=50)) == "student/OpenVINO"  # plain/OpenVINO is as fast
+
+
+def test_memory_counts_the_whole_process() -> None:
+    missed = choose(REPORT, Limits(memory_bytes=200 * 2.0**20)).misses
+    assert missed["teacher/PyTorch"] == ["memory 400 MiB > 200 MiB"]
+    assert missed["student/OpenVINO"] == []
+
+
+def test_none_passes_and_each_says_what_it_misses() -> None:
+    choice = choose(REPORT, Limits(latency_ms=5, loss_db=0.01))
+    assert choice.row is None
+    assert len(choice.misses["student/ONNX Runtime"]) == 2
+    assert choice.misses["student/trt"] == ["not measured: No GPU."]
+    assert "student/plain" not in choice.misses  # a baseline is no candidate
+
+
+def test_without_a_teacher_the_loss_is_unknown_and_left_open_by_default() -> None:
+    alone = report(STUDENT)
+    assert limits_of(alone).loss_db is None
+    assert choose(alone, limits_of(alone)).row is not None
+    assert "no teacher" in choose(alone, DEFAULT_LIMITS).misses["student/OpenVINO"][0]
+
+
+def test_the_upper_end_of_the_loss_counts() -> None:
+    shaky = replace(STUDENT, volumes=(
+        {**STUDENT.volumes[0], "psnr": 38.5}, {**STUDENT.volumes[1], "psnr": 41.4}))  # fmt: skip
+    found = choose(report(TEACHER, shaky), Limits(loss_db=0.1))
+    assert found.misses["student/OpenVINO"] == ["loss 0.050 dB, up to 0.500 > 0.1 dB"]
+
+
+@given(
+    latency=st.floats(1, 200), memory=st.floats(50, 500), loss=st.floats(1e-4, 2),
+    slack=st.floats(1, 3),
+)  # fmt: skip
+def test_wider_limits_never_refuse_what_narrow_ones_allow(
+    latency: float, memory: float, loss: float, slack: float
+) -> None:
+    narrow = Limits(latency_ms=latency, memory_bytes=memory * 2**20, loss_db=loss)
+    wide = Limits(
+        latency_ms=slack * latency, memory_bytes=slack * memory * 2**20, loss_db=slack * loss
+    )
+    passing = {key for key, found in choose(REPORT, narrow).misses.items() if not found}
+    assert passing <= {key for key, found in choose(REPORT, wide).misses.items() if not found}
+    picked = choose(REPORT, narrow).row
+    assert (picked is None) is not bool(passing)
+
+
+@pytest.mark.parametrize(
+    ("text", "option", "value"),
+    [("20ms", "max-latency", 20), ("0.02 s", "max-latency", 20), ("300MB", "max-memory", 3e8),
+     ("1gib", "max-memory", 2**30), ("0.1dB", "max-loss", 0.1)],
+)  # fmt: skip
+def test_units(text: str, option: str, value: float) -> None:
+    assert parse(text, option) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "option"), [("20", "max-latency"), ("20MB", "max-latency"), ("1.2.3ms", "max-latency"),
+                         ("-1dB", "max-loss"), ("", "max-memory")],
+)  # fmt: skip
+def test_numbers_without_their_unit_are_refused(text: str, option: str) -> None:
+    with pytest.raises(BenchError, match=option):
+        parse(text, option)
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(select, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    limits = limits_of(REPORT)
+    found = choose(REPORT, limits).row
+    assert found is not None
+    kept = replace(
+        REPORT, recommended=found.key, limits={n: getattr(limits, n) for n in limits.__slots__}
+    )
+    write_report(kept, tmp_path)
+    return tmp_path
+
+
+def test_the_command_repeats_the_reports_recommendation(folder: Path) -> None:
+    result = invoke(folder)
+    assert result.exit_code == 0
+    recommended = json.loads((folder / "report.json").read_text())["recommended"]
+    assert result.stdout.splitlines()[0] == recommended == "student/OpenVINO"
+    assert json.loads(invoke(folder / "report.json", "--json").stdout)["selected"] == recommended
+
+
+def test_the_command_refuses_with_reasons(folder: Path) -> None:
+    result = invoke(folder, "--max-latency", "1ms", "--max-loss", "0.001dB")
+    assert result.exit_code == 1
+    assert "student/OpenVINO: latency 8.1 ms (p90) > 1 ms; loss" in result.stdout
+    assert "not measured: student/trt" in result.stdout
+
+
+def test_mistakes_are_one_sentence(tmp_path: Path, folder: Path) -> None:
+    assert isinstance(invoke(tmp_path / "nothing.json").exception, BenchError)
+    assert "no number with a unit" in str(invoke(folder, "--max-loss", "much").exception)
+    assert isinstance(invoke(folder, "--max-latency", "0ms").exception, BenchError)
+
+
+def test_old_reports_can_be_selected_from() -> None:
+    old = {
+        key: value for key, value in REPORT.to_dict().items()
+        if key not in ("peaks", "limits", "recommended", "absent", "governor")
+    }  # fmt: skip
+    old["schema_version"] = 1
+    for line in old["rows"]:
+        for key in ("end_to_end", "cold", "throughput", "limit", "to_teacher", "worst", "device"):
+            del line[key]
+    again = Report.from_dict(old)
+    found = choose(again, limits_of(again)).row
+    assert found is not None
+    assert found.key == "student/OpenVINO"
