@@ -37,6 +37,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "kdmri_edge.commands.run:run",
         "Reconstruct files with a bundle; PyTorch is not needed.",
     ),
+    "serve": (
+        "kdmri_edge.commands.serve:serve",
+        "Reconstruct a scanner's stream (MRD, as FIRE, OpenRecon and Gadgetron clients speak it).",
+    ),
+    "send": (
+        "kdmri_edge.commands.send:send",
+        "Send an MRD file to such a server and keep the images.",
+    ),
     "verify": (
         "kdmri_edge.commands.verify:verify",
         "Check a bundle: its files, and its golden input on this machine.",

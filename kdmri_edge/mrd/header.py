@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -55,8 +56,6 @@ def read_encoding(xml: str | bytes) -> Encoding:
     from xsdata.exceptions import ConverterWarning, ParserError
     from xsdata.formats.dataclass.parsers import XmlParser
     from xsdata.formats.dataclass.parsers.config import ParserConfig
-
-    import warnings
 
     text = xml.decode("utf-8", "replace") if isinstance(xml, bytes) else xml
     if re.search(r"<!\s*(DOCTYPE|ENTITY)", text):

@@ -82,7 +82,7 @@ def readout(acquisition: Acquisition, encoding: Encoding) -> tuple[NDArray[Any],
         data = data[:, ::-1]
         first, last = count - last, count - first
     start = full // 2 - int(acquisition.center_sample)
-    if not (first < last and 0 <= start + first and start + last <= full):
+    if not (first < last and start + first >= 0 and start + last <= full):
         raise DataError(
             f"A readout of {count} samples with centre {int(acquisition.center_sample)} lies"
             f" outside the {full} that are encoded.",

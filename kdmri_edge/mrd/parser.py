@@ -178,7 +178,9 @@ def _claimed(identifier: Id, start: bytes) -> int | None:
                 raise StreamError(
                     f"An image has the unknown data type {picture.data_type}.", "Check the sender."
                 ) from None
-            return int(_IMAGE + 8 + attributes + prod(picture.matrix_size) * picture.channels * item)
+            return int(
+                _IMAGE + 8 + attributes + prod(picture.matrix_size) * picture.channels * item
+            )
         case Id.WAVEFORM:
             if len(start) < _WAVEFORM:
                 return None
