@@ -14,14 +14,31 @@ __all__ = ["send"]
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.h5")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the server.")
 @click.option("--port", default=9002, show_default=True, type=click.IntRange(1, 65535))
-@click.option("--config", default="kdmri-edge", show_default=True,
-              help="Configuration to ask the server for.")  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT.h5",
-              help="MRD file for the images that come back.")  # fmt: skip
-@click.option("--pace", default=0.0, show_default=True, type=click.FloatRange(min=0),
-              help="Milliseconds from one readout to the next, as a scanner would; 0: at once.")  # fmt: skip
-@click.option("--timeout", default=60.0, show_default=True, type=click.FloatRange(min=0.1),
-              help="Seconds for which the server may be silent.")  # fmt: skip
+@click.option(
+    "--config", default="kdmri-edge", show_default=True, help="Configuration to ask the server for."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="OUT.h5",
+    help="MRD file for the images that come back.",
+)
+@click.option(
+    "--pace",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Milliseconds from one readout to the next, as a scanner would; 0: at once.",
+)
+@click.option(
+    "--timeout",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0.1),
+    help="Seconds for which the server may be silent.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def send(
     file: Path,

@@ -14,25 +14,58 @@ __all__ = ["serve"]
 
 @click.command()
 @click.argument("network", type=click.Path(path_type=Path), metavar="BUNDLE")
-@click.option("--host", default="127.0.0.1", show_default=True,
-              help="Address to listen at; the default takes clients of this machine alone.")  # fmt: skip
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen at; the default takes clients of this machine alone.",
+)
 @click.option("--port", default=9002, show_default=True, type=click.IntRange(0, 65535))
-@click.option("--config", "configs", multiple=True, metavar="NAME",
-              help="Configuration names to answer to [kdmri-edge, openrecon]; any other is an"
-              " error.")  # fmt: skip
-@click.option("--format", "form", type=click.Choice(["float", "int16"]), default="float",
-              show_default=True, help="Pixels of the images: in the unit of k-space, or whole"
-              " numbers with one scale for the scan.")  # fmt: skip
-@click.option("--deadline", default=5.0, show_default=True, type=click.FloatRange(min=0.01),
-              help="Seconds from a slice's last line until its zero-filled image is sent.")  # fmt: skip
-@click.option("--sessions", default=8, show_default=True, type=click.IntRange(1, 256),
-              help="Scans at once.")  # fmt: skip
-@click.option("--idle", default=600.0, show_default=True, type=click.FloatRange(min=0.1),
-              help="Seconds of silence after which a scan is given up.")  # fmt: skip
-@click.option("--metrics-port", type=click.IntRange(1, 65535),
-              help="Serve Prometheus metrics there, at the same address.")  # fmt: skip
-@click.option("--backend", type=click.Choice(["auto", *BACKENDS]), default="auto",
-              show_default=True, help="Runtime; see `kdmri-edge run`.")  # fmt: skip
+@click.option(
+    "--config",
+    "configs",
+    multiple=True,
+    metavar="NAME",
+    help="Configuration names to answer to [kdmri-edge, openrecon]; any other is an error.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["float", "int16"]),
+    default="float",
+    show_default=True,
+    help="Pixels of the images: in the unit of k-space, or whole"
+    " numbers with one scale for the scan.",
+)
+@click.option(
+    "--deadline",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(min=0.01),
+    help="Seconds from a slice's last line until its zero-filled image is sent.",
+)
+@click.option(
+    "--sessions", default=8, show_default=True, type=click.IntRange(1, 256), help="Scans at once."
+)
+@click.option(
+    "--idle",
+    default=600.0,
+    show_default=True,
+    type=click.FloatRange(min=0.1),
+    help="Seconds of silence after which a scan is given up.",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    help="Serve Prometheus metrics there, at the same address.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", *BACKENDS]),
+    default="auto",
+    show_default=True,
+    help="Runtime; see `kdmri-edge run`.",
+)
 @click.option("--precision", help="Arithmetic, where the runtime has a choice.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [the runtime's choice].")
 @click.option("--quiet", is_flag=True, help="Log warnings and errors alone.")
@@ -73,18 +106,16 @@ def serve(
     require("ismrmrd", extra="mrd")
     require("prometheus_client", extra="mrd")
     from kdmri_edge.mrd.server import Server
-    from kdmri_edge.mrd.settings import ServerSettings
+    from kdmri_edge.mrd.settings import DEFAULT_CONFIGS, ServerSettings
     from kdmri_edge.mrd.telemetry import log_event, log_to_stderr
 
-    log_to_stderr(quiet=quiet)
     source = source_of(network)
     chosen = at_hand(source) if backend == "auto" else backend
     pipeline = Pipeline(source, backend=chosen, precision=precision, threads=threads)
     pipeline.warm_up()
-    given = {"configs": configs} if configs else {}
     settings = ServerSettings(
         host=host, port=port, format=form, deadline_s=deadline, sessions=sessions, idle_s=idle,
-        **given,
+        configs=configs or DEFAULT_CONFIGS,
     )  # fmt: skip
     server = Server(pipeline, settings)
     if metrics_port is not None:
@@ -95,6 +126,7 @@ def serve(
                 f"Metrics cannot be served at {host}:{metrics_port} ({error.strerror}).",
                 "Choose another --metrics-port.",
             ) from None
+    log_to_stderr(quiet=quiet)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
     reads = pipeline.reads

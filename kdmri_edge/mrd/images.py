@@ -19,9 +19,7 @@ FALLBACK: Final = "KdmriFallback"
 """Meta attribute of every image: "zero-filled", or "none" for the network's."""
 REASON: Final = "KdmriFallbackReason"
 _SERIES: Final = 1
-_FIRST_PEAK: Final = (
-    8191  # of the scan's first image in int16: room for later ones four times as bright
-)
+_FIRST_PEAK: Final = 8191  # of the first image in int16: later ones may be four times as bright
 
 
 class ImageMaker:
@@ -79,7 +77,8 @@ class ImageMaker:
         meta["RescaleSlope"], meta["RescaleIntercept"] = repr(slope), "0"
         if clipped := int((whole > top).sum()):
             meta["KdmriClippedPixels"] = str(clipped)
-        return np.minimum(whole, top).astype(np.int16)
+        values: NDArray[np.int16] = np.minimum(whole, top).astype(np.int16)
+        return values
 
 
 def fallback_of(image: Image) -> str | None:

@@ -1,8 +1,8 @@
 """The messages of the MRD streaming protocol, and their bytes.
 
-Every message starts with an identifier of two bytes; numbers are little-endian. Acquisitions, images
-and waveforms are those of the package `ismrmrd`, with its serialisation. Texts end with a NUL, as
-scanners' FIRE interface writes and expects them.
+Every message starts with an identifier of two bytes; numbers are little-endian. Acquisitions,
+images and waveforms are those of the package `ismrmrd`, with its serialisation. Texts end with a
+NUL, as scanners' FIRE interface writes and expects them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from io import BytesIO
-from typing import Final
+from typing import Final, TypeAlias
 
 from ismrmrd import Acquisition, Image, Waveform
 
@@ -79,7 +79,9 @@ class Close:
     """Nothing more is sent."""
 
 
-Message = ConfigFile | ConfigText | HeaderText | Text | Close | Acquisition | Image | Waveform
+Message: TypeAlias = (
+    ConfigFile | ConfigText | HeaderText | Text | Close | Acquisition | Image | Waveform
+)
 
 
 def _head(identifier: Id) -> bytes:

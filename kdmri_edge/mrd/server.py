@@ -1,9 +1,9 @@
 """The server: a listening socket and a thread for each scan.
 
 Threads, not asyncio: what takes time here is NumPy and the network's runtime, which release the
-interpreter's lock, and blocking sockets give back-pressure for free: a scan whose slots are taken is
-simply not read, and TCP stops its client, so that memory is bounded without any accounting. A scan
-has one thread that reads and assembles and one that sends; one more thread runs the network for all.
+interpreter's lock, and blocking sockets give back-pressure for free: a scan whose slots are taken
+is simply not read, and TCP stops its client, so that memory is bounded without any accounting. A
+scan has one thread that reads and assembles and one that sends; one more runs the network for all.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from kdmri_edge.mrd.assembler import Capacity
 from kdmri_edge.mrd.messages import ConfigFile, ConfigText, Text
 from kdmri_edge.mrd.parser import Limits
 
-__all__ = ["DEFAULT_CONFIG", "Choice", "ServerSettings", "choose", "refine"]
+__all__ = ["DEFAULT_CONFIGS", "Choice", "ServerSettings", "choose", "refine"]
 
-DEFAULT_CONFIG: Final = "kdmri-edge"
+DEFAULT_CONFIGS: Final = ("kdmri-edge", "openrecon")
 FORMATS: Final = ("float", "int16")
 
 
@@ -42,7 +42,7 @@ class ServerSettings:
 
     host: str = "127.0.0.1"
     port: int = 9002
-    configs: tuple[str, ...] = (DEFAULT_CONFIG, "openrecon")
+    configs: tuple[str, ...] = DEFAULT_CONFIGS
     format: str = "float"
     sessions: int = 8
     in_flight: int = 4

@@ -4,8 +4,8 @@ Coil sensitivities, with the object's own smooth phase in them, are estimated fr
 lines around zero frequency: each coil's image of those lines (Hann window), divided by their
 root sum of squares. The combination sum_c conj(s_c) x_c then has the intensity of a root sum of
 squares and almost no phase, so that its real part is what a magnitude network can be given (a
-phase-corrected image, as in homodyne reconstruction; Noll et al., IEEE TMI 1991). Sensitivities vary
-along phase encode, so data consistency on the combined image holds to the extent that they are
+phase-corrected image, as in homodyne reconstruction; Noll et al., IEEE TMI 1991). Sensitivities
+vary along phase encode, so data consistency on the combined image holds to the extent that they are
 smooth; for one coil and a network of two channels nothing is multiplied and it is exact.
 
 This is the one place that knows how coils are combined; a SENSE network replaces it.
@@ -33,7 +33,7 @@ def centre_lines(mask: Mask) -> int:
 
     As many are counted below zero frequency as above it (one more below for an even number).
     """
-    lines = mask.samples if mask.is_lines else mask.samples.all(axis=1)
+    lines: NDArray[np.bool_] = mask.samples.reshape(mask.height, -1).all(axis=1)
     height = len(lines)
     count = 0
     while count < height and lines[_nth(count, height)]:
@@ -86,7 +86,8 @@ def smooth_sensitivities(kspace: NDArray[np.complex64], mask: Mask) -> NDArray[n
     strength = root_sum_of_squares(image)
     floor = max(1e-6 * float(strength.max()), 1e-30)  # below it there is no signal to speak of
     weights = np.where(strength > floor, image, 0) / np.maximum(strength, np.float32(floor))
-    return weights.astype(np.complex64, copy=False)
+    result: NDArray[np.complex64] = weights.astype(np.complex64, copy=False)
+    return result
 
 
 def combined(kspace: NDArray[np.complex64], mask: Mask, *, phase: bool) -> NDArray[np.complex64]:
@@ -103,15 +104,18 @@ def combined(kspace: NDArray[np.complex64], mask: Mask, *, phase: bool) -> NDArr
     Raises:
         MaskError: See `smooth_sensitivities`.
     """
-    images = kspace_to_image(kspace).astype(np.complex64, copy=False)
+    images: NDArray[np.complex64] = kspace_to_image(kspace).astype(np.complex64, copy=False)
     if phase and len(images) == 1:
-        return images[0]
+        only: NDArray[np.complex64] = images[0]
+        return only
     weights = smooth_sensitivities(kspace, mask)
-    return np.einsum("chw,chw->hw", weights.conj(), images)
+    image: NDArray[np.complex64] = np.einsum("chw,chw->hw", weights.conj(), images)
+    return image
 
 
 def root_sum_of_squares(images: NDArray[np.complex64]) -> NDArray[np.float32]:
     """Return the root sum of squares over coils of [C, H, W]: float32 [H, W]."""
     power = np.einsum("chw,chw->hw", images.real, images.real)
     power += np.einsum("chw,chw->hw", images.imag, images.imag)
-    return np.sqrt(power).astype(np.float32, copy=False)
+    strength: NDArray[np.float32] = np.sqrt(power).astype(np.float32, copy=False)
+    return strength

@@ -61,8 +61,9 @@ def zero_filled_magnitude(kspace: NDArray[np.complex64]) -> NDArray[np.float32]:
     usable = kspace if finite.all() else np.where(finite, kspace, 0)
     with np.errstate(over="ignore", invalid="ignore"):
         image = root_sum_of_squares(kspace_to_image(usable).astype(np.complex64, copy=False))
-    largest = np.finfo(np.float32).max
-    return np.nan_to_num(image, nan=0.0, posinf=largest)
+    largest = float(np.finfo(np.float32).max)
+    shown: NDArray[np.float32] = np.nan_to_num(image, nan=0.0, posinf=largest)
+    return shown
 
 
 class Pipeline:

@@ -231,7 +231,7 @@ def test_too_many_scans_are_told_so(serving, events) -> None:
         first.sendall(serialise(Close()))
         received(first)
     assert len(sent(server, noise_scan(1)).images) == 1
-    assert [event["outcome"] for event in events("session")][0] == "refused"
+    assert events("session")[0]["outcome"] == "refused"
 
 
 def test_metrics(serving) -> None:
