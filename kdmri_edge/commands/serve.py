@@ -55,6 +55,13 @@ __all__ = ["serve"]
     help="Seconds of silence after which a scan is given up.",
 )
 @click.option(
+    "--stall",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(min=0.1),
+    help="Seconds for a client to take one message, before its scan is given up.",
+)
+@click.option(
     "--metrics-port",
     type=click.IntRange(1, 65535),
     help="Serve Prometheus metrics there, at the same address.",
@@ -78,6 +85,7 @@ def serve(
     deadline: float,
     sessions: int,
     idle: float,
+    stall: float,
     metrics_port: int | None,
     backend: str,
     precision: str | None,
@@ -114,7 +122,7 @@ def serve(
     pipeline = Pipeline(source, backend=chosen, precision=precision, threads=threads)
     pipeline.warm_up()
     settings = ServerSettings(
-        host=host, port=port, format=form, deadline_s=deadline, sessions=sessions, idle_s=idle,
+        host=host, port=port, format=form, deadline_s=deadline, sessions=sessions, idle_s=idle, send_s=stall,
         configs=configs or DEFAULT_CONFIGS,
     )  # fmt: skip
     server = Server(pipeline, settings)

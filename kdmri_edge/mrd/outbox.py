@@ -27,6 +27,7 @@ from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
 
 __all__ = ["Outbox"]
 
+_BUFFER: Final = 1 << 19
 _TEXTS: Final = 64  # texts about slices that one scan is sent; images carry their reason anyway
 
 
@@ -55,6 +56,8 @@ class Outbox:
         self._connection = connection
         self._socket = connection.dup()
         self._socket.settimeout(settings.send_s)
+        # what the system may hold of a client that does not read is bounded too
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         self._settings = settings
         self._metrics = metrics
         self._slots = threading.Semaphore(settings.in_flight)
