@@ -43,13 +43,14 @@ def make_bundle(folder: Path, matrix: int, *, target: str = "onnx") -> Path:
     from kdmri_export.export import export_model
     from kdmri_export.recipe import ExportRecipe
 
+    centre = max(4, min(10, matrix // 8))
     torch.manual_seed(0)
     checkpoint = folder / "student.safetensors"
     save_checkpoint(
         checkpoint,
         Checkpoint(
             spec=preset(NETWORK),
-            mask=variable_density_lines(matrix, 4.0, seed=0),
+            mask=variable_density_lines(matrix, 4.0, centre_lines=centre, seed=0),
             matrix=matrix,
             role="student",
             training={},
@@ -79,8 +80,9 @@ def repeated(scan: Scan, slices: int) -> Iterator[Acquisition]:
     for number in range(slices):
         base = (number % count) * per_slice
         for line in once[base : base + per_slice]:
-            line.idx.slice = number
-            yield line
+            copy = Acquisition(line.getHead(), line.data)
+            copy.idx.slice = number
+            yield copy
 
 
 class ServerProcess:
@@ -98,7 +100,7 @@ class ServerProcess:
     """
 
     def __init__(self, bundle: Path, *options: str) -> None:
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
         command = [sys.executable, "-m", "kdmri_edge", "serve", str(bundle), "--port", "0"]
         self._process = subprocess.Popen(
             [*command, *options], stdout=subprocess.DEVNULL, stderr=self._log

@@ -1,8 +1,8 @@
 """A server under many scans, some of them faulty: `python -m kdmri_bench.soak`.
 
 The server runs in a process of its own. Several clients at a time send it scans over loopback; one
-scan in ten is faulty, in turn in each of the ways of `kdmri_bench.faults`. Counted are the images of
-good scans that are lost, zero-filled or wrong, and how the server's resident set grows after a
+scan in ten is faulty, in turn in each of the ways of `kdmri_bench.faults`. Counted are the images
+of good scans that are lost, zero-filled or wrong, and how the server's resident set grows after a
 first round of good scans.
 """
 

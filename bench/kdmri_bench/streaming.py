@@ -2,8 +2,8 @@
 
 One MRD file is reconstructed in three ways in one run: read and given to the pipeline from memory,
 streamed to a server over loopback as fast as it takes it, and streamed at a pace that the pipeline
-keeps up with, which tells the time from a slice's last line to its image. Both streams must give the
-images of the first.
+keeps up with, which tells the time from a slice's last line to its image. Both streams must give
+the images of the first.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def markdown(report: dict[str, Any]) -> str:
         [
             "| | slices/s | last line to image, p50 | p99 |",
             "|---|---:|---:|---:|",
-            f"| from memory | {speed['memory']:.1f} | – | – |",
+            f"| from memory | {speed['memory']:.1f} | - | - |",
             f"| streamed over loopback | {speed['streamed']:.1f} | {wait['p50']:.0f} ms |"
             f" {wait['p99']:.0f} ms |",
             "",

@@ -122,8 +122,8 @@ def serve(
     pipeline = Pipeline(source, backend=chosen, precision=precision, threads=threads)
     pipeline.warm_up()
     settings = ServerSettings(
-        host=host, port=port, format=form, deadline_s=deadline, sessions=sessions, idle_s=idle, send_s=stall,
-        configs=configs or DEFAULT_CONFIGS,
+        host=host, port=port, format=form, deadline_s=deadline, sessions=sessions,
+        idle_s=idle, send_s=stall, configs=configs or DEFAULT_CONFIGS,
     )  # fmt: skip
     server = Server(pipeline, settings)
     if metrics_port is not None:

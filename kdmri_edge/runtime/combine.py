@@ -33,7 +33,7 @@ def centre_lines(mask: Mask) -> int:
 
     As many are counted below zero frequency as above it (one more below for an even number).
     """
-    lines: NDArray[np.bool_] = mask.samples.reshape(mask.height, -1).all(axis=1)
+    lines = np.atleast_1d(mask.samples.reshape(mask.height, -1).all(axis=1))
     height = len(lines)
     count = 0
     while count < height and lines[_nth(count, height)]:
