@@ -57,6 +57,18 @@ def needs(report: dict[str, Any], runtime: str, sessions: int, slice_mib: float)
     return math.ceil(max(peaks) + sessions * 6 * slice_mib), threads
 
 
+def version_of(report: dict[str, Any], package: str) -> str:
+    """Return the version of a runtime that a benchmark's report was measured with.
+
+    Raises:
+        DataError: It names none.
+    """
+    version = report.get("provenance", {}).get("versions", {}).get(package)
+    if not isinstance(version, str):
+        raise DataError(f"The report names no version of {package}.", "Run the benchmark again.")
+    return version
+
+
 def label(memory_mib: int, cores: int, matrix: int, version: str = __version__) -> dict[str, Any]:
     """Return the OpenRecon label."""
     about = f"Compressed reconstruction network for Cartesian 2-D scans of {matrix} x {matrix}."
@@ -164,6 +176,7 @@ def main() -> int:
         slice_mib = given.coils * matrix * matrix * 8 / _MIB
         runtime = bundle.target.backend.title
         report = read_json(given.report, DataError)
+        pinned = f"{package}=={version_of(report, package)}"
         made = label(*needs(report, runtime, given.sessions, slice_mib), matrix)
         validate(made)
         print(json.dumps(made["reconstruction"], indent=2))
@@ -175,7 +188,7 @@ def main() -> int:
             encoded = base64.b64encode(json.dumps(made).encode()).decode()
             subprocess.run(
                 [given.engine, "build", "--tag", given.tag, "--build-arg", f"VERSION={__version__}",
-                 "--build-arg", f"RUNTIME={package}",
+                 "--build-arg", f"RUNTIME={pinned}",
                  "--build-arg", f"OPENRECON_LABEL={encoded}", str(context)],
                 check=True,
             )  # fmt: skip

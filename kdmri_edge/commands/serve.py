@@ -62,6 +62,13 @@ __all__ = ["serve"]
     help="Seconds for a client to take one message, before its scan is given up.",
 )
 @click.option(
+    "--scan-memory",
+    default=2048,
+    show_default=True,
+    type=click.IntRange(1),
+    help="MiB of lines that one scan may have waiting for the rest of their slices.",
+)
+@click.option(
     "--metrics-port",
     type=click.IntRange(1, 65535),
     help="Serve Prometheus metrics there, at the same address.",
@@ -86,6 +93,7 @@ def serve(
     sessions: int,
     idle: float,
     stall: float,
+    scan_memory: int,
     metrics_port: int | None,
     backend: str,
     precision: str | None,
@@ -113,6 +121,7 @@ def serve(
 
     require("ismrmrd", extra="mrd")
     require("prometheus_client", extra="mrd")
+    from kdmri_edge.mrd.assembler import Capacity
     from kdmri_edge.mrd.server import Server
     from kdmri_edge.mrd.settings import DEFAULT_CONFIGS, ServerSettings
     from kdmri_edge.mrd.telemetry import log_event, log_to_stderr
@@ -124,6 +133,7 @@ def serve(
     settings = ServerSettings(
         host=host, port=port, format=form, deadline_s=deadline, sessions=sessions,
         idle_s=idle, send_s=stall, configs=configs or DEFAULT_CONFIGS,
+        capacity=Capacity(open_bytes=scan_memory * 2**20),
     )  # fmt: skip
     server = Server(pipeline, settings)
     if metrics_port is not None:

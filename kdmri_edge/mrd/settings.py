@@ -121,8 +121,12 @@ def _apply(parameters: Mapping[str, Any], chosen: Choice, settings: ServerSettin
     return Choice(int16=form == "int16")
 
 
+def _bare(name: str) -> str:
+    return name.strip().removesuffix(".xml").removesuffix(".json")
+
+
 def _check_name(name: str, settings: ServerSettings) -> None:
-    if name.strip().removesuffix(".xml").removesuffix(".json") not in settings.configs:
+    if _bare(name) not in map(_bare, settings.configs):
         raise StreamError(
             "The configuration that was asked for is unknown.",
             f"This server knows {', '.join(settings.configs)}.",

@@ -60,6 +60,9 @@ def test_memory_and_cores_are_measured_ones(build: ModuleType) -> None:
     memory, cores = build.needs(report, "ONNX Runtime", 2, 10.0)
     assert peak / 2**20 + 120 <= memory < peak / 2**20 + 121
     assert cores == report["settings"]["threads"]
+    assert build.version_of(report, "onnxruntime") == "1.32.0"
+    with pytest.raises(DataError, match="no version of abacus"):
+        build.version_of(report, "abacus")
     with pytest.raises(DataError, match="no measured memory of Abacus"):
         build.needs(report, "Abacus", 2, 10.0)
 
