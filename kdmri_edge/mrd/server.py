@@ -25,7 +25,8 @@ from kdmri_edge.runtime.pipeline import Reconstructs
 
 __all__ = ["Server"]
 
-_REFUSED_AT_ONCE: Final = 8  # clients that are being told that the server is busy
+_WAITING: Final = 8  # clients that wait for a scan to end, or are being told that none did
+_GRACE_S: Final = 1.0  # a client that opens its next scan at once meets the end of its last one
 
 
 class Server:
@@ -54,7 +55,7 @@ class Server:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._running: dict[int, threading.Thread] = {}
-        self._refusing = 0
+        self._slots = threading.Semaphore(self.settings.sessions)
         try:
             family = socket.AF_INET6 if ":" in self.settings.host else socket.AF_INET
             self._socket = socket.create_server(
@@ -97,19 +98,18 @@ class Server:
 
     def _admit(self, number: int, connection: socket.socket) -> None:
         with self._lock:
-            free = len(self._running) - self._refusing < self.settings.sessions
-            if not free and self._refusing >= _REFUSED_AT_ONCE:
+            if len(self._running) >= self.settings.sessions + _WAITING:
                 connection.close()
                 return
-            self._refusing += not free
-            refusal = None if free else "The server is busy with other scans. Try again later."
             thread = threading.Thread(
-                target=self._hold, args=(number, connection, refusal), name="scan", daemon=True
+                target=self._hold, args=(number, connection), name="scan", daemon=True
             )
             self._running[number] = thread
         thread.start()
 
-    def _hold(self, number: int, connection: socket.socket, refusal: str | None) -> None:
+    def _hold(self, number: int, connection: socket.socket) -> None:
+        free = self._slots.acquire(timeout=_GRACE_S)
+        refusal = None if free else "The server is busy with other scans. Try again later."
         try:
             with self.metrics.open.track_inprogress(), contextlib.suppress(OSError):
                 Conversation(
@@ -118,6 +118,7 @@ class Server:
         finally:
             connection.close()
             give_memory_back()
+            if free:
+                self._slots.release()
             with self._lock:
-                self._refusing -= refusal is not None
                 del self._running[number]

@@ -39,14 +39,14 @@ def test_known(message: ConfigFile | ConfigText, chosen: Choice) -> None:
     ],
 )
 def test_unknown(message: ConfigFile | ConfigText) -> None:
-    with pytest.raises(StreamError, match="unknown.*knows kdmri-edge, openrecon"):
+    with pytest.raises(StreamError, match=r"unknown.*knows kdmri-edge, openrecon"):
         choose(message, ServerSettings())
 
 
 def test_names_of_ones_own() -> None:
     settings = ServerSettings(configs=("brain.xml",), format="int16")
     assert choose(ConfigFile("brain"), settings) == INT16
-    with pytest.raises(StreamError, match="knows brain.xml"):
+    with pytest.raises(StreamError, match=r"knows brain\.xml"):
         choose(ConfigFile("kdmri-edge"), settings)
 
 
