@@ -87,11 +87,15 @@ def test_memory_returns_to_where_it_was(serving) -> None:
     """Python's own allocations, after every kind of fault, three times over."""
     server = serving(send_s=0.3, linger_s=0.3)
     names = [name for name in FAULTS if name != "stops reading"]
+    failed = server.metrics.sessions.labels("failed")._value
 
     def round_of_faults() -> int:
+        wanted = failed.get() + len(names)
         for name in names:
             misbehave(name, XML, LINES, server.port)
-        while server.metrics.open._value.get():
+        until = time.monotonic() + 10
+        while failed.get() < wanted or server._running:  # the last client left without waiting
+            assert time.monotonic() < until
             time.sleep(0.01)
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
