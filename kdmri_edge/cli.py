@@ -41,6 +41,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "kdmri_edge.commands.data:data",
         "Say what is in a file of images or k-space; convert between formats.",
     ),
+    "serve": (
+        "kdmri_edge.commands.serve:serve",
+        "Reconstruct a scanner's stream (MRD, as FIRE, OpenRecon and Gadgetron clients speak it).",
+    ),
+    "send": (
+        "kdmri_edge.commands.send:send",
+        "Send an MRD file to such a server and keep the images.",
+    ),
     "verify": (
         "kdmri_edge.commands.verify:verify",
         "Check a bundle: its files, and its golden input on this machine.",

@@ -21,6 +21,7 @@ __all__ = [
     "ParityError",
     "RecipeError",
     "RunError",
+    "StreamError",
 ]
 
 
@@ -83,6 +84,10 @@ class BackendError(KdmriError):
 
 class BenchError(KdmriError):
     """A benchmark that cannot be run as asked."""
+
+
+class StreamError(KdmriError):
+    """A scanner's stream that breaks the protocol, or a server that cannot be reached."""
 
 
 class OutputError(KdmriError):

@@ -14,7 +14,9 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `ablation`: what each idea is worth;
 - `throughput`: how fast training is beside a plain loop;
 - `precisions`: what every target and precision costs in quality;
-- `cold`: time and memory from a process's start to its first image.
+- `cold`: time and memory from a process's start to its first image;
+- `soak`: a server under many scans, some of them faulty;
+- `streaming`: a scan streamed to a server beside its file.
 
 The blocks `targets` and `formats` need no report: they are the tables of export targets and of file
 formats.
@@ -129,12 +131,26 @@ def _precisions(report: dict[str, Any]) -> str:
     return f"{markdown(report)} {origin_line(report['provenance'])}"
 
 
+def _soak(report: dict[str, Any]) -> str:
+    from kdmri_bench.soak import markdown
+
+    return f"{markdown(report)} {origin_line(report['provenance'])}"
+
+
+def _streaming(report: dict[str, Any]) -> str:
+    from kdmri_bench.streaming import markdown
+
+    return f"{markdown(report)} {origin_line(report['provenance'])}"
+
+
 RAW_BLOCKS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "reproduce": _reproduce,
     "ablation": _ablation,
     "throughput": _throughput,
     "cold": _cold,
     "precisions": _precisions,
+    "soak": _soak,
+    "streaming": _streaming,
 }
 
 

@@ -13,7 +13,7 @@ from kdmri_edge.runtime.backends import BACKENDS
 if TYPE_CHECKING:
     from kdmri_edge.runtime.session import SessionInfo
 
-__all__ = ["run"]
+__all__ = ["at_hand", "run", "runs_on"]
 
 
 def runs_on(info: SessionInfo) -> str:
@@ -97,7 +97,7 @@ def run(
     scanned = load_mask_option(mask) if mask else None
     reads = what_reads(source, scanned)
     jobs = plan_jobs(inputs, output)
-    chosen = _at_hand(source) if backend == "auto" else backend
+    chosen = at_hand(source) if backend == "auto" else backend
     session = open_session(
         source, backend=chosen, mask=scanned, precision=precision, threads=threads
     )
@@ -122,7 +122,7 @@ def run(
         click.echo(json.dumps(done, indent=2))
 
 
-def _at_hand(source: Path) -> str | None:
+def at_hand(source: Path) -> str | None:
     """Return the first backend for a bundle whose library is installed, None for its own.
 
     Nothing is silent about it: what runs is printed with the first image.

@@ -80,8 +80,8 @@ FORMATS: Final[tuple[Format, ...]] = (
         suffixes=(".h5", ".hdf5"),
         volume=f"{_DATA}.hdf5:read_hdf5",
         scan=f"{_DATA}.hdf5:scan_hdf5",
-        reads="KD-MRI's layout; fastMRI's, single- and multi-coil; any dataset of k-space, named"
-        " as `FILE.h5:DATASET:AXES`",
+        reads="KD-MRI's layout; fastMRI's, single- and multi-coil; ISMRMRD / MRD (extra `mrd`); any"
+        " dataset of k-space, named as `FILE.h5:DATASET:AXES`",
     ),
     Format(
         name="Siemens TWIX",

@@ -30,7 +30,8 @@ class Layout:
 
     Attributes:
         name: For `kdmri-edge data inspect`.
-        recognises: Tells by the names in the file's root whether a file has it.
+        recognises: Tells by the names in the file's root, and GROUP/NAME of those in its groups,
+            whether a file has it.
         scan: "module:function" from a path to a `Scan`; None where it holds no measured k-space.
         volume: "module:function" from a path to a `Volume`; None makes it of a single-coil scan.
     """
@@ -39,6 +40,11 @@ class Layout:
     recognises: Callable[[list[str]], bool]
     scan: str | None
     volume: str | None = None
+
+
+def _is_mrd(names: list[str]) -> bool:
+    """Whether a group holds a header and readouts, as ISMRMRD has it."""
+    return any(name.endswith("/xml") and f"{name[:-4]}/data" in names for name in names)
 
 
 LAYOUTS: Final[tuple[Layout, ...]] = (
@@ -53,6 +59,11 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
         recognises=is_kdmri,
         scan=None,
         volume="kdmri_edge.data.kdmri_h5:read_kdmri_h5",
+    ),
+    Layout(
+        name="ISMRMRD HDF5",
+        recognises=_is_mrd,
+        scan="kdmri_edge.data.mrd_h5:scan_mrd_h5",
     ),
 )
 """In the order in which they are tried."""
@@ -74,6 +85,8 @@ def layout_of(path: Path) -> Layout:
     try:
         with h5py.File(file, "r") as opened:
             names = [str(name) for name in opened]
+            for name, node in opened.items():
+                names += [f"{name}/{part}" for part in node] if isinstance(node, h5py.Group) else []
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
             f"{file} cannot be read as HDF5 ({type(error).__name__}).",

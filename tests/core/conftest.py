@@ -121,3 +121,23 @@ def brains(tmp_path: Path) -> Path:
         image = phantom_volume(5, slices=3, matrix=32, index=index).image
         np.save(folder / f"sub-{index:02d}_T1w.npy", image)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """ONNX bundles of untrained networks, 32 x 32, by what they read."""
+    from kdmri_export.export import export_model
+    from kdmri_export.recipe import ExportRecipe
+    from tests.export.networks import spec, write_checkpoint
+
+    folder = tmp_path_factory.mktemp("bundles")
+    made = {}
+    for name, architecture, mask_input in (
+        ("magnitude", spec(), False),
+        ("complex", spec(channels=2), False),
+        ("any-mask", spec(), True),
+    ):
+        weights = write_checkpoint(folder / f"{name}.safetensors", architecture)
+        recipe = ExportRecipe(target="onnx", mask_input=mask_input)
+        made[name] = export_model(weights, recipe, folder / name).path
+    return made

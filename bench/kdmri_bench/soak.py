@@ -1,0 +1,217 @@
+"""A server under many scans, some of them faulty: `python -m kdmri_bench.soak`.
+
+The server runs in a process of its own. Several clients at a time send it scans over loopback; one
+scan in ten is faulty, in turn in each of the ways of `kdmri_bench.faults`. Counted are the images
+of good scans that are lost, zero-filled or wrong, and how the server's resident set grows after a
+first round of good scans.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import numpy as np
+from ismrmrd import Image
+from numpy.typing import NDArray
+
+from kdmri_bench.faults import FAULTS, misbehave
+from kdmri_bench.served import NETWORK, ServerProcess, coil_scan, make_bundle, repeated
+from kdmri_edge.console import progress
+from kdmri_edge.data.scan import Scan
+from kdmri_edge.errors import BenchError, KdmriError
+from kdmri_edge.files import write_json
+from kdmri_edge.mrd.client import send_scan
+from kdmri_edge.mrd.emit import encoding_of
+from kdmri_edge.mrd.header import write_encoding
+from kdmri_edge.mrd.images import fallback_of
+from kdmri_edge.provenance import provenance
+from kdmri_edge.runtime.pipeline import Pipeline
+
+__all__ = ["SoakSettings", "main", "markdown", "soak"]
+
+SCHEMA: Final = 1
+_BASE: Final = 4  # different slices, which a scan repeats
+_CLOSE: Final = 1e-4  # of an image's maximum: far above rounding, far below any mix-up
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SoakSettings:
+    """What is sent.
+
+    Attributes:
+        slices: Of all scans together.
+        sessions: Scans.
+        at_once: Clients at a time.
+        matrix: Side of the slices in pixels.
+        coils: Receive channels.
+        faulty: One scan in so many is faulty.
+    """
+
+    slices: int = 10_000
+    sessions: int = 50
+    at_once: int = 4
+    matrix: int = 64
+    coils: int = 4
+    faulty: int = 10
+
+
+def soak(settings: SoakSettings) -> dict[str, Any]:
+    """Soak a server.
+
+    Returns:
+        Counts of images, sessions and faults, and the resident set over the sessions in MiB.
+
+    Raises:
+        BenchError: The server does not start, or its sessions do not end.
+        KdmriError: The network cannot be exported.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        bundle = make_bundle(Path(place), settings.matrix)
+        pipeline = Pipeline(bundle, threads=1)
+        scan = coil_scan(pipeline.reads.mask, settings.matrix, slices=_BASE, coils=settings.coils)
+        wanted = [np.abs(pipeline.reconstruct(k, scan.mask).image) for k in scan.kspace]
+        # as many threads as cores would only measure how they get into each other's way
+        options = ("--threads", "1", "--stall", "2", "--deadline", "60",
+                   "--sessions", str(2 * settings.at_once))  # fmt: skip
+        with ServerProcess(bundle, *options) as server:
+            return _report(settings, _sent(settings, server, scan, wanted), server)
+
+
+@dataclass(slots=True)
+class _Tally:
+    good_sessions: int = 0
+    expected: int = 0
+    lost: int = 0
+    zero_filled: int = 0
+    wrong: int = 0
+    faults: dict[str, int] | None = None
+    resident: list[int] | None = None
+
+
+def _sent(
+    settings: SoakSettings, server: ServerProcess, scan: Scan, wanted: list[NDArray[Any]]
+) -> _Tally:
+    each = max(1, settings.slices // settings.sessions)
+    xml = write_encoding(encoding_of(scan), slices=each)
+    tally = _Tally(faults={}, resident=[])
+    names = list(FAULTS)
+
+    def one(number: int) -> tuple[str | None, list[Image]]:
+        lines = repeated(scan, each)
+        if number % settings.faulty == settings.faulty - 1:
+            name = names[(number // settings.faulty) % len(names)]
+            misbehave(name, xml, list(repeated(scan, each)), server.port)
+            return name, []
+        reply = send_scan(xml, lines, port=server.port, timeout_s=120)
+        return None, reply.images
+
+    def take(found: tuple[str | None, list[Image]]) -> None:
+        name, images = found
+        assert tally.faults is not None
+        if name is not None:
+            tally.faults[name] = tally.faults.get(name, 0) + 1
+            return
+        tally.good_sessions += 1
+        tally.expected += each
+        tally.lost += each - len({int(image.slice) for image in images})
+        tally.zero_filled += sum(fallback_of(image) is not None for image in images)
+        tally.wrong += sum(not _is(image, wanted) for image in images)
+
+    with ThreadPoolExecutor(settings.at_once) as clients:
+        warm = [clients.submit(one, 0) for _ in range(2 * settings.at_once)]
+        for done in warm:
+            done.result()
+        server.sessions(len(warm))
+        assert tally.resident is not None
+        tally.resident.append(server.resident())
+        with progress("Scans", settings.sessions) as advance:
+            for begun in range(0, settings.sessions, settings.at_once):
+                numbers = range(begun, min(begun + settings.at_once, settings.sessions))
+                for found in clients.map(one, numbers):
+                    take(found)
+                    advance(1)
+                server.sessions(len(warm) + numbers[-1] + 1)
+                tally.resident.append(server.resident())
+    return tally
+
+
+def _is(image: Image, wanted: list[NDArray[Any]]) -> bool:
+    reference = wanted[int(image.slice) % len(wanted)]
+    difference = float(np.abs(image.data[0, 0] - reference).max())
+    return difference <= _CLOSE * float(reference.max())
+
+
+def _report(settings: SoakSettings, tally: _Tally, server: ServerProcess) -> dict[str, Any]:
+    resident = tally.resident or [0]
+    sessions = [event for event in server.events() if event["event"] == "session"]
+    outcomes = [str(event["outcome"]) for event in sessions[2 * settings.at_once :]]
+    return {
+        "schema": SCHEMA,
+        "network": NETWORK,
+        "slices": settings.slices,
+        "sessions": settings.sessions,
+        "at_once": settings.at_once,
+        "matrix": settings.matrix,
+        "coils": settings.coils,
+        "good_sessions": tally.good_sessions,
+        "good_images": tally.expected,
+        "lost": tally.lost,
+        "zero_filled": tally.zero_filled,
+        "wrong": tally.wrong,
+        "faults": dict(sorted((tally.faults or {}).items())),
+        "outcomes": {name: outcomes.count(name) for name in sorted(set(outcomes))},
+        "defects": sum(event["event"] == "defect" for event in server.events()),
+        "resident_mib": [round(value / 2**20, 2) for value in resident],
+        "growth": resident[-1] / resident[0] - 1,
+        "provenance": provenance(0),
+    }
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Return the result as sentences."""
+    resident = report["resident_mib"]
+    bad = sum(report["faults"].values())
+    return (
+        f"{report['slices']:,} slices of {report['matrix']} x {report['matrix']} with"
+        f" {report['coils']} coils in {report['sessions']} scans, {report['at_once']} at a time, of"
+        f" which {bad} faulty ({', '.join(report['faults'])}): of {report['good_images']:,} images"
+        f" of good scans {report['lost']} lost, {report['zero_filled']} zero-filled,"
+        f" {report['wrong']} wrong. The server's resident set went from {resident[0]:.0f} to"
+        f" {resident[-1]:.0f} MiB ({100 * report['growth']:+.1f} %)."
+    )
+
+
+@click.command()
+@click.option("--slices", default=10_000, show_default=True, type=click.IntRange(1))
+@click.option("--sessions", default=50, show_default=True, type=click.IntRange(1))
+@click.option("--at-once", default=4, show_default=True, type=click.IntRange(1, 64))
+@click.option("--matrix", default=64, show_default=True, type=click.IntRange(32, 1024))
+@click.option("--coils", default=4, show_default=True, type=click.IntRange(1, 128))
+@click.option("--out", type=click.Path(path_type=Path), help="Write report.json into this folder.")
+def main(slices: int, sessions: int, at_once: int, matrix: int, coils: int,
+         out: Path | None) -> None:  # fmt: skip
+    """Send a server many scans, one in ten of them faulty."""
+    settings = SoakSettings(
+        slices=slices, sessions=sessions, at_once=at_once, matrix=matrix, coils=coils
+    )
+    try:
+        report = soak(settings)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            write_json(out / "report.json", report)
+        click.echo(markdown(report))
+        if report["lost"] or report["zero_filled"] or report["wrong"] or report["defects"]:
+            raise BenchError("Images of good scans were lost.", "See report.json with --out.")
+    except KdmriError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""`kdmri-edge send`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+__all__ = ["send"]
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.h5")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address of the server.")
+@click.option("--port", default=9002, show_default=True, type=click.IntRange(1, 65535))
+@click.option(
+    "--config", default="kdmri-edge", show_default=True, help="Configuration to ask the server for."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="OUT.h5",
+    help="MRD file for the images that come back.",
+)
+@click.option(
+    "--pace",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Milliseconds from one readout to the next, as a scanner would; 0: at once.",
+)
+@click.option(
+    "--timeout",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0.1),
+    help="Seconds for which the server may be silent.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def send(
+    file: Path,
+    host: str,
+    port: int,
+    config: str,
+    output: Path,
+    pace: float,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Send an MRD file's readouts to a server and write the images that come back.
+
+    The server may be `kdmri-edge serve` or any other that speaks the MRD streaming protocol.
+
+    \b
+    Examples:
+      kdmri-edge send scan.h5 -o images.h5
+      kdmri-edge send scan.h5 -o images.h5 --host scanner --port 9002 --pace 5
+    """  # noqa: D301 - click wants the backspace itself
+    from kdmri_edge.console import progress, say
+    from kdmri_edge.errors import OutputError, StreamError
+    from kdmri_edge.extras import require
+
+    require("ismrmrd", extra="mrd")
+    from kdmri_edge.mrd.client import send_scan
+    from kdmri_edge.mrd.hdf5 import count_readouts, read_header, read_readouts, write_images
+    from kdmri_edge.mrd.images import fallback_of
+
+    xml, total = read_header(file), count_readouts(file)
+    if output.exists() and output.samefile(file):
+        raise OutputError(f"{output} is the input.", "Choose another --output.")
+    with progress(file.name, total) as advance:
+        reply = send_scan(
+            xml, read_readouts(file), host=host, port=port, config=config, pace_s=pace / 1e3,
+            timeout_s=timeout, advance=advance,
+        )  # fmt: skip
+    if reply.images:
+        write_images(output, reply.images, xml)
+    if reply.errors:
+        kept = f"{output} holds the {len(reply.images)} image(s) that came." if reply.images else ""
+        raise StreamError(f"The server ended the scan: {reply.errors[0]}", kept)
+    if not reply.images:
+        raise StreamError("No image came back.", "Look at the server's log.")
+    fallbacks = [reason for image in reply.images if (reason := fallback_of(image)) is not None]
+    if as_json:
+        result = {
+            "output": str(output),
+            "readouts": total,
+            "images": len(reply.images),
+            "zero_filled": len(fallbacks),
+            "reasons": sorted(set(fallbacks)),
+            "texts": reply.texts,
+        }
+        click.echo(json.dumps(result, indent=2))
+        return
+    for text in reply.texts:
+        say(text)
+    counted = f", {len(fallbacks)} of them zero-filled" if fallbacks else ""
+    click.echo(f"{output}: {len(reply.images)} image(s){counted}")

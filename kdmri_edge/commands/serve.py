@@ -1,0 +1,154 @@
+"""`kdmri-edge serve`."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import click
+
+from kdmri_edge.runtime.backends import BACKENDS
+
+__all__ = ["serve"]
+
+
+@click.command()
+@click.argument("network", type=click.Path(path_type=Path), metavar="BUNDLE")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen at; the default takes clients of this machine alone.",
+)
+@click.option("--port", default=9002, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--config",
+    "configs",
+    multiple=True,
+    metavar="NAME",
+    help="Configuration names to answer to [kdmri-edge, openrecon]; any other is an error.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["float", "int16"]),
+    default="float",
+    show_default=True,
+    help="Pixels of the images: in the unit of k-space, or whole"
+    " numbers with one scale for the scan.",
+)
+@click.option(
+    "--deadline",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(min=0.01),
+    help="Seconds from a slice's last line until its zero-filled image is sent.",
+)
+@click.option(
+    "--sessions", default=8, show_default=True, type=click.IntRange(1, 256), help="Scans at once."
+)
+@click.option(
+    "--idle",
+    default=600.0,
+    show_default=True,
+    type=click.FloatRange(min=0.1),
+    help="Seconds of silence after which a scan is given up.",
+)
+@click.option(
+    "--stall",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(min=0.1),
+    help="Seconds for a client to take one message, before its scan is given up.",
+)
+@click.option(
+    "--scan-memory",
+    default=2048,
+    show_default=True,
+    type=click.IntRange(1),
+    help="MiB of lines that one scan may have waiting for the rest of their slices.",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    help="Serve Prometheus metrics there, at the same address.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", *BACKENDS]),
+    default="auto",
+    show_default=True,
+    help="Runtime; see `kdmri-edge run`.",
+)
+@click.option("--precision", help="Arithmetic, where the runtime has a choice.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [the runtime's choice].")
+@click.option("--quiet", is_flag=True, help="Log warnings and errors alone.")
+def serve(
+    network: Path,
+    host: str,
+    port: int,
+    configs: tuple[str, ...],
+    form: str,
+    deadline: float,
+    sessions: int,
+    idle: float,
+    stall: float,
+    scan_memory: int,
+    metrics_port: int | None,
+    backend: str,
+    precision: str | None,
+    threads: int | None,
+    quiet: bool,
+) -> None:
+    """Reconstruct a scanner's stream: the MRD protocol of FIRE, OpenRecon and Gadgetron clients.
+
+    Each slice of a Cartesian 2-D scan goes back as soon as its last line has come. Where the
+    network cannot be used (another matrix or mask, NaN, a missed deadline, a failure) the
+    zero-filled image goes back instead, flagged in its meta attributes, with the reason in text.
+    The log is one JSON object a line on standard error, without patient data. SIGTERM ends the
+    server after the running scans.
+
+    \b
+    Examples:
+      kdmri-edge serve bundle
+      kdmri-edge serve bundle --host 0.0.0.0 --format int16 --metrics-port 9100
+      kdmri-edge send scan.h5 -o images.h5
+    """  # noqa: D301 - click wants the backspace itself
+    from kdmri_edge.commands.run import at_hand, runs_on
+    from kdmri_edge.errors import StreamError
+    from kdmri_edge.extras import require
+    from kdmri_edge.runtime.pipeline import Pipeline
+    from kdmri_edge.shipped import place_of
+
+    require("ismrmrd", extra="mrd")
+    require("prometheus_client", extra="mrd")
+    from kdmri_edge.mrd.assembler import Capacity
+    from kdmri_edge.mrd.server import Server
+    from kdmri_edge.mrd.settings import DEFAULT_CONFIGS, ServerSettings
+    from kdmri_edge.mrd.telemetry import log_event, log_to_stderr
+
+    source = place_of(network)
+    chosen = at_hand(source) if backend == "auto" else backend
+    pipeline = Pipeline(source, backend=chosen, precision=precision, threads=threads)
+    pipeline.warm_up()
+    settings = ServerSettings(
+        host=host, port=port, format=form, deadline_s=deadline, sessions=sessions,
+        idle_s=idle, send_s=stall, configs=configs or DEFAULT_CONFIGS,
+        capacity=Capacity(open_bytes=scan_memory * 2**20),
+    )  # fmt: skip
+    server = Server(pipeline, settings)
+    if metrics_port is not None:
+        try:
+            server.metrics.publish(host, metrics_port)
+        except OSError as error:
+            raise StreamError(
+                f"Metrics cannot be served at {host}:{metrics_port} ({error.strerror}).",
+                "Choose another --metrics-port.",
+            ) from None
+    log_to_stderr(quiet=quiet)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stop())
+    reads = pipeline.reads
+    log_event("network", runs=runs_on(pipeline.session.info), matrix=reads.matrix,
+              mask=reads.mask.name, channels=reads.spec.channels)  # fmt: skip
+    server.serve()

