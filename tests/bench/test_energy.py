@@ -69,10 +69,10 @@ class StandIn:
 
 
 @pytest.mark.parametrize(
-    ("pid", "used", "source"), [(os.getpid(), 300, "NVML, process"), (1, 900, "NVML, device")]
+    ("own", "used", "source"), [(True, 300, "NVML, process"), (False, 900, "NVML, device")]
 )
-def test_gpu_memory_is_the_process_or_the_device(pid: int, used: int, source: str) -> None:
-    gpu = Nvml(StandIn(pid))
+def test_gpu_memory_is_the_process_or_the_device(own: bool, used: int, source: str) -> None:
+    gpu = Nvml(StandIn(os.getpid() if own else 1))
     assert gpu.memory() == used
     assert gpu.source == source
 
