@@ -31,11 +31,11 @@ def test_the_readme_has_its_two_commands() -> None:
     setups = [line for line in LINES if line.startswith("python -m pip install")]
     assert setups == [
         'python -m pip install -e ".[all]" && kdmri-edge quickstart',
-        'python -m pip install -e ".[dev]" && python -m pytest',
+        'python -m pip install -e ".[dev]" && python -m pytest -n auto --dist loadfile',
     ]
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert '-e ".[dev]"' in ci
-    assert re.search(r"^python -m pytest$", ci, re.M)
+    assert re.search(r"^python -m pytest -n auto --dist loadfile$", ci, re.M)
 
 
 @pytest.mark.parametrize("line", OURS)

@@ -259,7 +259,7 @@ def test_kspace_brings_its_own_mask(
             np.load(result["output"]), wanted, atol=1e-4 * np.abs(wanted).max()
         )
     # what the user says of the scan goes before what the file says
-    np.save(tmp_path / "mask.npy", masks[0].samples.astype(np.uint8))
+    np.save(tmp_path / "mask.npy", masks[1].samples.astype(np.uint8))
     cli(*arguments, "--mask", tmp_path / "mask.npy").check_refusal("another mask")
 
 
