@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from kdmri_bench.cells import NOTHING
 from kdmri_bench.schema import Report, Row
+from kdmri_edge.errors import BenchError
 
 __all__ = [
     "BASELINES",
@@ -14,10 +15,12 @@ __all__ = [
     "PLAIN_EXPORT",
     "Ratio",
     "markdown_ratios",
+    "markdown_student",
     "ratios",
 ]
 
 PLAIN_EXPORT = "plain export"
+_PLAIN_RUNTIME = "ONNX Runtime"
 PEER_EXPORT = "peer, torch.onnx"
 PEER_COMPILE = "peer, torch.compile"
 BASELINES = (PLAIN_EXPORT, PEER_EXPORT, PEER_COMPILE)
@@ -58,16 +61,75 @@ def ratios(report: Report, variant: str = PLAIN_EXPORT) -> list[Ratio]:
         other = plain.get((row.network, row.runtime, row.precision))
         if row.variant != "default" or not row.latency or other is None or not other.latency:
             continue
-        pairs = zip(other.latency["round_p50_ms"], row.latency["round_p50_ms"], strict=False)
-        result.append(
-            Ratio(
-                row=row,
-                plain=other,
-                ratio=float(other.latency["p50_ms"]) / float(row.latency["p50_ms"]),
-                round_ratios=tuple(float(a) / float(b) for a, b in pairs),
-            )
-        )
+        result.append(_paired(row, other))
     return result
+
+
+def _paired(row: Row, other: Row) -> Ratio:
+    """Compare two rows that have a latency."""
+    ours, theirs = row.latency or {}, other.latency or {}
+    pairs = zip(theirs["round_p50_ms"], ours["round_p50_ms"], strict=False)
+    return Ratio(
+        row=row,
+        plain=other,
+        ratio=float(theirs["p50_ms"]) / float(ours["p50_ms"]),
+        round_ratios=tuple(float(a) / float(b) for a, b in pairs),
+    )
+
+
+def markdown_student(report: Report) -> str:
+    """Return how fast the student is on each runtime, as a GitHub Markdown table.
+
+    Beside the teacher's plain export in ONNX Runtime, which is what one would run without this
+    project, and beside itself in float32 on the same runtime.
+
+    Raises:
+        BenchError: The report has no plain export of a teacher in ONNX Runtime.
+    """
+    measured = [row for row in report.rows if row.latency]
+    start = next(
+        (
+            row
+            for row in measured
+            if (row.role, row.variant, row.runtime) == ("teacher", PLAIN_EXPORT, _PLAIN_RUNTIME)
+        ),
+        None,
+    )
+    if start is None or start.latency is None:
+        raise BenchError(
+            f"The report has no plain export of a teacher in {_PLAIN_RUNTIME}.",
+            "Measure teacher and student together, with the plain exports.",
+        )
+    ours = [row for row in measured if row.role == "student" and row.variant == "default"]
+    whole = {row.runtime: row for row in ours if row.precision == "f32"}
+    lines = [
+        f"| student in | precision | p50 ms | faster than the teacher's plain export in {_PLAIN_RUNTIME}"
+        f" ({start.latency['p50_ms']:.1f} ms) | faster than itself in f32 | PSNR dB |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for row in ours:
+        plain = _cell(_paired(row, start))
+        itself = whole.get(row.runtime)
+        own = NOTHING if itself in (None, row) else _cell(_paired(row, itself))
+        lines.append(
+            f"| {row.runtime} | {row.precision} | {(row.latency or {})['p50_ms']:.1f} | {plain}"
+            f" | {own} | {row.quality['psnr']['mean']:.2f} |"
+        )
+    slices, rounds = sum(v.slices for v in report.volumes), start.latency["round_p50_ms"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Network only, one slice, all rows in one run of"
+            f" {len(rounds)} interleaved rounds (ratio of each in parentheses);"
+            f" PSNR on {slices} central slices of {len(report.volumes)} test volumes.",
+        ]
+    )
+
+
+def _cell(pair: Ratio) -> str:
+    rounds = ", ".join(f"{value:.2f}" for value in pair.round_ratios)
+    return f"**{pair.ratio:.1f}x** ({rounds})"
 
 
 def markdown_ratios(report: Report, variant: str = PLAIN_EXPORT) -> str:

@@ -7,6 +7,7 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `details`: the figures that the table leaves out: percentiles, end to end, throughput, peak;
 - `recommended`: which variant the report recommends, in one sentence;
 - `pareto`: quality against latency, drawn beside the report as pareto.svg;
+- `student`: how fast the student is beside what one would run without this project;
 - `ratios`: how much faster the default export is than a plain export with DFT nodes;
 - `peers`: the same against `python -m kdmri_bench.peers`;
 - `facts`: revision, machine, versions and seed of that report, in one sentence;
@@ -18,8 +19,8 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `soak`: a server under many scans, some of them faulty;
 - `streaming`: a scan streamed to a server beside its file.
 
-The blocks `targets` and `formats` need no report: they are the tables of export targets and of file
-formats.
+The blocks `targets`, `formats` and `shipped` need no report: they are the tables of export targets,
+of file formats and of the package's trained networks (`code_tables`).
 """
 
 from __future__ import annotations
@@ -27,22 +28,23 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from kdmri_bench.code_tables import TABLES
 from kdmri_bench.page.charts import pareto_svg
-from kdmri_bench.ratios import PEER_COMPILE, PEER_EXPORT, markdown_ratios
+from kdmri_bench.ratios import PEER_COMPILE, PEER_EXPORT, markdown_ratios, markdown_student
 from kdmri_bench.report import read_report
 from kdmri_bench.schema import Report
 from kdmri_bench.table import markdown_details, markdown_table, recommendation
-from kdmri_edge.data.formats import FORMATS
 from kdmri_edge.errors import BenchError, KdmriError
+from kdmri_edge.extras import load_attribute
 from kdmri_edge.files import atomic_path, read_json
-from kdmri_edge.targets import TARGETS
 
-__all__ = ["BLOCKS", "draw_pictures", "facts", "formats", "generate", "main", "targets"]
+__all__ = ["BLOCKS", "draw_pictures", "facts", "generate", "main"]
 
 _BLOCK = re.compile(
     r"(?P<begin><!-- begin:(?P<name>\S+) -->)(?P<body>.*?)(?P<end><!-- end:(?P=name) -->)", re.S
@@ -78,6 +80,7 @@ BLOCKS: Final[dict[str, Callable[[Report], str]]] = {
     "details": markdown_details,
     "recommended": recommendation,
     "ratios": markdown_ratios,
+    "student": markdown_student,
     "peers": _peers,
     "facts": facts,
 }
@@ -107,91 +110,32 @@ def _reproduce(report: dict[str, Any]) -> str:
     return f"{markdown(report)}  \n{origin_line(report['provenance'])}"
 
 
-def _ablation(report: dict[str, Any]) -> str:
-    from kdmri_bench.ablation import markdown
-
-    return f"{markdown(report)} {origin_line(report['provenance'])}"
-
-
-def _throughput(report: dict[str, Any]) -> str:
-    from kdmri_bench.throughput import sentence
-
-    return f"{sentence(report)} {origin_line(report['provenance'])}"
-
-
-def _cold(report: dict[str, Any]) -> str:
-    from kdmri_bench.cold_start import markdown
-
-    return f"{markdown(report)} {origin_line(report['provenance'])}"
+_LAZY: Final = {
+    "ablation": "kdmri_bench.ablation:markdown",
+    "throughput": "kdmri_bench.throughput:sentence",
+    "cold": "kdmri_bench.cold_start:markdown",
+    "precisions": "kdmri_bench.targets:markdown",
+    "soak": "kdmri_bench.soak:markdown",
+    "streaming": "kdmri_bench.streaming:markdown",
+}
+"""Kind -> what makes its text of the recorded values; imported only where it is used."""
 
 
-def _precisions(report: dict[str, Any]) -> str:
-    from kdmri_bench.targets import markdown
-
-    return f"{markdown(report)} {origin_line(report['provenance'])}"
-
-
-def _soak(report: dict[str, Any]) -> str:
-    from kdmri_bench.soak import markdown
-
-    return f"{markdown(report)} {origin_line(report['provenance'])}"
-
-
-def _streaming(report: dict[str, Any]) -> str:
-    from kdmri_bench.streaming import markdown
-
-    return f"{markdown(report)} {origin_line(report['provenance'])}"
+def _recorded(text: str, report: dict[str, Any]) -> str:
+    """Return the text of a report, and where it comes from."""
+    return f"{load_attribute(text)(report)} {origin_line(report['provenance'])}"
 
 
 RAW_BLOCKS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "reproduce": _reproduce,
-    "ablation": _ablation,
-    "throughput": _throughput,
-    "cold": _cold,
-    "precisions": _precisions,
-    "soak": _soak,
-    "streaming": _streaming,
+    **{kind: partial(_recorded, text) for kind, text in _LAZY.items()},
 }
-
-
-def targets() -> str:
-    """Return the table of export targets as GitHub Markdown."""
-    lines = [
-        "| `--target` | runs in | devices | graph's precision | executed in | extra |",
-        "|---|---|---|---|---|---|",
-    ]
-    for target in TARGETS.values():
-        backend = target.backend
-        lists = (backend.devices, target.precisions, backend.precisions)
-        devices, written, executed = (", ".join(names) for names in lists)
-        lines.append(
-            f"| `{target.name}` | {backend.title} | {devices} | {written} | {executed} |"
-            f" `{backend.extra}` |"
-        )
-    return "\n".join(lines)
-
-
-def formats() -> str:
-    """Return the table of file formats as GitHub Markdown."""
-    lines = [
-        "| format | files | read | written | a round trip keeps | extra |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in FORMATS:
-        suffixes = ", ".join(f"`{suffix}`" for suffix in row.suffixes)
-        extra = f"`{row.extra}`" if row.extra else ""
-        lines.append(
-            f"| {row.name} | {suffixes} | {row.reads} | {row.writes} | {row.keeps} | {extra} |"
-        )
-    return "\n".join(lines)
 
 
 def _body(name: str, results: Path) -> str:
     """Make the contents of one block."""
-    if name == "targets":
-        return targets()
-    if name == "formats":
-        return formats()
+    if name in TABLES:
+        return TABLES[name]()
     kind, _, stem = name.partition(":")
     file = results / stem / "report.json"
     if stem and kind == "pareto":
@@ -203,7 +147,7 @@ def _body(name: str, results: Path) -> str:
     kinds = (*BLOCKS, "pareto", *RAW_BLOCKS)
     raise BenchError(
         f"Block {name!r} is of an unknown kind.",
-        f"Kinds are targets, formats, {', '.join(f'{kind}:STEM' for kind in kinds)}.",
+        f"Kinds are {', '.join(TABLES)}, {', '.join(f'{kind}:STEM' for kind in kinds)}.",
     )
 
 
