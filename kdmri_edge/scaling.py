@@ -64,6 +64,18 @@ def network_input(x_u: NDArray[Any], scale: NDArray[np.float32]) -> NDArray[np.f
     return np.ascontiguousarray(np.stack(parts, 1), dtype=np.float32)
 
 
+def network_maps(maps: NDArray[Any]) -> NDArray[np.float32]:
+    """What a network sees of coil sensitivities, which have no unit and are not scaled.
+
+    Args:
+        maps: complex [..., C, H, W].
+
+    Returns:
+        float32 [..., C, 2, H, W], C-contiguous: real and imaginary parts.
+    """
+    return np.ascontiguousarray(np.stack([maps.real, maps.imag], -3), dtype=np.float32)
+
+
 def network_image(output: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[Any]:
     """Undo `network_input`: float32 [S, C, H, W] back to images [S, H, W] in their own unit.
 

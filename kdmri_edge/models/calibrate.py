@@ -14,13 +14,14 @@ __all__ = ["activation_maxima"]
 
 
 def activation_maxima(
-    network: Network, batches: Iterable[tuple[Tensor, Tensor]]
+    network: Network, batches: Iterable[tuple[Tensor, ...]]
 ) -> dict[str, list[float]]:
     """Return the largest magnitude of each channel that each convolution reads.
 
     Args:
         network: A float network, which is run without gradients.
-        batches: (normalised zero-filled images [B, C, H, W], operator of data consistency).
+        batches: (normalised zero-filled images [B, C, H, W], operator of data consistency), and
+            for networks with coils their sensitivities.
 
     Returns:
         By the convolution's name, e.g. {"cascades.0.convs.0": [3.2]}.
@@ -41,8 +42,8 @@ def activation_maxima(
             hooks.append(conv.register_forward_pre_hook(look))
     try:
         with torch.no_grad():
-            for x_u, operator in batches:
-                network(x_u, operator)
+            for given in batches:
+                network(*given)
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,9 +1,9 @@
 """Coil sensitivities from the fully sampled centre of k-space: ESPIRiT (numpy).
 
 After Uecker et al., "ESPIRiT - an eigenvalue approach to autocalibrating parallel MRI", MRM 2014.
-Patches of the coils' k-space span a space of few dimensions; that each patch lies in it is, pixel by
-pixel, an eigenvalue problem G(x) s(x) = s(x) whose solution is the vector of sensitivities. One set
-of maps is estimated, so the field of view must hold the object.
+Patches of the coils' k-space span a space of few dimensions; that each patch lies in it is, pixel
+by pixel, an eigenvalue problem G(x) s(x) = s(x) whose solution is the vector of sensitivities. One
+set of maps is estimated, so the field of view must hold the object.
 """
 
 from __future__ import annotations
