@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from kdmri_edge.checkpoint import load_reconstructor
@@ -51,6 +50,7 @@ class EagerSession(Session):
         self._layout = layout
         self._bf16 = precision == "bf16"
         model = load_reconstructor(checkpoint, form)
+        self.sense = model.spec.coils
         self._model = model.to(memory_format=self._format)  # type: ignore[call-overload]
 
     @classmethod
@@ -75,7 +75,8 @@ class EagerSession(Session):
     @torch.inference_mode()
     def run(self, x_u: Array) -> Array:
         """Reconstruct; see `Session.run`."""
-        inputs = torch.from_numpy(np.ascontiguousarray(x_u)).contiguous(memory_format=self._format)
+        images, *maps = (torch.from_numpy(array) for array in self.inputs(x_u))
+        inputs = images.contiguous(memory_format=self._format)
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
-            result: Array = self._model(inputs).float().contiguous().numpy()
+            result: Array = self._model(inputs, None, *maps).float().contiguous().numpy()
         return result
