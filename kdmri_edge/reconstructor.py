@@ -13,7 +13,21 @@ from kdmri_edge.physics.forms import Form, choose_form
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.sense import sense_operator_tensor
 
-__all__ = ["Reconstructor"]
+__all__ = ["Reconstructor", "network_operator"]
+
+
+def network_operator(spec: ModelSpec, mask: Mask, form: Form, *, any_mask: bool = False) -> Tensor:
+    """Return the constant of a network's data consistency, with coils or without.
+
+    Args:
+        spec: The network's architecture.
+        mask: The sampling pattern.
+        form: Form of data consistency.
+        any_mask: See `Reconstructor`.
+    """
+    if spec.coils:
+        return sense_operator_tensor(mask, form, any_mask=any_mask)
+    return operator_tensor(mask, form, spec.channels)
 
 
 class Reconstructor(nn.Module):
@@ -48,11 +62,7 @@ class Reconstructor(nn.Module):
         self.maxima = dict(maxima or {})
         self.form = choose_form(mask, form or "auto")
         model.form = self.form
-        operator = (
-            sense_operator_tensor(mask, self.form, any_mask=any_mask)
-            if model.spec.coils
-            else operator_tensor(mask, self.form, model.spec.channels)
-        )
+        operator = network_operator(model.spec, mask, self.form, any_mask=any_mask)
         self.register_buffer("operator", operator, persistent=False)
 
     @property

@@ -121,7 +121,8 @@ def sense_operator_array(mask: Mask, form: Form, *, any_mask: bool = False) -> N
     # P does not depend on the image's origin, so neither shift nor sign of it is needed here.
     angle = 2 * np.pi * (np.outer(lines, np.arange(mask.height)) % mask.height) / mask.height
     real, imag = np.cos(angle), -np.sin(angle)
-    return np.block([[real, -imag], [imag, real]]) / np.sqrt(mask.height)
+    factor: NDArray[np.float64] = np.block([[real, -imag], [imag, real]]) / np.sqrt(mask.height)
+    return factor
 
 
 def whitening_matrix(noise: Complex) -> NDArray[np.complex128]:
@@ -147,7 +148,7 @@ def whitening_matrix(noise: Complex) -> NDArray[np.complex128]:
         raise DataError("The coils' noise has no covariance that can be inverted.", remedy) from (
             error
         )
-    result: NDArray[np.complex128] = np.linalg.inv(lower)
+    result = np.asarray(np.linalg.inv(lower), dtype=np.complex128)
     if not np.isfinite(result).all():
         raise DataError("The noise holds a silent coil or values that are not finite.", remedy)
     return result

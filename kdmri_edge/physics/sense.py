@@ -74,8 +74,8 @@ def sense_projection(x: Tensor, x_u: Tensor, maps: Tensor, operator: Tensor, gai
     seen = torch.matmul(matrix, seen)
     if int(operator.shape[-2]) != 2 * height:
         seen = torch.matmul(matrix.transpose(-1, -2), seen)
-    seen = seen.unflatten(2, (2, height))
-    return _stepped(x, x_u, _combine(seen[:, :, :1], seen[:, :, 1:], maps), gain)
+    normal = _combine(seen[:, :, None, :height], seen[:, :, None, height:], maps)
+    return _stepped(x, x_u, normal, gain)
 
 
 def sense_dft(x: Tensor, x_u: Tensor, maps: Tensor, operator: Tensor, gain: float) -> Tensor:
