@@ -42,7 +42,7 @@ def sense_input(
     Args:
         scan: Measured k-space; its lines around zero frequency have to be sampled without a gap.
         coils: Virtual coils to compress to, at most; None leaves all.
-        advance: Called with the number of slices that are finished (about a second each at 256^2).
+        advance: Called with the number of slices that are finished.
 
     Raises:
         MaskError: The mask's centre has gaps.

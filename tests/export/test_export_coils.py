@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_MAPS, GOLDEN_OPERATOR, GOLDEN_OUTPUT
+from kdmri_edge.cli import main
 from kdmri_edge.data.phantom import phantom_volume
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.simulate import coil_maps
@@ -110,3 +112,17 @@ def test_what_a_multi_coil_network_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="0 coils"):
         ExportRecipe(target="onnx", coils=0)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_the_command_tells_the_share_of_data_consistency(tmp_path: Path) -> None:
+    architecture = spec(channels=2, coils=True)
+    checkpoint = write_checkpoint(tmp_path / "student.safetensors", architecture)
+    done = CliRunner().invoke(
+        main, ["export", str(checkpoint), f"--target={QUICK}", "--coils=2"], env={"COLUMNS": "200"}
+    )
+    assert done.exit_code == 0, done.output
+    macs = architecture.macs(MATRIX, MATRIX, sampled=int(lines().samples.sum()), coils=2)
+    share = macs["data_consistency"] / sum(macs.values())
+    assert f"data consistency with 2 coils: {share:.0%}" in done.stdout
+    (bundle,) = (tmp_path / "exports").iterdir()
+    assert bundle.name == f"student-{QUICK}-2coils"
