@@ -15,6 +15,7 @@ from kdmri_edge.targets import TARGETS, Target
 
 __all__ = [
     "GOLDEN_INPUT",
+    "GOLDEN_MAPS",
     "GOLDEN_OPERATOR",
     "GOLDEN_OUTPUT",
     "MANIFEST",
@@ -30,6 +31,7 @@ MANIFEST = "manifest.json"
 GOLDEN_INPUT = "golden_input.npy"
 GOLDEN_OUTPUT = "golden_output.npy"
 GOLDEN_OPERATOR = "golden_operator.npy"
+GOLDEN_MAPS = "golden_maps.npy"
 _AGAIN = "Copy the bundle again, or export the network again."
 _REQUIRED: dict[str, type] = {
     "target": str,
@@ -69,6 +71,17 @@ class Bundle:
     def mask(self) -> Mask:
         """The sampling pattern that it reconstructs."""
         return Mask.from_dict(self.manifest["mask"])
+
+    @property
+    def takes_maps(self) -> bool:
+        """Whether it combines coils, and is given their sensitivities beside each image."""
+        return "maps" in self.manifest["io"]
+
+    @property
+    def fixed_coils(self) -> int | None:
+        """Number of coils that its graph is made for; None where it takes any number, or none."""
+        coils = self.manifest["io"]["maps"]["shape"][1] if self.takes_maps else None
+        return coils if isinstance(coils, int) else None
 
     @property
     def size(self) -> int:

@@ -166,8 +166,15 @@ def _check_fit(path: Path, checkpoint: Checkpoint) -> None:
         )
 
 
-def load_reconstructor(path: Path, form: Form | None = None) -> Reconstructor:
+def load_reconstructor(
+    path: Path, form: Form | None = None, *, any_mask: bool = False
+) -> Reconstructor:
     """Read a checkpoint and return it ready to run, in evaluation mode on the CPU.
+
+    Args:
+        path: The .safetensors file.
+        form: Form of data consistency; None picks by the mask.
+        any_mask: See `Reconstructor`.
 
     Raises:
         CheckpointError: See `load_checkpoint`.
@@ -180,4 +187,4 @@ def load_reconstructor(path: Path, form: Form | None = None) -> Reconstructor:
     model = build_model(checkpoint.spec)
     model.load_state_dict(dict(checkpoint.state))
     maxima = checkpoint.training.get(MAXIMA)
-    return Reconstructor(model, checkpoint.mask, form, maxima).eval()
+    return Reconstructor(model, checkpoint.mask, form, maxima, any_mask=any_mask).eval()

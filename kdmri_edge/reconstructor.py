@@ -11,8 +11,23 @@ from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.physics.consistency import operator_tensor
 from kdmri_edge.physics.forms import Form, choose_form
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.sense import sense_operator_tensor
 
-__all__ = ["Reconstructor"]
+__all__ = ["Reconstructor", "network_operator"]
+
+
+def network_operator(spec: ModelSpec, mask: Mask, form: Form, *, any_mask: bool = False) -> Tensor:
+    """Return the constant of a network's data consistency, with coils or without.
+
+    Args:
+        spec: The network's architecture.
+        mask: The sampling pattern.
+        form: Form of data consistency.
+        any_mask: See `Reconstructor`.
+    """
+    if spec.coils:
+        return sense_operator_tensor(mask, form, any_mask=any_mask)
+    return operator_tensor(mask, form, spec.channels)
 
 
 class Reconstructor(nn.Module):
@@ -23,6 +38,8 @@ class Reconstructor(nn.Module):
         mask: The sampling pattern.
         form: Form of data consistency; None picks the fastest one that the mask allows.
         maxima: What `models.calibrate.activation_maxima` found, for int8 exports.
+        any_mask: Whether the operator's shape has to be that of all masks (for networks with
+            coils, whose operator is otherwise as small as the mask lets it be).
 
     Raises:
         MaskError: The form does not suit the mask.
@@ -36,6 +53,8 @@ class Reconstructor(nn.Module):
         mask: Mask,
         form: Form | None = None,
         maxima: Mapping[str, list[float]] | None = None,
+        *,
+        any_mask: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -43,7 +62,7 @@ class Reconstructor(nn.Module):
         self.maxima = dict(maxima or {})
         self.form = choose_form(mask, form or "auto")
         model.form = self.form
-        operator = operator_tensor(mask, self.form, model.spec.channels)
+        operator = network_operator(model.spec, mask, self.form, any_mask=any_mask)
         self.register_buffer("operator", operator, persistent=False)
 
     @property
@@ -51,12 +70,15 @@ class Reconstructor(nn.Module):
         """The network's architecture."""
         return self.model.spec
 
-    def forward(self, x_u: Tensor, operator: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_u: Tensor, operator: Tensor | None = None, maps: Tensor | None = None
+    ) -> Tensor:
         """Map normalised zero-filled images [B, C, H, W] to reconstructions of that shape.
 
         Args:
             x_u: Zero-filled images.
             operator: Constant of data consistency of another mask; None takes the network's own.
+            maps: Coil sensitivities [B, coils, 2, H, W], of networks with coils alone.
         """
-        output: Tensor = self.model(x_u, self.operator if operator is None else operator)
+        output: Tensor = self.model(x_u, self.operator if operator is None else operator, maps)
         return output

@@ -59,9 +59,25 @@ def network_input(x_u: NDArray[Any], scale: NDArray[np.float32]) -> NDArray[np.f
     Returns:
         float32 [S, C, H, W], C-contiguous; C = 2 for complex images, else 1.
     """
-    normal = x_u / scale[:, None, None]
-    parts = [normal.real, normal.imag] if np.iscomplexobj(normal) else [normal]
+    return as_channels(x_u / scale[:, None, None])
+
+
+def as_channels(images: NDArray[Any]) -> NDArray[np.float32]:
+    """Return images [S, H, W] as float32 [S, C, H, W]; C = 2 (real, imaginary) for complex ones."""
+    parts = [images.real, images.imag] if np.iscomplexobj(images) else [images]
     return np.ascontiguousarray(np.stack(parts, 1), dtype=np.float32)
+
+
+def network_maps(maps: NDArray[Any]) -> NDArray[np.float32]:
+    """What a network sees of coil sensitivities, which have no unit and are not scaled.
+
+    Args:
+        maps: complex [..., C, H, W].
+
+    Returns:
+        float32 [..., C, 2, H, W], C-contiguous: real and imaginary parts.
+    """
+    return np.ascontiguousarray(np.stack([maps.real, maps.imag], -3), dtype=np.float32)
 
 
 def network_image(output: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[Any]:

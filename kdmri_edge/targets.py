@@ -23,6 +23,7 @@ class Target:
         runs_on: Names of the backends that take the graph; the first is the one that it is for.
         checked_on: Name of the backend that the parity gate runs it in; None for the first.
         precisions: In which it can be exported; bf16 is a float32 graph that runs in bf16.
+        any_coils: Whether its graphs of multi-coil networks take any number of coils.
         builds_engines: Whether what runs is an engine, built for a device from the graph.
     """
 
@@ -33,6 +34,7 @@ class Target:
     runs_on: tuple[str, ...]
     checked_on: str | None = None
     precisions: tuple[str, ...] = ("f32", "f16", "int8")
+    any_coils: bool = True
     builds_engines: bool = False
 
     @property
@@ -82,6 +84,7 @@ _ALL = (
         runs_on=("tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"),
         # engines are built and run on the device; what is checked here is the graph they come from
         checked_on="onnxruntime",
+        any_coils=False,
         builds_engines=True,
     ),
 )

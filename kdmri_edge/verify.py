@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT, Bundle, open_bundle
+from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_MAPS, GOLDEN_OUTPUT, Bundle, open_bundle
 from kdmri_edge.deviation import coarser, compare, tolerance_for
 from kdmri_edge.errors import BackendError, BundleError, KdmriError, MissingExtraError
 from kdmri_edge.extras import load_attribute, require
@@ -85,6 +85,8 @@ def _row(
     row: dict[str, Any] = {"backend": name, "precision": precision}
     try:
         session = open_session(bundle.path, backend=name, precision=precision)
+        if bundle.takes_maps:
+            session.maps = _golden(bundle, GOLDEN_MAPS)
         figures = compare(session.run(given), wanted)
     except (BackendError, MissingExtraError) as error:
         return {**row, "status": "absent", "reason": str(error)}

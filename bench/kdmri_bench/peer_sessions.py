@@ -21,7 +21,14 @@ from kdmri_export.to_onnx import OPSET, quiet
 __all__ = ["open_peer", "plain_network", "write_onnx"]
 
 
-def _plain_consistency(x: Tensor, x_u: Tensor, operator: Tensor, gain: float, _: str) -> Tensor:
+def _plain_consistency(
+    x: Tensor,
+    x_u: Tensor,
+    operator: Tensor,
+    gain: float,
+    form: str,
+    maps: Tensor | None = None,
+) -> Tensor:
     """Data consistency as published code has it: torch.fft over both axes."""
     return apply_fft(x, x_u, operator, gain)
 

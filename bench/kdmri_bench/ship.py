@@ -109,7 +109,7 @@ def entry(checkpoint: Path, data: Path, split: str, file: str) -> tuple[str, dic
 
 
 def calibrated(checkpoint: Path, data: Path, split: str, folder: Path) -> Path:
-    """Return a checkpoint that carries activation maxima: itself, or a copy in `folder`.
+    """Return a copy of a checkpoint that carries activation maxima, made anew.
 
     Args:
         checkpoint: The weights.
@@ -124,15 +124,13 @@ def calibrated(checkpoint: Path, data: Path, split: str, folder: Path) -> Path:
     from kdmri_edge.distill.calibration import training_maxima
 
     held = load_checkpoint(checkpoint)
-    if MAXIMA in held.training:
-        return checkpoint
     network = load_reconstructor(checkpoint)
     files = find_parts(data, split=split).train
     cases = load_cases(files, mask=held.mask, matrix=held.matrix, spec=held.spec).cases
     slices = TrainingSlices.from_cases(cases)
     maxima = training_maxima(network.model, network.operator, slices)
     copy = folder / f"{sha256_file(checkpoint)}.safetensors"
-    save_checkpoint(copy, replace(held, training={MAXIMA: maxima, **held.training}))
+    save_checkpoint(copy, replace(held, training={**held.training, MAXIMA: maxima}))
     return copy
 
 

@@ -122,8 +122,15 @@ def check_same_input(networks: Sequence[tuple[str, ModelSpec]]) -> None:
         networks: Name and architecture of each.
 
     Raises:
-        BenchError: Some take magnitudes, others real parts or complex images.
+        BenchError: Some take magnitudes, others real parts or complex images, or one combines
+            coils, which the volumes of the benchmark do not have.
     """
+    for name, spec in networks:
+        if spec.coils:
+            raise BenchError(
+                f"{name} combines coils, and the benchmark's volumes are of one coil.",
+                "Measure networks of one image, e.g. dccnn-d3c5-complex.",
+            )
     first, *others = networks
     for name, spec in others:
         if spec.channels != first[1].channels:

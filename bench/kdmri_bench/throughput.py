@@ -57,6 +57,7 @@ def _ours(network_name: str, steps: int, folder: Path, recipe: DistillRecipe) ->
         slices=TrainingSlices(target, target.copy()),
         validation=(),
         operator=fabric.to_device(operator_tensor(mask, Form.PROJECTION, 1)),
+        spec=preset(network_name),
         strips=True,
         folder=folder,
         log=None,

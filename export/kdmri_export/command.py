@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdmri_edge.errors import RunError
+from kdmri_edge.physics.coils import COILS
 from kdmri_edge.targets import PRECISIONS, TARGETS
 from kdmri_export.trt.engines import BUILDERS, RTX_DEFAULT
 
@@ -102,6 +103,13 @@ def _checkpoints(source: Path | None, model: str) -> list[tuple[str, Path, Path]
     " every runtime reads.",
 )
 @click.option(
+    "--coils",
+    type=click.IntRange(min=1),
+    default=COILS,
+    show_default=True,
+    help="Multi-coil networks: scans are compressed to so many coils; trt graphs take no more.",
+)
+@click.option(
     "--builder",
     type=click.Choice(BUILDERS),
     help="trt: what builds engines from the graph. auto takes TensorRT where it works, else none;"
@@ -128,6 +136,7 @@ def export(
     precision: str,
     mask_role: str,
     keep_op: bool,
+    coils: int,
     builder: str | None,
     capabilities: str | None,
     require_engine: bool,
@@ -169,6 +178,7 @@ def export(
             precision=PRECISIONS[precision],
             mask_input=mask_role == "input",
             keep_op=keep_op,
+            coils=coils,
             engines=engines if TARGETS[target].builds_engines else None,
         )
         for target in targets
@@ -216,7 +226,7 @@ def _size(bundle: Bundle) -> int:
 
 
 def _record(bundle: Bundle) -> dict[str, Any]:
-    keys = ("target", "role", "precision", "run_precision", "dc", "batch", "parity")
+    keys = ("target", "role", "precision", "run_precision", "dc", "batch", "parity", "macs")
     return {
         "bundle": str(bundle.path),
         "bytes": _size(bundle),
@@ -244,5 +254,10 @@ def _show(bundles: list[Bundle]) -> None:
         )
     Console().print(table)
     for bundle in bundles:
+        if bundle.takes_maps:
+            macs = bundle.manifest["macs"]
+            share = macs["data_consistency"] / sum(macs.values())
+            coils = bundle.manifest["coils"]
+            click.echo(f"data consistency with {coils} coils: {share:.0%} of the multiplications")
         if "engine" in bundle.manifest:
             click.echo(_engine_line(bundle))

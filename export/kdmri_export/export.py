@@ -11,6 +11,7 @@ import torch
 
 from kdmri_edge.bundle import (
     GOLDEN_INPUT,
+    GOLDEN_MAPS,
     GOLDEN_OPERATOR,
     GOLDEN_OUTPUT,
     Bundle,
@@ -29,9 +30,9 @@ from kdmri_edge.provenance import provenance
 from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runtime.session import Session
 from kdmri_export.golden import golden, phantom_maxima
-from kdmri_export.parity import check, check_other_mask
+from kdmri_export.parity import check, check_other_coils, check_other_mask
 from kdmri_export.recipe import ExportRecipe
-from kdmri_export.trt.engines import EngineRequest, build_engines
+from kdmri_export.trt.engines import TORCH_TENSORRT, EngineRequest, build_engines
 
 __all__ = ["export_model"]
 
@@ -71,7 +72,9 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
     require(target.checker.library, extra=target.checker.extra)
     meta = read_checkpoint_meta(checkpoint)
     reconstructor = _reconstructor(checkpoint, meta, recipe)
-    data = golden(reconstructor.mask, int(meta["matrix"]), reconstructor.spec.channels)
+    spec = reconstructor.spec
+    coils = recipe.coils if spec.coils else None
+    data = golden(reconstructor.mask, int(meta["matrix"]), spec.channels, coils)
     calibrated = None
     if recipe.quantised:
         calibrated = "training volumes" if reconstructor.maxima else "phantom"
@@ -84,6 +87,8 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
         graph = folder / target.graph_file
         writer(reconstructor, example, graph, recipe)
         session = session_class(graph, precision=recipe.executed)
+        session.sense = spec.coils
+        session.coils = None if target.any_coils else coils
         if recipe.mask_input:
             check_other_mask(session, reconstructor, data, precision=recipe.precision)
             session.operator = reconstructor.operator.numpy()
@@ -92,8 +97,12 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
             session, reconstructor, data, precision=recipe.precision, dynamic=recipe.dynamic
         )
         np.save(folder / GOLDEN_INPUT, inputs)
+        maps = None if data.network_maps is None else torch.from_numpy(data.network_maps[:1])
+        if maps is not None:
+            check_other_coils(session, reconstructor, data, precision=recipe.precision)
+            np.save(folder / GOLDEN_MAPS, maps.numpy())
         with torch.inference_mode():
-            np.save(folder / GOLDEN_OUTPUT, reconstructor(example).numpy())
+            np.save(folder / GOLDEN_OUTPUT, reconstructor(example, maps=maps).numpy())
         manifest = _manifest(recipe, meta, reconstructor, checkpoint, list(inputs.shape))
         manifest |= {"calibrated_on": calibrated, "parity": parity}
         if target.builds_engines:
@@ -113,7 +122,12 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
 def _reconstructor(checkpoint: Path, meta: dict[str, Any], recipe: ExportRecipe) -> Reconstructor:
     """Load the network in the form that is exported."""
     form = choose_form(Mask.from_dict(meta["mask"]), recipe.dc)
-    reconstructor = load_reconstructor(checkpoint, form)
+    reconstructor = load_reconstructor(checkpoint, form, any_mask=recipe.mask_input)
+    if reconstructor.spec.coils and recipe.engines and recipe.engines.builder == TORCH_TENSORRT:
+        raise ExportError(
+            "Torch-TensorRT programs take one image, and this network combines coils.",
+            "Use --builder tensorrt.",
+        )
     if recipe.mask_input and (form is Form.FFT or reconstructor.spec.kind is Kind.VDSR):
         raise ExportError(
             "Only networks with data consistency as a matrix product take masks as an input.",
@@ -142,12 +156,21 @@ def _manifest(
     spec = reconstructor.spec
     dims: list[int | str] = ["batch" if recipe.dynamic else 1, *shape[1:]]
     port = {"shape": dims, "dtype": "float32"}
-    macs = spec.macs(shape[2], shape[3], lines=reconstructor.mask.is_lines)
+    mask = reconstructor.mask
+    # What is computed: P where the mask is an input, its factor where that is cheaper.
+    sampled = None if recipe.mask_input else int(mask.samples.sum())
+    macs = spec.macs(shape[2], shape[3], lines=mask.is_lines, sampled=sampled, coils=recipe.coils)
+    maps: dict[str, Any] = {}
+    if spec.coils:
+        coils: int | str = "coils" if recipe.row.any_coils else recipe.coils
+        dims_of_maps = [dims[0], coils, 2, *shape[2:]]
+        maps = {"maps": {"name": "maps", "shape": dims_of_maps, "dtype": "float32"}}
     return {
         "target": recipe.target,
         "graph": recipe.row.graph_file,
         "io": {
             "input": {"name": "zero_filled", **port},
+            **maps,
             "output": {"name": "reconstruction", **port},
         },
         "role": meta["role"],
@@ -163,6 +186,7 @@ def _manifest(
         "run_precision": recipe.precision,
         "mask_input": recipe.mask_input,
         "keep_op": recipe.keep_op,
+        **({"coils": recipe.coils} if spec.coils else {}),
         "checkpoint_sha256": sha256_file(checkpoint),
         "training": meta["training"],
         "provenance": provenance(),

@@ -17,9 +17,9 @@ from kdmri_edge.physics.projection import zero_filled
 from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runtime.session import Session, reconstruct
 from kdmri_edge.scaling import slice_scale
-from kdmri_export.golden import Golden
+from kdmri_export.golden import Golden, with_coils
 
-__all__ = ["check", "check_other_mask"]
+__all__ = ["check", "check_other_coils", "check_other_mask"]
 
 Array = NDArray[Any]
 
@@ -32,6 +32,8 @@ _EQUAL_DB = 100.0
 # The mask that graphs with a mask as an input are checked with, beside their own.
 _OTHER_ACCELERATION = 3.0
 _OTHER_SEED = 991
+# The number of coils that multi-coil graphs are checked with, beside their own.
+_OTHER_COILS = 3
 
 
 def _against_truth(output: Array, reference: Array, truth: Array) -> Figures:
@@ -53,10 +55,12 @@ def _against_truth(output: Array, reference: Array, truth: Array) -> Figures:
 def _torch_session(reconstructor: Reconstructor) -> Any:
     class Reference(Session):
         info = None  # type: ignore[assignment]
+        sense = reconstructor.spec.coils
 
         def run(self, x_u: NDArray[np.float32]) -> NDArray[np.float32]:
+            images, *maps = (torch.from_numpy(array) for array in self.inputs(x_u))
             with torch.inference_mode():
-                result: NDArray[np.float32] = reconstructor(torch.from_numpy(x_u)).numpy()
+                result: NDArray[np.float32] = reconstructor(images, None, *maps).numpy()
             return result
 
     return Reference()
@@ -86,21 +90,29 @@ def check(
         ParityError: A figure exceeds its tolerance; the message names all of them.
     """
     reference = _torch_session(reconstructor)
+    maps = data.network_maps
+
+    def compared(x_u: NDArray[np.float32], slices: slice) -> Figures:
+        x_u = np.ascontiguousarray(x_u)
+        session.maps = reference.maps = None if maps is None else maps[slices]
+        return compare(session.run(x_u), reference.run(x_u))
+
     name, tolerance = tolerance_for(precision, reconstructor.form)
     figures = Figures(max_error=0.0, nrmse=0.0, psnr_db=0.0, ssim=0.0)
     # Integers and halves serve the range of normalised images; far from it biases, which do not
     # scale, leave few of their digits to the image.
     scales = _NETWORK_SCALES if precision == "f32" else (1.0,)
     for scale in scales:
-        for x_u in data.network_input:
-            x_u = np.ascontiguousarray(x_u[None] * np.float32(scale))
-            figures = figures.worst(compare(session.run(x_u), reference.run(x_u)))
+        for number, x_u in enumerate(data.network_input):
+            one = slice(number, number + 1)
+            figures = figures.worst(compared(x_u[None] * np.float32(scale), one))
     if dynamic:
-        x_u = np.ascontiguousarray(data.network_input)
-        figures = figures.worst(compare(session.run(x_u), reference.run(x_u)))
+        figures = figures.worst(compared(data.network_input, slice(None)))
     for scale in _IMAGE_SCALES:
         zero_filled = data.zero_filled * data.zero_filled.dtype.type(scale)
-        ours, theirs = reconstruct(session, zero_filled), reconstruct(reference, zero_filled)
+        ours, theirs = (
+            reconstruct(runs, zero_filled, maps=data.maps) for runs in (session, reference)
+        )
         figures = figures.worst(_against_truth(ours / scale, theirs / scale, data.target))
     exceeded = figures.exceeded(tolerance)
     if exceeded:
@@ -147,8 +159,30 @@ def check_other_mask(
         if reconstructor.mask.is_lines
         else variable_density_2d((height, width), _OTHER_ACCELERATION, seed=_OTHER_SEED)
     )
-    reference = Reconstructor(reconstructor.model, mask, reconstructor.form)
+    reference = Reconstructor(reconstructor.model, mask, reconstructor.form, any_mask=True)
     session.operator = reference.operator.numpy()
-    x_u = zero_filled(data.target, mask)
-    other = Golden(x_u, data.target, slice_scale(x_u))
+    if data.maps is not None:
+        other = with_coils(data.target, mask, data.maps.shape[1])
+    else:
+        x_u = zero_filled(data.target, mask)
+        other = Golden(x_u, data.target, slice_scale(x_u))
     check(session, reference, other, precision=precision)
+
+
+def check_other_coils(
+    session: Session, reconstructor: Reconstructor, data: Golden, *, precision: str
+) -> None:
+    """Run the gate with another number of coils than the graph was written with.
+
+    Args:
+        session: The exported graph in its runtime.
+        reconstructor: The same network in PyTorch.
+        data: Golden slices, whose true images other coils receive.
+        precision: Which tolerances apply.
+
+    Raises:
+        ParityError: See `check`.
+    """
+    fewer = min(_OTHER_COILS, session.coils or _OTHER_COILS)
+    other = with_coils(data.target, reconstructor.mask, fewer)
+    check(session, reconstructor, other, precision=precision)

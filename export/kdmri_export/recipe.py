@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from kdmri_edge.errors import ExportError
+from kdmri_edge.physics.coils import COILS
 from kdmri_edge.targets import Target, target_named
 from kdmri_export.trt.engines import TORCH_TENSORRT, EngineRequest
 
@@ -28,6 +29,8 @@ class ExportRecipe:
             serves every mask of the network's kind and matrix.
         keep_op: Keep data consistency as one node, `kdmri::DataConsistency`, whose meaning is a
             model-local function, instead of spelling it out. For "onnx" alone.
+        coils: Of multi-coil networks: coils that scans are compressed to, at most; targets whose
+            graphs have a fixed number of coils have this one.
         engines: For targets that build engines: which ones to build; None builds none.
     """
 
@@ -37,6 +40,7 @@ class ExportRecipe:
     precision: str = "f32"
     mask_input: bool = False
     keep_op: bool = False
+    coils: int = COILS
     engines: EngineRequest | None = None
 
     def __post_init__(self) -> None:
@@ -53,6 +57,8 @@ class ExportRecipe:
                 f"Target {self.target!r} has no precision {self.precision!r}.",
                 f"It has {', '.join(known.precisions)}.",
             )
+        if self.coils < 1:
+            raise ExportError(f"A graph of {self.coils} coils makes no sense.", "Use 1 or more.")
         if self.keep_op and self.target != "onnx":
             raise ExportError(
                 f"Target {self.target!r} has no node for data consistency.",
@@ -103,4 +109,5 @@ class ExportRecipe:
         marks += [self.batch] if self.batch != "1" else []
         marks += ["masks"] if self.mask_input else []
         marks += ["op"] if self.keep_op else []
+        marks += [f"{self.coils}coils"] if self.coils != COILS else []
         return "-".join([stem, self.target, *marks])

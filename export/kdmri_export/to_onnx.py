@@ -27,13 +27,24 @@ from kdmri_export.lowerings.narrow import widen
 from kdmri_export.lowerings.quantise import quantise_graph
 from kdmri_export.recipe import ExportRecipe
 
-__all__ = ["INPUT", "OPERATOR", "OPSET", "OUTPUT", "quiet", "to_model", "write"]
+__all__ = [
+    "INPUT",
+    "MAPS",
+    "OPERATOR",
+    "OPSET",
+    "OUTPUT",
+    "quiet",
+    "shown_maps",
+    "to_model",
+    "write",
+]
 
 # From opset 20 on a DFT takes its axis as an input, which OpenVINO 2026.4 ignores without a word:
 # it then transforms phase encode instead of readout. In 18 the axis is an attribute, read by all.
 OPSET = 18
 INPUT = "zero_filled"
 OPERATOR = "operator"
+MAPS = "maps"
 OUTPUT = "reconstruction"
 
 
@@ -58,12 +69,18 @@ def quiet() -> Iterator[None]:
 
 
 def _exported(
-    module: nn.Module, shown: tuple[Tensor, ...], inputs: list[str], output: str, shapes: Any
+    module: nn.Module,
+    shown: tuple[Tensor, ...],
+    inputs: list[str],
+    output: str,
+    shapes: Any,
+    named: dict[str, Tensor] | None = None,
 ) -> Any:
     """Return a module as an `onnx.ModelProto` that holds no path of this machine."""
     with quiet(), torch.no_grad():
-        module(*shown)  # makes the DFT matrices now: made while exporting, they would be symbolic
-        program = torch.export.export(module, shown, dynamic_shapes=shapes, strict=False)
+        # makes the DFT matrices now: made while exporting, they would be symbolic
+        module(*shown, **(named or {}))
+        program = torch.export.export(module, shown, named, dynamic_shapes=shapes, strict=False)
         exported = torch.onnx.export(
             program,
             input_names=inputs,
@@ -91,12 +108,14 @@ def to_model(
     Args:
         reconstructor: The network.
         example: Input of the size that the graph is for, [1, C, H, W].
-        recipe: Gives batch, precision, whether the mask is an input and whether data consistency
-            stays one node. For int8 the network needs its activation maxima.
+        recipe: Gives batch, precision, whether the mask is an input, whether data consistency
+            stays one node, and for networks that combine coils their number, where the target has
+            a fixed one. For int8 the network needs its activation maxima.
         unsigned: With int8, whether activations behind a ReLU may be unsigned.
         narrow: Take narrow convolutions apart (`lowerings.narrow`), which helps CPUs.
 
     Raises:
+        ExportError: Data consistency of coils is to stay one node.
         MissingExtraError: onnx or onnxscript is not installed.
     """
     onnx = require("onnx", extra="onnx")
@@ -104,9 +123,15 @@ def to_model(
     batch = {0: torch.export.Dim("batch", min=1)} if recipe.dynamic else None
     # torch.export takes a batch of one for a constant, so a dynamic one is shown as two.
     images = example.repeat(2, 1, 1, 1) if recipe.dynamic else example
-    shapes = (batch, None) if recipe.mask_input else (batch,)
+    shapes: Any = (batch, None) if recipe.mask_input else (batch,)
+    shapes = shapes if recipe.dynamic else None
     shown = (images, reconstructor.operator) if recipe.mask_input else (images,)
     names = [INPUT, OPERATOR] if recipe.mask_input else [INPUT]
+    further: dict[str, Tensor] = {}
+    if reconstructor.spec.coils:
+        names.append(MAPS)
+        further = {MAPS: shown_maps(images, recipe)}
+        shapes = _coil_shapes(batch, recipe)
     with torch.no_grad():
         lowered = keep(reconstructor) if recipe.keep_op else lower(reconstructor)
         ranges = equalise(lowered, reconstructor.maxima) if recipe.quantised else {}
@@ -115,7 +140,7 @@ def to_model(
         # The FFT form is the export that one gets without us.
         if narrow and reconstructor.form is not Form.FFT:
             widen(lowered)
-    model = _exported(lowered, shown, names, OUTPUT, shapes if recipe.dynamic else None)
+    model = _exported(lowered, shown, names, OUTPUT, shapes, further)
     model.producer_name = "kdmri-edge"
     if recipe.keep_op:
         formula = Formula(reconstructor.form, gain(reconstructor.spec.noise_weight))
@@ -129,6 +154,22 @@ def to_model(
     model.metadata_props.add(key=PRECISION_KEY, value=recipe.written)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def shown_maps(images: Tensor, recipe: ExportRecipe) -> Tensor:
+    """Return sensitivities of the shape that a graph is shown, [B, coils, 2, H, W]."""
+    # torch.export takes one coil for a constant, so a free number is shown as two or more.
+    coils = max(recipe.coils, 2) if recipe.row.any_coils else recipe.coils
+    return images.new_full((len(images), coils, 2, *images.shape[-2:]), 0.1)
+
+
+def _coil_shapes(batch: dict[int, Any] | None, recipe: ExportRecipe) -> dict[str, Any]:
+    """Return which axes of the inputs are free, by the names of the network's arguments."""
+    free = dict(batch or {})
+    if recipe.row.any_coils:
+        free[1] = torch.export.Dim("coils", min=1)
+    operator = {OPERATOR: None} if recipe.mask_input else {}
+    return {"x_u": batch, **operator, MAPS: free or None}
 
 
 def _strip_traces(model: Any) -> None:

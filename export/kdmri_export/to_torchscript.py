@@ -15,6 +15,7 @@ from kdmri_edge.reconstructor import Reconstructor
 from kdmri_export.lowerings.aten import lower
 from kdmri_export.lowerings.cast import DTYPES, cast_convolutions
 from kdmri_export.recipe import ExportRecipe
+from kdmri_export.to_onnx import shown_maps
 
 __all__ = ["write"]
 
@@ -28,13 +29,17 @@ def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: Ex
         reconstructor: The network.
         example: Input of the size that the graph is for, [1, C, H, W].
         graph: Destination.
-        recipe: Gives precision and whether the mask is an input; a trace follows the batch by
-            itself.
+        recipe: Gives precision and whether the mask is an input; a trace follows the batch and
+            the number of coils by itself.
     """
     lowered = lower(reconstructor)
     if recipe.precision in DTYPES:
         cast_convolutions(lowered, recipe.precision)
-    shown = (example, reconstructor.operator) if recipe.mask_input else (example,)
+    shown = {"x_u": example}
+    if recipe.mask_input:
+        shown["operator"] = reconstructor.operator
+    if reconstructor.spec.coils:
+        shown["maps"] = shown_maps(example, recipe)
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         # torch announces TorchScript's retirement at each use; C++ users still need it.
@@ -43,7 +48,7 @@ def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: Ex
         tracer_warning: type[Warning] = torch.jit.TracerWarning  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", category=tracer_warning)
         traced: Any = torch.jit.trace(  # type: ignore[no-untyped-call]
-            lowered, shown, check_trace=False
+            lowered, example_kwarg_inputs=shown, check_trace=False
         )
         torch.jit.save(torch.jit.freeze(traced.eval()), buffer)
     graph.write_bytes(_without_debug(buffer.getvalue()))

@@ -26,9 +26,10 @@ _MATRIX = 240
 _MASK_OPTIONS = frozenset({"mask", "mask_family", "mask_seed", "acceleration"})
 
 
-def _mask(options: dict[str, Any]) -> Mask:
-    """Load or draw the mask that the options describe."""
+def _mask(options: dict[str, Any], *, coils: bool = False) -> Mask:
+    """Load or draw the mask that the options describe; with coils its centre is wide enough."""
     from kdmri_edge.physics import masks
+    from kdmri_edge.physics.espirit import CALIBRATION
     from kdmri_edge.physics.mask_file import load_mask_option
 
     wanted: float | None = options["acceleration"]
@@ -50,16 +51,20 @@ def _mask(options: dict[str, Any]) -> Mask:
     size, acceleration = matrix or _MATRIX, 4.0 if wanted is None else wanted
     seed: int = options["mask_seed"]
     family: str = options["mask_family"]
+    # Coil sensitivities are estimated from so many lines around zero frequency.
+    fraction = max(0.32 / acceleration, (min(CALIBRATION, size) + 1) / size) if coils else None
     if family == "random":
-        return masks.random_lines(size, acceleration, seed=seed)
+        return masks.random_lines(size, acceleration, centre_fraction=fraction, seed=seed)
     if family == "equispaced":
-        return masks.equispaced_lines(size, acceleration, seed=seed)
+        return masks.equispaced_lines(size, acceleration, centre_fraction=fraction, seed=seed)
     if family == "variable-density-2d":
-        return masks.variable_density_2d((size, size), acceleration, seed=seed)
+        centre = CALIBRATION if coils else 16
+        return masks.variable_density_2d((size, size), acceleration, centre=centre, seed=seed)
     if family == "centre":  # super-resolution: the acceleration is the block's, per area
         side = max(1, round(size / math.sqrt(acceleration)))
         return masks.centre_block((size, size), (side, side))
-    return masks.variable_density_lines(size, acceleration, seed=seed)
+    centre_lines = CALIBRATION if coils else 10
+    return masks.variable_density_lines(size, acceleration, centre_lines=centre_lines, seed=seed)
 
 
 def _teacher_spec(teacher: str) -> ModelSpec:
@@ -96,18 +101,16 @@ def resolve(options: dict[str, Any], recipe: DistillRecipe, mask: Mask | None = 
     if data != PHANTOM and not Path(data).exists():
         raise DataError(f"{data} does not exist.", "Check the path given to --data.")
     teacher, student = _teacher_spec(options["teacher"]), preset(options["student"])
-    if (teacher.kind, teacher.cascades, teacher.channels) != (
-        student.kind,
-        student.cascades,
-        student.channels,
-    ):
+    alike = ("kind", "cascades", "channels", "coils")
+    if any(getattr(teacher, name) != getattr(student, name) for name in alike):
         raise ModelError(
             f"Teacher {options['teacher']} ({teacher.kind}, {teacher.cascades} cascades) and"
             f" student {options['student']} ({student.kind}, {student.cascades} cascades)"
             " cannot be compared cascade by cascade.",
-            "Pair a teacher and a student of one family, e.g. dccnn-d5c5 with dccnn-d3c5.",
+            "Pair a teacher and a student of one family, e.g. dccnn-d5c5 with dccnn-d3c5, or"
+            " dccnn-d5c5-sense with dccnn-d3c5-sense.",
         )
-    mask = mask or _mask(options)
+    mask = mask or _mask(options, coils=student.coils)
     matrix = options["matrix"] or mask.height
     mask.check_matrix(matrix, matrix)
     return Settings(
@@ -267,6 +270,7 @@ def distill(
       kdmri-edge distill --acceleration 4 --recipe quickstart --out runs/try
       kdmri-edge distill --data brains/ --mask masks.json:mrbrain_4x --out runs/brain
       kdmri-edge distill --resume --out runs/brain
+      kdmri-edge distill --data brains/ --teacher dccnn-d5c5-sense --student dccnn-d3c5-sense
       kdmri-edge distill --data brains/ --teacher runs/brain/teacher.safetensors
       torchrun --nproc-per-node 2 -m kdmri_edge distill --devices 2 --data brains/ ...
     """  # noqa: D301 - click wants the backspace itself

@@ -23,10 +23,14 @@ def models(as_json: bool) -> None:
       kdmri-edge distill --teacher dccnn-d5c5@brain-4x --data DIR --mask FILE
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.models.spec import PRESETS
+    from kdmri_edge.physics.coils import COILS
     from kdmri_edge.shipped import shipped_networks
 
     presets = {
-        name: {"parameters": spec.parameters, "macs_240": sum(spec.macs(240, 240).values())}
+        name: {
+            "parameters": spec.parameters,
+            "macs_240": sum(spec.macs(240, 240, coils=COILS).values()),
+        }
         for name, spec in PRESETS.items()
     }
     shipped = {name: dict(network.entry) for name, network in shipped_networks().items()}

@@ -29,6 +29,9 @@ class Case:
         zero_filled: the zero-filled image x_u [S, H, W], same dtype; for one channel its real part,
             or its magnitude where that was asked for.
         scale: float32 [S]; the network sees `zero_filled / scale`, see `scaling.slice_scale`.
+        maps: sets of coil sensitivities that volumes share, complex64 [sets, C, H, W]; None for
+            one coil.
+        received: intp [S], the set that each slice is received with; None exactly when maps is.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Case:
     target: NDArray[Any]
     zero_filled: NDArray[Any]
     scale: NDArray[np.float32]
+    maps: NDArray[np.complex64] | None = None
+    received: NDArray[np.intp] | None = None
 
 
 def make_case(volume: Volume, mask: Mask, channels: int = 1, *, magnitude: bool = False) -> Case:
@@ -79,8 +84,9 @@ def make_case(volume: Volume, mask: Mask, channels: int = 1, *, magnitude: bool 
         )
     mask.check_matrix(*volume.matrix)
     if volume.kspace is None:
-        # A complex image keeps x_u complex, so that its magnitude can be taken.
-        x_u = zero_filled(image.astype(np.complex64) if magnitude else image, mask)
+        # A complex image keeps x_u complex: its magnitude can be taken, or both of its parts.
+        whole = magnitude or channels == 2
+        x_u = zero_filled(image.astype(np.complex64) if whole else image, mask)
     elif volume.kspace_mask != mask:
         raise DataError(
             f"{volume.name} carries k-space sampled with another mask than {mask.name!r}.",
@@ -88,7 +94,7 @@ def make_case(volume: Volume, mask: Mask, channels: int = 1, *, magnitude: bool 
         )
     else:
         x_u = kspace_to_image(volume.kspace)
-        if not volume.is_complex and not magnitude:
+        if not volume.is_complex and not magnitude and channels == 1:
             x_u = x_u.real  # with the magnitude x' = x - P x + x_u would not hold
     if magnitude:
         x_u = np.abs(x_u)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from kdmri_edge.data.cases import Case
 from kdmri_edge.distill.recipe import DistillRecipe
 from kdmri_edge.errors import DataError
 from kdmri_edge.models.spec import Kind, ModelSpec
+from kdmri_edge.physics.coils import combine, expand
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.scaling import slice_scale
+from kdmri_edge.scaling import as_channels, network_maps, slice_scale
 
 __all__ = ["TrainingSlices", "batch_size", "draw", "strips_allowed"]
 
@@ -33,12 +35,16 @@ class TrainingSlices:
     """All training slices, normalised by their own scale.
 
     Attributes:
-        target: [N, H, W] float32.
-        zero_filled: [N, H, W] float32.
+        target: [N, H, W] float32, complex64 for networks of two channels.
+        zero_filled: [N, H, W] of the same dtype.
+        maps: Sets of coil sensitivities, complex64 [sets, coils, H, W]; None for one coil.
+        received: The set of each slice, intp [N]; None exactly when maps is.
     """
 
-    target: NDArray[np.float32]
-    zero_filled: NDArray[np.float32]
+    target: NDArray[Any]
+    zero_filled: NDArray[Any]
+    maps: NDArray[np.complex64] | None = None
+    received: NDArray[np.intp] | None = None
 
     @classmethod
     def from_cases(cls, cases: Sequence[Case]) -> TrainingSlices:
@@ -47,15 +53,29 @@ class TrainingSlices:
         Raises:
             DataError: No slice is left.
         """
-        targets, inputs = [], []
+        targets, inputs, received = [], [], []
         for case in cases:
             keep = np.abs(case.zero_filled).max((1, 2)) > _BLANK * np.abs(case.zero_filled).max()
             scale = case.scale[keep, None, None]
             targets.append(case.target[keep] / scale)
             inputs.append(case.zero_filled[keep] / scale)
+            if case.received is not None:
+                received.append(case.received[keep])
         if not sum(len(t) for t in targets):
             raise DataError("The training volumes hold no slice with anatomy.", "Check the data.")
-        return cls(np.concatenate(targets), np.concatenate(inputs))
+        if not received:
+            return cls(np.concatenate(targets), np.concatenate(inputs))
+        # All volumes of a run are received by the same sets of coils.
+        return cls(
+            np.concatenate(targets), np.concatenate(inputs), cases[0].maps, np.concatenate(received)
+        )
+
+    def maps_of(self, numbers: Sequence[int] | NDArray[np.intp] | slice) -> NDArray[Any] | None:
+        """Return the sensitivities of slices, complex64 [B, coils, H, W]; None for one coil."""
+        if self.maps is None or self.received is None:
+            return None
+        chosen: NDArray[np.complex64] = self.maps[self.received[numbers]]
+        return chosen
 
 
 def strips_allowed(mask: Mask, spec: ModelSpec) -> bool:
@@ -93,8 +113,8 @@ def draw(
     flip: bool,
     rank: int = 0,
     world: int = 1,
-    projection: NDArray[np.float32] | None = None,
-) -> tuple[Tensor, Tensor]:
+    projection: NDArray[Any] | None = None,
+) -> tuple[Tensor, ...]:
     """Return this process's share of a step's batch.
 
     Args:
@@ -105,11 +125,13 @@ def draw(
         flip: Mirror half of them along readout.
         rank: This process.
         world: Number of processes; `batch_size` must be divisible by it.
-        projection: Re(P) [H, H] of another line mask than that of the slices: their targets are
-            undersampled with it anew, and scaled by what that leaves.
+        projection: Re(P) [H, H] of another line mask than that of the slices, or for complex
+            slices P: their targets are undersampled with it anew, without noise, and scaled by
+            what that leaves.
 
     Returns:
-        Zero-filled and target images, [B / world, 1, H, W] float32, channels-last.
+        Zero-filled and target images, [B / world, C, H, W] float32, channels-last; with coils also
+        their sensitivities [B / world, coils, 2, H, W], cut and mirrored alike.
     """
     count, _, width = slices.target.shape
     columns = width if whole else min(recipe.strip, width)
@@ -121,17 +143,28 @@ def draw(
     own = list(zip(chosen, starts, mirrored, strict=True))[rank::world]
     numbers = [n for n, _, _ in own]
     zero_filled, target = slices.zero_filled[numbers], slices.target[numbers]
+    maps = slices.maps_of(numbers)
     if projection is not None:
         # On whole slices: the scale is the slice's, not the strip's.
-        zero_filled = np.matmul(projection, target)
+        if maps is None:
+            zero_filled = np.matmul(projection, target)
+        else:
+            zero_filled = combine(np.matmul(projection, expand(target, maps)), maps)
         scale = slice_scale(zero_filled)[:, None, None]
         zero_filled, target = zero_filled / scale, target / scale
-    pairs = []
-    for source in (zero_filled, target):
-        strips = [
-            image[:, a : a + columns][:, :: -1 if flip and m else 1]
-            for image, (_, a, m) in zip(source, own, strict=True)
-        ]
-        tensor = torch.from_numpy(np.stack(strips)[:, None])
-        pairs.append(tensor.contiguous(memory_format=torch.channels_last))
-    return pairs[0], pairs[1]
+
+    def strips(source: NDArray[Any]) -> NDArray[Any]:
+        return np.stack(
+            [
+                image[..., a : a + columns][..., :: -1 if flip and m else 1]
+                for image, (_, a, m) in zip(source, own, strict=True)
+            ]
+        )
+
+    pair = [
+        torch.from_numpy(as_channels(strips(source))).contiguous(memory_format=torch.channels_last)
+        for source in (zero_filled, target)
+    ]
+    if maps is None:
+        return pair[0], pair[1]
+    return pair[0], pair[1], torch.from_numpy(network_maps(strips(maps)))

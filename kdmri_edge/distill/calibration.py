@@ -10,6 +10,8 @@ from torch import Tensor
 from kdmri_edge.distill.batches import TrainingSlices
 from kdmri_edge.models.build import Network
 from kdmri_edge.models.calibrate import activation_maxima
+from kdmri_edge.physics.sense import maps_tensor
+from kdmri_edge.scaling import as_channels
 
 __all__ = ["training_maxima"]
 
@@ -29,10 +31,13 @@ def training_maxima(
     """
     every = max(1, len(slices.zero_filled) // _SLICES)
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        chosen = torch.from_numpy(slices.zero_filled[::every])[:, None]
-        for x_u in torch.split(chosen, _AT_ONCE):
-            x_u = x_u.to(operator.device).contiguous(memory_format=torch.channels_last)
-            yield x_u, operator
+    def batches() -> Iterator[tuple[Tensor, ...]]:
+        chosen = range(0, len(slices.zero_filled), every)
+        for start in range(0, len(chosen), _AT_ONCE):
+            numbers = list(chosen[start : start + _AT_ONCE])
+            x_u = torch.from_numpy(as_channels(slices.zero_filled[numbers])).to(operator.device)
+            maps = slices.maps_of(numbers)
+            further = () if maps is None else (maps_tensor(maps).to(operator.device),)
+            yield x_u.contiguous(memory_format=torch.channels_last), operator, *further
 
     return activation_maxima(network, batches())

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kdmri_edge.console import progress
 from kdmri_edge.data.attribution import attribution_of
 from kdmri_edge.data.cases import Case, make_case
 from kdmri_edge.data.folder import VolumeFile, load_volumes
 from kdmri_edge.data.parts import find_parts, phantom_parts
+from kdmri_edge.data.simulated_cases import SIMULATION, coil_sets, simulated_case
 from kdmri_edge.data.source_hash import source_sha256
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.distill.settings import PHANTOM, Settings
 from kdmri_edge.errors import DataError
-from kdmri_edge.models.spec import ModelSpec
-from kdmri_edge.physics.masks import Mask
+from kdmri_edge.models.spec import Kind
+from kdmri_edge.physics.espirit import check_calibration
 
 __all__ = ["Material", "gather"]
 
@@ -30,12 +36,14 @@ class Material:
         validation: Validation volumes, undersampled.
         record: For run.json: split name and, for each part, name, subject, contrast and hash.
         attribution: How the data's owner wants to be named; None where unknown.
+        simulation: {"simulation": ...} for complex networks: what was added to magnitude images.
     """
 
     train: Sequence[Case]
     validation: Sequence[Case]
     record: dict[str, Any]
     attribution: str | None
+    simulation: dict[str, Any] = field(default_factory=dict)
 
     @property
     def hashes(self) -> list[str]:
@@ -52,10 +60,55 @@ def _describe(item: Case | Volume | VolumeFile, sha256: str) -> dict[str, Any]:
     }
 
 
-def _cases(volumes: Sequence[Volume], mask: Mask, spec: ModelSpec) -> list[Case]:
-    return [
-        make_case(volume, mask, spec.channels, magnitude=spec.magnitude_input) for volume in volumes
-    ]
+@dataclass(frozen=True)
+class _Undersampling:
+    """How volumes become cases; for complex networks magnitudes are given phase, coils and noise.
+
+    Args:
+        settings: The request.
+    """
+
+    settings: Settings
+
+    @cached_property
+    def _maps(self) -> NDArray[np.complex64] | None:
+        size = self.settings.matrix
+        if not self.settings.student_spec.coils:
+            return None
+        return coil_sets(size, size, seed=self.settings.recipe.seed)
+
+    @property
+    def _simulates(self) -> bool:
+        spec = self.settings.student_spec
+        return spec.channels == 2 and spec.kind is Kind.DCCNN
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What is simulated, for runs and checkpoints; empty where nothing is."""
+        if not self._simulates:
+            return {}
+        maps = self._maps
+        coils = {} if maps is None else {"coils": maps.shape[1], "sets": len(maps)}
+        return {"simulation": {**SIMULATION, **coils}}
+
+    def __call__(self, volumes: Sequence[Volume]) -> list[Case]:
+        spec, mask = self.settings.student_spec, self.settings.mask
+        if not self._simulates:
+            return [
+                make_case(volume, mask, spec.channels, magnitude=spec.magnitude_input)
+                for volume in volumes
+            ]
+        seed, cases = self.settings.recipe.seed, []
+        with progress("Simulating scans", len(volumes)) as advance:
+            for volume in volumes:
+                measured = volume.is_complex and not spec.coils
+                cases.append(
+                    make_case(volume, mask, spec.channels)
+                    if measured
+                    else simulated_case(volume, mask, seed=seed, maps=self._maps)
+                )
+                advance(1)
+        return cases
 
 
 def gather(settings: Settings) -> Material:
@@ -63,9 +116,11 @@ def gather(settings: Settings) -> Material:
 
     Raises:
         DataError: See `find_parts`, `load_volumes` and `make_case`.
-        MaskError: The mask does not fit the matrix.
+        MaskError: The mask does not fit the matrix, or (with coils) its centre has gaps.
     """
-    mask, spec = settings.mask, settings.student_spec
+    if settings.student_spec.coils:
+        check_calibration(settings.mask, settings.matrix)
+    undersampled = _Undersampling(settings)
     if settings.data == PHANTOM:
         recipe = settings.recipe
         drawn = phantom_parts(
@@ -74,7 +129,7 @@ def gather(settings: Settings) -> Material:
             slices=recipe.phantom_slices,
             matrix=settings.matrix,
         )
-        cases = {part: _cases(volumes, mask, spec) for part, volumes in drawn.items()}
+        cases = {part: undersampled(volumes) for part, volumes in drawn.items()}
         record: dict[str, Any] = {
             part: [_describe(case, case.sha256) for case in found] for part, found in cases.items()
         }
@@ -83,11 +138,12 @@ def gather(settings: Settings) -> Material:
             validation=cases["validation"],
             record={"split": PHANTOM, **record},
             attribution=None,
+            simulation=undersampled.record,
         )
     folder = Path(settings.data)
     parts = find_parts(folder, contrast=settings.contrast, split=settings.split)
-    train = _cases(load_volumes(parts.train, settings.matrix), mask, spec)
-    validation = _cases(load_volumes(parts.validation, settings.matrix), mask, spec)
+    train = undersampled(load_volumes(parts.train, settings.matrix))
+    validation = undersampled(load_volumes(parts.validation, settings.matrix))
     seen = {case.sha256: case.name for case in train}
     test = [_describe(file, source_sha256(file.path)) for file in parts.test]
     for held in [_describe(case, case.sha256) for case in validation] + test:
@@ -106,4 +162,5 @@ def gather(settings: Settings) -> Material:
             "test": test,
         },
         attribution=attribution_of(folder),
+        simulation=undersampled.record,
     )

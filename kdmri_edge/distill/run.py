@@ -40,9 +40,9 @@ from kdmri_edge.models.build import Network, build_model
 from kdmri_edge.models.features import Features
 from kdmri_edge.models.inherit import inherit_ends
 from kdmri_edge.models.spec import ModelSpec
-from kdmri_edge.physics.consistency import operator_tensor
 from kdmri_edge.physics.forms import choose_form
 from kdmri_edge.provenance import provenance
+from kdmri_edge.reconstructor import network_operator
 from kdmri_edge.runs import RUN_FORMAT, Run
 from kdmri_edge.shipped import place_of
 
@@ -151,8 +151,9 @@ class _Work:
             slices=slices,
             validation=thinned(self.material.validation, _WATCHED_SLICES),
             operator=self.fabric.to_device(
-                operator_tensor(mask, self.form, self.settings.student_spec.channels)
+                network_operator(self.settings.student_spec, mask, self.form)
             ),
+            spec=self.settings.student_spec,
             strips=strips_allowed(mask, self.settings.student_spec),
             folder=folder,
             log=TrainingLog(self.run.path / "log.csv") if first else None,
@@ -189,6 +190,7 @@ class _Work:
                 "mask": self.settings.mask.to_dict(),
                 "data": self.material.record,
                 "attribution": self.material.attribution,
+                **self.material.simulation,
                 "ran_on": ran,
                 "provenance": self.origin,
             },
@@ -222,6 +224,7 @@ class _Work:
                 "data": data,
                 "split": self.material.record["split"],
                 "attribution": self.material.attribution,
+                **self.material.simulation,
                 "ran_on": describe(self.fabric),
                 "provenance": self.origin,
             }
@@ -336,7 +339,7 @@ class _Work:
 
         def features(batch: Batch) -> Features:
             with torch.no_grad(), self.fabric.autocast():
-                return frozen.features(batch.x_u, batch.operator)
+                return frozen.features(batch.x_u, batch.operator, batch.maps)
 
         attention = Stage(
             name="attention",

@@ -22,12 +22,9 @@ def check_shares(settings: Settings, processes: int) -> None:
             cannot share evenly.
     """
     recipe, strips = settings.recipe, strips_allowed(settings.mask, settings.student_spec)
-    if recipe.masks is Masks.LINES and not (
-        settings.mask.is_lines and settings.student_spec.channels == 1
-    ):
+    if recipe.masks is Masks.LINES and not settings.mask.is_lines:
         raise RecipeError(
-            "Training over line masks needs a run whose own mask samples lines, and magnitude"
-            " networks.",
+            "Training over line masks needs a run whose own mask samples lines.",
             "Give such a mask, or --set masks=own.",
         )
     shards = max(recipe.shards, processes)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -26,8 +27,10 @@ from kdmri_edge.distill.validation import validation_psnr
 from kdmri_edge.errors import KdmriError
 from kdmri_edge.models.build import Network
 from kdmri_edge.models.features import Features
-from kdmri_edge.physics.consistency import operator_tensor
+from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.physics.forms import Form
+from kdmri_edge.physics.projection import projection_matrix
+from kdmri_edge.reconstructor import network_operator
 
 __all__ = ["Batch", "Criterion", "Stage", "Surroundings", "channels_last", "train"]
 
@@ -41,12 +44,14 @@ class Batch:
         target: Fully sampled images, same shape and scale.
         operator: Constant of data consistency of the mask that `x_u` was sampled with.
         progress: Part of the stage's steps that lies behind, from 0 to below 1.
+        maps: Coil sensitivities [B, coils, 2, H, W]; None for one coil.
     """
 
     x_u: Tensor
     target: Tensor
     operator: Tensor
     progress: float
+    maps: Tensor | None = None
 
 
 Criterion = Callable[[Features, Batch], Tensor]
@@ -83,6 +88,7 @@ class Surroundings:
         slices: Training slices.
         validation: Volumes to watch (thinned).
         operator: Constant of data consistency, on the device.
+        spec: Architecture of the student; the teacher agrees in channels and coils.
         strips: Whether readout strips, mirrored or not, may stand for whole slices, see
             `strips_allowed`; otherwise whole slices are drawn, never mirrored.
         folder: Where state files go.
@@ -95,6 +101,7 @@ class Surroundings:
     slices: TrainingSlices
     validation: Sequence[Case]
     operator: Tensor
+    spec: ModelSpec
     strips: bool
     folder: Path
     log: TrainingLog | None
@@ -108,8 +115,8 @@ class _WithFeatures(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x_u: Tensor, operator: Tensor) -> Features:
-        return self.network.features(x_u, operator)
+    def forward(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Features:
+        return self.network.features(x_u, operator, maps)
 
 
 def channels_last(network: Network) -> Network:
@@ -158,7 +165,7 @@ def train(network: Network, stage: Stage, around: Surroundings) -> None:
 
 
 def _step(
-    wrapped: Callable[[Tensor, Tensor], Features],
+    wrapped: Callable[[Tensor, Tensor, Tensor | None], Features],
     optimiser: torch.optim.Optimizer,
     stage: Stage,
     around: Surroundings,
@@ -174,10 +181,12 @@ def _step(
     if recipe.masks is Masks.LINES:
         height = around.slices.target.shape[1]
         mask = step_mask(height, seed=recipe.seed, step=stage.first + step)
-        drawn = operator_tensor(mask, Form.PROJECTION, 1)
+        drawn = network_operator(around.spec, mask, Form.PROJECTION)
         operator, projection = fabric.to_device(drawn), drawn.numpy()
+        if around.spec.channels == 2:
+            projection = projection_matrix(mask).astype(np.complex64)
     for shard in range(own):
-        x_u, target = draw(
+        x_u, target, *maps = draw(
             around.slices,
             recipe,
             step=stage.first + step,
@@ -192,10 +201,11 @@ def _step(
             target=fabric.to_device(target),
             operator=operator,
             progress=step / stage.steps,
+            maps=fabric.to_device(maps[0]) if maps else None,
         )
         waits = fabric.world_size > 1 and shard + 1 < own
         with fabric.no_backward_sync(cast(Any, wrapped)) if waits else nullcontext():
-            loss = stage.criterion(wrapped(batch.x_u, operator), batch) / own
+            loss = stage.criterion(wrapped(batch.x_u, operator, batch.maps), batch) / own
             fabric.backward(loss)
         total += loss.detach()
     parameters = [p for group in optimiser.param_groups for p in group["params"]]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdmri_edge.data.cases import Case
 from kdmri_edge.models.build import Network
+from kdmri_edge.physics.sense import maps_tensor
 from kdmri_edge.scaling import network_image, network_input
 
 __all__ = ["thinned", "validation_psnr"]
@@ -28,6 +29,8 @@ def thinned(cases: Sequence[Case], slices: int) -> list[Case]:
             target=case.target[every // 2 :: every],
             zero_filled=case.zero_filled[every // 2 :: every],
             scale=case.scale[every // 2 :: every],
+            maps=case.maps,
+            received=None if case.received is None else case.received[every // 2 :: every],
         )
         for case in cases
         if len(case.target) > every // 2
@@ -45,7 +48,13 @@ def validation_psnr(model: Network, operator: Tensor, cases: Sequence[Case]) -> 
     for case in cases:
         inputs = torch.from_numpy(network_input(case.zero_filled, case.scale))
         inputs = inputs.to(operator.device).contiguous(memory_format=torch.channels_last)
-        calls = [model(x, operator).cpu().numpy() for x in torch.split(inputs, 4)]
+        calls = []
+        for start, x in zip(range(0, len(inputs), 4), torch.split(inputs, 4), strict=True):
+            maps = None
+            if case.maps is not None and case.received is not None:
+                own = case.maps[case.received[start : start + 4]]
+                maps = maps_tensor(own).to(operator.device)
+            calls.append(model(x, operator, maps).cpu().numpy())
         output = network_image(np.concatenate(calls), case.scale)
         error = np.mean(np.abs(output - case.target) ** 2, dtype=np.float64)
         values.append(10 * np.log10(float(np.abs(case.target).max()) ** 2 / error))

@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from torch import Tensor, nn
 
+from kdmri_edge.errors import ModelError
 from kdmri_edge.models.features import Features
 from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.models.stack import ConvStack
 from kdmri_edge.physics.consistency import data_consistency, gain
 from kdmri_edge.physics.forms import Form
+from kdmri_edge.physics.sense import sense_consistency
 
 __all__ = ["DCCNN", "Consistency"]
 
-# (x, x_u, operator, gain, form) -> x'
-Consistency = Callable[[Tensor, Tensor, Tensor, float, str], Tensor]
+
+class Consistency(Protocol):
+    """Data consistency as a network calls it: SENSE's where it is given maps."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        x_u: Tensor,
+        operator: Tensor,
+        gain: float,
+        form: str,
+        maps: Tensor | None = None,
+    ) -> Tensor:
+        """Return x'."""
 
 
-def _registered(x: Tensor, x_u: Tensor, operator: Tensor, gain: float, form: str) -> Tensor:
+def _registered(
+    x: Tensor,
+    x_u: Tensor,
+    operator: Tensor,
+    gain: float,
+    form: str,
+    maps: Tensor | None = None,
+) -> Tensor:
     """Call the custom op; a plain function, since the op itself cannot be copied with a module."""
-    result: Tensor = data_consistency(x, x_u, operator, gain, form)
+    result: Tensor = (
+        data_consistency(x, x_u, operator, gain, form)
+        if maps is None
+        else sense_consistency(x, x_u, maps, operator, gain, form)
+    )
     return result
 
 
@@ -32,7 +57,8 @@ class DCCNN(nn.Module):
 
     Attributes:
         form: Which form of data consistency is computed; the operator given to `forward` must be
-            made for it (`physics.consistency.operator_tensor`).
+            made for it (`physics.consistency.operator_tensor`, with coils
+            `physics.sense.sense_operator_tensor`).
         consistency: The data-consistency operator; exporters put a lowering of it here.
     """
 
@@ -44,24 +70,35 @@ class DCCNN(nn.Module):
         self.consistency: Consistency = _registered
         self.cascades = nn.ModuleList(ConvStack(spec) for _ in range(spec.cascades))
 
-    def features(self, x_u: Tensor, operator: Tensor) -> Features:
+    def features(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Features:
         """Reconstruct and keep what distillation reads.
 
         Args:
             x_u: Normalised zero-filled images [B, C, H, W].
             operator: The constant of data consistency for `self.form`.
+            maps: Coil sensitivities [B, coils, 2, H, W], of networks with `spec.coils` alone.
+
+        Raises:
+            ModelError: Maps are missing, or given to a network that has no use for them.
         """
+        if (maps is not None) != self.spec.coils:
+            raise ModelError(
+                "This network combines coils and needs their sensitivities."
+                if self.spec.coils
+                else "This network knows of no coils.",
+                "Give maps to networks of the kind dccnn-d3c5-sense, and to no others.",
+            )
         x = x_u
         stages, attention = [], []
         for cascade in self.cascades:
             correction, tapped = cascade(x)
             if self.spec.residual:
                 correction = x + correction
-            x = self.consistency(correction, x_u, operator, self.gain, self.form.value)
+            x = self.consistency(correction, x_u, operator, self.gain, self.form.value, maps)
             stages.append(x)
             attention.append(tapped)
         return Features(x, stages, attention)
 
-    def forward(self, x_u: Tensor, operator: Tensor) -> Tensor:
+    def forward(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Tensor:
         """Reconstruct: normalised zero-filled images [B, C, H, W] to images of the same shape."""
-        return self.features(x_u, operator).output
+        return self.features(x_u, operator, maps).output

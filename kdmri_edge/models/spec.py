@@ -42,6 +42,8 @@ class ModelSpec:
         residual: Whether a cascade adds its input to its output before data consistency.
         attention_tap: The convolution (counted from 1) whose activations attention transfer reads.
         noise_weight: lambda of the data consistency; None enforces acquired samples exactly.
+        coils: Whether data consistency is SENSE's (`physics.coils`), with coil sensitivities as
+            a further input. It takes two channels, and enforces no sample exactly.
     """
 
     kind: Kind
@@ -54,6 +56,7 @@ class ModelSpec:
     channels: int = 1
     residual: bool = True
     noise_weight: float | None = None
+    coils: bool = False
 
     def __post_init__(self) -> None:
         """Fill in the dilation and check every field.
@@ -74,6 +77,7 @@ class ModelSpec:
             "channels": self.channels in (1, 2),
             "attention_tap": 1 <= self.attention_tap < self.convs,
             "noise_weight": self.noise_weight is None or self.noise_weight > 0,
+            "coils": not self.coils or (self.channels == 2 and self.kind is Kind.DCCNN),
         }
         wrong = [name for name, good in checks.items() if not good]
         if wrong:
@@ -102,7 +106,15 @@ class ModelSpec:
         per = sum(i * o * self.kernel**2 + o for i, o in self.widths)
         return per * self.cascades
 
-    def macs(self, height: int, width: int, *, lines: bool = True) -> dict[str, int]:
+    def macs(
+        self,
+        height: int,
+        width: int,
+        *,
+        lines: bool = True,
+        sampled: int | None = None,
+        coils: int = 1,
+    ) -> dict[str, int]:
         """Count multiply-accumulates for one image.
 
         Args:
@@ -110,6 +122,9 @@ class ModelSpec:
             width: Readout samples W.
             lines: Count data consistency in projection form (line masks); otherwise as products
                 with DFT matrices along both axes.
+            sampled: Lines m of the mask, by which SENSE chooses between P and its factor; None
+                counts P.
+            coils: Coils C, for SENSE.
 
         Returns:
             `{"convolutions": ..., "data_consistency": ...}`.
@@ -123,6 +138,11 @@ class ModelSpec:
             # forward and inverse, real and imaginary; a real image spares half of one each way
             separable = (2 * c + 2 * c) * along_h + 8 * along_w
             consistency = c * c * along_h if lines else separable
+            if self.coils:
+                if lines and sampled is not None:  # F_m and F_m^H, where that is cheaper than P
+                    consistency = min(consistency, 2 * c * c * sampled * height * width)
+                # beside the products, one complex multiplication by s and one by its conjugate
+                consistency = coils * (consistency + 8 * height * width)
         return {
             "convolutions": convolutions * self.cascades,
             "data_consistency": consistency * self.cascades,
@@ -134,8 +154,15 @@ class ModelSpec:
         return self.cascades * sum(d * (self.kernel // 2) for d in self.dilation)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {**asdict(self), "kind": str(self.kind), "dilation": list(self.dilation)}
+        """Return plain JSON values.
+
+        Without coils that key is left out, so that single-coil networks stay readable for older
+        versions, and runs that these began go on.
+        """
+        value = {**asdict(self), "kind": str(self.kind), "dilation": list(self.dilation)}
+        if not self.coils:
+            del value["coils"]
+        return value
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ModelSpec:
@@ -159,8 +186,16 @@ class ModelSpec:
             ) from error
 
 
-def _dccnn(convs: int, tap: int) -> ModelSpec:
-    return ModelSpec(kind=Kind.DCCNN, cascades=5, convs=convs, width=32, attention_tap=tap)
+def _dccnn(convs: int, tap: int, *, channels: int = 1, coils: bool = False) -> ModelSpec:
+    return ModelSpec(
+        kind=Kind.DCCNN,
+        cascades=5,
+        convs=convs,
+        width=32,
+        attention_tap=tap,
+        channels=channels,
+        coils=coils,
+    )
 
 
 def _vdsr(convs: int, tap: int) -> ModelSpec:
@@ -171,6 +206,10 @@ def _vdsr(convs: int, tap: int) -> ModelSpec:
 PRESETS: dict[str, ModelSpec] = {
     "dccnn-d5c5": _dccnn(5, 3),
     "dccnn-d3c5": _dccnn(3, 2),
+    "dccnn-d5c5-complex": _dccnn(5, 3, channels=2),
+    "dccnn-d3c5-complex": _dccnn(3, 2, channels=2),
+    "dccnn-d5c5-sense": _dccnn(5, 3, channels=2, coils=True),
+    "dccnn-d3c5-sense": _dccnn(3, 2, channels=2, coils=True),
     "vdsr-11": _vdsr(11, 6),
     "vdsr-7": _vdsr(7, 4),
 }

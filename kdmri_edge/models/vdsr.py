@@ -28,17 +28,22 @@ class VDSR(nn.Module):
         self.form = Form.PROJECTION
         self.stack = ConvStack(spec)
 
-    def features(self, x_u: Tensor, operator: Tensor | None = None) -> Features:
+    def features(
+        self, x_u: Tensor, operator: Tensor | None = None, maps: Tensor | None = None
+    ) -> Features:
         """Reconstruct and keep what distillation reads.
 
         Args:
             x_u: Normalised low-resolution images on the full matrix, [B, C, H, W].
             operator: Ignored.
+            maps: Ignored.
         """
         correction, tapped = self.stack(x_u)
         x = x_u + correction if self.spec.residual else correction
         return Features(x, [x], [tapped])
 
-    def forward(self, x_u: Tensor, operator: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_u: Tensor, operator: Tensor | None = None, maps: Tensor | None = None
+    ) -> Tensor:
         """Reconstruct: images [B, C, H, W] to images of the same shape."""
         return self.features(x_u, operator).output

@@ -28,6 +28,8 @@ __all__ = [
     "apply_fft",
     "apply_projection",
     "data_consistency",
+    "dft_left",
+    "dft_right",
     "gain",
     "operator_tensor",
 ]
@@ -83,24 +85,24 @@ def apply_dft(x: Tensor, x_u: Tensor, operator: Tensor, gain: float) -> Tensor:
     channels, height, width = x.shape[1:]
     real = x[:, :1]
     imag = x[:, 1:] if channels == 2 else None
-    real, imag = _left(height, real, imag, inverse=False)
+    real, imag = dft_left(height, real, imag, inverse=False)
     two_axes = operator.shape[-1] != 1
     if two_axes:
-        real, imag = _right(width, real, imag, inverse=False)
+        real, imag = dft_right(width, real, imag, inverse=False)
     real = operator * real
     imag = operator * imag
     if two_axes:
-        real, imag = _right(width, real, imag, inverse=True)
-    real, imag = _left(height, real, imag, inverse=True)
+        real, imag = dft_right(width, real, imag, inverse=True)
+    real, imag = dft_left(height, real, imag, inverse=True)
     px = real if channels == 1 else torch.cat((real, imag), 1)
     residual = x_u - px
     return x + (residual if gain == 1.0 else gain * residual)
 
 
-def _left(
+def dft_left(
     height: int, real: Tensor, imag: Tensor | None, *, inverse: bool
 ) -> tuple[Tensor, Tensor]:
-    """Multiply by F (or F^H) from the left: along phase encode."""
+    """Multiply [..., H, W] by F (or F^H) from the left: along phase encode."""
     # int(): while tracing, sizes are tensors, but the matrices are constants of the graph
     cosine, sine = _dft(int(height), real.dtype, real.device)
     sine = -sine if inverse else sine
@@ -112,8 +114,8 @@ def _left(
     )
 
 
-def _right(width: int, real: Tensor, imag: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
-    """Multiply by F (or F^H) from the right: along readout."""
+def dft_right(width: int, real: Tensor, imag: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+    """Multiply [..., H, W] by F (or F^H) from the right: along readout."""
     cosine, sine = _dft(int(width), real.dtype, real.device)
     sine = -sine if inverse else sine
     return (

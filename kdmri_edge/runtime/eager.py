@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -75,6 +74,7 @@ class EagerSession(Session):
         self._format = _LAYOUTS[layout]
         self._bf16 = precision == "bf16"
         model = load_reconstructor(checkpoint, form).to(device)
+        self.sense = model.spec.coils
         self._model: nn.Module = model.to(memory_format=self._format)  # type: ignore[call-overload]
         self._forward = torch.compile(self._model) if mode == "compile" else self._model
         self._graph = CudaGraph(self._compute) if mode == "graph" else None
@@ -101,18 +101,19 @@ class EagerSession(Session):
             precision_executed="bf16 autocast, float32 data consistency" if self._bf16 else "f32",
         )
 
-    def _compute(self, inputs: Tensor) -> Tensor:
+    def _compute(self, images: Tensor, *maps: Tensor) -> Tensor:
         with torch.autocast(self._device, torch.bfloat16, enabled=self._bf16):
-            output: Tensor = self._forward(inputs)
+            output: Tensor = self._forward(images, None, *maps)
         return output.float().contiguous()
 
     @torch.inference_mode()
     def run(self, x_u: Array) -> Array:
         """Reconstruct; see `Session.run`."""
-        inputs = torch.from_numpy(np.ascontiguousarray(x_u)).to(self._device)
-        inputs = inputs.contiguous(memory_format=self._format)
+        images, *maps = (torch.from_numpy(array).to(self._device) for array in self.inputs(x_u))
+        images = images.contiguous(memory_format=self._format)
+        compute = self._graph or self._compute
         try:
-            output = self._graph(inputs) if self._graph else self._compute(inputs)
+            output = compute(images, *maps)
         except Exception as error:
             if self._warm:
                 raise

@@ -97,10 +97,16 @@ def prepare(volume: Volume, reads: Reads, *, undersample: bool = False) -> Given
         undersample: Bring fully sampled images to the network's matrix and apply its mask.
 
     Raises:
-        DataError: The file holds something else than the network reads; the message says what.
+        DataError: The file holds something else than the network reads (for a network that
+            combines coils, anything but a `Scan`); the message says what.
         MaskError: The volume has another matrix than the mask.
     """
     channels, magnitude = reads.spec.channels, reads.spec.magnitude_input
+    if reads.spec.coils:
+        raise DataError(
+            f"{volume.name} holds images or k-space of one coil, the network combines coils.",
+            "Give multi-coil k-space, or use a network of one image (dccnn-d3c5-complex).",
+        )
     if undersample:
         if volume.kspace is not None:
             raise DataError(

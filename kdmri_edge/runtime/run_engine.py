@@ -102,7 +102,7 @@ class Engine:
 
         Args:
             x: float32 [B, C, H, W].
-            more: The operator of the mask, for a graph that takes it.
+            more: The operator of the mask, then the coils' maps, for a graph that takes them.
 
         Returns:
             float32 of the same shape.
@@ -164,6 +164,8 @@ def measure(folder: Path, path: Path, builder: str, warmup: int, samples: int) -
     given = [np.load(folder / "golden_input.npy")]
     if manifest.get("mask_input"):
         given.append(np.load(folder / "golden_operator.npy"))
+    if "maps" in manifest["io"]:
+        given.append(np.load(folder / "golden_maps.npy"))
     wanted = np.load(folder / "golden_output.npy")
     began = time.perf_counter()
     engine = Engine(path, builder)

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from kdmri_edge.bundle import Bundle, open_bundle
 from kdmri_edge.errors import BackendError, DataError, MaskError
 from kdmri_edge.extras import load_attribute
+from kdmri_edge.physics.coils import sense_operator_array
 from kdmri_edge.physics.forms import choose_form
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.projection import operator_array
 from kdmri_edge.runtime.backends import BACKENDS
-from kdmri_edge.scaling import network_image, network_input, slice_scale
+from kdmri_edge.scaling import network_image, network_input, network_maps, slice_scale
 
 __all__ = [
     "Session",
@@ -66,11 +67,18 @@ class Session(ABC):
             input; None for a graph that holds it.
         written: Precision that the graph is written in, as its bundle says.
         bundle: The bundle that it was opened from, None for a checkpoint.
+        sense: Whether the network combines coils and is given their sensitivities.
+        coils: Number of coils that its graph is made for; None for any number.
+        maps: Sensitivities of the coils of the next images, float32 [B, coils, 2, H, W], for a
+            network that is given them; `reconstruct` sets them slice by slice.
     """
 
     operator: Array | None = None
     written: str = "f32"
     bundle: Bundle | None = None
+    sense: bool = False
+    coils: int | None = None
+    maps: Array | None = None
 
     @property
     def takes_masks(self) -> bool:
@@ -105,9 +113,35 @@ class Session(ABC):
         """What really runs."""
 
     def inputs(self, x_u: Array) -> list[Array]:
-        """Return what the graph is given for images, C-contiguous."""
+        """Return what the graph is given for images, C-contiguous: also operator and maps.
+
+        Raises:
+            BackendError: Maps are missing, not wanted, or of more coils than the graph takes.
+        """
         given = [np.ascontiguousarray(x_u)]
-        return given if self.operator is None else [*given, self.operator]
+        if self.operator is not None:
+            given.append(self.operator)
+        if self.sense != (self.maps is not None):
+            raise BackendError(
+                "The network combines coils and was given no sensitivities."
+                if self.sense
+                else "The network takes one image and was given coil sensitivities.",
+                "Multi-coil scans go to networks of the kind dccnn-d3c5-sense, others do not.",
+            )
+        return given if self.maps is None else [*given, self._fitting(self.maps)]
+
+    def _fitting(self, maps: Array) -> Array:
+        """Fill a fixed number of coils up: a coil without sensitivity changes nothing."""
+        if self.coils is None or maps.shape[1] == self.coils:
+            return np.ascontiguousarray(maps)
+        missing = self.coils - maps.shape[1]
+        if missing < 0:
+            raise BackendError(
+                f"The graph takes {self.coils} coils, the scan has {maps.shape[1]}.",
+                f"Compress the scan to {self.coils} coils, or export with --coils {maps.shape[1]}.",
+            )
+        padding = np.zeros((len(maps), missing, *maps.shape[2:]), np.float32)
+        return np.concatenate((maps, padding), 1)
 
     @abstractmethod
     def run(self, x_u: Array) -> Array:
@@ -220,6 +254,7 @@ def open_session(
     if source.suffix != _CHECKPOINT:
         session.bundle = bundle
         session.operator = operator_of(bundle, mask)
+        session.sense, session.coils = bundle.takes_maps, bundle.fixed_coils
     elif mask is not None:
         raise BackendError(
             f"{source} is a checkpoint, which runs with its own mask.",
@@ -255,6 +290,8 @@ def operator_of(bundle: Bundle, mask: Mask | None = None) -> Array | None:
             "A graph made for line masks takes line masks; export one for the other kind.",
         )
     channels = int(bundle.manifest["spec"]["channels"])
+    if bundle.takes_maps:
+        return sense_operator_array(chosen, form, any_mask=True).astype(np.float32)
     return operator_array(chosen, form, channels).astype(np.float32)
 
 
@@ -272,6 +309,7 @@ def reconstruct(
     zero_filled: NDArray[Any],
     batch: int = 1,
     advance: Callable[[int], None] | None = None,
+    maps: NDArray[np.complex64] | None = None,
 ) -> NDArray[Any]:
     """Reconstruct a volume slice by slice, scaling each one by its own zero-filled data.
 
@@ -280,20 +318,29 @@ def reconstruct(
         zero_filled: [S, H, W], any unit; complex for a network with two channels.
         batch: Slices per call of the network; a graph with a fixed batch of one needs 1.
         advance: Called with the number of slices that each call has finished.
+        maps: Coil sensitivities [S, coils, H, W], for a network that combines coils; see
+            `runtime.sense.sense_input`.
 
     Returns:
         Images [S, H, W] in the same unit, float32 or complex64.
 
     Raises:
-        DataError: Not [S, H, W], values that are not finite, or a batch below 1.
+        DataError: Not [S, H, W], values that are not finite, a batch below 1, or maps of other
+            slices or another matrix.
         BackendError: The network is made for another matrix, batch or number of channels.
     """
     if batch < 1:
         raise DataError(f"A batch of {batch} slices makes no sense.", "Use 1 or more.")
     scale = slice_scale(zero_filled)
     x_u = network_input(zero_filled, scale)
+    if maps is not None and (maps.ndim != 4 or (len(maps), *maps.shape[-2:]) != zero_filled.shape):
+        raise DataError(
+            f"Coil sensitivities are {list(maps.shape)}, the images {list(zero_filled.shape)}.",
+            "Give sensitivities as [slices, coils, height, width].",
+        )
     calls = []
     for start in range(0, len(x_u), batch):
+        session.maps = None if maps is None else network_maps(maps[start : start + batch])
         calls.append(session.run(x_u[start : start + batch]))
         if advance is not None:
             advance(len(calls[-1]))

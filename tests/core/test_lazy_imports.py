@@ -33,6 +33,7 @@ NOT_FOR_HELP = (*HEAVY, "h5py")
 WITH_TORCH = {
     "kdmri_edge.reconstructor",
     "kdmri_edge.physics.consistency",
+    "kdmri_edge.physics.sense",
     "kdmri_edge.models.branches",
     "kdmri_edge.models.build",
     "kdmri_edge.models.calibrate",

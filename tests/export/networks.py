@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from kdmri_edge.checkpoint import Checkpoint, save_checkpoint
+from kdmri_edge.data.simulate import coil_maps
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.calibrate import activation_maxima
 from kdmri_edge.models.spec import Kind, ModelSpec
@@ -15,12 +18,17 @@ from kdmri_edge.physics.forms import Form
 from kdmri_edge.physics.masks import Mask, variable_density_2d, variable_density_lines
 from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runs import Run
+from kdmri_edge.scaling import network_maps
 
 MATRIX = 32
 
 
 def spec(
-    *, channels: int = 1, kind: Kind = Kind.DCCNN, noise_weight: float | None = None
+    *,
+    channels: int = 1,
+    kind: Kind = Kind.DCCNN,
+    noise_weight: float | None = None,
+    coils: bool = False,
 ) -> ModelSpec:
     return ModelSpec(
         kind=kind,
@@ -30,6 +38,7 @@ def spec(
         attention_tap=1,
         channels=channels,
         noise_weight=noise_weight,
+        coils=coils,
     )
 
 
@@ -41,18 +50,29 @@ def points(height: int = MATRIX, width: int = MATRIX, seed: int = 1) -> Mask:
     return variable_density_2d((height, width), 3, centre=6, seed=seed)
 
 
+COILS = 3
+
+
+def maps(batch: int, size: tuple[int, int], coils: int = COILS) -> NDArray[np.float32]:
+    """Sensitivities as a network is given them, another set for each image."""
+    return network_maps(np.stack([coil_maps(coils, *size, seed=seed) for seed in range(batch)]))
+
+
 def network(
     architecture: ModelSpec,
     mask: Mask,
     form: Form | None = None,
     size: tuple[int, int] | None = None,
+    *,
+    any_mask: bool = False,
 ) -> Reconstructor:
     """Draw a network; `size` of an image also calibrates it."""
     torch.manual_seed(0)
-    made = Reconstructor(build_model(architecture), mask, form).eval()
+    made = Reconstructor(build_model(architecture), mask, form, any_mask=any_mask).eval()
     if size is not None:
         x_u = torch.randn(2, architecture.channels, *size)
-        made.maxima = activation_maxima(made.model, [(x_u, made.operator)])
+        further = (torch.from_numpy(maps(2, size)),) if architecture.coils else ()
+        made.maxima = activation_maxima(made.model, [(x_u, made.operator, *further)])
     return made
 
 

@@ -22,7 +22,7 @@ from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runtime.session import Session
 from kdmri_edge.targets import TARGETS, Target
 from kdmri_export.recipe import ExportRecipe
-from tests.export.networks import lines, network, points, spec
+from tests.export.networks import COILS, lines, maps, network, points, spec
 
 Case = tuple[ModelSpec, Mask, Form | None, tuple[int, int]]
 
@@ -37,9 +37,20 @@ CASES: dict[str, Case] = {
     "complex, 2-D mask, odd": (spec(channels=2), points(31, 25), None, (31, 25)),
     "magnitude, FFT": (spec(), lines(), Form.FFT, (32, 24)),
     "complex, FFT, 2-D mask, odd": (spec(channels=2), points(31, 25), Form.FFT, (31, 25)),
+    "sense": (spec(channels=2, coils=True), lines(acceleration=1.5), None, (32, 24)),
+    "sense, few lines, odd": (
+        spec(channels=2, coils=True, noise_weight=2.0),
+        lines(31),
+        None,
+        (31, 25),
+    ),
+    "sense, DFT": (spec(channels=2, coils=True), lines(31), Form.DFT, (31, 25)),
+    "sense, 2-D mask, odd": (spec(channels=2, coils=True), points(31, 25), None, (31, 25)),
+    "sense, FFT, 2-D mask": (spec(channels=2, coils=True), points(32, 24), Form.FFT, (32, 24)),
     "super-resolution": (spec(kind=Kind.VDSR), lines(), None, (32, 24)),
 }
-DYNAMIC = ("magnitude", "complex, 2-D mask, odd", "magnitude, FFT")
+DYNAMIC = ("magnitude", "complex, 2-D mask, odd", "magnitude, FFT", "sense", "sense, 2-D mask, odd")
+SENSE = [name for name in CASES if "sense" in name]
 
 
 def images(batch: int, channels: int, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -47,9 +58,14 @@ def images(batch: int, channels: int, size: tuple[int, int]) -> NDArray[np.float
     return drawn.astype(np.float32)
 
 
-def pytorch(reconstructor: Reconstructor, x_u: NDArray[np.float32]) -> NDArray[np.float32]:
+def pytorch(
+    reconstructor: Reconstructor, x_u: NDArray[np.float32], coils: int = COILS
+) -> NDArray[np.float32]:
+    further = {}
+    if reconstructor.spec.coils:
+        further["maps"] = torch.from_numpy(maps(len(x_u), x_u.shape[2:], coils))
     with torch.inference_mode():
-        result: NDArray[np.float32] = reconstructor(torch.from_numpy(x_u)).numpy()
+        result: NDArray[np.float32] = reconstructor(torch.from_numpy(x_u), **further).numpy()
     return result
 
 
@@ -58,7 +74,7 @@ def exported(recipe: ExportRecipe, name: str) -> tuple[Reconstructor, dict[str, 
     """Export a case, once: the exporters take most of the time of these tests."""
     architecture, mask, form, size = CASES[name]
     row = recipe.row
-    reconstructor = network(architecture, mask, form, size)
+    reconstructor = network(architecture, mask, form, size, any_mask=recipe.mask_input)
     example = torch.from_numpy(images(1, architecture.channels, size))
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / row.graph_file
@@ -93,6 +109,7 @@ class ParityCases:
             precision=precision,
             mask_input=mask_input,
             keep_op=self.keep_op,
+            coils=COILS,
         )
         if self.refuses in name:
             with pytest.raises(ExportError, match="node"):
@@ -113,8 +130,13 @@ class ParityCases:
         session: Session,
         x_u: NDArray[np.float32],
         precision: str = "f32",
+        coils: int = COILS,
     ) -> None:
-        reference = pytorch(reconstructor, x_u)
+        reference = pytorch(reconstructor, x_u, coils)
+        if reconstructor.spec.coils:
+            session.sense = True
+            session.coils = None if self.row.any_coils else COILS
+            session.maps = maps(len(x_u), x_u.shape[2:], coils)
         output = session.run(x_u)
         assert output.dtype == np.float32
         assert output.shape == x_u.shape
@@ -135,7 +157,7 @@ class ParityCases:
         again = images(1, architecture.channels, size)
         np.testing.assert_array_equal(session.run(again), session.run(again))
 
-    @pytest.mark.parametrize("name", ["magnitude", "complex", "super-resolution"])
+    @pytest.mark.parametrize("name", ["magnitude", "complex", "sense", "super-resolution"])
     def test_every_precision_of_the_graph(self, name: str, tmp_path: Path) -> None:
         architecture, _, _, size = CASES[name]
         for precision in self.row.precisions:
@@ -153,8 +175,12 @@ class ParityCases:
                 self.check(reconstructor, session, x_u, precision)
 
     @pytest.mark.parametrize(
-        "name", ["magnitude", "complex", "magnitude, DFT", "complex, 2-D mask, odd"]
-    )
+        "name",
+        [
+            "magnitude", "complex", "magnitude, DFT", "complex, 2-D mask, odd",
+            "sense, few lines, odd", "sense, 2-D mask, odd",
+        ],
+    )  # fmt: skip
     def test_one_graph_serves_other_masks(self, name: str, tmp_path: Path) -> None:
         reconstructor, graph = self.write(name, tmp_path, mask_input=True)
         session = self.open(graph)
@@ -164,7 +190,7 @@ class ParityCases:
         x_u = images(1, architecture.channels, size)
         outputs = []
         for chosen in (mask, other, mask):
-            bound = Reconstructor(reconstructor.model, chosen, reconstructor.form)
+            bound = Reconstructor(reconstructor.model, chosen, reconstructor.form, any_mask=True)
             session.operator = bound.operator.numpy()
             self.check(bound, session, x_u)
             outputs.append(session.run(x_u))
@@ -178,6 +204,22 @@ class ParityCases:
         architecture, _, _, size = CASES[name]
         for batch in (1, 3):
             self.check(reconstructor, session, images(batch, architecture.channels, size))
+
+    @pytest.mark.parametrize("name", SENSE)
+    def test_graph_of_coils_takes_any_number_or_says_which(self, name: str, tmp_path: Path) -> None:
+        reconstructor, graph = self.write(name, tmp_path)
+        session = self.open(graph)
+        x_u = images(1, 2, CASES[name][3])
+        for coils in (1, 2, COILS):
+            self.check(reconstructor, session, x_u, coils=coils)
+        if self.row.any_coils:
+            self.check(reconstructor, session, x_u, coils=COILS + 2)
+        else:
+            with pytest.raises(BackendError, match="Compress the scan to 3 coils"):
+                self.check(reconstructor, session, x_u, coils=COILS + 2)
+        session.maps = None
+        with pytest.raises(BackendError, match="no sensitivities"):
+            session.run(x_u)
 
     def test_results_of_two_calls_are_separate(self, tmp_path: Path) -> None:
         _, graph = self.write("magnitude", tmp_path)

@@ -13,7 +13,13 @@ import pytest
 import torch
 
 from kdmri_edge import deviation
-from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OPERATOR, GOLDEN_OUTPUT, MANIFEST, open_bundle
+from kdmri_edge.bundle import (
+    GOLDEN_INPUT,
+    GOLDEN_OPERATOR,
+    GOLDEN_OUTPUT,
+    MANIFEST,
+    open_bundle,
+)
 from kdmri_edge.checkpoint import load_reconstructor
 from kdmri_edge.errors import (
     BackendError,

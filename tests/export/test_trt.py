@@ -26,7 +26,7 @@ from kdmri_export.recipe import ExportRecipe
 from kdmri_export.trt import engines, torch_program
 from kdmri_export.trt.build_engine import main as build_main
 from kdmri_export.trt.engines import EngineRequest, probe
-from tests.export.networks import write_checkpoint
+from tests.export.networks import spec, write_checkpoint
 from tests.export.parity_cases import CASES, ParityCases
 
 GPUS = ("sm86", "sm89", "sm120")
@@ -57,7 +57,9 @@ class TestTrt(ParityCases):
     @needs_rtx
     @pytest.mark.parametrize("capability", GPUS)
     @pytest.mark.parametrize("precision", ["f32", "f16", "int8"])
-    @pytest.mark.parametrize("name", ["magnitude", "magnitude, DFT", "complex, 2-D mask, odd"])
+    @pytest.mark.parametrize(
+        "name", ["magnitude", "magnitude, DFT", "complex, 2-D mask, odd", "sense, few lines, odd"]
+    )
     def test_engines_are_built(
         self, name: str, precision: str, capability: str, tmp_path: Path
     ) -> None:
@@ -68,8 +70,9 @@ class TestTrt(ParityCases):
         assert len(engine) > 10_000
 
     @needs_rtx
-    def test_engine_for_any_batch(self, tmp_path: Path) -> None:
-        self.write("magnitude", tmp_path, dynamic=True)
+    @pytest.mark.parametrize("name", ["magnitude", "sense"])
+    def test_engine_for_any_batch(self, name: str, tmp_path: Path) -> None:
+        self.write(name, tmp_path, dynamic=True)
         arguments = ["--bundle", str(tmp_path), "--builder", "rtx", "--compute-capability", "sm89"]
         assert build_main([*arguments, "--batches", "1,2,4"]) == 0
         record = json.loads((tmp_path / "model.sm89.json").read_text())
@@ -109,6 +112,13 @@ def test_bundle_without_engine_says_why(checkpoint: Path, tmp_path: Path, batch:
     assert "trtexec --onnx=model.onnx" in notes
     assert ("--optShapes=zero_filled:4x1x32x32" in notes) == (batch == "dynamic")
     assert "{" not in notes
+
+
+def test_shapes_of_coils_are_told_to_trtexec(tmp_path: Path) -> None:
+    weights = write_checkpoint(tmp_path / "coils.safetensors", spec(channels=2, coils=True))
+    recipe = ExportRecipe(target="trt", batch="dynamic", coils=4)
+    notes = (export_model(weights, recipe, tmp_path / "bundle").path / "README.md").read_text()
+    assert "--optShapes=zero_filled:4x2x32x32,maps:4x4x2x32x32" in notes
 
 
 @pytest.mark.skipif(probe("tensorrt") is None, reason="TensorRT works here")

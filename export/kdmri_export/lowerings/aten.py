@@ -13,13 +13,18 @@ from torch import Tensor
 
 from kdmri_edge.physics.consistency import FORMULAS
 from kdmri_edge.physics.forms import Form
+from kdmri_edge.physics.sense import SENSE_FORMULAS
 from kdmri_edge.reconstructor import Reconstructor
 
 __all__ = ["lower"]
 
 
-def _aten(x: Tensor, x_u: Tensor, operator: Tensor, gain: float, form: str) -> Tensor:
-    return FORMULAS[Form(form)](x, x_u, operator, gain)
+def _aten(
+    x: Tensor, x_u: Tensor, operator: Tensor, gain: float, form: str, maps: Tensor | None = None
+) -> Tensor:
+    if maps is None:
+        return FORMULAS[Form(form)](x, x_u, operator, gain)
+    return SENSE_FORMULAS[Form(form)](x, x_u, maps, operator, gain)
 
 
 def lower(reconstructor: Reconstructor) -> Reconstructor:

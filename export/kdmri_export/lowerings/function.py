@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdmri_edge.errors import ExportError
 from kdmri_edge.extras import require
 from kdmri_edge.physics.consistency import FORMULAS
 from kdmri_edge.physics.forms import Form
@@ -29,14 +30,25 @@ _ATTRIBUTES = ("form", "gain")
 
 
 def keep(reconstructor: Reconstructor) -> Reconstructor:
-    """Return a copy whose data consistency the ONNX exporter writes as one node."""
+    """Return a copy whose data consistency the ONNX exporter writes as one node.
+
+    Raises:
+        ExportError: The network combines coils; there is no such node for SENSE.
+    """
+    if reconstructor.spec.coils:
+        raise ExportError(
+            "Networks that combine coils have no node for data consistency.",
+            "Leave --keep-op out: its operators are then written out.",
+        )
     kept = copy.deepcopy(reconstructor)
     if hasattr(kept.model, "consistency"):
         kept.model.consistency = _node
     return kept
 
 
-def _node(x: Tensor, x_u: Tensor, operator: Tensor, gain: float, form: str) -> Tensor:
+def _node(
+    x: Tensor, x_u: Tensor, operator: Tensor, gain: float, form: str, maps: Tensor | None = None
+) -> Tensor:
     made: Tensor = torch.onnx.ops.symbolic(
         "::".join(NODE),
         (x, x_u, operator),

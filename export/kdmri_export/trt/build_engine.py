@@ -88,11 +88,13 @@ def build(
             raise Refused(f"tensorrt_rtx {trt.__version__} knows no {compute_capability}.")
         config.num_compute_capabilities = 1
         config.set_compute_capability(known, 0)
-    given = network.get_input(0)
-    if -1 in tuple(given.shape):
+    inputs = [network.get_input(number) for number in range(network.num_inputs)]
+    free = [given for given in inputs if -1 in tuple(given.shape)]
+    if free:
         profile = maker.create_optimization_profile()
-        rest = tuple(given.shape)[1:]
-        profile.set_shape(given.name, *((batch, *rest) for batch in batches))
+        for given in free:  # images, and the coils' maps that belong to them
+            rest = tuple(given.shape)[1:]
+            profile.set_shape(given.name, *((batch, *rest) for batch in batches))
         config.add_optimization_profile(profile)
     engine = maker.build_serialized_network(network, config)
     # The parser owns the weights that the network points to: it must outlive the build.

@@ -12,7 +12,7 @@ from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runtime import run_engine
 from kdmri_export.graph_check import checked_graph
 from kdmri_export.recipe import ExportRecipe
-from kdmri_export.to_onnx import INPUT, to_model
+from kdmri_export.to_onnx import INPUT, MAPS, shown_maps, to_model
 from kdmri_export.trt import build_engine
 from kdmri_export.trt.engines import BATCHES
 
@@ -21,22 +21,23 @@ __all__ = ["trtexec", "write"]
 SCRIPTS = {"build_engine.py": build_engine, "run_engine.py": run_engine}
 
 
-def trtexec(*, dynamic: bool, shape: tuple[int, ...], batches: tuple[int, ...]) -> str:
+def trtexec(*, dynamic: bool, shapes: dict[str, tuple[int, ...]], batches: tuple[int, ...]) -> str:
     """Return the trtexec command that builds the same engine.
 
     Args:
         dynamic: Whether the graph takes any batch.
-        shape: [1, C, H, W] of the input.
+        shapes: Shape of each input for one slice.
         batches: Smallest, usual and largest batch of a dynamic graph.
     """
     line = "trtexec --onnx=model.onnx --stronglyTyped --noTF32 --saveEngine=model.tensorrt.engine"
     if not dynamic:
         return line
-    rest = "x".join(str(n) for n in shape[1:])
-    names = ("min", "opt", "max")
-    return line + "".join(
-        f" --{n}Shapes={INPUT}:{b}x{rest}" for n, b in zip(names, batches, strict=True)
-    )
+    for name, batch in zip(("min", "opt", "max"), batches, strict=True):
+        each = [
+            f"{port}:" + "x".join(map(str, (batch, *shape[1:]))) for port, shape in shapes.items()
+        ]
+        line += f" --{name}Shapes={','.join(each)}"
+    return line
 
 
 def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: ExportRecipe) -> None:
@@ -63,6 +64,9 @@ def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: Ex
     for name, module in SCRIPTS.items():
         shutil.copyfile(str(module.__file__), graph.parent / name)
     notes = resources.files("kdmri_export.trt") / "README.md"
-    command = trtexec(dynamic=recipe.dynamic, shape=tuple(example.shape), batches=BATCHES)
+    shapes = {INPUT: tuple(example.shape)}
+    if reconstructor.spec.coils:
+        shapes[MAPS] = tuple(shown_maps(example, recipe).shape)
+    command = trtexec(dynamic=recipe.dynamic, shapes=shapes, batches=BATCHES)
     text = notes.read_text(encoding="utf-8").replace("{trtexec}", command)
     (graph.parent / "README.md").write_text(text, encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kdmri_edge.models import calibrate
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.calibrate import activation_maxima
 from kdmri_edge.physics.consistency import operator_tensor
@@ -12,7 +13,7 @@ from kdmri_edge.physics.forms import Form
 from tests.export.networks import lines, spec
 
 
-def test_maxima_are_those_of_each_channel_over_all_batches() -> None:
+def test_maxima_of_few_values_are_those_of_each_channel_over_all_batches() -> None:
     torch.manual_seed(0)
     network = build_model(spec()).eval()
     operator = operator_tensor(lines(), Form.PROJECTION, 1)
@@ -21,6 +22,22 @@ def test_maxima_are_those_of_each_channel_over_all_batches() -> None:
     assert set(maxima) == {f"cascades.{n}.convs.{k}" for n in range(3) for k in (0, 1)}
     hidden = torch.relu(network.cascades[0].convs[0](x_u))
     wanted = hidden.detach().amax((0, 2, 3)).tolist()
+    assert maxima["cascades.0.convs.1"] == pytest.approx(wanted, rel=1e-4)
+    assert maxima["cascades.0.convs.0"] == pytest.approx([float(x_u.max())], rel=1e-4)
+
+
+def test_rare_values_of_hidden_channels_are_left_out_and_none_of_the_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    network = build_model(spec()).eval()
+    operator = operator_tensor(lines(), Form.PROJECTION, 1)
+    x_u = torch.rand(3, 1, 32, 24)
+    monkeypatch.setattr(calibrate, "_TAIL", 0.01)
+    maxima = activation_maxima(network, [(part[None], operator) for part in x_u])
+    hidden = torch.relu(network.cascades[0].convs[0](x_u)).detach()
+    values = hidden.transpose(0, 1).flatten(1).sort(descending=True).values
+    wanted = values[:, int(0.01 * values.shape[1])].tolist()
     assert maxima["cascades.0.convs.1"] == pytest.approx(wanted, rel=1e-4)
     assert maxima["cascades.0.convs.0"] == pytest.approx([float(x_u.max())], rel=1e-4)
 

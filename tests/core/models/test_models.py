@@ -14,7 +14,17 @@ from kdmri_edge.physics.masks import variable_density_lines
 from kdmri_edge.reconstructor import Reconstructor
 
 MASK = variable_density_lines(24, 2, centre_lines=4)
-COUNTS = {"dccnn-d5c5": 141_765, "dccnn-d3c5": 49_285, "vdsr-11": 333_569, "vdsr-7": 185_857}
+COUNTS = {
+    "dccnn-d5c5": 141_765,
+    "dccnn-d3c5": 49_285,
+    # two channels: 9 * 32 weights more at either end of a cascade, and one bias
+    "dccnn-d5c5-complex": 141_765 + 5 * (2 * 288 + 1),
+    "dccnn-d3c5-complex": 49_285 + 5 * (2 * 288 + 1),
+    "dccnn-d5c5-sense": 141_765 + 5 * (2 * 288 + 1),
+    "dccnn-d3c5-sense": 49_285 + 5 * (2 * 288 + 1),
+    "vdsr-11": 333_569,
+    "vdsr-7": 185_857,
+}
 
 
 def small(kind: Kind = Kind.DCCNN, **changes: object) -> ModelSpec:
@@ -31,7 +41,11 @@ def test_parameter_counts_are_the_papers(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("teacher", "student", "taps"),
-    [("dccnn-d5c5", "dccnn-d3c5", (3, 2)), ("vdsr-11", "vdsr-7", (6, 4))],
+    [
+        ("dccnn-d5c5", "dccnn-d3c5", (3, 2)),
+        ("dccnn-d5c5-sense", "dccnn-d3c5-sense", (3, 2)),
+        ("vdsr-11", "vdsr-7", (6, 4)),
+    ],
 )
 def test_attention_taps_are_kd_mris(teacher: str, student: str, taps: tuple[int, int]) -> None:
     assert (preset(teacher).attention_tap, preset(student).attention_tap) == taps
@@ -139,3 +153,45 @@ def test_reconstructor_forms_agree_and_macs_count_consistency() -> None:
     macs = small().macs(24, 10)
     assert macs["data_consistency"] == 2 * 24 * 24 * 10
     assert macs["convolutions"] == 2 * (4 + 16 + 4) * 9 * 240
+
+
+def test_older_specifications_stay_readable_and_equal() -> None:
+    older = small().to_dict()
+    assert "coils" not in older  # neither manifests nor fingerprints of runs change
+    assert not ModelSpec.from_dict(older).coils
+    assert small(channels=2, coils=True).to_dict()["coils"] is True
+
+
+@pytest.mark.parametrize("wrong", [{}, {"channels": 2, "kind": Kind.VDSR, "cascades": 1}])
+def test_coils_take_a_complex_network_with_consistency(wrong: dict[str, object]) -> None:
+    with pytest.raises(ModelError, match="coils"):
+        small(**{"coils": True, **wrong})  # type: ignore[arg-type]
+
+
+def test_maps_go_to_networks_with_coils_alone() -> None:
+    x, maps = torch.randn(1, 2, 24, 6), torch.rand(1, 3, 2, 24, 6)
+    with_coils = Reconstructor(build_model(small(channels=2, coils=True)), MASK)
+    with pytest.raises(ModelError, match="needs their sensitivities"):
+        with_coils(x)
+    with pytest.raises(ModelError, match="no coils"):
+        Reconstructor(build_model(small(channels=2)), MASK)(x, None, maps)
+
+
+def test_one_coil_of_sensitivity_one_is_the_complex_network() -> None:
+    torch.manual_seed(0)
+    sense, plain = (build_model(small(channels=2, coils=coils)) for coils in (True, False))
+    plain.load_state_dict(sense.state_dict())
+    x, maps = torch.randn(2, 2, 24, 6), torch.zeros(2, 1, 2, 24, 6)
+    maps[:, :, 0] = 1
+    for form in Form:
+        with_coils = Reconstructor(sense, MASK, form)(x, maps=maps)
+        torch.testing.assert_close(with_coils, Reconstructor(plain, MASK, form)(x))
+
+
+def test_macs_count_the_cheaper_product_of_every_coil() -> None:
+    spec = small(channels=2, coils=True)
+    whole, few = spec.macs(24, 10, coils=4), spec.macs(24, 10, sampled=6, coils=4)
+    assert whole["data_consistency"] == 2 * 4 * (4 * 24 * 24 * 10 + 8 * 240)
+    assert few["data_consistency"] == 2 * 4 * (2 * 4 * 6 * 24 * 10 + 8 * 240)
+    assert spec.macs(24, 10, sampled=20, coils=4) == whole
+    assert whole["convolutions"] == small(channels=2).macs(24, 10)["convolutions"]

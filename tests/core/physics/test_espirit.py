@@ -1,0 +1,146 @@
+"""Sensitivities from the centre of k-space, against those that made it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kdmri_edge.data.phantom import phantom_volume
+from kdmri_edge.data.scan import Scan
+from kdmri_edge.data.simulate import Coils, coil_maps, complex_noise, smooth_phase
+from kdmri_edge.errors import MaskError
+from kdmri_edge.physics.coils import combine, expand
+from kdmri_edge.physics.espirit import calibration_block, check_calibration, espirit_maps
+from kdmri_edge.physics.fourier import image_to_kspace
+from kdmri_edge.physics.masks import Mask, variable_density_lines
+from kdmri_edge.runtime.sense import sense_input
+
+SIZE = 64
+MASK = variable_density_lines(SIZE, 2, centre_lines=24)
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    magnitude = phantom_volume(3, slices=3, matrix=SIZE).image[1]
+    phased = magnitude * np.exp(1j * smooth_phase(SIZE, SIZE, seed=4))
+    return (phased / magnitude.max()).astype(np.complex64)
+
+
+def measured(
+    image: np.ndarray, maps: np.ndarray, mask: Mask = MASK, noise: float = 0.0
+) -> np.ndarray:
+    kspace = image_to_kspace(expand(image, maps))
+    kspace += noise * complex_noise(kspace.shape, seed=9)
+    return (kspace * mask.samples[:, None]).astype(np.complex64)
+
+
+@pytest.mark.parametrize("kind", Coils)
+@pytest.mark.parametrize("noise", [0.0, 0.005])
+def test_maps_are_those_that_made_the_scan(image: np.ndarray, kind: Coils, noise: float) -> None:
+    truth = coil_maps(6, SIZE, SIZE, seed=1, kind=kind)
+    found = espirit_maps(calibration_block(measured(image, truth, noise=noise), MASK), SIZE, SIZE)
+    power = (np.abs(found) ** 2).sum(0)
+    assert found.dtype == np.complex64
+    np.testing.assert_allclose(power[power > 0], 1, atol=1e-4)
+    signal = np.abs(image) > 0.1
+    assert (power[signal] > 0).mean() > 0.99
+    # up to a phase per pixel, which is the image's to have
+    same = np.abs(combine(found, truth))[signal & (power > 0)]
+    assert np.quantile(same, 0.02) > 0.99
+    assert np.median(same) > 0.999
+
+
+def test_combined_image_is_the_object(image: np.ndarray) -> None:
+    full = Mask(samples=np.ones(SIZE, bool), name="full")
+    scan = Scan(
+        kspace=np.stack([measured(image, coil_maps(12, SIZE, SIZE, seed=s), full) for s in (1, 2)]),
+        mask=full,
+        name="simulated",
+        subject="phantom",
+    )
+    done: list[int] = []
+    given = sense_input(scan, advance=done.append)
+    assert sum(done) == 2
+    assert given.zero_filled.shape == (2, SIZE, SIZE)
+    assert given.maps.shape == (2, 8, SIZE, SIZE)
+    assert given.mask is full
+    inside = np.abs(image) > 0.1
+    for combined in given.zero_filled:
+        error = np.abs(np.abs(combined) - np.abs(image))[inside]
+        assert np.quantile(error, 0.95) < 0.02
+
+
+def test_noise_is_whitened_to_unit_variance(image: np.ndarray) -> None:
+    coils, level = 4, 1e-3
+    mixing = level * (np.eye(coils) + 0.5 * complex_noise((coils, coils), seed=3))
+    noise = (mixing @ complex_noise((coils, 4000), seed=5)).astype(np.complex64)
+    full = Mask(samples=np.ones(SIZE, bool), name="full")
+    clean = image_to_kspace(expand(image, coil_maps(coils, SIZE, SIZE, seed=1)))
+    drawn = complex_noise((coils, SIZE * SIZE), seed=6)
+    both = clean + (mixing @ drawn).reshape(clean.shape)
+    scans = [
+        Scan(kspace=k[None].astype(np.complex64), mask=full, name="s", subject="p", noise=noise)
+        for k in (both, clean)
+    ]
+    images = [sense_input(scan) for scan in scans]
+    difference = (
+        images[0].zero_filled - combine(images[0].maps, images[0].maps) * images[1].zero_filled
+    )
+    inside = np.abs(image) > 0.3
+    assert 0.5 < np.std(difference[0][inside]) < 3  # the maps differ a little, too
+
+
+def test_a_single_coil_keeps_its_image_whole(image: np.ndarray) -> None:
+    ones = np.ones((1, SIZE, SIZE), np.complex64)
+    block = calibration_block(measured(image, ones), MASK)
+    np.testing.assert_array_equal(espirit_maps(block, SIZE, SIZE), ones)
+
+
+def test_a_blank_slice_has_no_sensitivities() -> None:
+    assert not espirit_maps(np.zeros((3, 24, 24), np.complex64), 30, 31).any()
+
+
+def test_odd_and_small_matrices(image: np.ndarray) -> None:
+    for height, width in ((25, 31), (12, 9)):
+        part = image[16 : 16 + height, 16 : 16 + width]
+        full = Mask(samples=np.ones(height, bool), name="full")
+        kspace = measured(part, coil_maps(3, height, width), full)
+        maps = espirit_maps(calibration_block(kspace, full), height, width)
+        assert maps.shape == (3, height, width)
+        assert (np.abs(maps) ** 2).sum(0).max() < 1.001
+
+
+def test_a_gap_in_the_centre_is_refused() -> None:
+    with pytest.raises(MaskError, match="24 lines around zero frequency"):
+        check_calibration(variable_density_lines(SIZE, 4, centre_lines=10))
+    check_calibration(variable_density_lines(SIZE, 2, centre_lines=24))
+    points = np.zeros((SIZE, SIZE), bool)
+    points[:12, :12] = True  # a quarter of the block, zero frequency at a corner
+    with pytest.raises(MaskError, match="samples out"):
+        check_calibration(Mask(samples=points, name="points"))
+
+
+def test_partial_fourier_is_a_scan_with_unsampled_lines(image: np.ndarray) -> None:
+    frequency = np.fft.fftfreq(SIZE) * SIZE
+    partial = Mask(samples=frequency >= -12, name="partial Fourier")
+    truth = coil_maps(4, SIZE, SIZE, seed=1)
+    scan = Scan(kspace=measured(image, truth, partial)[None], mask=partial, name="s", subject="p")
+    maps = sense_input(scan, coils=None).maps[0]
+    signal = (np.abs(image) > 0.1) & (np.abs(maps).sum(0) > 0)
+    assert np.quantile(np.abs(combine(maps, truth))[signal], 0.02) > 0.99
+
+
+def test_against_sigpy(image: np.ndarray) -> None:
+    sigpy = pytest.importorskip("sigpy", reason="sigpy is not installed")
+    from sigpy.mri.app import EspiritCalib
+
+    truth = coil_maps(6, SIZE, SIZE, seed=1)
+    kspace = measured(image, truth)
+    centred = np.fft.fftshift(kspace, (-2, -1))
+    theirs = EspiritCalib(centred, calib_width=24, show_pbar=False, crop=0.95).run()
+    ours = espirit_maps(calibration_block(kspace, MASK), SIZE, SIZE)
+    both = (np.abs(theirs).sum(0) > 0) & (np.abs(ours).sum(0) > 0)
+    signal = np.abs(image) > 0.1
+    assert sigpy.__version__
+    assert (both & signal).sum() > 0.97 * signal.sum()
+    assert np.quantile(np.abs(combine(ours, theirs))[both & signal], 0.02) > 0.995
