@@ -162,9 +162,11 @@ def _mask(mask: Mask) -> MaskFacts:
 def _run(held: Scan | Volume, path: Path) -> tuple[bool, str]:
     """Whether `kdmri-edge run` takes it, and as what, or why not."""
     if isinstance(held, Scan) and held.coils > 1:
-        return False, (
-            f"not taken: it has {held.coils} coils. `kdmri-edge data convert {path} OUT.nii.gz"
-            " --magnitude` combines them into magnitude images, which --undersample can try."
+        whole = ", with --undersample" if held.mask.samples.all() else " and its sampling mask"
+        return True, (
+            f"k-space of {held.coils} coils, by a network that combines coils (dccnn-d3c5-sense)"
+            f"{whole}; for networks of one image `kdmri-edge data convert {path} OUT.nii.gz"
+            " --magnitude` combines them"
         )
     mask = held.mask if isinstance(held, Scan) else held.kspace_mask
     if mask is not None and not mask.samples.all():

@@ -18,10 +18,12 @@ from kdmri_edge.data.folder import VolumeFile, find_volumes
 from kdmri_edge.data.formats import format_of
 from kdmri_edge.data.picture import Picture
 from kdmri_edge.data.readers import read_volume, readable_suffix
+from kdmri_edge.data.scan import Scan
+from kdmri_edge.data.scan_readers import read_either
 from kdmri_edge.data.writers import WRITERS, write_picture, writer_suffix
 from kdmri_edge.errors import OutputError
 from kdmri_edge.metrics import nmse, psnr
-from kdmri_edge.runtime.inputs import Reads, prepare
+from kdmri_edge.runtime.inputs import Reads, prepare, prepare_scan
 from kdmri_edge.runtime.session import Session, SessionInfo, reconstruct
 
 __all__ = ["Job", "plan_jobs", "run_job"]
@@ -124,17 +126,22 @@ def run_job(
         writing not), and PSNR and NMSE where the fully sampled images are known.
 
     Raises:
-        KdmriError: See `read_volume`, `prepare`, `reconstruct` and `write_picture`.
+        KdmriError: See `read_either`, `prepare`, `prepare_scan`, `reconstruct` and `write_picture`.
     """
-    volume = read_volume(job.source.path)
+    path = job.source.path
+    held = read_either(path) if reads.spec.coils else read_volume(path)
     if session.takes_masks:
-        if follow and volume.kspace_mask is not None:
-            reads = dataclasses.replace(reads, mask=volume.kspace_mask)
+        own = held.mask if isinstance(held, Scan) else held.kspace_mask
+        if follow and own is not None and not undersample:
+            reads = dataclasses.replace(reads, mask=own)
         session.use_mask(reads.mask)
-    given = prepare(volume, reads, undersample=undersample)
+    if isinstance(held, Scan):
+        given = prepare_scan(held, reads, undersample=undersample)
+    else:
+        given = prepare(held, reads, undersample=undersample)
     with progress(job.source.name, len(given.zero_filled)) as advance:
         began = time.perf_counter()
-        image = reconstruct(session, given.zero_filled, advance=advance)
+        image = reconstruct(session, given.zero_filled, advance=advance, maps=given.maps)
         seconds = time.perf_counter() - began
     suffix = readable_suffix(job.source.path)
     picture = Picture(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,15 @@ from kdmri_edge.bundle import open_bundle
 from kdmri_edge.data.cases import make_case
 from kdmri_edge.data.geometry import Affine
 from kdmri_edge.data.resample import to_matrix
+from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
-from kdmri_edge.errors import DataError
+from kdmri_edge.errors import DataError, MaskError
 from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.projection import zero_filled
+from kdmri_edge.runtime.sense import sense_input
 
-__all__ = ["Given", "Reads", "prepare", "what_reads"]
+__all__ = ["Given", "Reads", "prepare", "prepare_scan", "what_reads"]
 
 # Energy of an image outside the mask, over all of its energy, up to which it counts as undersampled
 # with that mask: far above float32 rounding, far below what another mask leaves.
@@ -52,6 +55,7 @@ class Given:
         kind: What the file held, in words.
         voxel_mm: Voxel size along (S, H, W), where the file tells.
         affine: Of these images, see `data.geometry`, where the file tells.
+        maps: Coil sensitivities [S, coils, H, W], for a network that combines coils.
     """
 
     zero_filled: NDArray[Any]
@@ -59,6 +63,7 @@ class Given:
     kind: str
     voxel_mm: tuple[float, float, float] | None
     affine: Affine | None = None
+    maps: NDArray[np.complex64] | None = None
 
 
 def what_reads(source: Path, mask: Mask | None = None) -> Reads:
@@ -83,6 +88,49 @@ def what_reads(source: Path, mask: Mask | None = None) -> Reads:
         spec=ModelSpec.from_dict(meta["spec"]),
         mask=mask or Mask.from_dict(meta["mask"]),
         matrix=int(meta["matrix"]),
+    )
+
+
+def prepare_scan(scan: Scan, reads: Reads, *, undersample: bool = False) -> Given:
+    """Make a SENSE network's input of a measured scan.
+
+    Args:
+        scan: K-space of any number of coils, sampled with the network's mask; with `undersample`
+            fully sampled.
+        reads: What the network has to be given.
+        undersample: Apply the network's mask to a fully sampled scan first.
+
+    Raises:
+        DataError: The network combines no coils, the matrix is another, or there is nothing to
+            undersample.
+        MaskError: The scan is sampled with another mask, or its centre has gaps.
+    """
+    if not reads.spec.coils:
+        raise DataError(
+            f"{scan.name} has {scan.coils} coils, the network takes one image.",
+            "Use a network that combines coils (dccnn-d3c5-sense).",
+        )
+    reads.mask.check_matrix(*scan.matrix)
+    kind = f"k-space of {scan.coils} coils"
+    if undersample:
+        if not scan.mask.samples.all():
+            raise DataError(f"{scan.name} is undersampled already.", "Leave --undersample out.")
+        keep = reads.mask.samples[:, None] if reads.mask.is_lines else reads.mask.samples
+        scan = dataclasses.replace(scan, kspace=scan.kspace * keep, mask=reads.mask)
+        kind = f"fully sampled {kind}, undersampled here"
+    elif scan.mask != reads.mask:
+        raise MaskError(
+            f"{scan.name} is sampled with another mask than the network's {reads.mask.name!r}.",
+            "Use a network for the mask of this scan; if it is fully sampled, add --undersample.",
+        )
+    given = sense_input(scan)
+    return Given(
+        zero_filled=given.zero_filled,
+        target=None,
+        kind=kind,
+        voxel_mm=scan.voxel_mm,
+        affine=scan.affine,
+        maps=given.maps,
     )
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.bundle import open_bundle
 from kdmri_edge.errors import BackendError, KdmriError
+from kdmri_edge.physics.espirit import sense_slice
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.combine import combined, root_sum_of_squares
@@ -106,7 +107,8 @@ class Pipeline:
         """
         size = self.reads.matrix
         blank = np.zeros((1, size, size), np.complex64 if self._complex else np.float32)
-        reconstruct(self.session, blank)
+        maps = np.zeros((1, 1, size, size), np.complex64) if self.reads.spec.coils else None
+        reconstruct(self.session, blank, maps=maps)
 
     @property
     def _complex(self) -> bool:
@@ -116,7 +118,8 @@ class Pipeline:
         """Reconstruct one slice; whatever happens, there is an image.
 
         A network of two channels gets the combined complex image, one of one channel its real
-        part after phase correction (its magnitude for super-resolution); see `combine`.
+        part after phase correction (its magnitude for super-resolution); see `combine`. A network
+        that combines coils gets them compressed, with their sensitivities; see `espirit`.
 
         Args:
             kspace: complex64 [C, H, W], zero where not sampled.
@@ -146,10 +149,21 @@ class Pipeline:
         if not np.isfinite(kspace).all():
             raise BackendError("The slice's k-space holds NaN or infinite values.", "")
         self._choose(mask)
+        if self.reads.spec.coils:
+            return self._combining(kspace, mask)
         x_u: NDArray[Any] = combined(kspace, mask, phase=self._complex)
         if not self._complex:
             x_u = np.abs(x_u) if self.reads.spec.magnitude_input else x_u.real
-        image: NDArray[Any] = reconstruct(self.session, np.ascontiguousarray(x_u)[None])[0]
+        return self._image(np.ascontiguousarray(x_u))
+
+    def _combining(self, kspace: NDArray[np.complex64], mask: Mask) -> NDArray[Any]:
+        """Reconstruct by a network that combines coils itself."""
+        x_u, maps = sense_slice(kspace, mask)
+        return self._image(x_u, maps)
+
+    def _image(self, x_u: NDArray[Any], maps: NDArray[np.complex64] | None = None) -> NDArray[Any]:
+        many = None if maps is None else maps[None]
+        image: NDArray[Any] = reconstruct(self.session, x_u[None], maps=many)[0]
         if not np.isfinite(image).all():
             raise BackendError("The network's image holds NaN or infinite values.", "")
         return image

@@ -79,7 +79,8 @@ def test_raw_data_with_noise_and_coils(tmp_path: Path) -> None:
     assert (facts.format, facts.holds, facts.coils) == ("Siemens TWIX", "k-space", 2)
     assert (facts.slices, facts.matrix, facts.noise_samples) == (3, (10, 8), 32)
     assert facts.voxel_mm == pytest.approx((4, 18, 30))
-    assert not facts.taken
+    assert facts.taken
+    assert "combines coils" in facts.run
     assert "convert" in facts.run
 
 

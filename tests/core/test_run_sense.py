@@ -1,0 +1,111 @@
+"""Multi-coil scans by networks that combine coils: `run`, and the server's pipeline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kdmri_edge.data.bart import write_bart_scan
+from kdmri_edge.data.scan import Scan
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.runtime.pipeline import Pipeline
+from kdmri_edge.runtime.sense import sense_input
+from kdmri_edge.runtime.session import open_session, reconstruct
+from kdmri_export.export import export_model
+from kdmri_export.recipe import ExportRecipe
+from tests.export.networks import spec, write_checkpoint
+
+Cli = Callable[..., Any]
+SIZE = 32
+
+
+def _mask() -> Mask:
+    samples = np.zeros(SIZE, np.bool_)
+    samples[np.r_[0:12, -12:0, 14, 17]] = True
+    return Mask(samples=samples, name="lines")
+
+
+def _scan(mask: Mask, name: str = "scan") -> Scan:
+    """Smooth coils around a smooth object."""
+    h, w = np.meshgrid(*[np.linspace(-1, 1, SIZE)] * 2, indexing="ij")
+    image = np.exp(-4 * (h**2 + w**2)) * (1 + 0.3 * np.cos(9 * h)) * np.exp(0.5j * w)
+    coils = [np.exp(-((h - a) ** 2) - (w - b) ** 2) for a, b in ((-1, 0), (1, 0), (0, 1))]
+    kspace = np.fft.fft2(np.fft.ifftshift(image * np.array(coils), (-2, -1)), norm="ortho")
+    kspace = (kspace * mask.samples[:, None])[None].astype(np.complex64)
+    return Scan(kspace=kspace, mask=mask, name=name, subject=name)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sense")
+    checkpoint = write_checkpoint(
+        folder / "student.safetensors", spec(channels=2, coils=True), _mask()
+    )
+    return export_model(checkpoint, ExportRecipe(target="onnx"), folder / "bundle").path
+
+
+def _expected(bundle: Path, scan: Scan) -> np.ndarray:
+    given = sense_input(scan)
+    session = open_session(bundle, threads=1)
+    return reconstruct(session, given.zero_filled, maps=given.maps)
+
+
+def test_a_scan_of_many_coils_is_reconstructed(cli: Cli, bundle: Path, tmp_path: Path) -> None:
+    scan = _scan(_mask())
+    write_bart_scan(tmp_path / "scan.cfl", scan)
+    done = cli("run", bundle, tmp_path / "scan.cfl", "-o", tmp_path / "out.npy", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)[0]["held"] == "k-space of 3 coils"
+    image = np.load(tmp_path / "out.npy")
+    wanted = _expected(bundle, scan)
+    assert image.dtype == np.complex64
+    np.testing.assert_allclose(image, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_a_whole_scan_is_undersampled_on_request(cli: Cli, bundle: Path, tmp_path: Path) -> None:
+    whole = _scan(Mask(samples=np.ones(SIZE, np.bool_), name="whole"))
+    write_bart_scan(tmp_path / "scan.cfl", whole)
+    arguments = ("run", bundle, tmp_path / "scan.cfl", "-o", tmp_path / "out.npy")
+    cli(*arguments).check_refusal("--undersample")
+    assert cli(*arguments, "--undersample").code == 0
+    wanted = _expected(bundle, _scan(_mask()))
+    np.testing.assert_allclose(
+        np.load(tmp_path / "out.npy"), wanted, atol=1e-4 * np.abs(wanted).max()
+    )
+
+
+def test_undersampling_twice_is_refused(cli: Cli, bundle: Path, tmp_path: Path) -> None:
+    write_bart_scan(tmp_path / "scan.cfl", _scan(_mask()))
+    arguments = ("run", bundle, tmp_path / "scan.cfl", "-o", tmp_path / "out.npy")
+    cli(*arguments, "--undersample").check_refusal("Leave --undersample out")
+    assert not (tmp_path / "out.npy").exists()
+
+
+def test_images_are_no_input_of_such_a_network(cli: Cli, bundle: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "image.npy", np.ones((1, SIZE, SIZE), np.complex64))
+    done = cli("run", bundle, tmp_path / "image.npy", "-o", tmp_path / "out.npy")
+    done.check_refusal("combines coils")
+
+
+def test_the_servers_pipeline_gives_what_run_gives(bundle: Path) -> None:
+    scan = _scan(_mask())
+    pipeline = Pipeline(bundle, threads=1)
+    pipeline.warm_up()
+    outcome = pipeline.reconstruct(scan.kspace[0], scan.mask)
+    assert outcome.fallback is None
+    wanted = _expected(bundle, scan)[0]
+    np.testing.assert_allclose(outcome.image, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_a_mask_with_gaps_in_its_centre_falls_back(bundle: Path) -> None:
+    samples = _mask().samples.copy()
+    samples[3] = False
+    gappy = Mask(samples=samples, name="gappy")
+    outcome = Pipeline(bundle, threads=1).reconstruct(_scan(gappy).kspace[0], gappy)
+    assert outcome.fallback is not None
+    assert outcome.image.dtype == np.float32
