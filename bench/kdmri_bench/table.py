@@ -14,7 +14,7 @@ from kdmri_bench.cells import (
     variant_name,
 )
 from kdmri_bench.columns import COLUMNS, text_of
-from kdmri_bench.schema import ZERO_FILLED, Report, Status
+from kdmri_bench.schema import ZERO_FILLED, Report, Row, Status
 from kdmri_bench.select import limits_of, recommended_row
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _table(report: Report, *, wide: bool) -> tuple[Table, list[str]]:
             overflow="fold",
             min_width=28 if index == 1 and wide else None,
         )
-    reasons: list[str] = []
+    reasons = _Reasons("[{}]")
     network = None
     for row in report.rows:
         values = list(cells(row))
@@ -87,10 +87,34 @@ def _table(report: Report, *, wide: bool) -> tuple[Table, list[str]]:
         network = row.network
         missing = row.status is not Status.MEASURED
         if missing:
-            reasons.append(f"[{len(reasons) + 1}] {row.key}, {row.status}: {row.reason}")
-            values[HEADERS.index("PSNR dB")] = f"[{len(reasons)}]"
+            values[HEADERS.index("PSNR dB")] = reasons.mark(row)
         table.add_row(*(_plain(values[i]) for i in shown), style="dim" if missing else None)
-    return table, reasons
+    return table, reasons.lines()
+
+
+class _Reasons:
+    """Why rows have no figures: one note for all rows of one reason.
+
+    Args:
+        mark: How a note is marked, with {} for its number.
+    """
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
+        self._rows: dict[str, list[str]] = {}
+
+    def mark(self, row: Row) -> str:
+        """Return the mark of a row's note."""
+        text = f"{row.status}: {row.reason}"
+        self._rows.setdefault(text, []).append(row.key)
+        return self._mark.format(list(self._rows).index(text) + 1)
+
+    def lines(self) -> list[str]:
+        """Return the notes."""
+        return [
+            f"{self._mark.format(number)} {', '.join(keys)}, {text}"
+            for number, (text, keys) in enumerate(self._rows.items(), start=1)
+        ]
 
 
 def _plain(text: str) -> str:
@@ -106,19 +130,18 @@ def markdown_table(report: Report) -> str:
         "| " + " | ".join(HEADERS) + " |",
         "|" + "|".join("---" if index < 3 else "---:" for index in range(len(HEADERS))) + "|",
     ]
-    reasons: list[str] = []
+    reasons = _Reasons("({})")
     for row in report.rows:
         values = list(cells(row))
         if row.status is not Status.MEASURED:
-            reasons.append(f"({len(reasons) + 1}) {row.key}, {row.status}: {row.reason}")
-            values[HEADERS.index("PSNR dB")] = f"({len(reasons)})"
+            values[HEADERS.index("PSNR dB")] = reasons.mark(row)
         if row.role == "student":
             values[0] = f"**{values[0]}**"
         lines.append("| " + " | ".join(value or NOTHING for value in values) + " |")
     notes = [
         header_line(report),
         *(f"**{line}**" for line in seen_lines(report)),
-        *reasons,
+        *reasons.lines(),
         *footnotes(report),
     ]
     return "\n".join(lines) + "\n\n" + "\n".join(f"{note}  " for note in notes).rstrip()

@@ -209,6 +209,18 @@ def test_the_table_of_targets_needs_no_report(tmp_path: Path) -> None:
         generate("<!-- begin:other -->\n<!-- end:other -->", tmp_path)
 
 
+def test_rows_of_one_reason_share_a_note(report: Report) -> None:
+    absent = report.rows[-1]
+    rows = (*report.rows, replace(absent, key="teacher/openvino-bf16"),
+            replace(absent, key="teacher/trt-f32", reason="No TensorRT."))  # fmt: skip
+    text = markdown_table(replace(report, rows=rows))
+    notes = [line.strip() for line in text.splitlines() if line.startswith("(")]
+    assert notes == [
+        "(1) student/openvino-bf16, teacher/openvino-bf16, skipped: This CPU has no bf16.",
+        "(2) teacher/trt-f32, skipped: No TensorRT.",
+    ]
+
+
 def test_ratios_pair_the_same_network_and_runtime(report: Report) -> None:
     (pair,) = ratios(report)
     assert pair.ratio == pytest.approx(3.0)
