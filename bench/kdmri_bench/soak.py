@@ -1,9 +1,9 @@
 """A server under many scans, some of them faulty: `python -m kdmri_bench.soak`.
 
-The server runs in a process of its own. Several clients at a time send it scans over loopback; one
-scan in ten is faulty, in turn in each of the ways of `kdmri_bench.faults`. Counted are the images
-of good scans that are lost, zero-filled or wrong, and how the server's resident set grows after a
-first round of good scans.
+The server runs in a process of its own. Several clients at a time send it scans over loopback; in
+place of one scan in ten stand faulty clients, one after another, which divide all the ways of
+`kdmri_bench.faults` among them. Counted are the images of good scans that are lost, zero-filled or
+wrong, and how the server's resident set grows after a first round of good scans.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ __all__ = ["SoakSettings", "main", "markdown", "soak"]
 SCHEMA: Final = 1
 _BASE: Final = 4  # different slices, which a scan repeats
 _CLOSE: Final = 1e-4  # of an image's maximum: far above rounding, far below any mix-up
+_GROWTH: Final = 0.05
+"""Of the server's resident set: what more is called a leak."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +48,7 @@ class SoakSettings:
 
     Attributes:
         slices: Of all scans together.
-        sessions: Scans.
+        sessions: Scans, the faulty ones among them.
         at_once: Clients at a time.
         matrix: Side of the slices in pixels.
         coils: Receive channels.
@@ -59,6 +61,17 @@ class SoakSettings:
     matrix: int = 64
     coils: int = 4
     faulty: int = 10
+
+    def kinds(self, number: int) -> tuple[str, ...]:
+        """Return the faults that stand in place of scan `number`; none where it is a good one.
+
+        Every kind of fault occurs in a soak that has a faulty session at all, and where there are
+        more such sessions than kinds, the kinds come again.
+        """
+        if number % self.faulty != self.faulty - 1:
+            return ()
+        turn, turns, names = number // self.faulty, self.sessions // self.faulty, tuple(FAULTS)
+        return names[turn::turns] if turns < len(names) else (names[turn % len(names)],)
 
 
 def soak(settings: SoakSettings) -> dict[str, Any]:
@@ -100,22 +113,21 @@ def _sent(
     each = max(1, settings.slices // settings.sessions)
     xml = write_encoding(encoding_of(scan), slices=each)
     tally = _Tally(faults={}, resident=[])
-    names = list(FAULTS)
 
-    def one(number: int) -> tuple[str | None, list[Image]]:
-        lines = repeated(scan, each)
-        if number % settings.faulty == settings.faulty - 1:
-            name = names[(number // settings.faulty) % len(names)]
+    def one(number: int) -> tuple[tuple[str, ...], list[Image]]:
+        kinds = settings.kinds(number)
+        for name in kinds:
             misbehave(name, xml, list(repeated(scan, each)), server.port)
-            return name, []
-        reply = send_scan(xml, lines, port=server.port, timeout_s=120)
-        return None, reply.images
+        if kinds:
+            return kinds, []
+        return kinds, send_scan(xml, repeated(scan, each), port=server.port, timeout_s=120).images
 
-    def take(found: tuple[str | None, list[Image]]) -> None:
-        name, images = found
+    def take(found: tuple[tuple[str, ...], list[Image]]) -> None:
+        kinds, images = found
         assert tally.faults is not None
-        if name is not None:
+        for name in kinds:
             tally.faults[name] = tally.faults.get(name, 0) + 1
+        if kinds:
             return
         tally.good_sessions += 1
         tally.expected += each
@@ -127,7 +139,8 @@ def _sent(
         warm = [clients.submit(one, 0) for _ in range(2 * settings.at_once)]
         for done in warm:
             done.result()
-        server.sessions(len(warm))
+        connections = len(warm)
+        server.sessions(connections)
         assert tally.resident is not None
         tally.resident.append(server.resident())
         with progress("Scans", settings.sessions) as advance:
@@ -136,7 +149,8 @@ def _sent(
                 for found in clients.map(one, numbers):
                     take(found)
                     advance(1)
-                server.sessions(len(warm) + numbers[-1] + 1)
+                connections += sum(max(1, len(settings.kinds(number))) for number in numbers)
+                server.sessions(connections)
                 tally.resident.append(server.resident())
     return tally
 
@@ -176,12 +190,14 @@ def _report(settings: SoakSettings, tally: _Tally, server: ServerProcess) -> dic
 def markdown(report: dict[str, Any]) -> str:
     """Return the result as sentences."""
     resident = report["resident_mib"]
-    bad = sum(report["faults"].values())
+    bad = report["sessions"] - report["good_sessions"]
+    clients = sum(report["faults"].values())
     return (
         f"{report['slices']:,} slices of {report['matrix']} x {report['matrix']} with"
         f" {report['coils']} coils in {report['sessions']} scans, {report['at_once']} at a time, of"
-        f" which {bad} faulty ({', '.join(report['faults'])}): of {report['good_images']:,} images"
-        f" of good scans {report['lost']} lost, {report['zero_filled']} zero-filled,"
+        f" which {bad} faulty ({clients} faulty clients of {len(report['faults'])} kinds:"
+        f" {', '.join(report['faults'])}): of {report['good_images']:,} images of good scans"
+        f" {report['lost']} lost, {report['zero_filled']} zero-filled,"
         f" {report['wrong']} wrong. The server's resident set went from {resident[0]:.0f} to"
         f" {resident[-1]:.0f} MiB ({100 * report['growth']:+.1f} %)."
     )
@@ -208,6 +224,11 @@ def main(slices: int, sessions: int, at_once: int, matrix: int, coils: int,
         click.echo(markdown(report))
         if report["lost"] or report["zero_filled"] or report["wrong"] or report["defects"]:
             raise BenchError("Images of good scans were lost.", "See report.json with --out.")
+        if report["growth"] > _GROWTH:
+            raise BenchError(
+                f"The server's resident set grew by {report['growth']:.1%}.",
+                "More than 5 % over a long soak is a leak; a short one has not levelled off yet.",
+            )
     except KdmriError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
