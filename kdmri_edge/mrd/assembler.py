@@ -61,7 +61,8 @@ class Slice:
     Attributes:
         key: Its counters.
         kspace: complex64 [C, H, W] under the conventions of `physics.fourier`, averages averaged;
-            zero where nothing was sampled.
+            zero where nothing was sampled. Calibration lines that are embedded in the scan fill
+            lines that were not imaged.
         mask: The lines that were sampled.
         calibration: complex64 [C, H, W] of calibration lines that are not imaged; None without.
         head: Header of the readout nearest to zero frequency: geometry, times, user values.
@@ -156,7 +157,9 @@ class Assembler:
                 self._hold(line.nbytes)
                 entry.calibration[row] = line
                 self._open[key] = entry
-            return None
+            # the last line of a slice may be such a one
+            embedded = self.encoding.embedded_calibration and bool(entry.lines)
+            return self._finish(key) if embedded and self._is_last(acquisition, entry) else None
         average = int(index.average)
         if (row, average) in entry.came:
             raise DataError(
@@ -246,6 +249,8 @@ class Assembler:
             calibration = np.zeros(shape, np.complex64)
             for row, line in entry.calibration.items():
                 calibration[:, row] = line
+                if self.encoding.embedded_calibration and not samples[row]:
+                    kspace[:, row], samples[row] = line, True
         assert entry.head is not None
         return Slice(
             key=key,

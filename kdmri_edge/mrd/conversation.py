@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Final
 
+import numpy as np
 from ismrmrd import Acquisition, Image
+from numpy.typing import NDArray
 
-from kdmri_edge.errors import KdmriError, StreamError
+from kdmri_edge.errors import DataError, KdmriError, StreamError
 from kdmri_edge.mrd.assembler import Assembler, Slice
 from kdmri_edge.mrd.header import read_encoding
 from kdmri_edge.mrd.images import ImageMaker
@@ -22,6 +24,7 @@ from kdmri_edge.mrd.parser import Order, Parser
 from kdmri_edge.mrd.settings import Choice, ServerSettings, choose, refine
 from kdmri_edge.mrd.telemetry import Metrics, log_defect, log_event
 from kdmri_edge.mrd.worker import Worker
+from kdmri_edge.physics.coils import noise_weights
 from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
 
 __all__ = ["Conversation"]
@@ -59,6 +62,7 @@ class Conversation:
         self._choice: Choice | None = None
         self._assembler: Assembler | None = None
         self._maker: ImageMaker | None = None
+        self._weights: NDArray[np.complex128] | None = None
         self._received = self._readouts = self._pictures = self._slices = 0
         connection.settimeout(settings.idle_s)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -191,12 +195,22 @@ class Conversation:
         reason = given_up or (_ASYMMETRIC if part.partial_readout else None)
         future: Future[Outcome]
         if reason is None:
-            future = self._worker.submit(part.kspace, part.mask)
+            future = self._worker.submit(part.kspace, part.mask, self._whitening())
         else:
             future = Future()
             future.set_result(Outcome(image=zero_filled_magnitude(part.kspace), fallback=reason))
         self._outbox.put_slice(part, future, self._maker)
         self._slices += 1
+
+    def _whitening(self) -> NDArray[np.complex128] | None:
+        """Return the weights of the coils by their noise, which comes before the first slice."""
+        if not self._slices and self._assembler is not None:
+            noise = self._assembler.noise
+            try:
+                self._weights = None if noise is None else noise_weights(noise)
+            except DataError as error:  # an image without whitening is better than none
+                self._outbox.put_text(f"WRN {error.what} Coils are not whitened.")
+        return self._weights
 
     def _give_up(self, reason: str) -> None:
         """Send what has come of the open slices, and why there is no more."""

@@ -30,6 +30,8 @@ class Encoding:
         last: Highest line number that is acquired.
         averages: How often each line is acquired.
         coils: Receive channels, None where the header does not tell.
+        embedded_calibration: Calibration lines belong to the imaging scan: they fill lines that
+            are not imaged.
     """
 
     lines: int
@@ -42,6 +44,7 @@ class Encoding:
     last: int
     averages: int = 1
     coils: int | None = None
+    embedded_calibration: bool = False
 
 
 def read_encoding(xml: str | bytes) -> Encoding:
@@ -118,7 +121,18 @@ def _encoding(header: Any) -> Encoding:
         last=last,
         averages=1 if limits.average is None else int(limits.average.maximum) + 1,
         coils=None if system is None or not system.receiverChannels else system.receiverChannels,
+        embedded_calibration=_embedded(encoding),
     )
+
+
+def _embedded(encoding: Any) -> bool:
+    """Tell whether calibration lines are part of the imaging scan (GRAPPA with integrated lines).
+
+    Those of a separate or external calibration scan have another contrast or another time.
+    """
+    parallel = encoding.parallelImaging
+    mode = None if parallel is None else parallel.calibrationMode
+    return str(getattr(mode, "value", mode)).lower() == "embedded"
 
 
 def _share(count: int, part: float, whole: float) -> int:

@@ -14,7 +14,7 @@ from kdmri_edge.runtime.pipeline import Outcome, Reconstructs
 
 __all__ = ["Worker"]
 
-_Job = tuple[Future[Outcome], NDArray[np.complex64], Mask]
+_Job = tuple[Future[Outcome], NDArray[np.complex64], Mask, NDArray[np.complex128] | None]
 
 
 class Worker:
@@ -33,10 +33,15 @@ class Worker:
         self._thread = threading.Thread(target=self._work, name="reconstruct", daemon=True)
         self._thread.start()
 
-    def submit(self, kspace: NDArray[np.complex64], mask: Mask) -> Future[Outcome]:
+    def submit(
+        self,
+        kspace: NDArray[np.complex64],
+        mask: Mask,
+        whitening: NDArray[np.complex128] | None = None,
+    ) -> Future[Outcome]:
         """Queue a slice; a future that is cancelled before its turn is skipped."""
         future: Future[Outcome] = Future()
-        self._jobs.put((future, kspace, mask))
+        self._jobs.put((future, kspace, mask, whitening))
         return future
 
     def close(self) -> None:
@@ -45,10 +50,16 @@ class Worker:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            future, kspace, mask = job
+            future, kspace, mask, whitening = job
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(self._pipeline.reconstruct(kspace, mask))
+                    future.set_result(self._pipeline.reconstruct(kspace, mask, whitening))
                 except Exception as error:  # whoever waits decides what becomes of it
                     future.set_exception(error)
-            del job, future, kspace, mask  # nothing of a slice outlives it while the queue is empty
+            del (
+                job,
+                future,
+                kspace,
+                mask,
+                whitening,
+            )  # nothing of a slice outlives it while the queue is empty

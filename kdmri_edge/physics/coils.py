@@ -33,6 +33,7 @@ __all__ = [
     "compression_matrix",
     "expand",
     "factor_is_cheaper",
+    "noise_weights",
     "remove_oversampling",
     "sense_normal",
     "sense_operator_array",
@@ -152,6 +153,23 @@ def whitening_matrix(noise: Complex) -> NDArray[np.complex128]:
     if not np.isfinite(result).all():
         raise DataError("The noise holds a silent coil or values that are not finite.", remedy)
     return result
+
+
+def noise_weights(noise: Complex) -> NDArray[np.complex128]:
+    """Return `whitening_matrix` in the unit of k-space: times the coils' root mean square noise.
+
+    Coils of equal, uncorrelated noise are left as they are, and images of a scan with and without
+    a noise measurement have one unit.
+
+    Args:
+        noise: Samples without signal, [C, N].
+
+    Raises:
+        DataError: See `whitening_matrix`.
+    """
+    matrix = whitening_matrix(noise)
+    matrix *= np.sqrt(np.mean(np.abs(noise.astype(np.complex128)) ** 2))
+    return matrix
 
 
 def compression_matrix(kspace: Complex, coils: int = COILS) -> NDArray[np.complex128]:

@@ -173,8 +173,7 @@ def sense_slice(
         kspace: complex64 [C, H, W], zero where not sampled.
         mask: What was sampled.
         coils: Virtual coils to compress to; None leaves all. Fewer measured coils stay as they are.
-        whitening: `coils.whitening_matrix` of the coils' noise [C, C]; the images are then in units
-            of the noise's standard deviation.
+        whitening: `coils.noise_weights` of the coils' noise [C, C].
 
     Returns:
         Zero-filled image x_u = S^H F^H m y, complex64 [H, W], and maps, complex64 [K, H, W].

@@ -45,7 +45,12 @@ class Outcome:
 class Reconstructs(Protocol):
     """What the server calls for every slice; one thread at a time."""
 
-    def reconstruct(self, kspace: NDArray[np.complex64], mask: Mask) -> Outcome:
+    def reconstruct(
+        self,
+        kspace: NDArray[np.complex64],
+        mask: Mask,
+        whitening: NDArray[np.complex128] | None = None,
+    ) -> Outcome:
         """Return the image of complex64 k-space [C, H, W], zero where `mask` does not sample."""
 
 
@@ -114,7 +119,12 @@ class Pipeline:
     def _complex(self) -> bool:
         return self.reads.spec.channels == 2
 
-    def reconstruct(self, kspace: NDArray[np.complex64], mask: Mask) -> Outcome:
+    def reconstruct(
+        self,
+        kspace: NDArray[np.complex64],
+        mask: Mask,
+        whitening: NDArray[np.complex128] | None = None,
+    ) -> Outcome:
         """Reconstruct one slice; whatever happens, there is an image.
 
         A network of two channels gets the combined complex image, one of one channel its real
@@ -124,6 +134,8 @@ class Pipeline:
         Args:
             kspace: complex64 [C, H, W], zero where not sampled.
             mask: What was sampled.
+            whitening: `coils.noise_weights` [C, C] of the scan's noise, for a network that combines
+                coils; others are trained without.
 
         Returns:
             The network's image; the zero-filled one where the matrix or the mask is not the
@@ -131,7 +143,7 @@ class Pipeline:
             gives values that are not finite.
         """
         try:
-            return Outcome(image=self._network(kspace, mask))
+            return Outcome(image=self._network(kspace, mask, whitening))
         except KdmriError as error:
             reason = error.what
         except Exception as error:  # a runtime may raise anything, and the scan needs its image
@@ -139,7 +151,12 @@ class Pipeline:
             reason = f"The network failed ({type(error).__name__})."
         return Outcome(image=zero_filled_magnitude(kspace), fallback=reason)
 
-    def _network(self, kspace: NDArray[np.complex64], mask: Mask) -> NDArray[Any]:
+    def _network(
+        self,
+        kspace: NDArray[np.complex64],
+        mask: Mask,
+        whitening: NDArray[np.complex128] | None,
+    ) -> NDArray[Any]:
         size = self.reads.matrix
         height, width = kspace.shape[-2:]
         if (height, width) != (size, size):
@@ -150,16 +167,11 @@ class Pipeline:
             raise BackendError("The slice's k-space holds NaN or infinite values.", "")
         self._choose(mask)
         if self.reads.spec.coils:
-            return self._combining(kspace, mask)
+            return self._image(*sense_slice(kspace, mask, whitening=whitening))
         x_u: NDArray[Any] = combined(kspace, mask, phase=self._complex)
         if not self._complex:
             x_u = np.abs(x_u) if self.reads.spec.magnitude_input else x_u.real
         return self._image(np.ascontiguousarray(x_u))
-
-    def _combining(self, kspace: NDArray[np.complex64], mask: Mask) -> NDArray[Any]:
-        """Reconstruct by a network that combines coils itself."""
-        x_u, maps = sense_slice(kspace, mask)
-        return self._image(x_u, maps)
 
     def _image(self, x_u: NDArray[Any], maps: NDArray[np.complex64] | None = None) -> NDArray[Any]:
         many = None if maps is None else maps[None]

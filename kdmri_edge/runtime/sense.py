@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.data.scan import Scan
-from kdmri_edge.physics.coils import COILS, whitening_matrix
+from kdmri_edge.physics.coils import COILS, noise_weights
 from kdmri_edge.physics.espirit import sense_slice
 from kdmri_edge.physics.masks import Mask
 
@@ -20,8 +20,7 @@ class SenseInput(NamedTuple):
     """A scan, ready for a SENSE network.
 
     Attributes:
-        zero_filled: x_u = S^H F^H m y, complex64 [S, H, W]; in the unit of k-space, or of the
-            noise's standard deviation where the scan tells its noise.
+        zero_filled: x_u = S^H F^H m y, complex64 [S, H, W], in the unit of k-space.
         maps: Coil sensitivities, complex64 [S, C, H, W].
         mask: What was sampled.
     """
@@ -48,7 +47,7 @@ def sense_input(
         MaskError: The mask's centre has gaps.
         DataError: Noise without a usable covariance, or fewer than one coil asked for.
     """
-    whitening = None if scan.noise is None else whitening_matrix(scan.noise)
+    whitening = None if scan.noise is None else noise_weights(scan.noise)
     images, maps = [], []
     for kspace in scan.kspace:
         image, sensitivities = sense_slice(kspace, scan.mask, coils=coils, whitening=whitening)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,17 @@ import pytest
 
 from kdmri_edge.data.bart import write_bart_scan
 from kdmri_edge.data.scan import Scan
+from kdmri_edge.mrd.client import send_scan
+from kdmri_edge.mrd.emit import encoding_of, readouts
+from kdmri_edge.mrd.header import write_encoding
+from kdmri_edge.mrd.images import fallback_of
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.pipeline import Pipeline
 from kdmri_edge.runtime.sense import sense_input
 from kdmri_edge.runtime.session import open_session, reconstruct
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
+from tests.core.mrd.conftest import running
 from tests.export.networks import spec, write_checkpoint
 
 Cli = Callable[..., Any]
@@ -100,6 +106,43 @@ def test_the_servers_pipeline_gives_what_run_gives(bundle: Path) -> None:
     assert outcome.fallback is None
     wanted = _expected(bundle, scan)[0]
     np.testing.assert_allclose(outcome.image, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def _noise(coils: int = 3) -> np.ndarray:
+    """Correlated noise, one coil far louder than the others."""
+    rng = np.random.default_rng(3)
+    white = rng.standard_normal((2, coils, 500)) * 1e-3
+    mixing = np.eye(coils) + 0.3 * np.ones((coils, coils))
+    mixing[0] *= 20
+    return (mixing @ (white[0] + 1j * white[1])).astype(np.complex64)
+
+
+def test_the_server_whitens_by_the_scans_noise(bundle: Path) -> None:
+    scan = _scan(_mask())
+    noisy = replace(scan, noise=_noise())
+    pipeline = Pipeline(bundle, threads=1)
+    xml = write_encoding(encoding_of(noisy))
+    with running(pipeline) as server:
+        (image,) = send_scan(xml, readouts(noisy), port=server.port).images
+    assert fallback_of(image) is None
+    wanted, plain = (np.abs(_expected(bundle, s)[0]) for s in (noisy, scan))
+    np.testing.assert_allclose(image.data[0, 0], wanted, atol=1e-4 * wanted.max())
+    # it is another combination of the coils, of the same unit
+    assert np.abs(wanted - plain).max() > 0.02 * plain.max()
+    assert 0.1 < wanted.max() / plain.max() < 10
+
+
+def test_noise_that_cannot_be_used_is_said(bundle: Path) -> None:
+    scan = _scan(_mask())
+    silent = replace(scan, noise=np.zeros((3, 50), np.complex64))
+    xml = write_encoding(encoding_of(silent))
+    with running(Pipeline(bundle, threads=1)) as server:
+        reply = send_scan(xml, readouts(silent), port=server.port)
+    (image,) = reply.images
+    assert fallback_of(image) is None
+    wanted = np.abs(_expected(bundle, scan)[0])
+    np.testing.assert_allclose(image.data[0, 0], wanted, atol=1e-4 * wanted.max())
+    assert any(text.startswith("WRN") and "not whitened" in text for text in reply.texts)
 
 
 def test_a_mask_with_gaps_in_its_centre_falls_back(bundle: Path) -> None:

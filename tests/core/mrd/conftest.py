@@ -22,7 +22,7 @@ from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
 class StandIn:
     """A pipeline where the network does not matter: the zero-filled magnitude, negated twice."""
 
-    def reconstruct(self, kspace: np.ndarray, mask: Mask) -> Outcome:
+    def reconstruct(self, kspace: np.ndarray, mask: Mask, whitening: Any = None) -> Outcome:
         return Outcome(image=zero_filled_magnitude(kspace))
 
 

@@ -118,6 +118,39 @@ def test_lines_are_sorted_by_their_flags() -> None:
     assert np.flatnonzero(found.calibration.any(axis=(0, 2))).tolist() == [(3 - 4) % 8]
 
 
+@pytest.mark.parametrize("mode", ["embedded", "separate", None])
+def test_embedded_calibration_lines_fill_lines_that_are_not_imaged(mode: str | None) -> None:
+    """Two-fold GRAPPA as scanners send it: the centre is whole with the calibration lines."""
+    scan = noise_scan(slices=1, height=16)
+    lines = without_flags(readouts(scan))
+    kept = [line for line in lines if line.idx.kspace_encode_step_1 % 2 == 0]
+    centre = [line for line in lines if line.idx.kspace_encode_step_1 in (5, 7, 9)]
+    for line in centre:
+        line.set_flag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
+    centre[-1].set_flag(ismrmrd.ACQ_LAST_IN_SLICE)
+    xml = write_encoding(encoding_of(scan))
+    if mode is not None:
+        factor = (
+            "<accelerationFactor><kspace_encoding_step_1>2</kspace_encoding_step_1>"
+            "<kspace_encoding_step_2>1</kspace_encoding_step_2></accelerationFactor>"
+        )
+        told = f"{factor}<calibrationMode>{mode}</calibrationMode>"
+        xml = xml.replace(
+            "</trajectory>", f"</trajectory><parallelImaging>{told}</parallelImaging>"
+        )
+    assembler = Assembler(read_encoding(xml))
+    given = [*kept, *centre]
+    early = [assembler.add(line) for line in given]
+    assert (early[-1] is not None) == (mode == "embedded")
+    (found,) = [part for part in early if part is not None] or assembler.finish()
+    steps = sorted([0, 2, 4, 6, 8, 10, 12, 14, *([5, 7, 9] if mode == "embedded" else [])])
+    samples = np.zeros(16, np.bool_)
+    samples[[(step - 8) % 16 for step in steps]] = True
+    np.testing.assert_array_equal(found.mask.samples, samples)
+    wanted = np.where(samples[:, None], scan.kspace[0], 0)
+    np.testing.assert_allclose(found.kspace, wanted, atol=1e-6)
+
+
 def test_asymmetric_echo_is_placed_by_its_centre_and_flagged() -> None:
     scan = noise_scan(slices=1)
     lines = []

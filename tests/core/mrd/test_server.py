@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import ismrmrd
 import numpy as np
@@ -149,13 +150,13 @@ def test_phase_oversampling_is_cut_off(serving) -> None:
 
 
 class Slow(StandIn):
-    def reconstruct(self, kspace: np.ndarray, mask: Mask) -> Outcome:
+    def reconstruct(self, kspace: np.ndarray, mask: Mask, whitening: Any = None) -> Outcome:
         time.sleep(0.5)
         return super().reconstruct(kspace, mask)
 
 
 class Failing(StandIn):
-    def reconstruct(self, kspace: np.ndarray, mask: Mask) -> Outcome:
+    def reconstruct(self, kspace: np.ndarray, mask: Mask, whitening: Any = None) -> Outcome:
         raise ZeroDivisionError
 
 

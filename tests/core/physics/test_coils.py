@@ -15,6 +15,7 @@ from kdmri_edge.physics.coils import (
     compression_matrix,
     expand,
     factor_is_cheaper,
+    noise_weights,
     remove_oversampling,
     sense_normal,
     sense_operator_array,
@@ -145,6 +146,18 @@ def test_whitening_gives_unit_covariance(coils: int, seed: int) -> None:
     noise = 1e-5 * mixing @ complex_noise((coils, 400), seed=seed)
     white = whitening_matrix(noise) @ noise
     np.testing.assert_allclose(white @ white.conj().T / 400, np.eye(coils), atol=1e-6)
+
+
+@given(coils=st.integers(1, 6), seed=seeds)
+@settings(max_examples=25, deadline=None)
+def test_noise_weights_keep_the_unit(coils: int, seed: int) -> None:
+    mixing = complex_noise((coils, coils), seed=seed) + 2 * np.eye(coils)
+    noise = 1e-5 * mixing @ complex_noise((coils, 400), seed=seed)
+    white = noise_weights(noise) @ noise
+    power = np.mean(np.abs(noise) ** 2)
+    np.testing.assert_allclose(white @ white.conj().T / 400, power * np.eye(coils), atol=1e-6)
+    whitened = noise_weights(white)
+    np.testing.assert_allclose(whitened, np.eye(coils), atol=1e-6)
 
 
 @pytest.mark.parametrize(
