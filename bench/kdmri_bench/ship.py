@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from kdmri_bench.quality import summary, volume_rows
-from kdmri_bench.reproduce.work import STATEMENT, reconstruct
+from kdmri_bench.reproduce.work import reconstruct
 from kdmri_bench.testdata import load_cases
 from kdmri_edge.checkpoint import (
     MAXIMA,
@@ -71,7 +71,8 @@ def entry(checkpoint: Path, data: Path, split: str, file: str) -> tuple[str, dic
     spec, mask = ModelSpec.from_dict(meta["spec"]), Mask.from_dict(meta["mask"])
     training = meta["training"]
     test = find_parts(data, split=split).test
-    cases = load_cases(test, mask=mask, matrix=meta["matrix"], spec=spec).cases
+    tested = load_cases(test, mask=mask, matrix=meta["matrix"], spec=spec)
+    cases = tested.cases
     trained = {item["sha256"] for item in training["data"]}
     if trained & {case.sha256 for case in cases}:
         raise BenchError("A test volume was trained on.", "Give another --split.")
@@ -99,7 +100,7 @@ def entry(checkpoint: Path, data: Path, split: str, file: str) -> tuple[str, dic
         "revision": training["provenance"]["git"]["revision"],
         "figures": {
             "split": split,
-            "statement": STATEMENT,
+            "statement": tested.statement,
             "measured_with": "PyTorch, CPU, float32, whole volumes",
             "mean": {name: value["mean"] for name, value in summary(rows).items()},
             "zero_filled": {name: value["mean"] for name, value in summary(zero).items()},

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from kdmri_edge.console import progress
-from kdmri_edge.data.cases import Case, make_case
+from kdmri_edge.data.cases import Case
 from kdmri_edge.data.folder import VolumeFile, find_volumes
 from kdmri_edge.data.readers import read_volume
 from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.data.splits import Split, split_for
+from kdmri_edge.data.undersampling import Undersampling
 from kdmri_edge.errors import BenchError
 from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.physics.masks import Mask
@@ -28,8 +29,12 @@ __all__ = [
 ]
 
 RETROSPECTIVE = "Retrospective, single-coil, zero-phase k-space from magnitude images."
-COMPLEX = "Retrospective, single-coil k-space from complex images."
+COMPLEX = "Retrospective, single-coil k-space; magnitude images are given a smooth phase and noise."
+SIMULATED_COILS = "Retrospective k-space of simulated coils, phase and noise from magnitude images."
 MEASURED = "Retrospective undersampling of measured, single-coil complex k-space."
+
+_SEED = 1
+"""Of what is simulated on test volumes: other coils than training's, whose seed is 0 by default."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,18 +166,22 @@ def load_cases(
         MaskError: the mask is of another size.
     """
     cases, measured = [], []
+    undersampled = Undersampling(spec, mask, matrix, _SEED)
     with progress("Reading test volumes", len(files)) as advance:
         for file in files:
             volume = to_matrix(read_volume(file.path), matrix)
             measured.append(volume.measured)
-            cases.append(make_case(volume, mask, spec.channels, magnitude=spec.magnitude_input))
+            cases.append(undersampled.case(volume))
             advance(1)
-    complex_statement = MEASURED if all(measured) else COMPLEX
-    return TestData(
-        cases=tuple(cases),
-        split=split,
-        statement=RETROSPECTIVE if spec.channels == 1 else complex_statement,
-    )
+    return TestData(cases=tuple(cases), split=split, statement=_statement(spec, measured))
+
+
+def _statement(spec: ModelSpec, measured: Sequence[bool]) -> str:
+    if spec.channels == 1:
+        return RETROSPECTIVE
+    if spec.coils:
+        return SIMULATED_COILS
+    return MEASURED if all(measured) else COMPLEX
 
 
 def central_slices(case: Case, count: int | None) -> Case:
@@ -183,5 +192,9 @@ def central_slices(case: Case, count: int | None) -> Case:
     start = (slices - count) // 2
     keep = slice(start, start + count)
     return replace(
-        case, target=case.target[keep], zero_filled=case.zero_filled[keep], scale=case.scale[keep]
+        case,
+        target=case.target[keep],
+        zero_filled=case.zero_filled[keep],
+        scale=case.scale[keep],
+        received=None if case.received is None else case.received[keep],
     )

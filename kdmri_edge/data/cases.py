@@ -44,6 +44,13 @@ class Case:
     maps: NDArray[np.complex64] | None = None
     received: NDArray[np.intp] | None = None
 
+    def maps_of(self, slices: slice) -> NDArray[np.complex64] | None:
+        """Return the coil sensitivities of some slices, complex64 [n, C, H, W]; None without."""
+        if self.maps is None or self.received is None:
+            return None
+        chosen: NDArray[np.complex64] = self.maps[self.received[slices]]
+        return chosen
+
 
 def make_case(volume: Volume, mask: Mask, channels: int = 1, *, magnitude: bool = False) -> Case:
     """Undersample a volume, or take the undersampled k-space that it carries.

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kdmri_edge.console import progress
 from kdmri_edge.data.attribution import attribution_of
-from kdmri_edge.data.cases import Case, make_case
+from kdmri_edge.data.cases import Case
 from kdmri_edge.data.folder import VolumeFile, load_volumes
 from kdmri_edge.data.parts import find_parts, phantom_parts
-from kdmri_edge.data.simulated_cases import SIMULATION, coil_sets, simulated_case
 from kdmri_edge.data.source_hash import source_sha256
+from kdmri_edge.data.undersampling import Undersampling
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.distill.settings import PHANTOM, Settings
 from kdmri_edge.errors import DataError
-from kdmri_edge.models.spec import Kind
 from kdmri_edge.physics.espirit import check_calibration
 
 __all__ = ["Material", "gather"]
@@ -60,57 +54,6 @@ def _describe(item: Case | Volume | VolumeFile, sha256: str) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class _Undersampling:
-    """How volumes become cases; for complex networks magnitudes are given phase, coils and noise.
-
-    Args:
-        settings: The request.
-    """
-
-    settings: Settings
-
-    @cached_property
-    def _maps(self) -> NDArray[np.complex64] | None:
-        size = self.settings.matrix
-        if not self.settings.student_spec.coils:
-            return None
-        return coil_sets(size, size, seed=self.settings.recipe.seed)
-
-    @property
-    def _simulates(self) -> bool:
-        spec = self.settings.student_spec
-        return spec.channels == 2 and spec.kind is Kind.DCCNN
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """What is simulated, for runs and checkpoints; empty where nothing is."""
-        if not self._simulates:
-            return {}
-        maps = self._maps
-        coils = {} if maps is None else {"coils": maps.shape[1], "sets": len(maps)}
-        return {"simulation": {**SIMULATION, **coils}}
-
-    def __call__(self, volumes: Sequence[Volume]) -> list[Case]:
-        spec, mask = self.settings.student_spec, self.settings.mask
-        if not self._simulates:
-            return [
-                make_case(volume, mask, spec.channels, magnitude=spec.magnitude_input)
-                for volume in volumes
-            ]
-        seed, cases = self.settings.recipe.seed, []
-        with progress("Simulating scans", len(volumes)) as advance:
-            for volume in volumes:
-                measured = volume.is_complex and not spec.coils
-                cases.append(
-                    make_case(volume, mask, spec.channels)
-                    if measured
-                    else simulated_case(volume, mask, seed=seed, maps=self._maps)
-                )
-                advance(1)
-        return cases
-
-
 def gather(settings: Settings) -> Material:
     """Load and undersample what the settings name.
 
@@ -120,7 +63,9 @@ def gather(settings: Settings) -> Material:
     """
     if settings.student_spec.coils:
         check_calibration(settings.mask, settings.matrix)
-    undersampled = _Undersampling(settings)
+    undersampled = Undersampling(
+        settings.student_spec, settings.mask, settings.matrix, settings.recipe.seed
+    )
     if settings.data == PHANTOM:
         recipe = settings.recipe
         drawn = phantom_parts(

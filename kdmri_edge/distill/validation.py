@@ -50,10 +50,8 @@ def validation_psnr(model: Network, operator: Tensor, cases: Sequence[Case]) -> 
         inputs = inputs.to(operator.device).contiguous(memory_format=torch.channels_last)
         calls = []
         for start, x in zip(range(0, len(inputs), 4), torch.split(inputs, 4), strict=True):
-            maps = None
-            if case.maps is not None and case.received is not None:
-                own = case.maps[case.received[start : start + 4]]
-                maps = maps_tensor(own).to(operator.device)
+            own = case.maps_of(slice(start, start + 4))
+            maps = None if own is None else maps_tensor(own).to(operator.device)
             calls.append(model(x, operator, maps).cpu().numpy())
         output = network_image(np.concatenate(calls), case.scale)
         error = np.mean(np.abs(output - case.target) ** 2, dtype=np.float64)

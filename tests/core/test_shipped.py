@@ -36,7 +36,8 @@ def test_each_is_what_the_index_says(reference: str) -> None:
     # CC BY asks for the name of the data's owner
     assert "Lesjak" in entry["attribution"]
     figures = entry["figures"]
-    assert figures["mean"]["psnr"] > figures["zero_filled"]["psnr"] + 6
+    least = 6 if checkpoint.spec.channels == 1 else 3  # those are given noise
+    assert figures["mean"]["psnr"] > figures["zero_filled"]["psnr"] + least
     assert {row["name"] for row in figures["volumes"]}.isdisjoint(
         item["name"] for item in meta["training"]["data"]
     )

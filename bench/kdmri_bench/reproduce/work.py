@@ -26,6 +26,7 @@ from kdmri_edge.errors import BenchError, RunError
 from kdmri_edge.files import read_json, sha256_file, write_json
 from kdmri_edge.models.spec import preset
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.sense import maps_tensor
 from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runs import Run
 from kdmri_edge.scaling import network_image, network_input
@@ -126,7 +127,11 @@ def reconstruct(
     with torch.inference_mode():
         for case in cases:
             inputs = torch.from_numpy(network_input(case.zero_filled, case.scale))
-            outputs = [network(x).numpy() for x in torch.split(inputs, _AT_ONCE)]
+            outputs = []
+            starts = range(0, len(inputs), _AT_ONCE)
+            for start, x in zip(starts, torch.split(inputs, _AT_ONCE), strict=True):
+                maps = case.maps_of(slice(start, start + _AT_ONCE))
+                outputs.append(network(x, maps=None if maps is None else maps_tensor(maps)).numpy())
             volumes.append(network_image(np.concatenate(outputs), case.scale))
     return volumes
 
