@@ -20,7 +20,7 @@ from kdmri_edge.data.cases import Case
 from kdmri_edge.extras import require
 from kdmri_edge.physics.masks import Mask
 
-__all__ = ["Panel", "compose", "draw", "median_slice"]
+__all__ = ["Panel", "compose", "draw", "median_slice", "panel_of"]
 
 FACTORS: Final = (2, 5, 10, 20, 50)
 TITLES: Final = {"teacher": "teacher", "plain": "plain student", "student": "ours (distilled)"}
@@ -45,6 +45,7 @@ class Panel:
         white: grey value of the images' white, a fraction of the volume's maximum.
         sampling: the mask [H, W] with zero frequency in the middle, 0 or 1.
         acceleration: nominal.
+        chosen: why this slice.
     """
 
     volume: str
@@ -56,6 +57,7 @@ class Panel:
     white: float
     sampling: Image
     acceleration: float
+    chosen: str = "median error"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a report says about its picture."""
@@ -96,21 +98,43 @@ def compose(case: Case, outputs: Mapping[str, NDArray[Any]], mask: Mask) -> Pane
         image = np.abs(volume[index]) if np.iscomplexobj(volume) else volume[index]
         return np.asarray(image, dtype=np.float64) / peak
 
-    target = fraction(case.target)
-    images = {"zero-filled": fraction(case.zero_filled), "target": target}
+    images = {"zero-filled": fraction(case.zero_filled), "target": fraction(case.target)}
     images |= {TITLES[role]: fraction(volume) for role, volume in shown.items()}
-    residues = {TITLES[role]: np.abs(images[TITLES[role]] - target) for role in shown}
-    psnr = {t: _decibel(image - target) for t, image in images.items() if t != "target"}
+    return panel_of(images, mask, volume=case.name, index=index)
+
+
+def panel_of(
+    images: Mapping[str, Image],
+    mask: Mask,
+    *,
+    volume: str,
+    index: int,
+    chosen: str = "median error",
+) -> Panel:
+    """Make a panel of one slice.
+
+    Args:
+        images: Title -> [H, W] as fractions of the volume's maximum: zero-filled, the target, then
+            reconstructions, whose residues are shown.
+        mask: The sampling pattern.
+        volume: Name of the volume.
+        index: Which slice it is.
+        chosen: Why this one.
+    """
+    _, true, *others = images
+    target = images[true]
+    residues = {title: np.abs(images[title] - target) for title in others}
     return Panel(
-        volume=case.name,
+        volume=volume,
         slice=index,
         images=images,
-        psnr=psnr,
+        psnr={t: _decibel(image - target) for t, image in images.items() if t != true},
         residues=residues,
         factor=_factor(residues),
         white=float(np.percentile(target, 99)) or 1.0,
         sampling=_sampling(mask, target.shape),
         acceleration=mask.nominal_acceleration,
+        chosen=chosen,
     )
 
 
@@ -193,7 +217,7 @@ def draw(panel: Panel, path: Path, subtitle: str = "") -> None:
             f"|image - target| x {panel.factor}\nin % of the volume's maximum",
             color=INK, fontsize=9, va="bottom", linespacing=1.5,
         )  # fmt: skip
-    caption = f"{panel.volume}, slice {panel.slice} (median error)"
+    caption = f"{panel.volume}, slice {panel.slice} ({panel.chosen})"
     figure.text(
         gap / width, 0.5 * foot / height, f"{caption}. {subtitle}".strip(),
         color=FAINT, fontsize=8, va="center",

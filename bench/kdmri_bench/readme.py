@@ -17,7 +17,8 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `precisions`: what every target and precision costs in quality;
 - `cold`: time and memory from a process's start to its first image;
 - `soak`: a server under many scans, some of them faulty;
-- `streaming`: a scan streamed to a server beside its file.
+- `streaming`: a scan streamed to a server beside its file;
+- `measured`: networks on k-space that a scanner measured.
 
 The blocks `targets`, `formats` and `shipped` need no report: they are the tables of export targets,
 of file formats and of the package's trained networks (`code_tables`).
@@ -117,6 +118,7 @@ _LAZY: Final = {
     "precisions": "kdmri_bench.targets:markdown",
     "soak": "kdmri_bench.soak:markdown",
     "streaming": "kdmri_bench.streaming:markdown",
+    "measured": "kdmri_bench.measured:markdown",
 }
 """Kind -> what makes its text of the recorded values; imported only where it is used."""
 
