@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMAT",
     "MAXIMA",
+    "RANGES",
     "Checkpoint",
     "load_checkpoint",
     "load_reconstructor",
@@ -39,6 +40,8 @@ __all__ = [
 FORMAT = 1
 MAXIMA = "activation_maxima"
 """Key of `Checkpoint.training` for what int8 exports need, see `models.calibrate`."""
+RANGES = "activation_ranges"
+"""Key of `Checkpoint.training` of a network trained with rounding, see `models.rounding`."""
 _LARGEST_HEADER = 64 << 20
 
 
@@ -186,5 +189,12 @@ def load_reconstructor(
     checkpoint = load_checkpoint(path)
     model = build_model(checkpoint.spec)
     model.load_state_dict(dict(checkpoint.state))
-    maxima = checkpoint.training.get(MAXIMA)
-    return Reconstructor(model, checkpoint.mask, form, maxima, any_mask=any_mask).eval()
+    training = checkpoint.training
+    return Reconstructor(
+        model,
+        checkpoint.mask,
+        form,
+        training.get(MAXIMA),
+        ranges=training.get(RANGES),
+        any_mask=any_mask,
+    ).eval()

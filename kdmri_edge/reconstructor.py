@@ -38,6 +38,8 @@ class Reconstructor(nn.Module):
         mask: The sampling pattern.
         form: Form of data consistency; None picks the fastest one that the mask allows.
         maxima: What `models.calibrate.activation_maxima` found, for int8 exports.
+        ranges: Largest magnitude that each convolution reads, of a network that was trained with
+            rounding (`models.rounding`); int8 exports then round just as that training did.
         any_mask: Whether the operator's shape has to be that of all masks (for networks with
             coils, whose operator is otherwise as small as the mask lets it be).
 
@@ -54,12 +56,14 @@ class Reconstructor(nn.Module):
         form: Form | None = None,
         maxima: Mapping[str, list[float]] | None = None,
         *,
+        ranges: Mapping[str, float] | None = None,
         any_mask: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.mask = mask
         self.maxima = dict(maxima or {})
+        self.ranges = dict(ranges or {})
         self.form = choose_form(mask, form or "auto")
         model.form = self.form
         operator = network_operator(model.spec, mask, self.form, any_mask=any_mask)

@@ -11,7 +11,7 @@ from typing import Any
 from kdmri_edge.errors import RunError
 from kdmri_edge.files import read_json
 
-__all__ = ["ROLES", "RUNS_FOLDER", "RUN_FORMAT", "Run", "newest_run", "open_run"]
+__all__ = ["ROLES", "RUNS_FOLDER", "RUN_FORMAT", "Run", "newest_run", "open_run", "tuned_for"]
 
 RUN_FORMAT = 1
 RUNS_FOLDER = Path("runs")
@@ -62,6 +62,14 @@ class Run:
         """Return where the checkpoint of a role lies or will lie."""
         return self.path / f"{role}.safetensors"
 
+    def tuned(self, quantise: str) -> Path:
+        """Return where the student lies, or will lie, that was tuned with int8 rounding.
+
+        Args:
+            quantise: "int8" (CPUs) or "int8-signed" (TensorRT).
+        """
+        return self.path / f"student-{quantise}.safetensors"  # where `tuned_for` looks
+
     def weights(self, role: str) -> Path:
         """Return the checkpoint of a role.
 
@@ -89,6 +97,25 @@ def open_run(path: Path) -> Run:
     run = Run(path)
     _ = run.meta
     return run
+
+
+def tuned_for(checkpoint: Path, precision: str, *, signed: bool) -> Path:
+    """Return the checkpoint that an export should start from.
+
+    Args:
+        checkpoint: A network of a run.
+        precision: Of the export.
+        signed: Whether the target has signed integers alone (TensorRT).
+
+    Returns:
+        For int8 the copy beside it that was tuned for that rounding (`distill --quantize`), where
+        there is one; else the checkpoint itself.
+    """
+    if precision != "int8":
+        return checkpoint
+    kind = "int8-signed" if signed else "int8"
+    tuned = checkpoint.with_name(f"{checkpoint.stem}-{kind}{checkpoint.suffix}")
+    return tuned if tuned.is_file() else checkpoint
 
 
 def newest_run(root: Path = RUNS_FOLDER) -> Run:

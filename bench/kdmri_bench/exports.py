@@ -12,6 +12,7 @@ from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT, MANIFEST, Bundle, ope
 from kdmri_edge.errors import BenchError, BundleError
 from kdmri_edge.extras import available, require
 from kdmri_edge.files import sha256_file
+from kdmri_edge.runs import tuned_for
 
 __all__ = ["bundle_size", "dft_nodes", "export_for", "is_current"]
 
@@ -52,8 +53,9 @@ def export_for(
     recipe = ExportRecipe(target=target, dc=dc, precision=precision, batch=batch, engines=engines)
     name = recipe.bundle_name(stem) + (f"-{builder}" if builder else "")
     out = (source.exports or scratch) / name
-    if not is_current(out, source.checkpoint):
-        export_model(source.checkpoint, recipe, out)
+    checkpoint = tuned_for(source.checkpoint, precision, signed=recipe.signed)
+    if not is_current(out, checkpoint):
+        export_model(checkpoint, recipe, out)
     return out
 
 

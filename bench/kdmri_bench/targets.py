@@ -29,6 +29,7 @@ from kdmri_edge.extras import available
 from kdmri_edge.files import write_json
 from kdmri_edge.metrics import METRICS
 from kdmri_edge.provenance import provenance
+from kdmri_edge.runs import tuned_for
 from kdmri_edge.runtime.session import Session, open_session, reconstruct
 from kdmri_edge.targets import TARGETS
 from kdmri_export.export import export_model
@@ -121,7 +122,8 @@ def measure(
         with tempfile.TemporaryDirectory() as folder:
             for recipe in recipes:
                 out = Path(folder) / recipe.bundle_name("network")
-                bundle = export_model(source.checkpoint, recipe, out)
+                start = tuned_for(source.checkpoint, recipe.precision, signed=recipe.signed)
+                bundle = export_model(start, recipe, out)
                 rows.append(_row(bundle, recipe, cases, reference))
         found.append(
             {

@@ -15,6 +15,7 @@ from kdmri_export.trt.engines import BUILDERS, RTX_DEFAULT
 
 if TYPE_CHECKING:
     from kdmri_edge.bundle import Bundle
+    from kdmri_export.recipe import ExportRecipe
     from kdmri_export.trt.engines import EngineRequest
 
 __all__ = ["export"]
@@ -183,8 +184,14 @@ def export(
         )
         for target in targets
     ]
+    # A file that is named is exported as it is; of a run the copy that was tuned for int8 is taken.
+    named = source is not None and source.suffix == ".safetensors"
     made = [
-        export_model(checkpoint, recipe, out or folder / recipe.bundle_name(name))
+        export_model(
+            checkpoint if named else _tuned(checkpoint, recipe),
+            recipe,
+            out or folder / recipe.bundle_name(name),
+        )
         for name, checkpoint, folder in work
         for recipe in recipes
     ]
@@ -192,6 +199,16 @@ def export(
         click.echo(json.dumps([_record(bundle) for bundle in made], indent=2))
     else:
         _show(made)
+
+
+def _tuned(checkpoint: Path, recipe: ExportRecipe) -> Path:
+    from kdmri_edge.console import say
+    from kdmri_edge.runs import tuned_for
+
+    found = tuned_for(checkpoint, recipe.precision, signed=recipe.signed)
+    if found != checkpoint:
+        say(f"{recipe.target}, int8: taking {found.name}, which was tuned for its rounding.")
+    return found
 
 
 def _engines(

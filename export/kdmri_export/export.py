@@ -29,7 +29,7 @@ from kdmri_edge.physics.masks import Mask
 from kdmri_edge.provenance import provenance
 from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runtime.session import Session
-from kdmri_export.golden import golden, phantom_maxima
+from kdmri_export.golden import Golden, golden, phantom_maxima
 from kdmri_export.parity import check, check_other_coils, check_other_mask
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.trt.engines import TORCH_TENSORRT, EngineRequest, build_engines
@@ -77,8 +77,7 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
     data = golden(reconstructor.mask, int(meta["matrix"]), spec.channels, coils)
     calibrated = None
     if recipe.quantised:
-        calibrated = "training volumes" if reconstructor.maxima else "phantom"
-        reconstructor.maxima = reconstructor.maxima or phantom_maxima(reconstructor, data)
+        calibrated = _calibrate(reconstructor, data)
     inputs = data.network_input[:1]
     example = torch.from_numpy(inputs)
     writer: Callable[..., None] = load_attribute(target.exporter)
@@ -117,6 +116,16 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
             )
         write_manifest(folder, manifest)
     return open_bundle(out)
+
+
+def _calibrate(reconstructor: Reconstructor, data: Golden) -> str:
+    """See to it that a network can be quantised; return what its integers' steps come from."""
+    if reconstructor.ranges:
+        return "training with rounding"
+    if reconstructor.maxima:
+        return "training volumes"
+    reconstructor.maxima = phantom_maxima(reconstructor, data)
+    return "phantom"
 
 
 def _reconstructor(checkpoint: Path, meta: dict[str, Any], recipe: ExportRecipe) -> Reconstructor:

@@ -84,6 +84,11 @@ class ExportRecipe:
         return self.precision == "int8"
 
     @property
+    def signed(self) -> bool:
+        """Whether the target has signed integers alone (TensorRT)."""
+        return self.row.builds_engines
+
+    @property
     def written(self) -> str:
         """Precision that the graph itself is written in."""
         return "f32" if self.precision == "bf16" else self.precision

@@ -67,20 +67,40 @@ def _mask(options: dict[str, Any], *, coils: bool = False) -> Mask:
     return masks.variable_density_lines(size, acceleration, centre_lines=centre_lines, seed=seed)
 
 
-def _teacher_spec(teacher: str) -> ModelSpec:
+def _spec(option: str, given: str) -> ModelSpec:
+    """Return the architecture of a preset, a checkpoint or a trained network of the package."""
     from kdmri_edge.checkpoint import load_checkpoint
+    from kdmri_edge.distill.settings import checkpoint_place
     from kdmri_edge.models.spec import preset
-    from kdmri_edge.shipped import place_of
 
-    place = place_of(Path(teacher))
-    if place.suffix == ".safetensors":
+    place = checkpoint_place(given)
+    if place is not None:
         return load_checkpoint(place).spec
-    if Path(teacher).suffix or "/" in teacher:
+    if Path(given).suffix or "/" in given:
         raise ModelError(
-            f"--teacher {teacher} is neither a preset nor a .safetensors checkpoint.",
-            "Give e.g. dccnn-d5c5, or RUN/teacher.safetensors.",
+            f"--{option} {given} is neither a preset nor a .safetensors checkpoint.",
+            f"Give e.g. {'dccnn-d5c5' if option == 'teacher' else 'dccnn-d3c5'}, or"
+            f" RUN/{option}.safetensors.",
         )
-    return preset(teacher)
+    return preset(given)
+
+
+def _check_tuning(settings: Settings) -> None:
+    """Refuse a finished student with which nothing, or too much, would be done."""
+    from kdmri_edge.distill.recipe import Quantise
+
+    if settings.student_place is None:
+        return
+    if settings.recipe.quantise is Quantise.NONE:
+        raise ModelError(
+            f"--student {settings.student} is trained already.",
+            "Give a preset to train one, or --quantize int8 to tune this one.",
+        )
+    if settings.teacher_place is None:
+        raise ModelError(
+            f"--student {settings.student} would be tuned by a teacher that is not trained yet.",
+            "Give its teacher's weights, e.g. --teacher RUN/teacher.safetensors.",
+        )
 
 
 def resolve(options: dict[str, Any], recipe: DistillRecipe, mask: Mask | None = None) -> Settings:
@@ -94,13 +114,12 @@ def resolve(options: dict[str, Any], recipe: DistillRecipe, mask: Mask | None = 
     Raises:
         KdmriError: Anything that does not fit together.
     """
-    from kdmri_edge.distill.settings import PHANTOM, Settings
-    from kdmri_edge.models.spec import preset
+    from kdmri_edge.distill.settings import PHANTOM, Settings, checkpoint_place
 
     data: str = options["data"]
     if data != PHANTOM and not Path(data).exists():
         raise DataError(f"{data} does not exist.", "Check the path given to --data.")
-    teacher, student = _teacher_spec(options["teacher"]), preset(options["student"])
+    teacher, student = (_spec(name, options[name]) for name in ("teacher", "student"))
     alike = ("kind", "cascades", "channels", "coils")
     if any(getattr(teacher, name) != getattr(student, name) for name in alike):
         raise ModelError(
@@ -113,7 +132,7 @@ def resolve(options: dict[str, Any], recipe: DistillRecipe, mask: Mask | None = 
     mask = mask or _mask(options, coils=student.coils)
     matrix = options["matrix"] or mask.height
     mask.check_matrix(matrix, matrix)
-    return Settings(
+    settings = Settings(
         data=data,
         contrast=options["contrast"],
         split=options["split"],
@@ -123,9 +142,12 @@ def resolve(options: dict[str, Any], recipe: DistillRecipe, mask: Mask | None = 
         teacher_spec=teacher,
         student=options["student"],
         student_spec=student,
-        baseline=options["baseline"],
+        # a student that is given is not trained again, and so has no twin to compare with
+        baseline=options["baseline"] and checkpoint_place(options["student"]) is None,
         recipe=recipe,
     )
+    _check_tuning(settings)
+    return settings
 
 
 def _resumed(out: Path, ctx: click.Context, options: dict[str, Any]) -> Settings:
@@ -144,7 +166,7 @@ def _resumed(out: Path, ctx: click.Context, options: dict[str, Any]) -> Settings
         for name in ctx.params
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
-    if not given & {*options, "recipe", "assignments"}:
+    if not given & {*options, "recipe", "assignments", "quantize"}:
         return stored
     merged = {
         name: value if name in given else getattr(stored, name, value)
@@ -152,7 +174,7 @@ def _resumed(out: Path, ctx: click.Context, options: dict[str, Any]) -> Settings
         if name != "mask"
     }
     merged["mask"] = options["mask"]
-    assignments: tuple[str, ...] = ctx.params["assignments"]
+    assignments = _assignments(ctx.params["assignments"], ctx.params["quantize"])
     if "recipe" in given:
         recipe = load_recipe(ctx.params["recipe"], assignments)
     else:
@@ -165,6 +187,10 @@ def _resumed(out: Path, ctx: click.Context, options: dict[str, Any]) -> Settings
             "Leave that option out when resuming, or start a new run with another --out.",
         )
     return replace(stored, data=asked.data, recipe=asked.recipe)
+
+
+def _assignments(given: tuple[str, ...], quantize: str | None) -> tuple[str, ...]:
+    return given if quantize is None else (*given, f"quantise={quantize}")
 
 
 @click.command()
@@ -203,7 +229,20 @@ def _resumed(out: Path, ctx: click.Context, options: dict[str, Any]) -> Settings
     help="Train this preset, or reuse a .safetensors checkpoint or a trained network of the package"
     " (`kdmri-edge models`).",
 )
-@click.option("--student", default="dccnn-d3c5", show_default=True, metavar="PRESET")
+@click.option(
+    "--student",
+    default="dccnn-d3c5",
+    show_default=True,
+    metavar="PRESET|CHECKPOINT|NAME",
+    help="Train this preset; or, with --quantize, tune a trained student.",
+)
+@click.option(
+    "--quantize",
+    type=click.Choice(["int8", "int8-signed"]),
+    help="Also tune a copy of the finished student with the rounding of its int8 export: int8 for"
+    " CPUs, int8-signed for TensorRT. `export --precision int8` then takes that copy. With --resume"
+    " it is added to a finished run.",
+)
 @click.option(
     "--recipe",
     metavar="NAME|FILE",
@@ -249,6 +288,7 @@ def distill(
     ctx: click.Context,
     /,
     recipe: str | None,
+    quantize: str | None,
     assignments: tuple[str, ...],
     out: Path | None,
     resume: bool,
@@ -272,6 +312,7 @@ def distill(
       kdmri-edge distill --resume --out runs/brain
       kdmri-edge distill --data brains/ --teacher dccnn-d5c5-sense --student dccnn-d3c5-sense
       kdmri-edge distill --data brains/ --teacher runs/brain/teacher.safetensors
+      kdmri-edge distill --resume --out runs/brain --quantize int8
       torchrun --nproc-per-node 2 -m kdmri_edge distill --devices 2 --data brains/ ...
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.extras import require
@@ -282,10 +323,9 @@ def distill(
         settings = _resumed(out, ctx, options)
     else:
         from kdmri_edge.distill.recipe import default_recipe, load_recipe
-        from kdmri_edge.models.spec import preset
 
-        recipe = recipe or default_recipe(preset(options["student"]).kind)
-        settings = resolve(options, load_recipe(recipe, assignments))
+        recipe = recipe or default_recipe(_spec("student", options["student"]).kind)
+        settings = resolve(options, load_recipe(recipe, _assignments(assignments, quantize)))
         out = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
         place = next(path for path in (out, *out.parents, Path()) if path.exists())
         if not place.is_dir():

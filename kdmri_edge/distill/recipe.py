@@ -19,6 +19,7 @@ __all__ = [
     "Loss",
     "Masks",
     "Precision",
+    "Quantise",
     "Schedule",
     "default_recipe",
     "load_recipe",
@@ -58,6 +59,17 @@ class Masks(StrEnum):
 
     OWN = "own"
     LINES = "lines"
+
+
+class Quantise(StrEnum):
+    """Whether the student is tuned with the rounding of its int8 export, and of which one.
+
+    INT8 is that of CPUs (unsigned behind ReLUs), INT8_SIGNED that of TensorRT.
+    """
+
+    NONE = "none"
+    INT8 = "int8"
+    INT8_SIGNED = "int8-signed"
 
 
 class Imitation(StrEnum):
@@ -107,6 +119,9 @@ class DistillRecipe:
         reparameterise: Train both students with parallel branches that are folded into their
             convolutions when they are saved (`models.branches`).
         reparameterise_teacher: The same for the teacher.
+        quantise: Tune a copy of the finished student with int8 rounding (`models.rounding`).
+        quantise_steps: Optimiser steps of that, with the student's losses; the teacher stays float.
+        quantise_rate: Its peak learning rate, as a fraction of `learning_rate`.
         masks: Which masks the networks are trained for (`distill.masks`).
         flip: Mirror strips along readout at random (line masks only).
         precision: Arithmetic of the convolutions.
@@ -138,6 +153,9 @@ class DistillRecipe:
     inherit: bool = False
     reparameterise: bool = False
     reparameterise_teacher: bool = False
+    quantise: Quantise = Quantise.NONE
+    quantise_steps: int = _range(600, 1)
+    quantise_rate: float = _range(0.1, 1e-6, 1.0)
     masks: Masks = Masks.OWN
     flip: bool = True
     precision: Precision = Precision.AUTO

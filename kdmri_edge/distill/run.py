@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from filelock import BaseFileLock
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from kdmri_edge.checkpoint import (
     MAXIMA,
+    RANGES,
     Checkpoint,
     load_checkpoint,
     read_checkpoint_meta,
@@ -27,24 +27,25 @@ from kdmri_edge.distill.calibration import training_maxima
 from kdmri_edge.distill.engine import Engine, describe, launched
 from kdmri_edge.distill.lock import hold
 from kdmri_edge.distill.log import TrainingLog
-from kdmri_edge.distill.losses import attention_transfer, distance, imitation
+from kdmri_edge.distill.losses import distance
 from kdmri_edge.distill.material import Material, gather
+from kdmri_edge.distill.quantised import tune
+from kdmri_edge.distill.recipe import Quantise
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.distill.shares import check_shares
-from kdmri_edge.distill.stage import Batch, Criterion, Stage, Surroundings, channels_last, train
+from kdmri_edge.distill.stage import Criterion, Stage, Surroundings, train
+from kdmri_edge.distill.teaching import Teaching
 from kdmri_edge.distill.validation import thinned, validation_psnr
 from kdmri_edge.errors import CheckpointError, RunError
 from kdmri_edge.files import read_json, sweep, write_json
 from kdmri_edge.models.branches import expand, fold
 from kdmri_edge.models.build import Network, build_model
-from kdmri_edge.models.features import Features
 from kdmri_edge.models.inherit import inherit_ends
 from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.physics.forms import choose_form
 from kdmri_edge.provenance import provenance
 from kdmri_edge.reconstructor import network_operator
 from kdmri_edge.runs import RUN_FORMAT, Run
-from kdmri_edge.shipped import place_of
 
 __all__ = ["distill"]
 
@@ -86,7 +87,10 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
             if settings.baseline:
                 work.plain()
             if settings.distilled:
-                work.student(teacher)
+                teaching = Teaching(fabric, settings.recipe, teacher)
+                student = work.student(teacher, teaching)
+                if settings.recipe.quantise is not Quantise.NONE:
+                    work.quantised(student, teaching)
             work.close()
         finally:
             if work.lock is not None:
@@ -116,18 +120,18 @@ class _Work:
     lock: BaseFileLock | None = None
 
     @property
-    def weights(self) -> Path | None:
-        """The given teacher's checkpoint; None where a preset is trained."""
-        place = place_of(Path(self.settings.teacher))
-        return place if place.suffix == ".safetensors" else None
+    def _places(self) -> dict[str, Path | None]:
+        settings = self.settings
+        return {"teacher": settings.teacher_place, "student": settings.student_place}
 
     def open(self) -> None:
         """Check all that can be checked; then make the run folder, or go on with the one there."""
         mask, first = self.settings.mask, self.fabric.is_global_zero
         self.form = choose_form(mask)
         slices = TrainingSlices.from_cases(self.material.train)
-        if self.weights is not None and not self.run.has("teacher"):
-            self._given(self.weights)
+        for role, given in self._places.items():
+            if given is not None and not self.run.has(role):
+                self._given(role, given)
         known = (self.run.path / "run.json").exists()
         if known:
             self._check_same()
@@ -249,15 +253,21 @@ class _Work:
         if self.material.validation:
             psnr = validation_psnr(network, self.around.operator, self.material.validation)
             say(f"{role}: {psnr:.2f} dB on the validation volumes.")
+        training = {MAXIMA: maxima, **training, "validation_psnr_db": psnr}
+        self._write_checkpoint(self.run.file(role), role, network, training)
+
+    def _write_checkpoint(
+        self, file: Path, role: str, network: Network, training: Mapping[str, Any]
+    ) -> None:
         checkpoint = Checkpoint(
             spec=network.spec,
             mask=self.settings.mask,
             matrix=self.settings.matrix,
             role=role,
-            training={MAXIMA: maxima, **training, "validation_psnr_db": psnr},
+            training=training,
             state=network.state_dict(),
         )
-        save_checkpoint(self.run.file(role), checkpoint)
+        save_checkpoint(file, checkpoint)
 
     def _reconstruction(self) -> Criterion:
         loss = self.settings.recipe.loss
@@ -265,8 +275,8 @@ class _Work:
 
     def teacher(self) -> Network:
         """Train the teacher, or take the given checkpoint."""
-        if self.weights is not None:
-            return self._taken_over(self.weights)
+        if (given := self.settings.teacher_place) is not None:
+            return self._taken_over("teacher", given)
         stage = Stage(
             name="teacher",
             title=f"teacher {self.settings.teacher}",
@@ -276,25 +286,25 @@ class _Work:
         branches = 3 if self.settings.recipe.reparameterise_teacher else None
         return self._from_scratch("teacher", self.settings.teacher_spec, 0, stage, branches)
 
-    def _taken_over(self, path: Path) -> Network:
-        """Copy a given teacher into the run; how it was trained goes along unchanged."""
-        if self.run.has("teacher"):
-            return self._network_of(load_checkpoint(self.run.weights("teacher")))
-        checkpoint = self._given(path)
+    def _taken_over(self, role: str, path: Path) -> Network:
+        """Copy a given network into the run; how it was trained goes along unchanged."""
+        if self.run.has(role):
+            return self._network_of(load_checkpoint(self.run.weights(role)))
+        checkpoint = self._given(role, path)
         network = self._network_of(checkpoint)
         if self.fabric.is_global_zero:
-            self._save("teacher", network, checkpoint.training)
+            self._save(role, network, checkpoint.training)
         self.fabric.barrier()
         return network
 
-    def _given(self, path: Path) -> Checkpoint:
+    def _given(self, role: str, path: Path) -> Checkpoint:
         checkpoint = load_checkpoint(path)
         if checkpoint.mask != self.settings.mask or checkpoint.matrix != self.settings.matrix:
             raise CheckpointError(
-                f"Teacher {path} was trained for mask {checkpoint.mask.name!r}"
+                f"{role.capitalize()} {path} was trained for mask {checkpoint.mask.name!r}"
                 f" at matrix {checkpoint.matrix}.",
                 f"This run uses {self.settings.mask.name!r} at {self.settings.matrix}; use the"
-                " same, or train a teacher by giving a preset.",
+                " same, or train one by giving a preset.",
             )
         return checkpoint
 
@@ -329,43 +339,23 @@ class _Work:
         branches = _STUDENT_BRANCHES if self.settings.recipe.reparameterise else None
         return self._from_scratch("plain", self.settings.plain_spec, 1, stage, branches)
 
-    def student(self, teacher: Network) -> Network:
+    def student(self, teacher: Network, teaching: Teaching) -> Network:
         """Distil the student: attention transfer, then reconstruction and imitation."""
+        if (given := self.settings.student_place) is not None:
+            return self._taken_over("student", given)
         recipe = self.settings.recipe
-        teacher.eval().requires_grad_(False)
-        # Not through Fabric's wrapper: it is frozen. It needs the same autocast, layout and device.
-        frozen = channels_last(teacher)
-        self.fabric.to_device(frozen)
-
-        def features(batch: Batch) -> Features:
-            with torch.no_grad(), self.fabric.autocast():
-                return frozen.features(batch.x_u, batch.operator, batch.maps)
-
         attention = Stage(
             name="attention",
             title=f"student {self.settings.student}: attention",
             steps=recipe.attention_steps,
-            # The second term is zero. It gives the convolutions behind the last tap a gradient,
-            # for which distributed training would wait in vain.
-            criterion=lambda student, batch: (
-                attention_transfer(student.attention, features(batch).attention)
-                + 0 * student.output.float().sum()
-            ),
+            criterion=teaching.attention,
         )
-
-        def taught(student: Features, batch: Batch) -> Tensor:
-            reconstruction = distance(recipe.loss, student.output, batch.target)
-            if batch.progress >= recipe.imitation_until:
-                return reconstruction
-            gap = imitation(recipe.imitation, recipe.loss, student, features(batch))
-            return recipe.alpha * reconstruction + (1 - recipe.alpha) * gap
-
         imitating = Stage(
             name="imitation",
             first=recipe.attention_steps,
             title=f"student {self.settings.student}: imitation",
             steps=recipe.imitation_steps,
-            criterion=taught,
+            criterion=teaching.taught,
         )
 
         def make() -> Network:
@@ -383,6 +373,26 @@ class _Work:
 
         steps = {"attention": recipe.attention_steps, "imitation": recipe.imitation_steps}
         return self._trained("student", make, steps)
+
+    def quantised(self, student: Network, teaching: Teaching) -> None:
+        """Tune a copy of the distilled student with the rounding of its int8 export."""
+        recipe = self.settings.recipe
+        file = self.run.tuned(str(recipe.quantise))
+        if file.is_file():
+            return
+        tuned = tune(student, teaching.taught, self.around, list(self.material.validation))
+        if self.fabric.is_global_zero:
+            known = read_checkpoint_meta(self.run.weights("student"))["training"]
+            training = {
+                **{key: value for key, value in known.items() if key != MAXIMA},
+                RANGES: tuned.ranges,
+                "recipe": recipe.to_dict(),
+                "steps": {**known["steps"], str(recipe.quantise): recipe.quantise_steps},
+                "validation_psnr_db": tuned.figures["tuned"],
+                "quantised": dict(tuned.figures),
+            }
+            self._write_checkpoint(file, "student", tuned.network, training)
+        self.fabric.barrier()
 
     def close(self) -> None:
         """Mark the run as complete; the states to resume from have done their work."""

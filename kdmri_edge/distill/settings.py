@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from kdmri_edge.distill.recipe import DistillRecipe, default_recipe
@@ -12,14 +13,26 @@ from kdmri_edge.errors import RecipeError, RunError
 from kdmri_edge.files import sha256_bytes
 from kdmri_edge.models.spec import ModelSpec, preset
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.shipped import place_of
 
-__all__ = ["PHANTOM", "Settings"]
+__all__ = ["PHANTOM", "Settings", "checkpoint_place"]
 
-# How often a run reports or saves does not change its weights, so it may differ when resuming.
-_FREE = ("validate_every", "checkpoint_every")
+# How often a run reports or saves does not change its weights, so it may differ when resuming. Nor
+# does it change the float networks that a copy of the student is tuned for int8.
+_FREE = ("validate_every", "checkpoint_every", "quantise", "quantise_steps", "quantise_rate")
 
 # Value of --data that stands for the embedded phantom.
 PHANTOM = "phantom"
+
+
+def checkpoint_place(name: str) -> Path | None:
+    """Return the checkpoint that a path or the name of a shipped network means; None for presets.
+
+    Raises:
+        ModelError: No such network is shipped.
+    """
+    place = place_of(Path(name))
+    return place if place.suffix == ".safetensors" else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +47,10 @@ class Settings:
         mask: Sampling pattern.
         teacher: Preset name, path of a checkpoint, or name of a trained network of the package.
         teacher_spec: Its architecture.
-        student: Preset name.
-        student_spec: Architecture of the distilled student, with the recipe's dilation.
+        student: Preset name; or, where it is only to be tuned for int8, a checkpoint's path or
+            the name of a trained network of the package.
+        student_spec: Architecture of the distilled student, with the recipe's dilation (a
+            checkpoint's own).
         baseline: Whether the plain student is trained too.
         distilled: Whether the student is distilled; without it and without the baseline, only the
             teacher is trained.
@@ -62,7 +77,7 @@ class Settings:
             RecipeError: It does not suit the student's number of convolutions.
         """
         dilation, convs = self.recipe.dilation, self.student_spec.convs
-        if dilation:
+        if dilation and self.student_place is None:
             if len(dilation) != convs:
                 raise RecipeError(
                     f"Recipe {self.recipe.name!r} names the dilation of {len(dilation)}"
@@ -72,6 +87,16 @@ class Settings:
                 )
             spec = replace(self.student_spec, dilation=self.recipe.dilation)
             object.__setattr__(self, "student_spec", spec)
+
+    @property
+    def teacher_place(self) -> Path | None:
+        """The given teacher's checkpoint; None where a preset is trained."""
+        return checkpoint_place(self.teacher)
+
+    @property
+    def student_place(self) -> Path | None:
+        """The given student's checkpoint; None where a preset is trained."""
+        return checkpoint_place(self.student)
 
     @property
     def plain_spec(self) -> ModelSpec:

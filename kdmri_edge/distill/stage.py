@@ -69,6 +69,7 @@ class Stage:
         first: Steps of the network's earlier stages. Its batches go on from there, so that at the
             same step every network of a run sees the same batch: which one came late in training
             moves a network by more than some ideas do.
+        rate: Learning rate as a fraction of the recipe's.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Stage:
     steps: int
     criterion: Criterion
     first: int = 0
+    rate: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +158,7 @@ def train(network: Network, stage: Stage, around: Surroundings) -> None:
                     shown.validated(finished, loss, psnr)
                 if around.log is not None:
                     seconds = time.perf_counter() - began
-                    learning_rate = rate(recipe, step, stage.steps)
+                    learning_rate = stage.rate * rate(recipe, step, stage.steps)
                     around.log.add(stage.name, finished, loss, learning_rate, psnr, seconds)
             if show and (last or finished % recipe.checkpoint_every == 0):
                 save_state(state_file, network, optimiser, finished, around.key)
@@ -173,7 +175,7 @@ def _step(
 ) -> float:
     fabric, recipe = around.fabric, around.recipe
     for group in optimiser.param_groups:
-        group["lr"] = rate(recipe, step, stage.steps)
+        group["lr"] = stage.rate * rate(recipe, step, stage.steps)
     # This process's shards of the batch; their gradients are averaged here, the processes' by DDP.
     own = max(1, recipe.shards // fabric.world_size)
     total = torch.zeros((), device=fabric.device)

@@ -14,10 +14,10 @@ from onnx import TensorProto, numpy_helper
 
 from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT
 from kdmri_edge.errors import BackendError, ExportError
+from kdmri_edge.models.equalise import equalise
 from kdmri_edge.runtime.session import open_session
 from kdmri_export.export import export_model
 from kdmri_export.graph_check import check_graph
-from kdmri_export.lowerings.equalise import equalise
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.to_onnx import to_model
 from tests.export.networks import lines, network, spec, write_checkpoint
@@ -57,7 +57,7 @@ def test_all_convolutions_are_quantised_and_images_are_split(unsigned: bool) -> 
 def test_weights_are_rounded_per_output_channel() -> None:
     reconstructor = network(spec(), lines(), size=SIZE)
     held = {i.name: numpy_helper.to_array(i) for i in model(unsigned=True).graph.initializer}
-    equalise(reconstructor, reconstructor.maxima)
+    equalise(reconstructor.model, reconstructor.maxima)
     name = "model.cascades.1.convs.1.weight"
     integers, scale = held[f"{name}.integers"], held[f"{name}.scale"]
     assert name not in held

@@ -15,12 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdmri_edge.models.integers import NARROW
 from kdmri_edge.reconstructor import Reconstructor
 
 __all__ = ["NarrowConv", "widen"]
-
-# Above this many output channels a block is filled well enough.
-_NARROW = 2
 
 
 class NarrowConv(nn.Module):
@@ -67,5 +65,5 @@ def widen(reconstructor: Reconstructor) -> None:
     """Replace the narrow convolutions of a network, in place."""
     for module in list(reconstructor.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.Conv2d) and child.out_channels <= _NARROW:
+            if isinstance(child, nn.Conv2d) and child.out_channels <= NARROW:
                 setattr(module, name, NarrowConv(child))

@@ -1,16 +1,7 @@
 """Explicit quantisation: QuantizeLinear and DequantizeLinear around convolutions.
 
-Eight bits are too few for an image: in a trial on brains at 4x, quantising what the first
-convolution of each cascade reads cost nearly all that quantisation cost. So it is given the rounded
-image, and as further channels what rounding took away, magnified (`_FINE`), with the same weights
-divided by that: twelve bits in integer arithmetic, at no cost, since kernels compute input channels
-in blocks of four or more.
-
-Weights become signed int8 with one scale per output channel. What a convolution reads is quantised
-with one scale. For CPUs, whose kernels want unsigned integers all along, it is unsigned: with zero
-point 0 after a ReLU, 128 for an image. For TensorRT it is signed with zero point 0, half of the
-range unused after a ReLU; `lowerings.equalise` makes up for most of that.
-Data consistency, the cascade's residual and the sum of the shifted taps stay in float32.
+What is rounded, and how, is in `kdmri_edge.models.integers`. Data consistency, the cascade's
+residual and the sum of the shifted taps stay in float32.
 """
 
 from __future__ import annotations
@@ -23,17 +14,11 @@ from numpy.typing import NDArray
 
 from kdmri_edge.errors import ExportError
 from kdmri_edge.extras import require
+from kdmri_edge.models.integers import FINE, LARGEST, TINY, activation_kind, reads_image
 
-__all__ = ["LARGEST", "quantise_graph"]
+__all__ = ["quantise_graph"]
 
-LARGEST: Final = {"s8": 127, "u8": 255, "u8c": 127}
-"""Largest integer of each kind of activation."""
-
-_TINY: Final = 1e-12
 _WEIGHT: Final = ".weight"
-# What rounding took from an image is at most half a step; magnified so often, it spans 16 steps.
-_FINE: Final = 16
-_IMAGE: Final = 2  # convolutions of at most so many input channels read an image
 
 
 def quantise_graph(model: Any, ranges: Mapping[str, float], *, unsigned: bool) -> None:
@@ -60,12 +45,13 @@ def quantise_graph(model: Any, ranges: Mapping[str, float], *, unsigned: bool) -
         if key in waiting:
             waiting.discard(key)
             maker = makers.get(node.input[0])
-            kind = "u8" if unsigned and maker is not None and maker.op_type == "Relu" else "s8"
             weight = onnx.numpy_helper.to_array(tensor)
-            if weight.shape[1] <= _IMAGE:
-                kind = "u8c" if unsigned else "s8"
+            image = reads_image(weight.shape[1])
+            rectified = maker is not None and maker.op_type == "Relu"
+            kind = activation_kind(image=image, rectified=rectified, unsigned=unsigned)
+            if image:
                 nodes += _split_image(onnx, graph, node, key, ranges[key], kind)
-                weight = np.concatenate((weight, weight / _FINE), axis=1)
+                weight = np.concatenate((weight, weight / FINE), axis=1)
             nodes += _activation(onnx, graph, node, key, ranges[key], kind)
             nodes += _weight(onnx, graph, node, tensor, weight)
         nodes.append(node)
@@ -93,7 +79,7 @@ def _activation(onnx: Any, graph: Any, node: Any, key: str, largest: float, kind
 
 def _rounding(onnx: Any, graph: Any, given: str, name: str, largest: float, kind: str) -> list[Any]:
     """Return Q and DQ of one tensor; the second one gives `name`_dequantized."""
-    scale = np.float32(max(largest, _TINY) / LARGEST[kind])
+    scale = np.float32(max(largest, TINY) / LARGEST[kind])
     point = {"s8": np.int8(0), "u8": np.uint8(0), "u8c": np.uint8(128)}[kind]
     step = [
         _constant(onnx, graph, f"{name}_scale", scale),
@@ -115,7 +101,7 @@ def _split_image(
     rounded, rest, fine, both = (
         f"{coarse}_dequantized", f"{key}.rest", f"{key}.fine", f"{key}.coarse_and_fine",
     )  # fmt: skip
-    times = _constant(onnx, graph, f"{key}.magnification", np.float32(_FINE))
+    times = _constant(onnx, graph, f"{key}.magnification", np.float32(FINE))
     nodes += [
         onnx.helper.make_node("Sub", [image, rounded], [rest], name=f"{key}.Sub"),
         onnx.helper.make_node("Mul", [rest, times], [fine], name=f"{key}.Mul"),
@@ -130,7 +116,7 @@ def _weight(
 ) -> list[Any]:
     largest = np.abs(weight).reshape(len(weight), -1).max(1)
     limit = LARGEST["s8"]
-    scale = (np.maximum(largest, _TINY) / limit).astype(np.float32)
+    scale = (np.maximum(largest, TINY) / limit).astype(np.float32)
     shaped = scale.reshape(-1, *[1] * (weight.ndim - 1))
     integers = np.clip(np.rint(weight / shaped), -limit, limit).astype(np.int8)
     name = tensor.name

@@ -65,7 +65,7 @@ def settings(recipe: Callable[..., DistillRecipe]) -> Callable[..., Settings]:
             "teacher": teacher,
             "teacher_spec": preset("dccnn-d5c5" if "." in teacher else teacher),
             "student": student,
-            "student_spec": preset(student),
+            "student_spec": preset("dccnn-d3c5" if "." in student else student),
             "baseline": True,
             "recipe": recipe(**mine),
         }

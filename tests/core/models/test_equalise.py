@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdmri_edge.models.calibrate import activation_maxima
+from kdmri_edge.models.equalise import equalise
 from kdmri_edge.models.spec import PRESETS, ModelSpec
 from kdmri_edge.reconstructor import Reconstructor
-from kdmri_export.lowerings.equalise import equalise
 from tests.export.networks import lines, network, spec
 
 SIZE = (32, 24)
@@ -39,7 +39,7 @@ def _uneven(architecture: ModelSpec, seed: int) -> tuple[Reconstructor, Tensor]:
 def test_nothing_changes_in_float(architecture: ModelSpec, seed: int) -> None:
     made, x_u = _uneven(architecture, seed)
     changed = copy.deepcopy(made)
-    equalise(changed, changed.maxima)
+    equalise(changed.model, changed.maxima)
     with torch.no_grad():
         before, after = made(x_u), changed(x_u)
     assert (after - before).abs().max() <= 1e-5 * before.abs().max()
@@ -47,7 +47,7 @@ def test_nothing_changes_in_float(architecture: ModelSpec, seed: int) -> None:
 
 def test_channels_come_closer_and_the_largest_value_is_told() -> None:
     made, x_u = _uneven(spec(), seed=3)
-    told = equalise(made, made.maxima)
+    told = equalise(made.model, made.maxima)
     seen = activation_maxima(made.model, [(x_u, made.operator)])
     for name, values in seen.items():
         assert told[name] == pytest.approx(max(values), rel=1e-3)
@@ -67,5 +67,5 @@ def test_a_channel_that_never_answers_stays_finite() -> None:
         first.bias[0] = -1.0
     made.maxima = activation_maxima(made.model, [(x_u, made.operator)])
     assert made.maxima["cascades.0.convs.1"][0] == 0.0
-    equalise(made, made.maxima)
+    equalise(made.model, made.maxima)
     assert all(torch.isfinite(value).all() for value in made.state_dict().values())

@@ -14,8 +14,8 @@ from typing import cast
 import torch
 from torch import nn
 
+from kdmri_edge.models.build import Network
 from kdmri_edge.models.stack import ConvStack
-from kdmri_edge.reconstructor import Reconstructor
 
 __all__ = ["equalise"]
 
@@ -23,23 +23,21 @@ __all__ = ["equalise"]
 _LEAST = 1e-2
 
 
-def equalise(
-    reconstructor: Reconstructor, maxima: Mapping[str, Sequence[float]]
-) -> dict[str, float]:
+def equalise(network: Network, maxima: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Rescale the hidden channels of a network, in place.
 
     The factor of a channel is sqrt(largest activation / largest weight that reads it), halfway
     between equal activations and equal weights.
 
     Args:
-        reconstructor: The network.
+        network: The network.
         maxima: What `models.calibrate.activation_maxima` found.
 
     Returns:
         Largest magnitude that each convolution of `maxima` reads, after rescaling.
     """
     after = {name: max(values) for name, values in maxima.items()}
-    for stack_name, stack in reconstructor.model.named_modules():
+    for stack_name, stack in network.named_modules():
         if not isinstance(stack, ConvStack):
             continue
         for place in range(1, len(stack.convs)):

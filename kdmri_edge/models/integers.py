@@ -1,0 +1,59 @@
+"""How int8 exports round: shared by the graphs that are written and by training with rounding.
+
+Eight bits are too few for an image: in a trial on brains at 4x, quantising what the first
+convolution of each cascade reads cost nearly all that quantisation cost. So it is given the rounded
+image, and as further channels what rounding took away, magnified (`FINE`), with the same weights
+divided by that: twelve bits in integer arithmetic, at no cost, since kernels compute input channels
+in blocks of four or more.
+
+Weights become signed int8 with one scale per output channel. What a convolution reads is quantised
+with one scale. For CPUs, whose kernels want unsigned integers all along, it is unsigned: with zero
+point 0 after a ReLU, 128 for an image. For TensorRT it is signed with zero point 0, half of the
+range unused after a ReLU.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["BOUNDS", "FINE", "LARGEST", "NARROW", "TINY", "activation_kind", "reads_image"]
+
+LARGEST: Final = {"s8": 127, "u8": 255, "u8c": 127}
+"""Steps from zero to the largest value: of signed, unsigned, and unsigned about 128 activations.
+
+Weights are "s8".
+"""
+
+BOUNDS: Final = {"s8": (-128, 127), "u8": (0, 255), "u8c": (-128, 127)}
+"""Smallest and largest multiple of the step that each kind can hold."""
+
+FINE: Final = 16
+"""Magnification of what rounding took from an image: at most half a step, it then spans 16."""
+
+TINY: Final = 1e-12
+"""Floor of a range, so that a channel without values has a step."""
+
+NARROW: Final = 2
+"""Convolutions of at most so many outputs are exported tap by tap for CPUs: a scale for each."""
+
+_IMAGE: Final = 2
+
+
+def reads_image(inputs: int) -> bool:
+    """Tell whether a convolution of so many input channels reads an image, to be split in two."""
+    return inputs <= _IMAGE
+
+
+def activation_kind(*, image: bool, rectified: bool, unsigned: bool) -> str:
+    """Return the kind of integers that a convolution reads.
+
+    Args:
+        image: It reads an image.
+        rectified: It reads the output of a ReLU.
+        unsigned: Whether unsigned integers are wanted where they can be had (CPUs).
+    """
+    if not unsigned:
+        return "s8"
+    if image:
+        return "u8c"
+    return "u8" if rectified else "s8"

@@ -1,0 +1,155 @@
+"""Quantisation-aware distillation: a copy beside the student, which int8 exports take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdmri_edge.checkpoint import MAXIMA, RANGES, load_checkpoint, load_reconstructor
+from kdmri_edge.distill.progress import StageProgress
+from kdmri_edge.distill.recipe import Quantise
+from kdmri_edge.distill.run import distill
+from kdmri_edge.distill.settings import Settings
+from kdmri_edge.models.spec import preset
+from kdmri_edge.runs import tuned_for
+
+Make = Callable[..., Settings]
+Cli = Callable[..., Any]
+Weights = Callable[[Path], dict[str, dict[str, Tensor]]]
+FEW = {"teacher_steps": 2, "attention_steps": 0, "imitation_steps": 3, "baseline": False}
+TUNED = {**FEW, "quantise": Quantise.INT8, "quantise_steps": 4}
+
+
+class _PowerCut(BaseException):
+    """Not an Exception, so that nothing on the way can swallow it."""
+
+
+def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_the_copy_says_what_it_is_and_the_student_stays(
+    settings: Make, weights: Weights, tmp_path: Path
+) -> None:
+    run = distill(settings(**TUNED), tmp_path / "tuned")
+    other = distill(settings(**FEW), tmp_path / "float")
+    one, two = weights(run.path), weights(other.path)
+    assert set(one) == {*two, "student-int8"}
+    assert _equal(one["student"], two["student"])
+    assert run.roles() == ["teacher", "student"]
+    tuned = load_checkpoint(run.tuned("int8"))
+    assert tuned.role == "student"
+    assert MAXIMA not in tuned.training
+    assert tuned.training["steps"] == {"attention": 0, "imitation": 3, "int8": 4}
+    assert set(tuned.training["quantised"]) == {"float", "untuned", "tuned"}
+    assert set(tuned.training[RANGES]) == {
+        f"cascades.{n}.convs.{k}" for n in range(5) for k in range(3)
+    }
+    assert load_reconstructor(run.tuned("int8")).ranges == tuned.training[RANGES]
+
+
+def test_a_finished_run_can_be_tuned_later(
+    settings: Make, weights: Weights, tmp_path: Path
+) -> None:
+    together = distill(settings(**TUNED), tmp_path / "together")
+    distill(settings(**FEW), tmp_path / "later")
+    later = distill(settings(**TUNED), tmp_path / "later")
+    one, two = weights(together.path), weights(later.path)
+    assert one.keys() == two.keys()
+    assert all(_equal(one[name], two[name]) for name in one)
+    assert (
+        load_checkpoint(together.tuned("int8")).training[RANGES]
+        == load_checkpoint(later.tuned("int8")).training[RANGES]
+    )
+    # for TensorRT another copy, with other integers
+    signed = replace(
+        settings(**TUNED),
+        recipe=replace(settings(**TUNED).recipe, quantise=Quantise.INT8_SIGNED),
+    )
+    distill(signed, tmp_path / "later")
+    three = weights(later.path)
+    assert not _equal(three["student-int8-signed"], three["student-int8"])
+
+
+def test_tuning_resumes_to_the_same_weights(
+    settings: Make, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = settings(**TUNED)
+    distill(wanted, tmp_path / "whole")
+    cuts = [("int8", 1), ("int8", 3), ("int8", 4)]
+    real = StageProgress.advance
+
+    def advance(self: StageProgress, step: int, loss: float) -> None:
+        real(self, step, loss)
+        if cuts and cuts[0][0] in self.title and cuts[0][1] == step:
+            cuts.pop(0)
+            raise _PowerCut
+
+    monkeypatch.setattr(StageProgress, "advance", advance)
+    for _ in range(len(cuts)):
+        with pytest.raises(_PowerCut):
+            distill(wanted, tmp_path / "cut")
+    distill(wanted, tmp_path / "cut")
+    one, other = weights(tmp_path / "cut"), weights(tmp_path / "whole")
+    assert _equal(one["student-int8"], other["student-int8"])
+
+
+def test_a_given_student_is_tuned_and_not_trained(
+    settings: Make, weights: Weights, tmp_path: Path
+) -> None:
+    first = distill(settings(**FEW, dilation=(1, 2, 1)), tmp_path / "first")
+    given = settings(
+        **TUNED,
+        teacher=str(first.weights("teacher")),
+        student=str(first.weights("student")),
+        student_spec=load_checkpoint(first.weights("student")).spec,
+    )
+    assert given.student_spec.dilation == (1, 2, 1)
+    second = distill(given, tmp_path / "second")
+    one, two = weights(first.path), weights(second.path)
+    assert _equal(one["student"], two["student"])
+    assert load_checkpoint(second.tuned("int8")).spec.dilation == (1, 2, 1)
+
+
+def test_int8_exports_take_the_copy(settings: Make, tmp_path: Path, cli: Cli) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    run = distill(settings(**TUNED), tmp_path / "run")
+    student = run.weights("student")
+    assert tuned_for(student, "int8", signed=False) == run.tuned("int8")
+    assert tuned_for(student, "int8", signed=True) == student
+    assert tuned_for(student, "f16", signed=False) == student
+    shown = cli("export", run.path, "--target", "onnx", "--precision", "int8", "--json")
+    assert shown.code == 0, shown.err
+    assert "student-int8.safetensors" in shown.err
+    manifest = json.loads((run.exports_dir / "student-onnx-int8" / "manifest.json").read_text())
+    assert manifest["calibrated_on"] == "training with rounding"
+    # the file itself, named, stays what it is
+    assert cli("export", student, "--target", "onnx", "--precision", "int8").code == 0
+    manifest = json.loads((run.exports_dir / "student-onnx-int8" / "manifest.json").read_text())
+    assert manifest["calibrated_on"] == "training volumes"
+
+
+def test_mistakes_about_tuning(settings: Make, tmp_path: Path, cli: Cli) -> None:
+    run = distill(settings(**FEW), tmp_path / "run")
+    student, teacher = run.weights("student"), run.weights("teacher")
+    common = ("distill", "--mask-family", "random", "--matrix", 32, "--out", tmp_path / "new")
+    cli(*common, "--student", student).check_refusal("trained already", "--quantize int8")
+    shown = cli(*common, "--student", student, "--quantize", "int8")
+    shown.check_refusal("not trained yet", "--teacher")
+    # drawn anew, the mask is not the networks'
+    shown = cli(*common, "--student", student, "--teacher", teacher, "--quantize", "int8")
+    shown.check_refusal("was trained for mask")
+    cli(*common, "--student", "runs/none.onnx").check_refusal("neither a preset")
+    assert cli(*common, "--quantize", "int4").code == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_recipe_of_the_plain_student_needs_a_preset(settings: Make) -> None:
+    assert settings(**FEW).plain_spec == preset("dccnn-d3c5")

@@ -1,0 +1,111 @@
+"""Training with rounding computes what the exported graph computes, and learns through it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kdmri_edge.models.equalise import equalise
+from kdmri_edge.models.integers import BOUNDS, LARGEST
+from kdmri_edge.models.rounding import RoundedConv, round_network, unround
+from kdmri_edge.models.spec import Kind, ModelSpec
+from kdmri_edge.reconstructor import Reconstructor
+from kdmri_export.recipe import ExportRecipe
+from kdmri_export.to_onnx import to_model
+from tests.export.networks import COILS, lines, maps, network, spec
+
+SIZE = (32, 24)
+SPECS = {
+    "magnitude": spec(),
+    "complex": spec(channels=2),
+    "vdsr": spec(kind=Kind.VDSR),
+    "coils": spec(channels=2, coils=True),
+}
+
+
+def _run(graph: Any, x_u: torch.Tensor, further: tuple[np.ndarray, ...]) -> np.ndarray:
+    ort = pytest.importorskip("onnxruntime")
+    options = ort.SessionOptions()
+    # Fused kernels of integers round sums in their own way; what the graph says is compared here.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [port.name for port in session.get_inputs()]
+    output: np.ndarray = session.run(None, dict(zip(names, (x_u.numpy(), *further), strict=True)))[
+        0
+    ]
+    return output
+
+
+@pytest.mark.parametrize("unsigned", [True, False], ids=["cpu", "tensorrt"])
+@pytest.mark.parametrize("name", SPECS)
+def test_it_computes_what_the_export_computes(name: str, unsigned: bool) -> None:
+    architecture: ModelSpec = SPECS[name]
+    made = network(architecture, lines(), size=SIZE)
+    x_u = torch.randn(1, architecture.channels, *SIZE)
+    sensitivities = maps(1, SIZE) if architecture.coils else None
+    ranges = equalise(made.model, made.maxima)
+    target = "onnx" if unsigned else "trt"
+    tuned = Reconstructor(made.model, made.mask, ranges=ranges)
+    graph = to_model(
+        tuned,
+        x_u,
+        ExportRecipe(target=target, precision="int8", coils=COILS),
+        narrow=unsigned,
+        unsigned=unsigned,
+    )
+    theirs = _run(graph, x_u, () if sensitivities is None else (sensitivities,))
+    with torch.no_grad():
+        float_image = made(
+            x_u, maps=None if sensitivities is None else torch.from_numpy(sensitivities)
+        )
+        round_network(made.model, ranges, unsigned=unsigned)
+        ours = made(x_u, maps=None if sensitivities is None else torch.from_numpy(sensitivities))
+    peak = float_image.abs().max()
+    cost = (ours - float_image).abs().max()
+    assert cost > 1e-4 * peak  # rounding does something
+    # a value on the edge between two integers may fall to either side
+    gap = (ours - torch.from_numpy(theirs)).abs()
+    assert gap.quantile(0.99) < 0.02 * cost
+    assert gap.max() < 0.5 * cost
+
+
+def test_gradients_pass_and_ranges_learn() -> None:
+    made = network(spec(), lines(), size=SIZE)
+    ranges = equalise(made.model, made.maxima)
+    round_network(made.model, {k: 0.5 * v for k, v in ranges.items()}, unsigned=True)
+    x_u = torch.randn(2, 1, *SIZE)
+    made(x_u).square().mean().backward()
+    for name, parameter in made.model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+    # ranges that clip half of everything have somewhere to go
+    assert made.model.cascades[0].convs[1].log_range.grad.abs() > 0
+
+
+def test_values_are_multiples_of_the_step_within_bounds() -> None:
+    conv = nn.Conv2d(8, 8, 3, padding=1)
+    for kind, unsigned in (("u8", True), ("s8", False)):
+        rounded = RoundedConv(conv, 2.0, rectified=True, unsigned=unsigned)
+        assert rounded.kind == kind
+        values = rounded._rounded(torch.linspace(-3, 3, 4001).reshape(1, 1, 1, -1))
+        steps = (values / (2.0 / LARGEST[kind])).detach()
+        assert (steps - steps.round()).abs().max() < 1e-2
+        assert (steps.round().min(), steps.round().max()) == BOUNDS[kind]
+
+
+def test_unrounding_gives_the_float_network_back() -> None:
+    made = network(spec(), lines(), size=SIZE)
+    ranges = equalise(made.model, made.maxima)
+    before = {k: v.clone() for k, v in made.model.state_dict().items()}
+    round_network(made.model, ranges, unsigned=True)
+    learned = unround(made.model)
+    assert learned == pytest.approx(ranges, rel=1e-5)
+    after = made.model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[k], before[k]) for k in before)
