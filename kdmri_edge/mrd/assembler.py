@@ -9,6 +9,7 @@ when every line of the header's limits has come as often as there are averages, 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -178,9 +179,13 @@ class Assembler:
             entry.distance, entry.head = distance, acquisition.getHead()
         return self._finish(key) if self._is_last(acquisition, entry) else None
 
-    def finish(self) -> list[Slice]:
-        """Return the slices that are not complete, in order; the stream has ended."""
-        return [self._finish(key) for key in sorted(self._open) if self._open[key].lines]
+    def finish(self) -> Iterator[Slice]:
+        """Yield the slices that are not complete, in order; the stream has ended.
+
+        Each is made when it is asked for: one line of a slice is small, its whole k-space is not.
+        """
+        for key in sorted(key for key, entry in self._open.items() if entry.lines):
+            yield self._finish(key)
 
     def _is_last(self, acquisition: Acquisition, entry: _Open) -> bool:
         encoding = self.encoding
