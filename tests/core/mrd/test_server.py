@@ -13,11 +13,13 @@ import ismrmrd
 import numpy as np
 import pytest
 
+from kdmri_edge.mrd.assembler import Slice
 from kdmri_edge.mrd.client import Reply, send_scan
 from kdmri_edge.mrd.emit import encoding_of, readouts
 from kdmri_edge.mrd.header import write_encoding
 from kdmri_edge.mrd.images import fallback_of
 from kdmri_edge.mrd.messages import Close, ConfigText, HeaderText, Text, serialise
+from kdmri_edge.mrd.outbox import Outbox
 from kdmri_edge.mrd.parser import Parser
 from kdmri_edge.mrd.server import Server
 from kdmri_edge.physics.masks import Mask
@@ -173,6 +175,28 @@ def test_there_is_always_an_image(serving, pipeline, said: str) -> None:
         np.testing.assert_allclose(image.data[0, 0], zero_filled_magnitude(kspace), rtol=1e-4)
     assert [text for text in reply.texts if text.startswith("WRN") and said in text]
     assert reply.errors == []
+
+
+def test_the_deadline_counts_from_the_last_line(serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice that waits until others have been sent is late all the same."""
+    asked: list[float] = []
+    came: list[float] = []
+    reserve, put_slice = Outbox.reserve, Outbox.put_slice
+
+    def slowly(outbox: Outbox) -> None:
+        asked.append(time.monotonic())
+        time.sleep(0.1)
+        reserve(outbox)
+
+    def noted(outbox: Outbox, part: Slice, future: Any, maker: Any, at: float) -> None:
+        came.append(at)
+        put_slice(outbox, part, future, maker, at)
+
+    monkeypatch.setattr(Outbox, "reserve", slowly)
+    monkeypatch.setattr(Outbox, "put_slice", noted)
+    assert len(sent(serving(), noise_scan(2)).images) == 2
+    assert len(came) == 2
+    assert all(at <= begun for at, begun in zip(came, asked, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["mask", "matrix", "nan"])
