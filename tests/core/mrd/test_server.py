@@ -259,6 +259,20 @@ def test_too_many_scans_are_told_so(serving, events) -> None:
     assert events("session")[0]["outcome"] == "refused"
 
 
+def test_a_crowd_is_turned_away_and_logged(serving, events, monkeypatch) -> None:
+    """Beyond those that wait there is not even a thread to say why."""
+    monkeypatch.setattr("kdmri_edge.mrd.server._WAITING", 0)
+    server = serving(sessions=1)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as first:
+        first.sendall(serialise(ConfigText("kdmri-edge")))
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as second:
+            assert received(second) == []
+        assert [event["level"] for event in events("turned away")] == ["warning"]
+        first.sendall(serialise(Close()))
+        received(first)
+    assert server.metrics.sessions.labels("refused")._value.get() == 1
+
+
 def test_metrics(serving) -> None:
     server = serving()
     with socket.create_server(("127.0.0.1", 0)) as probe:
