@@ -47,11 +47,13 @@ class Capacity:
     Attributes:
         slice_bytes: K-space of one slice, all coils.
         open_bytes: Lines of all slices that are not complete.
+        open_slices: Slices that are not complete; the smallest lines cost some memory too.
         noise_samples: Noise per coil; what comes above it is left out.
     """
 
     slice_bytes: int = 512 * _MIB
     open_bytes: int = 2048 * _MIB
+    open_slices: int = 16_384
     noise_samples: int = 1 << 18
 
 
@@ -150,6 +152,11 @@ class Assembler:
             raise DataError(
                 f"A line of slice {key.slice} came after its last one.",
                 "Each line comes once per average; check the flags of the last line.",
+            )
+        if key not in self._open and len(self._open) >= self._capacity.open_slices:
+            raise DataError(
+                f"{len(self._open)} slices are open.",
+                "Set the flag of the last line in each slice.",
             )
         line, whole = readout(acquisition, self.encoding)
         entry = self._open.get(key) or _Open()

@@ -277,6 +277,13 @@ def test_capacity() -> None:
         assembler.add(_line(number))
     with pytest.raises(DataError, match="slices are open"):
         assembler.add(_line(2))
+    few = Assembler(encoding, Capacity(open_slices=1))
+    other = _line(0)
+    other.idx.slice = 1
+    few.add(_line(0))
+    with pytest.raises(DataError, match="1 slices are open"):
+        few.add(other)
+    assert few.add(_line(1)) is None  # of the slice that is open
 
 
 def test_slices_that_are_left_are_made_one_at_a_time() -> None:
