@@ -51,7 +51,13 @@ __all__ = ["serve"]
     help="Seconds from a slice's last line until its zero-filled image is sent.",
 )
 @click.option(
-    "--sessions", default=8, show_default=True, type=click.IntRange(1, 256), help="Scans at once."
+    "--sessions",
+    default=8,
+    show_default=True,
+    envvar="KDMRI_SESSIONS",
+    show_envvar=True,
+    type=click.IntRange(1, 256),
+    help="Scans at once; more are told to try again later.",
 )
 @click.option(
     "--idle",
@@ -87,7 +93,13 @@ __all__ = ["serve"]
     help="Runtime; see `kdmri-edge run`.",
 )
 @click.option("--precision", help="Arithmetic, where the runtime has a choice.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [the runtime's choice].")
+@click.option(
+    "--threads",
+    envvar="KDMRI_THREADS",
+    show_envvar=True,
+    type=click.IntRange(min=1),
+    help="CPU threads [the runtime's choice].",
+)
 @click.option("--quiet", is_flag=True, help="Log warnings and errors alone.")
 def serve(
     network: Path,
