@@ -104,6 +104,7 @@ class Conversation:
                 outcome=outcome,
                 **({} if reason is None else {"reason": reason}),
                 readouts=self._readouts,
+                ignored=0 if self._assembler is None else self._assembler.ignored,
                 received_bytes=self._received,
                 images=self._outbox.images,
                 zero_filled=self._outbox.fallbacks,

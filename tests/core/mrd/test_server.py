@@ -219,6 +219,18 @@ def test_outside_the_bundles_scope(serving, tiny_bundles, kind: str) -> None:
     assert len([text for text in reply.texts if said in text]) == 1  # told once, not per slice
 
 
+def test_lines_that_are_not_of_the_image_are_counted(serving, events) -> None:
+    """Phase correction is not done, and whoever reads the log can see that there was some."""
+    scan = noise_scan(1)
+    echo = ismrmrd.Acquisition.from_array(np.ones((5, 3), np.complex64))
+    echo.set_flag(ismrmrd.ACQ_IS_PHASECORR_DATA)
+    reply = send_scan(header(scan), [echo, echo, *readouts(scan)], port=serving().port)
+    (image,) = reply.images
+    np.testing.assert_allclose(image.data[0, 0], zero_filled_magnitude(scan.kspace[0]), rtol=1e-4)
+    (session,) = events("session")
+    assert (session["readouts"], session["ignored"]) == (10, 2)
+
+
 def test_waveforms_pass_and_images_are_not_taken(serving) -> None:
     scan = noise_scan(1)
     waveform = ismrmrd.Waveform.from_array(np.zeros((2, 5), np.uint32))
