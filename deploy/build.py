@@ -2,8 +2,9 @@
 
 The label's memory and cores come from a benchmark's report (`kdmri-edge bench ... --out DIR`): the
 largest peak of the bundle's rows, with room for the scans that are served at once, and the threads
-that it was measured with. With --check nothing is built: the label is made and validated, and the
-Dockerfile's inputs are laid out, which needs no container engine.
+that it was measured with. The container takes no more scans at once and no more threads than that.
+With --check nothing is built: bundle and report are checked, the label is made and validated, which
+needs no container engine.
 """
 
 from __future__ import annotations
@@ -177,7 +178,8 @@ def main() -> int:
         runtime = bundle.target.backend.title
         report = read_json(given.report, DataError)
         pinned = f"{package}=={version_of(report, package)}"
-        made = label(*needs(report, runtime, given.sessions, slice_mib), matrix)
+        memory, cores = needs(report, runtime, given.sessions, slice_mib)
+        made = label(memory, cores, matrix)
         validate(made)
         print(json.dumps(made["reconstruction"], indent=2))
         if given.check:
@@ -189,6 +191,8 @@ def main() -> int:
             subprocess.run(
                 [given.engine, "build", "--tag", given.tag, "--build-arg", f"VERSION={__version__}",
                  "--build-arg", f"RUNTIME={pinned}",
+                 "--build-arg", f"SESSIONS={given.sessions}",
+                 "--build-arg", f"THREADS={cores}",
                  "--build-arg", f"OPENRECON_LABEL={encoded}", str(context)],
                 check=True,
             )  # fmt: skip

@@ -114,13 +114,15 @@ def _times(numbers: tuple[float, ...]) -> str:
 def convert(source: Path, destination: Path, magnitude: bool, kspace: bool, as_json: bool) -> None:
     """Write what IN holds into OUT, in the format of its suffix.
 
-    OUT is .nii.gz, .nii, .npy, .cfl (images or k-space) or NAME.dcm (a folder of one DICOM file per
-    slice). K-space and phase are never lost without --magnitude; what else a format has no place
-    for is said. Patient identification goes from DICOM to DICOM only.
+    OUT is .nii.gz, .nii, .npy, .cfl (BART, images or k-space), .h5 (MRD, images or k-space) or
+    NAME.dcm (a folder of one DICOM file per slice). K-space and phase are never lost without
+    --magnitude; what else a format has no place for is said. Patient identification goes from DICOM
+    to DICOM only.
 
     \b
     Examples:
       kdmri-edge data convert meas_MID00042.dat kspace.cfl
+      kdmri-edge data convert meas_MID00042.dat scan.h5
       kdmri-edge data convert meas_MID00042.dat T1w.nii.gz --magnitude
       kdmri-edge data convert series/ T1w.nii.gz
     """  # noqa: D301 - click wants the backspace itself

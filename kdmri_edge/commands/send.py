@@ -13,7 +13,13 @@ __all__ = ["send"]
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.h5")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the server.")
-@click.option("--port", default=9002, show_default=True, type=click.IntRange(1, 65535))
+@click.option(
+    "--port",
+    default=9002,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="Port of the server.",
+)
 @click.option(
     "--config", default="kdmri-edge", show_default=True, help="Configuration to ask the server for."
 )

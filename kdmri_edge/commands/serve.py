@@ -20,7 +20,13 @@ __all__ = ["serve"]
     show_default=True,
     help="Address to listen at; the default takes clients of this machine alone.",
 )
-@click.option("--port", default=9002, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--port",
+    default=9002,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen at; 0 takes a free one, which the log names.",
+)
 @click.option(
     "--config",
     "configs",
@@ -45,7 +51,13 @@ __all__ = ["serve"]
     help="Seconds from a slice's last line until its zero-filled image is sent.",
 )
 @click.option(
-    "--sessions", default=8, show_default=True, type=click.IntRange(1, 256), help="Scans at once."
+    "--sessions",
+    default=8,
+    show_default=True,
+    envvar="KDMRI_SESSIONS",
+    show_envvar=True,
+    type=click.IntRange(1, 256),
+    help="Scans at once; more are told to try again later.",
 )
 @click.option(
     "--idle",
@@ -81,7 +93,13 @@ __all__ = ["serve"]
     help="Runtime; see `kdmri-edge run`.",
 )
 @click.option("--precision", help="Arithmetic, where the runtime has a choice.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [the runtime's choice].")
+@click.option(
+    "--threads",
+    envvar="KDMRI_THREADS",
+    show_envvar=True,
+    type=click.IntRange(min=1),
+    help="CPU threads [the runtime's choice].",
+)
 @click.option("--quiet", is_flag=True, help="Log warnings and errors alone.")
 def serve(
     network: Path,
@@ -105,8 +123,9 @@ def serve(
     Each slice of a Cartesian 2-D scan goes back as soon as its last line has come. Where the
     network cannot be used (another matrix or mask, NaN, a missed deadline, a failure) the
     zero-filled image goes back instead, flagged in its meta attributes, with the reason in text.
-    The log is one JSON object a line on standard error, without patient data. SIGTERM ends the
-    server after the running scans.
+    A bundle that was exported with --mask input takes scans of any line mask. The log is one JSON
+    object a line on standard error, without patient data. SIGTERM ends the server after the running
+    scans.
 
     \b
     Examples:
@@ -125,7 +144,7 @@ def serve(
     from kdmri_edge.mrd.assembler import Capacity
     from kdmri_edge.mrd.server import Server
     from kdmri_edge.mrd.settings import DEFAULT_CONFIGS, ServerSettings
-    from kdmri_edge.mrd.telemetry import log_event, log_to_stderr
+    from kdmri_edge.mrd.telemetry import Metrics, log_event, log_to_stderr
 
     source = place_of(network)
     chosen = at_hand(source) if backend == "auto" else backend
@@ -136,15 +155,16 @@ def serve(
         idle_s=idle, send_s=stall, configs=configs or DEFAULT_CONFIGS,
         capacity=Capacity(open_bytes=scan_memory * 2**20),
     )  # fmt: skip
-    server = Server(pipeline, settings)
+    metrics = Metrics()
     if metrics_port is not None:
         try:
-            server.metrics.publish(host, metrics_port)
+            metrics.publish(host, metrics_port)
         except OSError as error:
             raise StreamError(
                 f"Metrics cannot be served at {host}:{metrics_port} ({error.strerror}).",
                 "Choose another --metrics-port.",
             ) from None
+    server = Server(pipeline, settings, metrics)
     log_to_stderr(quiet=quiet)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())

@@ -72,7 +72,7 @@ def convert(
     scan = held if isinstance(held, Scan) else _scan(held)
     if scan is not None and not magnitude and row.scan_writer is not None:
         load_attribute(row.scan_writer)(destination, scan)
-        lost = _left_behind(row, scan)
+        lost = _left_behind(row, scan, noise=row.noise)
         return _done(source, destination, f"k-space of {scan.coils} coil(s)", lost)
     if scan is not None and not magnitude:
         _check_images_will_do(held, scan, row, destination)
@@ -86,7 +86,7 @@ def convert(
     elif np.iscomplexobj(image) and not row.phase:
         raise OutputError(
             f"{destination} would lose the images' phase: {row.name} holds magnitudes.",
-            "Add --magnitude, or write .nii.gz, .npy or .cfl.",
+            "Add --magnitude, or write .nii.gz, .npy, .cfl or .h5.",
         )
     dicom = readable_suffix(source) == ".dcm"
     affine = held.affine
@@ -129,18 +129,18 @@ def _check_images_will_do(held: Scan | Volume, scan: Scan, row: Format, destinat
     what = f"the k-space of {scan.coils} coil(s)"
     raise OutputError(
         f"{destination} would lose {what}: {row.name} holds images.",
-        "Write .cfl, or add --magnitude for magnitude images.",
+        "Write .cfl or .h5, or add --magnitude for magnitude images.",
     )
 
 
-def _left_behind(row: Format, held: Scan | Volume) -> list[str]:
-    """What the format has no place for."""
+def _left_behind(row: Format, held: Scan | Volume, *, noise: bool = False) -> list[str]:
+    """What has no place in what is written; `noise` says that a noise scan has."""
     lost = []
     if not row.geometry and held.affine is not None:
         lost.append("position and orientation")
     if not row.geometry and held.voxel_mm is not None:
         lost.append("voxel size")
-    if isinstance(held, Scan) and held.noise is not None:
+    if isinstance(held, Scan) and held.noise is not None and not noise:
         lost.append("noise scan")
     return lost
 

@@ -24,7 +24,8 @@ class Format:
         scan_writer: Writer of measured k-space, `ScanWriter`; None without one.
         result: Suffix of reconstructions of its files where no name is given.
         phase: Whether the writer keeps complex images.
-        geometry: Whether the writer keeps position and orientation.
+        geometry: Whether the writers keep position and orientation.
+        noise: Whether the writer of k-space keeps a noise scan.
         extra: The extra that brings its library, None for the base install.
         reads: What it is read for, for the README.
         writes: What is written, for the README.
@@ -40,6 +41,7 @@ class Format:
     result: str = ".npy"
     phase: bool = True
     geometry: bool = False
+    noise: bool = False
     extra: str | None = None
     reads: str
     writes: str = "-"
@@ -80,8 +82,14 @@ FORMATS: Final[tuple[Format, ...]] = (
         suffixes=(".h5", ".hdf5"),
         volume=f"{_DATA}.hdf5:read_hdf5",
         scan=f"{_DATA}.hdf5:scan_hdf5",
-        reads="KD-MRI's layout; fastMRI's, single- and multi-coil; ISMRMRD / MRD (extra `mrd`); any"
-        " dataset of k-space, named as `FILE.h5:DATASET:AXES`",
+        writer=f"{_DATA}.mrd_h5:write_mrd_images",
+        scan_writer=f"{_DATA}.mrd_h5:write_mrd_scan",
+        geometry=True,
+        noise=True,
+        reads="KD-MRI's layout; fastMRI's, single- and multi-coil; ISMRMRD / MRD (extra `mrd`),"
+        " readouts or images; any dataset of k-space, named as `FILE.h5:DATASET:AXES`",
+        writes="MRD images; readouts of k-space (extra `mrd`)",
+        keeps="phase, geometry; k-space, coils, unsampled lines, noise",
     ),
     Format(
         name="Siemens TWIX",

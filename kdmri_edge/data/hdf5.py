@@ -5,6 +5,7 @@ A layout is a row of `LAYOUTS`; the first that recognises a file reads it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,11 @@ def _is_mrd(names: list[str]) -> bool:
     return any(name.endswith("/xml") and f"{name[:-4]}/data" in names for name in names)
 
 
+def _holds_mrd_images(names: list[str]) -> bool:
+    """Whether a group holds a series of images, as ISMRMRD has it."""
+    return any(re.fullmatch(r"[^/]+/images?_\d+", name) for name in names)
+
+
 LAYOUTS: Final[tuple[Layout, ...]] = (
     Layout(
         name="fastMRI HDF5",
@@ -64,6 +70,12 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
         name="ISMRMRD HDF5",
         recognises=_is_mrd,
         scan="kdmri_edge.data.mrd_h5:scan_mrd_h5",
+    ),
+    Layout(
+        name="ISMRMRD HDF5 of images",
+        recognises=_holds_mrd_images,
+        scan=None,
+        volume="kdmri_edge.data.mrd_h5:read_mrd_images",
     ),
 )
 """In the order in which they are tried."""

@@ -1,13 +1,15 @@
-"""ISMRMRD / MRD HDF5 as a format of files; `kdmri_edge.mrd` does the reading (extra `mrd`)."""
+"""ISMRMRD / MRD HDF5 as a format of files; `kdmri_edge.mrd` does the work (extra `mrd`)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from kdmri_edge.data.picture import Picture
 from kdmri_edge.data.scan import Scan
+from kdmri_edge.data.volume import Volume
 from kdmri_edge.extras import require
 
-__all__ = ["scan_mrd_h5"]
+__all__ = ["read_mrd_images", "scan_mrd_h5", "write_mrd_images", "write_mrd_scan"]
 
 
 def scan_mrd_h5(path: Path) -> Scan:
@@ -21,3 +23,43 @@ def scan_mrd_h5(path: Path) -> Scan:
     from kdmri_edge.mrd.hdf5 import read_scan
 
     return read_scan(path)
+
+
+def read_mrd_images(path: Path) -> Volume:
+    """Read the images of a file; see `kdmri_edge.mrd.pictures.read_images`.
+
+    Raises:
+        DataError: See there.
+        MissingExtraError: ismrmrd is not installed.
+    """
+    require("ismrmrd", extra="mrd")
+    from kdmri_edge.mrd.pictures import read_images
+
+    return read_images(path)
+
+
+def write_mrd_images(path: Path, picture: Picture) -> None:
+    """Write images; see `kdmri_edge.mrd.pictures.write_picture`.
+
+    Raises:
+        OutputError: The place cannot be written to.
+        MissingExtraError: ismrmrd is not installed.
+    """
+    require("ismrmrd", extra="mrd")
+    from kdmri_edge.mrd.pictures import write_picture
+
+    write_picture(path, picture)
+
+
+def write_mrd_scan(path: Path, scan: Scan) -> None:
+    """Write k-space as readouts; see `kdmri_edge.mrd.hdf5.write_scan`.
+
+    Raises:
+        DataError: The mask samples points, not lines.
+        OutputError: The place cannot be written to.
+        MissingExtraError: ismrmrd is not installed.
+    """
+    require("ismrmrd", extra="mrd")
+    from kdmri_edge.mrd.hdf5 import write_scan
+
+    write_scan(path, scan)

@@ -9,6 +9,7 @@ when every line of the header's limits has come as often as there are averages, 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -46,11 +47,13 @@ class Capacity:
     Attributes:
         slice_bytes: K-space of one slice, all coils.
         open_bytes: Lines of all slices that are not complete.
+        open_slices: Slices that are not complete; the smallest lines cost some memory too.
         noise_samples: Noise per coil; what comes above it is left out.
     """
 
     slice_bytes: int = 512 * _MIB
     open_bytes: int = 2048 * _MIB
+    open_slices: int = 16_384
     noise_samples: int = 1 << 18
 
 
@@ -150,6 +153,11 @@ class Assembler:
                 f"A line of slice {key.slice} came after its last one.",
                 "Each line comes once per average; check the flags of the last line.",
             )
+        if key not in self._open and len(self._open) >= self._capacity.open_slices:
+            raise DataError(
+                f"{len(self._open)} slices are open.",
+                "Set the flag of the last line in each slice.",
+            )
         line, whole = readout(acquisition, self.encoding)
         entry = self._open.get(key) or _Open()
         if purpose is Purpose.CALIBRATION:
@@ -178,9 +186,13 @@ class Assembler:
             entry.distance, entry.head = distance, acquisition.getHead()
         return self._finish(key) if self._is_last(acquisition, entry) else None
 
-    def finish(self) -> list[Slice]:
-        """Return the slices that are not complete, in order; the stream has ended."""
-        return [self._finish(key) for key in sorted(self._open) if self._open[key].lines]
+    def finish(self) -> Iterator[Slice]:
+        """Yield the slices that are not complete, in order; the stream has ended.
+
+        Each is made when it is asked for: one line of a slice is small, its whole k-space is not.
+        """
+        for key in sorted(key for key, entry in self._open.items() if entry.lines):
+            yield self._finish(key)
 
     def _is_last(self, acquisition: Acquisition, entry: _Open) -> bool:
         encoding = self.encoding

@@ -104,6 +104,7 @@ class Conversation:
                 outcome=outcome,
                 **({} if reason is None else {"reason": reason}),
                 readouts=self._readouts,
+                ignored=0 if self._assembler is None else self._assembler.ignored,
                 received_bytes=self._received,
                 images=self._outbox.images,
                 zero_filled=self._outbox.fallbacks,
@@ -187,6 +188,7 @@ class Conversation:
 
     def _submit(self, part: Slice, given_up: str | None = None) -> None:
         """Have a slice reconstructed, or sent as it is where the scan was given up."""
+        came = time.monotonic()
         self._outbox.reserve()
         assert self._assembler is not None
         if self._maker is None:
@@ -199,7 +201,7 @@ class Conversation:
         else:
             future = Future()
             future.set_result(Outcome(image=zero_filled_magnitude(part.kspace), fallback=reason))
-        self._outbox.put_slice(part, future, self._maker)
+        self._outbox.put_slice(part, future, self._maker, came)
         self._slices += 1
 
     def _whitening(self) -> NDArray[np.complex128] | None:

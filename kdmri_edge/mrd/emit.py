@@ -19,7 +19,10 @@ __all__ = ["encoding_of", "readouts"]
 
 
 def encoding_of(scan: Scan, oversampling: int = 1) -> Encoding:
-    """Return the encoded space of a scan; a scan without an affine gets pixels of 1 mm.
+    """Return the encoded space of a scan.
+
+    A scan without an affine gets pixels of 1 mm, which the header cannot leave open; its readouts
+    have no position and no directions, so that nobody takes them for a place in a patient.
 
     Raises:
         DataError: The mask samples points, not lines.
@@ -68,9 +71,9 @@ def readouts(scan: Scan, oversampling: int = 1, repetition: int = 0) -> Iterator
             acquisition.center_sample = encoding.samples // 2
             acquisition.idx.kspace_encode_step_1 = _step(row, scan)
             acquisition.idx.slice, acquisition.idx.repetition = index, repetition
-            head = acquisition._head  # the class has no other way to set array fields
-            affine = np.diag([1.0, 1.0, 1.0, 1.0]) if scan.affine is None else scan.affine
-            place_slice(head, affine, index, scan.matrix)
+            if scan.affine is not None:
+                # the class has no other way to set array fields
+                place_slice(acquisition._head, scan.affine, index, scan.matrix)
             if row == rows[0]:
                 acquisition.set_flag(ismrmrd.ACQ_FIRST_IN_SLICE)
             if row == rows[-1]:

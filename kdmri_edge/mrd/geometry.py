@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
+from ismrmrd import ImageHeader
 from ismrmrd.acquisition import AcquisitionHeader
 from numpy.typing import NDArray
 
 from kdmri_edge.mrd.header import Encoding
 
 __all__ = ["affine_of", "place_slice", "slice_order"]
+
+Head: TypeAlias = AcquisitionHeader | ImageHeader
+"""A header with position, slice_dir, phase_dir and read_dir."""
 
 _RAS: Final = np.diag([-1.0, -1.0, 1.0])  # MRD's axes are LPS+
 _EVEN: Final = 1e-2  # of a step: how far slices may be from equal distances
@@ -21,16 +25,15 @@ def _vector(values: Sequence[float]) -> NDArray[np.float64]:
     return np.array(list(values), dtype=np.float64)
 
 
-def slice_order(heads: Sequence[AcquisitionHeader]) -> list[int]:
+def slice_order(heads: Sequence[Head], numbers: Sequence[int]) -> list[int]:
     """Return the order of slices along their normal; by number where positions do not tell."""
     along = [float(_vector(head.position) @ _vector(head.slice_dir)) for head in heads]
-    numbers = [int(head.idx.slice) for head in heads]
     told = len({round(value, 3) for value in along}) == len(heads)
     return sorted(range(len(heads)), key=lambda i: (along[i] if told else 0.0, numbers[i]))
 
 
 def affine_of(
-    heads: Sequence[AcquisitionHeader], encoding: Encoding, matrix: tuple[int, int]
+    heads: Sequence[Head], encoding: Encoding, matrix: tuple[int, int]
 ) -> NDArray[np.float64] | None:
     """Return the affine of a stack: pixel indices (s, h, w, 1) to millimetres in RAS+.
 
@@ -74,9 +77,10 @@ def affine_of(
     return affine
 
 
-def place_slice(head: AcquisitionHeader, affine: NDArray[np.float64], index: int,
-                matrix: tuple[int, int]) -> None:  # fmt: skip
-    """Write a slice's position and directions into a readout's header, from an affine."""
+def place_slice(
+    head: Head, affine: NDArray[np.float64], index: int, matrix: tuple[int, int]
+) -> None:
+    """Write a slice's position and directions into a header, from an affine."""
     lps = _RAS @ affine[:3]
     centre = lps @ np.array([index, matrix[0] // 2, matrix[1] // 2, 1.0])
     head.position[:] = [float(v) for v in centre]

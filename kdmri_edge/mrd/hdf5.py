@@ -131,7 +131,8 @@ def read_scan(path: Path) -> Scan:
         )
     stacks = {part.key._replace(slice=0) for part in slices}
     if len(stacks) == 1:
-        slices = [slices[i] for i in slice_order([part.head for part in slices])]
+        numbers = [part.key.slice for part in slices]
+        slices = [slices[i] for i in slice_order([part.head for part in slices], numbers)]
     else:
         slices.sort(key=lambda part: part.key)
     kspace = np.stack([part.kspace for part in slices])

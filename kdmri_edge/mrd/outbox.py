@@ -86,9 +86,18 @@ class Outbox:
             self.check()
         self.check()
 
-    def put_slice(self, part: Slice, future: Future[Outcome], maker: ImageMaker) -> None:
-        """Send the image of a slice, for which a slot was reserved, when it is there."""
-        self._items.put(_Pending(part=part, future=future, maker=maker, came=time.monotonic()))
+    def put_slice(
+        self, part: Slice, future: Future[Outcome], maker: ImageMaker, came: float
+    ) -> None:
+        """Send the image of a slice, for which a slot was reserved, when it is there.
+
+        Args:
+            part: The slice.
+            future: Its image.
+            maker: Of the scan.
+            came: When its last line did, by `time.monotonic`; waiting for the slot counts.
+        """
+        self._items.put(_Pending(part=part, future=future, maker=maker, came=came))
 
     def put_text(self, text: str) -> None:
         """Send a text."""

@@ -100,6 +100,8 @@ class Server:
         with self._lock:
             if len(self._running) >= self.settings.sessions + _WAITING:
                 connection.close()
+                self.metrics.sessions.labels("refused").inc()
+                log_event("turned away", logging.WARNING, session=number)
                 return
             thread = threading.Thread(
                 target=self._hold, args=(number, connection), name="scan", daemon=True

@@ -29,8 +29,8 @@ class ServerSettings:
             container for "openrecon".
         format: "float" or "int16"; a client's parameters may choose the other one.
         sessions: Scans at once; more are refused in text.
-        in_flight: Slices of one scan between their last line and their image being sent; then no
-            more of its data is read.
+        in_flight: Slices of one scan that are with the network or on their way back (one runs, one
+            waits, one is sent); one more waits for its turn, and no more of the scan is read.
         deadline_s: From a slice's last line to its image, before the zero-filled one is sent.
         idle_s: Without any data from a client, before its scan is given up.
         send_s: For a client to take one message, before its scan is given up.
@@ -45,7 +45,7 @@ class ServerSettings:
     configs: tuple[str, ...] = DEFAULT_CONFIGS
     format: str = "float"
     sessions: int = 8
-    in_flight: int = 4
+    in_flight: int = 3
     deadline_s: float = 5.0
     idle_s: float = 600.0
     send_s: float = 30.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from traceback import extract_tb
 from typing import Final
@@ -16,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 
 __all__ = ["Metrics", "log_defect", "log_event", "log_to_stderr"]
 
+_ALL: Final = logging.getLogger("kdmri_edge")
 _LOG: Final = logging.getLogger("kdmri_edge.serve")
 _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -59,23 +61,41 @@ class Metrics:
 def log_event(event: str, /, level: int = logging.INFO, **fields: object) -> None:
     """Log one event as a JSON object."""
     if _LOG.isEnabledFor(level):
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        name = logging.getLevelName(level).lower()
-        _LOG.log(level, json.dumps({"time": stamp, "level": name, "event": event, **fields}))
+        _LOG.log(level, _line(event, level, fields))
+
+
+def _line(event: str, level: int, fields: Mapping[str, object]) -> str:
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    name = logging.getLevelName(level).lower()
+    return json.dumps({"time": stamp, "level": name, "event": event, **fields})
 
 
 def log_defect(error: Exception, **fields: object) -> None:
     """Log where an unexpected exception came from; its message may quote a client, and is not."""
+    log_event("defect", logging.ERROR, **_origin(error), **fields)
+
+
+def _origin(error: BaseException) -> dict[str, object]:
     trace = [
         f"{f.name} ({Path(f.filename).name}:{f.lineno})" for f in extract_tb(error.__traceback__)
     ]
-    log_event("defect", logging.ERROR, error=type(error).__name__, trace=trace, **fields)
+    return {"error": type(error).__name__, "trace": trace}
+
+
+class _Structured(logging.Formatter):
+    """Our own events as they are, what other modules log as events of the same form."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.name == _LOG.name:
+            return record.getMessage()
+        raised = record.exc_info[1] if record.exc_info else None
+        return _line(record.getMessage(), record.levelno, _origin(raised) if raised else {})
 
 
 def log_to_stderr(*, quiet: bool = False) -> None:
     """Write the events to standard error; with `quiet` warnings and errors alone."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    _LOG.handlers[:] = [handler]
-    _LOG.propagate = False
-    _LOG.setLevel(logging.WARNING if quiet else logging.INFO)
+    handler.setFormatter(_Structured())
+    _ALL.handlers[:] = [handler]
+    _ALL.propagate = False
+    _ALL.setLevel(logging.WARNING if quiet else logging.INFO)

@@ -14,14 +14,16 @@ from kdmri_edge.runtime.pipeline import Outcome, Reconstructs
 
 __all__ = ["Worker"]
 
-_Job = tuple[Future[Outcome], NDArray[np.complex64], Mask, NDArray[np.complex128] | None]
+_Slice = tuple[NDArray[np.complex64], Mask, NDArray[np.complex128] | None]
+_Job = tuple[Future[Outcome], list[_Slice]]
 
 
 class Worker:
     """Runs a pipeline in a thread of its own.
 
     The thread is a daemon: a network that hangs delays nobody's exit, and its slices' deadlines
-    pass. Who submits bounds the queue.
+    pass. Who submits bounds the queue, and cancels what it no longer waits for: behind a network
+    that hangs, cancelled slices stay in line, but their k-space does not.
 
     Args:
         pipeline: What reconstructs.
@@ -41,7 +43,9 @@ class Worker:
     ) -> Future[Outcome]:
         """Queue a slice; a future that is cancelled before its turn is skipped."""
         future: Future[Outcome] = Future()
-        self._jobs.put((future, kspace, mask, whitening))
+        given: list[_Slice] = [(kspace, mask, whitening)]
+        future.add_done_callback(lambda _: given.clear())
+        self._jobs.put((future, given))
         return future
 
     def close(self) -> None:
@@ -50,16 +54,10 @@ class Worker:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            future, kspace, mask, whitening = job
+            future, given = job
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(self._pipeline.reconstruct(kspace, mask, whitening))
+                    future.set_result(self._pipeline.reconstruct(*given[0]))
                 except Exception as error:  # whoever waits decides what becomes of it
                     future.set_exception(error)
-            del (
-                job,
-                future,
-                kspace,
-                mask,
-                whitening,
-            )  # nothing of a slice outlives it while the queue is empty
+            del job, future, given  # nothing of a slice outlives it while the queue is empty

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.bundle import open_bundle
 from kdmri_edge.errors import BackendError, KdmriError
+from kdmri_edge.physics.coils import compress
 from kdmri_edge.physics.espirit import sense_slice
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask
@@ -134,8 +135,9 @@ class Pipeline:
         Args:
             kspace: complex64 [C, H, W], zero where not sampled.
             mask: What was sampled.
-            whitening: `coils.noise_weights` [C, C] of the scan's noise, for a network that combines
-                coils; others are trained without.
+            whitening: `coils.noise_weights` [C, C] of the scan's noise, applied before coils are
+                combined, by the network or before it; a single coil is left as it is. The
+                zero-filled image of a fallback is that of the coils as they were measured.
 
         Returns:
             The network's image; the zero-filled one where the matrix or the mask is not the
@@ -168,6 +170,8 @@ class Pipeline:
         self._choose(mask)
         if self.reads.spec.coils:
             return self._image(*sense_slice(kspace, mask, whitening=whitening))
+        if whitening is not None and len(kspace) > 1:
+            kspace = compress(kspace, whitening)
         x_u: NDArray[Any] = combined(kspace, mask, phase=self._complex)
         if not self._complex:
             x_u = np.abs(x_u) if self.reads.spec.magnitude_input else x_u.real

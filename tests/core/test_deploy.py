@@ -12,7 +12,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from click.testing import CliRunner
 
+from kdmri_edge.commands.serve import serve
 from kdmri_edge.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +94,17 @@ def test_the_dockerfile_passes_hadolint() -> None:
         [linter, str(DEPLOY / "Dockerfile")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", ["sessions", "threads"])
+def test_the_container_keeps_to_what_its_label_was_counted_for(name: str) -> None:
+    variable = f"KDMRI_{name.upper()}"
+    dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    assert f'{variable}="${{{name.upper()}}}"' in dockerfile
+    assert f"{name.upper()}=" in (DEPLOY / "build.py").read_text(encoding="utf-8")
+    done = CliRunner().invoke(serve, ["bundle"], env={variable: "0"})
+    assert done.exit_code == 2
+    assert f"--{name}" in done.output  # 0 makes no sense: the variable was read
 
 
 def test_the_image_runs_as_nobody_special_and_without_pytorch() -> None:

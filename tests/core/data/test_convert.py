@@ -130,6 +130,26 @@ def test_bart_kspace_of_one_coil_when_the_user_says_so(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_volume(tmp_path / "a.npy").image, expected, atol=1e-6)
 
 
+def test_raw_data_to_mrd_keeps_all_of_it(raw: Path, tmp_path: Path) -> None:
+    """What `kdmri-edge send` streams to a server."""
+    assert convert(raw, tmp_path / "scan.h5").lost == ()
+    there, back = read_scan(raw), read_scan(tmp_path / "scan.h5")
+    np.testing.assert_allclose(back.kspace, there.kspace, atol=1e-5)
+    assert back.mask == there.mask
+    np.testing.assert_array_equal(back.noise, there.noise)
+    if there.affine is None:
+        assert back.affine is None
+    else:
+        np.testing.assert_allclose(back.affine, there.affine, atol=1e-3)
+
+
+def test_noise_has_no_place_among_images(raw: Path, tmp_path: Path) -> None:
+    lost = convert(raw, tmp_path / "image.h5", magnitude=True).lost
+    assert {"k-space and phase", "noise scan"} <= set(lost)
+    expected = root_sum_of_squares(read_scan(raw).kspace)
+    np.testing.assert_allclose(read_volume(tmp_path / "image.h5").image, expected, rtol=1e-5)
+
+
 def test_onto_itself(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", IMAGE)
     with pytest.raises(OutputError, match="is the input"):
@@ -139,7 +159,7 @@ def test_onto_itself(tmp_path: Path) -> None:
 def test_unknown_destination(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", IMAGE)
     with pytest.raises(OutputError, match="no writer knows"):
-        convert(tmp_path / "a.npy", tmp_path / "a.h5")
+        convert(tmp_path / "a.npy", tmp_path / "a.mat")
 
 
 def test_missing_source(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.core.mrd.scans import every_line, noise_scan, reversed_readout, witho
 
 def assembled(assembler: Assembler, acquisitions: list[Acquisition]) -> list[Slice]:
     done = [part for a in acquisitions if (part := assembler.add(a)) is not None]
-    return sorted(done + assembler.finish(), key=lambda part: part.key)
+    return sorted([*done, *assembler.finish()], key=lambda part: part.key)
 
 
 @settings(max_examples=40, deadline=None)
@@ -76,7 +76,7 @@ def test_undersampled_without_a_flag_waits_for_the_end() -> None:
     assembler = Assembler(encoding_of(scan))
     assert not any(assembler.add(line) for line in without_flags(readouts(scan)))
     assert [part.key.slice for part in assembler.finish()] == [0, 1]
-    assert assembler.finish() == []
+    assert list(assembler.finish()) == []
 
 
 def test_counters_separate_images() -> None:
@@ -142,7 +142,7 @@ def test_embedded_calibration_lines_fill_lines_that_are_not_imaged(mode: str | N
     given = [*kept, *centre]
     early = [assembler.add(line) for line in given]
     assert (early[-1] is not None) == (mode == "embedded")
-    (found,) = [part for part in early if part is not None] or assembler.finish()
+    (found,) = [part for part in early if part is not None] or list(assembler.finish())
     steps = sorted([0, 2, 4, 6, 8, 10, 12, 14, *([5, 7, 9] if mode == "embedded" else [])])
     samples = np.zeros(16, np.bool_)
     samples[[(step - 8) % 16 for step in steps]] = True
@@ -277,6 +277,28 @@ def test_capacity() -> None:
         assembler.add(_line(number))
     with pytest.raises(DataError, match="slices are open"):
         assembler.add(_line(2))
+    few = Assembler(encoding, Capacity(open_slices=1))
+    other = _line(0)
+    other.idx.slice = 1
+    few.add(_line(0))
+    with pytest.raises(DataError, match="1 slices are open"):
+        few.add(other)
+    assert few.add(_line(1)) is None  # of the slice that is open
+
+
+def test_slices_that_are_left_are_made_one_at_a_time() -> None:
+    """A line of each of many slices is small; all their k-space at once would not be."""
+    assembler = Assembler(encoding_of(noise_scan()))
+    for number in range(5):
+        line = _line(0)
+        line.idx.slice = number
+        assembler.add(line)
+    held = assembler.held
+    left = assembler.finish()
+    assert next(left).key.slice == 0
+    assert assembler.held == held * 4 // 5  # the others are lines still
+    left.close()
+    assert [part.key.slice for part in assembler.finish()] == [1, 2, 3, 4]
 
 
 def test_masks_are_named_by_lines_of_the_full_matrix() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import socket
 import threading
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,10 @@ import numpy as np
 import pytest
 
 from kdmri_edge.bundle import open_bundle
+from kdmri_edge.mrd.client import send_scan
+from kdmri_edge.mrd.emit import encoding_of, readouts
 from kdmri_edge.mrd.hdf5 import write_scan
+from kdmri_edge.mrd.header import write_encoding
 from kdmri_edge.mrd.images import fallback_of
 from kdmri_edge.runtime.pipeline import Pipeline
 from tests.core.mrd.scans import every_line, noise_scan, phantom_scan
@@ -32,11 +38,7 @@ def scan(tiny_bundles: dict[str, Path], tmp_path: Path) -> Path:
     return file
 
 
-@pytest.fixture
-def port(tiny_bundles: dict[str, Path], start: Callable[..., Any]) -> Iterator[int]:
-    """A server in a process of its own, ended by SIGTERM."""
-    command = ["kdmri_edge", "serve", tiny_bundles["magnitude"], "--port", 0, "--threads", 1]
-    process = start(command)
+def _listening(process: Any) -> int:
     log = []
     while not log or log[-1].get("event") != "listening":
         line = process.stderr.readline()
@@ -44,12 +46,52 @@ def port(tiny_bundles: dict[str, Path], start: Callable[..., Any]) -> Iterator[i
         log.append(json.loads(line))
     assert "ONNX Runtime" in log[0]["runs"]
     assert log[-1]["host"] == "127.0.0.1"
-    yield log[-1]["port"]
-    process.send_signal(signal.SIGTERM)
-    _, rest = process.communicate(timeout=20)
+    return int(log[-1]["port"])
+
+
+def _last_events(process: Any) -> list[str]:
+    _, rest = process.communicate(timeout=60)
     assert process.returncode == 0
-    events = [json.loads(line)["event"] for line in rest.splitlines()]
-    assert events[-2:] == ["stopping", "stopped"]
+    return [json.loads(line)["event"] for line in rest.splitlines()]
+
+
+@pytest.fixture
+def port(tiny_bundles: dict[str, Path], start: Callable[..., Any]) -> Iterator[int]:
+    """A server in a process of its own, ended by SIGTERM."""
+    process = start(["kdmri_edge", "serve", tiny_bundles["magnitude"], "--port", 0, "--threads", 1])
+    yield _listening(process)
+    process.send_signal(signal.SIGTERM)
+    assert _last_events(process)[-2:] == ["stopping", "stopped"]
+
+
+def test_sigterm_waits_for_the_running_scan(tiny_bundles, start: Callable[..., Any]) -> None:
+    """With its metrics at another port all the while."""
+    mask = open_bundle(tiny_bundles["magnitude"]).mask
+    scan = phantom_scan(mask, slices=2)
+    metrics = _nobody()
+    process = start(["kdmri_edge", "serve", tiny_bundles["magnitude"], "--port", 0,
+                     "--threads", 1, "--metrics-port", metrics])  # fmt: skip
+    port = _listening(process)
+    lines = iter(list(readouts(scan)))
+
+    def in_the_middle() -> Iterator[Any]:
+        yield from itertools.islice(lines, int(mask.samples.sum()))
+        while 'kdmri_images_total{kind="network"} 1.0' not in _page(metrics):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        while json.loads(process.stderr.readline())["event"] != "stopping":
+            pass
+        yield from lines
+
+    reply = send_scan(write_encoding(encoding_of(scan)), in_the_middle(), port=port)
+    assert [fallback_of(image) for image in reply.images] == [None, None]
+    assert (reply.closed, reply.texts) == (True, [])
+    assert _last_events(process) == ["session", "stopped"]
+
+
+def _page(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+        return str(page.read().decode())
 
 
 def test_send_and_serve(cli: Cli, port: int, scan: Path, tmp_path: Path, tiny_bundles) -> None:
@@ -134,6 +176,10 @@ def test_serve_refusals(cli: Cli, tmp_path: Path, tiny_bundles: dict[str, Path])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = cli("serve", tiny_bundles["magnitude"], "--port", taken.getsockname()[1])
     done.check_refusal("cannot be listened at", "Choose another --port")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = cli("serve", tiny_bundles["magnitude"], "--port", 0,
+                   "--metrics-port", taken.getsockname()[1])  # fmt: skip
+    done.check_refusal("Metrics cannot be served at", "Choose another --metrics-port")
 
 
 def test_read_by_run(cli: Cli, tiny_bundles: dict[str, Path], tmp_path: Path) -> None:

@@ -109,6 +109,12 @@ def test_several_coils_are_no_volume(tmp_path: Path) -> None:
         read_volume(tmp_path / "a.h5")
 
 
+def test_a_scan_without_geometry_stays_without(tmp_path: Path) -> None:
+    """Readouts have to say something of their pixels; of the patient they say nothing."""
+    write_scan(tmp_path / "a.h5", noise_scan())
+    assert read_scan(tmp_path / "a.h5").affine is None
+
+
 def test_images(tmp_path: Path) -> None:
     images = []
     for number in range(3):

@@ -13,11 +13,13 @@ import ismrmrd
 import numpy as np
 import pytest
 
+from kdmri_edge.mrd.assembler import Slice
 from kdmri_edge.mrd.client import Reply, send_scan
 from kdmri_edge.mrd.emit import encoding_of, readouts
 from kdmri_edge.mrd.header import write_encoding
 from kdmri_edge.mrd.images import fallback_of
 from kdmri_edge.mrd.messages import Close, ConfigText, HeaderText, Text, serialise
+from kdmri_edge.mrd.outbox import Outbox
 from kdmri_edge.mrd.parser import Parser
 from kdmri_edge.mrd.server import Server
 from kdmri_edge.physics.masks import Mask
@@ -175,6 +177,28 @@ def test_there_is_always_an_image(serving, pipeline, said: str) -> None:
     assert reply.errors == []
 
 
+def test_the_deadline_counts_from_the_last_line(serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice that waits until others have been sent is late all the same."""
+    asked: list[float] = []
+    came: list[float] = []
+    reserve, put_slice = Outbox.reserve, Outbox.put_slice
+
+    def slowly(outbox: Outbox) -> None:
+        asked.append(time.monotonic())
+        time.sleep(0.1)
+        reserve(outbox)
+
+    def noted(outbox: Outbox, part: Slice, future: Any, maker: Any, at: float) -> None:
+        came.append(at)
+        put_slice(outbox, part, future, maker, at)
+
+    monkeypatch.setattr(Outbox, "reserve", slowly)
+    monkeypatch.setattr(Outbox, "put_slice", noted)
+    assert len(sent(serving(), noise_scan(2)).images) == 2
+    assert len(came) == 2
+    assert all(at <= begun for at, begun in zip(came, asked, strict=True))
+
+
 @pytest.mark.parametrize("kind", ["mask", "matrix", "nan"])
 def test_outside_the_bundles_scope(serving, tiny_bundles, kind: str) -> None:
     pipeline = Pipeline(tiny_bundles["magnitude"], threads=1)
@@ -193,6 +217,18 @@ def test_outside_the_bundles_scope(serving, tiny_bundles, kind: str) -> None:
     assert (fallback_of(reply.images[1]) is None) == (kind == "nan")
     assert all(np.isfinite(image.data).all() for image in reply.images)
     assert len([text for text in reply.texts if said in text]) == 1  # told once, not per slice
+
+
+def test_lines_that_are_not_of_the_image_are_counted(serving, events) -> None:
+    """Phase correction is not done, and whoever reads the log can see that there was some."""
+    scan = noise_scan(1)
+    echo = ismrmrd.Acquisition.from_array(np.ones((5, 3), np.complex64))
+    echo.set_flag(ismrmrd.ACQ_IS_PHASECORR_DATA)
+    reply = send_scan(header(scan), [echo, echo, *readouts(scan)], port=serving().port)
+    (image,) = reply.images
+    np.testing.assert_allclose(image.data[0, 0], zero_filled_magnitude(scan.kspace[0]), rtol=1e-4)
+    (session,) = events("session")
+    assert (session["readouts"], session["ignored"]) == (10, 2)
 
 
 def test_waveforms_pass_and_images_are_not_taken(serving) -> None:
@@ -233,6 +269,20 @@ def test_too_many_scans_are_told_so(serving, events) -> None:
         received(first)
     assert len(sent(server, noise_scan(1)).images) == 1
     assert events("session")[0]["outcome"] == "refused"
+
+
+def test_a_crowd_is_turned_away_and_logged(serving, events, monkeypatch) -> None:
+    """Beyond those that wait there is not even a thread to say why."""
+    monkeypatch.setattr("kdmri_edge.mrd.server._WAITING", 0)
+    server = serving(sessions=1)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as first:
+        first.sendall(serialise(ConfigText("kdmri-edge")))
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as second:
+            assert received(second) == []
+        assert [event["level"] for event in events("turned away")] == ["warning"]
+        first.sendall(serialise(Close()))
+        received(first)
+    assert server.metrics.sessions.labels("refused")._value.get() == 1
 
 
 def test_metrics(serving) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kdmri_edge.errors import BackendError
+from kdmri_edge.physics.coils import compress, noise_weights
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask, variable_density_lines
 from kdmri_edge.runtime.combine import combined, root_sum_of_squares
@@ -51,6 +52,26 @@ def test_a_complex_network_gets_one_coil_as_it_is(pipelines, tiny_bundles) -> No
     session = open_session(tiny_bundles["complex"], threads=1)
     wanted = reconstruct(session, kspace_to_image(kspace).astype(np.complex64))[0]
     np.testing.assert_allclose(outcome.image, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("name", ["magnitude", "complex"])
+def test_coils_are_whitened_before_they_are_combined(pipelines, name: str) -> None:
+    """A loud coil counts less, for networks of one image too."""
+    pipeline = pipelines[name]
+    mask = pipeline.reads.mask
+    rng = np.random.default_rng(4)
+    parts = rng.standard_normal((2, 3, 400)) * np.array([30.0, 1.0, 2.0])[:, None]
+    weights = noise_weights((parts[0] + 1j * parts[1]).astype(np.complex64))
+    kspace = slice_of(mask)
+    outcome = pipeline.reconstruct(kspace, mask, weights)
+    assert outcome.fallback is None
+    wanted = pipeline.reconstruct(compress(kspace, weights), mask).image
+    np.testing.assert_array_equal(outcome.image, wanted)
+    plain = pipeline.reconstruct(kspace, mask).image
+    assert np.abs(outcome.image - plain).max() > 0.02 * np.abs(plain).max()
+    one = kspace[:1]
+    alone = pipeline.reconstruct(one, mask, noise_weights(parts[:1, 0].astype(np.complex64)))
+    np.testing.assert_array_equal(alone.image, pipeline.reconstruct(one, mask).image)
 
 
 def test_the_image_follows_the_unit_of_kspace(pipeline: Pipeline) -> None:
