@@ -62,6 +62,9 @@ def _peaks(report: Report) -> str:
             f"<td>{found[kind]:,.0f}</td>" if kind in found else f"<td>{NOTHING}</td>"
             for kind in kinds
         )
+        if "reason" in found:
+            said = f"not measured: {escape(str(found['reason']))}"
+            values = f'<td class="text wrap" colspan="{len(kinds)}">{said}</td>'
         lines += f'<tr><th scope="row">{escape(name)}</th>{values}</tr>'
     if not lines:
         return ""
@@ -71,7 +74,8 @@ def _peaks(report: Report) -> str:
     return (
         '<h3>The machine\'s own limits, in the same run</h3><p class="faint">Square matrix products'
         f" of side {report.peaks.get('side')}, 10<sup>9</sup> multiply-accumulates a second;"
-        f' "of peak" in the table refers to these.{memory}</p>'
+        f' "of peak" in the table refers to these. {NOTHING}: the runtime or this machine has no'
+        f" such arithmetic.{memory}</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Limits of the machine"><table>'
         f'<thead><tr><th scope="col" class="text">through</th>{heads}</tr></thead>'
         f"<tbody>{lines}</tbody></table></div>"
