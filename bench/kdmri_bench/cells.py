@@ -30,13 +30,16 @@ def variant_name(row: Row) -> str:
 
 
 def precision_text(row: Row) -> str:
-    """Share of the asked precision in what was executed: "bf16 in 28/30 layers" is "bf16 28/30"."""
+    """Share of the asked precision in what was executed: "bf16 in 28/30 layers" is "bf16 28/30".
+
+    Where all layers run in it there is no share to tell.
+    """
     if row.status is not Status.MEASURED or not row.session:
         return row.precision
     executed = str(row.session.get("precision_executed") or row.precision)
     parts = [part.split() for part in executed.split(",")]
     own = next((part for part in parts if part[0].lower() == row.precision), parts[0])
-    share = [word for word in own if "/" in word] if len(parts) > 1 else []
+    share = [word for word in own if "/" in word and len(set(word.split("/"))) > 1]
     return " ".join([own[0], *share])
 
 

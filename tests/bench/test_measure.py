@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kdmri_bench.cells import precision_text
 from kdmri_bench.derive import derived
 from kdmri_bench.measure import Measured, measure
 from kdmri_bench.plan import Plan
@@ -48,7 +49,9 @@ JobResult(
     first_s=0.5, cold_s=1.5, energy={"joules": 3.0, "queries": 6, "source": "s"},
     throughput={str(batch): 100.0 * batch for batch in job.batches},
     memory={"baseline": 1, "loaded": 2, "peak": 3, "above_baseline": 2, "source": "none"},
-    info={"version": "1", "precision_executed": "f32"},
+    info={"version": "1", "precision_executed": {
+        "undone": "int8 in 0/15 convolutions", "mostly": "int8 in 14/15 convolutions",
+    }.get(name, "f32")},
 ).write(Path(sys.argv[2]))
 """
 
@@ -113,6 +116,16 @@ def test_another_precision_than_asked_is_not_passed_off(run: Measure, tmp_path: 
     assert row.status is Status.SKIPPED
     assert "executed f32" in row.reason
     assert row.latency is None
+
+
+def test_integers_that_a_runtime_undid_are_not_passed_off(run: Measure, tmp_path: Path) -> None:
+    plans = [plan(name, tmp_path, precision="int8") for name in ("undone", "mostly")]
+    undone, mostly = run(*plans)[0].rows
+    assert undone.status is Status.SKIPPED
+    assert "executed int8 in 0/15 convolutions" in undone.reason
+    assert undone.latency is None
+    assert mostly.status is Status.MEASURED
+    assert precision_text(mostly) == "int8 14/15"
 
 
 def test_a_row_without_source_keeps_its_reason(run: Measure, tmp_path: Path) -> None:
