@@ -7,6 +7,7 @@ from kdmri_bench.schema import Report, Row, Status
 __all__ = [
     "HEADERS",
     "NOTHING",
+    "busy_lines",
     "cells",
     "footnotes",
     "header_line",
@@ -140,10 +141,15 @@ def _noise(report: Report) -> str:
     if spread:
         key = max(spread, key=lambda name: spread[name])
         text = f" Between rounds p50 differs by up to {100 * spread[key]:.0f} % ({key})."
+    return "".join([text, *(f" {line}" for line in busy_lines(report))])
+
+
+def busy_lines(report: Report) -> list[str]:
+    """One warning where other work wanted the CPUs before the benchmark began."""
     load, cores = report.load_average, report.provenance["machine"]["cores"]
-    if load is not None and cores and load > 0.5 * cores:
-        text += f" The machine was busy before (load {load:.1f} on {cores} CPUs): measure again."
-    return text
+    if load is None or not cores or load <= 0.5 * cores:
+        return []
+    return [f"The machine was busy before (load {load:.1f} on {cores} CPUs): measure again."]
 
 
 def _gap(report: Report) -> list[str]:

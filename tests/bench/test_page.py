@@ -115,6 +115,12 @@ def test_a_quick_report_says_so(whole: Report) -> None:
     assert "Quick mode" not in build(whole)
 
 
+def test_a_busy_machine_is_told_at_the_top(whole: Report) -> None:
+    top = build(replace(whole, load_average=99.0)).partition("<main>")[0]
+    assert "The machine was busy before (load 99.0" in top
+    assert "busy" not in build(replace(whole, load_average=0.0)).partition("<main>")[0]
+
+
 def test_the_front_holds_what_nothing_beats(whole: Report) -> None:
     assert [r.key for r in front(whole)] == [
         "student/OpenVINO", "teacher/OpenVINO", "teacher/PyTorch",
@@ -175,7 +181,11 @@ addEventListener("load", () => setTimeout(() => {
   heads[column].querySelector("button").click();
   const up = values();
   heads[column].querySelector("button").click();
-  document.body.dataset.probe = JSON.stringify({up, down: values(),
+  const names = [...document.querySelector("table.sticky tbody tr").cells].slice(0, 3);
+  const places = () => names.map((cell) => Math.round(cell.getBoundingClientRect().left));
+  const still = places();
+  document.querySelector("#table .scroll").scrollLeft = 300;
+  document.body.dataset.probe = JSON.stringify({up, down: values(), still, scrolled: places(),
     resources: performance.getEntriesByType("resource").map((e) => e.name)
       .filter((n) => !n.startsWith("data:")),
     overflow: document.documentElement.scrollWidth > innerWidth + 1});
@@ -206,4 +216,6 @@ def test_a_browser_opens_it_without_errors_or_requests(
     assert found["up"] == sorted(found["up"])
     assert found["down"] == found["up"][::-1]
     assert found["resources"] == []
+    kept = [a == b for a, b in zip(found["still"], found["scrolled"], strict=True)]
+    assert kept == ([True] * 3 if width >= 900 else [True, False, False])  # which variant it is
     assert not found["overflow"], "the page scrolls sideways as a whole"

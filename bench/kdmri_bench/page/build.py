@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 
-from kdmri_bench.cells import NOTHING, header_line, precision_text, seen_lines
+from kdmri_bench.cells import NOTHING, busy_lines, header_line, precision_text, seen_lines
 from kdmri_bench.cells import variant_name as name_of
 from kdmri_bench.columns import COLUMNS, loss_text, text_of
 from kdmri_bench.page.charts import histogram_svg, pareto_svg, timing
@@ -58,7 +58,7 @@ def _asset(name: str) -> str:
 
 def _header(report: Report, title: str) -> str:
     mode = report.settings.get("mode", "custom")
-    notices = [*seen_lines(report)]
+    notices = [*seen_lines(report), *busy_lines(report)]
     if mode == "quick":
         notices.append(
             "Quick mode: few samples, and only the central slices of each volume. Good for a first"
@@ -151,6 +151,8 @@ def _table(report: Report) -> str:
     return (
         '<section id="table"><h2>All variants</h2><p class="faint">Click a head to sort; scroll'
         " sideways for more. Grey rows are baselines; the tinted row is the recommended one."
+        " A precision with a share, such as int8 25/35, ran in 25 of 35 arithmetic layers; the rest"
+        " ran in float32."
         f"{escape(rest)}</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Table of all variants">'
         f'<table class="sortable sticky"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody>'
