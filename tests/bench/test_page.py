@@ -141,6 +141,15 @@ def test_residues_show_the_error_and_the_zoom_its_place(cases: list[Case]) -> No
     ]  # fmt: skip
 
 
+def test_the_slices_say_how_to_read_them(whole: Report, pictures: list[Figure]) -> None:
+    for limit, origin in ((2, "the first one that was measured"), (None, "of the volume")):
+        page = build(replace(whole, settings={**whole.settings, "limit_slices": limit}), pictures)
+        text = page.split('id="slices"')[1].split("</section>")[0]
+        assert "counted from 0" in text
+        assert origin in text
+        assert "left is not marked" in text
+
+
 def test_the_enlarged_region_holds_the_largest_residue() -> None:
     residue = np.full((120, 90), 0.01)
     residue[100, 7] = 1.0

@@ -245,15 +245,17 @@ def _slices(report: Report, figures: Sequence[Figure]) -> str:
     compared = any(row.to_teacher for row in report.rows)
     rank = "that lose most to the teacher" if compared else "with the lowest PSNR"
     central = report.settings.get("limit_slices")
-    count = " Slices are counted from the first one that was measured." if central else ""
+    origin = "the first one that was measured" if central else "the first one of the volume"
     return (
         f'<section id="slices"><h2>Worst slices</h2><p>The slices of all test volumes {rank}: the'
         " worst that this variant does, not its average. White is the 99.5th percentile of the"
-        " target; negative values are shown as black. Residues are |image - target|, multiplied as"
-        " said below each, from 0 (black) to the volume's maximum (light yellow).</p><div"
+        " target; negative values are shown as black. Residues are |image - target|: black is none,"
+        " light yellow the volume's maximum divided by the factor below each picture, or more.</p>"
+        "<p>Pixels are shown in the order of the file: which side is the patient's left is not"
+        " marked. Not for diagnosis.</p><div"
         ' class="ramp" role="img" aria-label="Colour scale of the residues, black to yellow"></div>'
         '<p class="faint">Below each row: the region with the largest residue, enlarged; pixels are'
-        f" not smoothed.{count}</p>{blocks}</section>"
+        f" not smoothed. Slices are counted from 0, {origin}.</p>{blocks}</section>"
     )
 
 
