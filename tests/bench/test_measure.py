@@ -14,10 +14,15 @@ from kdmri_bench.cells import precision_text
 from kdmri_bench.derive import derived
 from kdmri_bench.measure import Measured, measure
 from kdmri_bench.plan import Plan
+from kdmri_bench.report import read_report
+from kdmri_bench.run import bench
 from kdmri_bench.schema import Network, Row, Status, TestVolume
 from kdmri_bench.settings import BenchSettings
+from kdmri_bench.sources import gather
 from kdmri_edge.data.cases import Case
 from kdmri_edge.metrics import volume_metrics
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.runs import Run
 
 Measure = Callable[..., tuple[Measured, list[str]]]
 STAND_IN = """
@@ -108,6 +113,38 @@ def test_rows_that_fail_cost_only_themselves(run: Measure, tmp_path: Path) -> No
     assert status["nan"][0] is Status.FAILED
     assert "NaN" in status["nan"][1]
     assert sum(line.startswith("killed") for line in log) == 1  # no second round
+
+
+@pytest.mark.parametrize("survivor", ["good", None])
+def test_the_report_is_written_whatever_crashes(
+    survivor: str | None,
+    cases: list[Case],
+    make_run: Callable[..., Run],
+    mask: Mask,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    sources = gather([make_run(tmp_path / "run", mask, ("teacher", "student")).path])
+    plans = [
+        Plan(
+            row=Row(key=f"{source.name}/x", network=source.name, role=source.role,
+                    runtime="PyTorch", precision="f32"),
+            source=tmp_path / name,
+        )
+        for source, name in zip(sources, ("killed", survivor or "broken"), strict=True)
+    ]  # fmt: skip
+    monkeypatch.setattr("kdmri_bench.run.plan_rows", lambda *_: plans)
+    settings = BenchSettings(threads=1, warmup=0, samples=5)
+    files = bench(sources, cases, settings, out=tmp_path / "out", worker="stand_in").files
+    report = read_report(files["json"])
+    assert [row.status for row in report.rows[1:]] == [
+        Status.FAILED, Status.MEASURED if survivor else Status.FAILED,
+    ]  # fmt: skip
+    for kind in ("html", "md", "csv"):
+        assert "SIGSEGV" in files[kind].read_text()
+    assert (report.recommended is None) is (survivor is None)
 
 
 def test_another_precision_than_asked_is_not_passed_off(run: Measure, tmp_path: Path) -> None:
