@@ -126,6 +126,9 @@ def test_the_front_holds_what_nothing_beats(whole: Report) -> None:
         "student/OpenVINO", "teacher/OpenVINO", "teacher/PyTorch",
     ]  # fmt: skip
     assert pareto_svg(report()) == ""
+    assert "one slice from k-space to image, p50 in ms" in pareto_svg(whole)
+    older = [replace(r, end_to_end=None) for r in whole.rows]
+    assert "one slice network only" in pareto_svg(replace(whole, rows=tuple(older)))
 
 
 def test_residues_show_the_error_and_the_zoom_its_place(cases: list[Case]) -> None:

@@ -251,8 +251,7 @@ def _slices(report: Report, figures: Sequence[Figure]) -> str:
         " worst that this variant does, not its average. White is the 99.5th percentile of the"
         " target; negative values are shown as black. Residues are |image - target|: black is none,"
         " light yellow the volume's maximum divided by the factor below each picture, or more.</p>"
-        "<p>Pixels are shown in the order of the file: which side is the patient's left is not"
-        " marked. Not for diagnosis.</p><div"
+        "<p>Which side is the patient's left is not marked. Not for diagnosis.</p><div"
         ' class="ramp" role="img" aria-label="Colour scale of the residues, black to yellow"></div>'
         '<p class="faint">Below each row: the region with the largest residue, enlarged; pixels are'
         f" not smoothed. Slices are counted from 0, {origin}.</p>{blocks}</section>"
