@@ -7,6 +7,7 @@ from kdmri_bench.schema import Report, Row, Status
 __all__ = [
     "HEADERS",
     "NOTHING",
+    "busy_lines",
     "cells",
     "footnotes",
     "header_line",
@@ -30,13 +31,16 @@ def variant_name(row: Row) -> str:
 
 
 def precision_text(row: Row) -> str:
-    """Share of the asked precision in what was executed: "bf16 in 28/30 layers" is "bf16 28/30"."""
+    """Share of the asked precision in what was executed: "bf16 in 28/30 layers" is "bf16 28/30".
+
+    Where all layers run in it there is no share to tell.
+    """
     if row.status is not Status.MEASURED or not row.session:
         return row.precision
     executed = str(row.session.get("precision_executed") or row.precision)
     parts = [part.split() for part in executed.split(",")]
     own = next((part for part in parts if part[0].lower() == row.precision), parts[0])
-    share = [word for word in own if "/" in word] if len(parts) > 1 else []
+    share = [word for word in own if "/" in word and len(set(word.split("/"))) > 1]
     return " ".join([own[0], *share])
 
 
@@ -137,10 +141,15 @@ def _noise(report: Report) -> str:
     if spread:
         key = max(spread, key=lambda name: spread[name])
         text = f" Between rounds p50 differs by up to {100 * spread[key]:.0f} % ({key})."
+    return "".join([text, *(f" {line}" for line in busy_lines(report))])
+
+
+def busy_lines(report: Report) -> list[str]:
+    """One warning where other work wanted the CPUs before the benchmark began."""
     load, cores = report.load_average, report.provenance["machine"]["cores"]
-    if load is not None and cores and load > 0.5 * cores:
-        text += f" The machine was busy before (load {load:.1f} on {cores} CPUs): measure again."
-    return text
+    if load is None or not cores or load <= 0.5 * cores:
+        return []
+    return [f"The machine was busy before (load {load:.1f} on {cores} CPUs): measure again."]
 
 
 def _gap(report: Report) -> list[str]:

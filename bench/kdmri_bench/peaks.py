@@ -22,6 +22,9 @@ __all__ = ["PROBES", "best", "main", "measure_peaks"]
 _BYTES: Final = 128 * 2**20
 """Of each of the three arrays of the bandwidth's triad (STREAM, McCalpin 1995)."""
 
+_PATIENCE_S: Final = 120.0
+"""For importing a runtime and its untimed products; a probe that hangs must not hold up a night."""
+
 Query = Callable[[], object]
 
 
@@ -41,7 +44,10 @@ def _torch(device: str, threads: int, side: int) -> dict[str, Query]:
     torch.set_num_threads(threads)
     if device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = False
-    kinds = {"f32": torch.float32, "bf16": torch.bfloat16}
+    kinds = {"f32": torch.float32}
+    # A CPU without bf16 emulates it: seconds per product, and no limit of anything.
+    if device == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        kinds["bf16"] = torch.bfloat16
     if device == "cuda":
         kinds["f16"] = torch.float16
 
@@ -134,7 +140,12 @@ PROBES: Final[dict[str, tuple[str, Callable[[int, int], dict[str, Query]]]]] = {
 
 
 def measure_peaks(
-    runtimes: list[str], *, threads: int, seconds: float, side: int = 1536
+    runtimes: list[str],
+    *,
+    threads: int,
+    seconds: float,
+    side: int = 1536,
+    patience_s: float = _PATIENCE_S,
 ) -> dict[str, Any]:
     """Measure the limits of this machine.
 
@@ -143,16 +154,25 @@ def measure_peaks(
         threads: as for the rows.
         seconds: for each product.
         side: of the square matrices.
+        patience_s: a process is ended after so many seconds on top of what it measures.
 
     Returns:
         Runtime -> {precision: 1e9 multiply-accumulates a second}, or {"reason": ...}; "memory" ->
-        {"gb_per_s": ...}; and "side".
+        {"gb_per_s": ...}; and "side". A precision that the machine has no arithmetic for is left
+        out.
     """
     found: dict[str, Any] = {"side": side}
     for name in [*(name for name in runtimes if name in PROBES), "memory"]:
         words = [name, str(threads), str(seconds), str(side)]
         command = [sys.executable, "-P", "-c", _code(), *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        limit = patience_s + 5 * seconds
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=limit
+            )
+        except subprocess.TimeoutExpired:
+            found[name] = {"reason": f"no result after {limit:g} s; the process was ended"}
+            continue
         try:
             found[name] = json.loads(done.stdout.splitlines()[-1])
         except (ValueError, IndexError):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from kdmri_bench.cells import variant_name
 from kdmri_bench.columns import loss_text
-from kdmri_bench.schema import Report, Status
+from kdmri_bench.schema import Report, Row, Status
 from kdmri_bench.select import Choice, Limits
 
 __all__ = ["as_dict", "lines"]
@@ -18,6 +19,7 @@ def as_dict(choice: Choice, limits: Limits) -> dict[str, Any]:
     return {
         "limits": asdict(limits),
         "selected": choice.row.key if choice.row else None,
+        "p50_ms": _times(choice.row) if choice.row else None,
         "misses": {key: list(found) for key, found in choice.misses.items()},
     }
 
@@ -27,17 +29,23 @@ def lines(report: Report, choice: Choice, limits: Limits) -> list[str]:
     asked = "; ".join(limits.describe()) or "no limit"
     row = choice.row
     if row is not None:
-        whole = row.end_to_end or row.latency or {}
-        low, high = whole.get("p50_interval_ms") or (whole["p50_ms"], whole["p50_ms"])
-        kind = "from k-space to image" if row.end_to_end else "network only"
+        times = [f"p50 {_spread(row.latency or {})} network only"]
+        if row.end_to_end:
+            times.insert(0, f"p50 {_spread(row.end_to_end)} from k-space to image")
         parts = [
-            f"p50 {whole['p50_ms']:.2f} ms ({low:.2f} to {high:.2f}) {kind}",
+            *times,
             f"{(row.memory or {}).get('peak', 0) / 2**20:.0f} MiB",
             f"{row.quality['psnr']['mean']:.2f} dB",
         ]
         if row.to_teacher:
             parts.append(f"{loss_text(row)} dB lost to the teacher")
-        return [row.key, f"{variant_name(row)}: {', '.join(parts)}.", f"Limits: {asked}."]
+        return [
+            row.key,
+            f"{variant_name(row)}: {', '.join(parts)}.",
+            "To time it anew: `kdmri-edge run BUNDLE VOLUME -o FILE --json` on this machine;"
+            " network_ms.p50 belongs into the interval of network only.",
+            f"Limits: {asked}.",
+        ]
     missing = [f"No variant keeps all limits: {asked}."]
     for key, found in choice.misses.items():
         other = report.row(key)
@@ -47,3 +55,23 @@ def lines(report: Report, choice: Choice, limits: Limits) -> list[str]:
     if unmeasured:
         missing.append(f"  not measured: {', '.join(row.key for row in unmeasured)}")
     return missing
+
+
+def _interval(timing: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Return p50 and its interval in ms; a report of version 1 has none, and p50 stands for it."""
+    low, high = timing.get("p50_interval_ms") or (timing["p50_ms"], timing["p50_ms"])
+    return float(timing["p50_ms"]), float(low), float(high)
+
+
+def _spread(timing: Mapping[str, Any]) -> str:
+    value, low, high = _interval(timing)
+    return f"{value:.2f} ms ({low:.2f} to {high:.2f})"
+
+
+def _times(row: Row) -> dict[str, Any]:
+    kinds = {"network": row.latency, "end_to_end": row.end_to_end}
+    return {
+        name: dict(zip(("value", "low", "high"), _interval(timing), strict=True))
+        for name, timing in kinds.items()
+        if timing
+    }

@@ -10,13 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kdmri_bench.cells import precision_text
 from kdmri_bench.derive import derived
 from kdmri_bench.measure import Measured, measure
 from kdmri_bench.plan import Plan
+from kdmri_bench.report import read_report
+from kdmri_bench.run import bench
 from kdmri_bench.schema import Network, Row, Status, TestVolume
 from kdmri_bench.settings import BenchSettings
+from kdmri_bench.sources import gather
 from kdmri_edge.data.cases import Case
 from kdmri_edge.metrics import volume_metrics
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.runs import Run
 
 Measure = Callable[..., tuple[Measured, list[str]]]
 STAND_IN = """
@@ -48,7 +54,9 @@ JobResult(
     first_s=0.5, cold_s=1.5, energy={"joules": 3.0, "queries": 6, "source": "s"},
     throughput={str(batch): 100.0 * batch for batch in job.batches},
     memory={"baseline": 1, "loaded": 2, "peak": 3, "above_baseline": 2, "source": "none"},
-    info={"version": "1", "precision_executed": "f32"},
+    info={"version": "1", "precision_executed": {
+        "undone": "int8 in 0/15 convolutions", "mostly": "int8 in 14/15 convolutions",
+    }.get(name, "f32")},
 ).write(Path(sys.argv[2]))
 """
 
@@ -107,12 +115,54 @@ def test_rows_that_fail_cost_only_themselves(run: Measure, tmp_path: Path) -> No
     assert sum(line.startswith("killed") for line in log) == 1  # no second round
 
 
+@pytest.mark.parametrize("survivor", ["good", None])
+def test_the_report_is_written_whatever_crashes(
+    survivor: str | None,
+    cases: list[Case],
+    make_run: Callable[..., Run],
+    mask: Mask,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    sources = gather([make_run(tmp_path / "run", mask, ("teacher", "student")).path])
+    plans = [
+        Plan(
+            row=Row(key=f"{source.name}/x", network=source.name, role=source.role,
+                    runtime="PyTorch", precision="f32"),
+            source=tmp_path / name,
+        )
+        for source, name in zip(sources, ("killed", survivor or "broken"), strict=True)
+    ]  # fmt: skip
+    monkeypatch.setattr("kdmri_bench.run.plan_rows", lambda *_: plans)
+    settings = BenchSettings(threads=1, warmup=0, samples=5)
+    files = bench(sources, cases, settings, out=tmp_path / "out", worker="stand_in").files
+    report = read_report(files["json"])
+    assert [row.status for row in report.rows[1:]] == [
+        Status.FAILED, Status.MEASURED if survivor else Status.FAILED,
+    ]  # fmt: skip
+    for kind in ("html", "md", "csv"):
+        assert "SIGSEGV" in files[kind].read_text()
+    assert (report.recommended is None) is (survivor is None)
+
+
 def test_another_precision_than_asked_is_not_passed_off(run: Measure, tmp_path: Path) -> None:
     result, _ = run(plan("good", tmp_path, precision="bf16"))
     (row,) = result.rows
     assert row.status is Status.SKIPPED
     assert "executed f32" in row.reason
     assert row.latency is None
+
+
+def test_integers_that_a_runtime_undid_are_not_passed_off(run: Measure, tmp_path: Path) -> None:
+    plans = [plan(name, tmp_path, precision="int8") for name in ("undone", "mostly")]
+    undone, mostly = run(*plans)[0].rows
+    assert undone.status is Status.SKIPPED
+    assert "executed int8 in 0/15 convolutions" in undone.reason
+    assert undone.latency is None
+    assert mostly.status is Status.MEASURED
+    assert precision_text(mostly) == "int8 14/15"
 
 
 def test_a_row_without_source_keeps_its_reason(run: Measure, tmp_path: Path) -> None:

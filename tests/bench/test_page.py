@@ -115,11 +115,20 @@ def test_a_quick_report_says_so(whole: Report) -> None:
     assert "Quick mode" not in build(whole)
 
 
+def test_a_busy_machine_is_told_at_the_top(whole: Report) -> None:
+    top = build(replace(whole, load_average=99.0)).partition("<main>")[0]
+    assert "The machine was busy before (load 99.0" in top
+    assert "busy" not in build(replace(whole, load_average=0.0)).partition("<main>")[0]
+
+
 def test_the_front_holds_what_nothing_beats(whole: Report) -> None:
     assert [r.key for r in front(whole)] == [
         "student/OpenVINO", "teacher/OpenVINO", "teacher/PyTorch",
     ]  # fmt: skip
     assert pareto_svg(report()) == ""
+    assert "one slice from k-space to image, p50 in ms" in pareto_svg(whole)
+    older = [replace(r, end_to_end=None) for r in whole.rows]
+    assert "one slice network only" in pareto_svg(replace(whole, rows=tuple(older)))
 
 
 def test_residues_show_the_error_and_the_zoom_its_place(cases: list[Case]) -> None:
@@ -133,6 +142,15 @@ def test_residues_show_the_error_and_the_zoom_its_place(cases: list[Case]) -> No
     assert [tile.caption.split()[0] for tile in figure.tiles] == [
         "target", "zero-filled", "student", "residue",
     ]  # fmt: skip
+
+
+def test_the_slices_say_how_to_read_them(whole: Report, pictures: list[Figure]) -> None:
+    for limit, origin in ((2, "the first one that was measured"), (None, "of the volume")):
+        page = build(replace(whole, settings={**whole.settings, "limit_slices": limit}), pictures)
+        text = page.split('id="slices"')[1].split("</section>")[0]
+        assert "counted from 0" in text
+        assert origin in text
+        assert "left is not marked" in text
 
 
 def test_the_enlarged_region_holds_the_largest_residue() -> None:
@@ -175,7 +193,11 @@ addEventListener("load", () => setTimeout(() => {
   heads[column].querySelector("button").click();
   const up = values();
   heads[column].querySelector("button").click();
-  document.body.dataset.probe = JSON.stringify({up, down: values(),
+  const names = [...document.querySelector("table.sticky tbody tr").cells].slice(0, 3);
+  const places = () => names.map((cell) => Math.round(cell.getBoundingClientRect().left));
+  const still = places();
+  document.querySelector("#table .scroll").scrollLeft = 300;
+  document.body.dataset.probe = JSON.stringify({up, down: values(), still, scrolled: places(),
     resources: performance.getEntriesByType("resource").map((e) => e.name)
       .filter((n) => !n.startsWith("data:")),
     overflow: document.documentElement.scrollWidth > innerWidth + 1});
@@ -206,4 +228,6 @@ def test_a_browser_opens_it_without_errors_or_requests(
     assert found["up"] == sorted(found["up"])
     assert found["down"] == found["up"][::-1]
     assert found["resources"] == []
+    kept = [a == b for a, b in zip(found["still"], found["scrolled"], strict=True)]
+    assert kept == ([True] * 3 if width >= 900 else [True, False, False])  # which variant it is
     assert not found["overflow"], "the page scrolls sideways as a whole"

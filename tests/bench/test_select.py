@@ -130,7 +130,13 @@ def test_the_command_repeats_the_reports_recommendation(folder: Path) -> None:
     assert result.exit_code == 0
     recommended = json.loads((folder / "report.json").read_text())["recommended"]
     assert result.stdout.splitlines()[0] == recommended == "student/OpenVINO"
-    assert json.loads(invoke(folder / "report.json", "--json").stdout)["selected"] == recommended
+    said = json.loads(invoke(folder / "report.json", "--json").stdout)
+    assert said["selected"] == recommended
+    network = said["p50_ms"]["network"]
+    assert network["value"] == pytest.approx(8.0)
+    assert network["low"] < 8.0 < network["high"]
+    spread = f"({network['low']:.2f} to {network['high']:.2f}) network only"
+    assert f"p50 8.00 ms {spread}" in result.stdout
 
 
 def test_the_command_refuses_with_reasons(folder: Path) -> None:

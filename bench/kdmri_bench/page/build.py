@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 
-from kdmri_bench.cells import NOTHING, header_line, precision_text, seen_lines
+from kdmri_bench.cells import NOTHING, busy_lines, header_line, precision_text, seen_lines
 from kdmri_bench.cells import variant_name as name_of
 from kdmri_bench.columns import COLUMNS, loss_text, text_of
 from kdmri_bench.page.charts import histogram_svg, pareto_svg, timing
@@ -58,7 +58,7 @@ def _asset(name: str) -> str:
 
 def _header(report: Report, title: str) -> str:
     mode = report.settings.get("mode", "custom")
-    notices = [*seen_lines(report)]
+    notices = [*seen_lines(report), *busy_lines(report)]
     if mode == "quick":
         notices.append(
             "Quick mode: few samples, and only the central slices of each volume. Good for a first"
@@ -151,6 +151,8 @@ def _table(report: Report) -> str:
     return (
         '<section id="table"><h2>All variants</h2><p class="faint">Click a head to sort; scroll'
         " sideways for more. Grey rows are baselines; the tinted row is the recommended one."
+        " A precision with a share, such as int8 25/35, ran in 25 of 35 arithmetic layers; the rest"
+        " ran in float32."
         f"{escape(rest)}</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Table of all variants">'
         f'<table class="sortable sticky"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody>'
@@ -243,15 +245,16 @@ def _slices(report: Report, figures: Sequence[Figure]) -> str:
     compared = any(row.to_teacher for row in report.rows)
     rank = "that lose most to the teacher" if compared else "with the lowest PSNR"
     central = report.settings.get("limit_slices")
-    count = " Slices are counted from the first one that was measured." if central else ""
+    origin = "the first one that was measured" if central else "the first one of the volume"
     return (
         f'<section id="slices"><h2>Worst slices</h2><p>The slices of all test volumes {rank}: the'
         " worst that this variant does, not its average. White is the 99.5th percentile of the"
-        " target; negative values are shown as black. Residues are |image - target|, multiplied as"
-        " said below each, from 0 (black) to the volume's maximum (light yellow).</p><div"
+        " target; negative values are shown as black. Residues are |image - target|: black is none,"
+        " light yellow the volume's maximum divided by the factor below each picture, or more.</p>"
+        "<p>Which side is the patient's left is not marked. Not for diagnosis.</p><div"
         ' class="ramp" role="img" aria-label="Colour scale of the residues, black to yellow"></div>'
         '<p class="faint">Below each row: the region with the largest residue, enlarged; pixels are'
-        f" not smoothed.{count}</p>{blocks}</section>"
+        f" not smoothed. Slices are counted from 0, {origin}.</p>{blocks}</section>"
     )
 
 

@@ -105,7 +105,9 @@ def pareto_svg(report: Report, *, standalone: bool = False) -> str:
 
     kept = front(report)
     keys = {row.key for row in kept}
-    parts = [_grid(low, high, bottom, top, at)]
+    whole = all(row.end_to_end for row, _, _ in points)
+    kind = "from k-space to image" if whole else "network only where no more is known"
+    parts = [_grid(low, high, bottom, top, at, kind)]
     line = " ".join(
         "{:.1f},{:.1f}".format(*at(t, q)) for r, t, q in _sorted(points) if r.key in keys
     )
@@ -140,7 +142,7 @@ def _sorted(points: Sequence[tuple[Row, float, float]]) -> list[tuple[Row, float
     return sorted(points, key=lambda point: point[1])
 
 
-def _grid(low: float, high: float, bottom: float, top: float, at: Any) -> str:
+def _grid(low: float, high: float, bottom: float, top: float, at: Any, kind: str) -> str:
     right, foot = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
     parts = []
     for tick in _log_ticks(low, high):
@@ -161,7 +163,7 @@ def _grid(low: float, high: float, bottom: float, top: float, at: Any) -> str:
         )
     parts.append(
         f'<text x="{right}" y="{_HEIGHT - 10}" text-anchor="end" fill="var(--ink)">'
-        "latency of one slice, p50 in ms (logarithmic); left is better</text>"
+        f"latency of one slice {kind}, p50 in ms (logarithmic); left is better</text>"
         f'<text x="{_LEFT}" y="{_TOP - 12}" fill="var(--ink)">'
         "PSNR in dB, mean of volumes; up is better</text>"
     )

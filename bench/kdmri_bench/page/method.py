@@ -32,7 +32,9 @@ def method(report: Report) -> str:
     rows = "".join(f"<dt>{key}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
     notes = "".join(f"<li>{escape(line)}</li>" for line in [*footnotes(report), *_notes(report)])
     credit = {n.attribution for n in report.networks if n.attribution}
-    thanks = "".join(f'<p class="faint">Training data: {escape(text)}</p>' for text in credit)
+    thanks = "".join(
+        f'<p class="faint credit">Training data: {escape(text)}</p>' for text in credit
+    )
     return (
         f'<section id="method"><h2>How it was measured</h2><ul>{notes}</ul>{_peaks(report)}'
         f"<h3>Machine and software</h3><dl>{rows}</dl>{thanks}</section>"
@@ -62,6 +64,9 @@ def _peaks(report: Report) -> str:
             f"<td>{found[kind]:,.0f}</td>" if kind in found else f"<td>{NOTHING}</td>"
             for kind in kinds
         )
+        if "reason" in found:
+            said = f"not measured: {escape(str(found['reason']))}"
+            values = f'<td class="text wrap" colspan="{len(kinds)}">{said}</td>'
         lines += f'<tr><th scope="row">{escape(name)}</th>{values}</tr>'
     if not lines:
         return ""
@@ -71,7 +76,8 @@ def _peaks(report: Report) -> str:
     return (
         '<h3>The machine\'s own limits, in the same run</h3><p class="faint">Square matrix products'
         f" of side {report.peaks.get('side')}, 10<sup>9</sup> multiply-accumulates a second;"
-        f' "of peak" in the table refers to these.{memory}</p>'
+        f' "of peak" in the table refers to these. {NOTHING}: not measured in that runtime, or'
+        f" no such arithmetic on this machine.{memory}</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Limits of the machine"><table>'
         f'<thead><tr><th scope="col" class="text">through</th>{heads}</tr></thead>'
         f"<tbody>{lines}</tbody></table></div>"

@@ -18,3 +18,18 @@ for (const head of document.querySelectorAll("table.sortable thead th")) {
     body.append(...rows);
   });
 }
+// Whoever scrolls sideways has to see which variant a row is; a narrow page has no room for that.
+const wide = matchMedia("(min-width: 900px)");
+const hold = () => {
+  for (const table of document.querySelectorAll("table.sticky")) {
+    const first = table.rows[0].cells, left = [0];
+    for (const column of [1, 2]) left.push(left[column - 1] + first[column - 1].offsetWidth);
+    for (const row of table.rows) for (const column of [1, 2]) {
+      const cell = row.cells[column];
+      cell.classList.toggle("held", wide.matches);
+      cell.style.left = wide.matches ? `${left[column]}px` : "";
+    }
+  }
+};
+hold();
+addEventListener("resize", hold);
