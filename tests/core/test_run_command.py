@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from kdmri_edge.bundle import open_bundle
+from kdmri_edge.bundle import MANIFEST, SCHEMA, open_bundle
 from kdmri_edge.data.phantom import phantom_volume
 from kdmri_edge.data.readers import read_volume
 from kdmri_edge.data.writers import write_image
@@ -182,33 +183,51 @@ def test_bundle_whose_runtime_is_absent_runs_elsewhere_and_says_so(
     assert not place.exists()
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_neither_pytorch_nor_an_exporter_is_imported(
-    bundle: Path, whole: np.ndarray, tmp_path: Path, backend: str
-) -> None:
-    np.save(tmp_path / "t1.npy", whole)
+def without_pytorch(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process that can import neither PyTorch nor an exporter."""
     blocked = ("torch", "lightning_fabric", "onnx", "onnxscript", "safetensors", "matplotlib")
-    arguments = [
-        "kdmri-edge", "run", str(bundle), str(tmp_path / "t1.npy"), "-o",
-        str(tmp_path / "out.npy"), "--undersample", "--backend", backend,
-    ]  # fmt: skip
     code = (
         "import sys\n"
         f"for name in {blocked!r}: sys.modules[name] = None\n"
-        f"sys.argv = {arguments!r}\n"
+        f"sys.argv = {['kdmri-edge', *map(str, arguments)]!r}\n"
         "from kdmri_edge.cli import run\n"
         "run()\n"
     )
     paths = os.pathsep.join(p for p in sys.path if p)
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_neither_pytorch_nor_an_exporter_is_imported(
+    bundle: Path, whole: np.ndarray, tmp_path: Path, backend: str
+) -> None:
+    np.save(tmp_path / "t1.npy", whole)
+    place = tmp_path / "out.npy"
+    options = ("--undersample", "--backend", backend)
+    done = without_pytorch("run", bundle, tmp_path / "t1.npy", "-o", place, *options)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out.npy").is_file()
+    assert place.is_file()
+
+
+@pytest.mark.parametrize(
+    ("target", "backend"),
+    [("onnx", "onnxruntime"), ("onnx", "openvino"), ("openvino", "openvino")],
+)
+def test_bundles_are_verified_without_pytorch(
+    exports: dict[str, Path], target: str, backend: str, tmp_path: Path
+) -> None:
+    recipe = ExportRecipe(target=target)
+    bundle = export_model(exports["checkpoint"], recipe, tmp_path / "bundle").path
+    done = without_pytorch("verify", bundle, "--backend", backend, "--json")
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in json.loads(done.stdout)["rows"] if row["status"] != "absent"]
+    assert {(row["backend"], row["status"]) for row in rows} == {(backend, "passed")}
 
 
 def test_bundle_that_takes_masks(
@@ -322,6 +341,36 @@ class TestMistakes:
     ) -> None:
         more = ("-o", tmp_path / "out.npy", "--backend", "torch")
         refuse(whole, "--target torchscript", more=more)
+
+    def test_other_acceleration(self, refuse: Cli, whole: np.ndarray, tmp_path: Path) -> None:
+        _write_kspace(
+            tmp_path / "s.h5", whole, variable_density_lines(32, 2, centre_lines=4, seed=3)
+        )
+        refuse(tmp_path / "s.h5", "mask", more=("-o", tmp_path / "out.npy"))
+
+    def test_tampered_and_missing_files(
+        self, cli: Cli, bundle: Path, whole: np.ndarray, tmp_path: Path
+    ) -> None:
+        copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+        np.save(tmp_path / "in.npy", whole)
+        command = ("run", copy, tmp_path / "in.npy", "-o", tmp_path / "out.npy", "--undersample")
+        graph = copy / "model.onnx"
+        graph.write_bytes(graph.read_bytes() + b"\0")
+        cli(*command).check_refusal("model.onnx", "SHA-256", "again")
+        graph.unlink()
+        cli(*command).check_refusal("model.onnx", "Copy the bundle again")
+        assert not (tmp_path / "out.npy").exists()
+
+    @pytest.mark.parametrize("command", ["run", "verify"])
+    def test_newer_manifest(
+        self, command: str, cli: Cli, bundle: Path, whole: np.ndarray, tmp_path: Path
+    ) -> None:
+        copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+        manifest = json.loads((copy / MANIFEST).read_text())
+        (copy / MANIFEST).write_text(json.dumps({**manifest, "schema": SCHEMA + 1}))
+        np.save(tmp_path / "in.npy", whole)
+        rest = (tmp_path / "in.npy", "-o", tmp_path / "out.npy") if command == "run" else ()
+        cli(command, copy, *rest).check_refusal(f"schema {SCHEMA + 1}", "Update kdmri-edge")
 
     def test_no_bundle(self, cli: Cli, tmp_path: Path) -> None:
         cli("run", tmp_path / "no", tmp_path / "a.npy", "-o", tmp_path / "b.npy").check_refusal(
