@@ -16,6 +16,7 @@ from kdmri_edge.bundle import open_bundle
 from kdmri_edge.cli import main
 from kdmri_edge.errors import ExportError, RunError
 from kdmri_edge.targets import TARGETS
+from kdmri_export import doctor
 from tests.export.networks import write_run
 
 
@@ -44,14 +45,15 @@ def test_named_run_gives_the_student_in_its_exports(here: Path) -> None:
     assert made["parity"]["passed"] is True
 
 
-def test_without_a_run_the_newest_is_taken_and_named(here: Path) -> None:
+@pytest.mark.parametrize("target", ["torchscript", "trt"])
+def test_without_a_run_the_newest_is_taken_and_named(target: str, here: Path) -> None:
     # "a" sorts first but was finished last
     newest, older = (write_run(here / "runs" / name, ("student",)) for name in ("a", "b"))
     for file in older.path.iterdir():
         os.utime(file, (1e9, 1e9))
-    result = call("export", "--target", "torchscript", "--json")
+    result = call("export", "--target", target, "--json")
     (made,) = bundles(result)
-    assert Path(made["bundle"]).resolve() == (newest.exports_dir / "student-torchscript").resolve()
+    assert Path(made["bundle"]).resolve() == (newest.exports_dir / f"student-{target}").resolve()
     assert str(Path("runs") / "a") in result.stderr
     assert not older.exports_dir.exists()
 
@@ -182,6 +184,42 @@ def test_doctor_names_the_command_that_adds_what_is_missing(
     assert rows["openvino"]["remedy"] == 'pip install "kdmri-edge[openvino]"'
     assert rows["onnx"]["remedy"] is None
     assert 'openvino: pip install "kdmri-edge[openvino]"' in call("doctor").stdout
+
+
+def test_doctor_names_what_brings_runtimes_and_builders_of_engines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    find = importlib.util.find_spec
+    absent = {"tensorrt", "tensorrt_rtx", "torch_tensorrt"}
+
+    def without(name: str, package: str | None = None) -> Any:
+        return None if name.partition(".")[0] in absent else find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    shown = call("doctor").stdout.splitlines()
+    assert 'trt, to run it: pip install "kdmri-edge[trt]"' in shown
+    for builder, command in {
+        "tensorrt": 'pip install "kdmri-edge[trt]"',
+        "rtx": 'pip install "kdmri-edge[trt-rtx]"',
+        "torch-tensorrt": "pip install torch-tensorrt",
+    }.items():
+        (line,) = (line for line in shown if f"--builder {builder}:" in line)
+        assert "is not installed" in line
+        assert line.endswith(command)
+
+
+def test_doctor_counts_what_a_runtime_needs_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+
+    def without_cuda_python(name: str, package: str | None = None) -> Any:
+        if name.partition(".")[0] == "cuda":
+            return None
+        return object() if name == "tensorrt" else find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without_cuda_python)
+    row = next(row for row in doctor.examine()["targets"] if row["target"] == "trt")
+    assert not row["can_run"]
+    assert row["run_remedy"] == 'pip install "kdmri-edge[trt]"'
 
 
 def test_models_lists_architectures_and_trained_networks() -> None:

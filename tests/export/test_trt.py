@@ -205,6 +205,13 @@ def test_crashing_builder_is_reported(
     assert not (tmp_path / "b").exists()
 
 
+def test_hanging_builder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_SECONDS", 0.2)
+    monkeypatch.setattr(engines, "available", lambda module: True)
+    monkeypatch.setattr(engines, "builder_module", lambda builder: "time as t; t.sleep(60)#")
+    assert "still busy" in str(probe("torch-tensorrt"))
+
+
 class TestScripts:
     FILES = (
         Path(graph_check.__file__).parent / "trt" / "build_engine.py",

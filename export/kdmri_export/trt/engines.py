@@ -20,6 +20,7 @@ __all__ = [
     "TORCH_TENSORRT",
     "EngineRequest",
     "build_engines",
+    "builder_module",
     "probe",
 ]
 
@@ -49,13 +50,18 @@ class EngineRequest:
     required: bool = False
 
 
+def builder_module(builder: str) -> str:
+    """Return the Python package of a builder."""
+    return "torch_tensorrt" if builder == TORCH_TENSORRT else MODULES[builder]
+
+
 def probe(builder: str) -> str | None:
     """Try a builder in a process of its own.
 
     Returns:
         Why it does not work here, or None where it does.
     """
-    module = "torch_tensorrt" if builder == TORCH_TENSORRT else MODULES[builder]
+    module = builder_module(builder)
     if not available(module):
         return f"{module} is not installed"
     if builder == TORCH_TENSORRT:
@@ -69,9 +75,15 @@ def probe(builder: str) -> str | None:
 
 
 def _process(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=_SECONDS, check=False
-    )
+    """Run Python; a process that hangs ends like one that failed."""
+    command = [sys.executable, *arguments]
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        said = f"the process was still busy after {_SECONDS} s"
+        return subprocess.CompletedProcess(command, 1, "", said)
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
