@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdmri_edge.commands.named import Named
 from kdmri_edge.errors import RunError
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.targets import PRECISIONS, TARGETS
@@ -51,7 +52,7 @@ def _checkpoints(source: Path | None, model: str) -> list[tuple[str, Path, Path]
 @click.option(
     "--target",
     "targets",
-    type=click.Choice(list(TARGETS)),
+    type=Named(TARGETS, "export target"),
     multiple=True,
     required=True,
     help="Where the network is to run; may be repeated.",
@@ -80,7 +81,7 @@ def _checkpoints(source: Path | None, model: str) -> list[tuple[str, Path, Path]
 )
 @click.option(
     "--precision",
-    type=click.Choice(list(PRECISIONS)),
+    type=Named(PRECISIONS, "precision"),
     default="fp32",
     show_default=True,
     help="Arithmetic of the convolutions; in the graph data consistency stays float32. bf16"

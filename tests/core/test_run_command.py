@@ -15,6 +15,7 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 from kdmri_edge.bundle import MANIFEST, SCHEMA, open_bundle
 from kdmri_edge.data.phantom import phantom_volume
@@ -174,6 +175,11 @@ def test_bundle_whose_runtime_is_absent_runs_elsewhere_and_says_so(
     np.save(tmp_path / "t1.npy", whole)
     place = tmp_path / "out.npy"
     arguments = ("run", bundle, tmp_path / "t1.npy", "-o", place, "--undersample")
+    done = cli(*arguments, "--device", "cpu")  # where TensorRT is no choice
+    assert done.code == 0, done.err
+    assert "ONNX Runtime" in done.err
+    if not available("tensorrt_rtx"):
+        cli(*arguments, "--device", "cuda").check_refusal("kdmri-edge[trt]")
     done = cli(*arguments)
     assert done.code == 0, done.err
     runs = "TensorRT-RTX" if available("tensorrt_rtx") and available("cuda") else "ONNX Runtime"
@@ -371,6 +377,24 @@ class TestMistakes:
         np.save(tmp_path / "in.npy", whole)
         rest = (tmp_path / "in.npy", "-o", tmp_path / "out.npy") if command == "run" else ()
         cli(command, copy, *rest).check_refusal(f"schema {SCHEMA + 1}", "Update kdmri-edge")
+
+    def test_device_that_no_backend_has(
+        self, refuse: Cli, whole: np.ndarray, tmp_path: Path
+    ) -> None:
+        base = ("-o", tmp_path / "out.npy", "--device", "cuda")
+        refuse(whole, "onnxruntime or openvino", "'cuda'", "--device", more=base)
+        refuse(whole, "ONNX Runtime runs on cpu", more=(*base, "--backend", "onnxruntime"))
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_checkpoint_on_a_device_that_is_not_there(
+        self, cli: Cli, exports: dict[str, Path], whole: np.ndarray, tmp_path: Path
+    ) -> None:
+        np.save(tmp_path / "in.npy", whole)
+        command = ("run", exports["checkpoint"], tmp_path / "in.npy", "-o", tmp_path / "out.npy")
+        cli(*command, "--undersample", "--device", "cuda").check_refusal("CUDA", "CPU")
+        done = cli(*command, "--undersample", "--device", "cpu")
+        assert done.code == 0, done.err
+        assert "on CPU" in done.err
 
     def test_no_bundle(self, cli: Cli, tmp_path: Path) -> None:
         cli("run", tmp_path / "no", tmp_path / "a.npy", "-o", tmp_path / "b.npy").check_refusal(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kdmri_edge.bundle import open_bundle
-from kdmri_edge.cli import main
+from kdmri_edge.cli import main, run
 from kdmri_edge.errors import ExportError, RunError
 from kdmri_edge.targets import TARGETS
 from kdmri_export import doctor
@@ -88,7 +89,6 @@ def test_figures_are_shown(here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--target", "tensorflow"), "torchscript"),
         (("--target", "onnx", "--dc", "wavelet"), "projection"),
         (("--target", "onnx", "--model", "nurse"), "student"),
         (("--target", "onnx", "--batch", "0"), "dynamic"),
@@ -99,6 +99,34 @@ def test_usage_errors_exit_with_two(arguments: Sequence[str], words: str, here: 
     result = call("export", *arguments)
     assert result.exit_code == 2
     assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("export", "--target", "openvin"), ("'openvin'", "'openvino'", "torchscript")),
+        (("export", "--target", "onnx", "--precision", "f16"), ("'f16'", "'fp16'", "int8")),
+        (("export", "--target", "onnx", "--precision", "bf16"), ("'bf16'", "f32, f16, int8")),
+        (("check", "model.onnx", "--target", "torchscript"), ("'torchscript'", "openvino")),
+    ],
+)
+def test_unknown_targets_and_precisions_are_one_sentence(
+    arguments: Sequence[str], words: Sequence[str], here: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    write_run(here / "runs" / "a", ("student",))
+    monkeypatch.setattr(sys, "argv", ["kdmri-edge", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        run()
+    assert stopped.value.code == 1
+    shown = capsys.readouterr()
+    said = [line for line in shown.err.splitlines() if "Taking the newest run" not in line]
+    assert len(said) == 1
+    assert said[0].startswith("Error: ")
+    for word in words:
+        assert word in said[0]
+    assert shown.out == ""
+    assert not (here / "runs" / "a" / "exports").exists()
 
 
 def test_one_place_for_two_bundles_is_a_usage_error(here: Path) -> None:

@@ -331,6 +331,15 @@ class TestGraphCheck:
         with pytest.raises(ExportError, match="table"):
             check_graph(tmp_path / "a.onnx", "torchscript")
 
+    def test_old_opset_from_the_command_line(self, tmp_path: Path) -> None:
+        model = quantised(TensorProto.INT8, 0)
+        model.opset_import[0].version = 11
+        (tmp_path / "old.onnx").write_bytes(model.SerializeToString())
+        result = CliRunner().invoke(main, ["check", str(tmp_path / "old.onnx"), "--target", "trt"])
+        assert result.exit_code == 1
+        (said,) = (line for line in result.stdout.splitlines() if "opset 11" in line)
+        assert said.endswith("Export it with a newer opset, e.g. 18.")
+
     def test_command(self, tmp_path: Path) -> None:
         file = tmp_path / "g.onnx"
         file.write_bytes(quantised(TensorProto.UINT8, 0).SerializeToString())
