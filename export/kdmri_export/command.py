@@ -218,8 +218,9 @@ def _engine_line(bundle: Bundle) -> str:
     if not engine["built"]:
         return f"engine: not built ({engine['reason']})"
     names = ", ".join(one["engine"] for one in engine["engines"])
-    ran = "built and executed" if engine["executed"] else "built, not executed here"
-    return f"engine: {ran} ({names})"
+    if engine["executed"]:
+        return f"engine: built and executed ({names})"
+    return f"engine: built, not executed here ({names}); {engine['reason'] or 'for other GPUs'}"
 
 
 def _size(bundle: Bundle) -> int:
