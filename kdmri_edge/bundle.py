@@ -78,6 +78,16 @@ class Bundle:
         return "maps" in self.manifest["io"]
 
     @property
+    def written(self) -> str:
+        """Precision that its graph is written in."""
+        return str(self.manifest.get("precision", "f32"))
+
+    @property
+    def meant_for(self) -> str:
+        """Precision that it runs in unless another one is asked for."""
+        return str(self.manifest.get("run_precision", self.written))
+
+    @property
     def fixed_coils(self) -> int | None:
         """Number of coils that its graph is made for; None where it takes any number, or none."""
         coils = self.manifest["io"]["maps"]["shape"][1] if self.takes_maps else None
@@ -164,7 +174,7 @@ def foreign_files(path: Path) -> list[str]:
     Returns:
         Relative names, sorted; empty for a bundle, whole or damaged, and for an empty folder.
     """
-    known = {MANIFEST, GOLDEN_INPUT, GOLDEN_OUTPUT, GOLDEN_OPERATOR}
+    known = {MANIFEST, GOLDEN_INPUT, GOLDEN_OUTPUT, GOLDEN_OPERATOR, GOLDEN_MAPS}
     stems = {target.graph_file.rpartition(".")[0] for target in TARGETS.values()}
     # without a readable manifest the usual names alone count as a bundle's
     with contextlib.suppress(BundleError, KeyError, TypeError):

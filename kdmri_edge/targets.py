@@ -23,6 +23,7 @@ class Target:
         runs_on: Names of the backends that take the graph; the first is the one that it is for.
         checked_on: Name of the backend that the parity gate runs it in; None for the first.
         precisions: In which it can be exported; bf16 is a float32 graph that runs in bf16.
+        keeps_op: Whether its graphs can keep data consistency as one node.
         any_coils: Whether its graphs of multi-coil networks take any number of coils.
         builds_engines: Whether what runs is an engine, built for a device from the graph.
     """
@@ -34,6 +35,7 @@ class Target:
     runs_on: tuple[str, ...]
     checked_on: str | None = None
     precisions: tuple[str, ...] = ("f32", "f16", "int8")
+    keeps_op: bool = False
     any_coils: bool = True
     builds_engines: bool = False
 
@@ -67,6 +69,7 @@ _ALL = (
         exporter="kdmri_export.to_onnx:write",
         exports_with=("onnx", "onnxscript"),
         runs_on=("onnxruntime", "openvino"),
+        keeps_op=True,
     ),
     Target(
         name="openvino",

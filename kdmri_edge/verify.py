@@ -67,11 +67,13 @@ def _rows(
     try:
         require(backend.library, extra=backend.extra)
         here = load_attribute(backend.session).precisions_here()
-        written = str(bundle.manifest["precision"])
-        # a graph of float16 or int8 has no other; a float32 one runs in what the machine has
-        precisions = [n for n in here if n != "int8"] if written == "f32" else [written]
     except KdmriError as error:
         return [{"backend": name, "precision": None, "status": "absent", "reason": str(error)}]
+    # a graph of float16 or int8 has no other; a float32 one runs in what the machine has
+    written, usual = bundle.written, bundle.meant_for
+    precisions = [n for n in here if n != "int8"] if written == "f32" else [written]
+    if usual not in precisions and usual in backend.precisions:
+        precisions.append(usual)  # bf16 on a machine without it: its row says that it did not run
     return [_row(bundle, name, precision, given, wanted) for precision in precisions]
 
 
@@ -90,7 +92,7 @@ def _row(
         figures = compare(session.run(given), wanted)
     except (BackendError, MissingExtraError) as error:
         return {**row, "status": "absent", "reason": str(error)}
-    allowed = coarser(precision, str(bundle.manifest["precision"]))
+    allowed = coarser(precision, bundle.written)
     tolerance_name, tolerance = tolerance_for(allowed, Form(bundle.manifest["dc"]))
     exceeded = figures.exceeded(tolerance)
     return {

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from kdmri_edge.commands.named import Named
 from kdmri_export.graph_check import CHECKED
 
 __all__ = ["check"]
@@ -18,7 +19,7 @@ __all__ = ["check"]
 @click.option(
     "--target",
     "targets",
-    type=click.Choice(list(CHECKED)),
+    type=Named(CHECKED, "table of operators for target"),
     multiple=True,
     help="Check for this target; may be repeated [all].",
 )

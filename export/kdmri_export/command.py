@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdmri_edge.commands.named import Named
 from kdmri_edge.errors import RunError
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.targets import PRECISIONS, TARGETS
@@ -52,7 +53,7 @@ def _checkpoints(source: Path | None, model: str) -> list[tuple[str, Path, Path]
 @click.option(
     "--target",
     "targets",
-    type=click.Choice(list(TARGETS)),
+    type=Named(TARGETS, "export target"),
     multiple=True,
     required=True,
     help="Where the network is to run; may be repeated.",
@@ -81,7 +82,7 @@ def _checkpoints(source: Path | None, model: str) -> list[tuple[str, Path, Path]
 )
 @click.option(
     "--precision",
-    type=click.Choice(list(PRECISIONS)),
+    type=Named(PRECISIONS, "precision"),
     default="fp32",
     show_default=True,
     help="Arithmetic of the convolutions; in the graph data consistency stays float32. bf16"
@@ -234,8 +235,9 @@ def _engine_line(bundle: Bundle) -> str:
     if not engine["built"]:
         return f"engine: not built ({engine['reason']})"
     names = ", ".join(one["engine"] for one in engine["engines"])
-    ran = "built and executed" if engine["executed"] else "built, not executed here"
-    return f"engine: {ran} ({names})"
+    if engine["executed"]:
+        return f"engine: built and executed ({names})"
+    return f"engine: built, not executed here ({names}); {engine['reason'] or 'for other GPUs'}"
 
 
 def _size(bundle: Bundle) -> int:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from kdmri_edge.extras import available, load_attribute
 from kdmri_edge.targets import TARGETS, Target
-from kdmri_export.trt.engines import BUILDERS, probe
+from kdmri_export.trt.engines import BUILDERS, TORCH_TENSORRT, builder_module, probe
 
 __all__ = ["doctor", "examine"]
+
+
+_BUILT_WITH: Final = {
+    "tensorrt": 'pip install "kdmri-edge[trt]"',
+    "rtx": 'pip install "kdmri-edge[trt-rtx]"',
+    TORCH_TENSORRT: "pip install torch-tensorrt",  # of the version of torch that is installed
+}
+"""What brings each builder of engines."""
 
 
 def _version(library: str) -> str | None:
@@ -31,22 +39,25 @@ def _cpu_precisions(target: Target) -> list[str]:
     return list(load_attribute(target.backend.session).precisions_here())
 
 
+def _pip(*extras: str) -> str:
+    return f'pip install "kdmri-edge[{",".join(extras)}]"'
+
+
 def _row(target: Target) -> dict[str, Any]:
     extras = dict.fromkeys(target.exports_with, "onnx")
     needed = {"torch": "train", **extras, target.checker.library: target.checker.extra}
     missing = sorted({extra for library, extra in needed.items() if not available(library)})
+    can_run = all(map(available, (target.backend.library, *target.backend.runs_with)))
     return {
         "target": target.name,
         "runtime": target.backend.title,
         "version": _version(target.backend.library),
         "can_export": not missing,
-        "can_run": available(target.backend.library),
+        "can_run": can_run,
         "devices": list(target.backend.devices),
         "precisions": _cpu_precisions(target),
-        "run_remedy": None
-        if available(target.backend.library)
-        else f'pip install "kdmri-edge[{target.backend.extra}]"',
-        "remedy": f'pip install "kdmri-edge[{",".join(missing)}]"' if missing else None,
+        "run_remedy": None if can_run else _pip(target.backend.extra),
+        "remedy": _pip(*missing) if missing else None,
     }
 
 
@@ -65,9 +76,13 @@ def examine() -> dict[str, Any]:
         "versions": versions(),
         "cuda": cuda,
         "can_train": training,
-        "train_remedy": None if training else 'pip install "kdmri-edge[train]"',
+        "train_remedy": None if training else _pip("train"),
         "targets": [_row(target) for target in TARGETS.values()],
         "builders": {builder: probe(builder) for builder in BUILDERS[2:]},
+        "builder_remedies": {
+            builder: None if available(builder_module(builder)) else command
+            for builder, command in _BUILT_WITH.items()
+        },
     }
 
 
@@ -113,8 +128,12 @@ def doctor(as_json: bool) -> None:
             ", ".join(row["precisions"]),
         )
     console.print(table)
-    for row in found["targets"]:
-        if row["remedy"]:  # not in the table, which would cut a command that has to be typed
+    for row in found["targets"]:  # not in the table, which would cut a command that has to be typed
+        if row["remedy"]:
             click.echo(f"{row['target']}: {row['remedy']}")
+        if row["run_remedy"] and row["run_remedy"] != row["remedy"]:
+            click.echo(f"{row['target']}, to run it: {row['run_remedy']}")
     for builder, reason in found["builders"].items():
-        click.echo(f"engines by --builder {builder}: {reason or 'can be built here'}")
+        command = found["builder_remedies"][builder]
+        hint = f": {command}" if reason and command else ""
+        click.echo(f"engines by --builder {builder}: {reason or 'can be built here'}{hint}")

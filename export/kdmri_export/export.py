@@ -20,6 +20,7 @@ from kdmri_edge.bundle import (
     write_manifest,
 )
 from kdmri_edge.checkpoint import load_reconstructor, read_checkpoint_meta
+from kdmri_edge.deviation import tolerance_for
 from kdmri_edge.errors import ExportError
 from kdmri_edge.extras import load_attribute, require
 from kdmri_edge.files import atomic_directory, sha256_file
@@ -32,7 +33,7 @@ from kdmri_edge.runtime.session import Session
 from kdmri_export.golden import Golden, golden, phantom_maxima
 from kdmri_export.parity import check, check_other_coils, check_other_mask
 from kdmri_export.recipe import ExportRecipe
-from kdmri_export.trt.engines import TORCH_TENSORRT, EngineRequest, build_engines
+from kdmri_export.trt.engines import TORCH_TENSORRT, EngineRequest, build_engines, run_engines
 
 __all__ = ["export_model"]
 
@@ -47,6 +48,16 @@ def _check_place(out: Path) -> None:
         )
 
 
+def _check_precision(recipe: ExportRecipe, session_class: type[Session]) -> None:
+    """Refuse a precision of the runtime that this machine lacks: the gate could not run in it."""
+    if recipe.executed != recipe.written and recipe.executed not in session_class.precisions_here():
+        raise ExportError(
+            f"This CPU has no {recipe.executed} arithmetic to check the export in.",
+            "Export with --precision fp32, which gives the same graph, and run it with --precision"
+            f" {recipe.executed} on a CPU that has it.",
+        )
+
+
 def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
     """Export a checkpoint as a bundle; it appears only if it passes the parity gate.
 
@@ -56,9 +67,9 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
         out: The bundle's folder; an earlier one there is replaced on success.
 
     Raises:
-        ExportError: A node that the target does not take, an engine that is required and cannot be
-            built, a mask as the input of a network that has no use for it, or `out` holds files of
-            other origin.
+        ExportError: A node that the target does not take, a precision that this CPU lacks, an
+            engine that is required and cannot be built, a mask as the input of a network that has
+            no use for it, or `out` holds files of other origin.
         MaskError: The form of data consistency does not suit the mask.
         ParityError: The graph does not reproduce PyTorch; nothing is written.
         MissingExtraError: A library that the target needs is not installed.
@@ -70,6 +81,8 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
     for library in target.exports_with:
         require(library, extra="onnx")
     require(target.checker.library, extra=target.checker.extra)
+    make = load_attribute(target.checker.session)
+    _check_precision(recipe, make)
     meta = read_checkpoint_meta(checkpoint)
     reconstructor = _reconstructor(checkpoint, meta, recipe)
     spec = reconstructor.spec
@@ -81,11 +94,10 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
     inputs = data.network_input[:1]
     example = torch.from_numpy(inputs)
     writer: Callable[..., None] = load_attribute(target.exporter)
-    session_class: Callable[..., Session] = load_attribute(target.checker.session)
     with atomic_directory(out) as folder:
         graph = folder / target.graph_file
         writer(reconstructor, example, graph, recipe)
-        session = session_class(graph, precision=recipe.executed)
+        session: Session = make(graph, precision=recipe.executed)
         session.sense = spec.coils
         session.coils = None if target.any_coils else coils
         if recipe.mask_input:
@@ -114,6 +126,13 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
                 dc=recipe.dc,
                 precision=recipe.precision,
             )
+            if manifest["engine"]["built"]:
+                write_manifest(folder, manifest)  # run_engine.py reads it
+                session.maps = None if maps is None else maps.numpy()
+                tolerance = tolerance_for(recipe.precision, reconstructor.form)[1]
+                manifest["engine"] = run_engines(
+                    folder, manifest["engine"], session.run(inputs), tolerance
+                )
         write_manifest(folder, manifest)
     return open_bundle(out)
 

@@ -7,7 +7,7 @@ what has been tried; an operator that is in no table is refused, since nobody ha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -149,17 +149,21 @@ def _problem(
             ("the operator is not among those that the target is known to take",
              "Write it in standard operators, or choose another target."),
         )  # fmt: skip
-    if operator == "DFT" and target == "openvino" and opset >= _DFT_AXIS_INPUT:
-        return (
-            f"from opset {_DFT_AXIS_INPUT} on its axis is an input, which OpenVINO ignores",
-            "Export with opset 18.",
-        )
-    if target == "trt" and operator in ("QuantizeLinear", "DequantizeLinear"):
-        return _quantisation(node, constants)
-    return None
+    rule = _RULES.get((target, operator))
+    return None if rule is None else rule(node, opset, constants)
 
 
-def _quantisation(node: Any, constants: dict[str, Any]) -> tuple[str, str] | None:
+def _transform(node: Any, opset: int, constants: dict[str, Any]) -> tuple[str, str] | None:
+    """OpenVINO: the axis of a DFT as an attribute."""
+    if opset < _DFT_AXIS_INPUT:
+        return None
+    return (
+        f"from opset {_DFT_AXIS_INPUT} on its axis is an input, which OpenVINO ignores",
+        "Export with opset 18.",
+    )
+
+
+def _quantisation(node: Any, opset: int, constants: dict[str, Any]) -> tuple[str, str] | None:
     """TensorRT: signed int8 with zero point 0, given in the graph.
 
     TensorRT-RTX reads unsigned values as signed ones without a word, and builds a wrong engine.
@@ -174,3 +178,11 @@ def _quantisation(node: Any, constants: dict[str, Any]) -> tuple[str, str] | Non
     if onnx.numpy_helper.to_array(point).any():
         return "its zero point is not 0", remedy
     return None
+
+
+# (target, operator) -> what the target asks of such a node, beside taking the operator.
+_RULES: Final[dict[tuple[str, str], Callable[..., tuple[str, str] | None]]] = {
+    ("openvino", "DFT"): _transform,
+    ("trt", "QuantizeLinear"): _quantisation,
+    ("trt", "DequantizeLinear"): _quantisation,
+}

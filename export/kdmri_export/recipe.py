@@ -28,7 +28,7 @@ class ExportRecipe:
         mask_input: Take the operator of data consistency as a second input, so that one graph
             serves every mask of the network's kind and matrix.
         keep_op: Keep data consistency as one node, `kdmri::DataConsistency`, whose meaning is a
-            model-local function, instead of spelling it out. For "onnx" alone.
+            model-local function, instead of spelling it out; for targets whose row says so.
         coils: Of multi-coil networks: coils that scans are compressed to, at most; targets whose
             graphs have a fixed number of coils have this one.
         engines: For targets that build engines: which ones to build; None builds none.
@@ -59,7 +59,7 @@ class ExportRecipe:
             )
         if self.coils < 1:
             raise ExportError(f"A graph of {self.coils} coils makes no sense.", "Use 1 or more.")
-        if self.keep_op and self.target != "onnx":
+        if self.keep_op and not known.keeps_op:
             raise ExportError(
                 f"Target {self.target!r} has no node for data consistency.",
                 "Leave --keep-op out: its operators are then written out.",

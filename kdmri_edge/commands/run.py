@@ -58,6 +58,11 @@ def runs_on(info: SessionInfo) -> str:
     help="Arithmetic, where the runtime has a choice (see `kdmri-edge doctor`) [f32; int8 for a"
     " quantised bundle].",
 )
+@click.option(
+    "--device",
+    type=click.Choice(sorted({device for row in BACKENDS.values() for device in row.devices})),
+    help="Where to run; auto takes a backend that has it [the backend's own].",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [the runtime's choice].")
 @click.option("--magnitude", is_flag=True, help="Write magnitudes of complex reconstructions.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -69,6 +74,7 @@ def run(
     mask: str | None,
     backend: str,
     precision: str | None,
+    device: str | None,
     threads: int | None,
     magnitude: bool,
     as_json: bool,
@@ -97,9 +103,14 @@ def run(
     scanned = load_mask_option(mask) if mask else None
     reads = what_reads(source, scanned)
     jobs = plan_jobs(inputs, output)
-    chosen = at_hand(source) if backend == "auto" else backend
+    chosen = at_hand(source, device) if backend == "auto" else backend
+    options: dict[str, Any] = {}
+    if device is not None and source.suffix == ".safetensors":
+        options["device"] = device
+    elif device is not None and chosen is not None:
+        _check_device(chosen, device)
     session = open_session(
-        source, backend=chosen, mask=scanned, precision=precision, threads=threads
+        source, backend=chosen, mask=scanned, precision=precision, threads=threads, **options
     )
     done: list[dict[str, Any]] = []
     for job in jobs:
@@ -122,22 +133,47 @@ def run(
         click.echo(json.dumps(done, indent=2))
 
 
-def at_hand(source: Path) -> str | None:
+def at_hand(source: Path, device: str | None = None) -> str | None:
     """Return the first backend for a bundle whose library is installed, None for its own.
 
     Nothing is silent about it: what runs is printed with the first image.
+
+    Args:
+        source: A bundle or a checkpoint, which has PyTorch alone.
+        device: Take those that run there only; without any installed, the first that would.
+
+    Raises:
+        BackendError: None of the bundle's backends runs on that device.
     """
     from kdmri_edge.bundle import open_bundle
+    from kdmri_edge.errors import BackendError
     from kdmri_edge.extras import available
 
     if source.suffix == ".safetensors":
         return None
-    names = open_bundle(source, verify=False).target.runs_on
+    offered = open_bundle(source, verify=False).target.runs_on
+    names = [name for name in offered if device is None or device in BACKENDS[name].devices]
+    if not names:
+        raise BackendError(
+            f"{source} runs on {' or '.join(offered)}, of which none runs on {device!r}.",
+            "Export the network for a target that does, or leave --device out.",
+        )
     for name in names:
         libraries = (BACKENDS[name].library, *BACKENDS[name].runs_with)
         if all(available(library) for library in libraries):
             return name
-    return None
+    return None if device is None else names[0]
+
+
+def _check_device(backend: str, device: str) -> None:
+    from kdmri_edge.errors import BackendError
+
+    row = BACKENDS[backend]
+    if device not in row.devices:
+        raise BackendError(
+            f"{row.title} runs on {', '.join(row.devices)} here, not on {device!r}.",
+            "Leave --device out, or choose another --backend.",
+        )
 
 
 def _line(result: dict[str, Any]) -> str:

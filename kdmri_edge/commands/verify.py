@@ -45,7 +45,8 @@ def _show(found: dict[str, Any]) -> None:
     for row in found["rows"]:
         where = BACKENDS[row["backend"]].title
         if row["status"] == "absent":
-            click.echo(f"{where}: not run. {row['reason']}")
+            wanted = f" in {row['precision']}" if row["precision"] else ""
+            click.echo(f"{where}: not run{wanted}. {row['reason']}")
             continue
         limit, session = row["tolerance"]["max_error"], row["session"]
         click.echo(

@@ -12,6 +12,7 @@ functions below, which hold standard operations only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -24,6 +25,7 @@ from kdmri_edge.physics.projection import operator_array
 
 __all__ = [
     "FORMULAS",
+    "Matrices",
     "apply_dft",
     "apply_fft",
     "apply_projection",
@@ -66,6 +68,10 @@ def apply_projection(x: Tensor, x_u: Tensor, operator: Tensor, gain: float) -> T
     return x + (residual if gain == 1.0 else gain * residual)
 
 
+Matrices = Callable[[int, torch.dtype, torch.device], tuple[Tensor, Tensor]]
+"""From n, dtype and device to cos and sin of the orthonormal DFT matrix, each [n, n]."""
+
+
 @lru_cache(maxsize=32)
 def _dft(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return `physics.fourier.dft_matrices` as tensors."""
@@ -73,7 +79,9 @@ def _dft(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tens
     return cosine, sine
 
 
-def apply_dft(x: Tensor, x_u: Tensor, operator: Tensor, gain: float) -> Tensor:
+def apply_dft(
+    x: Tensor, x_u: Tensor, operator: Tensor, gain: float, matrices: Matrices = _dft
+) -> Tensor:
     """Compute x + g (x_u - P x) with real products by DFT matrices.
 
     Args:
@@ -81,30 +89,36 @@ def apply_dft(x: Tensor, x_u: Tensor, operator: Tensor, gain: float) -> Tensor:
         x_u: Zero-filled image of the same shape.
         operator: The mask, [H, 1] for lines or [H, W].
         gain: g, 1 when hard.
+        matrices: What makes the DFT matrices.
     """
     channels, height, width = x.shape[1:]
     real = x[:, :1]
     imag = x[:, 1:] if channels == 2 else None
-    real, imag = dft_left(height, real, imag, inverse=False)
+    real, imag = dft_left(height, real, imag, inverse=False, matrices=matrices)
     two_axes = operator.shape[-1] != 1
     if two_axes:
-        real, imag = dft_right(width, real, imag, inverse=False)
+        real, imag = dft_right(width, real, imag, inverse=False, matrices=matrices)
     real = operator * real
     imag = operator * imag
     if two_axes:
-        real, imag = dft_right(width, real, imag, inverse=True)
-    real, imag = dft_left(height, real, imag, inverse=True)
+        real, imag = dft_right(width, real, imag, inverse=True, matrices=matrices)
+    real, imag = dft_left(height, real, imag, inverse=True, matrices=matrices)
     px = real if channels == 1 else torch.cat((real, imag), 1)
     residual = x_u - px
     return x + (residual if gain == 1.0 else gain * residual)
 
 
 def dft_left(
-    height: int, real: Tensor, imag: Tensor | None, *, inverse: bool
+    height: int,
+    real: Tensor,
+    imag: Tensor | None,
+    *,
+    inverse: bool,
+    matrices: Matrices = _dft,
 ) -> tuple[Tensor, Tensor]:
     """Multiply [..., H, W] by F (or F^H) from the left: along phase encode."""
     # int(): while tracing, sizes are tensors, but the matrices are constants of the graph
-    cosine, sine = _dft(int(height), real.dtype, real.device)
+    cosine, sine = matrices(int(height), real.dtype, real.device)
     sine = -sine if inverse else sine
     if imag is None:
         return torch.matmul(cosine, real), torch.matmul(-sine, real)
@@ -114,9 +128,11 @@ def dft_left(
     )
 
 
-def dft_right(width: int, real: Tensor, imag: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+def dft_right(
+    width: int, real: Tensor, imag: Tensor, *, inverse: bool, matrices: Matrices = _dft
+) -> tuple[Tensor, Tensor]:
     """Multiply [..., H, W] by F (or F^H) from the right: along readout."""
-    cosine, sine = _dft(int(width), real.dtype, real.device)
+    cosine, sine = matrices(int(width), real.dtype, real.device)
     sine = -sine if inverse else sine
     return (
         torch.matmul(real, cosine) + torch.matmul(imag, sine),

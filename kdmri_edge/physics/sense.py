@@ -12,18 +12,26 @@ which hold standard operations only.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kdmri_edge.physics.coils import sense_operator_array
-from kdmri_edge.physics.consistency import dft_left, dft_right
+from kdmri_edge.physics.consistency import Matrices, dft_left, dft_right
 from kdmri_edge.physics.forms import Form
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.scaling import network_maps
 
-__all__ = ["SENSE_FORMULAS", "maps_tensor", "sense_consistency", "sense_operator_tensor"]
+__all__ = [
+    "SENSE_FORMULAS",
+    "maps_tensor",
+    "sense_consistency",
+    "sense_dft",
+    "sense_operator_tensor",
+    "sense_projection",
+]
 
 
 def sense_operator_tensor(
@@ -78,17 +86,30 @@ def sense_projection(x: Tensor, x_u: Tensor, maps: Tensor, operator: Tensor, gai
     return _stepped(x, x_u, normal, gain)
 
 
-def sense_dft(x: Tensor, x_u: Tensor, maps: Tensor, operator: Tensor, gain: float) -> Tensor:
-    """Compute it with real products by DFT matrices; the operator is the mask."""
+def sense_dft(
+    x: Tensor,
+    x_u: Tensor,
+    maps: Tensor,
+    operator: Tensor,
+    gain: float,
+    matrices: Matrices | None = None,
+) -> Tensor:
+    """Compute it with real products by DFT matrices; the operator is the mask.
+
+    `matrices` makes them, None as everywhere else.
+    """
+    left, right = dft_left, dft_right
+    if matrices is not None:
+        left, right = partial(left, matrices=matrices), partial(right, matrices=matrices)
     height, width = (int(n) for n in x.shape[-2:])
-    real, imag = dft_left(height, *_expand(x, maps), inverse=False)
+    real, imag = left(height, *_expand(x, maps), inverse=False)
     two_axes = operator.shape[-1] != 1
     if two_axes:
-        real, imag = dft_right(width, real, imag, inverse=False)
+        real, imag = right(width, real, imag, inverse=False)
     real, imag = operator * real, operator * imag
     if two_axes:
-        real, imag = dft_right(width, real, imag, inverse=True)
-    real, imag = dft_left(height, real, imag, inverse=True)
+        real, imag = right(width, real, imag, inverse=True)
+    real, imag = left(height, real, imag, inverse=True)
     return _stepped(x, x_u, _combine(real, imag, maps), gain)
 
 

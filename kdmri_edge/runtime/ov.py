@@ -66,7 +66,9 @@ class OpenVinoSession(Session):
         if graph.suffix == ".onnx" and NODE[1].encode() in graph.read_bytes():
             core.add_extension(onnx_extension())
         if precision not in self.precisions_here():
-            raise BackendError(f"This CPU has no {precision} arithmetic.", "Use precision f32.")
+            raise BackendError(
+                f"This CPU has no {precision} arithmetic.", "Run in f32 (--precision f32)."
+            )
         settings: dict[str, Any] = {
             # Without it OpenVINO picks bf16 by itself wherever the CPU has it.
             "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+DRIVER = Path("/proc/driver/nvidia/version")
 TITLES = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
 
 
@@ -85,6 +86,22 @@ class Engine:
         name = properties.name
         name = name.decode() if isinstance(name, bytes) else str(name)
         return name.rstrip("\0"), f"sm{properties.major}{properties.minor}"
+
+    def driver(self) -> dict[str, str | None]:
+        """Return versions: the driver's own where it says so, its CUDA's and the runtime's."""
+        try:  # Jetson's driver has it too, but no nvidia-smi that tells
+            own: str | None = DRIVER.read_text(encoding="utf-8").splitlines()[0].strip()
+        except (OSError, IndexError):
+            own = None
+        found = {}
+        for name in ("cudaDriverGetVersion", "cudaRuntimeGetVersion"):
+            number = int(self._call(getattr(self.cuda, name)))
+            found[name] = f"{number // 1000}.{number % 1000 // 10}"
+        return {
+            "driver": own,
+            "cuda_driver": found["cudaDriverGetVersion"],
+            "cuda_runtime": found["cudaRuntimeGetVersion"],
+        }
 
     def _buffer(self, name: str, size: int) -> Any:
         """Return a tensor's memory on the device, at least `size` bytes."""
@@ -154,8 +171,23 @@ def times(engine: Engine, given: list[Any], warmup: int, samples: int) -> list[f
     return found
 
 
-def measure(folder: Path, path: Path, builder: str, warmup: int, samples: int) -> dict[str, Any]:
+def measure(
+    folder: Path,
+    path: Path,
+    builder: str,
+    warmup: int,
+    samples: int,
+    image: Path | None = None,
+) -> dict[str, Any]:
     """Check an engine against the bundle's golden output and time it.
+
+    Args:
+        folder: The bundle.
+        path: The engine.
+        builder: What it was built with.
+        warmup: Queries that are not timed.
+        samples: Queries that are.
+        image: Where to write the engine's golden image, .npy.
 
     Returns:
         A row of `kdmri-edge bench`.
@@ -179,6 +211,8 @@ def measure(folder: Path, path: Path, builder: str, warmup: int, samples: int) -
             f"{path} gives another image than PyTorch: largest difference {error:.2g} of its"
             f" range, limit {limit:.2g}. Build it again with TF32 off, or report the versions."
         )
+    if image is not None:
+        np.save(image, output)
     name, capability = engine.device()
     drawn = times(engine, given, warmup, samples)
     precision = str(manifest["precision"])
@@ -213,7 +247,11 @@ def measure(folder: Path, path: Path, builder: str, warmup: int, samples: int) -
             "precision_executed": f"{precision}, strongly typed",
         },
         "engine_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "machine": {"machine": platform.machine(), "python": platform.python_version()},
+        "machine": {
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            **engine.driver(),
+        },
     }
 
 
@@ -225,6 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--builder", choices=list(MODULES), default="tensorrt")
     parser.add_argument("--warmup", type=int, default=50)
     parser.add_argument("--samples", type=int, default=1024)
+    parser.add_argument("--image", type=Path, help="write the engine's image there, .npy")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.warmup < 0 or chosen.samples < 1:
@@ -232,7 +271,9 @@ def main(arguments: list[str] | None = None) -> int:
         if not (chosen.bundle / "manifest.json").is_file():
             raise Refused(f"{chosen.bundle} is no bundle. Give it with --bundle.")
         path = chosen.engine or find_engine(chosen.bundle, chosen.builder)
-        row = measure(chosen.bundle, path, chosen.builder, chosen.warmup, chosen.samples)
+        row = measure(
+            chosen.bundle, path, chosen.builder, chosen.warmup, chosen.samples, chosen.image
+        )
     except (Refused, ValueError, OSError, KeyError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

@@ -232,8 +232,7 @@ def open_session(
     else:
         bundle = open_bundle(source)
         offered, graph = bundle.target.runs_on, bundle.graph
-        written = str(bundle.manifest.get("precision", "f32"))
-        usual = str(bundle.manifest.get("run_precision", written))
+        written, usual = bundle.written, bundle.meant_for
         import_string = BACKENDS[backend if backend in offered else offered[0]].session
     if backend not in (None, *offered):
         raise BackendError(

@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from kdmri_edge.bundle import MANIFEST, SCHEMA, foreign_files, open_bundle, write_manifest
+from kdmri_edge.bundle import (
+    GOLDEN_INPUT,
+    GOLDEN_MAPS,
+    GOLDEN_OPERATOR,
+    GOLDEN_OUTPUT,
+    MANIFEST,
+    SCHEMA,
+    foreign_files,
+    open_bundle,
+    write_manifest,
+)
 from kdmri_edge.errors import BundleError
 from kdmri_edge.physics.masks import Mask, variable_density_lines
 from kdmri_edge.scaling import SCALING_RULE
@@ -119,4 +129,6 @@ def test_foreign_files(folder: Path, tmp_path: Path) -> None:
     assert foreign_files(folder) == ["thesis.tex"]
     # without a readable manifest only the usual names are known to be a bundle's
     (folder / MANIFEST).write_text("{")
+    for name in (GOLDEN_INPUT, GOLDEN_OUTPUT, GOLDEN_OPERATOR, GOLDEN_MAPS):
+        (folder / name).touch()
     assert foreign_files(folder) == ["notes/licence.txt", "thesis.tex"]

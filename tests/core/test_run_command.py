@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,8 +15,9 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+import torch
 
-from kdmri_edge.bundle import open_bundle
+from kdmri_edge.bundle import MANIFEST, SCHEMA, open_bundle
 from kdmri_edge.data.phantom import phantom_volume
 from kdmri_edge.data.readers import read_volume
 from kdmri_edge.data.writers import write_image
@@ -173,6 +175,11 @@ def test_bundle_whose_runtime_is_absent_runs_elsewhere_and_says_so(
     np.save(tmp_path / "t1.npy", whole)
     place = tmp_path / "out.npy"
     arguments = ("run", bundle, tmp_path / "t1.npy", "-o", place, "--undersample")
+    done = cli(*arguments, "--device", "cpu")  # where TensorRT is no choice
+    assert done.code == 0, done.err
+    assert "ONNX Runtime" in done.err
+    if not available("tensorrt_rtx"):
+        cli(*arguments, "--device", "cuda").check_refusal("kdmri-edge[trt]")
     done = cli(*arguments)
     assert done.code == 0, done.err
     runs = "TensorRT-RTX" if available("tensorrt_rtx") and available("cuda") else "ONNX Runtime"
@@ -182,33 +189,51 @@ def test_bundle_whose_runtime_is_absent_runs_elsewhere_and_says_so(
     assert not place.exists()
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_neither_pytorch_nor_an_exporter_is_imported(
-    bundle: Path, whole: np.ndarray, tmp_path: Path, backend: str
-) -> None:
-    np.save(tmp_path / "t1.npy", whole)
+def without_pytorch(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process that can import neither PyTorch nor an exporter."""
     blocked = ("torch", "lightning_fabric", "onnx", "onnxscript", "safetensors", "matplotlib")
-    arguments = [
-        "kdmri-edge", "run", str(bundle), str(tmp_path / "t1.npy"), "-o",
-        str(tmp_path / "out.npy"), "--undersample", "--backend", backend,
-    ]  # fmt: skip
     code = (
         "import sys\n"
         f"for name in {blocked!r}: sys.modules[name] = None\n"
-        f"sys.argv = {arguments!r}\n"
+        f"sys.argv = {['kdmri-edge', *map(str, arguments)]!r}\n"
         "from kdmri_edge.cli import run\n"
         "run()\n"
     )
     paths = os.pathsep.join(p for p in sys.path if p)
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_neither_pytorch_nor_an_exporter_is_imported(
+    bundle: Path, whole: np.ndarray, tmp_path: Path, backend: str
+) -> None:
+    np.save(tmp_path / "t1.npy", whole)
+    place = tmp_path / "out.npy"
+    options = ("--undersample", "--backend", backend)
+    done = without_pytorch("run", bundle, tmp_path / "t1.npy", "-o", place, *options)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out.npy").is_file()
+    assert place.is_file()
+
+
+@pytest.mark.parametrize(
+    ("target", "backend"),
+    [("onnx", "onnxruntime"), ("onnx", "openvino"), ("openvino", "openvino")],
+)
+def test_bundles_are_verified_without_pytorch(
+    exports: dict[str, Path], target: str, backend: str, tmp_path: Path
+) -> None:
+    recipe = ExportRecipe(target=target)
+    bundle = export_model(exports["checkpoint"], recipe, tmp_path / "bundle").path
+    done = without_pytorch("verify", bundle, "--backend", backend, "--json")
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in json.loads(done.stdout)["rows"] if row["status"] != "absent"]
+    assert {(row["backend"], row["status"]) for row in rows} == {(backend, "passed")}
 
 
 def test_bundle_that_takes_masks(
@@ -322,6 +347,54 @@ class TestMistakes:
     ) -> None:
         more = ("-o", tmp_path / "out.npy", "--backend", "torch")
         refuse(whole, "--target torchscript", more=more)
+
+    def test_other_acceleration(self, refuse: Cli, whole: np.ndarray, tmp_path: Path) -> None:
+        _write_kspace(
+            tmp_path / "s.h5", whole, variable_density_lines(32, 2, centre_lines=4, seed=3)
+        )
+        refuse(tmp_path / "s.h5", "mask", more=("-o", tmp_path / "out.npy"))
+
+    def test_tampered_and_missing_files(
+        self, cli: Cli, bundle: Path, whole: np.ndarray, tmp_path: Path
+    ) -> None:
+        copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+        np.save(tmp_path / "in.npy", whole)
+        command = ("run", copy, tmp_path / "in.npy", "-o", tmp_path / "out.npy", "--undersample")
+        graph = copy / "model.onnx"
+        graph.write_bytes(graph.read_bytes() + b"\0")
+        cli(*command).check_refusal("model.onnx", "SHA-256", "again")
+        graph.unlink()
+        cli(*command).check_refusal("model.onnx", "Copy the bundle again")
+        assert not (tmp_path / "out.npy").exists()
+
+    @pytest.mark.parametrize("command", ["run", "verify"])
+    def test_newer_manifest(
+        self, command: str, cli: Cli, bundle: Path, whole: np.ndarray, tmp_path: Path
+    ) -> None:
+        copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+        manifest = json.loads((copy / MANIFEST).read_text())
+        (copy / MANIFEST).write_text(json.dumps({**manifest, "schema": SCHEMA + 1}))
+        np.save(tmp_path / "in.npy", whole)
+        rest = (tmp_path / "in.npy", "-o", tmp_path / "out.npy") if command == "run" else ()
+        cli(command, copy, *rest).check_refusal(f"schema {SCHEMA + 1}", "Update kdmri-edge")
+
+    def test_device_that_no_backend_has(
+        self, refuse: Cli, whole: np.ndarray, tmp_path: Path
+    ) -> None:
+        base = ("-o", tmp_path / "out.npy", "--device", "cuda")
+        refuse(whole, "onnxruntime or openvino", "'cuda'", "--device", more=base)
+        refuse(whole, "ONNX Runtime runs on cpu", more=(*base, "--backend", "onnxruntime"))
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_checkpoint_on_a_device_that_is_not_there(
+        self, cli: Cli, exports: dict[str, Path], whole: np.ndarray, tmp_path: Path
+    ) -> None:
+        np.save(tmp_path / "in.npy", whole)
+        command = ("run", exports["checkpoint"], tmp_path / "in.npy", "-o", tmp_path / "out.npy")
+        cli(*command, "--undersample", "--device", "cuda").check_refusal("CUDA", "CPU")
+        done = cli(*command, "--undersample", "--device", "cpu")
+        assert done.code == 0, done.err
+        assert "on CPU" in done.err
 
     def test_no_bundle(self, cli: Cli, tmp_path: Path) -> None:
         cli("run", tmp_path / "no", tmp_path / "a.npy", "-o", tmp_path / "b.npy").check_refusal(

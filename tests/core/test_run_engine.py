@@ -23,6 +23,7 @@ import pytest
 
 from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT
 from kdmri_edge.errors import BackendError
+from kdmri_edge.runtime import run_engine
 from kdmri_edge.runtime.run_engine import main
 from kdmri_edge.runtime.session import open_session
 from kdmri_export.export import export_model
@@ -69,6 +70,8 @@ class Device:
             "cudaMemcpyAsync": copy,
             "cudaStreamCreate": lambda: (0, 7),
             "cudaStreamSynchronize": lambda stream: (0,),
+            "cudaDriverGetVersion": lambda: (0, 13010),
+            "cudaRuntimeGetVersion": lambda: (0, 12060),
             "cudaGetDeviceProperties": lambda number: (0, properties),
         }.items():
             setattr(cuda, name, value)
@@ -158,9 +161,14 @@ def machine(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Devi
 
 
 def test_golden_output_and_a_row_of_the_benchmark(
-    bundle: Path, machine: Callable[..., Device], capsys: pytest.CaptureFixture[str]
+    bundle: Path,
+    machine: Callable[..., Device],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     machine()
+    (bundle / "driver").write_text("NVRM version: a driver\nGCC version: x\n")
+    monkeypatch.setattr(run_engine, "DRIVER", bundle / "driver")
     assert main(["--bundle", str(bundle), "--samples", "5", "--warmup", "1"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["runtime"] == "TensorRT"
@@ -170,6 +178,9 @@ def test_golden_output_and_a_row_of_the_benchmark(
     assert row["latency"]["min_ms"] <= row["latency"]["p50_ms"] <= row["latency"]["p90_ms"]
     assert row["session"]["device"] == "Stand-in"
     assert row["session"]["provider"] == "sm86"
+    assert row["machine"]["cuda_driver"] == "13.1"
+    assert row["machine"]["cuda_runtime"] == "12.6"
+    assert row["machine"]["driver"] == "NVRM version: a driver"
 
 
 def test_row_joins_the_report(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kdmri_edge.bundle import open_bundle
-from kdmri_edge.cli import main
+from kdmri_edge.cli import main, run
 from kdmri_edge.errors import ExportError, RunError
 from kdmri_edge.targets import TARGETS
+from kdmri_export import doctor
 from tests.export.networks import write_run
 
 
@@ -44,14 +46,15 @@ def test_named_run_gives_the_student_in_its_exports(here: Path) -> None:
     assert made["parity"]["passed"] is True
 
 
-def test_without_a_run_the_newest_is_taken_and_named(here: Path) -> None:
+@pytest.mark.parametrize("target", ["torchscript", "trt"])
+def test_without_a_run_the_newest_is_taken_and_named(target: str, here: Path) -> None:
     # "a" sorts first but was finished last
     newest, older = (write_run(here / "runs" / name, ("student",)) for name in ("a", "b"))
     for file in older.path.iterdir():
         os.utime(file, (1e9, 1e9))
-    result = call("export", "--target", "torchscript", "--json")
+    result = call("export", "--target", target, "--json")
     (made,) = bundles(result)
-    assert Path(made["bundle"]).resolve() == (newest.exports_dir / "student-torchscript").resolve()
+    assert Path(made["bundle"]).resolve() == (newest.exports_dir / f"student-{target}").resolve()
     assert str(Path("runs") / "a") in result.stderr
     assert not older.exports_dir.exists()
 
@@ -86,7 +89,6 @@ def test_figures_are_shown(here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--target", "tensorflow"), "torchscript"),
         (("--target", "onnx", "--dc", "wavelet"), "projection"),
         (("--target", "onnx", "--model", "nurse"), "student"),
         (("--target", "onnx", "--batch", "0"), "dynamic"),
@@ -97,6 +99,34 @@ def test_usage_errors_exit_with_two(arguments: Sequence[str], words: str, here: 
     result = call("export", *arguments)
     assert result.exit_code == 2
     assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("export", "--target", "openvin"), ("'openvin'", "'openvino'", "torchscript")),
+        (("export", "--target", "onnx", "--precision", "f16"), ("'f16'", "'fp16'", "int8")),
+        (("export", "--target", "onnx", "--precision", "bf16"), ("'bf16'", "f32, f16, int8")),
+        (("check", "model.onnx", "--target", "torchscript"), ("'torchscript'", "openvino")),
+    ],
+)
+def test_unknown_targets_and_precisions_are_one_sentence(
+    arguments: Sequence[str], words: Sequence[str], here: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    write_run(here / "runs" / "a", ("student",))
+    monkeypatch.setattr(sys, "argv", ["kdmri-edge", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        run()
+    assert stopped.value.code == 1
+    shown = capsys.readouterr()
+    said = [line for line in shown.err.splitlines() if "Taking the newest run" not in line]
+    assert len(said) == 1
+    assert said[0].startswith("Error: ")
+    for word in words:
+        assert word in said[0]
+    assert shown.out == ""
+    assert not (here / "runs" / "a" / "exports").exists()
 
 
 def test_one_place_for_two_bundles_is_a_usage_error(here: Path) -> None:
@@ -182,6 +212,42 @@ def test_doctor_names_the_command_that_adds_what_is_missing(
     assert rows["openvino"]["remedy"] == 'pip install "kdmri-edge[openvino]"'
     assert rows["onnx"]["remedy"] is None
     assert 'openvino: pip install "kdmri-edge[openvino]"' in call("doctor").stdout
+
+
+def test_doctor_names_what_brings_runtimes_and_builders_of_engines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    find = importlib.util.find_spec
+    absent = {"tensorrt", "tensorrt_rtx", "torch_tensorrt"}
+
+    def without(name: str, package: str | None = None) -> Any:
+        return None if name.partition(".")[0] in absent else find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    shown = call("doctor").stdout.splitlines()
+    assert 'trt, to run it: pip install "kdmri-edge[trt]"' in shown
+    for builder, command in {
+        "tensorrt": 'pip install "kdmri-edge[trt]"',
+        "rtx": 'pip install "kdmri-edge[trt-rtx]"',
+        "torch-tensorrt": "pip install torch-tensorrt",
+    }.items():
+        (line,) = (line for line in shown if f"--builder {builder}:" in line)
+        assert "is not installed" in line
+        assert line.endswith(command)
+
+
+def test_doctor_counts_what_a_runtime_needs_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+
+    def without_cuda_python(name: str, package: str | None = None) -> Any:
+        if name.partition(".")[0] == "cuda":
+            return None
+        return object() if name == "tensorrt" else find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without_cuda_python)
+    row = next(row for row in doctor.examine()["targets"] if row["target"] == "trt")
+    assert not row["can_run"]
+    assert row["run_remedy"] == 'pip install "kdmri-edge[trt]"'
 
 
 def test_models_lists_architectures_and_trained_networks() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from kdmri_edge.bundle import MANIFEST
+from kdmri_edge.cli import main
 from kdmri_edge.deviation import TOLERANCES, compare
-from kdmri_edge.errors import BundleError, ExportError
+from kdmri_edge.errors import BackendError, BundleError, ExportError
+from kdmri_edge.runtime import ov
 from kdmri_edge.runtime.ov import OpenVinoSession
 from kdmri_edge.runtime.session import open_session
 from kdmri_export.export import export_model
@@ -82,6 +87,47 @@ def test_bundle_for_bf16_runs_in_bf16_unless_told_otherwise(tmp_path: Path) -> N
     assert "bf16 in " in open_session(bundle.path, threads=1).info.precision_executed
     plain = open_session(bundle.path, threads=1, precision="f32").info.precision_executed
     assert "bf16" not in plain
+
+
+class TestCpuWithoutBf16:
+    """What runs is said, and nothing runs under another name."""
+
+    @pytest.fixture(autouse=True)
+    def without(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ov, "_precisions", lambda core: ("f32",))
+
+    @pytest.fixture
+    def bundle(self, tmp_path: Path) -> Path:
+        """A bundle that was exported for bf16 elsewhere."""
+        checkpoint = write_checkpoint(tmp_path / "student.safetensors")
+        path = export_model(checkpoint, ExportRecipe(target="openvino"), tmp_path / "bundle").path
+        manifest = json.loads((path / MANIFEST).read_text())
+        (path / MANIFEST).write_text(json.dumps({**manifest, "run_precision": "bf16"}))
+        return path
+
+    def test_export_is_refused_and_says_what_to_do(self, tmp_path: Path) -> None:
+        checkpoint = write_checkpoint(tmp_path / "student.safetensors")
+        recipe = ExportRecipe(target="openvino", precision="bf16")
+        with pytest.raises(ExportError, match=r"no bf16.*--precision fp32.*--precision bf16"):
+            export_model(checkpoint, recipe, tmp_path / "bundle")
+        assert not (tmp_path / "bundle").exists()
+
+    def test_run_is_refused_and_float32_can_be_asked_for(self, bundle: Path) -> None:
+        with pytest.raises(BackendError, match=r"no bf16 arithmetic.*--precision f32"):
+            open_session(bundle, threads=1)
+        executed = open_session(bundle, threads=1, precision="f32").info.precision_executed
+        assert executed.startswith("f32 in ")
+        assert "bf16" not in executed
+
+    def test_verify_names_what_did_not_run(self, bundle: Path) -> None:
+        result = CliRunner().invoke(main, ["verify", str(bundle), "--json"])
+        assert result.exit_code == 0, result.output
+        rows = {row["precision"]: row for row in json.loads(result.stdout)["rows"]}
+        assert set(rows) == {"f32", "bf16"}
+        assert rows["f32"]["status"] == "passed"
+        assert rows["bf16"]["status"] == "absent"
+        shown = CliRunner().invoke(main, ["verify", str(bundle)]).stdout
+        assert "OpenVINO: not run in bf16. This CPU has no bf16 arithmetic" in shown
 
 
 def test_other_targets_refuse_bf16() -> None:

@@ -205,6 +205,13 @@ def test_crashing_builder_is_reported(
     assert not (tmp_path / "b").exists()
 
 
+def test_hanging_builder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_SECONDS", 0.2)
+    monkeypatch.setattr(engines, "available", lambda module: True)
+    monkeypatch.setattr(engines, "builder_module", lambda builder: "time as t; t.sleep(60)#")
+    assert "still busy" in str(probe("torch-tensorrt"))
+
+
 class TestScripts:
     FILES = (
         Path(graph_check.__file__).parent / "trt" / "build_engine.py",
@@ -323,6 +330,15 @@ class TestGraphCheck:
             check_graph(tmp_path / "c.onnx", "trt")
         with pytest.raises(ExportError, match="table"):
             check_graph(tmp_path / "a.onnx", "torchscript")
+
+    def test_old_opset_from_the_command_line(self, tmp_path: Path) -> None:
+        model = quantised(TensorProto.INT8, 0)
+        model.opset_import[0].version = 11
+        (tmp_path / "old.onnx").write_bytes(model.SerializeToString())
+        result = CliRunner().invoke(main, ["check", str(tmp_path / "old.onnx"), "--target", "trt"])
+        assert result.exit_code == 1
+        (said,) = (line for line in result.stdout.splitlines() if "opset 11" in line)
+        assert said.endswith("Export it with a newer opset, e.g. 18.")
 
     def test_command(self, tmp_path: Path) -> None:
         file = tmp_path / "g.onnx"

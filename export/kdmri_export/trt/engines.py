@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kdmri_edge.deviation import Tolerance, compare
 from kdmri_edge.errors import ExportError
 from kdmri_edge.extras import available
+from kdmri_edge.files import write_json
 from kdmri_export.trt.build_engine import MODULES
 
 __all__ = [
@@ -20,7 +26,9 @@ __all__ = [
     "TORCH_TENSORRT",
     "EngineRequest",
     "build_engines",
+    "builder_module",
     "probe",
+    "run_engines",
 ]
 
 TORCH_TENSORRT: Final = "torch-tensorrt"
@@ -32,6 +40,8 @@ RTX_DEFAULT: Final = ("sm86", "sm89", "sm120")
 """GPUs that TensorRT-RTX builds for unless others are named: Ampere, Ada and Blackwell."""
 
 _SECONDS: Final = 3600
+# Queries that an engine is timed with when it is built.
+_SAMPLES: Final = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,13 +59,18 @@ class EngineRequest:
     required: bool = False
 
 
+def builder_module(builder: str) -> str:
+    """Return the Python package of a builder."""
+    return "torch_tensorrt" if builder == TORCH_TENSORRT else MODULES[builder]
+
+
 def probe(builder: str) -> str | None:
     """Try a builder in a process of its own.
 
     Returns:
         Why it does not work here, or None where it does.
     """
-    module = "torch_tensorrt" if builder == TORCH_TENSORRT else MODULES[builder]
+    module = builder_module(builder)
     if not available(module):
         return f"{module} is not installed"
     if builder == TORCH_TENSORRT:
@@ -69,9 +84,15 @@ def probe(builder: str) -> str | None:
 
 
 def _process(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=_SECONDS, check=False
-    )
+    """Run Python; a process that hangs ends like one that failed."""
+    command = [sys.executable, *arguments]
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        said = f"the process was still busy after {_SECONDS} s"
+        return subprocess.CompletedProcess(command, 1, "", said)
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
@@ -131,6 +152,77 @@ def build_engines(
         ]
     executed = all(engine["engine_executed"] for engine in engines)
     return {"built": True, "executed": executed, "reason": None, "engines": engines}
+
+
+def run_engines(
+    folder: Path, engine: dict[str, Any], wanted: NDArray[np.float32], tolerance: Tolerance
+) -> dict[str, Any]:
+    """Run what TensorRT built for this machine's GPU, with the bundle's own run_engine.py.
+
+    Args:
+        folder: The bundle in the making; its manifest is written already.
+        engine: From `build_engines`.
+        wanted: What ONNX Runtime makes of the golden input, from the same graph.
+        tolerance: How far the engine's image may be from it.
+
+    Returns:
+        `engine`, with GPU, driver, versions, latency and deviations in the records of what ran.
+        Engines for other GPUs stay as they are.
+
+    Raises:
+        ExportError: The engine does not run, or gives another image.
+    """
+    here = MODULES["tensorrt"]
+    if not any(record["builder"] == here for record in engine["engines"]):
+        return engine
+    if not available("cuda"):
+        return {**engine, "reason": "it has not run: cuda-python is not installed"}
+    records = [
+        _ran(folder, record, wanted, tolerance) if record["builder"] == here else record
+        for record in engine["engines"]
+    ]
+    executed = all(record["engine_executed"] for record in records)
+    return {**engine, "executed": executed, "engines": records}
+
+
+def _ran(
+    folder: Path, record: dict[str, Any], wanted: NDArray[np.float32], tolerance: Tolerance
+) -> dict[str, Any]:
+    """Run one engine; return its record with what came of it, written beside the engine too."""
+    remedy = "Export with --builder none, and build and check it on the device."
+    file = folder / record["engine"]
+    with tempfile.TemporaryDirectory() as place:
+        image = Path(place) / "image.npy"
+        done = _process(
+            [
+                str(folder / "run_engine.py"), "--bundle", str(folder), "--engine", str(file),
+                "--samples", str(_SAMPLES), "--image", str(image),
+            ]
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise ExportError(f"The engine does not run here: {_reason(done)}.", remedy)
+        row = json.loads(done.stdout)
+        figures = compare(np.load(image), wanted)
+    if figures.exceeded(tolerance):
+        raise ExportError(
+            f"The engine gives another image than ONNX Runtime (max error {figures.max_error:.2g},"
+            f" limit {tolerance.max_error:.2g}).",
+            remedy,
+        )
+    ran = {
+        **record,
+        "engine_executed": True,
+        "device": row["session"]["device"],
+        "device_capability": row["session"]["provider"],
+        **row["machine"],
+        "p50_ms": row["latency"]["p50_ms"],
+        "max_error": {
+            "pytorch": row["difference"]["max_range_normalised"],
+            "onnxruntime": figures.max_error,
+        },
+    }
+    write_json(file.with_suffix(".json"), ran)
+    return ran
 
 
 def _build(folder: Path, builder: str, capability: str | None, dynamic: bool) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """Torch-TensorRT: a network as an exported program with TensorRT inside.
 
 `python -m kdmri_export.trt.torch_program CHECKPOINT FOLDER DC PRECISION`, in a process of its own:
-torch_tensorrt cannot even be imported without a GPU. Data consistency is lowered to aten products
-before (`lowerings.aten`), which Torch-TensorRT converts by itself.
+torch_tensorrt cannot even be imported without a GPU. What data consistency means to it says
+`lowerings.torch_trt`, the one place of lowering for this target. Compiling has not run on a GPU;
+the tests have a stand-in for torch_tensorrt.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -16,9 +18,43 @@ from typing import Any
 from kdmri_edge.errors import BackendError, KdmriError
 from kdmri_edge.extras import require
 
-__all__ = ["PROGRAM", "compile_program", "main"]
+__all__ = ["PROGRAM", "compile_network", "compile_program", "main"]
 
 PROGRAM = "model.torch-tensorrt.ep"
+
+
+def compile_network(network: Any, x_u: Any) -> tuple[Any, Any]:
+    """Compile a network, its data consistency within the engine.
+
+    Args:
+        network: A `Reconstructor`.
+        x_u: Images on the device that it is for.
+
+    Returns:
+        The module torch_tensorrt, and the compiled network.
+
+    Raises:
+        BackendError: torch_tensorrt is not installed, or left data consistency to PyTorch.
+    """
+    import torch
+
+    from kdmri_export.lowerings.torch_trt import kept, register
+
+    register()
+    torch_tensorrt: Any = importlib.import_module("torch_tensorrt")
+    with torch.no_grad():
+        program = torch.export.export(network, (x_u,), strict=False)
+        compiled = torch_tensorrt.dynamo.compile(
+            program, inputs=[x_u], use_explicit_typing=True, disable_tf32=True
+        )
+    left = kept(compiled)
+    if left:
+        raise BackendError(
+            f"torch_tensorrt {torch_tensorrt.__version__} left data consistency to PyTorch"
+            f" (node {left[0]!r}).",
+            "Use --builder tensorrt, or torch_tensorrt 2.8 to 2.13.",
+        )
+    return torch_tensorrt, compiled
 
 
 def compile_program(checkpoint: Path, folder: Path, dc: str, precision: str) -> dict[str, Any]:
@@ -35,35 +71,31 @@ def compile_program(checkpoint: Path, folder: Path, dc: str, precision: str) -> 
         compared with PyTorch on the same GPU.
 
     Raises:
-        BackendError: There is no GPU, or the program gives another image than PyTorch.
-        MissingExtraError: torch or torch_tensorrt is not installed.
+        BackendError: There is no GPU, torch_tensorrt is not installed, or the program gives another
+            image than PyTorch.
+        MissingExtraError: torch is not installed.
     """
     torch: Any = require("torch", extra="train")
     if not torch.cuda.is_available():
         raise BackendError("Torch-TensorRT needs an NVIDIA GPU.", "Build it on the device.")
-    torch_tensorrt: Any = require("torch_tensorrt", extra="trt")
     from kdmri_edge.checkpoint import load_reconstructor, read_checkpoint_meta
     from kdmri_edge.deviation import compare, tolerance_for
     from kdmri_edge.physics.forms import choose_form
     from kdmri_edge.physics.masks import Mask
-    from kdmri_export.lowerings.aten import lower
     from kdmri_export.lowerings.cast import DTYPES, cast_convolutions
 
     meta = read_checkpoint_meta(checkpoint)
     form = choose_form(Mask.from_dict(meta["mask"]), dc)
-    lowered = lower(load_reconstructor(checkpoint, form))
+    network = load_reconstructor(checkpoint, form)
     if precision in DTYPES:
-        cast_convolutions(lowered, precision)
+        cast_convolutions(network, precision)
     size = int(meta["matrix"])
     torch.manual_seed(0)
-    x_u = torch.rand(1, lowered.spec.channels, size, size, device="cuda")
-    lowered = lowered.cuda().eval()
+    x_u = torch.rand(1, network.spec.channels, size, size, device="cuda")
+    network = network.cuda().eval()
+    torch_tensorrt, compiled = compile_network(network, x_u)
     with torch.no_grad():
-        reference = lowered(x_u)
-        program = torch.export.export(lowered, (x_u,))
-        compiled = torch_tensorrt.dynamo.compile(
-            program, inputs=[x_u], use_explicit_typing=True, disable_tf32=True
-        )
+        reference = network(x_u)
         figures = compare(compiled(x_u).cpu().numpy(), reference.cpu().numpy())
     if figures.exceeded(tolerance_for(precision, form)[1]):
         raise BackendError(

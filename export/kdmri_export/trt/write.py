@@ -59,7 +59,7 @@ def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: Ex
         MissingExtraError: onnx or onnxscript is not installed.
     """
     model = to_model(reconstructor, example, recipe, narrow=False, unsigned=False)
-    checked_graph(model, "trt")
+    checked_graph(model, recipe.target)
     graph.write_bytes(model.SerializeToString())
     for name, module in SCRIPTS.items():
         shutil.copyfile(str(module.__file__), graph.parent / name)
