@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdmri_edge.distill.progress import StageProgress
 from kdmri_edge.distill.recipe import DistillRecipe, Precision
+from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import PHANTOM, Settings
 from kdmri_edge.models.spec import preset
 from kdmri_edge.physics.masks import variable_density_lines
+from kdmri_edge.runs import Run
 
 MATRIX = 32
 
@@ -72,6 +75,35 @@ def settings(recipe: Callable[..., DistillRecipe]) -> Callable[..., Settings]:
         return Settings(**{**values, **changes})
 
     return make
+
+
+class PowerCut(BaseException):
+    """Not an Exception, so that nothing on the way can swallow it."""
+
+
+@pytest.fixture
+def distill_with_cuts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[Settings, Path, list[tuple[str, int]]], Run]:
+    """Distil with power cuts at (stage in its title, step), going on after each."""
+
+    def run(wanted: Settings, out: Path, cuts: list[tuple[str, int]]) -> Run:
+        left, real = list(cuts), StageProgress.advance
+
+        def advance(self: StageProgress, step: int, loss: float) -> None:
+            real(self, step, loss)
+            if left and left[0][0] in self.title and left[0][1] == step:
+                left.pop(0)
+                raise PowerCut
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StageProgress, "advance", advance)
+            for _ in cuts:
+                with pytest.raises(PowerCut):
+                    distill(wanted, out)
+            return distill(wanted, out)
+
+    return run
 
 
 @pytest.fixture(scope="session")

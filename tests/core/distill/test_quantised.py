@@ -13,22 +13,18 @@ import torch
 from torch import Tensor
 
 from kdmri_edge.checkpoint import MAXIMA, RANGES, load_checkpoint, load_reconstructor
-from kdmri_edge.distill.progress import StageProgress
 from kdmri_edge.distill.recipe import Quantise
 from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.models.spec import preset
-from kdmri_edge.runs import tuned_for
+from kdmri_edge.runs import Run, tuned_for
 
 Make = Callable[..., Settings]
 Cli = Callable[..., Any]
 Weights = Callable[[Path], dict[str, dict[str, Tensor]]]
+WithCuts = Callable[[Settings, Path, list[tuple[str, int]]], Run]
 FEW = {"teacher_steps": 2, "attention_steps": 0, "imitation_steps": 3, "baseline": False}
 TUNED = {**FEW, "quantise": Quantise.INT8, "quantise_steps": 4}
-
-
-class _PowerCut(BaseException):
-    """Not an Exception, so that nothing on the way can swallow it."""
 
 
 def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -79,24 +75,11 @@ def test_a_finished_run_can_be_tuned_later(
 
 
 def test_tuning_resumes_to_the_same_weights(
-    settings: Make, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Make, weights: Weights, tmp_path: Path, distill_with_cuts: WithCuts
 ) -> None:
     wanted = settings(**TUNED)
     distill(wanted, tmp_path / "whole")
-    cuts = [("int8", 1), ("int8", 3), ("int8", 4)]
-    real = StageProgress.advance
-
-    def advance(self: StageProgress, step: int, loss: float) -> None:
-        real(self, step, loss)
-        if cuts and cuts[0][0] in self.title and cuts[0][1] == step:
-            cuts.pop(0)
-            raise _PowerCut
-
-    monkeypatch.setattr(StageProgress, "advance", advance)
-    for _ in range(len(cuts)):
-        with pytest.raises(_PowerCut):
-            distill(wanted, tmp_path / "cut")
-    distill(wanted, tmp_path / "cut")
+    distill_with_cuts(wanted, tmp_path / "cut", [("int8", 1), ("int8", 3), ("int8", 4)])
     one, other = weights(tmp_path / "cut"), weights(tmp_path / "whole")
     assert _equal(one["student-int8"], other["student-int8"])
 

@@ -13,20 +13,17 @@ from torch import Tensor
 
 from kdmri_edge.checkpoint import load_checkpoint
 from kdmri_edge.distill import stage
-from kdmri_edge.distill.progress import StageProgress
 from kdmri_edge.distill.recipe import Imitation
 from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import RecipeError
 from kdmri_edge.models.spec import preset
+from kdmri_edge.runs import Run
 
 Make = Callable[..., Settings]
 Weights = Callable[[Path], dict[str, dict[str, Tensor]]]
+WithCuts = Callable[[Settings, Path, list[tuple[str, int]]], Run]
 FEW = {"teacher_steps": 2, "attention_steps": 0, "imitation_steps": 4, "baseline": False}
-
-
-class _PowerCut(BaseException):
-    """Not an Exception, so that nothing on the way can swallow it."""
 
 
 def test_the_recipe_dilates_the_student_alone(settings: Make, tmp_path: Path) -> None:
@@ -64,24 +61,12 @@ def test_a_teacher_with_branches_is_folded_too(settings: Make, tmp_path: Path) -
 
 
 def test_branches_resume_to_the_same_weights(
-    settings: Make, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Make, weights: Weights, tmp_path: Path, distill_with_cuts: WithCuts
 ) -> None:
     wanted = settings(**{**FEW, "attention_steps": 3}, reparameterise=True)
     distill(wanted, tmp_path / "whole")
     cuts = [("attention", 1), ("attention", 3), ("imitation", 3), ("imitation", 4)]
-    real = StageProgress.advance
-
-    def advance(self: StageProgress, step: int, loss: float) -> None:
-        real(self, step, loss)
-        if cuts and cuts[0][0] in self.title and cuts[0][1] == step:
-            cuts.pop(0)
-            raise _PowerCut
-
-    monkeypatch.setattr(StageProgress, "advance", advance)
-    for _ in range(len(cuts)):
-        with pytest.raises(_PowerCut):
-            distill(wanted, tmp_path / "cut")
-    distill(wanted, tmp_path / "cut")
+    distill_with_cuts(wanted, tmp_path / "cut", cuts)
     one, other = weights(tmp_path / "cut"), weights(tmp_path / "whole")
     unequal = [k for k, v in one["student"].items() if not torch.equal(v, other["student"][k])]
     assert not unequal
