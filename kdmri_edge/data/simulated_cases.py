@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.data.cases import Case
-from kdmri_edge.data.simulate import Coils, coil_maps, complex_noise, smooth_phase
+from kdmri_edge.data.simulate import (
+    Coils,
+    coil_maps,
+    complex_noise,
+    local_phase,
+    smooth_phase,
+)
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.coils import COILS, combine, expand
@@ -30,7 +36,7 @@ SETS: Final = 24
 NOISE: Final = 0.02
 """Largest standard deviation of the noise, over the volume's maximum; drawn for each slice."""
 
-SIMULATION: Final[dict[str, Any]] = {"phase": "smooth", "noise": [0.0, NOISE]}
+SIMULATION: Final[dict[str, Any]] = {"phase": "smooth and local", "noise": [0.0, NOISE]}
 """What is simulated for complex networks; with coils, `coils` and `sets` come on top."""
 
 
@@ -45,6 +51,12 @@ def coil_sets(
             for n in range(sets)
         ]
     )
+
+
+def _phase(height: int, width: int, seed: int) -> NDArray[np.float32]:
+    phase: NDArray[np.float32] = smooth_phase(height, width, seed=seed)
+    phase += local_phase(height, width, seed=seed)
+    return phase
 
 
 def simulated_case(
@@ -85,7 +97,7 @@ def simulated_case(
     x_u = np.empty_like(target)
     one = np.ones((1, height, width), np.complex64)
     for n, own in enumerate(seeds):
-        phase = 0.0 if volume.is_complex else smooth_phase(height, width, seed=int(own))
+        phase = 0.0 if volume.is_complex else _phase(height, width, int(own))
         target[n] = volume.image[n] * np.exp(1j * np.asarray(phase))
         sensitivities = one if maps is None else maps[received[n]]
         seen = expand(target[n], sensitivities)

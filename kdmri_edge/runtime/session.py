@@ -321,7 +321,7 @@ def reconstruct(
             `runtime.sense.sense_input`.
 
     Returns:
-        Images [S, H, W] in the same unit, float32 or complex64.
+        Images [S, H, W] in the same unit, float32 or complex64; zero where all maps are.
 
     Raises:
         DataError: Not [S, H, W], values that are not finite, a batch below 1, or maps of other
@@ -343,4 +343,7 @@ def reconstruct(
         calls.append(session.run(x_u[start : start + batch]))
         if advance is not None:
             advance(len(calls[-1]))
-    return network_image(np.concatenate(calls), scale)
+    image = network_image(np.concatenate(calls), scale)
+    if maps is not None:  # where no coil receives, data consistency says nothing, and nothing came
+        image *= maps.any(1)
+    return image

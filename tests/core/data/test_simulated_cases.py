@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdmri_edge.data.phantom import phantom_volume
-from kdmri_edge.data.simulate import coil_maps, complex_noise, smooth_phase
+from kdmri_edge.data.simulate import coil_maps, complex_noise, local_phase, smooth_phase
 from kdmri_edge.data.simulated_cases import NOISE, coil_sets, simulated_case
 from kdmri_edge.errors import DataError, MaskError
 from kdmri_edge.physics.coils import sense_normal
@@ -62,6 +62,17 @@ def test_phase_and_coils_do_not_depend_on_the_matrix() -> None:
     np.testing.assert_allclose(fine[::2, ::2], coarse, atol=1e-5)
     np.testing.assert_allclose(coil_maps(3, 17, 9)[:, ::2, ::2], coil_maps(3, 9, 5), atol=1e-5)
     assert np.abs(np.diff(smooth_phase(256, 256, seed=1), axis=0)).max() < 0.3
+
+
+def test_local_fields_are_steep_and_within_bounds() -> None:
+    drawn = [local_phase(128, 128, seed=seed) for seed in range(40)]
+    steepest = [float(np.abs(np.diff(phase, axis=0)).max()) for phase in drawn]
+    assert any(not phase.any() for phase in drawn)  # some slices have no cavity
+    assert sum(step > 0.2 for step in steepest) > 10
+    assert max(steepest) < 3 * 40 * 2 / 127  # three fields at one place
+    coarse, fine = local_phase(9, 5, seed=1), local_phase(17, 9, seed=1)
+    assert coarse.any()
+    np.testing.assert_allclose(fine[::2, ::2], coarse, atol=1e-4)
 
 
 def test_noise_is_white_of_variance_one() -> None:

@@ -86,7 +86,7 @@ def test_a_tiny_run_learns(settings: Make, kind: str, tmp_path: Path) -> None:
         ]
     )
     assert checkpoint.training["validation_psnr_db"] > before + 1
-    assert checkpoint.training["simulation"]["phase"] == "smooth"
+    assert checkpoint.training["simulation"]["phase"] == "smooth and local"
     assert ("coils" in checkpoint.training["simulation"]) == (kind == "sense")
     assert len(checkpoint.training[MAXIMA]["cascades.0.convs.0"]) == 2
 
