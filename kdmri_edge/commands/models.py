@@ -53,18 +53,16 @@ def _show(presets: dict[str, dict[str, int]], shipped: dict[str, dict[str, Any]]
     console.print(table)
     table = Table(box=None, title="trained networks", title_justify="left")
     table.add_column("name", no_wrap=True)  # a name that is cut short cannot be copied
-    table.add_column("mask", overflow="fold")
-    for title in ("recipe", "PSNR dB", "SSIM", "zero-filled dB", "test volumes"):
+    for title in ("mask", "matrix", "PSNR dB", "gain dB", "SSIM"):
         table.add_column(title)
     for name, entry in shipped.items():
         figures = entry["figures"]
         table.add_row(
             name,
-            f"{entry['mask']} ({entry['nominal_acceleration']:.2f}x)",
-            entry["recipe"],
+            f"{entry['nominal_acceleration']:.2f}x",
+            str(entry["matrix"]),
             f"{figures['mean']['psnr']:.2f}",
+            f"{figures['mean']['psnr'] - figures['zero_filled']['psnr']:+.2f}",
             f"{figures['mean']['ssim']:.4f}",
-            f"{figures['zero_filled']['psnr']:.2f}",
-            f"{len(figures['volumes'])} ({figures['split']})",
         )
     console.print(table)
