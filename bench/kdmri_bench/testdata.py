@@ -29,7 +29,10 @@ __all__ = [
 ]
 
 RETROSPECTIVE = "Retrospective, single-coil, zero-phase k-space from magnitude images."
-COMPLEX = "Retrospective, single-coil k-space; magnitude images are given a smooth phase and noise."
+COMPLEX = (
+    "Retrospective, single-coil k-space; magnitude images are given a smooth phase with local fields,"
+    " and noise."
+)
 SIMULATED_COILS = "Retrospective k-space of simulated coils, phase and noise from magnitude images."
 MEASURED = "Retrospective undersampling of measured, single-coil complex k-space."
 
