@@ -30,8 +30,8 @@ __all__ = [
 
 RETROSPECTIVE = "Retrospective, single-coil, zero-phase k-space from magnitude images."
 COMPLEX = (
-    "Retrospective, single-coil k-space; magnitude images are given a smooth phase with local fields,"
-    " and noise."
+    "Retrospective, single-coil k-space; magnitude images are given a smooth phase, with local"
+    " fields, and noise."
 )
 SIMULATED_COILS = "Retrospective k-space of simulated coils, phase and noise from magnitude images."
 MEASURED = "Retrospective undersampling of measured, single-coil complex k-space."
