@@ -100,4 +100,5 @@ def _image(
     made = getattr(app, method.application)(
         centred / scale, maps, lamda=weight, show_pbar=False, **method.options
     )
-    return np.asarray(np.abs(made.run()) * scale, dtype=np.float32)
+    # as of the networks: where no coil has sensitivity there is no image
+    return np.asarray(np.abs(made.run()) * scale * maps.any(0), dtype=np.float32)
