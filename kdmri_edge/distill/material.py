@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from kdmri_edge.distill.settings import PHANTOM, Settings
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.espirit import check_calibration
 
-__all__ = ["Material", "gather"]
+__all__ = ["Material", "gather", "joined", "recorded_hashes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,17 @@ def _describe(item: Case | Volume | VolumeFile, sha256: str) -> dict[str, Any]:
         "contrast": item.contrast,
         "sha256": sha256,
     }
+
+
+def recorded_hashes(volumes: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the SHA-256 of volumes as a record describes them."""
+    return [str(volume["sha256"]) for volume in volumes]
+
+
+def joined(mine: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the volumes of two records, each once."""
+    known = set(recorded_hashes(mine))
+    return mine + [volume for volume in others if volume["sha256"] not in known]
 
 
 def gather(settings: Settings) -> Material:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from kdmri_edge.distill.engine import Engine, describe, launched
 from kdmri_edge.distill.lock import hold
 from kdmri_edge.distill.log import TrainingLog
 from kdmri_edge.distill.losses import distance
-from kdmri_edge.distill.material import Material, gather
+from kdmri_edge.distill.material import Material, gather, joined, recorded_hashes
 from kdmri_edge.distill.quantised import tune
 from kdmri_edge.distill.recipe import Quantise
 from kdmri_edge.distill.settings import Settings
@@ -98,15 +98,6 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
     return Run(out)
 
 
-def _hashes(volumes: Iterable[Mapping[str, Any]]) -> list[str]:
-    return [str(volume["sha256"]) for volume in volumes]
-
-
-def _joined(mine: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    known = set(_hashes(mine))
-    return mine + [volume for volume in others if volume["sha256"] not in known]
-
-
 @dataclass
 class _Work:
     """State of a running distillation."""
@@ -172,7 +163,7 @@ class _Work:
         """
         stored = self.run.meta
         same = stored.get("key") == self.key and all(
-            _hashes(stored["data"][part]) == _hashes(self.material.record[part])
+            recorded_hashes(stored["data"][part]) == recorded_hashes(self.material.record[part])
             for part in ("train", "validation")
         )
         if not same:
@@ -221,7 +212,7 @@ class _Work:
         if self.fabric.is_global_zero:
             data = self.material.record["train"]
             if role == "student":  # what the teacher saw has reached the student too
-                data = _joined(data, self._teacher_data())
+                data = joined(data, self._teacher_data())
             training = {
                 "recipe": self.settings.recipe.to_dict(),
                 "steps": steps,
