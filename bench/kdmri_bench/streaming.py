@@ -102,7 +102,7 @@ def measure(
     """
     with tempfile.TemporaryDirectory() as place, progress("Streaming", 4) as advance:
         source = bundle or make_bundle(Path(place), matrix)
-        pipeline = Pipeline(source, threads=threads)
+        pipeline = Pipeline(source, threads=threads, sharing=True)
         pipeline.warm_up()
         matrix = pipeline.reads.matrix
         scan = coil_scan(open_bundle(source).mask, matrix, slices=_BASE, coils=coils)

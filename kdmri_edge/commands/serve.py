@@ -148,7 +148,7 @@ def serve(
 
     source = place_of(network)
     chosen = at_hand(source) if backend == "auto" else backend
-    pipeline = Pipeline(source, backend=chosen, precision=precision, threads=threads)
+    pipeline = Pipeline(source, backend=chosen, precision=precision, threads=threads, sharing=True)
     pipeline.warm_up()
     settings = ServerSettings(
         host=host, port=port, format=form, deadline_s=deadline, sessions=sessions,

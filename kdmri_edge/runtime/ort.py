@@ -46,6 +46,8 @@ class OnnxRuntimeSession(Session):
         graph: The .onnx file.
         precision: "f32", or "int8" for a quantised graph, which has no other.
         threads: CPU threads within an operator; None leaves the runtime's choice.
+        spin: Let threads that wait for work burn their CPUs, which is quicker by itself and slower
+            where others want these CPUs.
 
     Raises:
         BackendError: Another precision than the graph's, or another provider took over.
@@ -53,13 +55,22 @@ class OnnxRuntimeSession(Session):
         MissingExtraError: onnxruntime is not installed.
     """
 
-    def __init__(self, graph: Path, *, precision: str = "f32", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        graph: Path,
+        *,
+        precision: str = "f32",
+        threads: int | None = None,
+        spin: bool = True,
+    ) -> None:
         check_precision(precision, self.precisions_here(), "ONNX Runtime")
         self._ort = require("onnxruntime", extra="onnx")
         options = self._ort.SessionOptions()
         options.log_severity_level = 3  # errors: its warnings are about its own optimiser
         if threads is not None:
             options.intra_op_num_threads = threads
+        if not spin:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with tempfile.TemporaryDirectory() as folder:
             optimised = Path(folder) / "optimised.onnx"
             if precision == "int8":  # to read back what became of the integers

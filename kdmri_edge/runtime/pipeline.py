@@ -81,6 +81,8 @@ class Pipeline:
         backend: Key of `BACKENDS`; None takes the bundle's own.
         precision: See `open_session`.
         threads: CPU threads; None leaves the runtime's choice.
+        sharing: Leave the CPUs to others while there is nothing to compute (ONNX Runtime would let
+            its threads spin): a server has the next slice's lines to read meanwhile.
 
     Attributes:
         reads: What the network is made for.
@@ -97,12 +99,15 @@ class Pipeline:
         backend: str | None = None,
         precision: str | None = None,
         threads: int | None = None,
+        sharing: bool = False,
     ) -> None:
         self.reads: Reads = what_reads(source)
-        self.session: Session = open_session(
-            source, backend=backend, precision=precision, threads=threads
-        )
         self._bundle = None if source.suffix == ".safetensors" else open_bundle(source)
+        runs_in = backend or (self._bundle.target.runs_on[0] if self._bundle else None)
+        options: dict[str, Any] = {"spin": False} if sharing and runs_in == "onnxruntime" else {}
+        self.session: Session = open_session(
+            source, backend=backend, precision=precision, threads=threads, **options
+        )
         self._operators: dict[Mask, Any] = {self.reads.mask: self.session.operator}
 
     def warm_up(self) -> None:

@@ -12,6 +12,7 @@ from kdmri_edge.physics.coils import compress, noise_weights
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask, variable_density_lines
 from kdmri_edge.runtime.combine import combined, root_sum_of_squares
+from kdmri_edge.runtime.ort import OnnxRuntimeSession
 from kdmri_edge.runtime.pipeline import Pipeline, zero_filled_magnitude
 from kdmri_edge.runtime.session import open_session, reconstruct
 from tests.core.mrd.scans import every_line, phantom_scan
@@ -41,6 +42,26 @@ def test_a_magnitude_network_gets_the_real_part(pipeline: Pipeline, tiny_bundles
     session = open_session(tiny_bundles["magnitude"], threads=1)
     wanted = reconstruct(session, combined(kspace, mask, phase=False).real[None])[0]
     np.testing.assert_allclose(outcome.image, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_a_pipeline_that_shares_its_cpus_gives_the_same_image(
+    pipeline: Pipeline, tiny_bundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bool] = []
+    begin = OnnxRuntimeSession.__init__
+
+    def watched(self: OnnxRuntimeSession, *args: object, spin: bool = True, **kept: object) -> None:
+        given.append(spin)
+        begin(self, *args, spin=spin, **kept)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(OnnxRuntimeSession, "__init__", watched)
+    sharing = Pipeline(tiny_bundles["magnitude"], threads=2, sharing=True)
+    Pipeline(tiny_bundles["magnitude"], threads=2)
+    assert given == [False, True]
+    mask = pipeline.reads.mask
+    kspace = slice_of(mask)
+    one, other = (p.reconstruct(kspace, mask).image for p in (sharing, pipeline))
+    np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
 
 
 def test_a_complex_network_gets_one_coil_as_it_is(pipelines, tiny_bundles) -> None:
