@@ -68,7 +68,7 @@ class Run:
         Args:
             quantise: "int8" (CPUs) or "int8-signed" (TensorRT).
         """
-        return self.path / f"student-{quantise}.safetensors"  # where `tuned_for` looks
+        return _tuned_place(self.file("student"), quantise)
 
     def weights(self, role: str) -> Path:
         """Return the checkpoint of a role.
@@ -99,6 +99,10 @@ def open_run(path: Path) -> Run:
     return run
 
 
+def _tuned_place(checkpoint: Path, quantise: str) -> Path:
+    return checkpoint.with_name(f"{checkpoint.stem}-{quantise}{checkpoint.suffix}")
+
+
 def tuned_for(checkpoint: Path, precision: str, *, signed: bool) -> Path:
     """Return the checkpoint that an export should start from.
 
@@ -113,8 +117,7 @@ def tuned_for(checkpoint: Path, precision: str, *, signed: bool) -> Path:
     """
     if precision != "int8":
         return checkpoint
-    kind = "int8-signed" if signed else "int8"
-    tuned = checkpoint.with_name(f"{checkpoint.stem}-{kind}{checkpoint.suffix}")
+    tuned = _tuned_place(checkpoint, "int8-signed" if signed else "int8")
     return tuned if tuned.is_file() else checkpoint
 
 

@@ -310,6 +310,9 @@ def markdown(report: dict[str, Any]) -> str:
         " combination:",
         "",
         *_table(coils["rows"]),
+        "",
+        f"The networks' images of this scan read from {' and '.join(coils['formats'])} differ by at"
+        f" most {coils['largest_difference_between_formats']:.0e} of the maximum.",
     ]
     if "single_coil" in report:
         single = report["single_coil"]
