@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kdmri_bench.jobs import Job, JobResult
 
-__all__ = ["run_isolated"]
+__all__ = ["ended_by", "environment", "run_isolated"]
 
 WORKER = "kdmri_bench.worker"
 
@@ -41,7 +41,8 @@ def run_isolated(job: Job, folder: Path, *, timeout_s: float, module: str = WORK
             stdin=subprocess.DEVNULL,
             stdout=stderr,
             stderr=stderr,
-            env=_environment(job, folder),
+            # torch.compile starts cold in the first round, whatever was compiled here before.
+            env={**environment(job.threads), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")},
         )
         try:
             status = process.wait(timeout=timeout_s)
@@ -55,22 +56,20 @@ def run_isolated(job: Job, folder: Path, *, timeout_s: float, module: str = WORK
             return JobResult.read(result_file)
         except ValueError as error:
             return JobResult(error=f"The process left a damaged result ({error}).")
-    return JobResult(error=_reason(status, log))
+    return JobResult(error=ended_by(status, log))
 
 
-def _environment(job: Job, folder: Path) -> dict[str, str]:
+def environment(threads: int) -> dict[str, str]:
     """The parent's environment, with its import path: a source checkout works uninstalled."""
     paths = [entry for entry in sys.path if entry]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
-        "OMP_NUM_THREADS": str(job.threads),
-        # torch.compile starts cold in the first round, whatever was compiled here before.
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "OMP_NUM_THREADS": str(threads),
     }
 
 
-def _reason(status: int, log: Path) -> str:
+def ended_by(status: int, log: Path) -> str:
     """Say in one line how a process without a result ended."""
     if status < 0:
         try:

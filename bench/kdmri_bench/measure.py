@@ -161,10 +161,9 @@ class _Bench:
         """Export the bundle that takes any batch, right before it is needed."""
         if plan.dynamic is None or not last:
             return
-        try:
-            self.dynamic[index] = str(plan.dynamic())
-        except Exception:  # whatever an exporter raises: larger batches then say so themselves
-            self.dynamic.pop(index, None)
+        made = plan.dynamic()
+        if isinstance(made, Path):  # otherwise larger batches say so themselves
+            self.dynamic[index] = str(made)
 
     def job(self, plan: Plan, index: int, samples: int, end_to_end: int, *, last: bool) -> Job:
         """Say what a row's process does in one round."""

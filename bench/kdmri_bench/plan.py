@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kdmri_bench.exporter import Refused
 from kdmri_bench.schema import Row
 
 __all__ = ["Plan"]
@@ -30,5 +31,5 @@ class Plan:
     source: Path | None
     backend: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    dynamic: Callable[[], Path] | None = None
+    dynamic: Callable[[], Path | Refused] | None = None
     opener: str | None = None

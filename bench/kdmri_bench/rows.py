@@ -5,12 +5,12 @@ The backends come from the table of export targets; a new target appears here by
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
+from kdmri_bench.exporter import Make, Refused, attempt
 from kdmri_bench.exports import bundle_size, dft_nodes, export_for
 from kdmri_bench.plan import Plan
 from kdmri_bench.ratios import PLAIN_EXPORT
@@ -28,7 +28,9 @@ from kdmri_edge.targets import TARGETS
 __all__ = ["plan_rows"]
 
 
-def plan_rows(sources: Sequence[Source], settings: BenchSettings, scratch: Path) -> list[Plan]:
+def plan_rows(
+    sources: Sequence[Source], settings: BenchSettings, scratch: Path, *, make: Make = attempt
+) -> list[Plan]:
     """Lay out the rows and make the exports that are missing.
 
     Whatever cannot be run here keeps its row, with the reason; nothing is raised for one row's
@@ -38,6 +40,7 @@ def plan_rows(sources: Sequence[Source], settings: BenchSettings, scratch: Path)
         sources: the networks.
         settings: precisions, and which ways are wanted.
         scratch: folder for the exports of networks that belong to no run.
+        make: makes one export, in this process or in another.
     """
     ways = {
         source.name: exported(source.spec, source.role, settings) if source.checkpoint else []
@@ -49,7 +52,7 @@ def plan_rows(sources: Sequence[Source], settings: BenchSettings, scratch: Path)
             if source.checkpoint is not None:
                 plans.extend(_live(source, way, settings) for way in live(settings))
             for way in ways[source.name]:
-                plans.append(_exported(source, way, settings, scratch))
+                plans.append(_exported(source, way, settings, scratch, make))
                 advance(1)
             plans.extend(_given(source, settings))
     return plans
@@ -109,13 +112,15 @@ def _missing(backend: Backend) -> KdmriError | None:
     return _NO_CUDA if backend.devices == ("cuda",) and not _cuda() else None
 
 
-def _exported(source: Source, way: Exported, settings: BenchSettings, scratch: Path) -> Plan:
+def _exported(
+    source: Source, way: Exported, settings: BenchSettings, scratch: Path, make: Make
+) -> Plan:
     row = _row(source, way.backend.title, way.key, way.precision, way.device)
     row = replace(row, variant=way.variant)
     missing = _missing(way.backend)
     if missing is not None:
         return _absent(row, missing)
-    make = partial(
+    work = partial(
         export_for,
         source,
         way.target.name,
@@ -124,28 +129,16 @@ def _exported(source: Source, way: Exported, settings: BenchSettings, scratch: P
         precision=way.written,
         **({"builder": way.builder} if way.builder else {}),
     )
-    try:
-        plan = _ready(row, make())
-    except (BackendError, MissingExtraError) as error:
-        return _absent(row, error)
-    except Exception as error:  # an exporter may raise anything: it costs this row, no other
-        reason = f"The export failed: {_what(error)}"
-        return Plan(row=replace(row, status=Status.FAILED, reason=reason), source=None)
+    made = make(work)
+    if isinstance(made, Refused):
+        status = Status.SKIPPED if made.absent else Status.FAILED
+        return Plan(row=replace(row, status=status, reason=made.reason), source=None)
+    plan = _ready(row, made)
     backend = None if way.backend is way.target.backend else way.backend.name
     plan = replace(plan, backend=backend, options=way.options)
     if max(settings.batches, default=1) > 1:
-        plan = replace(plan, dynamic=partial(make, batch="dynamic"))
+        plan = replace(plan, dynamic=partial(make, partial(work, batch="dynamic")))
     return plan
-
-
-def _what(error: BaseException) -> str:
-    """Say in one plain line what went wrong, at the root of a chain of exceptions."""
-    if isinstance(error, KdmriError):
-        return str(error)
-    while error.__cause__ is not None:
-        error = error.__cause__
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip() or "no message"
-    return f"{type(error).__name__}: {plain.splitlines()[0][:300]}"
 
 
 def _ready(row: Row, bundle: Path) -> Plan:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kdmri_bench.cells import variant_name
 from kdmri_bench.derive import derived, gap, layer_values
+from kdmri_bench.exporter import Exporter
 from kdmri_bench.isolation import WORKER
 from kdmri_bench.machine import absent, governor
 from kdmri_bench.measure import Measured, measure
@@ -96,10 +97,14 @@ def bench(
         data = TestData(cases=tuple(data), split=None, statement=RETROSPECTIVE)
     cases = [central_slices(case, settings.limit_slices) for case in data.cases]
     _check_cases(cases, networks[0])
-    with tempfile.TemporaryDirectory(prefix="kdmri-bench-") as scratch:
+    threads = settings.threads or available_threads()
+    with (
+        tempfile.TemporaryDirectory(prefix="kdmri-bench-") as scratch,
+        Exporter(threads=threads, timeout_s=settings.timeout_s) as make,
+    ):
         workspace = Path(scratch)
         load = _load_average()  # before the exports, which keep the machine busy themselves
-        plans = plan_rows(networks, settings, workspace / "exports")
+        plans = plan_rows(networks, settings, workspace / "exports", make=make)
         plans += extra(networks, workspace) if extra else []
         peaks = _peaks(plans, settings)
         image = "magnitude" if networks[0].spec.magnitude_input else "real"

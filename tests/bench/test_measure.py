@@ -135,7 +135,7 @@ def test_the_report_is_written_whatever_crashes(
         )
         for source, name in zip(sources, ("killed", survivor or "broken"), strict=True)
     ]  # fmt: skip
-    monkeypatch.setattr("kdmri_bench.run.plan_rows", lambda *_: plans)
+    monkeypatch.setattr("kdmri_bench.run.plan_rows", lambda *_, **__: plans)
     settings = BenchSettings(threads=1, warmup=0, samples=5)
     files = bench(sources, cases, settings, out=tmp_path / "out", worker="stand_in").files
     report = read_report(files["json"])
