@@ -11,7 +11,16 @@ from typing import Any
 from kdmri_edge.errors import RunError
 from kdmri_edge.files import read_json
 
-__all__ = ["ROLES", "RUNS_FOLDER", "RUN_FORMAT", "Run", "newest_run", "open_run", "tuned_for"]
+__all__ = [
+    "ROLES",
+    "RUNS_FOLDER",
+    "RUN_FORMAT",
+    "Run",
+    "newest_run",
+    "open_run",
+    "tuned_for",
+    "tuned_place",
+]
 
 RUN_FORMAT = 1
 RUNS_FOLDER = Path("runs")
@@ -68,7 +77,7 @@ class Run:
         Args:
             quantise: "int8" (CPUs) or "int8-signed" (TensorRT).
         """
-        return _tuned_place(self.file("student"), quantise)
+        return tuned_place(self.file("student"), quantise)
 
     def weights(self, role: str) -> Path:
         """Return the checkpoint of a role.
@@ -99,7 +108,8 @@ def open_run(path: Path) -> Run:
     return run
 
 
-def _tuned_place(checkpoint: Path, quantise: str) -> Path:
+def tuned_place(checkpoint: Path, quantise: str) -> Path:
+    """Return where the copy of a checkpoint lies that was tuned for "int8" or "int8-signed"."""
     return checkpoint.with_name(f"{checkpoint.stem}-{quantise}{checkpoint.suffix}")
 
 
@@ -107,7 +117,7 @@ def tuned_for(checkpoint: Path, precision: str, *, signed: bool) -> Path:
     """Return the checkpoint that an export should start from.
 
     Args:
-        checkpoint: A network of a run.
+        checkpoint: A network of a run or of the package.
         precision: Of the export.
         signed: Whether the target has signed integers alone (TensorRT).
 
@@ -117,7 +127,7 @@ def tuned_for(checkpoint: Path, precision: str, *, signed: bool) -> Path:
     """
     if precision != "int8":
         return checkpoint
-    tuned = _tuned_place(checkpoint, "int8-signed" if signed else "int8")
+    tuned = tuned_place(checkpoint, "int8-signed" if signed else "int8")
     return tuned if tuned.is_file() else checkpoint
 
 

@@ -18,6 +18,7 @@ from kdmri_edge.files import sha256_file
 from kdmri_edge.suggest import nearest
 
 __all__ = [
+    "INDEX",
     "INDEX_FORMAT",
     "WEIGHTS",
     "ShippedNetwork",
@@ -28,8 +29,9 @@ __all__ = [
 ]
 
 WEIGHTS: Final = Path(__file__).resolve().parent / "weights"
+INDEX: Final = "index.json"
 INDEX_FORMAT: Final = 1
-_INDEX: Final = "index.json"
+
 _REFERENCE: Final = re.compile(r"[\w.-]+@[\w.-]+")
 
 
@@ -41,7 +43,8 @@ class ShippedNetwork:
         reference: PRESET@PLACE.
         path: Its checkpoint (safetensors).
         entry: What the index says: file, sha256, role, spec, parameters, mask and accelerations,
-            matrix, recipe, steps, seed, data, attribution, revision, and figures.
+            matrix, recipe, steps, seed, data, attribution, revision, figures, and `tuned`: the
+            copies beside it that were tuned for int8, by the kind of their integers.
     """
 
     reference: str
@@ -62,7 +65,7 @@ def shipped_networks(root: Path = WEIGHTS) -> dict[str, ShippedNetwork]:
     Raises:
         CheckpointError: The index is damaged or of a newer format.
     """
-    file = root / _INDEX
+    file = root / INDEX
     if not file.is_file():
         return {}
     try:
@@ -95,7 +98,7 @@ def place_of(network: Path) -> Path:
 
 
 def resolve(reference: str, root: Path = WEIGHTS) -> Path:
-    """Return the checkpoint of a shipped network, after comparing its hash.
+    """Return the checkpoint of a shipped network, after comparing its hash and its copies'.
 
     Raises:
         ModelError: There is no such network; the message names the nearest.
@@ -110,8 +113,15 @@ def resolve(reference: str, root: Path = WEIGHTS) -> Path:
             f"Shipped are {', '.join(known)}.",
         )
     network = known[reference]
-    if not network.path.is_file() or sha256_file(network.path) != network.entry["sha256"]:
+    # copies that were tuned for int8 are found by their names (`runs.tuned_for`)
+    files = [network.entry, *network.entry.get("tuned", {}).values()]
+    if not all(_intact(root, entry) for entry in files):
         raise CheckpointError(
             f"The weights of {reference} are missing or altered.", "Install kdmri-edge again."
         )
     return network.path
+
+
+def _intact(root: Path, entry: Mapping[str, Any]) -> bool:
+    file = root / entry["file"]
+    return file.is_file() and sha256_file(file) == entry["sha256"]

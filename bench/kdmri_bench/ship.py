@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ from kdmri_edge.files import atomic_path, sha256_file, write_json
 from kdmri_edge.models.spec import PRESETS, ModelSpec
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.provenance import provenance
-from kdmri_edge.shipped import INDEX_FORMAT, WEIGHTS
+from kdmri_edge.shipped import INDEX, INDEX_FORMAT, WEIGHTS
 
-__all__ = ["calibrated", "entry", "preset_name", "ship"]
+__all__ = ["calibrated", "entry", "preset_name", "ship", "write_index"]
 
 _PLACE = re.compile(r"[a-z0-9][a-z0-9-]*")
 
@@ -156,7 +157,7 @@ def ship(
     """
     if not _PLACE.fullmatch(place):
         raise BenchError(f"{place!r} is no place.", "Use small letters, digits and hyphens.")
-    index = root / "index.json"
+    index = root / INDEX
     networks: dict[str, Any] = {}
     if index.is_file():
         networks = json.loads(index.read_text(encoding="utf-8"))["networks"]
@@ -176,10 +177,18 @@ def ship(
         for reference, (checkpoint, described) in found.items():
             with atomic_path(root / described["file"]) as temporary:
                 shutil.copyfile(checkpoint, temporary)
+            # copies that were tuned for int8 belong to the weights that are replaced
+            for old in networks.get(reference, {}).get("tuned", {}).values():
+                (root / old["file"]).unlink(missing_ok=True)
             networks[reference] = described
-    ordered = dict(sorted(networks.items(), key=lambda item: item[0].split("@")[::-1]))
-    write_json(index, {"format": INDEX_FORMAT, "networks": ordered})
+    write_index(root, networks)
     return list(found)
+
+
+def write_index(root: Path, networks: Mapping[str, Any]) -> None:
+    """Write the index of a folder of weights, ordered by place."""
+    ordered = dict(sorted(networks.items(), key=lambda item: item[0].split("@")[::-1]))
+    write_json(root / INDEX, {"format": INDEX_FORMAT, "networks": ordered})
 
 
 @click.command()

@@ -4,13 +4,16 @@ Every network is exported to every target in every precision that it has, the bu
 test volumes in the runtime of the parity gate, and the images are compared with those of PyTorch in
 float32. TensorRT graphs are run by ONNX Runtime: the graph's arithmetic, signed integers and all,
 is the same, and no GPU is needed. Their engines are built for `RTX_DEFAULT`, and recorded as built.
+
+Where a copy of a network was tuned for int8, the network itself has its rows as well: the
+difference is what the tuning gave.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,8 +45,10 @@ SCHEMA: Final = 1
 LIMITS_DB: Final = {"f16": 0.01, "bf16": 0.01, "int8": 0.05}
 """Loss of PSNR up to which a precision counts as one that loses nothing, in dB."""
 
+_PRECISIONS: Final = dict.fromkeys(name for row in TARGETS.values() for name in row.precisions)
 
-def _recipes() -> list[ExportRecipe]:
+
+def _recipes(precisions: Collection[str] = ()) -> list[ExportRecipe]:
     rtx = EngineRequest(builder="rtx", compute_capabilities=RTX_DEFAULT)
     here = available("tensorrt_rtx")
     return [
@@ -54,6 +59,7 @@ def _recipes() -> list[ExportRecipe]:
         )
         for target in TARGETS.values()
         for precision in target.precisions
+        if not precisions or precision in precisions
     ]
 
 
@@ -122,9 +128,11 @@ def measure(
         with tempfile.TemporaryDirectory() as folder:
             for recipe in recipes:
                 out = Path(folder) / recipe.bundle_name("network")
-                start = tuned_for(source.checkpoint, recipe.precision, signed=recipe.signed)
-                bundle = export_model(start, recipe, out)
-                rows.append(_row(bundle, recipe, cases, reference))
+                tuned = tuned_for(source.checkpoint, recipe.precision, signed=recipe.signed)
+                for start in dict.fromkeys((source.checkpoint, tuned)):
+                    bundle = export_model(start, recipe, out / start.stem)
+                    row = _row(bundle, recipe, cases, reference)
+                    rows.append({**row, "tuned": start != source.checkpoint})
         found.append(
             {
                 "network": source.name,
@@ -150,6 +158,10 @@ def _engine_cell(row: dict[str, Any]) -> str:
     return f"{len(built)} built" if built else ""
 
 
+def _precision_cell(row: dict[str, Any]) -> str:
+    return f"{row['precision']}, tuned" if row.get("tuned") else str(row["precision"])
+
+
 def markdown(report: dict[str, Any]) -> str:
     """Return the table as GitHub Markdown."""
     lines = [
@@ -167,7 +179,7 @@ def markdown(report: dict[str, Any]) -> str:
         for row in network["rows"]:
             quality, loss = row["quality"], row["loss_db"]
             cells = [
-                network["network"], f"`{row['target']}`", row["precision"], row["runtime"],
+                network["network"], f"`{row['target']}`", _precision_cell(row), row["runtime"],
                 row["executed"], f"{quality['psnr']['mean']:.3f}",
                 f"{loss['mean']:+.3f} ({loss['largest']:+.3f})",
                 f"{quality['ssim']['mean']:.4f}", f"{row['bytes'] / 1e3:.0f} kB",
@@ -181,15 +193,30 @@ def markdown(report: dict[str, Any]) -> str:
         " the loss is against PyTorch in float32, per volume."
         " Engines are TensorRT-RTX's, built ahead of time and not executed: no GPU was at hand.",
     ]
+    if any(row.get("tuned") for network in report["networks"] for row in network["rows"]):
+        lines[-1] += (
+            " Rows that say tuned are of the copy that `distill --quantize` trained with rounding,"
+            " int8 rows without are its start: rounded after training."
+        )
     return "\n".join(lines)
 
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of volumes.")
+@click.option(
+    "--precision", "precisions", multiple=True, type=click.Choice(list(_PRECISIONS)),
+    help="Measure this precision alone; may be repeated.",
+)  # fmt: skip
 @click.option("--limit-slices", type=click.IntRange(1), help="Only the central N of each volume.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write report.json into this folder.")
-def main(sources: tuple[Path, ...], data: Path, limit_slices: int | None, out: Path | None) -> None:
+def main(
+    sources: tuple[Path, ...],
+    data: Path,
+    precisions: tuple[str, ...],
+    limit_slices: int | None,
+    out: Path | None,
+) -> None:
     """Measure what every target and precision costs in quality."""
     try:
         networks = gather(sources)
@@ -199,7 +226,8 @@ def main(sources: tuple[Path, ...], data: Path, limit_slices: int | None, out: P
         loaded = load_cases(
             files, mask=first.mask, matrix=first.matrix, spec=first.spec, split=split
         )
-        report = measure(networks, [central_slices(case, limit_slices) for case in loaded.cases])
+        cases = [central_slices(case, limit_slices) for case in loaded.cases]
+        report = measure(networks, cases, _recipes(precisions))
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             write_json(out / "report.json", report)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from kdmri_bench.sources import gather
-from kdmri_bench.targets import markdown, measure
+from kdmri_bench.targets import main, markdown, measure
+from kdmri_edge.checkpoint import MAXIMA, RANGES, load_checkpoint, save_checkpoint
 from kdmri_edge.data.cases import Case, make_case
 from kdmri_edge.data.phantom import phantom_volume
 from kdmri_edge.errors import BenchError
@@ -59,6 +62,38 @@ def test_table_has_a_row_per_recipe_and_one_for_pytorch(report: dict[str, Any]) 
     rows = [line for line in markdown(report).splitlines() if line.startswith(f"| {name} |")]
     assert len(rows) == 4
     assert len({line.count("|") for line in rows}) == 1
+
+
+def test_a_tuned_copy_has_rows_beside_its_start(
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source,) = gather([Path(NETWORK)])
+    assert source.checkpoint is not None
+    start, copy = tmp_path / "student.safetensors", tmp_path / "student-int8.safetensors"
+    start.write_bytes(source.checkpoint.read_bytes())
+    held = load_checkpoint(start)
+    convs = list(held.training[MAXIMA])
+    tuned = {**held.training, RANGES: dict.fromkeys(convs, 8.0)}  # far too wide: it must show
+    save_checkpoint(copy, replace(held, training=tuned))
+    recipes = [
+        ExportRecipe(target="onnx", precision="int8"),
+        ExportRecipe(target="trt", precision="int8"),
+    ]
+    report = measure(gather([start]), cases, recipes)
+    rows = report["networks"][0]["rows"]
+    assert [(row["target"], row["tuned"]) for row in rows] == [
+        ("onnx", False), ("onnx", True), ("trt", False),
+    ]  # fmt: skip
+    assert rows[0]["loss_db"]["mean"] < rows[1]["loss_db"]["mean"]
+    text = markdown(report)
+    assert text.count("int8, tuned") == 1
+    assert "rounded after training" in text
+
+
+def test_an_unknown_precision_is_a_usage_error() -> None:
+    result = CliRunner().invoke(main, [NETWORK, "--data", ".", "--precision", "int9"])
+    assert result.exit_code == 2
+    assert "int8" in result.output
 
 
 def test_a_bundle_has_no_checkpoint_to_export(cases: list[Case], tmp_path: Path) -> None:
