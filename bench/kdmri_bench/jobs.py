@@ -24,11 +24,11 @@ class Job:
         query: .npy file, float32 [1, C, H, W], normalised: the input that is timed.
         warmup: untimed queries.
         samples: timed queries, network only.
-        seconds: timing ends sooner after so many; None sets no limit.
+        seconds: timing ends sooner after so many, of both kinds together; None sets no limit.
         kspace: .npy file, complex64 [1, H, W]: sampled k-space of the same slice, for timing end to
             end; None times the network alone.
         image: what the network reads of the zero-filled image: "complex", "real" or "magnitude".
-        end_to_end: timed queries, k-space in and image out.
+        end_to_end: timed queries, k-space in and image out; they count as samples too.
         batches: batch sizes of the offline throughput; empty measures none.
         throughput_s: seconds for each of them.
         dynamic: bundle that takes any batch; None where the source itself does.

@@ -33,12 +33,12 @@ from kdmri_edge.mrd.images import fallback_of
 from kdmri_edge.provenance import provenance
 from kdmri_edge.runtime.pipeline import Pipeline
 
-__all__ = ["SoakSettings", "main", "markdown", "soak"]
+__all__ = ["GROWTH", "SoakSettings", "main", "markdown", "soak"]
 
 SCHEMA: Final = 1
 _BASE: Final = 4  # different slices, which a scan repeats
 _CLOSE: Final = 1e-4  # of an image's maximum: far above rounding, far below any mix-up
-_GROWTH: Final = 0.05
+GROWTH: Final = 0.05
 """Of the server's resident set: what more is called a leak."""
 
 
@@ -224,7 +224,7 @@ def main(slices: int, sessions: int, at_once: int, matrix: int, coils: int,
         click.echo(markdown(report))
         if report["lost"] or report["zero_filled"] or report["wrong"] or report["defects"]:
             raise BenchError("Images of good scans were lost.", "See report.json with --out.")
-        if report["growth"] > _GROWTH:
+        if report["growth"] > GROWTH:
             raise BenchError(
                 f"The server's resident set grew by {report['growth']:.1%}.",
                 "More than 5 % over a long soak is a leak; a short one has not levelled off yet.",

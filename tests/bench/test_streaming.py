@@ -11,18 +11,18 @@ from kdmri_bench.served import coil_scan, repeated
 from kdmri_edge.physics.masks import variable_density_lines
 
 
-def test_a_short_soak_loses_nothing() -> None:
-    settings = soak.SoakSettings(slices=96, sessions=12, at_once=3, matrix=32, coils=2, faulty=2)
+def test_half_a_minute_of_soak_loses_nothing_and_does_not_grow() -> None:
+    settings = soak.SoakSettings(slices=1600, sessions=40, at_once=3, matrix=48, coils=3)
     report = soak.soak(settings)
     assert (report["lost"], report["zero_filled"], report["wrong"], report["defects"]) == (0,) * 4
-    assert report["good_sessions"] == 6
-    assert report["good_images"] == 48
+    assert report["good_sessions"] == 36
+    assert report["good_images"] == 1440
     assert report["faults"] == dict.fromkeys(sorted(FAULTS), 1)
     # so few images fit into the socket's buffers: that nobody reads them need not show
-    assert report["outcomes"]["complete"] in (6, 7)
-    assert sum(report["outcomes"].values()) == 6 + len(FAULTS)
-    assert len(report["resident_mib"]) == 5
-    assert "of 48 images of good scans 0 lost" in soak.markdown(report)
+    assert report["outcomes"]["complete"] in (36, 37)
+    assert sum(report["outcomes"].values()) == 36 + len(FAULTS)
+    assert report["growth"] < soak.GROWTH
+    assert "of 1,440 images of good scans 0 lost" in soak.markdown(report)
 
 
 @pytest.mark.parametrize("sessions", [10, 50, 500])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from kdmri_edge.checkpoint import MAXIMA, RANGES, load_checkpoint, save_checkpoi
 from kdmri_edge.data.cases import Case, make_case
 from kdmri_edge.data.phantom import phantom_volume
 from kdmri_edge.errors import BenchError
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.runs import Run
 from kdmri_edge.shipped import resolve
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
@@ -30,23 +33,48 @@ def cases() -> list[Case]:
 
 
 @pytest.fixture(scope="module")
-def report(cases: list[Case]) -> dict[str, Any]:
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student with a copy that was tuned for CPUs, badly: with ranges far too wide."""
+    folder = tmp_path_factory.mktemp("student")
+    start, copy = folder / "student.safetensors", folder / "student-int8.safetensors"
+    start.write_bytes(resolve(NETWORK).read_bytes())
+    held = load_checkpoint(start)
+    tuned = {**held.training, RANGES: dict.fromkeys(held.training[MAXIMA], 8.0)}
+    save_checkpoint(copy, replace(held, training=tuned))
+    return start
+
+
+@pytest.fixture(scope="module")
+def report(student: Path, cases: list[Case]) -> dict[str, Any]:
     recipes = [
         ExportRecipe(target="onnx"),
         ExportRecipe(target="onnx", precision="int8"),
         ExportRecipe(target="trt", precision="int8"),
     ]
-    return measure(gather([Path(NETWORK)]), cases, recipes)
+    return measure(gather([student]), cases, recipes)
 
 
 def test_float_loses_nothing_and_integers_little(report: dict[str, Any]) -> None:
     (network,) = report["networks"]
-    float_row, integers, signed = network["rows"]
+    float_row, integers, _, signed = network["rows"]
     assert abs(float_row["loss_db"]["largest"]) < 1e-3
     for row in (integers, signed):
         assert 0 < abs(row["loss_db"]["mean"]) < 0.5
         assert row["bytes"] < float_row["bytes"]
     assert "int8" in integers["executed"]
+
+
+def test_a_tuned_copy_has_a_row_beside_its_start(report: dict[str, Any]) -> None:
+    (network,) = report["networks"]
+    rows = network["rows"]
+    assert [(row["target"], row["precision"], row["tuned"]) for row in rows] == [
+        ("onnx", "f32", False), ("onnx", "int8", False), ("onnx", "int8", True),
+        ("trt", "int8", False),
+    ]  # fmt: skip
+    assert rows[1]["loss_db"]["mean"] < rows[2]["loss_db"]["mean"]
+    text = markdown(report)
+    assert text.count("int8, tuned") == 1
+    assert "rounded after training" in text
 
 
 def test_loss_is_the_difference_of_what_the_volumes_say(report: dict[str, Any]) -> None:
@@ -60,34 +88,8 @@ def test_loss_is_the_difference_of_what_the_volumes_say(report: dict[str, Any]) 
 def test_table_has_a_row_per_recipe_and_one_for_pytorch(report: dict[str, Any]) -> None:
     name = report["networks"][0]["network"]
     rows = [line for line in markdown(report).splitlines() if line.startswith(f"| {name} |")]
-    assert len(rows) == 4
+    assert len(rows) == 5
     assert len({line.count("|") for line in rows}) == 1
-
-
-def test_a_tuned_copy_has_rows_beside_its_start(
-    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (source,) = gather([Path(NETWORK)])
-    assert source.checkpoint is not None
-    start, copy = tmp_path / "student.safetensors", tmp_path / "student-int8.safetensors"
-    start.write_bytes(source.checkpoint.read_bytes())
-    held = load_checkpoint(start)
-    convs = list(held.training[MAXIMA])
-    tuned = {**held.training, RANGES: dict.fromkeys(convs, 8.0)}  # far too wide: it must show
-    save_checkpoint(copy, replace(held, training=tuned))
-    recipes = [
-        ExportRecipe(target="onnx", precision="int8"),
-        ExportRecipe(target="trt", precision="int8"),
-    ]
-    report = measure(gather([start]), cases, recipes)
-    rows = report["networks"][0]["rows"]
-    assert [(row["target"], row["tuned"]) for row in rows] == [
-        ("onnx", False), ("onnx", True), ("trt", False),
-    ]  # fmt: skip
-    assert rows[0]["loss_db"]["mean"] < rows[1]["loss_db"]["mean"]
-    text = markdown(report)
-    assert text.count("int8, tuned") == 1
-    assert "rounded after training" in text
 
 
 def test_an_unknown_precision_is_a_usage_error() -> None:
@@ -96,7 +98,10 @@ def test_an_unknown_precision_is_a_usage_error() -> None:
     assert "int8" in result.output
 
 
-def test_a_bundle_has_no_checkpoint_to_export(cases: list[Case], tmp_path: Path) -> None:
-    bundle = export_model(resolve(NETWORK), ExportRecipe(target="onnx"), tmp_path / "bundle")
+def test_a_bundle_has_no_checkpoint_to_export(
+    make_run: Callable[..., Run], mask: Mask, cases: list[Case], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", mask, ("student",))
+    bundle = export_model(run.weights("student"), ExportRecipe(target="onnx"), tmp_path / "bundle")
     with pytest.raises(BenchError, match="no checkpoint"):
         measure(gather([bundle.path]), cases)

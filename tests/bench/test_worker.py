@@ -11,6 +11,7 @@ import pytest
 
 from kdmri_bench.exports import export_for
 from kdmri_bench.jobs import Job
+from kdmri_bench.latency import FEWEST
 from kdmri_bench.offline import throughput
 from kdmri_bench.sources import from_checkpoint
 from kdmri_bench.worker import measure
@@ -57,9 +58,18 @@ def test_a_row_has_every_figure(job: Job) -> None:
     assert (len(found.latency_s), len(found.end_to_end_s)) == (6, 5)
     assert set(found.throughput) == {"1", "2"}
     assert all(isinstance(rate, float) and rate > 0 for rate in found.throughput.values())
+    # the first five are parts of the queries from k-space to image
+    parts = list(zip(found.latency_s, found.end_to_end_s, strict=False))
+    assert all(0 < network < whole for network, whole in parts)
     assert 0 < found.first_s < found.cold_s
     assert found.memory["peak"] >= found.memory["baseline"]
     assert found.info["provider"] == "CPU"
+
+
+def test_one_time_limit_holds_for_both_kinds_of_queries(job: Job) -> None:
+    changes = {"seconds": 0.0, "samples": 50, "end_to_end": 50, "batches": ()}
+    found = measure(Job(**{**{name: getattr(job, name) for name in job.__slots__}, **changes}))
+    assert len(found.latency_s) == len(found.end_to_end_s) == FEWEST
 
 
 def test_a_batch_that_the_graph_refuses_has_its_reason(job: Job) -> None:
