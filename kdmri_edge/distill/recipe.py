@@ -120,7 +120,7 @@ class DistillRecipe:
             convolutions when they are saved (`models.branches`).
         reparameterise_teacher: The same for the teacher.
         quantise: Tune a copy of the finished student with int8 rounding (`models.rounding`).
-        quantise_steps: Optimiser steps of that, with the student's losses; the teacher stays float.
+        quantise_steps: Optimiser steps of that, on whole slices, against the float student.
         quantise_rate: Its peak learning rate, as a fraction of `learning_rate`.
         masks: Which masks the networks are trained for (`distill.masks`).
         flip: Mirror strips along readout at random (line masks only).
@@ -154,8 +154,8 @@ class DistillRecipe:
     reparameterise: bool = False
     reparameterise_teacher: bool = False
     quantise: Quantise = Quantise.NONE
-    quantise_steps: int = _range(600, 1)
-    quantise_rate: float = _range(0.1, 1e-6, 1.0)
+    quantise_steps: int = _range(200, 1)
+    quantise_rate: float = _range(0.05, 1e-6, 1.0)
     masks: Masks = Masks.OWN
     flip: bool = True
     precision: Precision = Precision.AUTO

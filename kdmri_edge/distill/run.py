@@ -90,7 +90,7 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
                 teaching = Teaching(fabric, settings.recipe, teacher)
                 student = work.student(teacher, teaching)
                 if settings.recipe.quantise is not Quantise.NONE:
-                    work.quantised(student, teaching)
+                    work.quantised(student)
             work.close()
         finally:
             if work.lock is not None:
@@ -365,13 +365,13 @@ class _Work:
         steps = {"attention": recipe.attention_steps, "imitation": recipe.imitation_steps}
         return self._trained("student", make, steps)
 
-    def quantised(self, student: Network, teaching: Teaching) -> None:
+    def quantised(self, student: Network) -> None:
         """Tune a copy of the distilled student with the rounding of its int8 export."""
         recipe = self.settings.recipe
         file = self.run.tuned(str(recipe.quantise))
         if file.is_file():
             return
-        tuned = tune(student, teaching.taught, self.around, list(self.material.validation))
+        tuned = tune(student, self.around, list(self.material.validation))
         if self.fabric.is_global_zero:
             known = read_checkpoint_meta(self.run.weights("student"))["training"]
             training = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kdmri_edge.distill.batches import batch_size, strips_allowed
-from kdmri_edge.distill.recipe import Masks
+from kdmri_edge.distill.recipe import Masks, Quantise
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import RecipeError
 
@@ -34,7 +34,7 @@ def check_shares(settings: Settings, processes: int) -> None:
             f"Use --set shards={recipe.shards * processes}, or fewer processes.",
         )
     kinds = {"strips": False} if strips else {}
-    if recipe.whole_slices > 0 or not strips:
+    if recipe.whole_slices > 0 or not strips or recipe.quantise is not Quantise.NONE:
         kinds["whole slices"] = True
     for kind, whole in kinds.items():
         batch = batch_size(recipe, settings.matrix, whole=whole)
