@@ -154,8 +154,8 @@ class DistillRecipe:
     reparameterise: bool = False
     reparameterise_teacher: bool = False
     quantise: Quantise = Quantise.NONE
-    quantise_steps: int = _range(200, 1)
-    quantise_rate: float = _range(0.05, 1e-6, 1.0)
+    quantise_steps: int = _range(100, 1)
+    quantise_rate: float = _range(0.2, 1e-6, 1.0)
     masks: Masks = Masks.OWN
     flip: bool = True
     precision: Precision = Precision.AUTO

@@ -30,6 +30,11 @@ from kdmri_edge.models.stack import ConvStack
 __all__ = ["RoundedConv", "round_network", "unround"]
 
 
+_GEAR = 50
+"""Optimisers turn a range so many times as fast as a weight: Adam moves both by its learning rate,
+which for weights of a trained network is small, while ranges may have to shrink by a third."""
+
+
 def _nearest(value: Tensor) -> Tensor:
     """Round, half to even as QuantizeLinear does; the gradient passes."""
     return value + (torch.round(value) - value).detach()
@@ -48,7 +53,7 @@ class RoundedConv(nn.Module):
     def __init__(self, conv: nn.Conv2d, largest: float, *, rectified: bool, unsigned: bool) -> None:
         super().__init__()
         self.conv = conv
-        self.log_range = nn.Parameter(torch.tensor(math.log(max(largest, TINY))))
+        self.log_range = nn.Parameter(torch.tensor(math.log(max(largest, TINY)) / _GEAR))
         self.image = reads_image(conv.in_channels)
         self.kind = activation_kind(image=self.image, rectified=rectified, unsigned=unsigned)
         self.by_tap = unsigned and conv.out_channels <= NARROW
@@ -56,10 +61,10 @@ class RoundedConv(nn.Module):
     @property
     def largest(self) -> float:
         """Largest magnitude of what it reads, as learned."""
-        return float(self.log_range.detach().exp())
+        return float((_GEAR * self.log_range.detach()).exp())
 
     def _rounded(self, x: Tensor) -> Tensor:
-        step = self.log_range.exp() / LARGEST[self.kind]
+        step = (_GEAR * self.log_range).exp() / LARGEST[self.kind]
         # A range meets the gradients of all pixels: scaled down as in LSQ, section 2.2.
         part = 1 / math.sqrt(x.numel() / len(x) * LARGEST[self.kind])
         step = step * part + (step * (1 - part)).detach()
