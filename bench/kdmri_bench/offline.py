@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["throughput"]
 
 _CALLS: Final = 4
-"""Batches handed over at a time: enough for a runtime that works on several."""
+"""Slices handed over at a time one by one: enough for a runtime that works on several."""
+
+_WIDE_CALLS: Final = 2
+"""Larger batches handed over at a time; each of them is work enough already."""
 
 
 def throughput(
@@ -53,7 +56,7 @@ def throughput(
 
 
 def _rate(session: Session, images: Array, seconds: float) -> float:
-    waiting = [images] * _CALLS
+    waiting = [images] * (_CALLS if len(images) == 1 else _WIDE_CALLS)
     session.run_all(waiting[:1])  # memory for this batch is taken now
     slices, began = 0, time.perf_counter()
     while True:
