@@ -124,4 +124,4 @@ def resolve(reference: str, root: Path = WEIGHTS) -> Path:
 
 def _intact(root: Path, entry: Mapping[str, Any]) -> bool:
     file = root / entry["file"]
-    return file.is_file() and sha256_file(file) == entry["sha256"]
+    return file.is_file() and bool(sha256_file(file) == entry["sha256"])
