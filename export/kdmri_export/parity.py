@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict
 from typing import Any
 
@@ -52,12 +53,34 @@ def _against_truth(output: Array, reference: Array, truth: Array) -> Figures:
     )
 
 
+_KEPT = 64
+_kept: dict[bytes, NDArray[np.float32]] = {}
+"""What PyTorch made of golden slices, by network and input: the same for every target of a network,
+and what most of an export's time would go into."""
+
+
 def _torch_session(reconstructor: Reconstructor) -> Any:
+    network = hashlib.sha256(f"{reconstructor.spec} {reconstructor.form}".encode())
+    for tensor in (*reconstructor.state_dict().values(), reconstructor.operator):
+        network.update(np.ascontiguousarray(tensor.numpy()))
+
     class Reference(Session):
         info = None  # type: ignore[assignment]
         sense = reconstructor.spec.coils
 
         def run(self, x_u: NDArray[np.float32]) -> NDArray[np.float32]:
+            given = network.copy()
+            for array in self.inputs(x_u):
+                given.update(f"{array.shape}".encode())
+                given.update(np.ascontiguousarray(array))
+            key = given.digest()
+            if key not in _kept:
+                while len(_kept) >= _KEPT:
+                    del _kept[next(iter(_kept))]
+                _kept[key] = self._computed(x_u)
+            return _kept[key].copy()
+
+        def _computed(self, x_u: NDArray[np.float32]) -> NDArray[np.float32]:
             images, *maps = (torch.from_numpy(array) for array in self.inputs(x_u))
             with torch.inference_mode():
                 result: NDArray[np.float32] = reconstructor(images, None, *maps).numpy()
