@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from kdmri_edge.deviation import TOLERANCES, Figures, compare, tolerance_for
@@ -73,6 +74,22 @@ def _nan_at_large_input(x_u: Array, y: Array) -> Array:
 def test_wrong_output_fails(change) -> None:  # type: ignore[no-untyped-def]
     with np.errstate(invalid="ignore"), pytest.raises(ParityError, match="does not reproduce"):
         gate(Doctored(change))
+
+
+def test_what_is_kept_of_pytorch_belongs_to_one_network_and_input() -> None:
+    first, other = Doctored(lambda _, y: y), Doctored(lambda _, y: y)
+    with torch.no_grad():
+        next(other.network.parameters()).mul_(1.01)
+    assert gate(first)["passed"] is True
+    assert gate(other)["passed"] is True  # against itself, not against what was kept of the first
+    data = golden(first.network.mask, MATRIX, 1)
+    with pytest.raises(ParityError):
+        check(first, other.network, data, precision="f32")
+    # another mask, the same weights and images
+    masked = network(spec(), lines(acceleration=2))
+    masked.load_state_dict(first.network.state_dict())
+    with pytest.raises(ParityError):
+        check(first, masked, data, precision="f32")
 
 
 def test_batch_that_mixes_images_fails_where_the_batch_is_free() -> None:
