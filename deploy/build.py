@@ -2,9 +2,9 @@
 
 The label's memory and cores come from a benchmark's report (`kdmri-edge bench ... --out DIR`): the
 largest peak of the bundle's rows, with room for the scans that are served at once, and the threads
-that it was measured with. The container takes no more scans at once and no more threads than that.
-With --check nothing is built: bundle and report are checked, the label is made and validated, which
-needs no container engine.
+that it was measured with. The container takes no more scans at once, no more waiting lines of each
+and no more threads than that. With --check nothing is built: bundle and report are checked, the
+label is made and validated, which needs no container engine.
 """
 
 from __future__ import annotations
@@ -32,14 +32,19 @@ _MIB = 2**20
 _RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}  # by target: the package that runs it
 
 
-def needs(report: dict[str, Any], runtime: str, sessions: int, slice_mib: float) -> tuple[int, int]:
+def needs(
+    report: dict[str, Any], runtime: str, sessions: int, slice_mib: float, scan_mib: int
+) -> tuple[int, int]:
     """Return (memory in MiB, cores) from a benchmark's report.
 
     Args:
         report: Contents of its report.json.
         runtime: Title of the runtime whose rows count.
         sessions: Scans at once.
-        slice_mib: K-space of one slice of all coils; a scan holds about six of them.
+        slice_mib: K-space of one slice of all coils; while it is reconstructed, a scan holds about
+            six of them.
+        scan_mib: Lines of one scan that may wait for the rest of their slices: of an interleaved
+            scan those of all slices wait.
 
     Raises:
         DataError: The report has no measured row of that runtime.
@@ -55,7 +60,7 @@ def needs(report: dict[str, Any], runtime: str, sessions: int, slice_mib: float)
             f"The report has no measured memory of {runtime}.",
             "Give report.json of `kdmri-edge bench` with that runtime.",
         )
-    return math.ceil(max(peaks) + sessions * 6 * slice_mib), threads
+    return math.ceil(max(peaks) + sessions * (6 * slice_mib + scan_mib)), threads
 
 
 def version_of(report: dict[str, Any], package: str) -> str:
@@ -160,7 +165,9 @@ def main() -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--report", type=Path, required=True, help="report.json of the benchmark")
     parser.add_argument("--coils", type=int, default=32, help="receive channels to make room for")
-    parser.add_argument("--sessions", type=int, default=8, help="scans at once")
+    parser.add_argument("--sessions", type=int, default=2, help="scans at once")
+    parser.add_argument("--scan-memory", type=int, default=512,
+                        help="MiB of lines that one scan may have waiting")  # fmt: skip
     parser.add_argument("--engine", default="docker", help="docker or podman")
     parser.add_argument("--tag", default=f"kdmri-edge:{__version__}")
     parser.add_argument("--check", action="store_true", help="build nothing")
@@ -178,7 +185,7 @@ def main() -> int:
         runtime = bundle.target.backend.title
         report = read_json(given.report, DataError)
         pinned = f"{package}=={version_of(report, package)}"
-        memory, cores = needs(report, runtime, given.sessions, slice_mib)
+        memory, cores = needs(report, runtime, given.sessions, slice_mib, given.scan_memory)
         made = label(memory, cores, matrix)
         validate(made)
         print(json.dumps(made["reconstruction"], indent=2))
@@ -193,6 +200,7 @@ def main() -> int:
                  "--build-arg", f"RUNTIME={pinned}",
                  "--build-arg", f"SESSIONS={given.sessions}",
                  "--build-arg", f"THREADS={cores}",
+                 "--build-arg", f"SCAN_MEMORY={given.scan_memory}",
                  "--build-arg", f"OPENRECON_LABEL={encoded}", str(context)],
                 check=True,
             )  # fmt: skip

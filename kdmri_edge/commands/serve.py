@@ -75,6 +75,8 @@ __all__ = ["serve"]
 )
 @click.option(
     "--scan-memory",
+    envvar="KDMRI_SCAN_MEMORY",
+    show_envvar=True,
     default=2048,
     show_default=True,
     type=click.IntRange(1),
