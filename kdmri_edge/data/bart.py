@@ -15,11 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.data.measured import mask_of
-from kdmri_edge.data.names import parse_name
 from kdmri_edge.data.picture import Picture
-from kdmri_edge.data.readers import stem_of
+from kdmri_edge.data.readers import origin_of
 from kdmri_edge.data.scan import Scan
-from kdmri_edge.data.source_hash import source_sha256
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
 from kdmri_edge.files import atomic_path
@@ -105,14 +103,9 @@ def read_bart(path: Path) -> Volume:
         )
     if not pixels.imag.any() and pixels.real.min() >= 0:
         pixels = pixels.real
-    stem = stem_of(path)
-    subject, contrast = parse_name(stem)
     return Volume(
         image=checked_image(pixels[:, 0], path),
-        name=stem,
-        subject=subject,
-        contrast=contrast,
-        sha256=source_sha256(path),
+        **origin_of(path),
     )
 
 
@@ -124,15 +117,11 @@ def scan_bart(path: Path) -> Scan:
             differently.
     """
     kspace = np.fft.ifftshift(_load(path), axes=(-2, -1))
-    stem = stem_of(path)
-    subject, contrast = parse_name(stem)
+    origin = origin_of(path)
     return Scan(
         kspace=kspace,
-        mask=mask_of(kspace, stem),
-        name=stem,
-        subject=subject,
-        contrast=contrast,
-        sha256=source_sha256(path),
+        mask=mask_of(kspace, origin["name"]),
+        **origin,
     )
 
 

@@ -19,12 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.data.measured import mask_of, remove_oversampling
-from kdmri_edge.data.names import parse_name
-from kdmri_edge.data.readers import stem_of
+from kdmri_edge.data.readers import Origin, origin_of
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
-from kdmri_edge.files import sha256_file
 from kdmri_edge.physics.fourier import kspace_to_image
 
 __all__ = ["fastmri_subject", "is_fastmri", "read_fastmri_h5", "scan_fastmri_h5"]
@@ -133,14 +131,9 @@ def read_fastmri_h5(path: Path) -> Volume:
             " `kdmri-edge data convert --magnitude`.",
         )
     kspace = _cropped(held)[:, 0]
-    stem = stem_of(path)
-    subject, named = parse_name(stem)
     return Volume(
         image=checked_image(kspace_to_image(kspace).astype(np.complex64), path),
-        name=stem,
-        subject=fastmri_subject(path) or subject,
-        contrast=held.contrast or named,
-        sha256=sha256_file(path),
+        **_origin(path, held),
         measured=True,
     )
 
@@ -154,17 +147,24 @@ def scan_fastmri_h5(path: Path) -> Scan:
     """
     held = _held(path)
     # Before cropping: resampling leaves exact zeros exact along phase encode alone.
-    mask = mask_of(_arranged(held.kspace), stem_of(path))
-    stem = stem_of(path)
-    subject, named = parse_name(stem)
+    origin = _origin(path, held)
+    mask = mask_of(_arranged(held.kspace), origin["name"])
     return Scan(
         kspace=np.ascontiguousarray(_cropped(held), dtype=np.complex64),
         mask=mask,
-        name=stem,
-        subject=fastmri_subject(path) or subject,
-        contrast=held.contrast or named,
-        sha256=sha256_file(path),
+        **origin,
     )
+
+
+def _origin(path: Path, held: _Held) -> Origin:
+    """What the file itself says goes before what its name says."""
+    named = origin_of(path)
+    subject, contrast = fastmri_subject(path), held.contrast
+    return {
+        **named,
+        "subject": subject or named["subject"],
+        "contrast": contrast or named["contrast"],
+    }
 
 
 def _arranged(stored: NDArray[Any]) -> NDArray[Any]:

@@ -17,11 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.data.measured import is_lines
-from kdmri_edge.data.names import parse_name
-from kdmri_edge.data.readers import stem_of
+from kdmri_edge.data.readers import origin_of
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
-from kdmri_edge.files import sha256_file
 from kdmri_edge.physics.masks import Mask
 
 _KSPACE = re.compile(r"kspace_volus_(\d+(?:\.\d+)?x)$")
@@ -74,14 +72,9 @@ def read_kdmri_h5(path: Path) -> Volume:
     mask = None
     if kspace is not None:
         image, kspace, mask = _with_kspace(image, kspace, encoded[0], path)
-    stem = stem_of(path)
-    subject, contrast = parse_name(stem)
     return Volume(
         image=image,
-        name=stem,
-        subject=subject,
-        contrast=contrast,
-        sha256=sha256_file(path),
+        **origin_of(path),
         kspace=kspace,
         kspace_mask=mask,
     )

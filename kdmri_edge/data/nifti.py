@@ -13,12 +13,11 @@ import numpy as np
 
 from kdmri_edge import extras
 from kdmri_edge.data.geometry import Affine, usable_affine
-from kdmri_edge.data.names import parse_name
 from kdmri_edge.data.picture import Picture
-from kdmri_edge.data.readers import stem_of
+from kdmri_edge.data.readers import origin_of
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
-from kdmri_edge.files import atomic_path, sha256_file
+from kdmri_edge.files import atomic_path
 
 
 def read_nifti(path: Path) -> Volume:
@@ -61,14 +60,9 @@ def read_nifti(path: Path) -> Volume:
         pixels = pixels[..., 0]
     if pixels.ndim == 3:
         pixels = np.moveaxis(pixels, 2, 0)
-    stem = stem_of(path)
-    subject, contrast = parse_name(stem)
     return Volume(
         image=checked_image(pixels, path),
-        name=stem,
-        subject=subject,
-        contrast=contrast,
-        sha256=sha256_file(path),
+        **origin_of(path),
         voxel_mm=_voxel_mm(zooms, units),
         affine=_affine(stored, units),
     )

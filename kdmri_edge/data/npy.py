@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kdmri_edge.data.names import parse_name
 from kdmri_edge.data.picture import Picture
-from kdmri_edge.data.readers import stem_of
+from kdmri_edge.data.readers import origin_of
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
-from kdmri_edge.files import atomic_path, sha256_file
+from kdmri_edge.files import atomic_path
 
 
 def read_npy(path: Path) -> Volume:
@@ -39,14 +38,9 @@ def read_npy(path: Path) -> Volume:
         raise DataError(f"{path} is an .npz archive.", "Save its one array with numpy.save.")
     if pixels.ndim == 2:
         pixels = pixels[None]
-    stem = stem_of(path)
-    subject, contrast = parse_name(stem)
     return Volume(
         image=checked_image(pixels, path),
-        name=stem,
-        subject=subject,
-        contrast=contrast,
-        sha256=sha256_file(path),
+        **origin_of(path),
     )
 
 

@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 
 from kdmri_edge.data.dataset_name import AXES_HELP, axes_of, dataset_of, split_dataset
 from kdmri_edge.data.measured import mask_of
-from kdmri_edge.data.names import parse_name
-from kdmri_edge.data.readers import stem_of
+from kdmri_edge.data.readers import origin_of
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.errors import DataError
-from kdmri_edge.files import sha256_file
 
 __all__ = ["complex_datasets", "scan_plain_h5"]
 
@@ -72,17 +70,14 @@ def scan_plain_h5(path: Path) -> Scan:
     kspace = _arranged(f"{source}:{name}", stored, axes)
     if not first:
         kspace = np.fft.ifftshift(kspace, axes=(-2, -1))
-    stem = stem_of(source)
-    subject, contrast = parse_name(stem)
-    scan_name = f"{stem}_{name.replace('/', '_')}"
+    origin = origin_of(source)
+    origin["name"] += f"_{name.replace('/', '_')}"
+    origin["contrast"] = origin["contrast"] or name.rpartition("/")[2]
     kspace = np.ascontiguousarray(kspace, dtype=np.complex64)
     return Scan(
         kspace=kspace,
-        mask=mask_of(kspace, scan_name),
-        name=scan_name,
-        subject=subject,
-        contrast=contrast or name.rpartition("/")[2],
-        sha256=sha256_file(source),
+        mask=mask_of(kspace, origin["name"]),
+        **origin,
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypedDict
 
 from kdmri_edge.data.dataset_name import split_dataset
 from kdmri_edge.data.dicom_files import is_dicom, is_series
 from kdmri_edge.data.formats import FORMATS
+from kdmri_edge.data.names import parse_name
+from kdmri_edge.data.source_hash import source_sha256
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
 from kdmri_edge.extras import load_attribute
@@ -34,6 +36,22 @@ def stem_of(path: Path) -> str:
     """The file's name without its known suffix (`.nii.gz` is one suffix)."""
     suffix = suffix_of(path)
     return path.name[: -len(suffix)] if suffix else path.stem
+
+
+class Origin(TypedDict):
+    """What a file's name and bytes tell, as arguments of a volume or a scan."""
+
+    name: str
+    subject: str
+    contrast: str | None
+    sha256: str
+
+
+def origin_of(path: Path) -> Origin:
+    """Return the name, subject and contrast that a file's name holds, and its SHA-256."""
+    stem = stem_of(path)
+    subject, contrast = parse_name(stem)
+    return Origin(name=stem, subject=subject, contrast=contrast, sha256=source_sha256(path))
 
 
 def check_input(path: Path) -> None:

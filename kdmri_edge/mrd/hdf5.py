@@ -11,11 +11,10 @@ import numpy as np
 from ismrmrd import Acquisition, Dataset, Image
 from ismrmrd.hdf5 import acquisition_dtype
 
-from kdmri_edge.data.names import parse_name
-from kdmri_edge.data.readers import stem_of
+from kdmri_edge.data.readers import origin_of
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.errors import DataError
-from kdmri_edge.files import atomic_path, sha256_file
+from kdmri_edge.files import atomic_path
 from kdmri_edge.mrd.assembler import Assembler, Slice
 from kdmri_edge.mrd.emit import encoding_of, readouts
 from kdmri_edge.mrd.geometry import affine_of, slice_order
@@ -139,15 +138,10 @@ def read_scan(path: Path) -> Scan:
     affine = None
     if len(stacks) == 1:
         affine = affine_of([part.head for part in slices], encoding, kspace.shape[2:])
-    stem = stem_of(path)
-    subject, contrast = parse_name(stem)
     return Scan(
         kspace=kspace,
         mask=mask,
-        name=stem,
-        subject=subject,
-        contrast=contrast,
-        sha256=sha256_file(path),
+        **origin_of(path),
         affine=affine,
         noise=assembler.noise,
     )

@@ -14,12 +14,10 @@ from ismrmrd import Image, ImageHeader, Meta
 from numpy.typing import NDArray
 
 from kdmri_edge.data.geometry import voxel_size
-from kdmri_edge.data.names import parse_name
 from kdmri_edge.data.picture import Picture
-from kdmri_edge.data.readers import stem_of
+from kdmri_edge.data.readers import origin_of
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
-from kdmri_edge.files import sha256_file
 from kdmri_edge.mrd.geometry import affine_of, place_slice, slice_order
 from kdmri_edge.mrd.hdf5 import write_images
 from kdmri_edge.mrd.header import Encoding
@@ -114,16 +112,11 @@ def read_images(path: Path) -> Volume:
         keys = [(h.set, h.contrast, h.phase, h.repetition, h.slice) for h in heads]
         order = sorted(range(len(heads)), key=keys.__getitem__)
     heads, pixels = [heads[i] for i in order], pixels[order]
-    stem = stem_of(path)
-    subject, contrast = parse_name(stem)
     height, width = pixels.shape[1:]
     fov = tuple(float(v) for v in heads[0].field_of_view)
     return Volume(
         image=checked_image(pixels, path),
-        name=stem,
-        subject=subject,
-        contrast=contrast,
-        sha256=sha256_file(path),
+        **origin_of(path),
         voxel_mm=(fov[2], fov[1] / height, fov[0] / width) if min(fov) > 0 else None,
         affine=_affine(heads, (height, width)) if len(stacks) == 1 else None,
     )
