@@ -8,7 +8,6 @@ volumes, which is where choices are made. The test volumes are not looked at.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import click
 
 from kdmri_bench.quality import closed_percent
 from kdmri_bench.reproduce.protocol import TASKS, CaseSpec, Training, plan
+from kdmri_bench.script import Script
 from kdmri_edge.checkpoint import read_checkpoint_meta
 from kdmri_edge.console import say
 from kdmri_edge.data.attribution import attribution_of
@@ -25,7 +25,7 @@ from kdmri_edge.distill.engine import Engine
 from kdmri_edge.distill.recipe import load_recipe
 from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
-from kdmri_edge.errors import BenchError, KdmriError
+from kdmri_edge.errors import BenchError
 from kdmri_edge.files import atomic_path, write_json
 from kdmri_edge.provenance import provenance
 from kdmri_edge.runs import Run
@@ -217,7 +217,7 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@click.command()
+@click.command(cls=Script)
 @click.option("--task", default="brain", show_default=True, type=click.Choice(list(TASKS)))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of volumes.")
 @click.option("--masks", type=click.Path(path_type=Path), help="The paper's masks.")
@@ -235,16 +235,10 @@ def main(
     threads: int | None,
 ) -> None:
     """Measure what each idea is worth, on the validation volumes."""
-    try:
-        if steps < 8:
-            raise BenchError(f"{steps} steps train nothing.", "Give --steps 8 or more.")
-        (case,) = plan(
-            task, data, masks=masks, accelerations=(acceleration,), folds=False, steps=steps
-        )
-        click.echo(markdown(ablate(case, out, engine=Engine(threads=threads))))
-    except KdmriError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    if steps < 8:
+        raise BenchError(f"{steps} steps train nothing.", "Give --steps 8 or more.")
+    (case,) = plan(task, data, masks=masks, accelerations=(acceleration,), folds=False, steps=steps)
+    click.echo(markdown(ablate(case, out, engine=Engine(threads=threads))))
 
 
 if __name__ == "__main__":

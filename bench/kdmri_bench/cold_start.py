@@ -19,11 +19,11 @@ from typing import Any, Final
 import click
 import numpy as np
 
+from kdmri_bench.script import Script, record
 from kdmri_edge.checkpoint import Checkpoint, save_checkpoint
 from kdmri_edge.console import progress
 from kdmri_edge.data.phantom import phantom_volume
-from kdmri_edge.errors import BenchError, KdmriError
-from kdmri_edge.files import write_json
+from kdmri_edge.errors import BenchError
 from kdmri_edge.models.spec import preset
 from kdmri_edge.physics.masks import variable_density_lines
 from kdmri_edge.physics.projection import zero_filled
@@ -167,20 +167,14 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@click.command()
+@click.command(cls=Script)
 @click.option("--samples", default=10, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1))
 @click.option("--out", type=click.Path(path_type=Path), help="Write report.json into this folder.")
 def main(samples: int, threads: int, out: Path | None) -> None:
     """Measure time and memory from a process's start to its first image."""
-    try:
-        report = measure(samples=samples, threads=threads)
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            write_json(out / "report.json", report)
-    except KdmriError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    report = measure(samples=samples, threads=threads)
+    record(report, out)
     click.echo(markdown(report))
 
 

@@ -7,7 +7,6 @@ mask reaches a network through its projection matrix alone; the weights stay as 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,13 +16,14 @@ import numpy as np
 
 from kdmri_bench.quality import volume_rows
 from kdmri_bench.reproduce.work import STATEMENT, reconstruct
+from kdmri_bench.script import Script, record
 from kdmri_bench.testdata import check_same_input, load_cases
 from kdmri_edge.checkpoint import read_checkpoint_meta
 from kdmri_edge.console import progress
 from kdmri_edge.data.attribution import attribution_of
 from kdmri_edge.data.parts import find_parts
-from kdmri_edge.errors import BenchError, KdmriError
-from kdmri_edge.files import sha256_file, write_json
+from kdmri_edge.errors import BenchError
+from kdmri_edge.files import sha256_file
 from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.physics.masks import Mask, equispaced_lines, random_lines, variable_density_lines
 from kdmri_edge.provenance import provenance
@@ -132,28 +132,22 @@ def markdown(report: dict[str, Any]) -> str:
     )
 
 
-@click.command()
+@click.command(cls=Script)
 @click.argument("networks", nargs=-1, required=True)
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of volumes.")
 @click.option("--split", default="brain", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Write report.json into this folder.")
 def main(networks: tuple[str, ...], data: Path, split: str, out: Path | None) -> None:
     """Measure NETWORKS, each NAME=WEIGHTS, under masks that they were not trained with."""
-    try:
-        found: dict[str, Path] = {}
-        for text in networks:
-            name, equals, place = text.partition("=")
-            if not equals:
-                raise BenchError(f"{text!r} has no '='.", "Write NAME=WEIGHTS.")
-            found[name] = place_of(Path(place))
-        report = compare(found, data, split)
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            write_json(out / "report.json", report)
-        click.echo(markdown(report))
-    except KdmriError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    found: dict[str, Path] = {}
+    for text in networks:
+        name, equals, place = text.partition("=")
+        if not equals:
+            raise BenchError(f"{text!r} has no '='.", "Write NAME=WEIGHTS.")
+        found[name] = place_of(Path(place))
+    report = compare(found, data, split)
+    record(report, out)
+    click.echo(markdown(report))
 
 
 if __name__ == "__main__":

@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from kdmri_bench.iterative import METHODS, Choice, best_of
 from kdmri_bench.panel import Panel, draw, panel_of
 from kdmri_bench.quality import summary
+from kdmri_bench.script import Script
 from kdmri_edge.console import progress, say
 from kdmri_edge.data.attribution import attribution_of
 from kdmri_edge.data.readers import read_volume
 from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.scan_readers import read_scan
-from kdmri_edge.errors import BenchError, KdmriError
+from kdmri_edge.errors import BenchError
 from kdmri_edge.files import atomic_path, write_json
 from kdmri_edge.metrics import METRICS, volume_metrics
 from kdmri_edge.models.spec import ModelSpec
@@ -335,7 +336,7 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@click.command()
+@click.command(cls=Script)
 @click.argument("coil_files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--single", multiple=True, metavar="FILE:DATASET:AXES", help="A single-coil volume.")
 @click.option("--place", default="measured-4x", show_default=True, help="Of shipped networks.")
@@ -345,18 +346,14 @@ def main(coil_files: tuple[Path, ...], single: tuple[str, ...], place: str, out:
 
     COIL_FILES hold the same multi-coil scan in one or several formats.
     """
-    try:
-        report = measure(
-            coil_files,
-            networks_of(place, "sense"),
-            out,
-            single_sources=single,
-            single_networks=networks_of(place, "complex") if single else None,
-        )
-        click.echo(markdown(report))
-    except KdmriError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    report = measure(
+        coil_files,
+        networks_of(place, "sense"),
+        out,
+        single_sources=single,
+        single_networks=networks_of(place, "complex") if single else None,
+    )
+    click.echo(markdown(report))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ rounds, so that the ratios hold on a noisy machine.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +18,11 @@ from kdmri_bench.plan import Plan
 from kdmri_bench.ratios import PEER_COMPILE, PEER_EXPORT, markdown_ratios
 from kdmri_bench.run import bench
 from kdmri_bench.schema import Row, Status
+from kdmri_bench.script import Script
 from kdmri_bench.settings import FULL, QUICK
 from kdmri_bench.sources import Source, gather
 from kdmri_bench.testdata import choose_files, load_cases
 from kdmri_edge.console import say
-from kdmri_edge.errors import KdmriError
 from kdmri_edge.extras import available
 from kdmri_edge.models.spec import Kind
 from kdmri_edge.runtime.backends import BACKENDS
@@ -91,7 +90,7 @@ def _export(source: Source, checkpoint: Path, graph: Path) -> tuple[str | None, 
     return None, sum(node.op_type == "DFT" for node in nodes)
 
 
-@click.command()
+@click.command(cls=Script)
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Test volumes.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the report.")
@@ -112,27 +111,21 @@ def main(
 ) -> None:
     """Measure networks beside what one gets of them without this project."""
     mode = QUICK if quick else FULL
-    try:
-        settings = replace(
-            mode,
-            threads=threads,
-            every_way=False,
-            plain_export=False,
-            peaks_s=0.0,
-            batches=(),
-            samples=samples or mode.samples,
-            limit_slices=limit_slices or mode.limit_slices,
-        )
-        networks = gather(sources)
-        files, split = choose_files(data, contrast=contrast)
-        first = networks[0]
-        cases = load_cases(
-            files, mask=first.mask, matrix=first.matrix, spec=first.spec, split=split
-        )
-        done = bench(networks, cases, settings, out=out, extra=peer_plans)
-    except KdmriError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    settings = replace(
+        mode,
+        threads=threads,
+        every_way=False,
+        plain_export=False,
+        peaks_s=0.0,
+        batches=(),
+        samples=samples or mode.samples,
+        limit_slices=limit_slices or mode.limit_slices,
+    )
+    networks = gather(sources)
+    files, split = choose_files(data, contrast=contrast)
+    first = networks[0]
+    cases = load_cases(files, mask=first.mask, matrix=first.matrix, spec=first.spec, split=split)
+    done = bench(networks, cases, settings, out=out, extra=peer_plans)
     click.echo(markdown_ratios(done.report, PEER_EXPORT))
     click.echo()
     click.echo(markdown_ratios(done.report, PEER_COMPILE))

@@ -27,7 +27,6 @@ of file formats and of the package's trained networks (`code_tables`).
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -40,8 +39,9 @@ from kdmri_bench.page.charts import pareto_svg
 from kdmri_bench.ratios import PEER_COMPILE, PEER_EXPORT, markdown_ratios, markdown_student
 from kdmri_bench.report import read_report
 from kdmri_bench.schema import Report
+from kdmri_bench.script import Script
 from kdmri_bench.table import markdown_details, markdown_table, recommendation
-from kdmri_edge.errors import BenchError, KdmriError
+from kdmri_edge.errors import BenchError
 from kdmri_edge.extras import load_attribute
 from kdmri_edge.files import atomic_path, read_json
 
@@ -194,29 +194,25 @@ def generate(text: str, results: Path) -> str:
     return _BLOCK.sub(block, text)
 
 
-@click.command()
+@click.command(cls=Script)
 @click.option("--readme", default=Path("README.md"), type=click.Path(path_type=Path))
 @click.option("--results", default=Path("bench/results"), type=click.Path(path_type=Path))
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 when the file is stale.")
 def main(readme: Path, results: Path, check: bool) -> None:
     """Make the generated blocks of README.md anew from bench/results."""
-    try:
-        if not readme.is_file():
-            raise BenchError(f"{readme} does not exist.", "Name the file with --readme.")
-        before = readme.read_text(encoding="utf-8")
-        after = generate(before, results)
-        if check and before != after:
-            raise BenchError(f"{readme} is stale.", "Run: python -m kdmri_bench.readme")
-        for picture, drawing in draw_pictures(before, results).items():
-            if not check:
-                with atomic_path(picture) as temporary:
-                    temporary.write_text(drawing + "\n", encoding="utf-8")
-        if before != after:
-            with atomic_path(readme) as temporary:
-                temporary.write_text(after, encoding="utf-8")
-    except KdmriError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    if not readme.is_file():
+        raise BenchError(f"{readme} does not exist.", "Name the file with --readme.")
+    before = readme.read_text(encoding="utf-8")
+    after = generate(before, results)
+    if check and before != after:
+        raise BenchError(f"{readme} is stale.", "Run: python -m kdmri_bench.readme")
+    for picture, drawing in draw_pictures(before, results).items():
+        if not check:
+            with atomic_path(picture) as temporary:
+                temporary.write_text(drawing + "\n", encoding="utf-8")
+    if before != after:
+        with atomic_path(readme) as temporary:
+            temporary.write_text(after, encoding="utf-8")
 
 
 if __name__ == "__main__":

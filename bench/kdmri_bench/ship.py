@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,6 +19,7 @@ import click
 
 from kdmri_bench.quality import summary, volume_rows
 from kdmri_bench.reproduce.work import reconstruct
+from kdmri_bench.script import Script
 from kdmri_bench.testdata import load_cases
 from kdmri_edge.checkpoint import (
     MAXIMA,
@@ -29,7 +29,7 @@ from kdmri_edge.checkpoint import (
     save_checkpoint,
 )
 from kdmri_edge.data.parts import find_parts
-from kdmri_edge.errors import BenchError, KdmriError
+from kdmri_edge.errors import BenchError
 from kdmri_edge.files import atomic_path, sha256_file, write_json
 from kdmri_edge.models.spec import PRESETS, ModelSpec
 from kdmri_edge.physics.masks import Mask
@@ -191,18 +191,14 @@ def write_index(root: Path, networks: Mapping[str, Any]) -> None:
     write_json(root / INDEX, {"format": INDEX_FORMAT, "networks": ordered})
 
 
-@click.command()
+@click.command(cls=Script)
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--as", "place", required=True, help='Place of the reference, e.g. "brain-4x".')
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of volumes.")
 @click.option("--split", required=True, help="Split whose test subjects are measured.")
 def main(checkpoints: tuple[Path, ...], place: str, data: Path, split: str) -> None:
     """Measure CHECKPOINTS and put them into the package."""
-    try:
-        click.echo("\n".join(ship(list(checkpoints), place, data, split)))
-    except KdmriError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    click.echo("\n".join(ship(list(checkpoints), place, data, split)))
 
 
 if __name__ == "__main__":

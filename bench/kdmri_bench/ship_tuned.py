@@ -5,7 +5,6 @@ A copy is what `kdmri-edge distill --quantize` made of a network of the package 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any
 
 import click
 
+from kdmri_bench.script import Script
 from kdmri_bench.ship import preset_name, write_index
 from kdmri_edge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kdmri_edge.distill.recipe import Quantise
-from kdmri_edge.errors import BenchError, KdmriError
+from kdmri_edge.errors import BenchError
 from kdmri_edge.files import sha256_file
 from kdmri_edge.runs import Run, open_run, tuned_place
 from kdmri_edge.shipped import WEIGHTS, resolve, shipped_networks
@@ -87,17 +87,13 @@ def _origin(checkpoint: Checkpoint) -> tuple[Any, ...]:
     return checkpoint.spec, checkpoint.mask.sha256, checkpoint.matrix, data, steps
 
 
-@click.command()
+@click.command(cls=Script)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--as", "place", required=True, help='Place of the reference, e.g. "brain-4x".')
 def main(runs: tuple[Path, ...], place: str) -> None:
     """Put what RUNS tuned for int8 beside the float networks of the package."""
-    try:
-        for copy in ship_tuned(runs, place):
-            click.echo(copy)
-    except KdmriError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    for copy in ship_tuned(runs, place):
+        click.echo(copy)
 
 
 if __name__ == "__main__":

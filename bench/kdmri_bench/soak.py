@@ -8,7 +8,6 @@ wrong, and how the server's resident set grows after a first round of good scans
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,11 +20,11 @@ from ismrmrd import Image
 from numpy.typing import NDArray
 
 from kdmri_bench.faults import FAULTS, misbehave
+from kdmri_bench.script import Script, record
 from kdmri_bench.served import NETWORK, ServerProcess, coil_scan, make_bundle, repeated
 from kdmri_edge.console import progress
 from kdmri_edge.data.scan import Scan
-from kdmri_edge.errors import BenchError, KdmriError
-from kdmri_edge.files import write_json
+from kdmri_edge.errors import BenchError
 from kdmri_edge.mrd.client import send_scan
 from kdmri_edge.mrd.emit import encoding_of
 from kdmri_edge.mrd.header import write_encoding
@@ -203,7 +202,7 @@ def markdown(report: dict[str, Any]) -> str:
     )
 
 
-@click.command()
+@click.command(cls=Script)
 @click.option("--slices", default=10_000, show_default=True, type=click.IntRange(1))
 @click.option("--sessions", default=50, show_default=True, type=click.IntRange(1))
 @click.option("--at-once", default=4, show_default=True, type=click.IntRange(1, 64))
@@ -216,22 +215,16 @@ def main(slices: int, sessions: int, at_once: int, matrix: int, coils: int,
     settings = SoakSettings(
         slices=slices, sessions=sessions, at_once=at_once, matrix=matrix, coils=coils
     )
-    try:
-        report = soak(settings)
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            write_json(out / "report.json", report)
-        click.echo(markdown(report))
-        if report["lost"] or report["zero_filled"] or report["wrong"] or report["defects"]:
-            raise BenchError("Images of good scans were lost.", "See report.json with --out.")
-        if report["growth"] > GROWTH:
-            raise BenchError(
-                f"The server's resident set grew by {report['growth']:.1%}.",
-                "More than 5 % over a long soak is a leak; a short one has not levelled off yet.",
-            )
-    except KdmriError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    report = soak(settings)
+    record(report, out)
+    click.echo(markdown(report))
+    if report["lost"] or report["zero_filled"] or report["wrong"] or report["defects"]:
+        raise BenchError("Images of good scans were lost.", "See report.json with --out.")
+    if report["growth"] > GROWTH:
+        raise BenchError(
+            f"The server's resident set grew by {report['growth']:.1%}.",
+            "More than 5 % over a long soak is a leak; a short one has not levelled off yet.",
+        )
 
 
 if __name__ == "__main__":

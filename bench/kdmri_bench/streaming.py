@@ -8,7 +8,6 @@ the images of the first.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,11 +19,11 @@ import numpy as np
 from ismrmrd import Acquisition, Image
 from numpy.typing import NDArray
 
+from kdmri_bench.script import Script, record
 from kdmri_bench.served import NETWORK, ServerProcess, coil_scan, make_bundle, repeated
 from kdmri_edge.bundle import open_bundle
 from kdmri_edge.console import progress
-from kdmri_edge.errors import BenchError, KdmriError
-from kdmri_edge.files import write_json
+from kdmri_edge.errors import BenchError
 from kdmri_edge.mrd.assembler import Assembler
 from kdmri_edge.mrd.client import Reply, send_scan
 from kdmri_edge.mrd.emit import encoding_of
@@ -172,7 +171,7 @@ def markdown(report: dict[str, Any]) -> str:
     )
 
 
-@click.command()
+@click.command(cls=Script)
 @click.option("--slices", default=100, show_default=True, type=click.IntRange(1))
 @click.option("--coils", default=16, show_default=True, type=click.IntRange(1, 128))
 @click.option("--matrix", default=256, show_default=True, type=click.IntRange(32, 1024))
@@ -182,14 +181,8 @@ def markdown(report: dict[str, Any]) -> str:
 def main(slices: int, coils: int, matrix: int, threads: int, bundle: Path | None,
          out: Path | None) -> None:  # fmt: skip
     """Measure what streaming a scan to a server costs beside reconstructing its file."""
-    try:
-        report = measure(slices=slices, coils=coils, matrix=matrix, threads=threads, bundle=bundle)
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            write_json(out / "report.json", report)
-    except KdmriError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    report = measure(slices=slices, coils=coils, matrix=matrix, threads=threads, bundle=bundle)
+    record(report, out)
     click.echo(markdown(report))
 
 

@@ -11,7 +11,6 @@ difference is what the tuning gave.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -22,14 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_bench.quality import summary, volume_rows
+from kdmri_bench.script import Script, record
 from kdmri_bench.sources import Source, check_comparable, gather
 from kdmri_bench.testdata import central_slices, choose_files, load_cases
 from kdmri_edge.bundle import Bundle
 from kdmri_edge.console import progress
 from kdmri_edge.data.cases import Case
-from kdmri_edge.errors import BenchError, KdmriError
+from kdmri_edge.errors import BenchError
 from kdmri_edge.extras import available
-from kdmri_edge.files import write_json
 from kdmri_edge.metrics import METRICS
 from kdmri_edge.provenance import provenance
 from kdmri_edge.runs import tuned_for
@@ -201,7 +200,7 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@click.command()
+@click.command(cls=Script)
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of volumes.")
 @click.option(
@@ -218,22 +217,14 @@ def main(
     out: Path | None,
 ) -> None:
     """Measure what every target and precision costs in quality."""
-    try:
-        networks = gather(sources)
-        check_comparable(networks)
-        first = networks[0]
-        files, split = choose_files(data)
-        loaded = load_cases(
-            files, mask=first.mask, matrix=first.matrix, spec=first.spec, split=split
-        )
-        cases = [central_slices(case, limit_slices) for case in loaded.cases]
-        report = measure(networks, cases, _recipes(precisions))
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            write_json(out / "report.json", report)
-    except KdmriError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    networks = gather(sources)
+    check_comparable(networks)
+    first = networks[0]
+    files, split = choose_files(data)
+    loaded = load_cases(files, mask=first.mask, matrix=first.matrix, spec=first.spec, split=split)
+    cases = [central_slices(case, limit_slices) for case in loaded.cases]
+    report = measure(networks, cases, _recipes(precisions))
+    record(report, out)
     click.echo(markdown(report))
 
 

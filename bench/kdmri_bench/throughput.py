@@ -10,7 +10,6 @@ same network with Adam on an L1 loss; the data is random, which does not change 
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,14 +21,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from kdmri_bench.script import Script, record
 from kdmri_edge.console import progress, say
 from kdmri_edge.distill.batches import TrainingSlices
 from kdmri_edge.distill.engine import Engine, describe, make_fabric
 from kdmri_edge.distill.losses import distance
 from kdmri_edge.distill.recipe import DistillRecipe
 from kdmri_edge.distill.stage import Stage, Surroundings, train
-from kdmri_edge.errors import KdmriError
-from kdmri_edge.files import write_json
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.spec import preset
 from kdmri_edge.physics.consistency import operator_tensor
@@ -180,7 +178,7 @@ def _summary(speeds: list[float]) -> dict[str, Any]:
     return {"slices_per_s": statistics.median(speeds), "rounds": speeds}
 
 
-@click.command()
+@click.command(cls=Script)
 @click.option("--network", default="dccnn-d3c5", show_default=True, help="Preset to train.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 1000))
 @click.option(
@@ -189,14 +187,8 @@ def _summary(speeds: list[float]) -> dict[str, Any]:
 @click.option("--out", type=click.Path(path_type=Path), help="Write report.json into this folder.")
 def main(network: str, rounds: int, steps: int, out: Path | None) -> None:
     """Compare the training loop's speed with a plain PyTorch loop's, in one run."""
-    try:
-        result = measure(network, rounds=rounds, steps=steps)
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            write_json(out / "report.json", result)
-    except KdmriError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    result = measure(network, rounds=rounds, steps=steps)
+    record(result, out)
     say(sentence(result))
 
 
