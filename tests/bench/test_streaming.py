@@ -12,17 +12,17 @@ from kdmri_edge.physics.masks import variable_density_lines
 
 
 def test_half_a_minute_of_soak_loses_nothing_and_does_not_grow() -> None:
-    settings = soak.SoakSettings(slices=1600, sessions=40, at_once=3, matrix=48, coils=3)
+    settings = soak.SoakSettings(slices=2800, sessions=40, at_once=3, matrix=48, coils=3)
     report = soak.soak(settings)
     assert (report["lost"], report["zero_filled"], report["wrong"], report["defects"]) == (0,) * 4
     assert report["good_sessions"] == 36
-    assert report["good_images"] == 1440
+    assert report["good_images"] == 2520
     assert report["faults"] == dict.fromkeys(sorted(FAULTS), 1)
     # so few images fit into the socket's buffers: that nobody reads them need not show
     assert report["outcomes"]["complete"] in (36, 37)
     assert sum(report["outcomes"].values()) == 36 + len(FAULTS)
     assert report["growth"] < soak.GROWTH
-    assert "of 1,440 images of good scans 0 lost" in soak.markdown(report)
+    assert "of 2,520 images of good scans 0 lost" in soak.markdown(report)
 
 
 @pytest.mark.parametrize("sessions", [10, 50, 500])

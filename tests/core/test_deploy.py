@@ -19,7 +19,7 @@ from kdmri_edge.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-REPORT = ROOT / "bench" / "results" / "brain-4x" / "report.json"
+REPORT = ROOT / "bench" / "results" / "workstation" / "report.json"
 
 
 @pytest.fixture(scope="module")
