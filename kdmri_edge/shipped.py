@@ -31,7 +31,6 @@ __all__ = [
 WEIGHTS: Final = Path(__file__).resolve().parent / "weights"
 INDEX: Final = "index.json"
 INDEX_FORMAT: Final = 1
-
 _REFERENCE: Final = re.compile(r"[\w.-]+@[\w.-]+")
 
 

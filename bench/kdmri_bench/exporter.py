@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Timer
-from types import TracebackType
 from typing import IO, Any, Final, Self
 
 from kdmri_bench.isolation import ended_by, environment
@@ -83,12 +82,7 @@ class Exporter:
         """Return itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the process."""
         self._end()
         self._folder.cleanup()

@@ -40,7 +40,7 @@ def ship_tuned(runs: Sequence[Path], place: str, root: Path = WEIGHTS) -> list[P
         KdmriError: See `open_run`, `load_checkpoint` and `resolve`.
     """
     networks = {name: dict(known.entry) for name, known in shipped_networks(root).items()}
-    work: list[tuple[Path, Checkpoint]] = []
+    work: list[tuple[Path, Checkpoint, dict[str, Any]]] = []
     for run in map(open_run, runs):
         for quantise, file in _tuned(run):
             held = load_checkpoint(file)
@@ -53,21 +53,19 @@ def ship_tuned(runs: Sequence[Path], place: str, root: Path = WEIGHTS) -> list[P
                 )
             entry = networks[reference]
             copy = tuned_place(root / entry["file"], quantise)
-            work.append((copy, replace(held, role=start.role)))
-            described = {
+            described: dict[str, Any] = {
                 "file": copy.relative_to(root).as_posix(),
                 "steps": held.training["steps"][quantise],
                 "validation_psnr_db": held.training["quantised"],
                 "provenance": run.meta["provenance"],
             }
             entry["tuned"] = {**entry.get("tuned", {}), quantise: described}
-    for copy, held in work:  # all were looked at before the first is written
+            work.append((copy, replace(held, role=start.role), described))
+    for copy, held, described in work:  # all were looked at before the first is written
         save_checkpoint(copy, held)
-    for entry in networks.values():
-        for described in entry.get("tuned", {}).values():
-            described["sha256"] = sha256_file(root / described["file"])
+        described["sha256"] = sha256_file(copy)
     write_index(root, networks)
-    return [copy for copy, _ in work]
+    return [copy for copy, _, _ in work]
 
 
 def _tuned(run: Run) -> list[tuple[str, Path]]:

@@ -61,10 +61,13 @@ class RoundedConv(nn.Module):
     @property
     def largest(self) -> float:
         """Largest magnitude of what it reads, as learned."""
-        return float((_GEAR * self.log_range.detach()).exp())
+        return float(self._range().detach())
+
+    def _range(self) -> Tensor:
+        return (_GEAR * self.log_range).exp()
 
     def _rounded(self, x: Tensor) -> Tensor:
-        step = (_GEAR * self.log_range).exp() / LARGEST[self.kind]
+        step = self._range() / LARGEST[self.kind]
         # A range meets the gradients of all pixels: scaled down as in LSQ, section 2.2.
         part = 1 / math.sqrt(x.numel() / len(x) * LARGEST[self.kind])
         step = step * part + (step * (1 - part)).detach()
