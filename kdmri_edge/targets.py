@@ -61,7 +61,6 @@ _ALL = (
         graph_file="model.pt",
         exporter="kdmri_export.to_torchscript:write",
         runs_on=("torch",),
-        precisions=("f32", "f16"),
     ),
     Target(
         name="onnx",

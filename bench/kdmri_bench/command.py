@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from kdmri_bench.limit_options import limit_options, read_limits
 from kdmri_edge.errors import BenchError
 
 __all__ = ["bench"]
@@ -57,6 +58,7 @@ __all__ = ["bench"]
     type=int,
     help="Measure on the central N slices of each volume.  [quick: 4, full: all]",
 )
+@limit_options
 @click.option(
     "--compare", nargs=2, type=click.Path(path_type=Path), metavar="A.json B.json",
     help="Measure nothing: say where report B is worse than A beyond the noise; exit 1 if it is.",
@@ -77,6 +79,9 @@ def bench(
     with_plain_export: bool,
     usual_only: bool,
     limit_slices: int | None,
+    max_latency: str | None,
+    max_memory: str | None,
+    max_loss: str | None,
     compare: tuple[Path, Path] | None,
     as_json: bool,
 ) -> None:
@@ -87,8 +92,9 @@ def bench(
     runs/ is measured. For a run, missing exports are made first and kept under RUN/exports.
 
     Every row is measured in a process of its own; quality comes from that runtime's own output on
-    the test volumes. What this machine lacks keeps its row, with the reason. `kdmri-edge select`
-    picks the variant that keeps your limits.
+    the test volumes. What this machine lacks keeps its row, with the reason. The report recommends
+    the smallest variant that keeps the limits of --max-latency, --max-memory and --max-loss (by
+    default 50 ms, 512 MiB, 0.1 dB); `kdmri-edge select` tries others without measuring again.
 
     \b
     Examples:
@@ -109,6 +115,7 @@ def bench(
     from kdmri_edge.console import say
     from kdmri_edge.runs import Run, newest_run
 
+    limits = read_limits(max_latency, max_memory, max_loss)
     mode = QUICK if quick else FULL
     given: dict[str, Any] = {
         "samples": samples,
@@ -146,7 +153,7 @@ def bench(
     from kdmri_bench.cells import seen_lines
     from kdmri_bench.run import bench as measure
 
-    done = measure(networks, loaded, settings, out=out)
+    done = measure(networks, loaded, settings, out=out, limits=limits)
     if as_json:
         for line in seen_lines(done.report):
             say(f"Warning: {line}")

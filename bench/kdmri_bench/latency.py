@@ -95,7 +95,7 @@ def summarise(rounds: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def interval(rounds: Sequence[Sequence[float]]) -> list[float]:
-    """Return [low, high] in ms: where the median of another round like these would lie.
+    """Return [low, high] in ms: what the medians of these rounds span.
 
     Each round has a distribution-free 95 % interval of its median, from the order statistics at
     n / 2 -+ 1.96 sqrt(n) / 2 (Conover, *Practical Nonparametric Statistics*, section 3.2); the

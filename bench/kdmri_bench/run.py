@@ -27,7 +27,7 @@ from kdmri_bench.quality import summary, volume_rows
 from kdmri_bench.report import write_report
 from kdmri_bench.rows import plan_rows
 from kdmri_bench.schema import ZERO_FILLED, Network, Report, Row, TestVolume
-from kdmri_bench.select import choose, limits_of, shipped_rows
+from kdmri_bench.select import Limits, choose, limits_of, shipped_rows
 from kdmri_bench.settings import BenchSettings, available_threads
 from kdmri_bench.sources import Source, check_comparable, from_run
 from kdmri_bench.testdata import RETROSPECTIVE, TestData, central_slices
@@ -68,6 +68,7 @@ def bench(
     out: Path | None = None,
     worker: str = WORKER,
     extra: Callable[[Sequence[Source], Path], list[Plan]] | None = None,
+    limits: Limits | None = None,
 ) -> Benchmark:
     """Measure networks on test volumes.
 
@@ -80,6 +81,7 @@ def bench(
         out: folder for the report's files; None writes nothing.
         worker: the module that is run for each row.
         extra: makes further rows of the networks, given a scratch folder.
+        limits: what the recommended variant has to keep; None takes `select.limits_of`.
 
     Raises:
         BenchError: no volume, or volumes that do not fit the networks.
@@ -110,7 +112,7 @@ def bench(
         image = "magnitude" if networks[0].spec.magnitude_input else "real"
         measured = measure(plans, cases, settings, workspace, worker=worker, image=image)
         report = _report(networks, replace(data, cases=tuple(cases)), settings, measured, peaks)
-        report = replace(report, load_average=load)
+        report = _recommending(replace(report, load_average=load), limits)
         panel = compose(cases[0], _outputs(networks, measured), networks[0].mask)
         report = replace(report, panel=panel.to_dict())
         subtitle = _subtitle(report)
@@ -184,7 +186,7 @@ def _report(
     volumes = tuple(_volume(case, networks) for case in data.cases)
     described = tuple(_network(source) for source in networks)
     rows = derived([_zero_filled(data.cases), *measured.rows], described, volumes, peaks)
-    report = Report(
+    return Report(
         provenance=provenance(seed=BOOTSTRAP_SEED),
         settings=settings.to_dict(),
         statement=data.statement,
@@ -199,7 +201,10 @@ def _report(
         peaks=peaks,
         absent=tuple(absent()),
     )
-    limits = limits_of(report)
+
+
+def _recommending(report: Report, limits: Limits | None) -> Report:
+    limits = limits or limits_of(report)
     chosen = choose(report, limits).row
     return replace(report, limits=asdict(limits), recommended=chosen.key if chosen else None)
 

@@ -8,20 +8,14 @@ from pathlib import Path
 
 import click
 
+from kdmri_bench.limit_options import limit_options, read_limits
+
 __all__ = ["select"]
 
 
 @click.command()
 @click.argument("report", type=click.Path(path_type=Path), default=Path("kdmri-bench"))
-@click.option(
-    "--max-latency", metavar="TIME",
-    help="Of one slice from k-space to image, kept by nine of ten (p90), e.g. 20ms.",
-)  # fmt: skip
-@click.option("--max-memory", metavar="SIZE", help="Peak of the process, e.g. 300MB or 256MiB.")
-@click.option(
-    "--max-loss", metavar="DB",
-    help="Largest loss in PSNR to the teacher, e.g. 0.1dB: the upper end of its 95 % interval.",
-)  # fmt: skip
+@limit_options
 @click.option("--json", "as_json", is_flag=True, help="Print the choice as JSON.")
 def select(
     report: Path,
@@ -42,21 +36,11 @@ def select(
       kdmri-edge select report/report.json --max-latency 20ms --max-memory 300MB --max-loss 0.1dB
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_bench.report import read_report
-    from kdmri_bench.select import Limits, choose, limits_of, parse
+    from kdmri_bench.select import choose, limits_of
     from kdmri_bench.select_text import as_dict, lines
 
     found = read_report(report / "report.json" if report.is_dir() else report)
-    given = [
-        parse(text, option) if text is not None else None
-        for text, option in (
-            (max_latency, "max-latency"),
-            (max_memory, "max-memory"),
-            (max_loss, "max-loss"),
-        )
-    ]
-    limits = limits_of(found)
-    if any(value is not None for value in given):
-        limits = Limits(latency_ms=given[0], memory_bytes=given[1], loss_db=given[2])
+    limits = read_limits(max_latency, max_memory, max_loss) or limits_of(found)
     choice = choose(found, limits)
     if as_json:
         click.echo(json.dumps(as_dict(choice, limits), indent=1))

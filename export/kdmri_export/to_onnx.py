@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from kdmri_edge.extras import require
-from kdmri_edge.models.equalise import equalise
 from kdmri_edge.physics.consistency import gain
 from kdmri_edge.physics.forms import Form
 from kdmri_edge.reconstructor import Reconstructor
@@ -25,6 +24,7 @@ from kdmri_export.lowerings.function import INPUTS as FUNCTION_INPUTS
 from kdmri_export.lowerings.function import Formula, add_function, keep
 from kdmri_export.lowerings.narrow import widen
 from kdmri_export.lowerings.quantise import quantise_graph
+from kdmri_export.lowerings.ranges import ranges_of
 from kdmri_export.recipe import ExportRecipe
 
 __all__ = [
@@ -134,7 +134,7 @@ def to_model(
         shapes = _coil_shapes(batch, recipe)
     with torch.no_grad():
         lowered = keep(reconstructor) if recipe.keep_op else lower(reconstructor)
-        ranges = _ranges(lowered) if recipe.quantised else {}
+        ranges = ranges_of(lowered) if recipe.quantised else {}
         if recipe.written in DTYPES:
             cast_convolutions(lowered, recipe.written)
         # The FFT form is the export that one gets without us.
@@ -154,11 +154,6 @@ def to_model(
     model.metadata_props.add(key=PRECISION_KEY, value=recipe.written)
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def _ranges(lowered: Reconstructor) -> dict[str, float]:
-    """Return what convolutions read; a network trained with rounding brings it, and stays so."""
-    return lowered.ranges or equalise(lowered.model, lowered.maxima)
 
 
 def shown_maps(images: Tensor, recipe: ExportRecipe) -> Tensor:

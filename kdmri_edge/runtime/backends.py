@@ -58,7 +58,7 @@ _ALL = (
         library="torch",
         extra="train",
         devices=("cpu",),
-        precisions=("f32", "f16"),
+        precisions=("f32", "f16", "int8"),
     ),
     Backend(
         name="tensorrt",

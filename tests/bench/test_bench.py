@@ -21,6 +21,7 @@ from kdmri_bench.plan import Plan
 from kdmri_bench.report import read_report
 from kdmri_bench.run import Benchmark, bench
 from kdmri_bench.schema import Report, Row, Status
+from kdmri_bench.select_command import select
 from kdmri_bench.settings import FULL as SHIPPED_FULL
 from kdmri_bench.settings import QUICK as SHIPPED_QUICK
 from kdmri_bench.settings import USUAL, BenchSettings, Precision
@@ -101,7 +102,7 @@ def test_integers_are_measured_as_integers(run: Run, cases: list[Case], tmp_path
     (copy.path / "teacher.safetensors").unlink()
     settings = replace(QUICK, samples=1, warmup=0, precisions=(Precision.INT8,))
     rows = measured(bench(copy, cases, settings).report)[1:]
-    assert {row.runtime for row in rows} == {"ONNX Runtime", "OpenVINO"}
+    assert {row.runtime for row in rows} == {"TorchScript", "ONNX Runtime", "OpenVINO"}
     for row in rows:
         assert row.session is not None
         assert "int8" in row.session["precision_executed"]
@@ -277,11 +278,15 @@ def test_the_command_measures_a_checkpoint_on_a_folder(
     result = invoke(
         run.weights("student"), "--data", data_folder, "--out", out, "--threads", 1, "--samples", 2,
         "--warmup", 0, "--precision", "f32", "--limit-slices", 2, "--usual-only",
-        "--without-plain-export", "--json",
+        "--without-plain-export", "--json", "--max-latency", "60s", "--max-memory", "8GB",
     )  # fmt: skip
     assert result.exit_code == 0, result.exception
     value = json.loads(result.stdout)
     assert value["schema_version"] == 2
+    assert value["limits"] == {"latency_ms": 6e4, "memory_bytes": 8e9, "loss_db": None}
+    chosen = CliRunner().invoke(select, [str(out), "--json"])
+    assert json.loads(chosen.stdout)["selected"] == value["recommended"]
+    assert value["recommended"] in {row["key"] for row in value["rows"]}
     assert [volume["slices"] for volume in value["volumes"]] == [2, 2]
     assert value["split"] is None
     assert "single-coil" in value["statement"]
@@ -300,6 +305,7 @@ def test_the_command_measures_a_checkpoint_on_a_folder(
         (["--contrast", "T9w"], DataError, "T9w"),
         (["--subjects", "99"], BenchError, "subject 99"),
         (["--subjects", ","], BenchError, "names no subject"),
+        (["--max-loss", "much"], BenchError, "no number with a unit"),
     ],
 )
 def test_bad_options_are_one_sentence(

@@ -1,0 +1,89 @@
+"""Where a later timing may lie: what the rounds of all rows tell of the machine's unrest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdmri_bench.latency import summarise
+from kdmri_bench.repeatability import repeatability, widened
+from kdmri_bench.schema import Row
+from tests.bench.reports import row
+
+UNREST = 0.03
+
+
+def _timing(random: np.random.Generator, ms: float, rounds: int) -> dict[str, Any]:
+    drift = np.exp(UNREST * random.standard_normal(rounds))
+    return summarise([1e-3 * ms * level * random.normal(1, 0.002, 40) for level in drift])
+
+
+def _run(random: np.random.Generator, rows: int, rounds: int) -> list[Row]:
+    return [
+        replace(
+            row("student", str(number), 39.0, 10.0),
+            latency=_timing(random, 10.0 + number, rounds),
+            end_to_end=None,
+        )
+        for number in range(rows)
+    ]
+
+
+def test_the_pooled_scatter_is_that_of_the_machine() -> None:
+    rows = _run(np.random.default_rng(0), 300, 3)
+    spread, freedom = repeatability([r.latency for r in rows if r.latency])
+    assert freedom == 600
+    assert spread == pytest.approx(UNREST, rel=0.1)
+
+
+def test_one_more_round_lies_within_as_often_as_it_is_said() -> None:
+    random = np.random.default_rng(1)
+    hits, before, count = 0, 0, 0
+    for _ in range(40):
+        rows = _run(random, 10, 3)
+        for number, (own, wide) in enumerate(zip(rows, widened(rows), strict=True)):
+            again = _timing(random, 10.0 + number, 1)["p50_ms"]
+            assert own.latency is not None
+            assert wide.latency is not None
+            low, high = own.latency["p50_interval_ms"]
+            before += low <= again <= high
+            low, high = wide.latency["p50_interval_ms"]
+            hits += low <= again <= high
+            count += 1
+    assert before / count < 0.7  # what three rounds span misses many
+    assert 0.92 <= hits / count <= 0.99
+
+
+@given(st.integers(0, 100), st.integers(1, 4), st.integers(1, 4))
+def test_an_interval_only_grows_and_nothing_else_changes(
+    seed: int, count: int, rounds: int
+) -> None:
+    rows = _run(np.random.default_rng(seed), count, rounds)
+    for own, wide in zip(rows, widened(rows), strict=True):
+        assert own.latency is not None
+        assert wide.latency is not None
+        (low, high), (lower, higher) = (r["p50_interval_ms"] for r in (own.latency, wide.latency))
+        assert lower <= low <= high <= higher
+        assert replace(wide, latency=own.latency) == own
+        assert {**wide.latency, "p50_interval_ms": None} == {**own.latency, "p50_interval_ms": None}
+
+
+def test_a_single_round_tells_nothing_of_another() -> None:
+    rows = _run(np.random.default_rng(2), 3, 1)
+    assert widened(rows) == rows
+
+
+def test_rows_without_times_stay_and_both_timings_are_widened() -> None:
+    random = np.random.default_rng(3)
+    absent = Row(key="a", network="a", role="student", runtime="x", precision="f32")
+    both = replace(_run(random, 1, 3)[0], end_to_end=_timing(random, 12.0, 3))
+    kept, wide = widened([absent, both])
+    assert kept is absent
+    assert both.end_to_end is not None
+    assert wide.end_to_end is not None
+    assert wide.end_to_end["p50_interval_ms"] != both.end_to_end["p50_interval_ms"]
