@@ -70,6 +70,9 @@ class TorchScriptSession(Session):
             torch.set_num_threads(threads)
         try:
             with no_farewell(), _integer_kernels() as self._kernels:
+                if precision == "int8":
+                    # A graph's first integers would say it past Python's warnings, to the console.
+                    torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.quint8)
                 model: Any = torch.jit.load(  # type: ignore[no-untyped-call]
                     str(graph), map_location="cpu"
                 )

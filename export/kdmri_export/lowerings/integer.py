@@ -8,6 +8,7 @@ the cascade's residual stay in float32.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -65,13 +66,9 @@ class _IntegerStack(nn.Module):
             for conv, step, point in zip(convs, self.steps[1:], self.zero_points[1:], strict=False)
         )
         last = convs[-1]
-        self.last = nn.Conv2d(
-            last.conv.in_channels, last.conv.out_channels, last.conv.kernel_size,
-            padding=cast(tuple[int, int], last.conv.padding), dilation=last.conv.dilation,
-        )  # fmt: skip
+        self.last = copy.deepcopy(last.conv)
         with torch.no_grad():
-            self.last.weight.copy_(last.weight())
-            self.last.bias.copy_(cast(Tensor, last.conv.bias))  # type: ignore[union-attr]
+            self.last.weight = nn.Parameter(last.weight())
 
     def _integers(self, x: Tensor, place: int) -> Tensor:
         return torch.quantize_per_tensor(
