@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from kdmri_bench.quality import gap_closed
-from kdmri_bench.repeatability import widened
+from kdmri_bench.repeatability import predicted
 from kdmri_bench.reproduce.stats import bootstrap
 from kdmri_bench.schema import ZERO_FILLED, Network, Row, TestVolume
 from kdmri_bench.variants import CUDA, DEFAULT, REFERENCE
@@ -40,12 +40,12 @@ def derived(
     volumes: Sequence[TestVolume],
     peaks: Mapping[str, Any],
 ) -> list[Row]:
-    """Fill in `speedup`, `to_teacher` and `limit` of every measured row; widen its intervals."""
+    """Fill in `speedup`, `to_teacher` and `limit` of every measured row, and its predictions."""
     teacher = _reference(rows, of_role("teacher", networks))
     by_name = {network.name: network for network in networks}
     subjects = [volume.subject for volume in volumes]
     done = []
-    for row in widened(rows):
+    for row in predicted(rows):
         if teacher is not None and teacher.latency and row.latency:
             base = float(teacher.latency["p50_ms"])
             row = replace(row, speedup=base / float(row.latency["p50_ms"]))

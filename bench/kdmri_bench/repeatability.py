@@ -11,7 +11,7 @@ import numpy as np
 
 from kdmri_bench.schema import Row
 
-__all__ = ["repeatability", "widened"]
+__all__ = ["expected", "predicted", "repeatability"]
 
 _LEVEL: Final = 0.975
 _TIMINGS: Final = ("latency", "end_to_end")
@@ -38,18 +38,15 @@ def repeatability(timings: Sequence[Mapping[str, Any]]) -> tuple[float, int]:
     return math.sqrt(squares / freedom), freedom
 
 
-def widened(rows: Sequence[Row]) -> list[Row]:
-    """Widen the intervals of all medians to where one more round would put them.
+def predicted(rows: Sequence[Row]) -> list[Row]:
+    """Add to all timings where the median of one more timing would lie.
 
-    The 95 % prediction interval of one more round's median, p50 * exp(-+ t s sqrt(1 + 1 / rounds))
-    with the pooled s of `repeatability`, is joined to what the row's own rounds span
-    (`latency.interval`): three rounds alone would miss a fourth one half of the time.
+    `p50_prediction_ms` is its 95 % prediction interval, p50 * exp(-+ t s sqrt(1 + 1 / rounds)) with
+    the pooled s of `repeatability`, joined to what the row's own rounds span (`latency.interval`):
+    three rounds alone would miss a fourth one half of the time.
 
     Args:
         rows: of one run.
-
-    Returns:
-        The rows, with other `p50_interval_ms`.
     """
     result = list(rows)
     for name in _TIMINGS:
@@ -63,13 +60,24 @@ def widened(rows: Sequence[Row]) -> list[Row]:
         for index, row in enumerate(result):
             timing = getattr(row, name)
             if timing:
-                changed: dict[str, Any] = {name: _wider(timing, reach)}
+                changed: dict[str, Any] = {name: _predicting(timing, reach)}
                 result[index] = replace(row, **changed)
     return result
 
 
-def _wider(timing: Mapping[str, Any], reach: float) -> dict[str, Any]:
+def _predicting(timing: Mapping[str, Any], reach: float) -> dict[str, Any]:
     factor = math.exp(reach * math.sqrt(1 + 1 / len(timing["round_p50_ms"])))
     low, high = timing["p50_interval_ms"]
     middle = float(timing["p50_ms"])
-    return {**timing, "p50_interval_ms": [min(low, middle / factor), max(high, middle * factor)]}
+    ends = [min(low, middle / factor), max(high, middle * factor)]
+    return {**timing, "p50_prediction_ms": ends}
+
+
+def expected(timing: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Return p50 in ms, and from where to where an independent timing of it is expected.
+
+    Old reports have the span of the rounds for that, the oldest p50 alone.
+    """
+    middle = float(timing["p50_ms"])
+    ends = timing.get("p50_prediction_ms") or timing.get("p50_interval_ms") or (middle, middle)
+    return middle, float(ends[0]), float(ends[1])

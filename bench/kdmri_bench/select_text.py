@@ -8,6 +8,7 @@ from typing import Any
 
 from kdmri_bench.cells import variant_name
 from kdmri_bench.columns import loss_text
+from kdmri_bench.repeatability import expected
 from kdmri_bench.schema import Report, Row, Status
 from kdmri_bench.select import Choice, Limits
 
@@ -43,7 +44,7 @@ def lines(report: Report, choice: Choice, limits: Limits) -> list[str]:
             row.key,
             f"{variant_name(row)}: {', '.join(parts)}.",
             "To time it anew: `kdmri-edge run BUNDLE VOLUME -o FILE --json` on this machine;"
-            " network_ms.p50 belongs into the interval of network only.",
+            " network_ms.p50 is expected within the interval of network only (95 %).",
             f"Limits: {asked}.",
         ]
     missing = [f"No variant keeps all limits: {asked}."]
@@ -57,21 +58,15 @@ def lines(report: Report, choice: Choice, limits: Limits) -> list[str]:
     return missing
 
 
-def _interval(timing: Mapping[str, Any]) -> tuple[float, float, float]:
-    """Return p50 and its interval in ms; a report of version 1 has none, and p50 stands for it."""
-    low, high = timing.get("p50_interval_ms") or (timing["p50_ms"], timing["p50_ms"])
-    return float(timing["p50_ms"]), float(low), float(high)
-
-
 def _spread(timing: Mapping[str, Any]) -> str:
-    value, low, high = _interval(timing)
+    value, low, high = expected(timing)
     return f"{value:.2f} ms ({low:.2f} to {high:.2f})"
 
 
 def _times(row: Row) -> dict[str, Any]:
     kinds = {"network": row.latency, "end_to_end": row.end_to_end}
     return {
-        name: dict(zip(("value", "low", "high"), _interval(timing), strict=True))
+        name: dict(zip(("value", "low", "high"), expected(timing), strict=True))
         for name, timing in kinds.items()
         if timing
     }

@@ -201,8 +201,8 @@ def test_what_is_absent_or_cannot_be_exported_keeps_its_row(
     plans = rows.plan_rows([source], BenchSettings(), tmp_path)
     found = {plan.row.key.partition("/")[2]: plan for plan in plans}
     assert list(found) == [
-        "pytorch-f32", "torchscript-f32", "onnx-f32", "onnx-int8", "openvino-f32",
-        "openvino-bf16", "openvino-int8", "trt-f32", "trt-int8",
+        "pytorch-f32", "torchscript-f32", "torchscript-int8", "onnx-f32", "onnx-int8",
+        "openvino-f32", "openvino-bf16", "openvino-int8", "trt-f32", "trt-int8",
     ]  # fmt: skip
     assert found["pytorch-f32"].source == run.weights("student")
     for key in ("openvino-f32", "openvino-bf16"):
