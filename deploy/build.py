@@ -24,6 +24,7 @@ from typing import Any
 from kdmri_edge import __version__
 from kdmri_edge.bundle import open_bundle
 from kdmri_edge.errors import DataError, KdmriError
+from kdmri_edge.extras import require
 from kdmri_edge.files import read_json
 
 HERE = Path(__file__).resolve().parent
@@ -134,7 +135,7 @@ def validate(made: dict[str, Any]) -> None:
     Raises:
         DataError: It does not follow it; the message says where.
     """
-    import jsonschema
+    jsonschema = require("jsonschema", extra="dev")
 
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     for error in jsonschema.Draft7Validator(schema).iter_errors(made):

@@ -71,7 +71,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "doctor": (
         "kdmri_export.doctor:doctor",
-        "Say what this machine can export and run, and what is missing.",
+        "Say what this machine can train, export and run, and what is missing.",
     ),
 }
 

@@ -22,6 +22,7 @@ from kdmri_edge.errors import KdmriError, OutputError
 __all__ = [
     "atomic_directory",
     "atomic_path",
+    "check_writable",
     "read_json",
     "sha256_bytes",
     "sha256_file",
@@ -63,6 +64,22 @@ def writing(destination: Path) -> Iterator[None]:
                 "Choose a place that you may write to.",
             ) from error
         raise
+
+
+def check_writable(out: Path) -> None:
+    """Try to write into the output folder before anything is measured, and leave no trace of it.
+
+    Raises:
+        OutputError: That place cannot be written to.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".kdmri-edge-probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+        for folder in made:  # innermost first
+            folder.rmdir()
 
 
 def _temporary(final: Path) -> Path:

@@ -50,6 +50,11 @@ class Target:
         return BACKENDS[self.checked_on or self.runs_on[0]]
 
     @property
+    def offered(self) -> tuple[str, ...]:
+        """Its precisions, as the command line calls them."""
+        return tuple(name for name, short in PRECISIONS.items() if short in self.precisions)
+
+    @property
     def suffix(self) -> str:
         """Suffix of the graph, with its dot."""
         return "." + self.graph_file.rpartition(".")[2]

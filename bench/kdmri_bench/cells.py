@@ -41,7 +41,9 @@ def precision_text(row: Row) -> str:
     parts = [part.split() for part in executed.split(",")]
     own = next((part for part in parts if part[0].lower() == row.precision), parts[0])
     share = [word for word in own if "/" in word and len(set(word.split("/"))) > 1]
-    return " ".join([own[0], *share])
+    # "f16 weights, f32 arithmetic": what is asked for is stored, not computed with
+    stored = own[1:2] if own[1:2] == ["weights"] else []
+    return " ".join([own[0], *stored, *share])
 
 
 def _psnr(row: Row) -> str:
@@ -109,7 +111,7 @@ def footnotes(report: Report) -> list[str]:
     spread = "± standard deviation between volumes (n - 1), " if len(report.volumes) > 1 else ""
     lines = [
         f"Quality: mean over volumes, {spread}from each runtime's own output.",
-        f"Latency: network only, one slice, {settings['samples']} samples after"
+        f"Latency: network only, one slice, {_samples(report)} after"
         f" {settings['warmup']} warm-up queries, in {len(_rounds(report))} interleaved round(s),"
         f" {settings['threads']} thread(s), {machine['cpu']}.{_speedup(report)}{_noise(report)}",
         "Memory: peak resident set of the row's own process, loading included"
@@ -123,6 +125,13 @@ def footnotes(report: Report) -> list[str]:
         lines.append(f"{network.name}: {network.parameters:,} parameters, {macs:.2f} GMAC a slice.")
     lines.extend(_gap(report))
     return lines
+
+
+def _samples(report: Report) -> str:
+    """Say how many samples were really taken: slow rows stop at the time limit of a round."""
+    taken = [int(row.latency["samples"]) for row in report.rows if row.latency]
+    fewest, most = min(taken, default=0), max(taken, default=0)
+    return f"{most:,} samples" if fewest == most else f"{fewest:,} to {most:,} samples"
 
 
 def _speedup(report: Report) -> str:

@@ -15,16 +15,14 @@ __all__ = ["TABLES", "formats", "shipped", "targets"]
 def targets() -> str:
     """Return the table of export targets as GitHub Markdown."""
     lines = [
-        "| `--target` | runs in | devices | graph's precision | executed in | extra |",
-        "|---|---|---|---|---|---|",
+        "| `--target` | runs in | devices | `--precision` | extra |",
+        "|---|---|---|---|---|",
     ]
     for target in TARGETS.values():
         backend = target.backend
-        lists = (backend.devices, target.precisions, backend.precisions)
-        devices, written, executed = (", ".join(names) for names in lists)
+        devices, offered = ", ".join(backend.devices), ", ".join(target.offered)
         lines.append(
-            f"| `{target.name}` | {backend.title} | {devices} | {written} | {executed} |"
-            f" `{backend.extra}` |"
+            f"| `{target.name}` | {backend.title} | {devices} | {offered} | `{backend.extra}` |"
         )
     return "\n".join(lines)
 

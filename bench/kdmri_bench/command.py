@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,12 @@ __all__ = ["bench"]
     help="Quick: an answer in minutes, on the central slices. Full: for publication, over an hour,"
     " unattended: 1,024 queries or 60 s per row, whole volumes, p99, batches, torch.compile.",
 )  # fmt: skip
-@click.option("--samples", type=int, help="Timed queries per row.  [quick: 40, full: 1024]")
+@click.option(
+    "--samples",
+    type=int,
+    help="Timed queries per row, however long they take.  [quick: 40, full: 1024, the slowest rows"
+    " fewer]",
+)
 @click.option("--warmup", type=int, help="Untimed queries before each round.")
 @click.option("--batches", help="Batch sizes of the offline throughput.  [quick: 1, full: 1,8,32]")
 @click.option(
@@ -93,8 +99,9 @@ def bench(
 
     Every row is measured in a process of its own; quality comes from that runtime's own output on
     the test volumes. What this machine lacks keeps its row, with the reason. The report recommends
-    the smallest variant that keeps the limits of --max-latency, --max-memory and --max-loss (by
-    default 50 ms, 512 MiB, 0.1 dB); `kdmri-edge select` tries others without measuring again.
+    the smallest variant that keeps the limits of --max-latency, --max-memory and --max-loss
+    (without any of them 50 ms, 512 MiB and 0.1 dB; of some, the others are left open);
+    `kdmri-edge select` tries others without measuring again.
 
     \b
     Examples:
@@ -108,11 +115,11 @@ def bench(
         sys.exit(compare_files(*compare, as_json=as_json))
     if data is None:
         raise click.UsageError("Missing option '--data': the folder of the test volumes.")
-    from kdmri_bench.report import check_writable
     from kdmri_bench.settings import FULL, QUICK, USUAL, Precision
     from kdmri_bench.sources import gather
     from kdmri_bench.testdata import choose_files, load_cases, run_split
     from kdmri_edge.console import say
+    from kdmri_edge.files import check_writable
     from kdmri_edge.runs import Run, newest_run
 
     limits = read_limits(max_latency, max_memory, max_loss)
@@ -120,6 +127,7 @@ def bench(
     given: dict[str, Any] = {
         "samples": samples,
         "end_to_end": samples,
+        "seconds": None if samples is None else math.inf,
         "warmup": warmup,
         "limit_slices": limit_slices,
         "batches": _batches(batches),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 import numpy as np
 
+from kdmri_bench.repeatability import TIMINGS, beyond
 from kdmri_bench.report import read_report
 from kdmri_bench.reproduce.stats import bootstrap
 from kdmri_bench.schema import Report, Row, Status
@@ -23,6 +24,8 @@ SLOWER: Final = 0.02
 
 LARGER: Final = 0.05
 """The same for peak memory, which allocators and the kernel's counting move by a few per cent."""
+
+_NONE: Final = {False: "No regression.", True: "No regression in what could be compared."}
 
 ROUNDING: Final = {"psnr": 5e-3, "ssim": 5e-5, "nmse": 5e-6, "hfn": 5e-5}
 """Least change of quality that counts; below lies the order of sums in another version."""
@@ -52,7 +55,8 @@ class Change:
 def compare(first: Report, second: Report) -> tuple[list[Change], list[str]]:
     """Compare the rows that both reports have.
 
-    Latency counts as changed where the intervals of the medians do not meet; quality where the
+    Latency counts as changed where the medians differ by more than the scatter between rounds of
+    both explains (`repeatability.beyond`); quality where the
     paired 95 % bootstrap interval over the same volumes leaves out zero. Times and memory of
     different machines, modes or thread counts are not compared.
 
@@ -61,6 +65,8 @@ def compare(first: Report, second: Report) -> tuple[list[Change], list[str]]:
     """
     changes, remarks = [], _remarks(first, second)
     timed = not remarks
+    remarks += _unmatched(first, second)
+    noise = {name: beyond(first.rows, second.rows, name) for name in TIMINGS}
     for row in first.rows:
         other = second.row(row.key)
         if row.status is not Status.MEASURED:
@@ -72,7 +78,7 @@ def compare(first: Report, second: Report) -> tuple[list[Change], list[str]]:
         changes += _quality(first, second, row, other)
         changes += _size(row, other)
         if timed:
-            changes += _latency(row, other) + _memory(row, other)
+            changes += _latency(row, other, noise) + _memory(row, other)
     return changes, remarks
 
 
@@ -97,29 +103,40 @@ def _remarks(first: Report, second: Report) -> list[str]:
     ]
 
 
-def _interval(timing: Mapping[str, Any]) -> tuple[float, float]:
-    rounds = timing.get("round_p50_ms") or [timing["p50_ms"]]
-    low, high = timing.get("p50_interval_ms") or (min(rounds), max(rounds))
-    return float(low), float(high)
+def _unmatched(first: Report, second: Report) -> list[str]:
+    """Say which volumes only one of the reports has: quality is compared on the others."""
+    known = {(volume.sha256, volume.slices) for volume in second.volumes}
+    common = sum((volume.sha256, volume.slices) in known for volume in first.volumes)
+    if common == len(first.volumes) == len(second.volumes):
+        return []
+    if not common:
+        return [
+            "Quality is not compared, for the reports have no volume in common (the same file, and"
+            " as many slices of it)."
+        ]
+    return [
+        f"Quality is compared on {common} volume(s) alone, of {len(first.volumes)} and"
+        f" {len(second.volumes)}."
+    ]
 
 
-def _latency(row: Row, other: Row) -> list[Change]:
+def _latency(
+    row: Row, other: Row, noise: Mapping[str, Callable[[Row, Row], float]]
+) -> list[Change]:
     changes = []
-    for measure, a, b in (
-        ("latency", row.latency, other.latency),
-        ("end to end", row.end_to_end, other.end_to_end),
-    ):
+    for name in TIMINGS:
+        a, b = getattr(row, name), getattr(other, name)
         if not a or not b:
             continue
-        (low_a, high_a), (low_b, high_b) = _interval(a), _interval(b)
         before, after = float(a["p50_ms"]), float(b["p50_ms"])
-        slower, faster = low_b > high_a, high_b < low_a
-        if (slower or faster) and abs(after / before - 1) > SLOWER:
+        factor = max(noise[name](row, other), 1 + SLOWER)
+        if max(after / before, before / after) > factor:
             said = (
-                f"p50 {before:.2f} ms ({low_a:.2f} to {high_a:.2f}) -> {after:.2f} ms"
-                f" ({low_b:.2f} to {high_b:.2f})"
+                f"p50 {before:.2f} ms -> {after:.2f} ms, {100 * (after / before - 1):+.1f} %, where"
+                f" {100 * (factor - 1):.1f} % would be noise"
             )
-            changes.append(_change(row.key, measure, slower, before, after, said))
+            measure = name.replace("_", " ")
+            changes.append(_change(row.key, measure, after > before, before, after, said))
     return changes
 
 
@@ -202,5 +219,5 @@ def compare_files(first: Path, second: Path, *, as_json: bool = False) -> int:
         mark = "worse " if change.worse else "better"
         click.echo(f"{mark}  {change.key}  {change.measure}: {change.said}")
     count = len(worse)
-    click.echo(f"{count} regression(s) beyond the noise." if count else "No regression.")
+    click.echo(f"{count} regression(s) beyond the noise." if count else _NONE[bool(remarks)])
     return int(bool(worse))

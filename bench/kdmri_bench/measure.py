@@ -255,7 +255,7 @@ class _Bench:
         known = self.outputs[row.network]
         compared = difference(self.cases, outputs, known, volumes, reference.volumes)
         shutil.rmtree(self.folder(index), ignore_errors=True)  # tens of MB per volume and row
-        return replace(row, difference=compared)
+        return replace(row, difference={**compared, "from": reference.key})
 
 
 def _end_to_end(results: Sequence[JobResult]) -> dict[str, Any] | None:

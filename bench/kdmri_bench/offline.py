@@ -61,7 +61,7 @@ def _rate(session: Session, images: Array, seconds: float) -> float:
     slices, began = 0, time.perf_counter()
     while True:
         session.run_all(waiting)
-        slices += _CALLS * len(images)
+        slices += len(waiting) * len(images)
         spent = time.perf_counter() - began
         if spent >= seconds:
             return slices / spent

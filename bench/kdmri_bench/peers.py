@@ -119,6 +119,8 @@ def main(
         peaks_s=0.0,
         batches=(),
         samples=samples or mode.samples,
+        end_to_end=samples or mode.end_to_end,
+        seconds=mode.seconds if samples is None else None,
         limit_slices=limit_slices or mode.limit_slices,
     )
     networks = gather(sources)

@@ -53,6 +53,6 @@ def quickstart(out: Path, assignments: tuple[str, ...], as_json: bool) -> None:
 
         print_table(done.benchmark.report, Console(width=console_width()))
     say(f"Picture: {done.benchmark.files['panel']}")
-    say("Next, on your own volumes (.nii.gz, .h5 or .npy):")
+    say("Next, on your own volumes (NIfTI, DICOM, HDF5, .npy, ...):")
     say("  kdmri-edge distill --data DIR --acceleration 4 --out runs/mine")
     say("  kdmri-edge bench runs/mine --data DIR")

@@ -23,6 +23,8 @@ PLAIN_EXPORT = "plain export"
 _PLAIN_RUNTIME = "ONNX Runtime"
 PEER_EXPORT = "peer, torch.onnx"
 PEER_COMPILE = "peer, torch.compile"
+_PYTORCH = "pytorch-f32"
+
 BASELINES = (PLAIN_EXPORT, PEER_EXPORT, PEER_COMPILE)
 """Variants that are measured for comparison and never recommended."""
 
@@ -159,5 +161,8 @@ def _word(variant: str) -> str:
 
 
 def _largest(row: Row) -> str:
-    value = (row.difference or {}).get("max_range_normalised")
-    return NOTHING if value is None else f"{value:.1e}"
+    found = row.difference or {}
+    value = found.get("max_range_normalised")
+    if not isinstance(value, float) or not str(found.get("from", _PYTORCH)).endswith(_PYTORCH):
+        return NOTHING
+    return f"{value:.1e}"

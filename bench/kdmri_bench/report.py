@@ -14,9 +14,9 @@ from kdmri_bench.page.images import Figure
 from kdmri_bench.schema import Report, Row, finite
 from kdmri_bench.table import markdown_report
 from kdmri_edge.errors import BenchError
-from kdmri_edge.files import atomic_path, read_json, writing
+from kdmri_edge.files import atomic_path, read_json
 
-__all__ = ["CSV_COLUMNS", "check_writable", "csv_rows", "read_report", "write_report"]
+__all__ = ["CSV_COLUMNS", "csv_rows", "read_report", "write_report"]
 
 CSV_COLUMNS = (
     "key", "network", "role", "runtime", "runtime_version", "device", "provider", "threads",
@@ -28,22 +28,6 @@ CSV_COLUMNS = (
     "slices_per_s_batch_32", "gpu_peak_bytes", "joules_per_slice", "fraction_of_peak",
     "psnr_to_teacher_db", "psnr_to_teacher_low_db", "psnr_to_teacher_high_db", "recommended",
 )  # fmt: skip
-
-
-def check_writable(out: Path) -> None:
-    """Try to write into the output folder before anything is measured, and leave no trace of it.
-
-    Raises:
-        OutputError: that place cannot be written to.
-    """
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".kdmri-edge-probe"
-        probe.write_bytes(b"")
-        probe.unlink()
-        for folder in made:  # innermost first
-            folder.rmdir()
 
 
 def csv_rows(report: Report) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from kdmri_bench.sources import Source
 from kdmri_bench.variants import COMPILED, Exported, Live, exported, live, precisions
 from kdmri_edge.bundle import open_bundle
 from kdmri_edge.console import progress
-from kdmri_edge.errors import BackendError, KdmriError, MissingExtraError
+from kdmri_edge.errors import BackendError, BenchError, KdmriError, MissingExtraError
 from kdmri_edge.extras import available
 from kdmri_edge.runtime.backends import Backend
 from kdmri_edge.targets import TARGETS
@@ -147,13 +147,25 @@ def _ready(row: Row, bundle: Path) -> Plan:
     return Plan(row=row, source=bundle)
 
 
+def _not_asked(source: Source, path: Path, backend: Backend, written: str) -> Plan:
+    """The row of a bundle in a precision that is not to be measured."""
+    key = f"{path.name}-{written}"
+    row = _row(source, backend.title, key, Precision(written), backend.devices[0])
+    return _absent(
+        row, BenchError(f"It is written in {written}.", f"Measure with --precision {written}.")
+    )
+
+
 def _given(source: Source, settings: BenchSettings) -> Iterable[Plan]:
     """Rows of bundles that the user named."""
     for path in source.bundles:
         manifest = open_bundle(path).manifest
         target = TARGETS[manifest["target"]]
         written = str(manifest.get("precision", "f32"))
-        for precision in precisions(target.backend, settings):
+        offered = precisions(target.backend, settings)
+        if written not in {"f32", *map(str, offered)} or not offered:
+            yield _not_asked(source, path, target.backend, written)
+        for precision in offered:
             way = Exported(target=target, backend=target.backend, precision=precision)
             if way.written != written:
                 continue

@@ -112,9 +112,10 @@ class Row:
         quality: measure -> {mean, std} over volumes; std has n - 1 in the denominator, null for
             one volume.
         volumes: per volume, in the order of the report's: {name, psnr, ssim, nmse, hfn}.
-        difference: from the same network in PyTorch, on all volumes: `max_range_normalised`
-            (largest difference over the target volume's maximum), `psnr_db` and `ssim` (mean
-            changes); null for PyTorch itself.
+        difference: from the network's first measured row, which is PyTorch's where there is one, on
+            all volumes: `max_range_normalised` (largest difference over the target volume's
+            maximum), `psnr_db` and `ssim` (mean changes), `from` (key of that row; in older reports
+            it is absent and PyTorch's); null for that row itself.
         latency: network only, one slice: see `latency.summarise`. p99_ms is null below 1,000
             samples.
         load_s: opening the session, import of the runtime included, per round.
@@ -150,7 +151,7 @@ class Row:
     reason: str | None = None
     quality: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     volumes: tuple[Mapping[str, Any], ...] = ()
-    difference: Mapping[str, float | None] | None = None
+    difference: Mapping[str, float | str | None] | None = None
     latency: Mapping[str, Any] | None = None
     load_s: tuple[float, ...] = ()
     memory: Mapping[str, Any] | None = None

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from kdmri_edge.errors import KdmriError
-from kdmri_edge.files import write_json
+from kdmri_edge.files import check_writable, write_json, writing
 
 __all__ = ["Script", "record"]
 
@@ -20,6 +20,9 @@ class Script(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
+            out = ctx.params.get("out")
+            if isinstance(out, Path):  # found out now, not after an hour of measuring
+                check_writable(out)
             return super().invoke(ctx)
         except KdmriError as error:
             click.echo(f"Error: {error}", err=True)
@@ -33,5 +36,6 @@ def record(report: Mapping[str, Any], out: Path | None) -> None:
         OutputError: The folder cannot be written to.
     """
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
         write_json(out / "report.json", report)

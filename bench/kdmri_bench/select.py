@@ -92,9 +92,9 @@ def parse(text: str, option: str) -> float:
         BenchError: no number, or a unit that the option does not take.
     """
     units = _UNITS[option]
-    match = re.fullmatch(r"\s*([0-9.]+(?:e-?[0-9]+)?)\s*([A-Za-z]+)\s*", text)
+    match = re.fullmatch(r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e-?[0-9]+)?)\s*([A-Za-z]+)\s*", text)
     known = {name.lower(): factor for name, factor in units.items()}
-    if match is None or match[2].lower() not in known or match[1].count(".") > 1:
+    if match is None or match[2].lower() not in known:
         raise BenchError(
             f"--{option} {text!r} is no number with a unit.", f"Units are {', '.join(units)}."
         )

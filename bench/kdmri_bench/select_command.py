@@ -26,7 +26,8 @@ def select(
 ) -> None:
     """Pick the smallest variant of a report that keeps your limits.
 
-    REPORT is a report.json of `kdmri-edge bench`, or its folder. Of the networks that keep all
+    REPORT is a report.json of `kdmri-edge bench`, or its folder: by default ./kdmri-bench; that of
+    `bench RUN` is RUN/bench. Of the networks that keep all
     limits the one with the fewest parameters is taken, in its fastest way of running. Without any
     limit the report's own are used, which gives the variant that the report recommends. If none
     keeps them, the exit code is 1 and each variant says what it misses.

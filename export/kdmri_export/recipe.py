@@ -55,7 +55,7 @@ class ExportRecipe:
         if self.precision not in known.precisions:
             raise ExportError(
                 f"Target {self.target!r} has no precision {self.precision!r}.",
-                f"It has {', '.join(known.precisions)}.",
+                f"It has {', '.join(known.offered)}.",
             )
         if self.coils < 1:
             raise ExportError(f"A graph of {self.coils} coils makes no sense.", "Use 1 or more.")

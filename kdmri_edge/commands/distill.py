@@ -199,7 +199,7 @@ def _assignments(given: tuple[str, ...], quantize: str | None) -> tuple[str, ...
     default="phantom",
     show_default=True,
     metavar="DIR",
-    help="Folder of volumes (.nii.gz, .h5, .npy), or `phantom`.",
+    help="Folder of volumes in any format of `kdmri-edge data`, or `phantom`.",
 )
 @click.option("--contrast", help="Use only volumes of this contrast, e.g. T1w.")
 @click.option(

@@ -32,8 +32,8 @@ def runs_on(info: SessionInfo) -> str:
     "--output",
     type=click.Path(path_type=Path),
     required=True,
-    help="File (.nii.gz, .nii, .npy, .cfl) or DICOM series (NAME.dcm) for one input, folder for"
-    " several.",
+    help="File (.nii.gz, .nii, .h5, .hdf5, .npy, .cfl) or DICOM series (NAME.dcm) for one input,"
+    " folder for several.",
 )
 @click.option(
     "--undersample",

@@ -86,9 +86,9 @@ FORMATS: Final[tuple[Format, ...]] = (
         scan_writer=f"{_DATA}.mrd_h5:write_mrd_scan",
         geometry=True,
         noise=True,
-        reads="KD-MRI's layout; fastMRI's, single- and multi-coil; ISMRMRD / MRD (extra `mrd`),"
-        " readouts or images; any dataset of k-space, named as `FILE.h5:DATASET:AXES`",
-        writes="MRD images; readouts of k-space (extra `mrd`)",
+        reads="KD-MRI's layout; fastMRI's, single- and multi-coil; ISMRMRD / MRD, readouts or"
+        " images (extra `mrd`); any dataset of k-space, named as `FILE.h5:DATASET:AXES`",
+        writes="MRD (extra `mrd`): images, or readouts of k-space",
         keeps="phase, geometry; k-space, coils, unsampled lines, noise",
     ),
     Format(

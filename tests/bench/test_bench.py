@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from kdmri_bench import rows
 from kdmri_bench.command import bench as command
+from kdmri_bench.exports import export_for
 from kdmri_bench.measure import measure
 from kdmri_bench.plan import Plan
 from kdmri_bench.report import read_report
@@ -377,6 +378,19 @@ def test_networks_of_one_role_get_names_of_their_own(
     assert len(set(names)) == 3
     assert names[0] == "teacher"
     assert "(other/student)" in names[2]
+
+
+def test_a_given_bundle_in_a_precision_that_is_not_asked_for_keeps_its_row(
+    run: Run, tmp_path: Path
+) -> None:
+    (source,) = gather([run.weights("student")])
+    bundle = export_for(source, "onnx", dc="auto", scratch=tmp_path, precision="f16")
+    (plan,) = rows.plan_rows(gather([bundle]), QUICK, tmp_path)
+    assert plan.row.status is Status.SKIPPED
+    assert "Measure with --precision f16." in (plan.row.reason or "")
+    asked = replace(QUICK, precisions=(Precision.F16,))
+    (plan,) = rows.plan_rows(gather([bundle]), asked, tmp_path)
+    assert plan.row.status is Status.MEASURED
 
 
 def test_bundles_of_one_network_are_one_source(done: Benchmark, run: Run) -> None:

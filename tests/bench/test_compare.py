@@ -6,11 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from kdmri_bench.command import bench as command
 from kdmri_bench.compare import compare
+from kdmri_bench.latency import summarise
 from kdmri_bench.report import write_report
 from kdmri_bench.schema import Report, Status
 from kdmri_edge.errors import BenchError
@@ -67,6 +69,56 @@ def test_other_machines_are_compared_in_quality_alone() -> None:
     changes, remarks = compare(BEFORE, slow)
     assert "another" in remarks[0]
     assert {change.measure for change in changes} == {"psnr", "ssim", "nmse", "hfn"}
+
+
+def _shaken(seed: int) -> Report:
+    """The same machine and networks once more, its rounds scattered by 3 %."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for number in range(8):
+        rounds = [
+            [1e-2 * level * random.normal(1, 0.002) for _ in range(30)]
+            for level in np.exp(0.03 * random.standard_normal(3))
+        ]
+        changed = {"latency": summarise(rounds), "end_to_end": None}
+        rows.append(row("student", "OpenVINO", 39.5, 8.0, key=f"student/{number}", **changed))
+    return report(TEACHER, *rows)
+
+
+def test_the_same_machine_measured_twice_has_no_regressions() -> None:
+    pairs = [(_shaken(2 * n), _shaken(2 * n + 1)) for n in range(20)]
+    flagged = sum(len(compare(a, b)[0]) for a, b in pairs)
+    assert flagged <= 0.1 * 20 * 8  # of 160 rows, at 95 %
+
+
+def test_a_regression_above_the_scatter_is_flagged_all_the_same() -> None:
+    before, after = _shaken(1), _shaken(2)
+    slow = tuple(
+        replace(r, latency={**r.latency, "p50_ms": 1.3 * r.latency["p50_ms"]})
+        if r.role == "student" and r.latency else r
+        for r in after.rows
+    )  # fmt: skip
+    assert len(compare(before, replace(after, rows=slow))[0]) == 8
+
+
+def test_without_two_rounds_nothing_is_known_of_the_scatter() -> None:
+    once = {"latency": summarise([[0.008] * 9]), "end_to_end": None}
+    again = {"latency": summarise([[0.012] * 9]), "end_to_end": None}
+    first = report(TEACHER, row("student", "OpenVINO", 39.5, 8.0, **once))
+    second = report(TEACHER, row("student", "OpenVINO", 39.5, 12.0, **again))
+    assert compare(first, second)[0] == []
+
+
+def test_reports_on_other_volumes_say_that_quality_was_not_compared(tmp_path: Path) -> None:
+    others = tuple(replace(volume, slices=4) for volume in BEFORE.volumes)
+    poor = replace(report(TEACHER, row("student", "OpenVINO", 20.0, 8.0)), volumes=others)
+    changes, remarks = compare(BEFORE, poor)
+    assert changes == []
+    assert "no volume in common" in remarks[0]
+    half = replace(BEFORE, volumes=(BEFORE.volumes[0], others[1]))
+    assert "on 1 volume(s) alone, of 2 and 2" in compare(BEFORE, half)[1][0]
+    a, b = (write_report(r, tmp_path / n)["json"] for r, n in ((BEFORE, "a"), (poor, "b")))
+    assert "No regression in what could be compared." in invoke("--compare", a, b).stdout
 
 
 def invoke(*arguments: object) -> Result:

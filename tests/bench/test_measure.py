@@ -98,6 +98,7 @@ def test_rounds_are_interleaved_and_samples_combined(
     largest = max(np.abs(0.5 * c.zero_filled).max() / c.target.max() for c in cases)
     assert second.difference["max_range_normalised"] == pytest.approx(largest, rel=1e-5)
     assert second.difference["psnr_db"] < 0
+    assert second.difference["from"] == first.key
     assert np.array_equal(result.outputs["student"][0], cases[0].zero_filled)
 
 
@@ -163,6 +164,12 @@ def test_integers_that_a_runtime_undid_are_not_passed_off(run: Measure, tmp_path
     assert undone.latency is None
     assert mostly.status is Status.MEASURED
     assert precision_text(mostly) == "int8 14/15"
+
+
+def test_halves_that_are_only_stored_are_called_that() -> None:
+    session = {"precision_executed": "f16 weights, f32 arithmetic"}
+    row = Row(key="k", network="n", role="student", runtime="x", precision="f16", session=session)
+    assert precision_text(row) == "f16 weights"
 
 
 def test_a_row_without_source_keeps_its_reason(run: Measure, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from kdmri_bench.page.build import build
 from kdmri_bench.page.charts import front, pareto_svg
 from kdmri_bench.page.images import ZOOM, Figure, figures, region
+from kdmri_bench.ratios import PLAIN_EXPORT
 from kdmri_bench.report import write_report
 from kdmri_bench.schema import Report, Row, Status
 from kdmri_bench.slices import cut, slice_psnr, worst_slices
@@ -119,6 +120,14 @@ def test_a_busy_machine_is_told_at_the_top(whole: Report) -> None:
     top = build(replace(whole, load_average=99.0)).partition("<main>")[0]
     assert "The machine was busy before (load 99.0" in top
     assert "busy" not in build(replace(whole, load_average=0.0)).partition("<main>")[0]
+
+
+def test_a_report_of_baselines_alone_has_its_plot() -> None:
+    alone = report(row("student", "ONNX Runtime", 39.0, 50.0, variant=PLAIN_EXPORT))
+    assert front(alone) == []
+    assert "1 variants." in pareto_svg(alone)
+    assert "<polyline" not in pareto_svg(alone)
+    assert "None." in build(alone)
 
 
 def test_the_front_holds_what_nothing_beats(whole: Report) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdmri_bench.latency import summarise
+from kdmri_bench.ratios import PLAIN_EXPORT
 from kdmri_bench.repeatability import expected, predicted, repeatability
 from kdmri_bench.schema import Row
 from tests.bench.reports import row
@@ -26,7 +27,7 @@ def _timing(random: np.random.Generator, ms: float, rounds: int) -> dict[str, An
 def _run(random: np.random.Generator, rows: int, rounds: int) -> list[Row]:
     return [
         replace(
-            row("student", str(number), 39.0, 10.0),
+            row("student", "x", 39.0, 10.0, key=str(number)),
             latency=_timing(random, 10.0 + number, rounds),
             end_to_end=None,
         )
@@ -36,9 +37,25 @@ def _run(random: np.random.Generator, rows: int, rounds: int) -> list[Row]:
 
 def test_the_pooled_scatter_is_that_of_the_machine() -> None:
     rows = _run(np.random.default_rng(0), 300, 3)
-    spread, freedom = repeatability([r.latency for r in rows if r.latency])
-    assert freedom == 600
-    assert spread == pytest.approx(UNREST, rel=0.1)
+    (scatter,) = repeatability(rows).values()
+    assert scatter.freedom == 600
+    assert scatter.deviation == pytest.approx(UNREST, rel=0.1)
+
+
+def test_a_restless_runtime_and_baselines_do_not_widen_the_others() -> None:
+    random = np.random.default_rng(5)
+    quiet = [replace(r, runtime="quiet") for r in _run(random, 4, 3)]
+    calm = [[0.01 * (1 + 1e-4 * i) for i in range(5)]] * 3
+    quiet = [replace(r, latency=summarise(calm)) for r in quiet]
+    restless = [replace(r, runtime="restless") for r in _run(random, 4, 3)]
+    baseline = [replace(r, runtime="quiet", variant=PLAIN_EXPORT) for r in _run(random, 4, 3)]
+    rows = predicted([*quiet, *restless, *baseline])
+    reach = []
+    for row_ in rows:
+        assert row_.latency is not None
+        middle, low, high = expected(row_.latency)
+        reach.append((high - low) / middle)
+    assert max(reach[:4]) < 0.005 < 0.05 < min(reach[4:])
 
 
 def test_one_more_round_lies_within_as_often_as_it_is_said() -> None:

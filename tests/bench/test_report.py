@@ -16,12 +16,13 @@ from kdmri_bench import readme
 from kdmri_bench.quality import gap_closed, summary
 from kdmri_bench.ratios import ratios
 from kdmri_bench.readme import generate
-from kdmri_bench.report import CSV_COLUMNS, check_writable, read_report, write_report
+from kdmri_bench.report import CSV_COLUMNS, read_report, write_report
 from kdmri_bench.schema import Network, Report, Row, Status, TestVolume
 from kdmri_bench.settings import BenchSettings
 from kdmri_bench.table import markdown_table, print_table
 from kdmri_edge.data.formats import FORMATS
 from kdmri_edge.errors import BenchError, OutputError
+from kdmri_edge.files import check_writable
 from kdmri_edge.physics.masks import variable_density_lines
 from kdmri_edge.provenance import provenance
 from kdmri_edge.targets import TARGETS
@@ -176,6 +177,14 @@ def test_a_narrow_table_still_has_the_essentials(report: Report) -> None:
         assert words in text, words
     assert "HFN" not in text.rpartition("Left out")[0]
     assert "Left out here, in report.csv: NMSE, HFN" in " ".join(text.split())
+
+
+def test_samples_are_those_that_were_taken_not_those_that_were_asked_for(report: Report) -> None:
+    rows = list(report.rows)
+    index = next(i for i, found in enumerate(rows) if found.latency)
+    rows[index] = replace(rows[index], latency={**(rows[index].latency or {}), "samples": 2})
+    text = " ".join(shown(replace(report, rows=tuple(rows)), 400).split())
+    assert "2 to 4 samples after" in text
 
 
 def test_unrest_of_the_machine_is_told(report: Report) -> None:

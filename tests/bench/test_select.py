@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from kdmri_bench.report import write_report
 from kdmri_bench.schema import Report, Row, Status
-from kdmri_bench.select import DEFAULT_LIMITS, Limits, choose, limits_of, parse
+from kdmri_bench.select import DEFAULT_LIMITS, Choice, Limits, choose, limits_of, parse
 from kdmri_bench.select_command import select
+from kdmri_bench.select_text import lines
 from kdmri_edge.errors import BenchError
 from tests.bench.reports import report, row
 
@@ -102,7 +103,7 @@ def test_units(text: str, option: str, value: float) -> None:
 
 @pytest.mark.parametrize(
     ("text", "option"), [("20", "max-latency"), ("20MB", "max-latency"), ("1.2.3ms", "max-latency"),
-                         ("-1dB", "max-loss"), ("", "max-memory")],
+                         ("-1dB", "max-loss"), ("", "max-memory"), (".ms", "max-latency")],
 )  # fmt: skip
 def test_numbers_without_their_unit_are_refused(text: str, option: str) -> None:
     with pytest.raises(BenchError, match=option):
@@ -137,6 +138,24 @@ def test_the_command_repeats_the_reports_recommendation(folder: Path) -> None:
     assert network["low"] < 8.0 < network["high"]
     spread = f"({network['low']:.2f} to {network['high']:.2f}) network only"
     assert f"p50 8.00 ms {spread}" in result.stdout
+
+
+def test_how_to_time_it_anew_is_said_where_run_can() -> None:
+    def said(chosen_row: Row) -> str:
+        return " ".join(lines(REPORT, Choice(row=chosen_row, misses={}), Limits()))
+
+    timed = report(TEACHER, STUDENT).rows[-1]
+    threads = f"--threads {REPORT.settings['threads']}"
+    assert f"{threads} --json`; network_ms.p50 should fall into the interval" in said(timed)
+    assert f"{threads} --precision bf16 --json" in said(replace(timed, precision="bf16"))
+    assert timed.latency is not None
+    once = {k: v for k, v in timed.latency.items() if k != "p50_prediction_ms"}
+    assert (
+        "95 %"
+        not in said(replace(timed, latency=once)).partition("Limits")[0].rpartition("anew")[2]
+    )
+    assert "anew" not in said(replace(timed, variant="throughput hint"))
+    assert "anew" not in said(replace(timed, runtime="PyTorch"))
 
 
 def test_the_command_refuses_with_reasons(folder: Path) -> None:

@@ -20,7 +20,7 @@ from kdmri_edge.errors import BackendError
 from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runs import Run
-from kdmri_edge.runtime.session import open_session, reconstruct
+from kdmri_edge.runtime.session import Session, open_session, reconstruct
 from kdmri_edge.scaling import network_input
 
 
@@ -64,6 +64,29 @@ def test_a_row_has_every_figure(job: Job) -> None:
     assert 0 < found.first_s < found.cold_s
     assert found.memory["peak"] >= found.memory["baseline"]
     assert found.info["provider"] == "CPU"
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_throughput_counts_the_slices_that_were_reconstructed(batch: int) -> None:
+    class Counting(Session):
+        slices = 0
+        info = None  # type: ignore[assignment]
+
+        def run(self, x_u):  # type: ignore[no-untyped-def]
+            time.sleep(0.002)
+            self.slices += len(x_u)
+            return x_u
+
+    session = Counting()
+    query = np.zeros((1, 1, 4, 4), np.float32)
+    began = time.perf_counter()
+    found = throughput(session, lambda: session, query, batches=(batch,), seconds=0.05)
+    spent = time.perf_counter() - began
+    rate = found[str(batch)]
+    assert isinstance(rate, float)
+    # the first call warms up and is not counted; nothing else may be missing, or be there twice
+    counted = session.slices - batch
+    assert counted / spent <= rate <= 1.3 * counted / 0.05
 
 
 def test_one_time_limit_holds_for_both_kinds_of_queries(job: Job) -> None:

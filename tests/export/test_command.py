@@ -106,7 +106,7 @@ def test_usage_errors_exit_with_two(arguments: Sequence[str], words: str, here: 
     [
         (("export", "--target", "openvin"), ("'openvin'", "'openvino'", "torchscript")),
         (("export", "--target", "onnx", "--precision", "f16"), ("'f16'", "'fp16'", "int8")),
-        (("export", "--target", "onnx", "--precision", "bf16"), ("'bf16'", "f32, f16, int8")),
+        (("export", "--target", "onnx", "--precision", "bf16"), ("'bf16'", "fp32, fp16, int8")),
         (("check", "model.onnx", "--target", "torchscript"), ("'torchscript'", "openvino")),
     ],
 )

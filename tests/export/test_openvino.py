@@ -131,5 +131,5 @@ class TestCpuWithoutBf16:
 
 
 def test_other_targets_refuse_bf16() -> None:
-    with pytest.raises(ExportError, match="f32, f16, int8"):
+    with pytest.raises(ExportError, match="fp32, fp16, int8"):
         ExportRecipe(target="onnx", precision="bf16")

@@ -149,7 +149,7 @@ def test_maxima_travel_with_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_precisions_that_a_target_lacks_are_refused() -> None:
-    with pytest.raises(ExportError, match="f32, f16, int8"):
+    with pytest.raises(ExportError, match="fp32, fp16, int8"):
         ExportRecipe(target="torchscript", precision="bf16")
     with pytest.raises(ExportError, match="int3"):
         ExportRecipe(target="onnx", precision="int3")

@@ -111,9 +111,10 @@ def pareto_svg(report: Report, *, standalone: bool = False) -> str:
     line = " ".join(
         "{:.1f},{:.1f}".format(*at(t, q)) for r, t, q in _sorted(points) if r.key in keys
     )
-    parts.append(
-        f'<polyline points="{line}" fill="none" stroke="var(--faint)" stroke-dasharray="5 4"/>'
-    )
+    if kept:  # a report may hold baselines alone
+        parts.append(
+            f'<polyline points="{line}" fill="none" stroke="var(--faint)" stroke-dasharray="5 4"/>'
+        )
     for row, milliseconds, psnr in points:
         x, y = at(milliseconds, psnr)
         baseline = row.variant in BASELINES
@@ -126,14 +127,16 @@ def pareto_svg(report: Report, *, standalone: bool = False) -> str:
         )
     parts.append(_labels(report, points, keys, at))
     parts.append(_legend(report))
-    text = (
-        f"Quality against latency of {len(points)} variants; the fastest on the front is"
-        f" {variant_name(kept[0])}, the best {variant_name(kept[-1])}."
-    )
+    text = f"Quality against latency of {len(points)} variants"
+    if kept:
+        text += (
+            f"; the fastest on the front is {variant_name(kept[0])}, the best"
+            f" {variant_name(kept[-1])}"
+        )
     style = _STANDALONE if standalone else ""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img"'
-        f' font-family="system-ui, sans-serif" font-size="12.5" aria-label="{escape(text)}">'
+        f' font-family="system-ui, sans-serif" font-size="12.5" aria-label="{escape(text)}.">'
         f"{style}{''.join(parts)}</svg>"
     )
 

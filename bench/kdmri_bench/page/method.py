@@ -48,8 +48,10 @@ def _notes(report: Report) -> list[str]:
         "End to end: inverse Fourier transform of the sampled k-space, scaling, network, scaling"
         " back. Reading and writing files is not part of it.",
         "Cold start: from the start of the process to its first image, runtime and network loaded.",
-        "Intervals: quality by a 95 % paired bootstrap over subjects, then volumes; latency from"
-        " the lowest to the highest of the rounds' 95 % intervals of the median.",
+        "Intervals: quality by a 95 % paired bootstrap over subjects, then volumes; latency:"
+        " where an independent timing of the same row should fall, by the scatter between rounds of"
+        " all rows of that runtime (95 %, if they scatter alike); with one round, its median's.",
+        "A precision's share, as in int8 25/35, counts layers in OpenVINO, convolutions elsewhere.",
         *report.absent,
     ]
 

@@ -80,8 +80,8 @@ def reproduce(
     \b
     First a look at the whole path, minutes instead of hours:
       kdmri-edge reproduce brain --data DIR --accelerations 4 --no-folds --steps 100 --out look
-    Then the tables of this project:
-      kdmri-edge reproduce brain --data DIR
+    Then tables like those of this project, whose brains had 2,000 steps:
+      kdmri-edge reproduce brain --data DIR --steps 2000
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.extras import require
 

@@ -17,7 +17,7 @@ from kdmri_bench.reproduce.work import STATEMENT, evaluate, reconstruct, test_ca
 from kdmri_edge.console import progress
 from kdmri_edge.data.attribution import attribution_of
 from kdmri_edge.distill.engine import Engine, is_first_process
-from kdmri_edge.files import atomic_path, write_json
+from kdmri_edge.files import atomic_path, write_json, writing
 from kdmri_edge.provenance import provenance
 from kdmri_edge.runs import Run
 
@@ -53,7 +53,8 @@ def reproduce(
     result: dict[str, Any] = {}
     for number, case in enumerate(cases):
         folder = out / case.name
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         if train:
             total = len(cases) * len(TRAININGS)
             train_case(case, folder, number * len(TRAININGS), total, engine)

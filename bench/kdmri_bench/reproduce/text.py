@@ -44,7 +44,7 @@ def _group(
     lines = [
         f"**{group['title']}** (mask {group['mask']}: nominal {group['nominal_acceleration']:.2f}x,"
         f" with mirrored lines {group['effective_acceleration']:.2f}x; test subjects"
-        f" {', '.join(group['subjects'])}, {group['volumes']} volumes).{few}",
+        f" {', '.join(group['subjects'])}; {group['volumes']} volumes).{few}",
         "",
         "| network | PSNR dB | SSIM |" + "".join(f" {c} dB |" for c in contrasts),
         "|---|---|---|" + "---|" * len(contrasts),
