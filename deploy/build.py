@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,18 @@ _RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}  # by target: the pa
 
 
 def needs(
-    report: dict[str, Any], runtime: str, sessions: int, slice_mib: float, scan_mib: int
+    report: dict[str, Any],
+    manifest: Mapping[str, Any],
+    runtime: str,
+    sessions: int,
+    slice_mib: float,
+    scan_mib: int,
 ) -> tuple[int, int]:
     """Return (memory in MiB, cores) from a benchmark's report.
 
     Args:
         report: Contents of its report.json.
+        manifest: Of the bundle: only rows of a network as large, at that matrix, count.
         runtime: Title of the runtime whose rows count.
         sessions: Scans at once.
         slice_mib: K-space of one slice of all coils; while it is reconstructed, a scan holds about
@@ -48,18 +55,31 @@ def needs(
             scan those of all slices wait.
 
     Raises:
-        DataError: The report has no measured row of that runtime.
+        DataError: The report has no measured row of that network in that runtime.
     """
+    if report.get("matrix") != manifest["matrix"]:
+        raise DataError(
+            f"The report is of matrix {report.get('matrix')}, the bundle of {manifest['matrix']}.",
+            "Give the report of a benchmark of this bundle.",
+        )
+    networks = {
+        network["name"]
+        for network in report.get("networks", [])
+        if network.get("parameters") == manifest.get("parameters")
+    }
     peaks = [
         float(row["memory"]["peak"]) / _MIB
         for row in report.get("rows", [])
-        if row.get("status") == "measured" and row.get("runtime") == runtime and row.get("memory")
+        if row.get("status") == "measured"
+        and row.get("runtime") == runtime
+        and row.get("network") in networks
+        and row.get("memory")
     ]
     threads = report.get("settings", {}).get("threads")
     if not peaks or not isinstance(threads, int):
         raise DataError(
-            f"The report has no measured memory of {runtime}.",
-            "Give report.json of `kdmri-edge bench` with that runtime.",
+            f"The report has no measured memory of this network in {runtime}.",
+            "Give report.json of `kdmri-edge bench` with that bundle.",
         )
     return math.ceil(max(peaks) + sessions * (6 * slice_mib + scan_mib)), threads
 
@@ -160,14 +180,27 @@ def lay_out(bundle: Path, context: Path) -> None:
         raise DataError(f"The wheel cannot be built ({done.stderr.strip()[-200:]}).", "See above.")
 
 
+def _whole(most: int) -> Callable[[str], int]:
+    """Return what reads a whole number from 1 on, as the server itself takes it."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if not 1 <= value <= most:
+            raise ValueError(text)
+        return value
+
+    return number
+
+
 def main() -> int:
     """Build, or only check."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--report", type=Path, required=True, help="report.json of the benchmark")
-    parser.add_argument("--coils", type=int, default=32, help="receive channels to make room for")
-    parser.add_argument("--sessions", type=int, default=2, help="scans at once")
-    parser.add_argument("--scan-memory", type=int, default=512,
+    parser.add_argument("--coils", type=_whole(1024), default=32,
+                        help="receive channels to make room for")  # fmt: skip
+    parser.add_argument("--sessions", type=_whole(256), default=2, help="scans at once")
+    parser.add_argument("--scan-memory", type=_whole(1 << 20), default=512,
                         help="MiB of lines that one scan may have waiting")  # fmt: skip
     parser.add_argument("--engine", default="docker", help="docker or podman")
     parser.add_argument("--tag", default=f"kdmri-edge:{__version__}")
@@ -186,7 +219,9 @@ def main() -> int:
         runtime = bundle.target.backend.title
         report = read_json(given.report, DataError)
         pinned = f"{package}=={version_of(report, package)}"
-        memory, cores = needs(report, runtime, given.sessions, slice_mib, given.scan_memory)
+        memory, cores = needs(
+            report, bundle.manifest, runtime, given.sessions, slice_mib, given.scan_memory
+        )
         made = label(memory, cores, matrix)
         validate(made)
         print(json.dumps(made["reconstruction"], indent=2))

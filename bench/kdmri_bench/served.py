@@ -99,7 +99,7 @@ class ServerProcess:
     """
 
     def __init__(self, bundle: Path, *options: str) -> None:
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
+        self._log = tempfile.TemporaryFile("a+")  # noqa: SIM115 - closed in __exit__
         command = [sys.executable, "-m", "kdmri_edge", "serve", str(bundle), "--port", "0"]
         self._process = subprocess.Popen(
             [*command, *options], stdout=subprocess.DEVNULL, stderr=self._log

@@ -8,6 +8,7 @@ wrong, and how the server's resident set grows after a first round of good scans
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,7 +36,10 @@ from kdmri_edge.runtime.pipeline import Pipeline
 __all__ = ["GROWTH", "SoakSettings", "main", "markdown", "soak"]
 
 SCHEMA: Final = 1
-_BASE: Final = 4  # different slices, which a scan repeats
+_BASE: Final = 5  # different slices, which a scan repeats
+_GAINS: Final = 7  # brightnesses of scans; more than run at once, or none would tell them apart
+# As many threads as cores would only measure how they get into each other's way.
+_OPTIONS: Final = ("--threads", "1", "--stall", "2", "--deadline", "60")
 _CLOSE: Final = 1e-4  # of an image's maximum: far above rounding, far below any mix-up
 GROWTH: Final = 0.05
 """Of the server's resident set: what more is called a leak."""
@@ -88,15 +92,15 @@ def soak(settings: SoakSettings) -> dict[str, Any]:
         pipeline = Pipeline(bundle, threads=1)
         scan = coil_scan(pipeline.reads.mask, settings.matrix, slices=_BASE, coils=settings.coils)
         wanted = [np.abs(pipeline.reconstruct(k, scan.mask).image) for k in scan.kspace]
-        # as many threads as cores would only measure how they get into each other's way
-        options = ("--threads", "1", "--stall", "2", "--deadline", "60",
-                   "--sessions", str(2 * settings.at_once))  # fmt: skip
-        with ServerProcess(bundle, *options) as server:
+        sessions = str(2 * settings.at_once)
+        with ServerProcess(bundle, *_OPTIONS, "--sessions", sessions) as server:
             return _report(settings, _sent(settings, server, scan, wanted), server)
 
 
 @dataclass(slots=True)
 class _Tally:
+    """What came of a soak's good scans."""
+
     good_sessions: int = 0
     expected: int = 0
     lost: int = 0
@@ -113,7 +117,11 @@ def _sent(
     xml = write_encoding(encoding_of(scan), slices=each)
     tally = _Tally(faults={}, resident=[])
 
+    # each scan is as bright as no other at the time: an image of another scan is a wrong one
+    scans = [dataclasses.replace(scan, kspace=scan.kspace * _gain(n)) for n in range(_GAINS)]
+
     def one(number: int) -> tuple[tuple[str, ...], list[Image]]:
+        scan = scans[number % _GAINS]
         kinds = settings.kinds(number)
         for name in kinds:
             misbehave(name, xml, list(repeated(scan, each)), server.port)
@@ -121,7 +129,7 @@ def _sent(
             return kinds, []
         return kinds, send_scan(xml, repeated(scan, each), port=server.port, timeout_s=120).images
 
-    def take(found: tuple[tuple[str, ...], list[Image]]) -> None:
+    def take(number: int, found: tuple[tuple[str, ...], list[Image]]) -> None:
         kinds, images = found
         assert tally.faults is not None
         for name in kinds:
@@ -130,9 +138,7 @@ def _sent(
             return
         tally.good_sessions += 1
         tally.expected += each
-        tally.lost += each - len({int(image.slice) for image in images})
-        tally.zero_filled += sum(fallback_of(image) is not None for image in images)
-        tally.wrong += sum(not _is(image, wanted) for image in images)
+        count(tally, images, wanted, each, _gain(number))
 
     with ThreadPoolExecutor(settings.at_once) as clients:
         warm = [clients.submit(one, 0) for _ in range(2 * settings.at_once)]
@@ -145,8 +151,8 @@ def _sent(
         with progress("Scans", settings.sessions) as advance:
             for begun in range(0, settings.sessions, settings.at_once):
                 numbers = range(begun, min(begun + settings.at_once, settings.sessions))
-                for found in clients.map(one, numbers):
-                    take(found)
+                for number, found in zip(numbers, clients.map(one, numbers), strict=True):
+                    take(number, found)
                     advance(1)
                 connections += sum(max(1, len(settings.kinds(number))) for number in numbers)
                 server.sessions(connections)
@@ -154,8 +160,32 @@ def _sent(
     return tally
 
 
-def _is(image: Image, wanted: list[NDArray[Any]]) -> bool:
-    reference = wanted[int(image.slice) % len(wanted)]
+def _gain(number: int) -> float:
+    """How bright a scan is."""
+    return 1.0 + number % _GAINS
+
+
+def count(
+    tally: _Tally, images: list[Image], wanted: list[NDArray[Any]], each: int, gain: float = 1.0
+) -> None:
+    """Count what a good scan got back: an image that came twice is a wrong one.
+
+    Args:
+        tally: Of the soak.
+        images: What came back.
+        wanted: Images of the slices that scans repeat, at gain 1.
+        each: Slices of a scan.
+        gain: Of this scan.
+    """
+    seen = {int(image.slice) for image in images}
+    tally.lost += len(set(range(each)) - seen)
+    tally.zero_filled += sum(fallback_of(image) is not None for image in images)
+    tally.wrong += len(images) - len(seen)
+    tally.wrong += sum(not _is(image, wanted, gain) for image in images)
+
+
+def _is(image: Image, wanted: list[NDArray[Any]], gain: float) -> bool:
+    reference = gain * wanted[int(image.slice) % len(wanted)]
     difference = float(np.abs(image.data[0, 0] - reference).max())
     return difference <= _CLOSE * float(reference.max())
 
@@ -172,6 +202,7 @@ def _report(settings: SoakSettings, tally: _Tally, server: ServerProcess) -> dic
         "at_once": settings.at_once,
         "matrix": settings.matrix,
         "coils": settings.coils,
+        "server": list(_OPTIONS),
         "good_sessions": tally.good_sessions,
         "good_images": tally.expected,
         "lost": tally.lost,

@@ -61,8 +61,11 @@ def _difference(images: list[Image], wanted: list[NDArray[Any]]) -> float:
     Raises:
         BenchError: An image is missing, or not the network's.
     """
-    if len(images) != len(wanted):
-        raise BenchError(f"{len(images)} of {len(wanted)} images came back.", "Run it by hand.")
+    if sorted(int(image.slice) for image in images) != list(range(len(wanted))):
+        raise BenchError(
+            f"{len(images)} images of {len(wanted)} slices came back, or one of them twice.",
+            "Run it by hand.",
+        )
     for image in images:
         if (reason := fallback_of(image)) is not None:
             raise BenchError(f"The server sent a zero-filled image: {reason}", "")

@@ -70,22 +70,30 @@ def send(
     from kdmri_edge.extras import require
 
     require("ismrmrd", extra="mrd")
-    from kdmri_edge.mrd.client import send_scan
+    from kdmri_edge.files import check_writable
+    from kdmri_edge.mrd.client import BrokenReplyError, send_scan
     from kdmri_edge.mrd.hdf5 import count_readouts, read_header, read_readouts, write_images
     from kdmri_edge.mrd.images import fallback_of
 
     xml, total = read_header(file), count_readouts(file)
     if output.exists() and output.samefile(file):
         raise OutputError(f"{output} is the input.", "Choose another --output.")
+    check_writable(output.parent)  # found out now, not when the images are there
+    trouble = None
     with progress(file.name, total) as advance:
-        reply = send_scan(
-            xml, read_readouts(file), host=host, port=port, config=config, pace_s=pace / 1e3,
-            timeout_s=timeout, advance=advance,
-        )  # fmt: skip
+        try:
+            reply = send_scan(
+                xml, read_readouts(file), host=host, port=port, config=config, pace_s=pace / 1e3,
+                timeout_s=timeout, advance=advance,
+            )  # fmt: skip
+        except BrokenReplyError as broken:
+            reply, trouble = broken.reply, broken
     if reply.images:
         write_images(output, reply.images, xml)
+    kept = f"{output} holds the {len(reply.images)} image(s) that came." if reply.images else ""
+    if trouble is not None:
+        raise StreamError(trouble.what, f"{trouble.remedy} {kept}".strip())
     if reply.errors:
-        kept = f"{output} holds the {len(reply.images)} image(s) that came." if reply.images else ""
         raise StreamError(f"The server ended the scan: {reply.errors[0]}", kept)
     if not reply.images:
         raise StreamError("No image came back.", "Look at the server's log.")

@@ -17,7 +17,7 @@ from kdmri_edge.errors import StreamError
 from kdmri_edge.mrd.messages import Close, ConfigFile, HeaderText, Text, serialise
 from kdmri_edge.mrd.parser import Parser
 
-__all__ = ["Reply", "send_scan"]
+__all__ = ["BrokenReplyError", "Reply", "send_scan"]
 
 _CHUNK: Final = 1 << 18
 _LAST: Final = 1 << (ismrmrd.ACQ_LAST_IN_SLICE - 1)
@@ -57,6 +57,18 @@ class Reply:
                 yield arrived - self.sent[key]
 
 
+class BrokenReplyError(StreamError):
+    """The server fell silent or went away in the middle of a scan.
+
+    Attributes:
+        reply: What had come until then.
+    """
+
+    def __init__(self, trouble: StreamError, reply: Reply) -> None:
+        super().__init__(trouble.what, trouble.remedy)
+        self.reply = reply
+
+
 def send_scan(
     xml: str,
     acquisitions: Iterable[Acquisition],
@@ -78,11 +90,11 @@ def send_scan(
         config: Name of the configuration to ask for.
         pace_s: Seconds from one readout to the next, as a scanner would; 0 sends as fast as the
             server takes them.
-        timeout_s: How long the server may be silent, or take nothing.
+        timeout_s: How long the server may be silent once nothing is sent any more, or take nothing.
         advance: Called with 1 for every readout that was sent.
 
     Raises:
-        StreamError: No server answers there, or it falls silent.
+        StreamError: No server answers there, or, as a `BrokenReplyError`, it falls silent.
     """
     try:
         connection = socket.create_connection((host, port), timeout=timeout_s)
@@ -92,9 +104,12 @@ def send_scan(
         ) from None
     reply = Reply()
     trouble: list[StreamError] = []
+    clock = _Clock(timeout_s)
     with connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        reader = threading.Thread(target=_receive, args=(connection, reply, trouble), daemon=True)
+        reader = threading.Thread(
+            target=_receive, args=(connection, reply, trouble, clock), daemon=True
+        )
         reader.start()
         # a server that has ended the scan has said why, or has gone: the reader knows
         with contextlib.suppress(OSError):
@@ -107,6 +122,7 @@ def send_scan(
                     due += pace_s
                     time.sleep(max(due - time.perf_counter(), 0.0))
                 connection.sendall(serialise(acquisition))
+                clock.sent()
                 if int(acquisition.flags) & _LAST:
                     index = acquisition.idx
                     reply.sent[int(index.repetition), int(index.slice)] = time.perf_counter()
@@ -115,14 +131,46 @@ def send_scan(
             connection.sendall(serialise(Close()))
         reader.join()
     if trouble:
-        raise trouble[0]
+        raise BrokenReplyError(trouble[0], reply)
     return reply
 
 
-def _receive(connection: socket.socket, reply: Reply, trouble: list[StreamError]) -> None:
+class _Clock:
+    """Tells how long nothing has been sent either: until then a server may owe no answer.
+
+    Args:
+        timeout_s: How long the server may be silent after the last readout.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._last = time.monotonic()
+
+    def sent(self) -> None:
+        """Note that something was sent."""
+        self._last = time.monotonic()
+
+    @property
+    def out(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() - self._last >= self._timeout_s
+
+
+def _received(connection: socket.socket, clock: _Clock) -> bytes:
+    while True:
+        try:
+            return connection.recv(_CHUNK)
+        except TimeoutError:
+            if clock.out:
+                raise
+
+
+def _receive(
+    connection: socket.socket, reply: Reply, trouble: list[StreamError], clock: _Clock
+) -> None:
     parser = Parser()
     try:
-        while data := connection.recv(_CHUNK):
+        while data := _received(connection, clock):
             parser.feed(data)
             for message in parser.messages():
                 if isinstance(message, Image):
@@ -134,6 +182,7 @@ def _receive(connection: socket.socket, reply: Reply, trouble: list[StreamError]
                     reply.closed = True
                     return
         parser.finish()
+        raise StreamError("The server went away before it sent CLOSE.", "Look at its log.")
     except TimeoutError:
         trouble.append(StreamError("The server fell silent.", "Look at its log."))
     except OSError as error:

@@ -30,6 +30,7 @@ from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
 __all__ = ["Conversation"]
 
 _CHUNK: Final = 1 << 18
+_PROBE_S: Final = 0.5
 _ASYMMETRIC: Final = "The slice has asymmetric echoes, which no line mask describes."
 
 
@@ -78,7 +79,9 @@ class Conversation:
         began = time.monotonic()
         outcome, reason = "complete", None
         try:
-            if refusal is not None:
+            if refusal is not None and self._hung_up():
+                outcome = "probe"
+            elif refusal is not None:
                 outcome, reason = "refused", refusal
             elif not self._converse():
                 outcome = "probe"
@@ -108,8 +111,19 @@ class Conversation:
                 received_bytes=self._received,
                 images=self._outbox.images,
                 zero_filled=self._outbox.fallbacks,
+                clipped=self._outbox.clipped,
                 seconds=round(time.monotonic() - began, 3),
             )  # fmt: skip
+
+    def _hung_up(self) -> bool:
+        """Whether the client only connected, as health probes do, and has gone without a word."""
+        self._connection.settimeout(_PROBE_S)
+        try:
+            return not self._connection.recv(1, socket.MSG_PEEK)
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
 
     def _converse(self) -> bool:
         """Read until CLOSE; return whether anything came at all.
@@ -196,8 +210,9 @@ class Conversation:
             self._maker = ImageMaker(self._assembler.encoding, int16=int16)
         reason = given_up or (_ASYMMETRIC if part.partial_readout else None)
         future: Future[Outcome]
+        weights = self._whitening()
         if reason is None:
-            future = self._worker.submit(part.kspace, part.mask, self._whitening())
+            future = self._worker.submit(part.kspace, part.mask, weights)
         else:
             future = Future()
             future.set_result(Outcome(image=zero_filled_magnitude(part.kspace), fallback=reason))
@@ -205,7 +220,10 @@ class Conversation:
         self._slices += 1
 
     def _whitening(self) -> NDArray[np.complex128] | None:
-        """Return the weights of the coils by their noise, which comes before the first slice."""
+        """Return the weights of the coils by their noise, which comes before the first slice.
+
+        Called for every slice, reconstructed or not: the first one settles it for the scan.
+        """
         if not self._slices and self._assembler is not None:
             noise = self._assembler.noise
             try:

@@ -198,7 +198,8 @@ def write_images(path: Path, images: Iterable[Image], xml: str | None = None) ->
 
     Args:
         path: Where to.
-        images: Those of one series have one matrix and one data type.
+        images: Those of one series with another matrix or data type than its first image go to a
+            dataset of their own, /dataset/image_N_2 and so on: one dataset has one of each.
         xml: Header of the scan, kept beside them.
 
     Returns:
@@ -208,10 +209,18 @@ def write_images(path: Path, images: Iterable[Image], xml: str | None = None) ->
         OutputError: The place cannot be written to.
     """
     count = 0
+    kinds: dict[int, list[tuple[tuple[int, ...], str]]] = {}
     with atomic_path(path) as temporary, Dataset(str(temporary), _GROUP) as dataset:
         if xml is not None:
             dataset.write_xml_header(xml.encode())
         for image in images:
-            dataset.append_image(f"image_{image.image_series_index}", image)
+            series = int(image.image_series_index)
+            kind = (tuple(image.data.shape), str(image.data.dtype))
+            known = kinds.setdefault(series, [])
+            if kind not in known:
+                known.append(kind)
+            number = known.index(kind) + 1
+            name = f"image_{series}" if number == 1 else f"image_{series}_{number}"
+            dataset.append_image(name, image)
             count += 1
     return count

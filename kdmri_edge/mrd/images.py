@@ -13,11 +13,13 @@ from kdmri_edge.mrd.assembler import Slice
 from kdmri_edge.mrd.header import Encoding
 from kdmri_edge.runtime.pipeline import Outcome
 
-__all__ = ["FALLBACK", "REASON", "ImageMaker", "fallback_of"]
+__all__ = ["CLIPPED", "FALLBACK", "REASON", "ImageMaker", "clipped_pixels", "fallback_of"]
 
 FALLBACK: Final = "KdmriFallback"
 """Meta attribute of every image: "zero-filled", or "none" for the network's."""
 REASON: Final = "KdmriFallbackReason"
+CLIPPED: Final = "KdmriClippedPixels"
+"""Meta attribute of an image in int16: how many of its pixels were brighter than the type holds."""
 _SERIES: Final = 1
 _FIRST_PEAK: Final = 8191  # of the first image in int16: later ones may be four times as bright
 
@@ -76,7 +78,7 @@ class ImageMaker:
         top = np.iinfo(np.int16).max
         meta["RescaleSlope"], meta["RescaleIntercept"] = repr(slope), "0"
         if clipped := int((whole > top).sum()):
-            meta["KdmriClippedPixels"] = str(clipped)
+            meta[CLIPPED] = str(clipped)
         values: NDArray[np.int16] = np.minimum(whole, top).astype(np.int16)
         return values
 
@@ -86,3 +88,8 @@ def fallback_of(image: Image) -> str | None:
     if image.meta.get(FALLBACK, "none") == "none":
         return None
     return str(image.meta.get(REASON, "no reason given"))
+
+
+def clipped_pixels(image: Image) -> int:
+    """Return how many pixels of an image that a server sent are clipped."""
+    return int(image.meta.get(CLIPPED, "0"))

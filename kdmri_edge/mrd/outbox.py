@@ -19,7 +19,7 @@ from typing import Final
 
 from kdmri_edge.errors import StreamError
 from kdmri_edge.mrd.assembler import Slice
-from kdmri_edge.mrd.images import ImageMaker
+from kdmri_edge.mrd.images import ImageMaker, clipped_pixels
 from kdmri_edge.mrd.messages import Close, Message, Text, serialise
 from kdmri_edge.mrd.settings import ServerSettings
 from kdmri_edge.mrd.telemetry import Metrics, log_defect
@@ -53,6 +53,7 @@ class Outbox:
     ) -> None:
         self.images = 0
         self.fallbacks = 0
+        self.clipped = 0
         self._connection = connection
         self._socket = connection.dup()
         self._socket.settimeout(settings.send_s)
@@ -132,7 +133,17 @@ class Outbox:
         if reason is not None and reason not in self._told and len(self._told) < _TEXTS:
             self._told.add(reason)
             self._send(Text(f"WRN Slice {pending.part.key.slice} is the zero-filled one: {reason}"))
-        self._send(pending.maker.make(pending.part, outcome))
+        image = pending.maker.make(pending.part, outcome)
+        if clipped := clipped_pixels(image):
+            if not self.clipped:
+                self._send(
+                    Text(
+                        f"WRN Slice {pending.part.key.slice} is brighter than int16 holds at the"
+                        f" scan's scale: {clipped} pixels are clipped. Ask for float images."
+                    )
+                )
+            self.clipped += 1
+        self._send(image)
         if self._broken is None:
             self.images += 1
             self.fallbacks += reason is not None

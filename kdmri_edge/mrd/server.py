@@ -107,7 +107,14 @@ class Server:
                 target=self._hold, args=(number, connection), name="scan", daemon=True
             )
             self._running[number] = thread
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads to be had: running scans go on
+            with self._lock:
+                del self._running[number]
+            connection.close()
+            self.metrics.sessions.labels("refused").inc()
+            log_event("turned away", logging.ERROR, session=number, error="no thread")
 
     def _hold(self, number: int, connection: socket.socket) -> None:
         free = self._slots.acquire(timeout=_GRACE_S)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ismrmrd
 import numpy as np
 import pytest
 
 from kdmri_bench import soak, streaming
 from kdmri_bench.faults import FAULTS
 from kdmri_bench.served import coil_scan, repeated
+from kdmri_edge.errors import BenchError
 from kdmri_edge.physics.masks import variable_density_lines
 
 
@@ -23,6 +25,35 @@ def test_half_a_minute_of_soak_loses_nothing_and_does_not_grow() -> None:
     assert sum(report["outcomes"].values()) == 36 + len(FAULTS)
     assert report["growth"] < soak.GROWTH
     assert "of 2,520 images of good scans 0 lost" in soak.markdown(report)
+
+
+def _image(number: int, values: np.ndarray) -> ismrmrd.Image:
+    image = ismrmrd.Image.from_array(values.astype(np.float32))
+    image.slice = number
+    return image
+
+
+def test_lost_doubled_swapped_and_foreign_images_are_counted() -> None:
+    random = np.random.default_rng(0)
+    wanted = [random.uniform(1, 2, (8, 8)) for _ in range(3)]
+    good = [_image(n, 2 * wanted[n]) for n in range(3)]
+
+    def counted(images: list[ismrmrd.Image]) -> tuple[int, int]:
+        tally = soak._Tally()
+        soak.count(tally, images, wanted, 3, gain=2.0)
+        return tally.lost, tally.wrong
+
+    assert counted(good) == (0, 0)
+    assert counted(good[:2]) == (1, 0)
+    assert counted([*good, good[0]]) == (0, 1)
+    assert counted([good[0], _image(1, 2 * wanted[2]), good[2]]) == (0, 1)
+    assert counted([_image(0, wanted[0]), *good[1:]]) == (0, 1)  # of a scan of another brightness
+
+
+def test_a_slice_that_came_twice_is_not_all_of_them() -> None:
+    wanted = [np.ones((4, 4))] * 3
+    with pytest.raises(BenchError, match="twice"):
+        streaming._difference([_image(n, wanted[0]) for n in (0, 0, 2)], wanted)
 
 
 @pytest.mark.parametrize("sessions", [10, 50, 500])

@@ -57,25 +57,44 @@ def test_memory_and_cores_are_measured_ones(build: ModuleType) -> None:
     report = json.loads(REPORT.read_text(encoding="utf-8"))
     peak = max(
         row["memory"]["peak"] for row in report["rows"]
-        if row["runtime"] == "ONNX Runtime" and row["memory"]
+        if row["runtime"] == "ONNX Runtime" and row["memory"] and row["role"] == "student"
     )  # fmt: skip
-    memory, cores = build.needs(report, "ONNX Runtime", 2, 10.0, 300)
+    manifest = {"matrix": 240, "parameters": 49_285}  # the student's, whose rows alone count
+    memory, cores = build.needs(report, manifest, "ONNX Runtime", 2, 10.0, 300)
     assert peak / 2**20 + 720 <= memory < peak / 2**20 + 721
     assert cores == report["settings"]["threads"]
     assert build.version_of(report, "onnxruntime") == "1.32.0"
     with pytest.raises(DataError, match="no version of abacus"):
         build.version_of(report, "abacus")
-    with pytest.raises(DataError, match="no measured memory of Abacus"):
-        build.needs(report, "Abacus", 2, 10.0, 300)
+    with pytest.raises(DataError, match="no measured memory of this network in Abacus"):
+        build.needs(report, manifest, "Abacus", 2, 10.0, 300)
+    with pytest.raises(DataError, match="no measured memory of this network"):
+        build.needs(report, {**manifest, "parameters": 7}, "ONNX Runtime", 2, 10.0, 300)
+    with pytest.raises(DataError, match="of matrix 240, the bundle of 32"):
+        build.needs(report, {**manifest, "matrix": 32}, "ONNX Runtime", 2, 10.0, 300)
 
 
-def test_check_builds_nothing(tiny_bundles: dict[str, Path]) -> None:
-    command = [sys.executable, str(DEPLOY / "build.py"), str(tiny_bundles["magnitude"])]
-    done = subprocess.run(
-        [*command, "--report", str(REPORT), "--check"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def test_check_builds_nothing(tiny_bundles: dict[str, Path], tmp_path: Path) -> None:
+    bundle = tiny_bundles["magnitude"]
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    command = [sys.executable, str(DEPLOY / "build.py"), str(bundle)]
+    # the report of another network says nothing of this one
+    other = [*command, "--report", str(REPORT), "--check"]
+    done = subprocess.run(other, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Give the report of a benchmark of this bundle." in done.stderr
+    report = json.loads(REPORT.read_text(encoding="utf-8"))
+    report["matrix"] = manifest["matrix"]
+    for network in report["networks"]:
+        network["parameters"] = manifest["parameters"]
+    (tmp_path / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    own = [*command, "--report", str(tmp_path / "report.json"), "--check"]
+    done = subprocess.run(own, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    for option in ("--sessions", "--coils", "--scan-memory"):
+        wrong = subprocess.run([*own, option, "0"], capture_output=True, text=True, check=False)
+        assert wrong.returncode == 2
+        assert option in wrong.stderr
     assert json.loads(done.stdout)["min_required_memory"] > 100
     absent = [*command, "--report", str(REPORT.with_name("none.json")), "--check"]
     done = subprocess.run(absent, capture_output=True, text=True, check=False)

@@ -18,11 +18,13 @@ import numpy as np
 import pytest
 
 from kdmri_edge.bundle import open_bundle
+from kdmri_edge.errors import StreamError
 from kdmri_edge.mrd.client import send_scan
 from kdmri_edge.mrd.emit import encoding_of, readouts
-from kdmri_edge.mrd.hdf5 import write_scan
+from kdmri_edge.mrd.hdf5 import read_header, read_readouts, write_scan
 from kdmri_edge.mrd.header import write_encoding
 from kdmri_edge.mrd.images import fallback_of
+from kdmri_edge.mrd.messages import Close, serialise
 from kdmri_edge.runtime.pipeline import Pipeline
 from tests.core.mrd.scans import every_line, noise_scan, phantom_scan
 
@@ -157,6 +159,74 @@ def test_a_server_that_falls_silent(cli: Cli, scan: Path, tmp_path: Path) -> Non
         for connection, _ in held:
             connection.close()
     done.check_refusal("fell silent")
+
+
+def test_images_that_came_before_the_server_went_away_are_kept(
+    cli: Cli, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kdmri_edge.mrd import client
+
+    image = ismrmrd.Image.from_array(np.ones((8, 8), np.float32))
+
+    def half(*_: object, **__: object) -> None:
+        trouble = StreamError("The server fell silent.", "Look at its log.")
+        raise client.BrokenReplyError(trouble, client.Reply(images=[image]))
+
+    monkeypatch.setattr(client, "send_scan", half)
+    done = cli("send", scan, "-o", tmp_path / "o.h5")
+    done.check_refusal("fell silent", "holds the 1 image(s) that came")
+    assert (tmp_path / "o.h5").is_file()
+
+
+def test_send_finds_out_first_where_it_cannot_write(cli: Cli, scan: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    done = cli("send", scan, "-o", tmp_path / "file" / "o.h5", "--port", _nobody())
+    done.check_refusal("cannot be written")
+
+
+def test_a_server_that_ends_without_close_has_not_ended_the_scan(
+    cli: Cli, scan: Path, tmp_path: Path
+) -> None:
+    """As one that is killed between two images: what it sent is whole, and not all."""
+    image = serialise(ismrmrd.Image.from_array(np.ones((8, 8), np.float32)))
+    with socket.create_server(("127.0.0.1", 0)) as dying:
+
+        def serve() -> None:
+            connection, _ = dying.accept()
+            with connection:
+                while b"".join(connection.recv(1 << 16) for _ in range(1)):
+                    break
+                connection.sendall(image)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(1 << 16):
+                    pass
+
+        threading.Thread(target=serve, daemon=True).start()
+        done = cli("send", scan, "-o", tmp_path / "o.h5", "--port", dying.getsockname()[1])
+    done.check_refusal("before it sent CLOSE", "holds the 1 image(s) that came")
+    assert (tmp_path / "o.h5").is_file()
+
+
+def test_a_server_may_be_silent_while_readouts_are_sent(scan: Path) -> None:
+    """Nothing is owed before the first slice is complete."""
+    served: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as patient:
+
+        def serve() -> None:
+            connection, _ = patient.accept()
+            with connection:
+                while data := connection.recv(1 << 16):
+                    served.append(len(data))
+                    if data.endswith(serialise(Close())):
+                        break
+                connection.sendall(serialise(Close()))
+
+        threading.Thread(target=serve, daemon=True).start()
+        lines = list(read_readouts(scan))
+        reply = send_scan(read_header(scan), lines, port=patient.getsockname()[1],
+                          pace_s=1.2 / len(lines), timeout_s=0.4)  # fmt: skip
+    assert reply.closed
+    assert served
 
 
 def test_send_with_a_server_that_hangs_up(cli: Cli, scan: Path, tmp_path: Path) -> None:

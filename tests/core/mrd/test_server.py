@@ -17,7 +17,7 @@ from kdmri_edge.mrd.assembler import Slice
 from kdmri_edge.mrd.client import Reply, send_scan
 from kdmri_edge.mrd.emit import encoding_of, readouts
 from kdmri_edge.mrd.header import write_encoding
-from kdmri_edge.mrd.images import fallback_of
+from kdmri_edge.mrd.images import clipped_pixels, fallback_of
 from kdmri_edge.mrd.messages import Close, ConfigText, HeaderText, Text, serialise
 from kdmri_edge.mrd.outbox import Outbox
 from kdmri_edge.mrd.parser import Parser
@@ -116,7 +116,8 @@ def test_int16_has_one_scale_for_the_scan(serving) -> None:
         np.testing.assert_allclose(back, wanted, atol=1e-3 * wanted.max())
     assert reply.images[0].data.max() == 8191
     assert reply.images[2].data.max() == 32767
-    assert int(reply.images[2].meta["KdmriClippedPixels"]) > 0
+    assert clipped_pixels(reply.images[2]) > 0
+    assert next(text for text in reply.texts if "clipped" in text).startswith("WRN Slice 2 is")
 
 
 def test_parameters_as_fire_sends_them(serving) -> None:
@@ -283,6 +284,36 @@ def test_a_crowd_is_turned_away_and_logged(serving, events, monkeypatch) -> None
         first.sendall(serialise(Close()))
         received(first)
     assert server.metrics.sessions.labels("refused")._value.get() == 1
+
+
+def test_a_probe_of_a_busy_server_is_no_refused_scan(serving, events) -> None:
+    server = serving(sessions=1)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as first:
+        first.sendall(serialise(ConfigText("kdmri-edge")))
+        socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as second:
+            second.sendall(serialise(ConfigText("kdmri-edge")))
+            assert any("busy" in m.text for m in received(second) if isinstance(m, Text))
+        first.sendall(serialise(Close()))
+        received(first)
+    assert server.metrics.sessions.labels("refused")._value.get() == 1
+
+
+def test_no_thread_for_a_scan_ends_no_other(serving, events, monkeypatch) -> None:
+    server = serving(sessions=2)
+    start = threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        if self.name == "scan":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as turned_away:
+        assert received(turned_away) == []
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert [event["level"] for event in events("turned away")] == ["error"]
+    assert len(sent(server, noise_scan(2)).images) == 2
 
 
 def test_metrics(serving) -> None:
