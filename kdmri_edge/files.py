@@ -83,6 +83,8 @@ def check_writable(out: Path) -> None:
 
 
 def _temporary(final: Path) -> Path:
+    if final.name in ("", ".."):
+        raise OutputError(f"{str(final)!r} cannot be replaced as a whole.", "Give it a name.")
     suffix = "".join(final.suffixes[-2:])  # both parts of .nii.gz
     return final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp{suffix}")
 
@@ -146,6 +148,8 @@ def atomic_directory(final: Path) -> Iterator[Path]:
             temporary.rename(final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            if retired.exists() and not final.exists():  # stopped between the two renames
+                retired.rename(final)
             shutil.rmtree(retired, ignore_errors=True)
 
 

@@ -21,6 +21,7 @@ from kdmri_edge.data.volume import Volume
 from kdmri_edge.data.writers import WRITERS, write_picture, writer_suffix
 from kdmri_edge.errors import OutputError
 from kdmri_edge.extras import load_attribute
+from kdmri_edge.physics.fourier import kspace_to_image
 
 __all__ = ["Conversion", "convert"]
 
@@ -66,13 +67,16 @@ def convert(
             f"{destination} has a suffix that no writer knows.",
             f"Supported are {', '.join(WRITERS)}.",
         )
-    if destination.resolve() == split_dataset(source)[0].resolve():
-        raise OutputError(f"{destination} is the input.", "Choose another name.")
+    given = split_dataset(source)[0].resolve()
+    if destination.resolve() in (given, *given.parents):
+        raise OutputError(f"{destination} is the input, or holds it.", "Choose another name.")
     held = read_either(source, kspace=kspace)
     scan = held if isinstance(held, Scan) else _scan(held)
     if scan is not None and not magnitude and row.scan_writer is not None:
         load_attribute(row.scan_writer)(destination, scan)
         lost = _left_behind(row, scan, noise=row.noise)
+        if isinstance(held, Volume) and not _are_its_images(held):
+            lost.insert(0, "fully sampled images")
         return _done(source, destination, f"k-space of {scan.coils} coil(s)", lost)
     if scan is not None and not magnitude:
         _check_images_will_do(held, scan, row, destination)
@@ -109,6 +113,14 @@ def convert(
     return _done(source, destination, f"{kind}, {len(image)} slice(s)", lost)
 
 
+def _are_its_images(volume: Volume) -> bool:
+    """Whether a volume's images are those of its k-space; KD-MRI's files have whole ones too."""
+    if volume.kspace is None:
+        return True
+    own = np.abs(kspace_to_image(volume.kspace))
+    return bool(np.allclose(own, np.abs(volume.image), atol=1e-3 * float(own.max())))
+
+
 def _scan(volume: Volume) -> Scan | None:
     """The undersampled k-space that a volume carries, None without any."""
     if volume.kspace is None or volume.kspace_mask is None:
@@ -135,11 +147,7 @@ def _check_images_will_do(held: Scan | Volume, scan: Scan, row: Format, destinat
 
 def _left_behind(row: Format, held: Scan | Volume, *, noise: bool = False) -> list[str]:
     """What has no place in what is written; `noise` says that a noise scan has."""
-    lost = []
-    if not row.geometry and held.affine is not None:
-        lost.append("position and orientation")
-    if not row.geometry and held.voxel_mm is not None:
-        lost.append("voxel size")
+    lost = row.loses(held.affine, held.voxel_mm)
     if isinstance(held, Scan) and held.noise is not None and not noise:
         lost.append("noise scan")
     return lost

@@ -128,9 +128,11 @@ def _is_phase(header: Any) -> bool:
 
 def _phase_encode_is_down(header: Any) -> bool:
     """Whether phase was encoded along the columns, so that H is the rows' index."""
-    shared = group(header, "SharedFunctionalGroupsSequence", "MRFOVGeometrySequence")
-    said = (header if shared is None else shared).get("InPlanePhaseEncodingDirection")
-    return str(said or "").startswith("COL")  # the enhanced object says COLUMN
+    kinds = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+    places = (header, *(group(header, kind, "MRFOVGeometrySequence") for kind in kinds))
+    found = (place.get("InPlanePhaseEncodingDirection") for place in places if place is not None)
+    said = next((value for value in found if value), "")
+    return str(said).startswith("COL")  # the enhanced object says COLUMN
 
 
 def _ordered(path: Path, frames: list[Frame]) -> tuple[list[Frame], Affine | None]:

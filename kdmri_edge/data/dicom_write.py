@@ -26,6 +26,7 @@ __all__ = ["write_dicom"]
 _MR_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.4"
 _SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
 _LEVELS: Final = 65535
+_MODEL: Final = "kdmri-edge"
 
 # fmt: off
 # Patient, study and frame of reference: what ties a derived image to its source (PS3.3, C.7.1,
@@ -93,13 +94,27 @@ def write_dicom(path: Path, picture: Picture) -> None:
 
 
 def _check_ours(folder: Path) -> None:
-    """Refuse a folder whose replacement would lose something else than an earlier series."""
-    other = next((f for f in sorted(folder.iterdir()) if not f.name.endswith(".dcm")), None)
-    if other is not None:
-        raise OutputError(
-            f"{folder} holds other files than a DICOM series ({other.name}).",
-            "Choose another --output.",
-        )
+    """Refuse a folder whose replacement would lose more than an earlier series of ours."""
+    for file in sorted(folder.iterdir()):
+        if not file.name.endswith(".dcm"):
+            raise OutputError(
+                f"{folder} holds other files than a DICOM series ({file.name}).",
+                "Choose another --output.",
+            )
+        if not _is_ours(file):
+            raise OutputError(
+                f"{folder} holds images that kdmri-edge did not write ({file.name}).",
+                "Choose another --output.",
+            )
+
+
+def _is_ours(file: Path) -> bool:
+    pydicom: Any = extras.require("pydicom", extra="formats")
+    try:
+        header = pydicom.dcmread(file, stop_before_pixels=True)
+    except (OSError, pydicom.errors.InvalidDicomError):
+        return False
+    return bool(header.get("ManufacturerModelName") == _MODEL)
 
 
 def _upright(picture: Picture) -> tuple[NDArray[Any], Affine | None, bool]:
@@ -147,7 +162,7 @@ def _common(picture: Picture, affine: Affine | None, h_runs_down: bool) -> Any:
     whole.Modality = "MR" if affine is not None else "OT"
     whole.SOPClassUID = _SECONDARY_CAPTURE if affine is None else _MR_IMAGE
     whole.ImageType = ["DERIVED", "SECONDARY", "M"]
-    whole.Manufacturer = whole.ManufacturerModelName = "kdmri-edge"
+    whole.Manufacturer = whole.ManufacturerModelName = _MODEL
     whole.SoftwareVersions = __version__
     whole.DerivationDescription = picture.derivation or f"Written by kdmri-edge {__version__}."
     if "LossyImageCompression" not in whole:

@@ -18,12 +18,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from kdmri_edge.data.measured import mask_of, remove_oversampling
+from kdmri_edge.data.measured import mask_of, remove_oversampling, volume_of
 from kdmri_edge.data.readers import Origin, origin_of
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.fourier import kspace_to_image
+from kdmri_edge.physics.masks import Mask
 
 __all__ = ["fastmri_subject", "is_fastmri", "read_fastmri_h5", "scan_fastmri_h5"]
 
@@ -112,7 +113,8 @@ def read_fastmri_h5(path: Path) -> Volume:
     The image is complex, [S, phase encode, readout], the readout cropped to the reference's where
     the file has one (without that, to the header's matrix; without either, oversampling stays),
     phase encode whole: its lines are those that were measured, so a mask of as many lines
-    undersamples them as a scanner would have.
+    undersamples them as a scanner would have. Lines that are zero at the edges alone are padding;
+    of a file with gaps (fastMRI's test and challenge sets) the volume carries its k-space and mask.
 
     Args:
         path: an `.h5` file.
@@ -121,7 +123,8 @@ def read_fastmri_h5(path: Path) -> Volume:
         complex64 volume, in the file's unit.
 
     Raises:
-        DataError: unreadable, no `kspace`, several coils, real numbers, NaN, or all zero.
+        DataError: unreadable, no `kspace`, several coils, real numbers, NaN, all zero, or slices
+            that were sampled differently.
     """
     held = _held(path)
     if held.kspace.ndim == 4 and held.kspace.shape[1] != 1:
@@ -130,7 +133,10 @@ def read_fastmri_h5(path: Path) -> Volume:
             "Give a single-coil file (singlecoil_train or singlecoil_val), or combine the coils:"
             " `kdmri-edge data convert --magnitude`.",
         )
-    kspace = _cropped(held)[:, 0]
+    scan = _scan(path, held)
+    if _has_gaps(scan.mask):
+        return volume_of(scan)
+    kspace = scan.kspace[:, 0]
     return Volume(
         image=checked_image(kspace_to_image(kspace).astype(np.complex64), path),
         **_origin(path, held),
@@ -145,7 +151,18 @@ def scan_fastmri_h5(path: Path) -> Scan:
         DataError: as for `read_fastmri_h5`, several coils apart, or slices that were sampled
             differently.
     """
-    held = _held(path)
+    return _scan(path, _held(path))
+
+
+def _has_gaps(mask: Mask) -> bool:
+    """Whether lines are missing between the outermost ones that were measured."""
+    if not mask.is_lines:
+        return True
+    measured = np.flatnonzero(np.fft.fftshift(mask.samples))
+    return bool(len(measured) <= measured[-1] - measured[0])
+
+
+def _scan(path: Path, held: _Held) -> Scan:
     # Before cropping: resampling leaves exact zeros exact along phase encode alone.
     origin = _origin(path, held)
     mask = mask_of(_arranged(held.kspace), origin["name"])

@@ -89,8 +89,8 @@ def _volumes_in(folder: Path) -> list[Path]:
         ) from error
     slices = {path for path in entries if is_dicom(path)}
     if slices:
-        files = [path for path in entries if path not in slices]
-        return [folder, *(path for path in files if suffix_of(path) and path.is_file())]
+        others = [path for path in entries if path not in slices]
+        return [folder, *(p for p in others if (suffix_of(p) and p.is_file()) or is_series(p))]
     return [p for p in entries if (suffix_of(p) and p.is_file()) or is_series(p)]
 
 

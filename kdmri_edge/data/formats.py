@@ -47,6 +47,13 @@ class Format:
     writes: str = "-"
     keeps: str = "-"
 
+    def loses(self, affine: object | None, voxel_mm: object | None) -> list[str]:
+        """Say which parts of an image's place its files cannot hold."""
+        if self.geometry:
+            return []
+        parts = {"position and orientation": affine, "voxel size": voxel_mm}
+        return [name for name, value in parts.items() if value is not None]
+
 
 _DATA: Final = "kdmri_edge.data"
 

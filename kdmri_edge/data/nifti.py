@@ -51,6 +51,7 @@ def read_nifti(path: Path) -> Volume:
         KeyError,
         zlib.error,
         nibabel.filebasedimages.ImageFileError,
+        nibabel.spatialimages.HeaderDataError,
     ) as error:
         raise DataError(
             f"{path} cannot be read as NIfTI ({type(error).__name__}).",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +27,15 @@ def read_npy(path: Path) -> Volume:
         DataError: unreadable, truncated, pickled objects, wrong rank, or not an MR image.
     """
     try:
-        pixels = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
+        with path.open("rb") as stream:  # numpy leaves a file open whose archive is cut short
+            pixels = np.load(stream, allow_pickle=False)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path} cannot be read as a NumPy array ({type(error).__name__}).",
             "Write it again with numpy.save, as numbers and not as pickled objects.",
         ) from error
     if not isinstance(pixels, np.ndarray):
         # numpy.load goes by the content: an .npz archive under this name opens as an archive.
-        pixels.close()
         raise DataError(f"{path} is an .npz archive.", "Save its one array with numpy.save.")
     if pixels.ndim == 2:
         pixels = pixels[None]

@@ -58,17 +58,23 @@ def scan_plain_h5(path: Path) -> Scan:
             name = _chosen(source, file, held, named)
             node = file[name]
             axes = (axes_of(named) if named else None) or node.attrs.get("axes")
-            first = str(node.attrs.get("zero_frequency", "centre")) == "first"
+            zero = node.attrs.get("zero_frequency", "centre")
             stored = np.asarray(node[()])
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise DataError(
             f"{source} cannot be read as HDF5 ({type(error).__name__}).",
             "The file is damaged or cut short: copy it again.",
         ) from error
+    zero = zero.decode("utf-8", "replace") if isinstance(zero, bytes) else str(zero)
+    if zero not in ("first", "centre"):
+        raise DataError(
+            f"zero_frequency of {source}:{name} is {zero!r}.",
+            "It says where zero frequency lies: centre, or first.",
+        )
     if stored.dtype.names:
         stored = stored["real"] + 1j * stored["imag"]
     kspace = _arranged(f"{source}:{name}", stored, axes)
-    if not first:
+    if zero == "centre":
         kspace = np.fft.ifftshift(kspace, axes=(-2, -1))
     origin = origin_of(source)
     origin["name"] += f"_{name.replace('/', '_')}"

@@ -68,7 +68,9 @@ def scan_twix(path: Path) -> Scan:
         kspace, counts, readout = sorted_lines(lines, planned)
         noise = noise_of([m["mdb"] for m in measurements], kspace.shape[1])
     rotation, positions = _slices(lines, path)
-    order = np.argsort(positions @ rotation[:, 2], kind="stable")
+    # Where no orientation is told, slices are ordered from feet to head.
+    normal = np.array([0.0, 0.0, 1.0]) if rotation is None else rotation[:, 2]
+    order = np.argsort(positions @ normal, kind="stable")
     kspace, counts, positions = kspace[order], counts[order], positions[order]
     if ((counts > 0) != (counts[0] > 0)).any():
         raise DataError(
@@ -165,7 +167,9 @@ def _oversampling(headers: dict[str, Any]) -> float:
     return factor if factor >= 1 else 1.0
 
 
-def _slices(lines: Sequence[Any], path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _slices(
+    lines: Sequence[Any], path: Path
+) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
     """Rotation with the columns P, R, S, and the slices' centres [S, 3], both LPS+."""
     seen: dict[int, Any] = {}
     for line in lines:
@@ -182,11 +186,11 @@ def _slices(lines: Sequence[Any], path: Path) -> tuple[NDArray[np.float64], NDAr
     return _rotation(quaternions[0]), np.array(positions, np.float64)
 
 
-def _rotation(quaternion: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotation matrix of (w, x, y, z); the unit matrix where a sequence left it empty."""
+def _rotation(quaternion: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Rotation matrix of (w, x, y, z); None where a sequence left it empty."""
     length = float(np.linalg.norm(quaternion))
     if length < 0.5:
-        return np.eye(3)
+        return None
     w, x, y, z = quaternion / length
     return np.array(
         [
@@ -199,12 +203,12 @@ def _rotation(quaternion: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _affine(
     protocol: Any,
-    rotation: NDArray[np.float64],
+    rotation: NDArray[np.float64] | None,
     positions: NDArray[np.float64],
     matrix: tuple[int, ...],
 ) -> Affine | None:
-    """The affine where the protocol tells the field of view, and slices are evenly spaced."""
-    if "pulseq" in str(protocol.get("tSequenceFileName", "")).lower():
+    """The affine where file and protocol tell all of it, and slices are evenly spaced."""
+    if rotation is None or "pulseq" in str(protocol.get("tSequenceFileName", "")).lower():
         return None
     try:
         planned = protocol["sSliceArray"]["asSlice"][0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +35,7 @@ class Undersampling:
     mask: Mask
     matrix: int
     seed: int
+    _simulated: list[str] = field(default_factory=list, repr=False, compare=False)
 
     @cached_property
     def _maps(self) -> NDArray[np.complex64] | None:
@@ -49,8 +50,8 @@ class Undersampling:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What is simulated, for runs and checkpoints; empty where nothing is."""
-        if not self.simulates:
+        """What was simulated, for runs and checkpoints; empty where nothing was."""
+        if not self._simulated:
             return {}
         maps = self._maps
         coils = {} if maps is None else {"coils": maps.shape[1], "sets": len(maps)}
@@ -65,6 +66,7 @@ class Undersampling:
         """
         measured = volume.is_complex and not self.spec.coils
         if self.simulates and not measured:
+            self._simulated.append(volume.name)
             return simulated_case(volume, self.mask, seed=self.seed, maps=self._maps)
         magnitude = self.spec.magnitude_input
         return make_case(volume, self.mask, self.spec.channels, magnitude=magnitude)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def load_mask(path: Path, key: str | None = None) -> Mask:
     """Read a mask from .npy or JSON.
 
     A .npy file holds zeros and ones, shape [H] or [H, W], zero frequency at index 0. If all its
-    columns (or all its rows) are equal it is a line mask and is stored as such. A JSON file holds
+    columns are equal it is a line mask and is stored as such (phase encode is H). A JSON file holds
     either one mask as `Mask.to_dict` writes it, or several by name in the layout
     `{name: {"shape": [H, W], "phase_encode_axis": 0 or 1, "sampled_lines": [...]}}`.
 
@@ -35,8 +36,12 @@ def load_mask(path: Path, key: str | None = None) -> Mask:
     try:
         if path.suffix == ".json":
             return _from_json(json.loads(path.read_text(encoding="utf-8")), path, key)
-        return _from_array(np.load(path, allow_pickle=False), path)
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as stream:  # numpy leaves a file open whose archive is cut short
+            array = np.load(stream, allow_pickle=False)
+            if not isinstance(array, np.ndarray):  # an .npz archive, whatever its name
+                raise MaskError(f"{path} is an .npz archive.", "Save its one mask with numpy.save.")
+        return _from_array(array, path)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise MaskError(
             f"{path} is not a readable mask ({error}).", "Give a .npy array or a .json file."
         ) from error

@@ -109,6 +109,47 @@ def test_failure_keeps_the_earlier_folder(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
+def test_a_failure_between_the_renames_brings_the_earlier_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final = tmp_path / "folder"
+    with atomic_directory(final) as temporary:
+        (temporary / "old").write_text("old")
+    rename, calls = Path.rename, []
+
+    def fails_once(self: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails_once)
+
+    def replace() -> None:
+        with atomic_directory(final) as temporary:
+            (temporary / "new").write_text("new")
+
+    with pytest.raises(KeyboardInterrupt):
+        replace()
+    assert [p.name for p in final.iterdir()] == ["old"]
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_folder_without_a_name_of_its_own_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def make() -> None:
+        with atomic_directory(Path(name)):
+            pass
+
+    with pytest.raises(OutputError, match="Give it a name"):
+        make()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_folder_does_not_replace_a_file(tmp_path: Path) -> None:
     final = tmp_path / "file"
     final.write_text("mine")

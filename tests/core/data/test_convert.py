@@ -115,7 +115,7 @@ def test_kdmri_file_has_images_and_kspace(tmp_path: Path) -> None:
         file["kspace_volus_3x"] = np.moveaxis(kspace, 0, 2).astype(np.complex64)
     with pytest.raises(OutputError, match="k-space"):
         convert(tmp_path / "a.h5", tmp_path / "a.nii")
-    convert(tmp_path / "a.h5", tmp_path / "k.cfl")
+    assert convert(tmp_path / "a.h5", tmp_path / "k.cfl").lost == ("fully sampled images",)
     scan = read_scan(tmp_path / "k.cfl")
     assert scan.mask == read_volume(tmp_path / "a.h5").kspace_mask
     convert(tmp_path / "a.h5", tmp_path / "a.nii", magnitude=True)

@@ -59,6 +59,20 @@ def test_h_is_x_as_for_nifti_unless_the_header_says_otherwise(tmp_path: Path) ->
         check_places(volume, PIXELS, AXIAL)
 
 
+def test_phase_encoding_told_frame_by_frame(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    file = tmp_path / "a.dcm"
+    write_enhanced(file, PIXELS, AXIAL)
+    plain = read_volume(file)
+    data = pydicom.dcmread(file)
+    for frame in data.PerFrameFunctionalGroupsSequence:
+        said = pydicom.Dataset()
+        said.InPlanePhaseEncodingDirection = "COLUMN"
+        frame.MRFOVGeometrySequence = [said]
+    data.save_as(file, enforce_file_format=True)
+    assert read_volume(file).matrix == plain.matrix[::-1]
+
+
 def test_slope_and_intercept(tmp_path: Path) -> None:
     write_series(tmp_path / "a", PIXELS, AXIAL, RescaleSlope="0.5", RescaleIntercept="3")
     assert read_volume(tmp_path / "a").image.max() == PIXELS.max() * 0.5 + 3
@@ -122,6 +136,11 @@ class TestFinding:
         (tmp_path / "series" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
         check_places(read_volume(tmp_path / "series"), PIXELS, AXIAL)
         assert read_volume(tmp_path / "series" / "IM0").image.shape == (1, 5, 6)
+
+    def test_a_loose_file_does_not_hide_the_series_beside_it(self, tmp_path: Path) -> None:
+        write_series(tmp_path / "sub-01", PIXELS, AXIAL)
+        write_slice(tmp_path / "localiser.dcm", PIXELS[0], AXIAL, 0)
+        assert [f.path for f in find_volumes(tmp_path)] == [tmp_path, tmp_path / "sub-01"]
 
     def test_folder_of_folders(self, tmp_path: Path) -> None:
         write_series(tmp_path / "a", PIXELS, AXIAL)

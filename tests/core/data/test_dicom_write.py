@@ -10,11 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from kdmri_edge import __version__
+from kdmri_edge.data.convert import convert
 from kdmri_edge.data.geometry import Affine, directions, from_axes, voxel_size
 from kdmri_edge.data.picture import Picture
 from kdmri_edge.data.readers import read_volume
 from kdmri_edge.data.writers import write_image, write_picture
 from kdmri_edge.errors import OutputError
+from kdmri_edge.runtime.files import plan_jobs
 from tests.core.data.strategies import affines, check_places, images
 from tests.core.data.written_dicom import write_series
 
@@ -117,6 +119,18 @@ def test_phase_is_not_lost_silently(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="phase"):
         write_image(tmp_path / "a.dcm", IMAGE.astype(np.complex64))
     assert not list(tmp_path.iterdir())
+
+
+def test_an_acquired_series_is_never_replaced(tmp_path: Path) -> None:
+    write_series(tmp_path / "brain.dcm", IMAGE.astype(np.uint16), AXIAL)
+    names = sorted(f.name for f in (tmp_path / "brain.dcm").iterdir())
+    with pytest.raises(OutputError, match="did not write"):
+        write_image(tmp_path / "brain.dcm", IMAGE, None, AXIAL)
+    with pytest.raises(OutputError, match="holds it"):
+        convert(tmp_path / "brain.dcm" / names[0], tmp_path / "brain.dcm")
+    with pytest.raises(OutputError, match="holds one"):
+        plan_jobs([tmp_path / "brain.dcm" / names[0]], tmp_path / "brain.dcm")
+    assert sorted(f.name for f in (tmp_path / "brain.dcm").iterdir()) == names
 
 
 def test_a_series_is_replaced_but_nothing_else(tmp_path: Path) -> None:

@@ -59,6 +59,16 @@ def test_complex_keeps_its_phase(tmp_path: Path, pixels: np.ndarray) -> None:
     np.testing.assert_array_equal(volume.image, values)
 
 
+def test_an_unknown_kind_of_numbers(tmp_path: Path, pixels: np.ndarray) -> None:
+    path = tmp_path / "a.nii"
+    write_nifti(path, pixels)
+    content = bytearray(path.read_bytes())
+    content[70:72] = (9999).to_bytes(2, "little")  # datatype
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="cannot be read as NIfTI"):
+        read_volume(path)
+
+
 def test_damaged_inside_the_compressed_stream(tmp_path: Path, pixels: np.ndarray) -> None:
     path = tmp_path / "a.nii.gz"
     write_nifti(path, pixels)

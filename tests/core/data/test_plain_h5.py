@@ -85,6 +85,21 @@ class TestNamedDataset:
         assert read_scan(path).kspace.shape == (2, 1, 10, 8)  # the only one that is marked
         assert read_scan(Path(f"{path}:FSE")).kspace.shape == (2, 1, 10, 8)
 
+    @pytest.mark.parametrize("said", ["first", np.bytes_(b"first"), b"first"])
+    def test_zero_frequency_however_its_text_is_stored(self, tmp_path: Path, said: object) -> None:
+        kspace = np.random.default_rng(0).normal(size=(2, 10, 8)).astype(np.complex64)
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["k"] = kspace
+            file["k"].attrs["zero_frequency"] = said
+        assert (read_scan(tmp_path / "a.h5:k:shw").kspace[:, 0] == kspace).all()
+
+    def test_an_unknown_zero_frequency_is_refused(self, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["k"] = np.ones((2, 10, 8), np.complex64)
+            file["k"].attrs["zero_frequency"] = "corner"
+        with pytest.raises(DataError, match="zero_frequency"):
+            read_scan(tmp_path / "a.h5:k:shw")
+
     def test_real_and_imaginary_fields(self, tmp_path: Path) -> None:
         pair = np.zeros((2, 10, 8), [("real", "<f4"), ("imag", "<f4")])
         pair["real"], pair["imag"] = 1, 2

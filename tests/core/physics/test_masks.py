@@ -188,3 +188,12 @@ def test_centre_block_is_the_middle_of_shifted_kspace(
 def test_centre_block_must_fit(block: tuple[int, int]) -> None:
     with pytest.raises(MaskError, match="does not fit"):
         centre_block((32, 32), block)
+
+
+def test_an_archive_is_no_mask(tmp_path: Path) -> None:
+    np.savez(tmp_path / "masks.npz", a=np.ones(8))
+    with pytest.raises(MaskError, match="archive"):
+        load_mask(tmp_path / "masks.npz")
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "masks.npz").read_bytes()[:60])
+    with pytest.raises(MaskError, match="not a readable mask"):
+        load_mask(tmp_path / "cut.npy")
