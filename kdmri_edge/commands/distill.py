@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -103,13 +104,19 @@ def _check_tuning(settings: Settings) -> None:
         )
 
 
-def resolve(options: dict[str, Any], recipe: DistillRecipe, mask: Mask | None = None) -> Settings:
+def resolve(
+    options: dict[str, Any],
+    recipe: DistillRecipe,
+    mask: Mask | None = None,
+    specs: Mapping[str, ModelSpec] | None = None,
+) -> Settings:
     """Turn command-line options into settings.
 
     Args:
         options: Values by option name.
         recipe: The training recipe.
         mask: Use this mask; None loads or draws the one that the options describe.
+        specs: Architectures of "teacher" and "student" that are known, and not looked up.
 
     Raises:
         KdmriError: Anything that does not fit together.
@@ -119,7 +126,11 @@ def resolve(options: dict[str, Any], recipe: DistillRecipe, mask: Mask | None = 
     data: str = options["data"]
     if data != PHANTOM and not Path(data).exists():
         raise DataError(f"{data} does not exist.", "Check the path given to --data.")
-    teacher, student = (_spec(name, options[name]) for name in ("teacher", "student"))
+    known = specs or {}
+    teacher, student = (
+        known[name] if name in known else _spec(name, options[name])
+        for name in ("teacher", "student")
+    )
     alike = ("kind", "cascades", "channels", "coils")
     if any(getattr(teacher, name) != getattr(student, name) for name in alike):
         raise ModelError(
@@ -179,7 +190,10 @@ def _resumed(out: Path, ctx: click.Context, options: dict[str, Any]) -> Settings
         recipe = load_recipe(ctx.params["recipe"], assignments)
     else:
         recipe = overridden(stored.recipe, assignments)
-    asked = resolve(merged, recipe, None if given & _MASK_OPTIONS else stored.mask)
+    # the run has its own copies of networks that it was given: the originals may be gone
+    own = {"teacher": stored.teacher_spec, "student": stored.student_spec}
+    specs = {name: spec for name, spec in own.items() if name not in given}
+    asked = resolve(merged, recipe, None if given & _MASK_OPTIONS else stored.mask, specs)
     difference = stored.difference(asked)
     if difference:
         raise RunError(
@@ -339,6 +353,9 @@ def distill(
     require("torch", extra="train")
     require("lightning_fabric", extra="train")
     from kdmri_edge.console import say
+    from kdmri_edge.files import check_writable
+
+    check_writable(out)  # found out now, not when the volumes have been read
     from kdmri_edge.distill.engine import Engine, is_first_process
     from kdmri_edge.distill.run import distill as run_distillation
 

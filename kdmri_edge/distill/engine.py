@@ -64,7 +64,12 @@ def resolve_precision(wanted: Precision, device: str) -> Precision:
     Raises:
         BackendError: bf16 is asked for and the device has none.
     """
-    has = torch.cuda.is_bf16_supported() if device == "cuda" else _cpu_has_bf16()
+    # emulated, as on GPUs before Ampere, it is slower than float32
+    has = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if device == "cuda"
+        else _cpu_has_bf16()
+    )
     if wanted is Precision.AUTO:
         return Precision.BF16 if has else Precision.F32
     if wanted is Precision.BF16 and not has:

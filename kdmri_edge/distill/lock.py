@@ -8,6 +8,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from kdmri_edge.console import say
 from kdmri_edge.errors import RunError
+from kdmri_edge.files import writing
 
 __all__ = ["hold"]
 
@@ -22,11 +23,13 @@ def hold(folder: Path) -> BaseFileLock:
 
     Raises:
         RunError: Another process holds it.
+        OutputError: The folder cannot be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")
     try:
-        lock.acquire(timeout=0)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
     except Timeout:
         raise RunError(
             f"{folder.parent} is being trained by another process.",

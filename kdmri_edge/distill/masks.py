@@ -18,13 +18,16 @@ from kdmri_edge.physics.masks import (
     variable_density_lines,
 )
 
-__all__ = ["ACCELERATIONS", "HELD_OUT", "step_mask"]
+__all__ = ["ACCELERATIONS", "HELD_OUT", "SMALLEST", "step_mask"]
 
 ACCELERATIONS: Final = (3.0, 9.0)
 """Nominal accelerations that training draws from, uniformly."""
 
 HELD_OUT: Final = 1000
 """Training draws its masks with seeds from here on; seeds below are for testing."""
+
+SMALLEST: Final = 90
+"""Phase-encode lines of which every acceleration leaves a centre."""
 
 _FAMILIES: Final = (random_lines, equispaced_lines, variable_density_lines)
 
@@ -33,7 +36,7 @@ def step_mask(height: int, *, seed: int, step: int) -> Mask:
     """Draw the mask of a step; the same in every process and after every restart.
 
     Args:
-        height: Phase-encode lines N; at least 90, so that every acceleration leaves a centre.
+        height: Phase-encode lines N, at least `SMALLEST`.
         seed: The recipe's.
         step: Step of the network.
     """

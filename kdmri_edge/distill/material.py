@@ -14,6 +14,7 @@ from kdmri_edge.data.parts import find_parts, phantom_parts
 from kdmri_edge.data.source_hash import source_sha256
 from kdmri_edge.data.undersampling import Undersampling
 from kdmri_edge.data.volume import Volume
+from kdmri_edge.distill.recipe import Masks
 from kdmri_edge.distill.settings import PHANTOM, Settings
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.espirit import check_calibration
@@ -94,7 +95,7 @@ def gather(settings: Settings) -> Material:
             validation=cases["validation"],
             record={"split": PHANTOM, **record},
             attribution=None,
-            simulation=undersampled.record,
+            simulation=_simulation(undersampled, settings),
         )
     folder = Path(settings.data)
     parts = find_parts(folder, contrast=settings.contrast, split=settings.split)
@@ -118,5 +119,13 @@ def gather(settings: Settings) -> Material:
             "test": test,
         },
         attribution=attribution_of(folder),
-        simulation=undersampled.record,
+        simulation=_simulation(undersampled, settings),
     )
+
+
+def _simulation(undersampled: Undersampling, settings: Settings) -> dict[str, Any]:
+    """What was added to magnitudes; masks that are drawn anew meet the images without noise."""
+    record = undersampled.record
+    if record and settings.recipe.masks is Masks.LINES:
+        return {"simulation": {**record["simulation"], "noise": [0.0, 0.0]}}
+    return record

@@ -35,6 +35,7 @@ from kdmri_edge.distill.settings import Settings
 from kdmri_edge.distill.shares import check_shares
 from kdmri_edge.distill.stage import Criterion, Stage, Surroundings, train
 from kdmri_edge.distill.teaching import Teaching
+from kdmri_edge.distill.tuning import check_same_tuning, noted, origin_of_copy
 from kdmri_edge.distill.validation import thinned, validation_psnr
 from kdmri_edge.errors import CheckpointError, RunError
 from kdmri_edge.files import read_json, sweep, write_json
@@ -140,6 +141,8 @@ class _Work:
             sweep(folder)
             if not known:
                 self._write("running", ran)
+            elif (meta := noted(self.run.meta, self.settings.recipe)) is not None:
+                write_json(self.run.path / "run.json", meta)
         self.around = Surroundings(
             fabric=self.fabric,
             recipe=self.settings.recipe,
@@ -370,14 +373,16 @@ class _Work:
         recipe = self.settings.recipe
         file = self.run.tuned(str(recipe.quantise))
         if file.is_file():
+            check_same_tuning(file, recipe)
             return
         tuned = tune(student, self.around, list(self.material.validation))
         if self.fabric.is_global_zero:
             known = read_checkpoint_meta(self.run.weights("student"))["training"]
             training = {
                 **{key: value for key, value in known.items() if key != MAXIMA},
+                **origin_of_copy(known, self.material, recipe),
                 RANGES: tuned.ranges,
-                "recipe": recipe.to_dict(),
+                "provenance": self.origin,
                 "steps": {**known["steps"], str(recipe.quantise): recipe.quantise_steps},
                 "validation_psnr_db": tuned.figures["tuned"],
                 "quantised": dict(tuned.figures),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 from kdmri_edge.distill.batches import batch_size, strips_allowed
+from kdmri_edge.distill.masks import ACCELERATIONS, SMALLEST
 from kdmri_edge.distill.recipe import Masks, Quantise
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import RecipeError
+from kdmri_edge.models.spec import Kind
 
 __all__ = ["check_shares"]
 
@@ -27,6 +32,17 @@ def check_shares(settings: Settings, processes: int) -> None:
             "Training over line masks needs a run whose own mask samples lines.",
             "Give such a mask, or --set masks=own.",
         )
+    if recipe.masks is Masks.LINES and settings.student_spec.kind is Kind.VDSR:
+        raise RecipeError(
+            "Super-resolution takes no mask, so it cannot be trained over line masks.",
+            "Use --set masks=own.",
+        )
+    if recipe.masks is Masks.LINES and settings.matrix < SMALLEST:
+        raise RecipeError(
+            f"A matrix of {settings.matrix} is too small for masks of up to"
+            f" {ACCELERATIONS[1]:g}x, which leave it no centre.",
+            f"Train at {SMALLEST} or more, or use --set masks=own.",
+        )
     shards = max(recipe.shards, processes)
     if shards % processes:
         raise RecipeError(
@@ -42,5 +58,20 @@ def check_shares(settings: Settings, processes: int) -> None:
             raise RecipeError(
                 f"A step on {batch} {kind} cannot be shared evenly by {processes} processes"
                 f" in {shards} shard(s).",
-                f"Use --set batch={recipe.batch * shards}, or fewer processes.",
+                f"Use --set batch={_fitting(settings, kinds.values(), shards)}"
+                + (", or fewer processes." if processes > 1 else ", or fewer shards."),
             )
+
+
+def _fitting(settings: Settings, kinds: Collection[bool], shards: int) -> int:
+    """Return the smallest multiple of the batch whose steps of all kinds can be shared."""
+    recipe = settings.recipe
+    batches = (recipe.batch * n for n in range(1, shards * settings.matrix + 1))
+    return next(
+        batch
+        for batch in batches
+        if not any(
+            batch_size(replace(recipe, batch=batch), settings.matrix, whole=whole) % shards
+            for whole in kinds
+        )
+    )

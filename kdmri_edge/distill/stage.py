@@ -136,6 +136,8 @@ def train(network: Network, stage: Stage, around: Surroundings) -> None:
     """
     fabric, recipe = around.fabric, around.recipe
     channels_last(network)
+    # Before the optimiser is restored: its state goes where the weights are.
+    fabric.to_device(network)
     optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
     state_file = around.folder / f"{stage.name}.safetensors"
     done = load_state(state_file, network, optimiser, around.key)

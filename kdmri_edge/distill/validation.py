@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,24 +18,31 @@ __all__ = ["thinned", "validation_psnr"]
 
 
 def thinned(cases: Sequence[Case], slices: int) -> list[Case]:
-    """Keep about `slices` slices in all, spread evenly over the volumes; quick to evaluate."""
+    """Keep about `slices` slices in all, spread evenly over all of them; quick to evaluate.
+
+    Of more volumes than that some are left out.
+    """
     total = sum(len(case.target) for case in cases)
     every = max(1, round(total / slices))
-    return [
-        Case(
-            name=case.name,
-            subject=case.subject,
-            contrast=case.contrast,
-            sha256=case.sha256,
-            target=case.target[every // 2 :: every],
-            zero_filled=case.zero_filled[every // 2 :: every],
-            scale=case.scale[every // 2 :: every],
-            maps=case.maps,
-            received=None if case.received is None else case.received[every // 2 :: every],
-        )
-        for case in cases
-        if len(case.target) > every // 2
-    ]
+    kept, begin = [], every // 2
+    for case in cases:
+        count = len(case.target)
+        own = slice(begin, None, every)
+        chosen = range(count)[own]
+        if chosen:
+            kept.append(_of(case, own))
+        begin += len(chosen) * every - count
+    return kept
+
+
+def _of(case: Case, own: slice) -> Case:
+    return replace(
+        case,
+        target=case.target[own],
+        zero_filled=case.zero_filled[own],
+        scale=case.scale[own],
+        received=None if case.received is None else case.received[own],
+    )
 
 
 @torch.no_grad()

@@ -41,7 +41,8 @@ class ModelSpec:
         channels: 1 (magnitude) or 2 (real and imaginary parts).
         residual: Whether a cascade adds its input to its output before data consistency.
         attention_tap: The convolution (counted from 1) whose activations attention transfer reads.
-        noise_weight: lambda of the data consistency; None enforces acquired samples exactly.
+        noise_weight: lambda of the data consistency; None enforces acquired samples exactly (with
+            one channel half of a line whose mirror was not taken: `physics.projection`).
         coils: Whether data consistency is SENSE's (`physics.coils`), with coil sensitivities as
             a further input. It takes two channels, and enforces no sample exactly.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor
 
 from kdmri_edge.checkpoint import MAXIMA, RANGES, load_checkpoint, load_reconstructor
+from kdmri_edge.distill.progress import StageProgress
 from kdmri_edge.distill.recipe import Quantise
 from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
+from kdmri_edge.errors import RunError
 from kdmri_edge.models.spec import preset
 from kdmri_edge.runs import Run, tuned_for
 
@@ -99,6 +102,70 @@ def test_a_given_student_is_tuned_and_not_trained(
     one, two = weights(first.path), weights(second.path)
     assert _equal(one["student"], two["student"])
     assert load_checkpoint(second.tuned("int8")).spec.dilation == (1, 2, 1)
+
+
+def test_a_copy_tuned_on_other_data_says_so(settings: Make, tmp_path: Path) -> None:
+    first = distill(settings(**FEW), tmp_path / "first")
+    start = load_checkpoint(first.weights("student"))
+    given = settings(
+        **TUNED,
+        seed=5,  # other phantoms
+        teacher=str(first.weights("teacher")),
+        student=str(first.weights("student")),
+        student_spec=start.spec,
+    )
+    second = distill(given, tmp_path / "second")
+    tuned = load_checkpoint(second.tuned("int8")).training
+    own = {item["sha256"] for item in second.meta["data"]["train"]}
+    known = {item["sha256"] for item in start.training["data"]}
+    assert not own & known
+    assert {item["sha256"] for item in tuned["data"]} == own | known
+
+
+def test_a_copy_is_not_silently_kept_where_another_is_asked_for(
+    settings: Make, tmp_path: Path
+) -> None:
+    run = distill(settings(**TUNED), tmp_path / "run")
+    before = run.tuned("int8").read_bytes()
+    with pytest.raises(RunError, match="another quantise_steps"):
+        distill(settings(**{**TUNED, "quantise_steps": 9}), tmp_path / "run")
+    assert run.tuned("int8").read_bytes() == before
+
+
+def test_tuning_that_was_added_goes_on_by_resume_alone(
+    settings: Make, weights: Weights, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distill(settings(**FEW), tmp_path / "run")
+    real = StageProgress.advance
+
+    def advance(self: StageProgress, step: int, loss: float) -> None:
+        real(self, step, loss)
+        if "int8" in self.title and step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageProgress, "advance", advance)
+        with pytest.raises(KeyboardInterrupt):
+            distill(settings(**TUNED), tmp_path / "run")
+    shown = cli("distill", "--resume", "--out", tmp_path / "run")
+    assert shown.code == 0, shown.err
+    whole = distill(settings(**TUNED), tmp_path / "whole")
+    one, other = weights(tmp_path / "run"), weights(whole.path)
+    assert _equal(one["student-int8"], other["student-int8"])
+
+
+def test_a_run_outlives_the_networks_that_it_was_given(
+    settings: Make, tmp_path: Path, cli: Cli
+) -> None:
+    first = distill(settings(**FEW), tmp_path / "first")
+    taught = settings(**FEW, teacher=str(first.weights("teacher")))
+    distill(taught, tmp_path / "second")
+    shutil.rmtree(first.path)
+    shown = cli(
+        "distill", "--resume", "--out", tmp_path / "second", "--quantize", "int8",
+        "--set", "quantise_steps=2",
+    )  # fmt: skip
+    assert shown.code == 0, shown.err
 
 
 def test_int8_exports_take_the_copy(settings: Make, tmp_path: Path, cli: Cli) -> None:

@@ -17,7 +17,7 @@ from kdmri_edge.distill.progress import StageProgress
 from kdmri_edge.distill.recipe import Precision
 from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
-from kdmri_edge.errors import RunError
+from kdmri_edge.errors import OutputError, RunError
 from kdmri_edge.runs import Run
 
 Weights = Callable[[Path], dict[str, dict[str, Tensor]]]
@@ -165,6 +165,15 @@ def test_a_run_is_trained_by_one_process_at_a_time(
     finally:
         first.kill()
         first.communicate()
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(
+    settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "state").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot be written"):
+        distill(settings(), tmp_path / "run")
 
 
 def test_complete_run_is_left_alone(settings: Callable[..., Settings], tmp_path: Path) -> None:

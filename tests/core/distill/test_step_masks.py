@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,10 @@ from kdmri_edge.distill.recipe import DistillRecipe, Masks
 from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import RecipeError
+from kdmri_edge.models.spec import preset
 from kdmri_edge.physics.consistency import operator_tensor
 from kdmri_edge.physics.forms import Form
-from kdmri_edge.physics.masks import variable_density_2d, variable_density_lines
+from kdmri_edge.physics.masks import centre_block, variable_density_2d, variable_density_lines
 
 H = 96
 
@@ -71,6 +73,36 @@ def test_a_run_over_masks(settings: Callable[..., Settings], tmp_path: Path) -> 
     assert one.training["recipe"]["masks"] == "lines"
     key = "cascades.0.convs.1.weight"
     assert not torch.equal(one.state[key], other.state[key])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "too small"),  # a matrix of 32
+        (
+            {
+                "matrix": H, "mask": centre_block((H, H), (24, 24)), "teacher": "vdsr-11",
+                "student": "vdsr-7", "teacher_spec": preset("vdsr-11"),
+                "student_spec": preset("vdsr-7"),
+            },
+            "line",
+        ),
+        (
+            {
+                "matrix": H, "mask": variable_density_lines(H, 4.0), "teacher": "vdsr-11",
+                "student": "vdsr-7", "teacher_spec": preset("vdsr-11"),
+                "student_spec": preset("vdsr-7"),
+            },
+            "takes no mask",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_over_masks_is_refused_before_it_starts(
+    settings: Callable[..., Settings], tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RecipeError, match=words):
+        distill(settings(masks=Masks.LINES, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_needs_a_line_mask(settings: Callable[..., Settings], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from torch import Tensor
 from kdmri_edge.distill.engine import Engine
 from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
+from kdmri_edge.distill.shares import check_shares
 from kdmri_edge.errors import BackendError, RecipeError
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.spec import preset
@@ -208,6 +210,7 @@ def test_killed_two_processes_resume(
         ({"batch": 4}, 3, "4 strips"),
         ({"batch": 6, "shards": 4}, 1, "6 strips"),
         ({"batch": 6, "shards": 3}, 2, "3 shards"),
+        ({"batch": 8, "strip": 6}, 4, "2 whole slices"),
     ],
 )
 def test_batch_that_cannot_be_shared(
@@ -219,8 +222,13 @@ def test_batch_that_cannot_be_shared(
 ) -> None:
     with pytest.raises(RecipeError, match=named) as caught:
         distill(settings(**changes), tmp_path / "run", engine=Engine(devices=processes))
-    assert "--set" in caught.value.remedy
     assert not (tmp_path / "run").exists()
+    found = re.search(r"--set (batch|shards)=(\d+)", caught.value.remedy)
+    assert found is not None
+    mended = {**changes, found[1]: int(found[2])}
+    if found[1] == "shards":  # the batch is looked at only now
+        mended["batch"] = 2 * int(found[2])
+    check_shares(settings(**mended), processes)  # the remedy is one
 
 
 def test_torchrun_with_another_number(
