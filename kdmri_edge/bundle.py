@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -175,10 +174,13 @@ def foreign_files(path: Path) -> list[str]:
         Relative names, sorted; empty for a bundle, whole or damaged, and for an empty folder.
     """
     known = {MANIFEST, GOLDEN_INPUT, GOLDEN_OUTPUT, GOLDEN_OPERATOR, GOLDEN_MAPS}
-    stems = {target.graph_file.rpartition(".")[0] for target in TARGETS.values()}
-    # without a readable manifest the usual names alone count as a bundle's
-    with contextlib.suppress(BundleError, KeyError, TypeError):
-        known |= set(read_json(path / MANIFEST, BundleError)["files"])
     found = (file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
+    try:
+        known |= set(_read(path / MANIFEST)["files"])
+    except BundleError:
+        # damaged, if a golden input lies beside it; else a folder of the user's, model.pt and all
+        if not ((path / MANIFEST).is_file() and (path / GOLDEN_INPUT).is_file()):
+            return sorted(found)
+    stems = {target.graph_file.rpartition(".")[0] for target in TARGETS.values()}
     # "model.sm86.engine" was built beside the graph later
     return sorted(name for name in found if name not in known and name.split(".")[0] not in stems)

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from kdmri_edge.commands.named import Named
+from kdmri_edge.errors import ExportError
 from kdmri_export.graph_check import CHECKED
 
 __all__ = ["check"]
@@ -38,7 +39,15 @@ def check(graph: Path, targets: tuple[str, ...], as_json: bool) -> None:
     from kdmri_edge.bundle import open_bundle
     from kdmri_export.graph_check import check_graph
 
-    file = open_bundle(graph).graph if graph.is_dir() else graph
+    file = graph
+    if graph.is_dir():
+        bundle = open_bundle(graph)
+        file = bundle.graph
+        if file.suffix != ".onnx":
+            raise ExportError(
+                f"{graph} holds a graph for {bundle.target.name}, not one of ONNX.",
+                "Export with --target onnx or trt, which hold one.",
+            )
     found = {}
     for target in targets or CHECKED:
         operators, findings = check_graph(file, target)

@@ -68,7 +68,8 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
 
     Raises:
         ExportError: A node that the target does not take, a precision that this CPU lacks, an
-            engine that is required and cannot be built, a mask as the input of a network that has
+            engine that is required and cannot be built, integers of another kind than the network
+            was tuned for, a mask as the input of a network that has
             no use for it, or `out` holds files of other origin.
         MaskError: The form of data consistency does not suit the mask.
         ParityError: The graph does not reproduce PyTorch; nothing is written.
@@ -90,6 +91,7 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
     data = golden(reconstructor.mask, int(meta["matrix"]), spec.channels, coils)
     calibrated = None
     if recipe.quantised:
+        _check_kind(reconstructor, meta, recipe)
         calibrated = _calibrate(reconstructor, data)
     inputs = data.network_input[:1]
     example = torch.from_numpy(inputs)
@@ -135,6 +137,17 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
                 )
         write_manifest(folder, manifest)
     return open_bundle(out)
+
+
+def _check_kind(reconstructor: Reconstructor, meta: dict[str, Any], recipe: ExportRecipe) -> None:
+    """Refuse a copy that was tuned for the other kind of integers: it would round otherwise."""
+    wanted = "int8-signed" if recipe.signed else "int8"
+    tuned = dict(meta["training"].get("recipe") or {}).get("quantise", wanted)
+    if reconstructor.ranges and tuned != wanted:
+        raise ExportError(
+            f"This network was tuned for {tuned}, and target {recipe.target!r} rounds as {wanted}.",
+            f"Name the network that it stems from, or tune that with --quantize {wanted}.",
+        )
 
 
 def _calibrate(reconstructor: Reconstructor, data: Golden) -> str:

@@ -83,6 +83,11 @@ def check_graph(graph: Path | bytes | Any, target: str) -> tuple[dict[str, int],
     model = _load(graph)
     opset = {entry.domain: entry.version for entry in model.opset_import}.get("", 0)
     constants = {i.name: i for i in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            constants[node.output[0]] = next(
+                (held.t for held in node.attribute if held.name == "value"), None
+            )
     counts: Counter[str] = Counter()
     findings = []
     if opset < _OLDEST:
@@ -170,7 +175,13 @@ def _quantisation(node: Any, opset: int, constants: dict[str, Any]) -> tuple[str
     """
     onnx = require("onnx", extra="onnx")
     remedy = "Quantise for TensorRT: --target trt --precision int8."
-    point = constants.get(node.input[2]) if len(node.input) > 2 else None
+    given = node.input[2] if len(node.input) > 2 else ""
+    point = constants.get(given)
+    if point is None and not given and node.op_type == "DequantizeLinear":
+        # without one its zero point is 0, of the type of its integers
+        integers = constants.get(node.input[0])
+        if integers is not None and integers.data_type == onnx.TensorProto.INT8:
+            return None
     if point is None:
         return "its zero point is not a constant of the graph, so it counts as unsigned", remedy
     if point.data_type != onnx.TensorProto.INT8:

@@ -206,6 +206,10 @@ def check_other_coils(
     Raises:
         ParityError: See `check`.
     """
-    fewer = min(_OTHER_COILS, session.coils or _OTHER_COILS)
-    other = with_coils(data.target, reconstructor.mask, fewer)
+    own = 0 if data.maps is None else data.maps.shape[1]
+    if session.coils is None:
+        number = _OTHER_COILS if own != _OTHER_COILS else _OTHER_COILS - 1
+    else:  # fewer, which are filled up
+        number = max(1, min(_OTHER_COILS, own - 1))
+    other = with_coils(data.target, reconstructor.mask, number)
     check(session, reconstructor, other, precision=precision)

@@ -55,8 +55,8 @@ def runs_on(info: SessionInfo) -> str:
 )
 @click.option(
     "--precision",
-    help="Arithmetic, where the runtime has a choice (see `kdmri-edge doctor`) [f32; int8 for a"
-    " quantised bundle].",
+    help="Arithmetic, where the runtime has a choice: bf16 or fp32, see `kdmri-edge doctor` [what"
+    " the bundle was exported for].",
 )
 @click.option(
     "--device",
@@ -182,6 +182,8 @@ def _line(result: dict[str, Any]) -> str:
         f" {result['ms_per_slice']:.1f} ms each"
     )
     figures = result["figures"]
-    if figures is None:
-        return text
-    return f"{text}; {figures['zero_filled_psnr_db']:.2f} -> {figures['psnr_db']:.2f} dB"
+    if figures is not None:
+        text += f"; {figures['zero_filled_psnr_db']:.2f} -> {figures['psnr_db']:.2f} dB"
+    if result["lost"]:
+        text += f"; left out: {', '.join(result['lost'])}, which this format cannot hold"
+    return text

@@ -70,11 +70,13 @@ def plan_jobs(sources: Sequence[Path], output: Path) -> list[Job]:
     else:
         jobs = [Job(source=file, destination=output / _name(file)) for file in files]
     taken: dict[Path, Path] = {}
-    inputs = {file.path.resolve() for file in files}
+    inputs = {place for f in files for place in (f.path.resolve(), *f.path.resolve().parents)}
     for job in jobs:
         place = job.destination.resolve()
         if place in inputs:
-            raise OutputError(f"{job.destination} is an input.", "Choose another --output.")
+            raise OutputError(
+                f"{job.destination} is an input, or holds one.", "Choose another --output."
+            )
         if place in taken:
             raise OutputError(
                 f"{taken[place]} and {job.source.path} would both become {job.destination}.",
@@ -153,9 +155,9 @@ def run_job(
         network: What to call it in files that say how they came about.
 
     Returns:
-        Plain JSON values: files, slices, milliseconds per slice (scaling included, reading and
-        writing not), `network_ms` (see `_Watch`), and PSNR and NMSE where the fully sampled images
-        are known.
+        Plain JSON values: files, slices, what the output's format cannot hold (`lost`),
+        milliseconds per slice (scaling included, reading and writing not), `network_ms` (see
+        `_Watch`), and PSNR and NMSE where the fully sampled images are known.
 
     Raises:
         KdmriError: See `read_either`, `prepare`, `prepare_scan`, `reconstruct` and `write_picture`.
@@ -185,6 +187,8 @@ def run_job(
         dicom=job.source.path if suffix == ".dcm" else None,
     )
     write_picture(job.destination, picture)
+    row = format_of(writer_suffix(job.destination))
+    lost = row.loses(given.affine, given.voxel_mm) if row else []
     figures = None
     if given.target is not None:
         figures = {
@@ -197,6 +201,7 @@ def run_job(
         "held": given.kind,
         "mask": reads.mask.name,
         "output": str(job.destination),
+        "lost": lost,
         "slices": len(image),
         "ms_per_slice": 1e3 * seconds / len(image),
         "network_ms": watch.network_ms(),

@@ -19,15 +19,21 @@ from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError, MaskError
 from kdmri_edge.models.spec import ModelSpec
+from kdmri_edge.physics.coils import COILS
+from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.projection import zero_filled
 from kdmri_edge.runtime.sense import sense_input
 
 __all__ = ["Given", "Reads", "prepare", "prepare_scan", "what_reads"]
 
-# Energy of an image outside the mask, over all of its energy, up to which it counts as undersampled
+# Norm of what an image holds outside the mask, over its own, up to which it counts as undersampled
 # with that mask: far above float32 rounding, far below what another mask leaves.
 _OUTSIDE = 1e-3
+
+# Deviation of k-space from Hermitian symmetry, over its norm, that counts as no phase: what the
+# noise of a phase-corrected image leaves.
+_PHASE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,11 +44,13 @@ class Reads:
         spec: Its architecture.
         mask: The sampling pattern that it is made for.
         matrix: Pixels along H and W.
+        coils: Virtual coils that scans are compressed to, at most, for networks that combine coils.
     """
 
     spec: ModelSpec
     mask: Mask
     matrix: int
+    coils: int = COILS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -88,6 +96,7 @@ def what_reads(source: Path, mask: Mask | None = None) -> Reads:
         spec=ModelSpec.from_dict(meta["spec"]),
         mask=mask or Mask.from_dict(meta["mask"]),
         matrix=int(meta["matrix"]),
+        coils=int(meta.get("coils", COILS)),
     )
 
 
@@ -123,7 +132,7 @@ def prepare_scan(scan: Scan, reads: Reads, *, undersample: bool = False) -> Give
             f"{scan.name} is sampled with another mask than the network's {reads.mask.name!r}.",
             "Use a network for the mask of this scan; if it is fully sampled, add --undersample.",
         )
-    given = sense_input(scan)
+    given = sense_input(scan, coils=reads.coils)
     return Given(
         zero_filled=given.zero_filled,
         target=None,
@@ -182,6 +191,8 @@ def prepare(volume: Volume, reads: Reads, *, undersample: bool = False) -> Given
     if volume.is_complex:
         x_u, kind = _undersampled(volume, reads.mask), "complex zero-filled images"
         if channels == 1:  # with the magnitude, x' = x - P x + x_u would not hold
+            if not magnitude:
+                _check_zero_phase(volume.name, x_u, reads.mask)
             x_u = np.abs(x_u) if magnitude else x_u.real
     elif magnitude:
         x_u, kind = volume.image, "magnitude images of low resolution"
@@ -200,14 +211,38 @@ def prepare(volume: Volume, reads: Reads, *, undersample: bool = False) -> Given
     )
 
 
+def _check_zero_phase(name: str, image: NDArray[Any], mask: Mask) -> None:
+    """Refuse an image with phase, of which the real part alone would be a wrong image.
+
+    K-space of a real object is Hermitian, K(-k) = K(k)*, which shows on the samples whose mirror
+    was taken too; an undersampled image of a real object may be complex.
+    """
+    kspace = image_to_kspace(image)
+    taken = mask.samples[:, None] if mask.is_lines else mask.samples
+    axes = (-2, -1)
+    both = taken & np.roll(np.flip(taken, -2), 1, -2)
+    mirrored = np.roll(np.flip(kspace, axes), 1, axes).conj()
+    if not mask.is_lines:
+        both = taken & np.roll(np.flip(taken, axes), 1, axes)
+    whole = float(np.linalg.norm(kspace * both))
+    if whole and float(np.linalg.norm((kspace - mirrored) * both)) > _PHASE * whole:
+        raise DataError(
+            f"{name} carries phase, and the network takes images without.",
+            "Use a network of two channels (dccnn-d3c5-complex), or take out the phase first.",
+        )
+
+
 def _undersampled(volume: Volume, mask: Mask) -> NDArray[Any]:
     """Return a complex image, refused where it holds samples that the mask does not take."""
     image = volume.image
-    outside = float(np.linalg.norm(image - zero_filled(image, mask)) / np.linalg.norm(image))
+    whole = float(np.linalg.norm(image))
+    if not whole:
+        return image  # nothing is nothing under any mask
+    outside = float(np.linalg.norm(image - zero_filled(image, mask))) / whole
     if outside > _OUTSIDE:
         raise DataError(
             f"{volume.name} is not undersampled with the network's mask {mask.name!r}:"
-            f" {100 * outside:.1f} % of it are samples which that mask does not take.",
+            f" {100 * outside**2:.2g} % of its energy are samples which that mask does not take.",
             "Use a network for the mask of this scan; if the images are fully sampled, add"
             " --undersample.",
         )

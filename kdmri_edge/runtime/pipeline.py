@@ -174,7 +174,8 @@ class Pipeline:
             raise BackendError("The slice's k-space holds NaN or infinite values.", "")
         self._choose(mask)
         if self.reads.spec.coils:
-            return self._image(*sense_slice(kspace, mask, whitening=whitening))
+            coils = self.reads.coils
+            return self._image(*sense_slice(kspace, mask, coils=coils, whitening=whitening))
         if whitening is not None and len(kspace) > 1:
             kspace = compress(kspace, whitening)
         x_u: NDArray[Any] = combined(kspace, mask, phase=self._complex)

@@ -20,6 +20,7 @@ from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.projection import operator_array
 from kdmri_edge.runtime.backends import BACKENDS
 from kdmri_edge.scaling import network_image, network_input, network_maps, slice_scale
+from kdmri_edge.targets import PRECISIONS
 
 __all__ = [
     "Session",
@@ -46,7 +47,7 @@ class SessionInfo:
         device: Device that executes.
         provider: The part of the runtime that executes, e.g. CPUExecutionProvider.
         threads: CPU threads.
-        precision_requested: "f32" or "bf16".
+        precision_requested: "f32", "bf16" or "int8"; "f32" for what surrounds halves.
         precision_executed: What the runtime reports to have executed.
     """
 
@@ -213,8 +214,8 @@ def open_session(
         backend: Key of `BACKENDS`; None takes the one that the bundle is made for. Checkpoints run
             on "torch" alone.
         mask: Another mask than the bundle's own, for a bundle that takes masks as an input.
-        precision: One of those that the backend has; None takes what the bundle was
-            exported for. A graph of float16 or int8 has no other.
+        precision: One of those that the backend has, "fp16" or "f16"; None takes what the bundle
+            was exported for. A graph of float16 or int8 has no other.
         threads: CPU threads; None leaves the runtime's choice.
         **options: Passed to the session, e.g. `layout="default"` for PyTorch.
 
@@ -238,8 +239,7 @@ def open_session(
         raise BackendError(
             f"{source} runs on {' or '.join(offered)}, not on {backend!r}.", _remedy(backend)
         )
-    if precision is None:
-        precision = usual
+    precision = usual if precision is None else PRECISIONS.get(precision, precision)
     if "f16" in (precision, written) and precision != written:
         raise BackendError(
             f"{source} is written in {written}, not in {precision}.",
@@ -247,6 +247,8 @@ def open_session(
         )
     if precision == "f16":
         precision = "f32"  # what is computed around its halves
+    if source.suffix != _CHECKPOINT:
+        check_graph_precision(precision, written, graph)
     make = load_attribute(import_string)
     session: Session = make(graph, precision=precision, threads=threads, **options)
     session.written = written

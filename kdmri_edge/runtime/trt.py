@@ -13,6 +13,7 @@ from kdmri_edge.runtime.session import Array, Session, SessionInfo, check_precis
 __all__ = ["TensorRTRtxSession", "TensorRTSession"]
 
 _PRECISIONS = ("f32", "f16", "int8")
+_EXECUTED = {"f16": "f16 convolutions, else f32", "int8": "int8 convolutions, else f32"}
 
 
 class TensorRTSession(Session):
@@ -52,7 +53,7 @@ class TensorRTSession(Session):
             provider=capability,
             threads=1,
             precision_requested=self._precision,
-            precision_executed=f"{self._precision}, strongly typed",
+            precision_executed=f"{_EXECUTED.get(self.written, self.written)}, strongly typed",
         )
 
     def run(self, x_u: Array) -> Array:

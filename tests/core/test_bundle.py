@@ -122,6 +122,16 @@ def test_manifest_cannot_point_outside(folder: Path, name: str) -> None:
     refused(folder, "points outside")
 
 
+@pytest.mark.parametrize("manifest", [None, "{", '{"files": ["model.pt"], "name": "a web page"}'])
+def test_a_model_of_the_users_own_is_no_bundle(tmp_path: Path, manifest: str | None) -> None:
+    (tmp_path / "model.pt").write_text("months of training")
+    names = ["model.pt"]
+    if manifest is not None:
+        (tmp_path / MANIFEST).write_text(manifest)
+        names.insert(0, MANIFEST)
+    assert foreign_files(tmp_path) == names
+
+
 def test_foreign_files(folder: Path, tmp_path: Path) -> None:
     assert foreign_files(folder) == []
     assert foreign_files(tmp_path / "nowhere") == []

@@ -82,6 +82,27 @@ def test_complex_zero_filled_image(cli: Cli, bundle: Path, mask: Mask, whole: np
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_an_image_with_phase_is_no_magnitude(
+    cli: Cli, bundle: Path, mask: Mask, whole: np.ndarray, tmp_path: Path
+) -> None:
+    turned = whole * np.exp(1j * np.linspace(0, 3, whole.shape[-1]))
+    np.save(tmp_path / "x.npy", zero_filled(turned.astype(np.complex64), mask))
+    done = cli("run", bundle, tmp_path / "x.npy", "-o", tmp_path / "out.npy")
+    done.check_refusal("carries phase", "dccnn-d3c5-complex")
+    assert not (tmp_path / "out.npy").exists()
+
+
+def test_what_the_output_cannot_hold_is_said(
+    cli: Cli, bundle: Path, whole: np.ndarray, tmp_path: Path
+) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.moveaxis(whole, 0, 2), np.eye(4)), tmp_path / "x.nii")
+    arguments = ("run", bundle, tmp_path / "x.nii", "--undersample")
+    done = cli(*arguments, "-o", tmp_path / "out.npy")
+    assert "left out: position and orientation, voxel size" in done.out
+    done = cli(*arguments, "-o", tmp_path / "out.nii")
+    assert "left out" not in done.out
+
+
 def test_kspace(cli: Cli, bundle: Path, mask: Mask, whole: np.ndarray, tmp_path: Path) -> None:
     _write_kspace(tmp_path / "scan.h5", whole, mask)
     done = cli("run", bundle, tmp_path / "scan.h5", "-o", tmp_path / "out.nii.gz")

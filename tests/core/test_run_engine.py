@@ -21,13 +21,20 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT
-from kdmri_edge.errors import BackendError
+from kdmri_edge.bundle import (
+    GOLDEN_INPUT,
+    GOLDEN_OUTPUT,
+    MANIFEST,
+    open_bundle,
+    write_manifest,
+)
+from kdmri_edge.errors import BackendError, BundleError
 from kdmri_edge.runtime import run_engine
 from kdmri_edge.runtime.run_engine import main
 from kdmri_edge.runtime.session import open_session
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
+from kdmri_export.trt import build_engine
 from tests.export.networks import write_checkpoint
 
 
@@ -223,6 +230,52 @@ def test_session_of_a_bundle(bundle: Path, machine: Callable[..., Device]) -> No
     assert session.info.device == "Stand-in"
     with pytest.raises(BackendError, match="matrix"):
         session.run(given[:, :, :16])
+
+
+@pytest.mark.parametrize("precision", ["f16", "int8"])
+def test_a_session_says_what_its_graph_is_written_in(
+    bundle: Path, machine: Callable[..., Device], precision: str
+) -> None:
+    machine()
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    changed = {**manifest, "precision": precision, "run_precision": precision}
+    (bundle / MANIFEST).write_text(json.dumps(changed))
+    executed = open_session(bundle, backend="tensorrt").info.precision_executed
+    assert executed == f"{precision} convolutions, else f32, strongly typed"
+    with pytest.raises(BackendError, match="written in"):
+        open_session(bundle, backend="tensorrt", precision="f32")
+
+
+def test_a_float_engine_is_not_passed_off_as_integers(
+    bundle: Path, machine: Callable[..., Device]
+) -> None:
+    machine()
+    with pytest.raises(BackendError, match="--precision int8"):
+        open_session(bundle, backend="tensorrt", precision="int8")
+
+
+def test_an_engine_that_is_built_anew_belongs_to_the_bundle(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The export's own engine has its hash in the manifest; the device's takes its place."""
+    (bundle / "model.tensorrt.engine").write_bytes(b"of the workstation")
+    write_manifest(bundle, {k: v for k, v in read_manifest(bundle).items() if k != "files"})
+    monkeypatch.setattr(build_engine, "build", lambda *_: b"of the device")
+    stand_in = ModuleType("tensorrt")
+    stand_in.__version__ = "10.3.0"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tensorrt", stand_in)
+    record = build_engine.write_engine(bundle, "tensorrt", None, (1, 1, 1), 64)
+    assert record["engine"] == "model.tensorrt.engine"
+    assert (bundle / "model.tensorrt.engine").read_bytes() == b"of the device"
+    open_bundle(bundle)  # nothing in it counts as altered
+    (bundle / "model.tensorrt.engine").write_bytes(b"tampered")
+    with pytest.raises(BundleError, match="SHA-256"):
+        open_bundle(bundle)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    return found
 
 
 def test_engine_that_does_not_load(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ismrmrd
 import numpy as np
 import pytest
 
@@ -73,6 +74,33 @@ def test_a_scan_of_many_coils_is_reconstructed(cli: Cli, bundle: Path, tmp_path:
     np.testing.assert_allclose(image, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
+@pytest.mark.parametrize("target", ["onnx", "trt"])
+def test_a_scan_is_compressed_to_the_coils_of_the_export(
+    cli: Cli, target: str, tmp_path: Path
+) -> None:
+    weights = write_checkpoint(
+        tmp_path / "student.safetensors", spec(channels=2, coils=True), _mask()
+    )
+    recipe = ExportRecipe(target=target, coils=2)
+    path = export_model(weights, recipe, tmp_path / "bundle").path
+    scan = _scan(_mask())
+    write_bart_scan(tmp_path / "scan.cfl", scan)
+    done = cli(
+        "run", path, tmp_path / "scan.cfl", "-o", tmp_path / "out.npy", "--backend", "onnxruntime"
+    )
+    assert done.code == 0, done.err
+    given = sense_input(scan, coils=2)
+    session = open_session(path, backend="onnxruntime", threads=1)
+    wanted = reconstruct(session, given.zero_filled, maps=given.maps)
+    close = {"atol": 1e-4 * np.abs(wanted).max()}
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), wanted, **close)
+    outcome = Pipeline(path, backend="onnxruntime", threads=1).reconstruct(
+        scan.kspace[0], scan.mask
+    )
+    assert outcome.fallback is None
+    np.testing.assert_allclose(outcome.image, wanted[0], **close)
+
+
 def test_a_whole_scan_is_undersampled_on_request(cli: Cli, bundle: Path, tmp_path: Path) -> None:
     whole = _scan(Mask(samples=np.ones(SIZE, np.bool_), name="whole"))
     write_bart_scan(tmp_path / "scan.cfl", whole)
@@ -130,6 +158,23 @@ def test_the_server_whitens_by_the_scans_noise(bundle: Path) -> None:
     # it is another combination of the coils, of the same unit
     assert np.abs(wanted - plain).max() > 0.02 * plain.max()
     assert 0.1 < wanted.max() / plain.max() < 10
+
+
+def test_a_first_slice_that_is_not_reconstructed_leaves_the_others_whitened(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = replace(_scan(_mask()), noise=_noise())
+    noisy = replace(one, kspace=np.repeat(one.kspace, 2, axis=0))
+    lines = list(readouts(noisy))
+    # the first slice has an asymmetric echo, which goes back zero-filled
+    spoilt = next(line for line in lines if not line.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT))
+    spoilt.discard_pre = 2
+    xml = write_encoding(encoding_of(noisy))
+    with running(Pipeline(bundle, threads=1)) as server:
+        images = send_scan(xml, lines, port=server.port).images
+    assert [fallback_of(image) is None for image in images] == [False, True]
+    wanted = np.abs(_expected(bundle, one)[0])
+    np.testing.assert_allclose(images[1].data[0, 0], wanted, atol=1e-4 * wanted.max())
 
 
 def test_noise_that_cannot_be_used_is_said(bundle: Path) -> None:

@@ -169,7 +169,10 @@ class ParityCases:
             if asked not in (*load(self.row.checker.session).precisions_here(), "int8"):
                 continue  # a CPU without bf16
             session = self.open(graph, precision=asked)
-            assert precision == "f16" or precision in session.info.precision_executed
+            executed = session.info.precision_executed
+            assert precision == "f16" or precision in executed
+            # signed graphs for TensorRT are checked in a runtime that computes them in float
+            assert precision != "int8" or self.target == "trt" or "int8 in 0/" not in executed
             for scale in (1.0,) if whole else (0.01, 1.0, 100.0):
                 x_u = images(1, architecture.channels, size) * np.float32(scale)
                 self.check(reconstructor, session, x_u, precision)

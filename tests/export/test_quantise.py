@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT
+from kdmri_edge.checkpoint import MAXIMA, RANGES, load_checkpoint, save_checkpoint
 from kdmri_edge.errors import BackendError, ExportError
 from kdmri_edge.models.equalise import equalise
 from kdmri_edge.models.rounding import round_network
@@ -118,7 +121,7 @@ class TestBundles:
         assert bundle.manifest["precision"] == "int8"
         assert bundle.manifest["calibrated_on"] == "phantom"  # the checkpoint brings no maxima
         session = open_session(bundle.path, threads=1)
-        assert "int8 in " in session.info.precision_executed
+        assert re.search(r"int8 in [1-9]", session.info.precision_executed)
         given, wanted = (np.load(bundle.path / name) for name in (GOLDEN_INPUT, GOLDEN_OUTPUT))
         output = session.run(given)
         assert 0 < np.abs(output - wanted).max() < 0.1 * np.ptp(wanted)
@@ -132,11 +135,27 @@ class TestBundles:
             open_session(bundle.path, precision="int8")
 
 
+@pytest.mark.parametrize(
+    ("tuned", "target"), [("int8-signed", "torchscript"), ("int8-signed", "onnx"), ("int8", "trt")]
+)
+def test_copies_tuned_for_other_integers_are_refused(
+    tuned: str, target: str, tmp_path: Path
+) -> None:
+    path = write_checkpoint(tmp_path / "student.safetensors")
+    held = load_checkpoint(path)
+    training = {**held.training, "recipe": {"quantise": tuned}}
+    names = {f"cascades.{n}.convs.{m}": 3.0 for n in range(3) for m in range(2)}
+    save_checkpoint(path, replace(held, training={**training, RANGES: names}))
+    recipe = ExportRecipe(target=target, precision="int8")
+    with pytest.raises(ExportError, match=f"tuned for {tuned}"):
+        export_model(path, recipe, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+    # a float student of the same run holds no such ranges
+    save_checkpoint(path, replace(held, training=training))
+    export_model(path, ExportRecipe(target="onnx", precision="int8"), tmp_path / "bundle")
+
+
 def test_maxima_travel_with_the_checkpoint(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from kdmri_edge.checkpoint import MAXIMA, load_checkpoint, save_checkpoint
-
     path = write_checkpoint(tmp_path / "student.safetensors")
     checkpoint = load_checkpoint(path)
     maxima = {f"cascades.{n}.convs.0": [3.0] for n in range(3)}

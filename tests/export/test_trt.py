@@ -287,6 +287,23 @@ class TestGraphCheck:
         for target in ("onnx", "openvino"):
             assert checked_graph(model, target)
 
+    def test_zero_points_are_found_wherever_they_are(self) -> None:
+        held = quantised(TensorProto.INT8, 0)
+        point = next(i for i in held.graph.initializer if i.name == "point")
+        held.graph.initializer.remove(point)
+        held.graph.node.insert(0, helper.make_node("Constant", [], ["point"], value=point))
+        assert checked_graph(held, "trt")
+        # weights that are signed integers without a zero point have 0
+        weight = helper.make_tensor("w", TensorProto.INT8, [2], [3, -3])
+        scale = helper.make_tensor("scale", TensorProto.FLOAT, [], [0.1])
+        for kind, taken in ((TensorProto.INT8, True), (TensorProto.UINT8, False)):
+            weight = helper.make_tensor("w", kind, [2], [3, 4])
+            node = helper.make_node("DequantizeLinear", ["w", "scale"], ["y"], name="restore")
+            port = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
+            graph = helper.make_graph([node], "g", [], [port], [weight, scale])
+            model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+            assert (not check_graph(model, "trt")[1]) is taken
+
     def test_fourier_nodes(self) -> None:
         node = helper.make_node("DFT", ["x", "", "axis"], ["y"], name="transform")
         axis = helper.make_tensor("axis", TensorProto.INT64, [], [1])
@@ -339,6 +356,13 @@ class TestGraphCheck:
         assert result.exit_code == 1
         (said,) = (line for line in result.stdout.splitlines() if "opset 11" in line)
         assert said.endswith("Export it with a newer opset, e.g. 18.")
+
+    def test_a_bundle_of_another_kind_of_graph_says_what_to_export(self, tmp_path: Path) -> None:
+        checkpoint = write_checkpoint(tmp_path / "student.safetensors")
+        export_model(checkpoint, ExportRecipe(target="torchscript"), tmp_path / "bundle")
+        result = CliRunner().invoke(main, ["check", str(tmp_path / "bundle")])
+        assert isinstance(result.exception, ExportError)
+        assert "--target onnx" in str(result.exception)
 
     def test_command(self, tmp_path: Path) -> None:
         file = tmp_path / "g.onnx"

@@ -1,6 +1,7 @@
 """Convolutions in integers for TorchScript, by PyTorch's own quantised operators.
 
-What is rounded, and how, is in `kdmri_edge.models.rounding`. PyTorch's kernels put out integers
+What is rounded, and how, is in `kdmri_edge.models.integers`; the values are those of training with
+rounding (`kdmri_edge.models.rounding`). PyTorch's kernels put out integers
 alone, so the last convolution of a stack, whose image would lose too much in eight bits, reads
 integers and computes with its rounded weights in float, as ONNX Runtime does. Data consistency and
 the cascade's residual stay in float32.

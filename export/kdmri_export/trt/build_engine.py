@@ -137,14 +137,32 @@ def write_engine(
         "engine_built": True,
         "engine_executed": False,
     }
-    for file, content in (
-        (place, engine),
-        (place.with_suffix(".json"), (json.dumps(record, indent=2) + "\n").encode()),
-    ):
-        temporary = file.with_name(file.name + ".tmp")
-        temporary.write_bytes(content)
-        os.replace(temporary, file)
+    written = {
+        place: engine,
+        place.with_suffix(".json"): (json.dumps(record, indent=2) + "\n").encode(),
+    }
+    for file, content in written.items():
+        _replace(file, content)
+    _account(folder, written)
     return record
+
+
+def _replace(file: Path, content: bytes) -> None:
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, file)
+
+
+def _account(folder: Path, written: dict[Path, bytes]) -> None:
+    """Tell the manifest of an engine that replaced one of the export: it has that one's hash."""
+    place = folder / "manifest.json"
+    manifest = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+    files = manifest.get("files", {})
+    known = {file.name: content for file, content in written.items() if file.name in files}
+    if known:
+        files.update({name: hashlib.sha256(content).hexdigest() for name, content in known.items()})
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        _replace(place, text.encode())
 
 
 def main(arguments: list[str] | None = None) -> int:
