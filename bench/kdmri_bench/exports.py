@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from kdmri_bench.sources import Source
-from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT, MANIFEST, Bundle, open_bundle
+from kdmri_edge.bundle import (
+    GOLDEN_INPUT,
+    GOLDEN_MAPS,
+    GOLDEN_OPERATOR,
+    GOLDEN_OUTPUT,
+    MANIFEST,
+    Bundle,
+    open_bundle,
+)
 from kdmri_edge.errors import BenchError, BundleError
 from kdmri_edge.extras import available, require
 from kdmri_edge.files import sha256_file
@@ -78,7 +86,9 @@ def recorded_checkpoint(manifest: Mapping[str, Any]) -> str | None:
 
 def bundle_size(bundle: Bundle) -> int:
     """Bytes of what a runtime needs: graph and weights, without golden data and manifest."""
-    needed = set(bundle.manifest["files"]) - {GOLDEN_INPUT, GOLDEN_OUTPUT}
+    needed = set(bundle.manifest["files"]) - {
+        GOLDEN_INPUT, GOLDEN_OUTPUT, GOLDEN_OPERATOR, GOLDEN_MAPS,
+    }  # fmt: skip
     return sum((bundle.path / name).stat().st_size for name in needed)
 
 

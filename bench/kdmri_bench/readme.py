@@ -78,6 +78,7 @@ def _peers(report: Report) -> str:
 
 BLOCKS: Final[dict[str, Callable[[Report], str]]] = {
     "table": markdown_table,
+    "ran": partial(markdown_table, absent=False),
     "details": markdown_details,
     "recommended": recommendation,
     "ratios": markdown_ratios,

@@ -124,8 +124,14 @@ def _plain(text: str) -> str:
     return escape(text)
 
 
-def markdown_table(report: Report) -> str:
-    """Return the table as GitHub Markdown, with its notes below."""
+def markdown_table(report: Report, *, absent: bool = True) -> str:
+    """Return the table as GitHub Markdown, with its notes below.
+
+    Args:
+        report: The results.
+        absent: Whether rows that were not measured stand in the table; their reasons always do
+            below it.
+    """
     lines = [
         "| " + " | ".join(HEADERS) + " |",
         "|" + "|".join("---" if index < 3 else "---:" for index in range(len(HEADERS))) + "|",
@@ -135,6 +141,8 @@ def markdown_table(report: Report) -> str:
         values = list(cells(row))
         if row.status is not Status.MEASURED:
             values[HEADERS.index("PSNR dB")] = reasons.mark(row)
+            if not absent:
+                continue
         if row.role == "student":
             values[0] = f"**{values[0]}**"
         lines.append("| " + " | ".join(value or NOTHING for value in values) + " |")

@@ -151,7 +151,9 @@ def test_unknown_task_missing_folder_missing_masks(tmp_path: Path) -> None:
 
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     shown = CliRunner().invoke(command, ["--help"]).output.splitlines()
-    assert "    kdmri-edge reproduce brain --data DIR" in shown  # not wrapped into a paragraph
+    assert (
+        "    kdmri-edge reproduce brain --data DIR --steps 2000" in shown
+    )  # not wrapped into a paragraph
     arguments = ["brain", "--data", str(tmp_path), "--accelerations", "four"]
     result = CliRunner().invoke(command, arguments)
     assert isinstance(result.exception, BenchError)
