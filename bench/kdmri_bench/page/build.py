@@ -154,8 +154,8 @@ def _table(report: Report) -> str:
     return (
         '<section id="table"><h2>All variants</h2><p class="faint">Click a head to sort; scroll'
         " sideways for more. Grey rows are baselines; the tinted row is the recommended one."
-        " A precision with a share, such as int8 25/35, ran in 25 of 35 arithmetic layers; the rest"
-        " ran in float32."
+        " A precision with a share, such as int8 25/35, ran in 25 of 35 layers (OpenVINO) or"
+        " convolutions (others); the rest ran in float32."
         f"{escape(rest)}</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Table of all variants">'
         f'<table class="sortable sticky"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody>'
