@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -127,7 +126,6 @@ def bench(
     given: dict[str, Any] = {
         "samples": samples,
         "end_to_end": samples,
-        "seconds": None if samples is None else math.inf,
         "warmup": warmup,
         "limit_slices": limit_slices,
         "batches": _batches(batches),
@@ -138,6 +136,7 @@ def bench(
         precisions=tuple(Precision(p) for p in precisions) or USUAL,
         plain_export=with_plain_export,
         every_way=not usual_only,
+        seconds=mode.seconds if samples is None else None,
         **{name: value for name, value in given.items() if value is not None},
     )
     if not sources:

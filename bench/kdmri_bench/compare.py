@@ -25,8 +25,6 @@ SLOWER: Final = 0.02
 LARGER: Final = 0.05
 """The same for peak memory, which allocators and the kernel's counting move by a few per cent."""
 
-_NONE: Final = {False: "No regression.", True: "No regression in what could be compared."}
-
 ROUNDING: Final = {"psnr": 5e-3, "ssim": 5e-5, "nmse": 5e-6, "hfn": 5e-5}
 """Least change of quality that counts; below lies the order of sums in another version."""
 
@@ -219,5 +217,6 @@ def compare_files(first: Path, second: Path, *, as_json: bool = False) -> int:
         mark = "worse " if change.worse else "better"
         click.echo(f"{mark}  {change.key}  {change.measure}: {change.said}")
     count = len(worse)
-    click.echo(f"{count} regression(s) beyond the noise." if count else _NONE[bool(remarks)])
+    none = "No regression in what could be compared." if remarks else "No regression."
+    click.echo(f"{count} regression(s) beyond the noise." if count else none)
     return int(bool(worse))

@@ -17,7 +17,7 @@ from kdmri_bench.ratios import PLAIN_EXPORT
 from kdmri_bench.schema import Row, Status
 from kdmri_bench.settings import BenchSettings, Precision
 from kdmri_bench.sources import Source
-from kdmri_bench.variants import COMPILED, Exported, Live, exported, live, precisions
+from kdmri_bench.variants import COMPILED, Exported, Live, exported, live, ways_of
 from kdmri_edge.bundle import open_bundle
 from kdmri_edge.console import progress
 from kdmri_edge.errors import BackendError, BenchError, KdmriError, MissingExtraError
@@ -162,15 +162,12 @@ def _given(source: Source, settings: BenchSettings) -> Iterable[Plan]:
         manifest = open_bundle(path).manifest
         target = TARGETS[manifest["target"]]
         written = str(manifest.get("precision", "f32"))
-        offered = precisions(target.backend, settings)
-        if written not in {"f32", *map(str, offered)} or not offered:
+        ways = [way for way in ways_of(target, target.backend, settings) if way.written == written]
+        if not ways:
             yield _not_asked(source, path, target.backend, written)
-        for precision in offered:
-            way = Exported(target=target, backend=target.backend, precision=precision)
-            if way.written != written:
-                continue
-            key = f"{path.name}-{precision}"
-            row = _row(source, target.backend.title, key, precision, way.device)
+        for way in ways:
+            key = f"{path.name}-{way.precision}"
+            row = _row(source, target.backend.title, key, way.precision, way.device)
             if manifest.get("dc") == "fft" and target.name in ("onnx", "openvino"):
                 row = replace(row, variant=PLAIN_EXPORT)
             missing = _missing(target.backend)

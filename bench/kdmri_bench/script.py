@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from kdmri_edge.errors import KdmriError
-from kdmri_edge.files import check_writable, write_json, writing
+from kdmri_edge.files import check_writable, write_json
 
 __all__ = ["Script", "record"]
 
@@ -36,6 +36,4 @@ def record(report: Mapping[str, Any], out: Path | None) -> None:
         OutputError: The folder cannot be written to.
     """
     if out is not None:
-        with writing(out):
-            out.mkdir(parents=True, exist_ok=True)
         write_json(out / "report.json", report)

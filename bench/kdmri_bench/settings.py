@@ -48,8 +48,7 @@ class BenchSettings:
         every_way: also measure other ways of running the same network: memory layouts,
             torch.compile, throughput hints, and whatever a GPU offers.
         mode: what the settings are called: "quick", "full" or "custom".
-        seconds: a row stops after so many per round, though it has fewer samples; None or infinity
-            never.
+        seconds: a row stops after so many per round, though it has fewer samples; None never.
         end_to_end: timed queries from k-space to image, over all rounds; 0 for none. The network's
             own time is taken within them; only what `samples` asks for beyond is run alone.
         batches: batch sizes of the offline throughput; empty for none.

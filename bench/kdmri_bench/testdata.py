@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -193,11 +193,4 @@ def central_slices(case: Case, count: int | None) -> Case:
     if count is None or count >= slices:
         return case
     start = (slices - count) // 2
-    keep = slice(start, start + count)
-    return replace(
-        case,
-        target=case.target[keep],
-        zero_filled=case.zero_filled[keep],
-        scale=case.scale[keep],
-        received=None if case.received is None else case.received[keep],
-    )
+    return case.part(slice(start, start + count))

@@ -22,6 +22,7 @@ __all__ = [
     "exported",
     "live",
     "precisions",
+    "ways_of",
 ]
 
 REFERENCE: Final = "PyTorch"
@@ -132,9 +133,9 @@ def exported(spec: ModelSpec, role: str, settings: BenchSettings) -> list[Export
     """Return the exports of a network, and what runs them."""
     found = []
     for target in TARGETS.values():
-        found += _of(target, target.backend, settings)
+        found += ways_of(target, target.backend, settings)
     if settings.every_way:
-        found += _of(TARGETS["trt"], BACKENDS["tensorrt-rtx"], settings)
+        found += ways_of(TARGETS["trt"], BACKENDS["tensorrt-rtx"], settings)
         found += [
             Exported(
                 target=way.target,
@@ -143,7 +144,7 @@ def exported(spec: ModelSpec, role: str, settings: BenchSettings) -> list[Export
                 variant=_THROUGHPUT,
                 options={"hint": "THROUGHPUT"},
             )
-            for way in _of(TARGETS["openvino"], BACKENDS["openvino"], settings)
+            for way in ways_of(TARGETS["openvino"], BACKENDS["openvino"], settings)
         ]
     # The plain student has the distilled one's graph: measuring it twice would tell nothing.
     if settings.plain_export and role != "plain" and spec.kind is Kind.DCCNN:
@@ -156,13 +157,14 @@ def exported(spec: ModelSpec, role: str, settings: BenchSettings) -> list[Export
                 variant=PLAIN_EXPORT,
             )
             for name in _PLAIN_TARGETS
-            for way in _of(TARGETS[name], TARGETS[name].backend, settings)
+            for way in ways_of(TARGETS[name], TARGETS[name].backend, settings)
             if way.precision in (Precision.F32, Precision.BF16)
         ]
     return found
 
 
-def _of(target: Target, backend: Backend, settings: BenchSettings) -> list[Exported]:
+def ways_of(target: Target, backend: Backend, settings: BenchSettings) -> list[Exported]:
+    """Return the ways of a target's graphs in a backend, one for each precision."""
     return [
         Exported(target=target, backend=backend, precision=precision)
         for precision in precisions(backend, settings)

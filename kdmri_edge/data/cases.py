@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,16 @@ class Case:
     scale: NDArray[np.float32]
     maps: NDArray[np.complex64] | None = None
     received: NDArray[np.intp] | None = None
+
+    def part(self, slices: slice) -> Case:
+        """Return a case of some of the slices."""
+        return replace(
+            self,
+            target=self.target[slices],
+            zero_filled=self.zero_filled[slices],
+            scale=self.scale[slices],
+            received=None if self.received is None else self.received[slices],
+        )
 
     def maps_of(self, slices: slice) -> NDArray[np.complex64] | None:
         """Return the coil sensitivities of some slices, complex64 [n, C, H, W]; None without."""

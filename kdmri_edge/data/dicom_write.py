@@ -18,7 +18,7 @@ from kdmri_edge.data.dicom_files import dicom_files
 from kdmri_edge.data.dicom_frames import open_dicom
 from kdmri_edge.data.geometry import LPS, Affine, directions, regridded, voxel_size
 from kdmri_edge.data.picture import Picture
-from kdmri_edge.errors import OutputError
+from kdmri_edge.errors import DataError, OutputError
 from kdmri_edge.files import atomic_directory, atomic_path
 
 __all__ = ["write_dicom"]
@@ -109,10 +109,9 @@ def _check_ours(folder: Path) -> None:
 
 
 def _is_ours(file: Path) -> bool:
-    pydicom: Any = extras.require("pydicom", extra="formats")
     try:
-        header = pydicom.dcmread(file, stop_before_pixels=True)
-    except (OSError, pydicom.errors.InvalidDicomError):
+        header = open_dicom(file, pixels=False)
+    except DataError:
         return False
     return bool(header.get("ManufacturerModelName") == _MODEL)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -30,19 +29,9 @@ def thinned(cases: Sequence[Case], slices: int) -> list[Case]:
         own = slice(begin, None, every)
         chosen = range(count)[own]
         if chosen:
-            kept.append(_of(case, own))
+            kept.append(case.part(own))
         begin += len(chosen) * every - count
     return kept
-
-
-def _of(case: Case, own: slice) -> Case:
-    return replace(
-        case,
-        target=case.target[own],
-        zero_filled=case.zero_filled[own],
-        scale=case.scale[own],
-        received=None if case.received is None else case.received[own],
-    )
 
 
 @torch.no_grad()

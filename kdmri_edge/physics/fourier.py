@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["dft_matrices", "image_to_kspace", "kspace_to_image"]
+__all__ = ["dft_matrices", "image_to_kspace", "kspace_to_image", "mirrored"]
 
 Complex = NDArray[np.complexfloating[Any, Any]]
 Array = NDArray[np.generic]
@@ -42,3 +42,8 @@ def dft_matrices(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     angle = 2 * np.pi * ((index[:, None] * index[None, :]) % n) / n
     scale = 1 / np.sqrt(n)
     return scale * np.cos(angle), scale * np.sin(angle)
+
+
+def mirrored(kspace: NDArray[Any], axes: tuple[int, ...] = (-2, -1)) -> NDArray[Any]:
+    """Return what lies at -k, zero frequency at index 0; of samples as of their mask."""
+    return np.roll(np.flip(kspace, axes), 1, axes)

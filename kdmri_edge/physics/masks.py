@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.errors import MaskError
 from kdmri_edge.files import sha256_bytes
+from kdmri_edge.physics.fourier import mirrored
 
 __all__ = [
     "Mask",
@@ -88,8 +89,7 @@ class Mask:
         experiments on magnitude images therefore act at this lower acceleration.
         """
         axes = tuple(range(self.samples.ndim))
-        mirrored = np.roll(np.flip(self.samples, axes), 1, axes)
-        return self.samples.size / int((self.samples | mirrored).sum())
+        return self.samples.size / int((self.samples | mirrored(self.samples, axes)).sum())
 
     @property
     def sha256(self) -> str:

@@ -20,7 +20,7 @@ from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError, MaskError
 from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.physics.coils import COILS
-from kdmri_edge.physics.fourier import image_to_kspace
+from kdmri_edge.physics.fourier import image_to_kspace, mirrored
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.projection import zero_filled
 from kdmri_edge.runtime.sense import sense_input
@@ -219,13 +219,9 @@ def _check_zero_phase(name: str, image: NDArray[Any], mask: Mask) -> None:
     """
     kspace = image_to_kspace(image)
     taken = mask.samples[:, None] if mask.is_lines else mask.samples
-    axes = (-2, -1)
-    both = taken & np.roll(np.flip(taken, -2), 1, -2)
-    mirrored = np.roll(np.flip(kspace, axes), 1, axes).conj()
-    if not mask.is_lines:
-        both = taken & np.roll(np.flip(taken, axes), 1, axes)
+    both = taken & mirrored(taken)  # the one column of lines is its own mirror
     whole = float(np.linalg.norm(kspace * both))
-    if whole and float(np.linalg.norm((kspace - mirrored) * both)) > _PHASE * whole:
+    if whole and float(np.linalg.norm((kspace - mirrored(kspace).conj()) * both)) > _PHASE * whole:
         raise DataError(
             f"{name} carries phase, and the network takes images without.",
             "Use a network of two channels (dccnn-d3c5-complex), or take out the phase first.",

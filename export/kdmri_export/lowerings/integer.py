@@ -100,15 +100,6 @@ def _packed(rounded: RoundedConv) -> Any:
     )  # fmt: skip
 
 
-def _convolutions(reconstructor: Reconstructor) -> set[str]:
-    return {
-        f"{name}.convs.{place}"
-        for name, stack in reconstructor.model.named_modules()
-        if isinstance(stack, ConvStack)
-        for place in range(len(stack.convs))
-    }
-
-
 def quantise_convolutions(reconstructor: Reconstructor, ranges: Mapping[str, float]) -> None:
     """Let the convolutions of a network compute in integers, in place.
 
@@ -119,13 +110,13 @@ def quantise_convolutions(reconstructor: Reconstructor, ranges: Mapping[str, flo
     Raises:
         ExportError: The range of a convolution is missing.
     """
-    missing = _convolutions(reconstructor) - set(ranges)
-    if missing:
+    try:
+        round_network(reconstructor.model, ranges, unsigned=True)
+    except KeyError as missing:
         raise ExportError(
-            f"What convolution {min(missing)!r} reads is not known.",
+            f"What convolution {missing.args[0]!r} reads is not known.",
             "The activation maxima belong to another network; export in another precision.",
-        )
-    round_network(reconstructor.model, ranges, unsigned=True)
+        ) from missing
     for module in list(reconstructor.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, ConvStack):
