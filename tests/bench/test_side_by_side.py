@@ -1,0 +1,199 @@
+"""Trainings side by side: the weights of one by one, and no process left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from kdmri_bench.isolation import environment
+from kdmri_bench.side_by_side import Piece, check_jobs, train_side_by_side
+from kdmri_edge.checkpoint import load_checkpoint
+from kdmri_edge.distill.engine import Engine
+from kdmri_edge.distill.recipe import DistillRecipe, Precision
+from kdmri_edge.distill.settings import PHANTOM, Settings
+from kdmri_edge.errors import BenchError, DataError
+from kdmri_edge.models.spec import preset
+from kdmri_edge.physics.masks import variable_density_lines
+from kdmri_edge.runs import Run
+
+MATRIX = 32
+ENGINE = Engine(accelerator="cpu", threads=1)
+ENDLESS = 100_000
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> Iterator[None]:
+    """Trainings in this process leave their number of threads."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def _piece(
+    out: Path, *, teacher: Path | None = None, steps: int = 6, seed: int = 0, data: str = PHANTOM
+) -> Piece:
+    """A training of a teacher, or of a student by the teacher in another run folder."""
+    recipe = DistillRecipe(
+        name="tiny", seed=seed, teacher_steps=steps, attention_steps=0, imitation_steps=steps,
+        batch=2, strip=16, phantom_volumes=3, phantom_slices=3, checkpoint_every=2,
+        validate_every=ENDLESS, precision=Precision.F32,
+    )  # fmt: skip
+    settings = Settings(
+        data=data,
+        contrast=None,
+        split=None,
+        matrix=MATRIX,
+        mask=variable_density_lines(MATRIX, 2.0),
+        teacher="dccnn-d3c5" if teacher is None else str(teacher / "teacher.safetensors"),
+        teacher_spec=preset("dccnn-d3c5"),
+        student="dccnn-d3c5",
+        student_spec=preset("dccnn-d3c5"),
+        baseline=False,
+        distilled=teacher is not None,
+        recipe=recipe,
+    )
+    return Piece(out, settings, out.name, () if teacher is None else (teacher,))
+
+
+def _weights(out: Path, role: str) -> dict[str, bytes]:
+    state = load_checkpoint(Run(out).weights(role)).state
+    return {key: tensor.numpy().tobytes() for key, tensor in state.items()}
+
+
+def _until(what: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def test_weights_are_those_of_one_by_one_and_the_taught_wait_for_their_teachers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[None] = []
+    for jobs in (1, 2):
+        folder = tmp_path / str(jobs)
+        pieces = [
+            _piece(folder / "teacher"),
+            _piece(folder / "taught", teacher=folder / "teacher"),
+            _piece(folder / "alone", seed=1),
+        ]
+        train_side_by_side(pieces, jobs, ENGINE, finished=lambda: calls.append(None))
+    assert len(calls) == 6
+    said = [line for line in capsys.readouterr().err.splitlines() if ": " in line][-6:]
+    assert said[:2] == ["Started: teacher", "Started: alone"]
+    assert said.index("Started: taught") > said.index("Finished: teacher")
+    for name, role in (("teacher", "teacher"), ("taught", "student"), ("alone", "teacher")):
+        one, other = (_weights(tmp_path / jobs / name, role) for jobs in ("1", "2"))
+        assert one == other
+        assert Run(tmp_path / "2" / name).meta["status"] == "complete"
+    assert not list((tmp_path / "2").glob("*.log"))
+
+
+def test_a_failing_piece_says_why_and_ends_the_others(tmp_path: Path) -> None:
+    pieces = [
+        _piece(tmp_path / "long", steps=ENDLESS),
+        _piece(tmp_path / "broken", data=str(tmp_path / "nowhere")),
+    ]
+    with pytest.raises(DataError, match=r"^broken: .*nowhere") as caught:
+        train_side_by_side(pieces, 2, ENGINE)
+    assert caught.value.remedy
+    assert not multiprocessing.active_children()
+    assert not list(tmp_path.glob("*.log"))
+
+
+def test_a_process_that_dies_is_one_sentence(tmp_path: Path) -> None:
+    piece = _piece(tmp_path / "killed", steps=ENDLESS)
+
+    def kill() -> None:
+        _until((piece.out / "run.json").exists)
+        (child,) = multiprocessing.active_children()
+        child.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(BenchError, match=r"^killed ended with exit code -9: .*SIGKILL"):
+        train_side_by_side([piece], 2, ENGINE)
+    killer.join()
+    # A defect: what only the type checker would have refused.
+    defect = replace(piece.settings, recipe=replace(piece.settings.recipe, learning_rate="fast"))
+    out = tmp_path / "defect"
+    with pytest.raises(BenchError, match=r"^defect ended with exit code 1: \w+Error") as caught:
+        train_side_by_side([replace(piece, settings=defect, out=out, title="defect")], 2, ENGINE)
+    assert "Traceback" in (tmp_path / "defect.log").read_text()
+    assert str(tmp_path / "defect.log") in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_interrupted_it_leaves_no_process_and_goes_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pieces = [_piece(tmp_path / "cut", steps=80)]
+    out = pieces[0].out
+    state = out / "state" / "teacher.safetensors"
+    ended: list[psutil.Process] = []
+
+    def press_ctrl_c() -> None:
+        _until(state.exists)
+        ended.extend(psutil.Process(child.pid) for child in multiprocessing.active_children())
+        for process in (*ended, psutil.Process()):  # a terminal sends it to all of them
+            process.send_signal(signal.SIGINT)
+
+    presser = threading.Thread(target=press_ctrl_c)
+    presser.start()
+    with pytest.raises(KeyboardInterrupt):
+        train_side_by_side(pieces, 2, ENGINE)
+    presser.join()
+    assert len(ended) == 1
+    assert not ended[0].is_running()
+    assert "Traceback" not in capfd.readouterr().err
+
+    # A killed parent cannot end its children.
+    script = (
+        "import pickle, sys; from kdmri_bench.side_by_side import train_side_by_side\n"
+        "train_side_by_side(*pickle.load(open(sys.argv[1], 'rb')))"
+    )
+    request, before = tmp_path / "request", state.stat().st_mtime_ns
+    request.write_bytes(pickle.dumps((pieces, 2, ENGINE)))
+    command = [sys.executable, "-c", script, str(request)]
+    with subprocess.Popen(command, env=environment(1)) as parent:
+        _until(lambda: state.stat().st_mtime_ns != before)
+        children = psutil.Process(parent.pid).children(recursive=True)
+        parent.kill()
+    assert children
+    assert not psutil.wait_procs(children, timeout=30)[1]
+
+    assert Run(out).meta["status"] == "running"
+    whole = replace(pieces[0], out=tmp_path / "whole")
+    train_side_by_side([*pieces, whole], 1, ENGINE)
+    assert _weights(out, "teacher") == _weights(whole.out, "teacher")
+
+
+def test_bad_numbers_of_jobs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BenchError, match=r"--jobs 0.*1 or more"):
+        train_side_by_side([], 0, ENGINE)
+    with pytest.raises(BenchError, match=r"--jobs 2.*distributed"):
+        check_jobs(2, replace(ENGINE, devices=2))
+    check_jobs(1, replace(ENGINE, devices=2))
+    for name in ("TORCHELASTIC_RUN_ID", "GROUP_RANK", "RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    with pytest.raises(BenchError, match="torchrun"):
+        check_jobs(2, ENGINE)
+
+
+def test_a_piece_before_what_it_waits_for_is_a_defect(tmp_path: Path) -> None:
+    taught = _piece(tmp_path / "taught", teacher=tmp_path / "teacher")
+    with pytest.raises(ValueError, match="taught"):
+        train_side_by_side([taught, _piece(tmp_path / "teacher")], 2, ENGINE)
