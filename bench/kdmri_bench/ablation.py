@@ -18,12 +18,11 @@ import click
 from kdmri_bench.quality import closed_percent
 from kdmri_bench.reproduce.protocol import TASKS, CaseSpec, Training, plan
 from kdmri_bench.script import Script
+from kdmri_bench.side_by_side import Piece, check_jobs, train_side_by_side
 from kdmri_edge.checkpoint import read_checkpoint_meta
-from kdmri_edge.console import say
 from kdmri_edge.data.attribution import attribution_of
 from kdmri_edge.distill.engine import Engine
 from kdmri_edge.distill.recipe import load_recipe
-from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import BenchError
 from kdmri_edge.files import atomic_path, write_json
@@ -131,6 +130,7 @@ def ablate(
     *,
     variants: Sequence[Variant] = VARIANTS,
     engine: Engine | None = None,
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Train all variants, going on where it stopped, and write report.json and table.md.
 
@@ -139,21 +139,31 @@ def ablate(
         out: Folder of the runs and the report.
         variants: What to try; the first with the name "base" gives teacher and plain student.
         engine: Where to train.
+        jobs: Trainings side by side; the report does not depend on it.
 
     Returns:
         The report.
 
     Raises:
+        BenchError: See `check_jobs`.
         KdmriError: See `distill`.
     """
-    # The base run first: its teacher teaches the others.
     case = replace(case, steps=case.steps or load_recipe("kd-mri").student_steps)
-    for name in dict.fromkeys(("base", *(variant.name for variant in variants))):
-        variant = next(v for v in variants if v.name == name)
-        say(f"Variant {name}")
-        distill(_settings(case, variant, out), out / name, engine=engine)
-        report = _report(case, out, variants)
+    base = out / "base"
+    pieces = []
+    for name in dict.fromkeys((base.name, *(variant.name for variant in variants))):
+        settings = _settings(case, next(v for v in variants if v.name == name), out)
+        # The base run first: its teacher teaches the others.
+        after = () if name == base.name else (base,)
+        pieces.append(Piece(out / name, settings, f"Variant {name}", after))
+
+    report: dict[str, Any] = {}
+
+    def write() -> None:
+        report.update(_report(case, out, variants))
         write_json(out / "report.json", report)
+
+    train_side_by_side(pieces, jobs, engine or Engine(), finished=write)
     with atomic_path(out / "table.md") as temporary:
         temporary.write_text(markdown(report) + "\n", encoding="utf-8")
     return report
@@ -225,6 +235,10 @@ def markdown(report: dict[str, Any]) -> str:
 @click.option("--steps", default=2500, show_default=True, help="Optimiser steps of each network.")
 @click.option("--out", default=Path("ablation"), type=click.Path(path_type=Path))
 @click.option("--threads", type=int)
+@click.option(
+    "--jobs", default=1, show_default=True,
+    help="Trainings side by side, each in its own process: pays on a GPU, not on a CPU.",
+)  # fmt: skip
 def main(
     task: str,
     data: Path,
@@ -233,12 +247,15 @@ def main(
     steps: int,
     out: Path,
     threads: int | None,
+    jobs: int,
 ) -> None:
     """Measure what each idea is worth, on the validation volumes."""
     if steps < 8:
         raise BenchError(f"{steps} steps train nothing.", "Give --steps 8 or more.")
+    engine = Engine(threads=threads)
+    check_jobs(jobs, engine)
     (case,) = plan(task, data, masks=masks, accelerations=(acceleration,), folds=False, steps=steps)
-    click.echo(markdown(ablate(case, out, engine=Engine(threads=threads))))
+    click.echo(markdown(ablate(case, out, engine=engine, jobs=jobs)))
 
 
 if __name__ == "__main__":

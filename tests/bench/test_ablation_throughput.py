@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from kdmri_bench import ablation, cold_start, throughput
 from kdmri_bench.reproduce import protocol
-from kdmri_bench.reproduce.protocol import plan
+from kdmri_bench.reproduce.protocol import CaseSpec, plan
 from kdmri_edge.checkpoint import load_checkpoint
 from kdmri_edge.data.phantom import phantom_volume
+from kdmri_edge.distill.engine import Engine
 from kdmri_edge.runs import Run
 
 
-def test_ablation_changes_one_thing_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CaseSpec:
+    """Three phantoms of 48 x 48 under the names of the split's subjects, 8 steps."""
     task = replace(protocol.TASKS["brain"], matrix=48, paper_masks=None)
     monkeypatch.setitem(protocol.TASKS, "brain", task)
     folder = tmp_path / "brain"
@@ -27,7 +30,11 @@ def test_ablation_changes_one_thing_at_a_time(
         image = phantom_volume(number, slices=2, matrix=48).image
         np.save(folder / f"sub-{subject}_ses-1_T1w.npy", image)
     small = ("batch=2", "strip=16", "validate_every=4", "precision=f32", "whole_slices=0.0")
-    (case,) = plan("brain", folder, accelerations=(4,), folds=False, steps=8, assignments=small)
+    (only,) = plan("brain", folder, accelerations=(4,), folds=False, steps=8, assignments=small)
+    return only
+
+
+def test_ablation_changes_one_thing_at_a_time(case: CaseSpec, tmp_path: Path) -> None:
     report = ablation.ablate(case, tmp_path / "out")
     rows = {row["title"]: row for row in report["rows"]}
     assert len(rows) == len(ablation.VARIANTS)
@@ -43,6 +50,21 @@ def test_ablation_changes_one_thing_at_a_time(
     assert set(steps.values()) == {8}
     assert ablation.ablate(case, tmp_path / "out")["rows"] == report["rows"]
     assert "re-parameterised" in ablation.markdown(report)
+
+
+def test_ablation_side_by_side_gives_the_same_rows(case: CaseSpec, tmp_path: Path) -> None:
+    variants = [v for v in ablation.VARIANTS if v.name in ("base", "edge")]
+    threads, engine = torch.get_num_threads(), Engine(threads=1)
+    try:
+        one, two = (
+            ablation.ablate(case, tmp_path / str(n), variants=variants, engine=engine, jobs=n)
+            for n in (1, 2)
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert two["rows"] == one["rows"]
+    assert all(row["validation_psnr_db"] > 10 for row in two["rows"])
+    assert json.loads((tmp_path / "2" / "report.json").read_text()) == two
 
 
 def test_cold_start_needs_no_pytorch() -> None:

@@ -46,6 +46,11 @@ def _accelerations(text: str) -> tuple[int, ...]:
 @click.option("--contrast", help="Only volumes of this contrast, e.g. T1w.  [default: all]")
 @click.option("--threads", type=int, help="CPU threads.  [default: PyTorch's choice]")
 @click.option(
+    "--jobs", default=1, show_default=True,
+    help="Trainings side by side, each in its own process. It pays on a GPU, which one of these"
+    " networks leaves mostly idle; on a CPU, whose cores they share, it does not.",
+)  # fmt: skip
+@click.option(
     "--set",
     "assignments",
     multiple=True,
@@ -65,6 +70,7 @@ def reproduce(
     out: Path | None,
     contrast: str | None,
     threads: int | None,
+    jobs: int,
     assignments: tuple[str, ...],
     report_only: bool,
     as_json: bool,
@@ -105,6 +111,7 @@ def reproduce(
         contrast=contrast,
     )
     out = out or Path("reproduce") / task
-    report = run(cases, out, engine=Engine(threads=threads), train=not report_only)
+    engine = Engine(threads=threads)
+    report = run(cases, out, engine=engine, train=not report_only, jobs=jobs)
     if report:  # a distributed run reports from its first process
         click.echo(json.dumps(report) if as_json else markdown(report))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kdmri_bench.panel import compose
 from kdmri_bench.panel import draw as draw_panel
 from kdmri_bench.reproduce import curves
@@ -13,7 +15,8 @@ from kdmri_bench.reproduce.protocol import TRAININGS, CaseSpec
 from kdmri_bench.reproduce.report import BEST_PUBLISHED, PAPER, SCHEMA, groups, missing
 from kdmri_bench.reproduce.stats import MARGIN
 from kdmri_bench.reproduce.text import csv_text, markdown
-from kdmri_bench.reproduce.work import STATEMENT, evaluate, reconstruct, test_cases, train_case
+from kdmri_bench.reproduce.work import STATEMENT, evaluate, pieces, reconstruct, test_cases
+from kdmri_bench.side_by_side import Piece, check_jobs, train_side_by_side
 from kdmri_edge.console import progress
 from kdmri_edge.data.attribution import attribution_of
 from kdmri_edge.distill.engine import Engine, is_first_process
@@ -30,40 +33,54 @@ def reproduce(
     *,
     engine: Engine | None = None,
     train: bool = True,
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Train what is missing, evaluate it, and write the report.
 
     After every case the report is written anew, so that finished tables can be read while the rest
-    trains.
+    trains; with several jobs, all cases are trained first, since one would not keep them busy.
 
     Args:
         cases: From `plan`.
         out: Folder of the reproduction.
         engine: Where to train; None is one process on the best device.
         train: Without, only what is already trained is evaluated and reported.
+        jobs: Trainings side by side; the report does not depend on it.
 
     Returns:
         The report, as in report.json; empty in all processes but the first.
 
     Raises:
+        BenchError: See `check_jobs`.
         RunError: `out` holds trainings of other settings.
         KdmriError: See `distill`.
     """
     engine = engine or Engine()
+    check_jobs(jobs, engine)
     result: dict[str, Any] = {}
+    if train and jobs > 1:
+        todo = [p for number in range(len(cases)) for p in _pieces(cases, number, out, engine)]
+        train_side_by_side(todo, jobs, engine)
+        if engine.threads is not None:  # what evaluates next; training here would have set it
+            torch.set_num_threads(engine.threads)
     for number, case in enumerate(cases):
-        folder = out / case.name
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        if train:
-            total = len(cases) * len(TRAININGS)
-            train_case(case, folder, number * len(TRAININGS), total, engine)
+        with writing(out / case.name):
+            (out / case.name).mkdir(parents=True, exist_ok=True)
+        if train and jobs == 1:
+            train_side_by_side(_pieces(cases, number, out, engine), 1, engine)
         if not is_first_process():
             continue
-        evaluate(case, folder)
+        evaluate(case, out / case.name)
         if train:
             result = _report(cases, out)
     return _report(cases, out) if is_first_process() and not train else result
+
+
+def _pieces(cases: Sequence[CaseSpec], number: int, out: Path, engine: Engine) -> list[Piece]:
+    """Return what is left to train of one of the cases."""
+    case, each = cases[number], len(TRAININGS)
+    alone = engine.processes == 1  # several processes have to agree on what they train
+    return pieces(case, out / case.name, number * each, len(cases) * each, skip_complete=alone)
 
 
 def _report(cases: Sequence[CaseSpec], out: Path) -> dict[str, Any]:

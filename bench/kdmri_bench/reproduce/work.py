@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from kdmri_bench.quality import volume_rows
 from kdmri_bench.reproduce.protocol import NETWORKS, TRAININGS, CaseSpec
 from kdmri_bench.reproduce.report import evaluation
+from kdmri_bench.side_by_side import Piece
 from kdmri_bench.testdata import RETROSPECTIVE, load_cases
 from kdmri_edge.checkpoint import load_reconstructor
-from kdmri_edge.console import progress, say
+from kdmri_edge.console import progress
 from kdmri_edge.data.cases import Case
 from kdmri_edge.data.parts import find_parts
 from kdmri_edge.data.source_hash import source_sha256
-from kdmri_edge.distill.engine import Engine
-from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import BenchError, RunError
 from kdmri_edge.files import read_json, sha256_file, write_json
@@ -31,34 +30,45 @@ from kdmri_edge.reconstructor import Reconstructor
 from kdmri_edge.runs import Run
 from kdmri_edge.scaling import network_image, network_input
 
-__all__ = ["STATEMENT", "evaluate", "reconstruct", "test_cases", "train_case"]
+__all__ = ["STATEMENT", "evaluate", "pieces", "reconstruct", "test_cases"]
 
 STATEMENT = RETROSPECTIVE
 ZERO_FILLED = "zero-filled"
 _AT_ONCE = 4
 
 
-def train_case(case: CaseSpec, folder: Path, done: int, total: int, engine: Engine) -> None:
-    """Train all networks of a case, going on where it stopped.
+def pieces(
+    case: CaseSpec, folder: Path, done: int, total: int, *, skip_complete: bool
+) -> list[Piece]:
+    """Return the trainings of a case, in an order in which they can follow each other.
 
     Args:
         case: What to train.
         folder: The case's folder.
-        done: Trainings finished before this case, for the display.
+        done: Trainings of the cases before this one, for the display.
         total: Trainings of all cases.
-        engine: Where to train.
+        skip_complete: Leave out what is finished: its data need not be read again.
 
     Raises:
-        KdmriError: See `distill`.
+        RunError: The folder holds trainings of other settings or other volumes.
     """
     volumes = _training_volumes(case)
-    for number, training in enumerate(TRAININGS, start=1):
+    found = []
+    for number, training in enumerate(TRAININGS, start=done + 1):
         out = folder / training.folder
         wanted = case.settings(training, folder)
-        if _complete(out, wanted, volumes) and engine.processes == 1:
-            continue  # its data need not be read again
-        say(f"[{done + number}/{total}] {case.task.name} {case.name}: {training.folder}")
-        distill(wanted, out, engine=engine)
+        if _complete(out, wanted, volumes) and skip_complete:
+            continue
+        taught_by = training.taught_by
+        found.append(
+            Piece(
+                out=out,
+                settings=wanted,
+                title=f"[{number}/{total}] {case.task.name} {case.name}: {training.folder}",
+                after=() if taught_by is None else (folder / taught_by,),
+            )
+        )
+    return found
 
 
 def _training_volumes(case: CaseSpec) -> list[str]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from kdmri_bench.reproduce import protocol, work
@@ -15,6 +18,7 @@ from kdmri_bench.reproduce.command import reproduce as command
 from kdmri_bench.reproduce.protocol import NETWORKS, TRAININGS, CaseSpec, plan
 from kdmri_bench.reproduce.run import reproduce
 from kdmri_edge.data.phantom import phantom_volume
+from kdmri_edge.distill.engine import Engine
 from kdmri_edge.distill.progress import StageProgress
 from kdmri_edge.errors import BenchError, DataError, KdmriError, MaskError, RunError
 
@@ -39,6 +43,14 @@ def brains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """One thread wherever it trains, so that weights agree to the last bit."""
+    threads = torch.get_num_threads()
+    yield Engine(threads=1)
+    torch.set_num_threads(threads)
+
+
 def _cases(brains: Path, **changes: object) -> list[CaseSpec]:
     values = {"accelerations": (4,), "steps": STEPS, "assignments": SMALL, **changes}
     return plan("brain", brains, **values)  # type: ignore[arg-type]
@@ -58,11 +70,11 @@ def test_every_network_gets_the_same_steps_and_data(brains: Path) -> None:
     assert len(_cases(brains, accelerations=(4, 5), seeds=2)) == 10
 
 
-def test_interrupted_anywhere_it_ends_with_the_same_tables(
-    brains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_interrupted_anywhere_or_side_by_side_it_ends_with_the_same_tables(
+    brains: Path, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cases = _cases(brains, folds=False)
-    whole = reproduce(cases, tmp_path / "whole")
+    whole = reproduce(cases, tmp_path / "whole", engine=engine)
     assert whole["missing"] == []
     (group,) = whole["groups"]
     assert group["subjects"] == ["04", "19"]
@@ -82,12 +94,17 @@ def test_interrupted_anywhere_it_ends_with_the_same_tables(
             raise _PowerCut
         return measured(*arguments)  # type: ignore[arg-type]
 
+    shutil.copytree(tmp_path / "whole", tmp_path / "side")
+    for training in ("kd-mri", "edge"):  # what was trained before stays
+        shutil.rmtree(tmp_path / "side" / cases[0].name / training)
+    side = reproduce(cases, tmp_path / "side", engine=engine, jobs=2)
+    assert side["groups"] == whole["groups"]
     monkeypatch.setattr(StageProgress, "advance", advance)
     monkeypatch.setattr(work, "volume_rows", measure)
     cuts = 0
     while True:
         try:
-            again = reproduce(cases, tmp_path / "cut")
+            again = reproduce(cases, tmp_path / "cut", engine=engine)
             break
         except _PowerCut:
             cuts += 1
@@ -95,8 +112,8 @@ def test_interrupted_anywhere_it_ends_with_the_same_tables(
     assert next(evaluations) == 2 + len(whole["groups"][0]["table"])  # none is measured twice
     assert again["groups"] == whole["groups"]
     for name in ("table.md", "report.csv"):
-        one, other = ((tmp_path / run / name).read_bytes() for run in ("whole", "cut"))
-        assert one == other
+        one, *others = ((tmp_path / run / name).read_bytes() for run in ("whole", "cut", "side"))
+        assert others == [one, one]
     for name in ("panel-4x.png", "curves-4x.png"):
         assert (tmp_path / "whole" / name).stat().st_size > 10_000
 
@@ -158,3 +175,12 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, arguments)
     assert isinstance(result.exception, BenchError)
     assert "four" in str(result.exception)
+
+
+def test_the_command_refuses_no_jobs_before_it_makes_anything(brains: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["brain", "--data", str(brains), "--accelerations", "4", "--out", str(out)]
+    result = CliRunner().invoke(command, [*arguments, "--steps", "4", "--jobs", "0"])
+    assert isinstance(result.exception, BenchError)
+    assert "--jobs 0" in str(result.exception)
+    assert not out.exists()
