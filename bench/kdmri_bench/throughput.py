@@ -27,7 +27,8 @@ from kdmri_edge.distill.batches import TrainingSlices
 from kdmri_edge.distill.engine import Engine, describe, make_fabric
 from kdmri_edge.distill.losses import distance
 from kdmri_edge.distill.recipe import DistillRecipe
-from kdmri_edge.distill.stage import Stage, Surroundings, train
+from kdmri_edge.distill.stage import train
+from kdmri_edge.distill.work import Stage, Surroundings
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.spec import preset
 from kdmri_edge.physics.consistency import operator_tensor

@@ -18,7 +18,7 @@ from kdmri_edge.physics.masks import (
     variable_density_lines,
 )
 
-__all__ = ["ACCELERATIONS", "HELD_OUT", "SMALLEST", "step_mask"]
+__all__ = ["ACCELERATIONS", "HELD_OUT", "SMALLEST", "sees_other_mask", "step_mask"]
 
 ACCELERATIONS: Final = (3.0, 9.0)
 """Nominal accelerations that training draws from, uniformly."""
@@ -44,3 +44,14 @@ def step_mask(height: int, *, seed: int, step: int) -> Mask:
     family = _FAMILIES[int(random.integers(len(_FAMILIES)))]
     acceleration = float(random.uniform(*ACCELERATIONS))
     return family(height, acceleration, seed=int(random.integers(HELD_OUT, 2**31)))
+
+
+def sees_other_mask(part: float, *, seed: int, step: int) -> bool:
+    """Decide whether a step's batch is sampled with `step_mask` instead of the run's own mask.
+
+    Args:
+        part: Part of the steps that are.
+        seed: The recipe's.
+        step: Step of the network.
+    """
+    return bool(np.random.default_rng([seed, step, HELD_OUT + 1]).random() < part)

@@ -22,8 +22,9 @@ from kdmri_edge.data.cases import Case
 from kdmri_edge.distill.calibration import training_maxima
 from kdmri_edge.distill.losses import distance
 from kdmri_edge.distill.recipe import Loss, Quantise
-from kdmri_edge.distill.stage import Batch, Criterion, Stage, Surroundings, channels_last, train
+from kdmri_edge.distill.stage import channels_last, train
 from kdmri_edge.distill.validation import validation_psnr
+from kdmri_edge.distill.work import Batch, Criterion, Stage, Surroundings
 from kdmri_edge.models.build import Network
 from kdmri_edge.models.equalise import equalise
 from kdmri_edge.models.features import Features

@@ -21,6 +21,7 @@ __all__ = [
     "Precision",
     "Quantise",
     "Schedule",
+    "Transfer",
     "default_recipe",
     "load_recipe",
     "overridden",
@@ -37,10 +38,11 @@ class Precision(StrEnum):
 
 
 class Loss(StrEnum):
-    """Distance between images: mean absolute or mean squared difference."""
+    """Distance between images: mean absolute or squared difference, or the first with SSIM."""
 
     L1 = "l1"
     MSE = "mse"
+    L1_SSIM = "l1-ssim"
 
 
 class Schedule(StrEnum):
@@ -72,6 +74,17 @@ class Quantise(StrEnum):
     INT8_SIGNED = "int8-signed"
 
 
+class Transfer(StrEnum):
+    """What of the tapped activations is transferred before imitation.
+
+    ATTENTION is where they are large (KD-MRI), RELATION which of them go together: the products of
+    all pairs of feature maps (Yim et al., CVPR 2017, within one layer).
+    """
+
+    ATTENTION = "attention"
+    RELATION = "relation"
+
+
 class Imitation(StrEnum):
     """Which images of the teacher the student imitates: the last, or each cascade's."""
 
@@ -87,13 +100,17 @@ def _range(default: Any, minimum: float | None = None, maximum: float | None = N
 class DistillRecipe:
     """Settings of a distillation.
 
-    The plain student gets `attention_steps + imitation_steps` optimiser steps: as many as the
-    distilled one in all its stages.
+    The plain student gets as many optimiser steps as the distilled one in all its stages.
 
     Attributes:
         name: What to call it.
         teacher_steps: Optimiser steps of the teacher.
+        joint_steps: Steps in which teacher and student are trained together before the rest of
+            either's steps: chains that begin with cascades of the teacher and end with the
+            student's, each taught by the image and by the teacher (`distill.joint`; SFT-KD-Recon,
+            MIDL 2023). They count as steps of both.
         attention_steps: Steps of attention transfer.
+        transfer: What that transfers.
         imitation_steps: Steps of reconstruction and imitation.
         batch: Strips per step, over all processes.
         shards: Equal parts of the batch whose gradients are computed one after the other and
@@ -108,13 +125,18 @@ class DistillRecipe:
         warmup: Steps of linear warm-up.
         final_rate: Rate at the end of a cosine, as a fraction of the peak.
         clip: Largest norm of the gradient.
+        ema: Decay of the running average of the weights that each network ends with; 0 keeps the
+            last weights.
         loss: Distance used for reconstruction and imitation.
         alpha: Weight of reconstruction; 1 - alpha is imitation's.
         imitation: Which images are imitated.
         imitation_until: First part of the stage of imitation in which the student imitates; then it
             learns from the reconstruction loss alone. A small network that must follow its teacher
             to the end is held back from what it could reach by itself.
-        dilation: Dilation of the student's convolutions in each cascade; empty leaves the preset's.
+        other_masks: Part of the steps of imitation that see another line mask each, with the
+            teacher's images of what it samples.
+        dilation: Dilation of the student's convolutions, for all cascades alike or cascade by
+            cascade; empty leaves the preset's.
         inherit: Start the student with the teacher's first and last convolutions of each cascade.
         reparameterise: Train both students with parallel branches that are folded into their
             convolutions when they are saved (`models.branches`).
@@ -134,7 +156,9 @@ class DistillRecipe:
 
     name: str
     teacher_steps: int = _range(4000, 0)
+    joint_steps: int = _range(0, 0)
     attention_steps: int = _range(1000, 0)
+    transfer: Transfer = Transfer.ATTENTION
     imitation_steps: int = _range(3000, 1)
     batch: int = _range(8, 1)
     shards: int = _range(1, 1)
@@ -145,10 +169,12 @@ class DistillRecipe:
     warmup: int = _range(100, 0)
     final_rate: float = _range(0.01, 0.0, 1.0)
     clip: float = _range(1.0, 1e-6)
+    ema: float = _range(0.0, 0.0, 0.99999)
     loss: Loss = Loss.L1
     alpha: float = _range(0.5, 0.0, 1.0)
     imitation: Imitation = Imitation.FINAL
     imitation_until: float = _range(1.0, 0.0, 1.0)
+    other_masks: float = _range(0.0, 0.0, 1.0)
     dilation: tuple[int, ...] = ()
     inherit: bool = False
     reparameterise: bool = False
@@ -168,7 +194,7 @@ class DistillRecipe:
     @property
     def student_steps(self) -> int:
         """Optimiser steps of the distilled student, and so of the plain one."""
-        return self.attention_steps + self.imitation_steps
+        return self.joint_steps + self.attention_steps + self.imitation_steps
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

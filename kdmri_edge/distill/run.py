@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
 from filelock import BaseFileLock
 from lightning_fabric import Fabric
 
@@ -25,22 +23,26 @@ from kdmri_edge.console import say
 from kdmri_edge.distill.batches import TrainingSlices, strips_allowed
 from kdmri_edge.distill.calibration import training_maxima
 from kdmri_edge.distill.engine import Engine, describe, launched
+from kdmri_edge.distill.first_weights import branched, drawn
+from kdmri_edge.distill.joint import Joint, check_joint
 from kdmri_edge.distill.lock import hold
 from kdmri_edge.distill.log import TrainingLog
-from kdmri_edge.distill.losses import distance
 from kdmri_edge.distill.material import Material, gather, joined, recorded_hashes
+from kdmri_edge.distill.plans import joint_stage, plain_stage, student_stages, teacher_stage
 from kdmri_edge.distill.quantised import tune
 from kdmri_edge.distill.recipe import Quantise
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.distill.shares import check_shares
-from kdmri_edge.distill.stage import Criterion, Stage, Surroundings, train
+from kdmri_edge.distill.stage import train
 from kdmri_edge.distill.teaching import Teaching
 from kdmri_edge.distill.tuning import check_same_tuning, noted, origin_of_copy
 from kdmri_edge.distill.validation import thinned, validation_psnr
+from kdmri_edge.distill.work import Stage, Surroundings
 from kdmri_edge.errors import CheckpointError, RunError
 from kdmri_edge.files import read_json, sweep, write_json
-from kdmri_edge.models.branches import expand, fold
+from kdmri_edge.models.branches import fold
 from kdmri_edge.models.build import Network, build_model
+from kdmri_edge.models.dccnn import DCCNN
 from kdmri_edge.models.inherit import inherit_ends
 from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.physics.forms import choose_form
@@ -53,6 +55,9 @@ __all__ = ["distill"]
 _WATCHED_SLICES = 24
 # The seed of both students' branches, so that only their training differs.
 _STUDENT_BRANCHES = 2
+_TEACHER_BRANCHES = 3
+# The student as joint training left it, which its own stages start from.
+_JOINT_STUDENT = "joint-student"
 
 
 def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> Run:
@@ -74,6 +79,7 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
     """
     engine = engine or Engine()
     check_shares(settings, engine.processes)
+    check_joint(settings)
     with launched(engine, settings.recipe.precision) as fabric:
         # A default name holds the time, which differs between processes.
         out = Path(fabric.broadcast(str(out)))
@@ -194,16 +200,8 @@ class _Work:
             },
         )
 
-    @contextlib.contextmanager
-    def _seeded(self, seed: int) -> Iterator[None]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.settings.recipe.seed * 1000 + seed)
-            yield
-
     def _network(self, spec: ModelSpec, seed: int) -> Network:
-        """Draw a network's first weights; the same on every process and after every restart."""
-        with self._seeded(seed):
-            network = build_model(spec)
+        network = drawn(spec, self.settings.recipe.seed, seed)
         network.form = self.form
         return network
 
@@ -263,22 +261,44 @@ class _Work:
         )
         save_checkpoint(file, checkpoint)
 
-    def _reconstruction(self) -> Criterion:
-        loss = self.settings.recipe.loss
-        return lambda features, batch: distance(loss, features.output, batch.target)
-
     def teacher(self) -> Network:
         """Train the teacher, or take the given checkpoint."""
         if (given := self.settings.teacher_place) is not None:
             return self._taken_over("teacher", given)
-        stage = Stage(
-            name="teacher",
-            title=f"teacher {self.settings.teacher}",
-            steps=self.settings.recipe.teacher_steps,
-            criterion=self._reconstruction(),
-        )
-        branches = 3 if self.settings.recipe.reparameterise_teacher else None
+        stage = teacher_stage(self.settings)
+        if self.settings.recipe.joint_steps:
+            return self._teacher_with_branches(stage)
+        branches = _TEACHER_BRANCHES if self.settings.recipe.reparameterise_teacher else None
         return self._from_scratch("teacher", self.settings.teacher_spec, 0, stage, branches)
+
+    def _teacher_with_branches(self, stage: Stage) -> Network:
+        """Train the teacher with the student's branches; then each goes its own way."""
+        settings, seed = self.settings, self.settings.recipe.seed
+        joint = joint_stage(settings)
+
+        def both() -> Network:
+            teacher = self._network(settings.teacher_spec, 0)
+            student = self._network(settings.student_spec, 1)
+            if settings.recipe.reparameterise_teacher:
+                branched(teacher, seed, _TEACHER_BRANCHES)
+            if settings.recipe.reparameterise:
+                branched(student, seed, _STUDENT_BRANCHES)
+            pair = Joint(cast(DCCNN, teacher), cast(DCCNN, student))
+            train(pair, joint, self.around)
+            fold(pair)
+            if self.fabric.is_global_zero:
+                self._save(_JOINT_STUDENT, student, {"steps": {joint.name: joint.steps}})
+            return teacher
+
+        def make() -> Network:
+            teacher = both()
+            if settings.recipe.reparameterise_teacher:
+                branched(teacher, seed, _TEACHER_BRANCHES)
+            train(teacher, stage, self.around)
+            fold(teacher)
+            return teacher
+
+        return self._trained("teacher", make, {joint.name: joint.steps, stage.name: stage.steps})
 
     def _taken_over(self, role: str, path: Path) -> Network:
         """Copy a given network into the run; how it was trained goes along unchanged."""
@@ -302,11 +322,6 @@ class _Work:
             )
         return checkpoint
 
-    def _expand(self, network: Network, seed: int) -> None:
-        """Give a network its branches; their first weights are drawn apart from the network's."""
-        with self._seeded(seed):
-            expand(network)
-
     def _from_scratch(
         self, role: str, spec: ModelSpec, seed: int, stage: Stage, branches: int | None
     ) -> Network:
@@ -315,7 +330,7 @@ class _Work:
         def make() -> Network:
             network = self._network(spec, seed)
             if branches is not None:
-                self._expand(network, branches)
+                branched(network, self.settings.recipe.seed, branches)
             train(network, stage, self.around)
             fold(network)
             return network
@@ -324,12 +339,7 @@ class _Work:
 
     def plain(self) -> Network:
         """Train the student alone, with as many steps as the distilled one gets in all."""
-        stage = Stage(
-            name="plain",
-            title=f"plain student {self.settings.student}",
-            steps=self.settings.recipe.student_steps,
-            criterion=self._reconstruction(),
-        )
+        stage = plain_stage(self.settings)
         branches = _STUDENT_BRANCHES if self.settings.recipe.reparameterise else None
         return self._from_scratch("plain", self.settings.plain_spec, 1, stage, branches)
 
@@ -338,34 +348,25 @@ class _Work:
         if (given := self.settings.student_place) is not None:
             return self._taken_over("student", given)
         recipe = self.settings.recipe
-        attention = Stage(
-            name="attention",
-            title=f"student {self.settings.student}: attention",
-            steps=recipe.attention_steps,
-            criterion=teaching.attention,
-        )
-        imitating = Stage(
-            name="imitation",
-            first=recipe.attention_steps,
-            title=f"student {self.settings.student}: imitation",
-            steps=recipe.imitation_steps,
-            criterion=teaching.taught,
-        )
+        stages = student_stages(self.settings, teaching)
 
         def make() -> Network:
             # The same first weights as the plain student's: only the training differs.
             network = self._network(self.settings.student_spec, 1)
-            if recipe.inherit:
+            if recipe.joint_steps:
+                network = self._network_of(load_checkpoint(self.run.file(_JOINT_STUDENT)))
+            elif recipe.inherit:
                 inherit_ends(network, teacher)
             if recipe.reparameterise:
-                self._expand(network, _STUDENT_BRANCHES)
-            for stage in (attention, imitating):
-                if stage.steps:
-                    train(network, stage, self.around)
+                branched(network, self.settings.recipe.seed, _STUDENT_BRANCHES)
+            for stage in stages:
+                train(network, stage, self.around)
             fold(network)
             return network
 
         steps = {"attention": recipe.attention_steps, "imitation": recipe.imitation_steps}
+        if recipe.joint_steps:
+            steps = {"joint": recipe.joint_steps, **steps}
         return self._trained("student", make, steps)
 
     def quantised(self, student: Network) -> None:

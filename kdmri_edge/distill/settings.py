@@ -78,7 +78,7 @@ class Settings:
         """
         dilation, convs = self.recipe.dilation, self.student_spec.convs
         if dilation and self.student_place is None:
-            if len(dilation) != convs:
+            if len(dilation) not in (convs, convs * self.student_spec.cascades):
                 raise RecipeError(
                     f"Recipe {self.recipe.name!r} names the dilation of {len(dilation)}"
                     f" convolutions, {self.student} has {convs}.",

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from kdmri_edge.distill.average import Average
 from kdmri_edge.errors import CheckpointError
 from kdmri_edge.files import atomic_path
 
@@ -17,7 +18,12 @@ __all__ = ["load_state", "save_state"]
 
 
 def save_state(
-    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, step: int, key: str
+    path: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    key: str,
+    average: Average | None = None,
 ) -> None:
     """Write the state after `step` steps, atomically.
 
@@ -27,19 +33,28 @@ def save_state(
         optimiser: Adam over `model.parameters()`.
         step: Steps done.
         key: Fingerprint of the settings that the state belongs to.
+        average: Running average of the weights, if there is one.
     """
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     names = [name for name, _ in model.named_parameters()]
     for index, values in optimiser.state_dict()["state"].items():
         for kind, value in values.items():
             tensors[f"optimiser.{names[index]}.{kind}"] = torch.as_tensor(value)
+    if average is not None:
+        tensors |= {f"average.{name}": value for name, value in average.values.items()}
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     data = safetensors.torch.save(plain, metadata={"state": json.dumps({"step": step, "key": key})})
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
-def load_state(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, key: str) -> int:
+def load_state(
+    path: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    key: str,
+    average: Average | None = None,
+) -> int:
     """Restore a state; returns the steps done, 0 when there is no file.
 
     Raises:
@@ -58,6 +73,8 @@ def load_state(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, k
         weights = {k.removeprefix("model."): v for k, v in tensors.items() if k[:6] == "model."}
         model.load_state_dict(weights)
         optimiser.load_state_dict(_optimiser_state(tensors, model, optimiser))
+        if average is not None:
+            average.load({k[8:]: v for k, v in tensors.items() if k.startswith("average.")})
         return int(meta["step"])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(

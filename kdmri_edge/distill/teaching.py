@@ -6,9 +6,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from kdmri_edge.distill.losses import attention_transfer, distance, imitation
-from kdmri_edge.distill.recipe import DistillRecipe
-from kdmri_edge.distill.stage import Batch, channels_last
+from kdmri_edge.distill.losses import (
+    attention_transfer,
+    distance,
+    imitation,
+    relation_transfer,
+)
+from kdmri_edge.distill.recipe import DistillRecipe, Transfer
+from kdmri_edge.distill.stage import channels_last
+from kdmri_edge.distill.work import Batch
 from kdmri_edge.models.build import Network
 from kdmri_edge.models.features import Features
 
@@ -36,8 +42,9 @@ class Teaching:
             return self._teacher.features(batch.x_u, batch.operator, batch.maps)
 
     def attention(self, student: Features, batch: Batch) -> Tensor:
-        """Return the loss of attention transfer."""
-        transfer = attention_transfer(student.attention, self._features(batch).attention)
+        """Return the loss of attention transfer, or of what the recipe transfers in its place."""
+        chosen = {Transfer.ATTENTION: attention_transfer, Transfer.RELATION: relation_transfer}
+        transfer = chosen[self._recipe.transfer](student.attention, self._features(batch).attention)
         # The second term is zero. It gives the convolutions behind the last tap a gradient, for
         # which distributed training would wait in vain.
         return transfer + 0 * student.output.float().sum()

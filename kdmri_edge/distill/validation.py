@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdmri_edge.data.cases import Case
-from kdmri_edge.models.build import Network
 from kdmri_edge.physics.sense import maps_tensor
 from kdmri_edge.scaling import network_image, network_input
 
@@ -35,7 +34,7 @@ def thinned(cases: Sequence[Case], slices: int) -> list[Case]:
 
 
 @torch.no_grad()
-def validation_psnr(model: Network, operator: Tensor, cases: Sequence[Case]) -> float:
+def validation_psnr(model: nn.Module, operator: Tensor, cases: Sequence[Case]) -> float:
     """Return the mean over volumes of the PSNR in dB, in float32.
 
     Data range is the maximum of the target's slices given, as in the benchmark.

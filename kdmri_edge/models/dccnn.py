@@ -68,7 +68,7 @@ class DCCNN(nn.Module):
         self.form = Form.PROJECTION
         self.gain = gain(spec.noise_weight)
         self.consistency: Consistency = _registered
-        self.cascades = nn.ModuleList(ConvStack(spec) for _ in range(spec.cascades))
+        self.cascades = nn.ModuleList(ConvStack(spec, number) for number in range(spec.cascades))
 
     def features(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Features:
         """Reconstruct and keep what distillation reads.
@@ -88,9 +88,24 @@ class DCCNN(nn.Module):
                 else "This network knows of no coils.",
                 "Give maps to networks of the kind dccnn-d3c5-sense, and to no others.",
             )
-        x = x_u
+        return self.features_from(0, x_u, x_u, operator, maps)
+
+    def features_from(
+        self, first: int, x: Tensor, x_u: Tensor, operator: Tensor, maps: Tensor | None = None
+    ) -> Features:
+        """Go on from the image that the cascades before number `first` would have made.
+
+        Args:
+            first: Cascades to leave out; with all of them the image itself is the output.
+            x: Image [B, C, H, W].
+            x_u: Normalised zero-filled images, as for `features`.
+            operator: As for `features`.
+            maps: As for `features`.
+        """
         stages, attention = [], []
-        for cascade in self.cascades:
+        for number, cascade in enumerate(self.cascades):
+            if number < first:
+                continue
             correction, tapped = cascade(x)
             if self.spec.residual:
                 correction = x + correction

@@ -37,7 +37,8 @@ class ModelSpec:
         convs: Convolutions per cascade.
         width: Feature maps of the hidden convolutions.
         kernel: Side of the square kernels, odd.
-        dilation: Dilation of each convolution of a cascade, `convs` values.
+        dilation: Dilation of each convolution of a cascade, `convs` values for all cascades alike
+            or `convs * cascades`, cascade by cascade.
         channels: 1 (magnitude) or 2 (real and imaginary parts).
         residual: Whether a cascade adds its input to its output before data consistency.
         attention_tap: The convolution (counted from 1) whose activations attention transfer reads.
@@ -74,7 +75,8 @@ class ModelSpec:
             "convs": self.convs >= 2,
             "width": self.width >= 1,
             "kernel": self.kernel >= 1 and self.kernel % 2 == 1,
-            "dilation": len(self.dilation) == self.convs and min(self.dilation) >= 1,
+            "dilation": len(self.dilation) in (self.convs, self.convs * self.cascades)
+            and min(self.dilation) >= 1,
             "channels": self.channels in (1, 2),
             "attention_tap": 1 <= self.attention_tap < self.convs,
             "noise_weight": self.noise_weight is None or self.noise_weight > 0,
@@ -152,7 +154,13 @@ class ModelSpec:
     @property
     def receptive_radius(self) -> int:
         """How many pixels away a pixel of the input can act, convolutions alone."""
-        return self.cascades * sum(d * (self.kernel // 2) for d in self.dilation)
+        every = (d for number in range(self.cascades) for d in self.dilation_of(number))
+        return sum(d * (self.kernel // 2) for d in every)
+
+    def dilation_of(self, cascade: int) -> tuple[int, ...]:
+        """Return the dilation of each convolution of a cascade, counted from 0."""
+        begin = 0 if len(self.dilation) == self.convs else cascade * self.convs
+        return self.dilation[begin : begin + self.convs]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values.

@@ -15,14 +15,15 @@ class ConvStack(nn.Module):
 
     Args:
         spec: Gives number, widths, kernel and dilation of the convolutions.
+        cascade: Which cascade's stack it is, from 0.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, cascade: int = 0) -> None:
         super().__init__()
         self.tap = spec.attention_tap
         self.convs = nn.ModuleList(
             nn.Conv2d(i, o, spec.kernel, padding=d * (spec.kernel // 2), dilation=d)
-            for (i, o), d in zip(spec.widths, spec.dilation, strict=True)
+            for (i, o), d in zip(spec.widths, spec.dilation_of(cascade), strict=True)
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

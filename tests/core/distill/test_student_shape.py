@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kdmri_edge.checkpoint import load_checkpoint
-from kdmri_edge.distill import stage
+from kdmri_edge.distill import step as steps
 from kdmri_edge.distill.recipe import Imitation
 from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
@@ -115,12 +115,12 @@ def test_without_a_teachers_help_it_is_the_plain_student(
 def test_a_later_stage_goes_on_with_the_batches(
     settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn, real = [], stage.draw
+    drawn, real = [], steps.draw
 
     def draw(*arguments: Any, step: int, **options: Any) -> tuple[Tensor, Tensor]:
         drawn.append(step)
         return real(*arguments, step=step, **options)
 
-    monkeypatch.setattr(stage, "draw", draw)
+    monkeypatch.setattr(steps, "draw", draw)
     distill(settings(teacher_steps=5, attention_steps=2, imitation_steps=3), tmp_path)
     assert drawn == [*range(5)] * 3

@@ -1,0 +1,102 @@
+"""What a stage of training works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from kdmri_edge.data.cases import Case
+from kdmri_edge.distill.batches import TrainingSlices
+from kdmri_edge.distill.log import TrainingLog
+from kdmri_edge.distill.recipe import DistillRecipe
+from kdmri_edge.models.features import Features
+from kdmri_edge.models.spec import ModelSpec
+
+__all__ = ["Batch", "Criterion", "Stage", "Surroundings"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """What a step trains on.
+
+    Attributes:
+        x_u: Zero-filled images [B, C, H, W], normalised.
+        target: Fully sampled images, same shape and scale.
+        operator: Constant of data consistency of the mask that `x_u` was sampled with.
+        progress: Part of the stage's steps that lies behind, from 0 to below 1.
+        maps: Coil sensitivities [B, coils, 2, H, W]; None for one coil.
+    """
+
+    x_u: Tensor
+    target: Tensor
+    operator: Tensor
+    progress: float
+    maps: Tensor | None = None
+
+
+Criterion = Callable[[Features, Batch], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What one stage trains.
+
+    Attributes:
+        name: Name in the log and of the state file.
+        title: What the progress bar says.
+        steps: Optimiser steps.
+        criterion: Loss of (the network's features, the batch).
+        first: Steps of the network's earlier stages. Its batches go on from there, so that at the
+            same step every network of a run sees the same batch: which one came late in training
+            moves a network by more than some ideas do.
+        rate: Learning rate as a fraction of the recipe's.
+        switch: The only value of a batch's progress that the criterion may look at: it may change
+            there, once. On a GPU the steps on each side are recorded once and replayed.
+        other_masks: Part of the steps whose batches are sampled with another line mask each.
+        ema: Decay of the running average of the weights that the stage ends with; 0 for the last
+            weights themselves.
+    """
+
+    name: str
+    title: str
+    steps: int
+    criterion: Criterion
+    first: int = 0
+    rate: float = 1.0
+    switch: float = 1.0
+    other_masks: float = 0.0
+    ema: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What all stages of a run share.
+
+    Attributes:
+        fabric: Devices and precision.
+        recipe: Settings.
+        slices: Training slices.
+        validation: Volumes to watch (thinned).
+        operator: Constant of data consistency, on the device.
+        spec: Architecture of the student; the teacher agrees in channels and coils.
+        strips: Whether readout strips, mirrored or not, may stand for whole slices, see
+            `strips_allowed`; otherwise whole slices are drawn, never mirrored.
+        folder: Where state files go.
+        log: The training log (written by the first process only).
+        key: Fingerprint of the run's settings.
+    """
+
+    fabric: Fabric
+    recipe: DistillRecipe
+    slices: TrainingSlices
+    validation: Sequence[Case]
+    operator: Tensor
+    spec: ModelSpec
+    strips: bool
+    folder: Path
+    log: TrainingLog | None
+    key: str

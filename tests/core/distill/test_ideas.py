@@ -1,0 +1,176 @@
+"""Ideas that a recipe may switch on: each one acts, and can be interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from kdmri_edge.distill.average import Average
+from kdmri_edge.distill.joint import Joint
+from kdmri_edge.distill.losses import distance, relation_transfer, similarity
+from kdmri_edge.distill.masks import sees_other_mask
+from kdmri_edge.distill.recipe import Loss
+from kdmri_edge.distill.run import distill
+from kdmri_edge.distill.settings import Settings
+from kdmri_edge.errors import RecipeError
+from kdmri_edge.models.build import build_model
+from kdmri_edge.models.dccnn import DCCNN
+from kdmri_edge.models.spec import preset
+from kdmri_edge.physics.consistency import operator_tensor
+from kdmri_edge.physics.forms import Form
+from kdmri_edge.physics.masks import variable_density_lines
+from kdmri_edge.runs import Run
+
+Cuts = Callable[[Settings, Path, list[tuple[str, int]]], Run]
+
+
+def test_similarity_is_the_metric() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.random((2, 1, 24, 20), np.float32)
+    target = np.clip(image + 0.1 * rng.standard_normal(image.shape, np.float32), 0, 1)
+    inside = [
+        structural_similarity(
+            a[0].astype(np.float64), b[0].astype(np.float64), data_range=1.0, win_size=7
+        )
+        for a, b in zip(image, target, strict=True)
+    ]
+    found = similarity(torch.from_numpy(image), torch.from_numpy(target))
+    assert float(found) == pytest.approx(np.mean(inside), abs=1e-4)
+
+
+def test_l1_with_ssim_prefers_structure() -> None:
+    rng = np.random.default_rng(0)
+    target = torch.from_numpy(rng.random((1, 1, 32, 32), np.float32))
+    shifted, noisy = target + 0.02, target + 0.02 * torch.sign(torch.randn_like(target))
+    apart = [distance(Loss.L1_SSIM, image, target) for image in (target, shifted, noisy)]
+    assert float(apart[0]) == pytest.approx(0, abs=1e-6)
+    assert apart[0] < apart[1] < apart[2]
+
+
+def test_relation_ignores_where_features_are() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 4, 6, 5, generator=generator)
+    moved = 3 * maps.roll(2, dims=3)
+    assert float(relation_transfer([moved], [maps])) == pytest.approx(0, abs=1e-5)
+    assert float(relation_transfer([maps.roll(1, dims=1)], [maps])) > 0.1
+    with pytest.raises(RecipeError, match="4 feature maps"):
+        relation_transfer([maps[:, :3]], [maps])
+
+
+def test_average_is_exponential() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        average = Average(layer, 0.75)
+        layer.weight.fill_(5.0)
+        average.update()
+        average.apply()
+    assert layer.weight.item() == pytest.approx(0.75 * 1 + 0.25 * 5)
+
+
+def test_other_masks_come_as_often_as_asked() -> None:
+    seen = [sees_other_mask(0.25, seed=3, step=step) for step in range(2000)]
+    assert 0.2 < np.mean(seen) < 0.3
+    assert not any(sees_other_mask(0.0, seed=3, step=step) for step in range(100))
+
+
+def test_chains_begin_with_the_teacher_and_end_with_the_student() -> None:
+    torch.manual_seed(0)
+    teacher, student = (build_model(preset(name)) for name in ("dccnn-d5c5", "dccnn-d3c5"))
+    assert isinstance(teacher, DCCNN)
+    assert isinstance(student, DCCNN)
+    operator = operator_tensor(variable_density_lines(32, 2.0), Form.PROJECTION, 1)
+    x_u = torch.rand(1, 1, 32, 24)
+    with torch.no_grad():
+        features = Joint(teacher, student).features(x_u, operator)
+        own = teacher.features(x_u, operator)
+        torch.testing.assert_close(features.output, own.output)
+        torch.testing.assert_close(features.stages[0], student(x_u, operator))
+        last = student.features_from(4, own.stages[3], x_u, operator).output
+        torch.testing.assert_close(features.stages[4], last)
+    assert len(features.stages) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "cuts"),
+    [
+        (
+            {"joint_steps": 4, "reparameterise": True, "reparameterise_teacher": True},
+            [("branches", 2), ("teacher dccnn", 3), ("imitation", 4)],
+        ),
+        ({"ema": 0.5}, [("teacher", 3), ("plain", 5)]),
+        ({"loss": "l1-ssim", "transfer": "relation"}, [("relation", 3)]),
+        ({"dilation": (1, 2, 1, 1, 3, 1, 1, 1, 1, 1, 2, 1, 2, 2, 1)}, [("imitation", 3)]),
+    ],
+)
+def test_an_interrupted_idea_goes_on(
+    settings: Callable[..., Settings],
+    distill_with_cuts: Cuts,
+    weights: Callable[[Path], dict[str, dict[str, Tensor]]],
+    tmp_path: Path,
+    changes: dict[str, Any],
+    cuts: list[tuple[str, int]],
+) -> None:
+    wanted = settings(**changes)
+    distill_with_cuts(wanted, tmp_path / "cut", cuts)
+    distill(wanted, tmp_path / "whole")
+    distill(settings(), tmp_path / "without")
+    cut, whole = weights(tmp_path / "cut"), weights(tmp_path / "whole")
+    assert set(cut) == set(whole)
+    for role, state in whole.items():
+        for name, value in state.items():
+            assert torch.equal(cut[role][name], value), (role, name)
+    usual = weights(tmp_path / "without")["student"]
+    assert any(not torch.equal(usual[name], whole["student"][name]) for name in usual)
+
+
+def test_joint_steps_count_for_both(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    run = distill(settings(joint_steps=4), tmp_path / "run")
+    from kdmri_edge.checkpoint import load_checkpoint
+
+    steps = {role: load_checkpoint(run.weights(role)).training["steps"] for role in run.roles()}
+    assert steps["teacher"] == {"joint": 4, "teacher": 4}
+    assert steps["student"] == {"joint": 4, "attention": 6, "imitation": 6}
+    assert steps["plain"] == {"plain": 16}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"joint_steps": 9}, "9 joint steps are more"),
+        (
+            {
+                "joint_steps": 4,
+                "teacher": "vdsr-11",
+                "student": "vdsr-7",
+            },
+            "equally many cascades",
+        ),
+    ],
+)
+def test_joint_steps_that_cannot_be(
+    settings: Callable[..., Settings], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        distill(settings(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_dilation_by_cascade_is_what_a_network_sees() -> None:
+    from dataclasses import replace
+
+    pattern = (1, 2, 1, 1, 3, 1, 1, 1, 1, 1, 2, 1, 2, 2, 1)
+    spec = replace(preset("dccnn-d3c5"), dilation=pattern)
+    network = build_model(spec)
+    assert isinstance(network, DCCNN)
+    found = [conv.dilation[0] for cascade in network.cascades for conv in cascade.convs]  # type: ignore[union-attr]
+    assert tuple(found) == pattern
+    assert spec.receptive_radius == sum(pattern)
+    assert spec.dilation_of(1) == (1, 3, 1)
