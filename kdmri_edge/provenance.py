@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,16 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(memory, 1),
         "os": f"{platform.system()} {platform.machine()}",
+        **({"gpus": found} if (found := _gpus()) else {}),
     }
+
+
+def _gpus() -> list[str]:
+    """Return the CUDA devices; only where this process has PyTorch anyway, which takes seconds."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
 def versions() -> dict[str, str]:

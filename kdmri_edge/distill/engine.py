@@ -136,8 +136,9 @@ def make_fabric(engine: Engine, precision: Precision) -> Fabric:
         warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)
     if accelerator == "cpu":
         keep_freed_memory()
-    elif resolved is Precision.F32:
-        # PyTorch's default for convolutions, TF32, has 10 bits of fraction: not what was asked for.
+    else:
+        # PyTorch's default for convolutions, TF32, has 10 bits of fraction: what is called float32,
+        # validation always, would not be it.
         torch.backends.cudnn.allow_tf32 = False
     if engine.threads is not None:  # after launching, which sets a number of its own
         torch.set_num_threads(engine.threads)

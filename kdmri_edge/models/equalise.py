@@ -46,8 +46,8 @@ def equalise(network: Network, maxima: Mapping[str, Sequence[float]]) -> dict[st
                 continue
             writes = cast(nn.Conv2d, stack.convs[place - 1])
             reads = cast(nn.Conv2d, stack.convs[place])
-            seen = torch.tensor(maxima[name], dtype=torch.float32)
             heaviest = reads.weight.detach().abs().amax((0, 2, 3))
+            seen = torch.tensor(maxima[name], dtype=torch.float32, device=heaviest.device)
             factor = torch.sqrt(_floored(seen) / _floored(heaviest))
             with torch.no_grad():
                 writes.weight.div_(factor[:, None, None, None])
