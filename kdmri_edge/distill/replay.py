@@ -9,13 +9,14 @@ apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-__all__ = ["Record", "Replayed", "cuda_recorder"]
+__all__ = ["CudaRecorder", "Record", "Replayed"]
 
 Result = tuple[Tensor, ...]
 Record = Callable[[Callable[[], Result]], Callable[[], Result]]
@@ -37,45 +38,57 @@ class Replayed:
     """Work on tensors that is recorded after its first few runs.
 
     Args:
-        work: Takes the tensors; what it does must depend on them and on the kind alone, without
-            waiting for the device.
+        work: Takes the tensors, on the device; what it does must depend on them and on the kind
+            alone, without waiting for the device.
         record: What records it.
+        device: Where it happens.
     """
 
-    def __init__(self, work: Callable[[Sequence[Tensor]], Result], record: Record) -> None:
-        self._work, self._record = work, record
+    def __init__(
+        self, work: Callable[[Sequence[Tensor]], Result], record: Record, device: torch.device
+    ) -> None:
+        self._work, self._record, self._device = work, record, device
         self._kinds: dict[Hashable, _Kind] = {}
 
     def __call__(self, inputs: Sequence[Tensor], kind: Hashable) -> Result:
         """Do the work.
 
         Args:
-            inputs: Tensors of any device; from the first recording on they are only copied.
+            inputs: Tensors of any device.
             kind: What the work depends on beside them; their shapes are added to it.
 
         Returns:
             Its results; overwritten by the next call of the same kind.
         """
         known = self._kinds.setdefault((kind, *(t.shape for t in inputs)), _Kind())
-        if known.replay is None:
-            known.seen += 1
-            if known.seen <= _BEFORE:
-                return self._work(inputs)
-            known.inputs = [t.clone() for t in inputs]
-            known.replay = self._record(lambda: self._work(known.inputs))
-        else:
+        if known.replay is not None:
             for mine, given in zip(known.inputs, inputs, strict=True):
                 mine.copy_(given)
+            return known.replay()
+        known.seen += 1
+        placed = [t.to(self._device, copy=True) for t in inputs]
+        if known.seen <= _BEFORE:
+            return self._work(placed)
+        known.inputs = placed
+        known.replay = self._record(lambda: self._work(placed))
         return known.replay()
 
 
-def cuda_recorder() -> Record:
-    """Return what records work on the current CUDA device as a graph."""
+class CudaRecorder:
+    """Records work on a CUDA device as a graph.
 
-    def record(work: Callable[[], Result]) -> Callable[[], Result]:
+    Attributes:
+        stream: On which the work must run before it is recorded too: autograd keeps to the stream
+            on which it first met a weight, and a recording cannot wait for another.
+    """
+
+    def __init__(self) -> None:
+        self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def __call__(self, work: Callable[[], Result]) -> Callable[[], Result]:
+        """Record it."""
         graph = torch.cuda.CUDAGraph()
-        # Other threads of the process may use the device meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=self.stream):
             result = work()
 
         def replay() -> Result:
@@ -84,4 +97,10 @@ def cuda_recorder() -> Record:
 
         return replay
 
-    return record
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Run what is inside on the recorder's stream, after what the device was given before."""
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            yield
+        torch.cuda.current_stream().wait_stream(self.stream)

@@ -15,7 +15,7 @@ from kdmri_edge.distill.average import Average
 from kdmri_edge.distill.batches import draw
 from kdmri_edge.distill.masks import sees_other_mask, step_mask
 from kdmri_edge.distill.recipe import Masks
-from kdmri_edge.distill.replay import Record, Replayed, cuda_recorder
+from kdmri_edge.distill.replay import CudaRecorder, Record, Replayed
 from kdmri_edge.distill.schedule import rate
 from kdmri_edge.distill.work import Batch, Stage, Surroundings
 from kdmri_edge.errors import KdmriError
@@ -35,7 +35,7 @@ def recorder(around: Surroundings) -> Record | None:
     That is on CPUs, and among several processes, whose gradients meet in every step.
     """
     alone = around.fabric.world_size == 1
-    return cuda_recorder() if alone and around.fabric.device.type == "cuda" else None
+    return CudaRecorder() if alone and around.fabric.device.type == "cuda" else None
 
 
 class Steps:
@@ -66,8 +66,10 @@ class Steps:
         # DDP.
         self._own = max(1, around.recipe.shards // around.fabric.world_size)
         self._progress = 0.0
-        self._replayed = None if record is None else Replayed(self._whole, record)
+        self._replayed, self._running = None, nullcontext
         if record is not None:
+            self._replayed = Replayed(self._whole, record, around.fabric.device)
+            self._running = getattr(record, "running", nullcontext)
             for group in optimiser.param_groups:  # a number would be recorded as it is
                 group["lr"] = torch.zeros((), device=around.fabric.device)
 
@@ -86,7 +88,8 @@ class Steps:
             value = self._checked(total, norm, step)
             self._update()
             return value
-        total, norm = self._replayed(tensors, kind=self._progress >= stage.switch)
+        with self._running():
+            total, norm = self._replayed(tensors, kind=self._progress >= stage.switch)
         return self._checked(total, norm, step)
 
     def _set_rate(self, value: float) -> None:
@@ -158,7 +161,7 @@ class Steps:
 
     def _whole(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Do what of a step is the device's alone."""
-        result = self._gradients([self._around.fabric.to_device(t) for t in tensors])
+        result = self._gradients(tensors)
         self._update()
         return result
 

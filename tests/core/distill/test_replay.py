@@ -29,7 +29,7 @@ def test_replayed_work_reads_the_inputs_it_was_recorded_with() -> None:
         recorded.append(work)
         return work
 
-    replayed = Replayed(lambda tensors: (tensors[0] * 2,), record)
+    replayed = Replayed(lambda tensors: (tensors[0] * 2,), record, torch.device("cpu"))
     for number in range(9):
         (result,) = replayed([torch.full((2,), float(number))], kind=number >= 8)
         assert torch.equal(result, torch.full((2,), 2.0 * number))
