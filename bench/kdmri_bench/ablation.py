@@ -29,7 +29,7 @@ from kdmri_edge.files import atomic_path, write_json
 from kdmri_edge.provenance import provenance
 from kdmri_edge.runs import Run
 
-__all__ = ["VARIANTS", "Variant", "ablate", "markdown"]
+__all__ = ["VARIANTS", "Variant", "ablate", "markdown", "settings_of"]
 
 SCHEMA: Final = 1
 
@@ -55,7 +55,14 @@ def _student(name: str, title: str, *assignments: str) -> Variant:
     return Variant(name=name, title=title, role="student", assignments=assignments)
 
 
-_PLAIN = ("reparameterise_teacher=false", "reparameterise=false")
+def _both(name: str, what: str, *assignments: str) -> tuple[Variant, Variant]:
+    """Return what an idea that needs no teacher gives to the teacher, and to the plain student."""
+    return (
+        Variant(name=name, title=f"teacher (b): {what}", role="teacher", assignments=assignments),
+        Variant(name=name, title=f"plain student: {what}", role="plain", assignments=assignments),
+    )
+
+
 _PUBLISHED = ("learning_rate=1e-3", "schedule=step", "warmup=0", "reparameterise_teacher=false")
 _ONE_STAGE = ("attention_steps=0", "imitation_steps=1")
 _NO_TEACHER = (*_ONE_STAGE, "alpha=1.0")
@@ -63,6 +70,9 @@ _CASCADES = (*_ONE_STAGE, "imitation=cascades", "alpha=0.3333")
 _EARLY = (*_CASCADES, "imitation_until=0.35")
 _INHERIT = "inherit=true"
 _DILATION = "dilation=[1, 2, 1]"
+_EDGE = (*_EARLY, _INHERIT, _DILATION)
+_FALLING = "dilation=[1, 4, 1, 1, 3, 1, 1, 2, 1, 1, 2, 1, 1, 1, 1]"
+_RISING = "dilation=[1, 1, 1, 1, 2, 1, 1, 2, 1, 1, 3, 1, 1, 4, 1]"
 VARIANTS: Final = (
     Variant(
         name="teacher-a",
@@ -70,55 +80,86 @@ VARIANTS: Final = (
         role="teacher",
         assignments=_PUBLISHED,
     ),
-    Variant(
-        name="single",
-        title="teacher: 2e-3, cosine with warm-up",
-        role="teacher",
-        assignments=_PLAIN,
+    *_both("base", "2e-3, cosine with warm-up, re-parameterised"),
+    *_both(
+        "single",
+        "without re-parameterisation",
+        "reparameterise_teacher=false",
+        "reparameterise=false",
     ),
-    Variant(name="base", title="teacher (b): the same, re-parameterised", role="teacher"),
-    Variant(
-        name="single",
-        title="plain student: 2e-3, cosine with warm-up",
-        role="plain",
-        assignments=_PLAIN,
-    ),
-    Variant(name="base", title="plain student: the same, re-parameterised", role="plain"),
-    _student(
-        "dilation", "its middle convolutions dilated by 2, no teacher", *_NO_TEACHER, _DILATION
-    ),
+    *_both("rate", "learning rate 4e-3", "learning_rate=4e-3"),
+    *_both("ema", "running average of the weights (0.998)", "ema=0.998"),
+    *_both("ssim", "L1 + SSIM", "loss=l1-ssim"),
+    *_both("mse", "squared difference", "loss=mse"),
+    *_both("float32", "float32 convolutions", "precision=f32"),
+    *_both("batch", "twice the batch", "batch=16"),
+    _student("dilation", "no teacher: middle convolutions dilated by 2", *_NO_TEACHER, _DILATION),
     _student(
         "inherit",
-        "its first and last convolutions from teacher (b), no imitation",
+        "first and last convolutions from teacher (b), no imitation",
         *_NO_TEACHER,
         _INHERIT,
     ),
     _student("inherit-dilation", "both, no imitation", *_NO_TEACHER, _INHERIT, _DILATION),
     _student("base", "KD-MRI: attention, then imitation of the last image"),
+    _student("relation", "relations of feature maps instead of attention", "transfer=relation"),
     _student("final", "imitation of the last image, no attention", *_ONE_STAGE),
     _student("cascades", "imitation after every cascade", *_CASCADES),
     _student("early", "the same in the first 35 % of the steps only", *_EARLY),
+    _student("early-inherit", "and the teacher's first and last convolutions", *_EARLY, _INHERIT),
+    _student("edge", "and middle convolutions dilated by 2", *_EDGE),
+    _student("edge-late", "that, imitating to the end", *_EDGE, "imitation_until=1.0"),
+    _student("edge-60", "that, imitating for 60 % of the steps", *_EDGE, "imitation_until=0.6"),
+    _student("edge-20", "that, imitating for 20 % of the steps", *_EDGE, "imitation_until=0.2"),
+    _student("edge-alone", "that, imitation alone while it lasts", *_EDGE, "alpha=0.0"),
+    _student("edge-131", "that, dilation 1 3 1", *_EDGE, "dilation=[1, 3, 1]"),
+    _student("edge-221", "that, dilation 2 2 1", *_EDGE, "dilation=[2, 2, 1]"),
+    _student("edge-122", "that, dilation 1 2 2", *_EDGE, "dilation=[1, 2, 2]"),
+    _student("edge-222", "that, dilation 2 2 2", *_EDGE, "dilation=[2, 2, 2]"),
+    _student("edge-falling", "that, middle dilation 4 3 2 2 1 by cascade", *_EDGE, _FALLING),
+    _student("edge-rising", "that, middle dilation 1 2 2 3 4 by cascade", *_EDGE, _RISING),
+    _student("edge-rate", "that, learning rate 4e-3", *_EDGE, "learning_rate=4e-3"),
+    _student("edge-mse", "that, squared difference", *_EDGE, "loss=mse"),
+    _student("edge-ssim", "that, L1 + SSIM", *_EDGE, "loss=l1-ssim"),
+    _student("edge-ema", "that, running average of the weights (0.998)", *_EDGE, "ema=0.998"),
     _student(
-        "early-inherit",
-        "with the teacher's first and last convolutions to start from",
-        *_EARLY,
-        _INHERIT,
+        "edge-masks", "that, a quarter of the imitation on other masks", *_EDGE, "other_masks=0.25"
     ),
-    _student("edge", "and dilation (recipe edge)", *_EARLY, _INHERIT, _DILATION),
-    _student("edge-3", "the same with dilation 3", *_EARLY, _INHERIT, "dilation=[1, 3, 1]"),
-    _student("edge-late", "recipe edge, imitating to the end", *_CASCADES, _INHERIT, _DILATION),
+    _student(
+        "edge-relation",
+        "that, relations for the first eighth",
+        *_EDGE,
+        "transfer=relation",
+        "attention_steps=1",
+        "imitation_steps=7",
+    ),
+    _student(
+        "edge-joint",
+        "that, from a teacher trained jointly for a third of the steps (SFT)",
+        *_EDGE,
+        "joint_steps=1",
+        "imitation_steps=2",
+    ),
 )
+# Runs with a teacher of their own, whose plain student or student is looked at too.
+_OWN_TEACHER: Final = {v.name for v in VARIANTS if v.role == "plain"} | {"edge-joint"}
 
 
-def _settings(case: CaseSpec, variant: Variant, folder: Path) -> Settings:
-    """Return the request of a variant's run; "base" and "single" train teachers of their own."""
-    own = variant.name in ("base", "single")
+def settings_of(case: CaseSpec, variant: Variant, folder: Path) -> Settings:
+    """Return the request of a variant's run.
+
+    Args:
+        case: Data, mask, seed and steps.
+        variant: Which; of those that share a run, any.
+        folder: Of all runs.
+    """
+    own = variant.name in _OWN_TEACHER
     training = Training(
         folder=variant.name,
         recipe="kd-mri",
         taught_by=None if own or variant.role == "teacher" else "base",
-        baseline=own,
-        distilled=variant.name == "base" or variant.role == "student",
+        baseline=any(v.name == variant.name and v.role == "plain" for v in VARIANTS),
+        distilled=any(v.name == variant.name and v.role == "student" for v in VARIANTS),
     )
     varied = replace(case, assignments=(*case.assignments, *variant.assignments))
     return varied.settings(training, folder)
@@ -152,9 +193,9 @@ def ablate(
     base = out / "base"
     pieces = []
     for name in dict.fromkeys((base.name, *(variant.name for variant in variants))):
-        settings = _settings(case, next(v for v in variants if v.name == name), out)
+        settings = settings_of(case, next(v for v in variants if v.name == name), out)
         # The base run first: its teacher teaches the others.
-        after = () if name == base.name else (base,)
+        after = (base,) if settings.teacher_place is not None else ()
         pieces.append(Piece(out / name, settings, f"Variant {name}", after))
 
     report: dict[str, Any] = {}

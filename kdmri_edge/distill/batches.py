@@ -6,7 +6,7 @@ any number of interruptions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,9 @@ __all__ = ["TrainingSlices", "batch_size", "draw", "strips_allowed"]
 # Slices whose zero-filled maximum is below this part of their volume's hold next to no anatomy;
 # scaled to unit maximum they would teach the network to reproduce noise.
 _BLANK = 0.05
+
+
+Images = Iterable[NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -142,18 +145,19 @@ def draw(
     mirrored = random.random(batch) < 0.5
     own = list(zip(chosen, starts, mirrored, strict=True))[rank::world]
     numbers = [n for n, _, _ in own]
-    zero_filled, target = slices.zero_filled[numbers], slices.target[numbers]
     maps = slices.maps_of(numbers)
+    # Views: of a strip's slice, only the strip is copied.
+    zero_filled: Images = [slices.zero_filled[n] for n in numbers]
+    target: Images = [slices.target[n] for n in numbers]
     if projection is not None:
         # On whole slices: the scale is the slice's, not the strip's.
-        if maps is None:
-            zero_filled = np.matmul(projection, target)
-        else:
-            zero_filled = combine(np.matmul(projection, expand(target, maps)), maps)
-        scale = slice_scale(zero_filled)[:, None, None]
-        zero_filled, target = zero_filled / scale, target / scale
+        full = slices.target[numbers]
+        sampled = np.matmul(projection, full if maps is None else expand(full, maps))
+        sampled = sampled if maps is None else combine(sampled, maps)
+        scale = slice_scale(sampled)[:, None, None]
+        zero_filled, target = sampled / scale, full / scale
 
-    def strips(source: NDArray[Any]) -> NDArray[Any]:
+    def strips(source: Images) -> NDArray[Any]:
         return np.stack(
             [
                 image[..., a : a + columns][..., :: -1 if flip and m else 1]

@@ -16,6 +16,7 @@ from kdmri_edge.distill.state import load_state, save_state
 from kdmri_edge.distill.step import Steps, recorder
 from kdmri_edge.distill.validation import validation_psnr
 from kdmri_edge.distill.work import Stage, Surroundings
+from kdmri_edge.models.branches import together
 from kdmri_edge.models.build import Network
 from kdmri_edge.models.features import Features
 
@@ -32,7 +33,8 @@ class _WithFeatures(nn.Module):
         self.network = network
 
     def forward(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Features:
-        return self.network.features(x_u, operator, maps)
+        with together(self.network):
+            return self.network.features(x_u, operator, maps)
 
 
 def channels_last(network: _Module) -> _Module:

@@ -199,7 +199,7 @@ def _backward(
     gain: float = ctx.gain  # type: ignore[attr-defined]
     form: str = ctx.form  # type: ignore[attr-defined]
     through_x = data_consistency(gradient, torch.zeros_like(gradient), operator, gain, form)
-    return through_x, gain * gradient, None, None, None
+    return through_x, gradient if gain == 1.0 else gain * gradient, None, None, None
 
 
 data_consistency.register_autograd(_backward, setup_context=_keep)

@@ -156,9 +156,16 @@ def with_steps(recipe: DistillRecipe, steps: int) -> DistillRecipe:
     """
     if steps < 4:
         raise BenchError(f"{steps} steps train nothing.", "Give --steps 4 or more.")
-    attention = round(steps * recipe.attention_steps / recipe.student_steps)
+    joint, attention = (
+        round(steps * part / recipe.student_steps)
+        for part in (recipe.joint_steps, recipe.attention_steps)
+    )
     return replace(
-        recipe, teacher_steps=steps, attention_steps=attention, imitation_steps=steps - attention
+        recipe,
+        teacher_steps=steps,
+        joint_steps=joint,
+        attention_steps=attention,
+        imitation_steps=steps - joint - attention,
     )
 
 

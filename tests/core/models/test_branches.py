@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdmri_edge.models.branches import expand, fold
+from kdmri_edge.models.branches import expand, fold, together
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.spec import ModelSpec, preset
 
@@ -61,12 +62,14 @@ def test_expanding_changes_nothing_yet() -> None:
     assert float((output - expected).abs().max()) < 1e-5 * float(expected.max() - expected.min())
 
 
-def test_every_branch_learns_and_weighs() -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+def test_every_branch_learns_and_weighs(at_once: bool) -> None:
     torch.manual_seed(0)
     network = build_model(preset("dccnn-d3c5"))
     expand(network)
     x_u, operator = _images(network.spec, 16, 0)
-    before = network(x_u, operator)
+    with together(network) if at_once else nullcontext():
+        before = network(x_u, operator)
     before.square().mean().backward()
     silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
@@ -75,6 +78,22 @@ def test_every_branch_learns_and_weighs() -> None:
             parameter.mul_(1.5)
             assert not torch.equal(network(x_u, operator), before), name
             parameter.div_(1.5)
+
+
+def test_weights_summed_at_once_are_the_same() -> None:
+    torch.manual_seed(0)
+    network = build_model(preset("dccnn-d3c5")).to(memory_format=torch.channels_last)
+    expand(network)
+    convs = [conv for cascade in network.cascades for conv in cascade.convs]
+    apart = [conv.weight for conv in convs]
+    with together(network):
+        at_once = [conv.weight for conv in convs]
+        with torch.autocast("cpu", torch.bfloat16), together(network):
+            rounded = [conv.weight for conv in convs]
+    for one, other, short in zip(apart, at_once, rounded, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-7)
+        assert other.stride() == one.stride()
+        torch.testing.assert_close(short, one.bfloat16())
 
 
 def test_weights_keep_the_fast_layout() -> None:
