@@ -10,18 +10,30 @@ from torch import Tensor, nn
 __all__ = ["Average"]
 
 
+# What counts the updates among the saved values; the names of weights have dots.
+_COUNT = "updates"
+
+
 class Average:
-    """Exponential moving average of all parameters, from the weights that it starts with.
+    """Exponential moving average of all parameters.
+
+    Its first updates forget faster, by (1 + n) / (10 + n) at the n-th, or the first weights would
+    weigh in for as long as the average remembers.
 
     Args:
         network: What is averaged.
-        decay: Part of the average that a step keeps, below 1.
+        decay: Part of the average that a later step keeps, below 1.
+
+    Attributes:
+        values: The average by the parameters' names, and the number of updates.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self._parameters = dict(network.named_parameters())
         self._decay = decay
         self.values = {name: p.detach().clone() for name, p in self._parameters.items()}
+        device = next(iter(self.values.values())).device
+        self.values[_COUNT] = torch.zeros((), device=device)
 
     def load(self, values: Mapping[str, Tensor]) -> None:
         """Go on from saved values.
@@ -34,10 +46,15 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights as they are now."""
+        """Take in the weights as they are now, without waiting for the device."""
+        count = self.values[_COUNT]
+        # A tensor, so that a recorded update goes on counting.
+        share = 1 - torch.clamp((1 + count) / (10 + count), max=self._decay)
+        averages = [self.values[name] for name in self._parameters]
         torch._foreach_lerp_(
-            list(self.values.values()), list(self._parameters.values()), 1 - self._decay
+            averages, list(self._parameters.values()), [share.expand_as(a) for a in averages]
         )
+        count += 1
 
     @torch.no_grad()
     def apply(self) -> None:

@@ -140,6 +140,7 @@ def make_fabric(engine: Engine, precision: Precision) -> Fabric:
         # PyTorch's default for convolutions, TF32, has 10 bits of fraction: what is called float32,
         # validation always, would not be it.
         torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True  # shapes stay the same for thousands of steps
     if engine.threads is not None:  # after launching, which sets a number of its own
         torch.set_num_threads(engine.threads)
     if not fabric.is_global_zero:

@@ -94,7 +94,7 @@ def tune(student: Network, around: Surroundings, validation: list[Case]) -> Tune
 
 def _like(student: Network, fabric: Fabric) -> Criterion:
     """Return the loss against what the float student makes of the same batch."""
-    reference = channels_last(copy.deepcopy(student).eval().requires_grad_(False))
+    reference = channels_last(copy.deepcopy(student).eval().requires_grad_(False), fabric.device)
     fabric.to_device(reference)
 
     def loss(rounded: Features, batch: Batch) -> Tensor:

@@ -19,10 +19,12 @@ from kdmri_edge.distill.work import Stage, Surroundings
 from kdmri_edge.models.branches import together
 from kdmri_edge.models.build import Network
 from kdmri_edge.models.features import Features
+from kdmri_edge.models.stack import ConvStack
 
 __all__ = ["channels_last", "train"]
 
 _Module = TypeVar("_Module", bound=nn.Module)
+_PADDED = True
 
 
 class _WithFeatures(nn.Module):
@@ -37,9 +39,16 @@ class _WithFeatures(nn.Module):
             return self.network.features(x_u, operator, maps)
 
 
-def channels_last(network: _Module) -> _Module:
-    """Lay the weights out channels-last, in place: several times faster convolutions on CPUs."""
+def channels_last(network: _Module, device: torch.device) -> _Module:
+    """Lay a network out for training on a device, in place.
+
+    Channels-last: several times faster convolutions on CPUs. On GPUs narrow convolutions are
+    padded to what their matrix units take.
+    """
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for stack in network.modules():
+        if isinstance(stack, ConvStack):
+            stack.padded = _PADDED and device.type == "cuda"
     return network
 
 
@@ -51,7 +60,7 @@ def train(network: Network | Joint, stage: Stage, around: Surroundings) -> None:
         CheckpointError: The state to resume from is damaged or of other settings.
     """
     fabric, recipe = around.fabric, around.recipe
-    channels_last(network)
+    channels_last(network, fabric.device)
     # Before the optimiser is restored: its state goes where the weights are.
     fabric.to_device(network)
     record = recorder(around)

@@ -33,7 +33,7 @@ class Teaching:
     def __init__(self, fabric: Fabric, recipe: DistillRecipe, teacher: Network) -> None:
         teacher.eval().requires_grad_(False)
         # Not through Fabric's wrapper: it is frozen. It needs the same autocast, layout and device.
-        self._teacher = channels_last(teacher)
+        self._teacher = channels_last(teacher, fabric.device)
         fabric.to_device(self._teacher)
         self._fabric, self._recipe = fabric, recipe
 

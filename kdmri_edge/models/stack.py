@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdmri_edge.models.spec import ModelSpec
 
 __all__ = ["ConvStack"]
+
+# What tensor cores take at once in half precision.
+_AT_ONCE = 8
 
 
 class ConvStack(nn.Module):
@@ -16,11 +22,16 @@ class ConvStack(nn.Module):
     Args:
         spec: Gives number, widths, kernel and dilation of the convolutions.
         cascade: Which cascade's stack it is, from 0.
+
+    Attributes:
+        padded: Whether convolutions of fewer channels than a GPU's matrix units take at once are
+            computed with zeros for the rest; the same result.
     """
 
     def __init__(self, spec: ModelSpec, cascade: int = 0) -> None:
         super().__init__()
         self.tap = spec.attention_tap
+        self.padded = False
         self.convs = nn.ModuleList(
             nn.Conv2d(i, o, spec.kernel, padding=d * (spec.kernel // 2), dilation=d)
             for (i, o), d in zip(spec.widths, spec.dilation_of(cascade), strict=True)
@@ -31,9 +42,30 @@ class ConvStack(nn.Module):
         tapped = x
         last = len(self.convs)
         for number, conv in enumerate(self.convs, start=1):
-            x = conv(x)
+            if self.padded and isinstance(conv, nn.Conv2d):  # not one that rounds as int8 would
+                x = _padded(conv, x)
+            else:
+                x = conv(x)
             if number < last:
                 x = F.relu(x)
             if number == self.tap:
                 tapped = x
         return x, tapped
+
+
+def _padded(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    inputs, outputs = -conv.in_channels % _AT_ONCE, -conv.out_channels % _AT_ONCE
+    if not inputs and not outputs:
+        return cast(Tensor, conv(x))
+    weight = F.pad(conv.weight, (0, 0, 0, 0, 0, inputs, 0, outputs))
+    x = F.pad(x, (0, 0, 0, 0, 0, inputs))
+    bias = None if conv.bias is None else F.pad(conv.bias, (0, outputs))
+    layout = torch.channels_last
+    y = F.conv2d(
+        x.contiguous(memory_format=layout),
+        weight.contiguous(memory_format=layout),
+        bias,
+        padding=cast(tuple[int, int], conv.padding),
+        dilation=cast(tuple[int, int], conv.dilation),
+    )
+    return y[:, : conv.out_channels]

@@ -64,15 +64,19 @@ def test_relation_ignores_where_features_are() -> None:
         relation_transfer([maps[:, :3]], [maps])
 
 
-def test_average_is_exponential() -> None:
-    layer = torch.nn.Linear(1, 1, bias=False)
-    with torch.no_grad():
-        layer.weight.fill_(1.0)
-        average = Average(layer, 0.75)
-        layer.weight.fill_(5.0)
+def test_average_forgets_the_first_weights() -> None:
+    layer = torch.nn.Linear(2, 1, bias=False)
+    average = Average(layer, 0.75)
+    expected = layer.weight.detach().clone()
+    for number in range(40):
+        with torch.no_grad():
+            layer.weight.fill_(float(number))
         average.update()
-        average.apply()
-    assert layer.weight.item() == pytest.approx(0.75 * 1 + 0.25 * 5)
+        kept = min(0.75, (1 + number) / (10 + number))
+        expected = kept * expected + (1 - kept) * number
+    average.apply()
+    torch.testing.assert_close(layer.weight.detach(), expected)
+    assert layer.weight[0, 0].item() == pytest.approx(39 - 0.75 / 0.25, abs=0.01)
 
 
 def test_other_masks_come_as_often_as_asked() -> None:

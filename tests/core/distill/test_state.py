@@ -14,7 +14,7 @@ from kdmri_edge.models.spec import preset
 
 def _trained(steps: int, seed: int = 0) -> tuple[Network, torch.optim.Adam]:
     torch.manual_seed(seed)
-    network = channels_last(build_model(preset("dccnn-d3c5")))
+    network = channels_last(build_model(preset("dccnn-d3c5")), torch.device("cpu"))
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
     for _ in range(steps):
         _step(network, optimiser)

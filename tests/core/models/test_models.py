@@ -8,6 +8,7 @@ import torch
 from kdmri_edge.errors import ModelError
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.spec import PRESETS, Kind, ModelSpec, preset
+from kdmri_edge.models.stack import ConvStack
 from kdmri_edge.physics.consistency import operator_tensor
 from kdmri_edge.physics.forms import Form
 from kdmri_edge.physics.masks import variable_density_lines
@@ -195,3 +196,19 @@ def test_macs_count_the_cheaper_product_of_every_coil() -> None:
     assert few["data_consistency"] == 2 * 4 * (2 * 4 * 6 * 24 * 10 + 8 * 240)
     assert spec.macs(24, 10, sampled=20, coils=4) == whole
     assert whole["convolutions"] == small(channels=2).macs(24, 10)["convolutions"]
+
+
+@pytest.mark.parametrize("name", ["dccnn-d3c5", "dccnn-d3c5-complex", "vdsr-7"])
+def test_padded_convolutions_give_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    network = build_model(preset(name))
+    x_u = torch.rand(2, network.spec.channels, 24, 20)
+    operator = torch.eye(network.spec.channels * 24) * 0.5
+    expected = network(x_u, operator)
+    for module in network.modules():
+        if isinstance(module, ConvStack):
+            module.padded = True
+    found = network(x_u, operator)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    found.square().mean().backward()
+    assert all(p.grad is not None and p.grad.any() for p in network.parameters())
