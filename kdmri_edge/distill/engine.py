@@ -17,13 +17,14 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-from kdmri_edge.console import get_console
+from kdmri_edge.console import get_console, say
 from kdmri_edge.distill.memory import keep_freed_memory
 from kdmri_edge.distill.recipe import Precision
 from kdmri_edge.errors import BackendError
 
 __all__ = [
     "Engine",
+    "announce",
     "describe",
     "is_first_process",
     "launched",
@@ -186,3 +187,13 @@ def describe(fabric: Fabric) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "precision": "bf16 convolutions, float32 data consistency" if bf16 else "float32",
     }
+
+
+def announce(fabric: Fabric) -> dict[str, Any]:
+    """Say what is really running; return it as `describe` does."""
+    ran = describe(fabric)
+    say(
+        f"Training on {ran['device']}: {ran['processes']} process(es),"
+        f" {ran['threads']} thread(s) each, {ran['precision']}."
+    )
+    return ran

@@ -22,11 +22,12 @@ from kdmri_edge.checkpoint import (
 from kdmri_edge.console import say
 from kdmri_edge.distill.batches import TrainingSlices, strips_allowed
 from kdmri_edge.distill.calibration import training_maxima
-from kdmri_edge.distill.engine import Engine, describe, launched
+from kdmri_edge.distill.engine import Engine, announce, describe, launched
 from kdmri_edge.distill.first_weights import branched, drawn
 from kdmri_edge.distill.joint import Joint, check_joint
 from kdmri_edge.distill.lock import hold
 from kdmri_edge.distill.log import TrainingLog
+from kdmri_edge.distill.machines import resumed_on
 from kdmri_edge.distill.material import Material, gather, joined, recorded_hashes
 from kdmri_edge.distill.plans import joint_stage, plain_stage, student_stages, teacher_stage
 from kdmri_edge.distill.quantised import tune
@@ -135,11 +136,7 @@ class _Work:
             self._check_same()
         # Every process has looked before the first one writes.
         self.fabric.barrier()
-        ran = describe(self.fabric)
-        say(
-            f"Training on {ran['device']}: {ran['processes']} process(es),"
-            f" {ran['threads']} thread(s) each, {ran['precision']}."
-        )
+        ran = announce(self.fabric)
         folder = self.run.path / "state"
         if first:
             self.lock = hold(folder)
@@ -147,8 +144,10 @@ class _Work:
             sweep(folder)
             if not known:
                 self._write("running", ran)
-            elif (meta := noted(self.run.meta, self.settings.recipe)) is not None:
-                write_json(self.run.path / "run.json", meta)
+            else:
+                meta = noted(resumed_on(self.run.meta, ran), self.settings.recipe)
+                if meta != self.run.meta:
+                    write_json(self.run.path / "run.json", meta)
         self.around = Surroundings(
             fabric=self.fabric,
             recipe=self.settings.recipe,

@@ -142,7 +142,7 @@ def expand(network: nn.Module) -> None:
         sizes.setdefault((conv.out_channels, conv.in_channels), []).append(conv)
     network.branches = nn.ModuleList()
     for convs in sizes.values():
-        branches = Branches(convs)
+        branches = Branches(convs).to(convs[0].weight.device)
         network.branches.append(branches)
         for number, conv in enumerate(convs):
             with torch.no_grad():

@@ -42,10 +42,9 @@ class ConvStack(nn.Module):
         tapped = x
         last = len(self.convs)
         for number, conv in enumerate(self.convs, start=1):
-            if self.padded and isinstance(conv, nn.Conv2d):  # not one that rounds as int8 would
-                x = _padded(conv, x)
-            else:
-                x = conv(x)
+            # not one that rounds as int8 would
+            padded = self.padded and isinstance(conv, nn.Conv2d)
+            x = _padded(cast(nn.Conv2d, conv), x) if padded else conv(x)
             if number < last:
                 x = F.relu(x)
             if number == self.tap:

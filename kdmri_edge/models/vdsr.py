@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
+import torch
 from torch import Tensor, nn
 
 from kdmri_edge.models.features import Features
@@ -10,6 +14,9 @@ from kdmri_edge.models.stack import ConvStack
 from kdmri_edge.physics.forms import Form
 
 __all__ = ["VDSR"]
+
+# Size of the last convolution's first weights, as a fraction of the others'.
+_LAST = 0.1
 
 
 class VDSR(nn.Module):
@@ -27,6 +34,20 @@ class VDSR(nn.Module):
         self.spec = spec
         self.form = Form.PROJECTION
         self.stack = ConvStack(spec)
+        self._draw()
+
+    def _draw(self) -> None:
+        """Draw weights that keep the size of activations (He et al., ICCV 2015), as VDSR has them.
+
+        PyTorch's own shrink them by more than half in each layer: after eleven nothing of the image
+        is left, and training at a high rate never found it again. The last convolution starts
+        small, since what it writes is added to the image.
+        """
+        for conv in cast(Iterable[nn.Conv2d], self.stack.convs):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            nn.init.zeros_(cast(Tensor, conv.bias))
+        with torch.no_grad():
+            conv.weight.mul_(_LAST)
 
     def features(
         self, x_u: Tensor, operator: Tensor | None = None, maps: Tensor | None = None

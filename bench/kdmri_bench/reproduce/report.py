@@ -6,8 +6,8 @@ give the same tables.
 report.json, schema 1: `task`; `contrast` (null: all); `steps` of every network; `recipes` by
 training; `seeds`; `margins` of the verdicts; `paper` (percent of the gap by acceleration, on the
 paper's own data) and `best_published`; `statement` and `attribution` of the data; `missing`, names
-of networks that are not finished; `provenance`; and `groups`, one per acceleration and kind of
-split, each with
+of networks that are not finished; `trained_on`, devices and precisions; `provenance`; and
+`groups`, one per acceleration and kind of split, each with
 
 - `table` and `by_contrast`: network -> measure -> {mean, std}, over volumes, std with n - 1;
 - `gap_closed`: student -> teacher -> measure -> {value, low, high} in percent; low and high are
@@ -33,11 +33,21 @@ from kdmri_bench.reproduce.stats import (
     bootstrap,
     verdict,
 )
+from kdmri_edge.distill.machines import all_machines
 from kdmri_edge.errors import BenchError
 from kdmri_edge.files import read_json
 from kdmri_edge.metrics import METRICS
 
-__all__ = ["BEST_PUBLISHED", "PAPER", "SCHEMA", "evaluation", "groups", "missing", "read_rows"]
+__all__ = [
+    "BEST_PUBLISHED",
+    "PAPER",
+    "SCHEMA",
+    "evaluation",
+    "groups",
+    "missing",
+    "read_rows",
+    "trained_on",
+]
 
 SCHEMA: Final = 1
 
@@ -193,3 +203,14 @@ def _differences(subjects: Sequence[str], pooled: Rows) -> dict[str, Any]:
                 "verdict": verdict(interval, margin, len(set(subjects))),
             }
     return result
+
+
+def trained_on(cases: Iterable[CaseSpec], out: Path) -> list[str]:
+    """Return devices and precisions that the finished trainings of the cases ran on."""
+    found: dict[str, None] = {}
+    for case in cases:
+        for file in sorted((out / case.name).glob("*/run.json")):
+            meta = dict(read_json(file, BenchError))
+            for ran in all_machines(meta):
+                found[f"{ran['device']} ({ran['precision']})"] = None
+    return list(found)

@@ -12,7 +12,7 @@ from kdmri_bench.panel import compose
 from kdmri_bench.panel import draw as draw_panel
 from kdmri_bench.reproduce import curves
 from kdmri_bench.reproduce.protocol import TRAININGS, CaseSpec
-from kdmri_bench.reproduce.report import BEST_PUBLISHED, PAPER, SCHEMA, groups, missing
+from kdmri_bench.reproduce.report import BEST_PUBLISHED, PAPER, SCHEMA, groups, missing, trained_on
 from kdmri_bench.reproduce.stats import MARGIN
 from kdmri_bench.reproduce.text import csv_text, markdown
 from kdmri_bench.reproduce.work import STATEMENT, evaluate, pieces, reconstruct, test_cases
@@ -103,6 +103,7 @@ def _report(cases: Sequence[CaseSpec], out: Path) -> dict[str, Any]:
         "attribution": attribution_of(first.data),
         "groups": found,
         "missing": missing(cases, out),
+        "trained_on": trained_on(cases, out),
         "provenance": provenance(first.seed),
     }
     write_json(out / "report.json", report)

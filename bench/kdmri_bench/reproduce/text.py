@@ -103,6 +103,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         " ten after 27, 53 and 80 % of them, which holds it back where they are few. Teacher (b),"
         " plain and KD-MRI student share recipe kd-mri (cosine, re-parameterised convolutions).",
     ]
+    if machines := report.get("trained_on"):
+        lines.append(f"Trained on {'; '.join(machines)}.")
     if report["missing"]:
         unfinished = dict.fromkeys(name.partition(":")[0] for name in report["missing"])
         lines.append(
