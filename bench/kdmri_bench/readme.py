@@ -13,6 +13,7 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `facts`: revision, machine, versions and seed of that report, in one sentence;
 - `reproduce`: the tables of `kdmri-edge reproduce`;
 - `ablation`: what each idea is worth;
+- `generality`: what it costs to serve any mask;
 - `throughput`: how fast training is beside a plain loop;
 - `precisions`: what every target and precision costs in quality;
 - `cold`: time and memory from a process's start to its first image;
@@ -114,6 +115,7 @@ def _reproduce(report: dict[str, Any]) -> str:
 
 _LAZY: Final = {
     "ablation": "kdmri_bench.ablation:markdown",
+    "generality": "kdmri_bench.generality:markdown",
     "throughput": "kdmri_bench.throughput:sentence",
     "cold": "kdmri_bench.cold_start:markdown",
     "precisions": "kdmri_bench.targets:markdown",
