@@ -317,7 +317,7 @@ def distill(
 
     Three networks come out, in one run folder: the teacher, the plain student (as large as the
     distilled one, trained without a teacher for as many steps) and the distilled student. A run
-    that was interrupted goes on with --resume, to the same weights.
+    that was interrupted goes on with --resume, on a CPU to the same weights.
 
     \b
     Examples:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -51,9 +52,9 @@ class Average:
         # A tensor, so that a recorded update goes on counting.
         share = 1 - torch.clamp((1 + count) / (10 + count), max=self._decay)
         averages = [self.values[name] for name in self._parameters]
-        torch._foreach_lerp_(
-            averages, list(self._parameters.values()), [share.expand_as(a) for a in averages]
-        )
+        steps = torch._foreach_sub(list(self._parameters.values()), averages)
+        torch._foreach_mul_(steps, share)
+        torch._foreach_add_(averages, steps)
         count += 1
 
     @torch.no_grad()
@@ -61,3 +62,15 @@ class Average:
         """Give the network its average."""
         for name, parameter in self._parameters.items():
             parameter.copy_(self.values[name])
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the network be its average, inside."""
+        own = {name: p.detach().clone() for name, p in self._parameters.items()}
+        self.apply()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self._parameters.items():
+                    parameter.copy_(own[name])

@@ -13,38 +13,11 @@ from torch import Tensor, nn
 
 from kdmri_edge.distill.losses import distance
 from kdmri_edge.distill.recipe import DistillRecipe
-from kdmri_edge.distill.settings import Settings
-from kdmri_edge.distill.work import Batch, Criterion
-from kdmri_edge.errors import RecipeError
+from kdmri_edge.distill.stages import Batch, Criterion
 from kdmri_edge.models.dccnn import DCCNN
 from kdmri_edge.models.features import Features
-from kdmri_edge.models.spec import Kind
 
-__all__ = ["Joint", "check_joint", "joint_criterion"]
-
-
-def check_joint(settings: Settings) -> None:
-    """Refuse joint steps where there is nothing to train jointly.
-
-    Raises:
-        RecipeError: The teacher is given, is no cascade of networks, or has fewer steps.
-    """
-    recipe, teacher, student = settings.recipe, settings.teacher_spec, settings.student_spec
-    if not recipe.joint_steps:
-        return
-    remedy = "Use --set joint_steps=0."
-    if settings.teacher_place is not None:
-        raise RecipeError("A finished teacher cannot be trained with its student.", remedy)
-    if teacher.kind is not Kind.DCCNN or teacher.cascades != student.cascades:
-        raise RecipeError(
-            "Joint training takes a teacher and a student of equally many cascades.", remedy
-        )
-    if recipe.joint_steps > recipe.teacher_steps:
-        raise RecipeError(
-            f"{recipe.joint_steps} joint steps are more than the teacher's"
-            f" {recipe.teacher_steps} in all.",
-            f"Use --set joint_steps={recipe.teacher_steps}, or fewer.",
-        )
+__all__ = ["Joint", "joint_criterion"]
 
 
 class Joint(nn.Module):
@@ -57,7 +30,6 @@ class Joint(nn.Module):
 
     def __init__(self, teacher: DCCNN, student: DCCNN) -> None:
         super().__init__()
-        self.spec, self.form = teacher.spec, teacher.form
         self.teacher, self.student = teacher, student
 
     def features(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Features:

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdmri_edge.distill.recipe import Imitation, Loss
-from kdmri_edge.errors import RecipeError
 from kdmri_edge.models.features import Features
 
 __all__ = [
@@ -22,7 +21,7 @@ __all__ = [
 ]
 
 
-# Of the mean of 1 - SSIM beside the mean absolute difference, which is a hundredth of it.
+# How much 1 - SSIM counts beside the mean absolute difference, which is about a hundredth as large.
 _SSIM_WEIGHT = 0.02
 
 
@@ -97,20 +96,11 @@ def relation_transfer(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> T
     Args:
         student: Activations of the tap in each cascade, [B, C, H, W].
         teacher: As many of the teacher's, with as many channels.
-
-    Raises:
-        RecipeError: The networks differ in width.
     """
-    gaps = []
-    for s, t in zip(student, teacher, strict=True):
-        if s.shape[1] != t.shape[1]:
-            raise RecipeError(
-                f"The teacher has {t.shape[1]} feature maps, the student {s.shape[1]}; their"
-                " relations cannot be compared.",
-                "Pair networks of equal width, or use --set transfer=attention.",
-            )
-        gap = _relation(s) - _relation(t.detach())
-        gaps.append(torch.linalg.vector_norm(gap, dim=1).mean())
+    gaps = [
+        torch.linalg.vector_norm(_relation(s) - _relation(t.detach()), dim=1).mean()
+        for s, t in zip(student, teacher, strict=True)
+    ]
     return torch.stack(gaps).mean()
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-__all__ = ["all_machines", "resumed_on"]
+from kdmri_edge.errors import RunError
+from kdmri_edge.files import read_json, write_json
+
+__all__ = ["all_machines", "note_machine"]
 
 
 def _what(ran: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -17,14 +21,17 @@ def all_machines(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(meta["ran_on"]), *map(dict, meta.get("resumed_on", []))]
 
 
-def resumed_on(meta: Mapping[str, Any], ran: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the contents of run.json with what it goes on on now.
+def note_machine(file: Path, ran: Mapping[str, Any]) -> None:
+    """Write into a run.json what the run goes on on, where that is another device or precision.
 
     Args:
-        meta: The contents so far.
+        file: The run.json.
         ran: What `engine.describe` says now.
+
+    Raises:
+        RunError: It cannot be read.
     """
+    meta = dict(read_json(file, RunError))
     known = all_machines(meta)
-    if _what(ran) in map(_what, known):
-        return dict(meta)
-    return {**meta, "resumed_on": [*known[1:], dict(ran)]}
+    if _what(ran) not in map(_what, known):
+        write_json(file, {**meta, "resumed_on": [*known[1:], dict(ran)]})

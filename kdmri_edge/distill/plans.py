@@ -5,8 +5,8 @@ from __future__ import annotations
 from kdmri_edge.distill.joint import joint_criterion
 from kdmri_edge.distill.losses import distance
 from kdmri_edge.distill.settings import Settings
+from kdmri_edge.distill.stages import Criterion, Stage
 from kdmri_edge.distill.teaching import Teaching
-from kdmri_edge.distill.work import Criterion, Stage
 
 __all__ = ["joint_stage", "plain_stage", "student_stages", "teacher_stage"]
 
@@ -20,7 +20,7 @@ def joint_stage(settings: Settings) -> Stage:
     """Return the stage in which teacher and student learn together."""
     return Stage(
         name="joint",
-        title=f"teacher {settings.teacher} with student branches",
+        title=f"teacher {settings.teacher}, jointly with its student",
         steps=settings.recipe.joint_steps,
         criterion=joint_criterion(settings.recipe),
     )

@@ -23,8 +23,8 @@ from kdmri_edge.distill.calibration import training_maxima
 from kdmri_edge.distill.losses import distance
 from kdmri_edge.distill.recipe import Loss, Quantise
 from kdmri_edge.distill.stage import channels_last, train
+from kdmri_edge.distill.stages import Batch, Criterion, Stage, Surroundings
 from kdmri_edge.distill.validation import validation_psnr
-from kdmri_edge.distill.work import Batch, Criterion, Stage, Surroundings
 from kdmri_edge.models.build import Network
 from kdmri_edge.models.equalise import equalise
 from kdmri_edge.models.features import Features
@@ -94,7 +94,7 @@ def tune(student: Network, around: Surroundings, validation: list[Case]) -> Tune
 
 def _like(student: Network, fabric: Fabric) -> Criterion:
     """Return the loss against what the float student makes of the same batch."""
-    reference = channels_last(copy.deepcopy(student).eval().requires_grad_(False), fabric.device)
+    reference = channels_last(copy.deepcopy(student).eval().requires_grad_(False))
     fabric.to_device(reference)
 
     def loss(rounded: Features, batch: Batch) -> Tensor:

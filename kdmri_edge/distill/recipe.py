@@ -108,7 +108,8 @@ class DistillRecipe:
         joint_steps: Steps in which teacher and student are trained together before the rest of
             either's steps: chains that begin with cascades of the teacher and end with the
             student's, each taught by the image and by the teacher (`distill.joint`; SFT-KD-Recon,
-            MIDL 2023). They count as steps of both.
+            MIDL 2023). They count as steps of both, and the student goes on from them, whatever
+            `inherit` says.
         attention_steps: Steps of attention transfer.
         transfer: What that transfers.
         imitation_steps: Steps of reconstruction and imitation.
@@ -133,8 +134,8 @@ class DistillRecipe:
         imitation_until: First part of the stage of imitation in which the student imitates; then it
             learns from the reconstruction loss alone. A small network that must follow its teacher
             to the end is held back from what it could reach by itself.
-        other_masks: Part of the steps of imitation that see another line mask each, with the
-            teacher's images of what it samples.
+        other_masks: Part of the steps of the stage of imitation that see another line mask each;
+            while the student imitates, also with the teacher's images of what that samples.
         dilation: Dilation of the student's convolutions, for all cascades alike or cascade by
             cascade; empty leaves the preset's.
         inherit: Start the student with the teacher's first and last convolutions of each cascade.

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,8 +21,17 @@ from torch import Tensor
 __all__ = ["CudaRecorder", "Record", "Replayed"]
 
 Result = tuple[Tensor, ...]
-Record = Callable[[Callable[[], Result]], Callable[[], Result]]
-"""Turns work into something that does it again, without doing it now."""
+
+
+class Record(Protocol):
+    """Turns work into something that does it again, without doing it now."""
+
+    def __call__(self, work: Callable[[], Result]) -> Callable[[], Result]:
+        """Record it."""
+
+    def running(self) -> AbstractContextManager[None]:
+        """Return the surroundings in which the work must run before it is recorded too."""
+
 
 # Steps of a kind that run as they are before it is recorded: optimiser states, workspaces and
 # kernels come into being in them.
@@ -38,14 +49,17 @@ class Replayed:
     """Work on tensors that is recorded after its first few runs.
 
     Args:
-        work: Takes the tensors, on the device; what it does must depend on them and on the kind
+        work: Takes the tensors, on the device, and the kind; what it does must depend on these
             alone, without waiting for the device.
         record: What records it.
         device: Where it happens.
     """
 
     def __init__(
-        self, work: Callable[[Sequence[Tensor]], Result], record: Record, device: torch.device
+        self,
+        work: Callable[[Sequence[Tensor], Hashable], Result],
+        record: Record,
+        device: torch.device,
     ) -> None:
         self._work, self._record, self._device = work, record, device
         self._kinds: dict[Hashable, _Kind] = {}
@@ -68,27 +82,31 @@ class Replayed:
         known.seen += 1
         placed = [t.to(self._device, copy=True) for t in inputs]
         if known.seen <= _BEFORE:
-            return self._work(placed)
+            return self._work(placed, kind)
         known.inputs = placed
-        known.replay = self._record(lambda: self._work(placed))
+        known.replay = self._record(lambda: self._work(placed, kind))
         return known.replay()
+
+    def forget(self) -> None:
+        """Let go of what is recorded: it holds memory of the device."""
+        self._kinds.clear()
 
 
 class CudaRecorder:
-    """Records work on a CUDA device as a graph.
+    """Records work on a CUDA device as graphs, which share their memory.
 
-    Attributes:
-        stream: On which the work must run before it is recorded too: autograd keeps to the stream
-            on which it first met a weight, and a recording cannot wait for another.
+    Work runs on a stream of its own from the beginning: autograd keeps to the stream on which it
+    first met a weight, and a recording cannot wait for another.
     """
 
     def __init__(self) -> None:
-        self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def __call__(self, work: Callable[[], Result]) -> Callable[[], Result]:
         """Record it."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             result = work()
 
         def replay() -> Result:
@@ -100,7 +118,7 @@ class CudaRecorder:
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Run what is inside on the recorder's stream, after what the device was given before."""
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             yield
-        torch.cuda.current_stream().wait_stream(self.stream)
+        torch.cuda.current_stream().wait_stream(self._stream)

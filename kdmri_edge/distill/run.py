@@ -22,23 +22,23 @@ from kdmri_edge.checkpoint import (
 from kdmri_edge.console import say
 from kdmri_edge.distill.batches import TrainingSlices, strips_allowed
 from kdmri_edge.distill.calibration import training_maxima
+from kdmri_edge.distill.checks import check_settings
 from kdmri_edge.distill.engine import Engine, announce, describe, launched
 from kdmri_edge.distill.first_weights import branched, drawn
-from kdmri_edge.distill.joint import Joint, check_joint
+from kdmri_edge.distill.joint import Joint
 from kdmri_edge.distill.lock import hold
 from kdmri_edge.distill.log import TrainingLog
-from kdmri_edge.distill.machines import resumed_on
+from kdmri_edge.distill.machines import note_machine
 from kdmri_edge.distill.material import Material, gather, joined, recorded_hashes
 from kdmri_edge.distill.plans import joint_stage, plain_stage, student_stages, teacher_stage
 from kdmri_edge.distill.quantised import tune
 from kdmri_edge.distill.recipe import Quantise
 from kdmri_edge.distill.settings import Settings
-from kdmri_edge.distill.shares import check_shares
 from kdmri_edge.distill.stage import train
+from kdmri_edge.distill.stages import Stage, Surroundings
 from kdmri_edge.distill.teaching import Teaching
 from kdmri_edge.distill.tuning import check_same_tuning, noted, origin_of_copy
 from kdmri_edge.distill.validation import thinned, validation_psnr
-from kdmri_edge.distill.work import Stage, Surroundings
 from kdmri_edge.errors import CheckpointError, RunError
 from kdmri_edge.files import read_json, sweep, write_json
 from kdmri_edge.models.branches import fold
@@ -75,12 +75,11 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
     Raises:
         RunError: `out` holds a run of other settings or other data, or another process trains it.
         CheckpointError: The teacher's checkpoint does not suit the student or the mask.
-        RecipeError: The processes cannot share the batch evenly.
+        RecipeError: See `check_settings`.
         KdmriError: Bad data, a full disk, or a loss that is not finite.
     """
     engine = engine or Engine()
-    check_shares(settings, engine.processes)
-    check_joint(settings)
+    check_settings(settings, engine.processes)
     with launched(engine, settings.recipe.precision) as fabric:
         # A default name holds the time, which differs between processes.
         out = Path(fabric.broadcast(str(out)))
@@ -144,10 +143,8 @@ class _Work:
             sweep(folder)
             if not known:
                 self._write("running", ran)
-            else:
-                meta = noted(resumed_on(self.run.meta, ran), self.settings.recipe)
-                if meta != self.run.meta:
-                    write_json(self.run.path / "run.json", meta)
+            elif (meta := noted(self.run.meta, self.settings.recipe)) is not None:
+                write_json(self.run.path / "run.json", meta)
         self.around = Surroundings(
             fabric=self.fabric,
             recipe=self.settings.recipe,
@@ -208,6 +205,8 @@ class _Work:
         """Return the finished network of a role, training it unless it is there."""
         if self.run.has(role):
             return self._network_of(load_checkpoint(self.run.weights(role)))
+        if self.fabric.is_global_zero:
+            note_machine(self.run.path / "run.json", describe(self.fabric))
         network = make()
         if self.fabric.is_global_zero:
             data = self.material.record["train"]
@@ -266,16 +265,16 @@ class _Work:
             return self._taken_over("teacher", given)
         stage = teacher_stage(self.settings)
         if self.settings.recipe.joint_steps:
-            return self._teacher_with_branches(stage)
+            return self._jointly_trained(stage)
         branches = _TEACHER_BRANCHES if self.settings.recipe.reparameterise_teacher else None
         return self._from_scratch("teacher", self.settings.teacher_spec, 0, stage, branches)
 
-    def _teacher_with_branches(self, stage: Stage) -> Network:
-        """Train the teacher with the student's branches; then each goes its own way."""
+    def _jointly_trained(self, stage: Stage) -> Network:
+        """Train the teacher jointly with its student; then each goes its own way."""
         settings, seed = self.settings, self.settings.recipe.seed
         joint = joint_stage(settings)
 
-        def both() -> Network:
+        def make() -> Network:
             teacher = self._network(settings.teacher_spec, 0)
             student = self._network(settings.student_spec, 1)
             if settings.recipe.reparameterise_teacher:
@@ -285,12 +284,7 @@ class _Work:
             pair = Joint(cast(DCCNN, teacher), cast(DCCNN, student))
             train(pair, joint, self.around)
             fold(pair)
-            if self.fabric.is_global_zero:
-                self._save(_JOINT_STUDENT, student, {"steps": {joint.name: joint.steps}})
-            return teacher
-
-        def make() -> Network:
-            teacher = both()
+            self._trained(_JOINT_STUDENT, lambda: student, {joint.name: joint.steps})
             if settings.recipe.reparameterise_teacher:
                 branched(teacher, seed, _TEACHER_BRANCHES)
             train(teacher, stage, self.around)

@@ -11,7 +11,7 @@ from typing import Any
 from kdmri_edge.distill.recipe import DistillRecipe, default_recipe
 from kdmri_edge.errors import RecipeError, RunError
 from kdmri_edge.files import sha256_bytes
-from kdmri_edge.models.spec import ModelSpec, preset
+from kdmri_edge.models.spec import Kind, ModelSpec, preset
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.shipped import place_of
 
@@ -82,7 +82,8 @@ class Settings:
                 raise RecipeError(
                     f"Recipe {self.recipe.name!r} names the dilation of {len(dilation)}"
                     f" convolutions, {self.student} has {convs}.",
-                    f"Give {convs} numbers, or use recipe"
+                    f"Give {convs} numbers, or {convs * self.student_spec.cascades} for each"
+                    " cascade its own, or use recipe"
                     f" {default_recipe(self.student_spec.kind)!r}.",
                 )
             spec = replace(self.student_spec, dilation=self.recipe.dilation)
@@ -155,6 +156,8 @@ class Settings:
         value = self.to_dict()
         value.pop("data")  # the volumes' own hashes stand for it: a folder may move
         value.pop("distilled")  # which networks come to be does not change the others' weights
+        if self.student_spec.kind is Kind.VDSR:  # earlier versions drew other first weights
+            value["first_weights"] = "He"
         usual = DistillRecipe(name="").to_dict()
         value["recipe"] = {
             key: setting

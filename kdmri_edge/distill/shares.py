@@ -6,11 +6,9 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from kdmri_edge.distill.batches import batch_size, strips_allowed
-from kdmri_edge.distill.masks import ACCELERATIONS, SMALLEST
-from kdmri_edge.distill.recipe import Masks, Quantise
+from kdmri_edge.distill.recipe import Quantise
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import RecipeError
-from kdmri_edge.models.spec import Kind
 
 __all__ = ["check_shares"]
 
@@ -23,26 +21,9 @@ def check_shares(settings: Settings, processes: int) -> None:
         processes: How many will share each batch.
 
     Raises:
-        RecipeError: Masks that the networks cannot be trained over, or batches that the processes
-            cannot share evenly.
+        RecipeError: Batches that the processes cannot share evenly.
     """
     recipe, strips = settings.recipe, strips_allowed(settings.mask, settings.student_spec)
-    if recipe.masks is Masks.LINES and not settings.mask.is_lines:
-        raise RecipeError(
-            "Training over line masks needs a run whose own mask samples lines.",
-            "Give such a mask, or --set masks=own.",
-        )
-    if recipe.masks is Masks.LINES and settings.student_spec.kind is Kind.VDSR:
-        raise RecipeError(
-            "Super-resolution takes no mask, so it cannot be trained over line masks.",
-            "Use --set masks=own.",
-        )
-    if recipe.masks is Masks.LINES and settings.matrix < SMALLEST:
-        raise RecipeError(
-            f"A matrix of {settings.matrix} is too small for masks of up to"
-            f" {ACCELERATIONS[1]:g}x, which leave it no centre.",
-            f"Train at {SMALLEST} or more, or use --set masks=own.",
-        )
     shards = max(recipe.shards, processes)
     if shards % processes:
         raise RecipeError(

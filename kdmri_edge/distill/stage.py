@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from contextlib import nullcontext
 from typing import TypeVar
 
 import torch
@@ -12,19 +14,18 @@ from kdmri_edge.distill.average import Average
 from kdmri_edge.distill.joint import Joint
 from kdmri_edge.distill.progress import StageProgress
 from kdmri_edge.distill.schedule import rate
+from kdmri_edge.distill.stages import Stage, Surroundings
 from kdmri_edge.distill.state import load_state, save_state
 from kdmri_edge.distill.step import Steps, recorder
 from kdmri_edge.distill.validation import validation_psnr
-from kdmri_edge.distill.work import Stage, Surroundings
 from kdmri_edge.models.branches import together
 from kdmri_edge.models.build import Network
 from kdmri_edge.models.features import Features
-from kdmri_edge.models.stack import ConvStack
+from kdmri_edge.models.stack import padded
 
 __all__ = ["channels_last", "train"]
 
 _Module = TypeVar("_Module", bound=nn.Module)
-_PADDED = True
 
 
 class _WithFeatures(nn.Module):
@@ -39,16 +40,9 @@ class _WithFeatures(nn.Module):
             return self.network.features(x_u, operator, maps)
 
 
-def channels_last(network: _Module, device: torch.device) -> _Module:
-    """Lay a network out for training on a device, in place.
-
-    Channels-last: several times faster convolutions on CPUs. On GPUs narrow convolutions are
-    padded to what their matrix units take.
-    """
+def channels_last(network: _Module) -> _Module:
+    """Lay the weights out channels-last, in place: several times faster convolutions on CPUs."""
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for stack in network.modules():
-        if isinstance(stack, ConvStack):
-            stack.padded = _PADDED and device.type == "cuda"
     return network
 
 
@@ -60,12 +54,12 @@ def train(network: Network | Joint, stage: Stage, around: Surroundings) -> None:
         CheckpointError: The state to resume from is damaged or of other settings.
     """
     fabric, recipe = around.fabric, around.recipe
-    channels_last(network, fabric.device)
+    channels_last(network)
     # Before the optimiser is restored: its state goes where the weights are.
     fabric.to_device(network)
     record = recorder(around)
     # One that a GPU takes its steps with alone, as recording wants it.
-    alone = {"fused": True, "capturable": True} if fabric.device.type == "cuda" else {}
+    alone = {"fused": True, "capturable": True} if record is not None else {}
     optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, **alone)  # type: ignore[arg-type]
     average = Average(network, stage.ema) if stage.ema else None
     state_file = around.folder / f"{stage.name}.safetensors"
@@ -77,7 +71,13 @@ def train(network: Network | Joint, stage: Stage, around: Surroundings) -> None:
         around.log.rewind(stage.name, done)
     began = time.perf_counter()
     show = fabric.is_global_zero
-    with StageProgress(stage.title, stage.steps, done, show=show) as shown:
+    # What tensor cores need, in training only.
+    on_gpu = fabric.device.type == "cuda"
+    with (
+        contextlib.closing(do),
+        padded(network) if on_gpu else nullcontext(),
+        StageProgress(stage.title, stage.steps, done, show=show) as shown,
+    ):
         for step in range(done, stage.steps):
             loss = do(step)
             finished = step + 1
@@ -86,7 +86,8 @@ def train(network: Network | Joint, stage: Stage, around: Surroundings) -> None:
             if last or finished % recipe.validate_every == 0:
                 psnr = None
                 if show and around.validation:
-                    psnr = validation_psnr(network, around.operator, around.validation)
+                    with nullcontext() if average is None else average.applied():
+                        psnr = validation_psnr(network, around.operator, around.validation)
                     shown.validated(finished, loss, psnr)
                 if around.log is not None:
                     seconds = time.perf_counter() - began

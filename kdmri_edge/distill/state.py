@@ -71,6 +71,11 @@ def load_state(
                 f"{path} belongs to other settings.", "Resume with the settings of the run."
             )
         weights = {k.removeprefix("model."): v for k, v in tensors.items() if k[:6] == "model."}
+        if weights.keys() != model.state_dict().keys():
+            raise CheckpointError(
+                f"{path} was written by another version, whose networks had other weights.",
+                "Delete it to start that stage again.",
+            )
         model.load_state_dict(weights)
         optimiser.load_state_dict(_optimiser_state(tensors, model, optimiser))
         if average is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from kdmri_edge.distill.masks import sees_other_mask, step_mask
 from kdmri_edge.distill.recipe import Masks
 from kdmri_edge.distill.replay import CudaRecorder, Record, Replayed
 from kdmri_edge.distill.schedule import rate
-from kdmri_edge.distill.work import Batch, Stage, Surroundings
+from kdmri_edge.distill.stages import Batch, Stage, Surroundings
 from kdmri_edge.errors import KdmriError
 from kdmri_edge.models.features import Features
 from kdmri_edge.physics.forms import Form
@@ -65,11 +65,9 @@ class Steps:
         # This process's shards of the batch; their gradients are averaged here, the processes' by
         # DDP.
         self._own = max(1, around.recipe.shards // around.fabric.world_size)
-        self._progress = 0.0
-        self._replayed, self._running = None, nullcontext
+        self._record, self._replayed = record, None
         if record is not None:
             self._replayed = Replayed(self._whole, record, around.fabric.device)
-            self._running = getattr(record, "running", nullcontext)
             for group in optimiser.param_groups:  # a number would be recorded as it is
                 group["lr"] = torch.zeros((), device=around.fabric.device)
 
@@ -80,17 +78,22 @@ class Steps:
             KdmriError: The loss or its gradient is not finite.
         """
         stage = self._stage
-        self._progress = step / stage.steps
+        progress = step / stage.steps
         self._set_rate(stage.rate * rate(self._around.recipe, step, stage.steps))
         tensors = self._draw(step)
-        if self._replayed is None:
-            total, norm = self._gradients([self._around.fabric.to_device(t) for t in tensors])
+        if self._record is None or self._replayed is None:
+            total, norm = self._gradients(tensors, progress)
             value = self._checked(total, norm, step)
             self._update()
             return value
-        with self._running():
-            total, norm = self._replayed(tensors, kind=self._progress >= stage.switch)
+        with self._record.running():
+            total, norm = self._replayed(tensors, kind=progress >= stage.switch)
         return self._checked(total, norm, step)
+
+    def close(self) -> None:
+        """Let go of what was recorded."""
+        if self._replayed is not None:
+            self._replayed.forget()
 
     def _set_rate(self, value: float) -> None:
         for group in self._optimiser.param_groups:
@@ -110,7 +113,10 @@ class Steps:
         ):
             height = around.slices.target.shape[1]
             mask = step_mask(height, seed=recipe.seed, step=number)
-            operator = network_operator(around.spec, mask, Form.PROJECTION)
+            # Recorded, of one shape: another one would have to be recorded anew.
+            operator = network_operator(
+                around.spec, mask, Form.PROJECTION, any_mask=self._record is not None
+            )
             projection = operator.numpy()
             if around.spec.channels == 2:
                 projection = projection_matrix(mask).astype(np.complex64)
@@ -128,19 +134,20 @@ class Steps:
             )
         return tensors
 
-    def _gradients(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _gradients(self, tensors: Sequence[Tensor], progress: float) -> tuple[Tensor, Tensor]:
         """Return the loss and the norm of its gradient, which is clipped."""
         fabric, stage = self._around.fabric, self._stage
         total = torch.zeros((), device=fabric.device)
-        operator, *images = tensors
+        operator, images = fabric.to_device(tensors[0]), tensors[1:]
         each = len(images) // self._own
         for shard in range(self._own):
-            x_u, target, *maps = images[shard * each : (shard + 1) * each]
+            shares = images[shard * each : (shard + 1) * each]
+            x_u, target, *maps = [fabric.to_device(t) for t in shares]
             batch = Batch(
                 x_u=x_u,
                 target=target,
                 operator=operator,
-                progress=self._progress,
+                progress=progress,
                 maps=maps[0] if maps else None,
             )
             waits = fabric.world_size > 1 and shard + 1 < self._own
@@ -159,9 +166,9 @@ class Steps:
         if self._average is not None:
             self._average.update()
 
-    def _whole(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Do what of a step is the device's alone."""
-        result = self._gradients(tensors)
+    def _whole(self, tensors: Sequence[Tensor], kind: Hashable) -> tuple[Tensor, Tensor]:
+        """Do what of a step is the device's alone; the kind is whether it is past the switch."""
+        result = self._gradients(tensors, self._stage.switch if kind else 0.0)
         self._update()
         return result
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -14,9 +16,10 @@ from kdmri_edge.distill.losses import (
 )
 from kdmri_edge.distill.recipe import DistillRecipe, Transfer
 from kdmri_edge.distill.stage import channels_last
-from kdmri_edge.distill.work import Batch
+from kdmri_edge.distill.stages import Batch
 from kdmri_edge.models.build import Network
 from kdmri_edge.models.features import Features
+from kdmri_edge.models.stack import padded
 
 __all__ = ["Teaching"]
 
@@ -33,12 +36,14 @@ class Teaching:
     def __init__(self, fabric: Fabric, recipe: DistillRecipe, teacher: Network) -> None:
         teacher.eval().requires_grad_(False)
         # Not through Fabric's wrapper: it is frozen. It needs the same autocast, layout and device.
-        self._teacher = channels_last(teacher, fabric.device)
+        self._teacher = channels_last(teacher)
         fabric.to_device(self._teacher)
         self._fabric, self._recipe = fabric, recipe
 
     def _features(self, batch: Batch) -> Features:
-        with torch.no_grad(), self._fabric.autocast():
+        on_gpu = self._fabric.device.type == "cuda"
+        padding = padded(self._teacher) if on_gpu else nullcontext()
+        with torch.no_grad(), self._fabric.autocast(), padding:
             return self._teacher.features(batch.x_u, batch.operator, batch.maps)
 
     def attention(self, student: Features, batch: Batch) -> Tensor:

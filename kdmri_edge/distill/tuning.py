@@ -16,15 +16,15 @@ __all__ = ["check_same_tuning", "noted", "origin_of_copy"]
 _KEYS: Final = ("quantise", "quantise_steps", "quantise_rate")
 
 
-def noted(meta: Mapping[str, Any], recipe: DistillRecipe) -> dict[str, Any]:
-    """Return the contents of run.json with the tuning that is asked for now.
+def noted(meta: Mapping[str, Any], recipe: DistillRecipe) -> dict[str, Any] | None:
+    """Return the contents of run.json with the tuning that is asked for now, None if it has them.
 
     An interruption then goes on with it by --resume alone.
     """
     asked = recipe.to_dict()
     own = {key: asked[key] for key in _KEYS}
     if all(meta["recipe"].get(key) == value for key, value in own.items()):
-        return dict(meta)
+        return None
     settings = meta["settings"]
     settings = {**settings, "recipe": {**settings["recipe"], **own}}
     return {**meta, "settings": settings, "recipe": {**meta["recipe"], **own}}

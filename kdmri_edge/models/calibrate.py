@@ -34,6 +34,9 @@ def activation_maxima(
 
     Returns:
         By the convolution's name, e.g. {"cascades.0.convs.0": [3.2]}.
+
+    Raises:
+        RuntimeError: The network computes a convolution without calling it.
     """
     found: dict[str, Tensor] = {}
     seen: Counter[str] = Counter()
@@ -63,6 +66,8 @@ def activation_maxima(
     finally:
         for hook in hooks:
             hook.remove()
+    if unseen := place_of.keys() - found.keys():
+        raise RuntimeError(f"{min(unseen)} was not called by its network")
     maxima = {}
     for name, largest in found.items():  # in falling order
         outside = int(_TAIL * seen[name]) if place_of[name] else 0

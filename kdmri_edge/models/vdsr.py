@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -43,11 +42,12 @@ class VDSR(nn.Module):
         is left, and training at a high rate never found it again. The last convolution starts
         small, since what it writes is added to the image.
         """
-        for conv in cast(Iterable[nn.Conv2d], self.stack.convs):
+        convs = [cast(nn.Conv2d, conv) for conv in self.stack.convs]
+        for conv in convs:
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             nn.init.zeros_(cast(Tensor, conv.bias))
         with torch.no_grad():
-            conv.weight.mul_(_LAST)
+            convs[-1].weight.mul_(_LAST)
 
     def features(
         self, x_u: Tensor, operator: Tensor | None = None, maps: Tensor | None = None

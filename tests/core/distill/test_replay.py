@@ -7,6 +7,7 @@ would read; `test_gpu.py` records on a GPU.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,63 @@ import torch
 from torch import Tensor
 
 from kdmri_edge.distill import replay, stage
+from kdmri_edge.distill.recipe import Masks
 from kdmri_edge.distill.replay import Replayed
 from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
+from kdmri_edge.distill.stages import Batch
+from kdmri_edge.distill.teaching import Teaching
+from kdmri_edge.models.features import Features
 
 Weights = Callable[[Path], dict[str, dict[str, Tensor]]]
 
 
-def test_replayed_work_reads_the_inputs_it_was_recorded_with() -> None:
-    recorded = []
+class FakeRecorder:
+    """Does recorded work again as Python, with the inputs and kind it was recorded with."""
 
-    def record(work: Callable[[], Any]) -> Callable[[], Any]:
-        recorded.append(work)
+    def __init__(self) -> None:
+        self.recorded = 0
+
+    def __call__(self, work: Callable[[], Any]) -> Callable[[], Any]:
+        self.recorded += 1
         return work
 
-    replayed = Replayed(lambda tensors: (tensors[0] * 2,), record, torch.device("cpu"))
-    for number in range(9):
-        (result,) = replayed([torch.full((2,), float(number))], kind=number >= 8)
-        assert torch.equal(result, torch.full((2,), 2.0 * number))
-    assert len(recorded) == 1
+    def running(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def test_replayed_work_reads_the_inputs_it_was_recorded_with() -> None:
+    record = FakeRecorder()
+    replayed = Replayed(
+        lambda tensors, kind: (tensors[0] * (3 if kind else 2),), record, torch.device("cpu")
+    )
+    for number in range(18):
+        given = torch.full((2,), float(number))
+        (result,) = replayed([given], kind=number >= 9)
+        assert torch.equal(result, given * (3 if number >= 9 else 2))
+    assert record.recorded == 2
     (result,) = replayed([torch.ones(3)], kind=False)  # of another shape: another kind
     assert result.shape == (3,)
+    replayed.forget()
+    replayed([torch.ones(2)], kind=False)
+    assert record.recorded == 2
+
+
+def test_the_criterion_changes_at_the_switch_and_nowhere_else(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is recorded is told on which side of the switch it is, not where exactly."""
+    seen: list[float] = []
+    real = Teaching.taught
+
+    def taught(self: Teaching, student: Features, batch: Batch) -> Tensor:
+        seen.append(batch.progress)
+        return real(self, student, batch)
+
+    monkeypatch.setattr(Teaching, "taught", taught)
+    monkeypatch.setattr(stage, "recorder", lambda around: FakeRecorder())
+    distill(settings(imitation_steps=20, imitation_until=0.4), tmp_path / "run")
+    assert seen == [0.0] * 8 + [0.4] * 12
 
 
 @pytest.mark.parametrize(
@@ -44,7 +81,7 @@ def test_replayed_work_reads_the_inputs_it_was_recorded_with() -> None:
         {},
         {"shards": 2},
         {"imitation_until": 0.5, "ema": 0.5, "attention_steps": 0},
-        {"masks": "lines"},
+        {"masks": Masks.LINES},
     ],
 )
 def test_replayed_steps_train_the_same_networks(
@@ -60,7 +97,7 @@ def test_replayed_steps_train_the_same_networks(
 
         extra["mask"] = variable_density_lines(96, 3.0)
     wanted = settings(**{"teacher_steps": 10, "imitation_steps": 10, **changes, **extra})
-    monkeypatch.setattr(stage, "recorder", lambda around: lambda work: work)
+    monkeypatch.setattr(stage, "recorder", lambda around: FakeRecorder())
     with monkeypatch.context() as patch:
         patch.setattr(replay, "_BEFORE", 10**9)
         distill(wanted, tmp_path / "plain")

@@ -14,7 +14,7 @@ from kdmri_edge.models.spec import preset
 
 def _trained(steps: int, seed: int = 0) -> tuple[Network, torch.optim.Adam]:
     torch.manual_seed(seed)
-    network = channels_last(build_model(preset("dccnn-d3c5")), torch.device("cpu"))
+    network = channels_last(build_model(preset("dccnn-d3c5")))
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
     for _ in range(steps):
         _step(network, optimiser)
@@ -83,7 +83,7 @@ def test_damaged_files_are_refused(tmp_path: Path, damage: str) -> None:
     else:
         network = build_model(preset("dccnn-d5c5"))
         optimiser = torch.optim.Adam(network.parameters())
-    with pytest.raises(CheckpointError, match="damaged") as caught:
+    with pytest.raises(CheckpointError, match=r"damaged|another version") as caught:
         load_state(file, network, optimiser, "key")
     assert str(file) in str(caught.value)
     assert "Delete it" in caught.value.remedy

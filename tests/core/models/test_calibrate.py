@@ -8,6 +8,8 @@ import torch
 from kdmri_edge.models import calibrate
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.calibrate import activation_maxima
+from kdmri_edge.models.spec import preset
+from kdmri_edge.models.stack import padded
 from kdmri_edge.physics.consistency import operator_tensor
 from kdmri_edge.physics.forms import Form
 from tests.export.networks import lines, spec
@@ -48,3 +50,13 @@ def test_the_network_is_left_as_it_was() -> None:
     activation_maxima(network, [(torch.rand(1, 1, 32, 24), operator)])
     assert not any(module._forward_pre_hooks for module in network.modules())
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_convolutions_that_are_not_called_are_noticed() -> None:
+    torch.manual_seed(0)
+    network = build_model(preset("dccnn-d3c5"))
+    operator = operator_tensor(lines(), Form.PROJECTION, 1)
+    batch = (torch.rand(1, 1, 32, 24), operator)
+    with padded(network), pytest.raises(RuntimeError, match=r"convs\.0 was not called"):
+        activation_maxima(network, [batch])
+    assert len(activation_maxima(network, [batch])) == 15

@@ -8,7 +8,7 @@ import torch
 from kdmri_edge.errors import ModelError
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.spec import PRESETS, Kind, ModelSpec, preset
-from kdmri_edge.models.stack import ConvStack
+from kdmri_edge.models.stack import ConvStack, padded
 from kdmri_edge.physics.consistency import operator_tensor
 from kdmri_edge.physics.forms import Form
 from kdmri_edge.physics.masks import variable_density_lines
@@ -205,10 +205,25 @@ def test_padded_convolutions_give_the_same(name: str) -> None:
     x_u = torch.rand(2, network.spec.channels, 24, 20)
     operator = torch.eye(network.spec.channels * 24) * 0.5
     expected = network(x_u, operator)
-    for module in network.modules():
-        if isinstance(module, ConvStack):
-            module.padded = True
-    found = network(x_u, operator)
+    with padded(network):
+        found = network(x_u, operator)
+    assert not any(m.padded for m in network.modules() if isinstance(m, ConvStack))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     found.square().mean().backward()
     assert all(p.grad is not None and p.grad.any() for p in network.parameters())
+
+
+def test_vdsr_starts_with_activations_that_keep_their_size() -> None:
+    torch.manual_seed(0)
+    network = build_model(preset("vdsr-11"))
+    x = torch.rand(1, 1, 40, 40)
+    sizes = []
+    hooks = [
+        conv.register_forward_pre_hook(lambda _, given: sizes.append(float(given[0].std())))
+        for conv in network.stack.convs  # type: ignore[union-attr]
+    ]
+    with torch.no_grad():
+        output = network(x)
+    assert len(sizes) == len(hooks) == 11
+    assert 0.3 < sizes[-1] / sizes[1] < 3
+    assert float((output - x).abs().max()) > 1e-3
