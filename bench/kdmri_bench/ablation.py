@@ -22,6 +22,7 @@ from kdmri_bench.side_by_side import Piece, check_jobs, train_side_by_side
 from kdmri_edge.checkpoint import read_checkpoint_meta
 from kdmri_edge.data.attribution import attribution_of
 from kdmri_edge.distill.engine import Engine
+from kdmri_edge.distill.machines import devices
 from kdmri_edge.distill.recipe import load_recipe
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import BenchError
@@ -161,6 +162,7 @@ def ablate(
     variants: Sequence[Variant] = VARIANTS,
     engine: Engine | None = None,
     jobs: int = 1,
+    train: bool = True,
 ) -> dict[str, Any]:
     """Train all variants, going on where it stopped, and write report.json and table.md.
 
@@ -170,6 +172,7 @@ def ablate(
         variants: What to try; the first with the name "base" gives teacher and plain student.
         engine: Where to train.
         jobs: Trainings side by side; the report does not depend on it.
+        train: Without, only what is already trained is reported.
 
     Returns:
         The report.
@@ -193,7 +196,10 @@ def ablate(
         report.update(_report(case, out, variants))
         write_json(out / "report.json", report)
 
-    train_side_by_side(pieces, jobs, engine or Engine(), finished=write)
+    if train:
+        train_side_by_side(pieces, jobs, engine or Engine(), finished=write)
+    else:
+        write()
     with atomic_path(out / "table.md") as temporary:
         temporary.write_text(markdown(report) + "\n", encoding="utf-8")
     return report
@@ -226,6 +232,7 @@ def _report(case: CaseSpec, out: Path, variants: Sequence[Variant]) -> dict[str,
                 "gap_closed_percent": closed if math.isfinite(closed) else None,
             }
         )
+    trained = {out / v.name / "run.json" for v in variants if found[v.name, v.role] is not None}
     return {
         "schema": SCHEMA,
         "task": case.task.name,
@@ -236,6 +243,7 @@ def _report(case: CaseSpec, out: Path, variants: Sequence[Variant]) -> dict[str,
         "steps": case.steps,
         "attribution": attribution_of(case.data),
         "rows": rows,
+        "trained_on": devices(trained),
         "provenance": provenance(case.seed),
     }
 
@@ -252,7 +260,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         f"Mean over the validation volumes; {report['steps']} optimiser steps each, all stages"
         f" counted, mask {report['mask']}, seed {report['seed']}. The gap is that from the plain"
-        " student to teacher (b).",
+        f" student to teacher (b). Trained on {'; '.join(report['trained_on'])}.",
     ]
     return "\n".join(lines)
 
@@ -269,6 +277,7 @@ def markdown(report: dict[str, Any]) -> str:
     "--jobs", default=1, show_default=True,
     help="Trainings side by side, each in its own process: pays on a GPU, not on a CPU.",
 )  # fmt: skip
+@click.option("--report-only", is_flag=True, help="Train nothing; report what is finished.")
 def main(
     task: str,
     data: Path,
@@ -278,6 +287,7 @@ def main(
     out: Path,
     threads: int | None,
     jobs: int,
+    report_only: bool,
 ) -> None:
     """Measure what each idea is worth, on the validation volumes."""
     if steps < 8:
@@ -285,7 +295,8 @@ def main(
     engine = Engine(threads=threads)
     check_jobs(jobs, engine)
     (case,) = plan(task, data, masks=masks, accelerations=(acceleration,), folds=False, steps=steps)
-    click.echo(markdown(ablate(case, out, engine=engine, jobs=jobs)))
+    report = ablate(case, out, engine=engine, jobs=jobs, train=not report_only)
+    click.echo(markdown(report))
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from kdmri_edge.errors import RunError
 from kdmri_edge.files import read_json, write_json
 
-__all__ = ["all_machines", "note_machine"]
+__all__ = ["all_machines", "devices", "note_machine"]
 
 
 def _what(ran: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -19,6 +19,23 @@ def _what(ran: Mapping[str, Any]) -> tuple[Any, ...]:
 def all_machines(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what ran, as `engine.describe` says it, of a run.json: first where it was begun."""
     return [dict(meta["ran_on"]), *map(dict, meta.get("resumed_on", []))]
+
+
+def devices(files: Iterable[Path]) -> list[str]:
+    """Return the devices and precisions that runs were trained on, each once.
+
+    Args:
+        files: Their run.json.
+
+    Raises:
+        RunError: One cannot be read.
+    """
+    found = {
+        f"{ran['device']} ({ran['precision']})": None
+        for file in sorted(files)
+        for ran in all_machines(dict(read_json(file, RunError)))
+    }
+    return list(found)
 
 
 def note_machine(file: Path, ran: Mapping[str, Any]) -> None:

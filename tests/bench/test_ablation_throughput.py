@@ -21,13 +21,13 @@ from kdmri_edge.runs import Run
 
 @pytest.fixture
 def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CaseSpec:
-    """Three phantoms of 48 x 48 under the names of the split's subjects, 8 steps."""
-    task = replace(protocol.TASKS["brain"], matrix=48, paper_masks=None)
+    """Three phantoms of 90 x 90 under the names of the split's subjects, 8 steps."""
+    task = replace(protocol.TASKS["brain"], matrix=90, paper_masks=None)
     monkeypatch.setitem(protocol.TASKS, "brain", task)
     folder = tmp_path / "brain"
     folder.mkdir()
     for number, subject in enumerate(("01", "20", "04")):
-        image = phantom_volume(number, slices=2, matrix=48).image
+        image = phantom_volume(number, slices=2, matrix=90).image
         np.save(folder / f"sub-{subject}_ses-1_T1w.npy", image)
     small = ("batch=2", "strip=16", "validate_every=4", "precision=f32", "whole_slices=0.0")
     (only,) = plan("brain", folder, accelerations=(4,), folds=False, steps=8, assignments=small)
@@ -49,6 +49,11 @@ def test_ablation_changes_one_thing_at_a_time(case: CaseSpec, tmp_path: Path) ->
     }
     assert set(steps.values()) == {8}
     assert ablation.ablate(case, tmp_path / "out")["rows"] == report["rows"]
+    reported = ablation.ablate(case, tmp_path / "out", train=False)
+    assert reported["rows"] == report["rows"]
+    assert reported["trained_on"] == ["CPU (float32)"]
+    nothing = ablation.ablate(case, tmp_path / "none", train=False)
+    assert "not trained yet" in ablation.markdown(nothing)
     assert "re-parameterised" in ablation.markdown(report)
 
 

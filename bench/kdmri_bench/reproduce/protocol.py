@@ -18,7 +18,6 @@ from typing import Final
 
 from kdmri_bench.reproduce.tasks import TASKS, Task
 from kdmri_edge.data.parts import find_parts
-from kdmri_edge.distill.checks import check_settings
 from kdmri_edge.distill.recipe import DistillRecipe, load_recipe
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import BenchError, DataError, MaskError
@@ -277,6 +276,9 @@ def _check_subjects(data: Path, split: str, contrast: str | None, *, whole: bool
 
 def _check_steps(case: CaseSpec) -> None:
     """Refuse recipes that would give one network more steps than another, or fail late."""
+    # Here, since it needs PyTorch, which readers of reports do without.
+    from kdmri_edge.distill.checks import check_settings
+
     recipes = [case.recipe(training) for training in TRAININGS]
     for training in TRAININGS:
         check_settings(case.settings(training, Path()), 1)

@@ -33,7 +33,7 @@ from kdmri_bench.reproduce.stats import (
     bootstrap,
     verdict,
 )
-from kdmri_edge.distill.machines import all_machines
+from kdmri_edge.distill.machines import devices
 from kdmri_edge.errors import BenchError
 from kdmri_edge.files import read_json
 from kdmri_edge.metrics import METRICS
@@ -206,11 +206,5 @@ def _differences(subjects: Sequence[str], pooled: Rows) -> dict[str, Any]:
 
 
 def trained_on(cases: Iterable[CaseSpec], out: Path) -> list[str]:
-    """Return devices and precisions that the finished trainings of the cases ran on."""
-    found: dict[str, None] = {}
-    for case in cases:
-        for file in sorted((out / case.name).glob("*/run.json")):
-            meta = dict(read_json(file, BenchError))
-            for ran in all_machines(meta):
-                found[f"{ran['device']} ({ran['precision']})"] = None
-    return list(found)
+    """Return devices and precisions that the trainings of the cases ran on."""
+    return devices(file for case in cases for file in (out / case.name).glob("*/run.json"))
