@@ -41,9 +41,11 @@ class ShippedNetwork:
     Attributes:
         reference: PRESET@PLACE.
         path: Its checkpoint (safetensors).
-        entry: What the index says: file, sha256, role, spec, parameters, mask and accelerations,
-            matrix, recipe, steps, seed, data, attribution, revision, figures, and `tuned`: the
-            copies beside it that were tuned for int8, by the kind of their integers.
+        entry: What the index says: file, sha256, role, spec, parameters, mask and accelerations
+            (of its figures), masks ("lines" if it was trained for any line mask, else "own"; own
+            where it is left out), matrix, recipe, steps, seed, data, attribution, revision,
+            figures, and `tuned`: the copies beside it that were tuned for int8, by the kind of
+            their integers.
     """
 
     reference: str

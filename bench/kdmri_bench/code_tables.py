@@ -53,8 +53,9 @@ def shipped() -> str:
         entry = network.entry
         figures = entry["figures"]
         mean = figures["mean"]
+        served = "any lines; here " if entry.get("masks") == "lines" else ""
         lines.append(
-            f"| `{name}` | {entry['parameters']:,} | {entry['mask']}"
+            f"| `{name}` | {entry['parameters']:,} | {served}{entry['mask']}"
             f" ({entry['nominal_acceleration']:.2f}x) | {entry['recipe']},"
             f" {sum(entry['steps'].values()):,} | {mean['psnr']:.2f} | {mean['ssim']:.4f} |"
             f" {figures['zero_filled']['psnr']:.2f} | {len(figures['volumes'])}"

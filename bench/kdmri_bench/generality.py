@@ -7,7 +7,7 @@ mask reaches a network through its projection matrix alone; the weights stay as 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,7 +90,9 @@ def compare(
                     "nominal_acceleration": mask.nominal_acceleration,
                     "effective_acceleration": mask.effective_acceleration,
                     "trained_with": [
-                        name for name, meta in metas.items() if Mask.from_dict(meta["mask"]) == mask
+                        name
+                        for name, meta in metas.items()
+                        if _for_one_mask(meta) and Mask.from_dict(meta["mask"]) == mask
                     ],
                     "figures": found,
                 }
@@ -105,6 +107,11 @@ def compare(
         "rows": rows,
         "provenance": provenance(_SEED),
     }
+
+
+def _for_one_mask(meta: Mapping[str, Any]) -> bool:
+    """Tell whether a checkpoint was trained for its own mask alone."""
+    return bool(meta["training"].get("recipe", {}).get("masks", "own") == "own")
 
 
 def _means(rows: list[dict[str, Any]]) -> dict[str, float]:

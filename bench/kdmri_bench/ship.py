@@ -89,6 +89,7 @@ def entry(checkpoint: Path, data: Path, split: str, file: str) -> tuple[str, dic
         "spec": spec.to_dict(),
         "parameters": spec.parameters,
         "mask": mask.name,
+        "masks": training["recipe"].get("masks", "own"),
         "nominal_acceleration": mask.nominal_acceleration,
         "effective_acceleration": mask.effective_acceleration,
         "matrix": meta["matrix"],

@@ -57,9 +57,10 @@ def _show(presets: dict[str, dict[str, int]], shipped: dict[str, dict[str, Any]]
         table.add_column(title)
     for name, entry in shipped.items():
         figures = entry["figures"]
+        served = "any lines; here " if entry.get("masks") == "lines" else ""
         table.add_row(
             name,
-            f"{entry['nominal_acceleration']:.2f}x",
+            f"{served}{entry['nominal_acceleration']:.2f}x",
             str(entry["matrix"]),
             f"{figures['mean']['psnr']:.2f}",
             f"{figures['mean']['psnr'] - figures['zero_filled']['psnr']:+.2f}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from kdmri_bench import generality
+from kdmri_edge.checkpoint import load_checkpoint, save_checkpoint
 from kdmri_edge.data.phantom import phantom_volume
 from kdmri_edge.distill.masks import HELD_OUT
 from kdmri_edge.physics.masks import Mask, random_lines
@@ -44,6 +46,19 @@ def test_each_mask_is_really_used(
     text = generality.markdown(report)
     assert "(its own)" in text
     assert f"{unseen['figures']['student']['psnr']:.2f}" in text
+
+
+def test_a_network_of_any_mask_has_no_mask_of_its_own(
+    make_run: Callable[..., Run], mask: Mask, brains: Path, tmp_path: Path
+) -> None:
+    file = make_run(tmp_path / "run", mask, ("student",)).weights("student")
+    held = load_checkpoint(file)
+    recipe = {"recipe": {"name": "edge", "masks": "lines"}}
+    any_mask = replace(held, training={**held.training, **recipe})
+    save_checkpoint(tmp_path / "any.safetensors", any_mask)
+    networks = {"one": file, "any": tmp_path / "any.safetensors"}
+    report = generality.compare(networks, brains, "brain", masks=[mask])
+    assert report["rows"][0]["trained_with"] == ["one"]
 
 
 def test_held_out_masks_are_no_training_masks() -> None:
