@@ -25,6 +25,7 @@ from kdmri_edge.distill.calibration import training_maxima
 from kdmri_edge.distill.checks import check_settings
 from kdmri_edge.distill.engine import Engine, announce, describe, launched
 from kdmri_edge.distill.first_weights import branched, drawn
+from kdmri_edge.distill.given import given_weights
 from kdmri_edge.distill.joint import Joint
 from kdmri_edge.distill.lock import hold
 from kdmri_edge.distill.log import TrainingLog
@@ -73,7 +74,8 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
         The finished run.
 
     Raises:
-        RunError: `out` holds a run of other settings or other data, or another process trains it.
+        RunError: `out` holds a run of other settings, other data or other given networks, or
+            another process trains it.
         CheckpointError: The teacher's checkpoint does not suit the student or the mask.
         RecipeError: See `check_settings`.
         KdmriError: Bad data, a full disk, or a loss that is not finite.
@@ -84,7 +86,7 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
         # A default name holds the time, which differs between processes.
         out = Path(fabric.broadcast(str(out)))
         material = gather(settings)
-        key = settings.fingerprint(material.hashes)
+        key = settings.fingerprint(material.hashes, given_weights(settings, Run(out)))
         # Taken once: hours later the checkout may hold another revision than the one that runs.
         origin = provenance(settings.recipe.seed)
         work = _Work(settings, Run(out), material, fabric, key, origin)
@@ -167,6 +169,8 @@ class _Work:
         compared here, since batches are drawn by their order.
         """
         stored = self.run.meta
+        if stored.get("key") == self.settings.fingerprint(self.material.hashes):
+            self.key = stored["key"]  # of an earlier version, which its states have too
         same = stored.get("key") == self.key and all(
             recorded_hashes(stored["data"][part]) == recorded_hashes(self.material.record[part])
             for part in ("train", "validation")

@@ -147,14 +147,20 @@ class Settings:
                 f"The settings in run.json are damaged ({error!r}).", "Start a new run."
             ) from error
 
-    def fingerprint(self, hashes: list[str]) -> str:
+    def fingerprint(self, hashes: list[str], given: Mapping[str, str] | None = None) -> str:
         """Return a hash of the settings that decide the weights, and of the data they met.
 
         Keys of the recipe that have their default are left out, so that a version with a new key
         goes on with the runs of an older one.
+
+        Args:
+            hashes: SHA-256 of the volumes.
+            given: SHA-256 of the weights of the networks that are given, by role; they stand for
+                the files' places. Without them, the places themselves, as earlier versions had it.
         """
         value = self.to_dict()
         value.pop("data")  # the volumes' own hashes stand for it: a folder may move
+        value |= given or {}
         value.pop("distilled")  # which networks come to be does not change the others' weights
         if self.student_spec.kind is Kind.VDSR:  # earlier versions drew other first weights
             value["first_weights"] = "He"
@@ -169,12 +175,18 @@ class Settings:
     def difference(self, other: Settings) -> str | None:
         """Return the first setting in which two requests differ that decides the weights.
 
-        Not the data's place: a folder may move. `fingerprint` compares the volumes themselves.
+        Not the places of the data and of given networks: they may move. `fingerprint` compares the
+        volumes and the weights themselves.
         """
         mine, others = (
             {**s.to_dict(), **s.recipe.to_dict(), "recipe": s.recipe.name} for s in (self, other)
         )
-        decisive = [key for key in mine if key not in ("data", "name", "distilled", *_FREE)]
+        free = {"data", "name", "distilled", *_FREE}
+        if self.teacher_place is not None and other.teacher_place is not None:
+            free.add("teacher")
+        if self.student_place is not None and other.student_place is not None:
+            free.add("student")
+        decisive = [key for key in mine if key not in free]
         # What the user named comes before what follows from it.
         decisive.sort(key=lambda key: key.endswith("_spec"))
         return next((key for key in decisive if mine[key] != others.get(key)), None)

@@ -20,6 +20,7 @@ from kdmri_edge.console import progress
 from kdmri_edge.data.cases import Case
 from kdmri_edge.data.parts import find_parts
 from kdmri_edge.data.source_hash import source_sha256
+from kdmri_edge.distill.given import given_weights
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import BenchError, RunError
 from kdmri_edge.files import read_json, sha256_file, write_json
@@ -95,6 +96,7 @@ def _complete(folder: Path, wanted: Settings, volumes: list[str]) -> bool:
             f"{folder} was trained on other volumes than {wanted.data} holds now.",
             "Restore them, or choose another --out.",
         )
+    given_weights(wanted, Run(folder))  # refuses a student of another teacher than is there now
     return meta.get("status") == "complete"
 
 
