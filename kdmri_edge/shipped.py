@@ -25,6 +25,7 @@ __all__ = [
     "is_reference",
     "place_of",
     "resolve",
+    "served",
     "shipped_networks",
 ]
 
@@ -51,6 +52,11 @@ class ShippedNetwork:
     reference: str
     path: Path
     entry: Mapping[str, Any]
+
+
+def served(entry: Mapping[str, Any]) -> str:
+    """Return what a table puts before the mask of a network's figures: whether others will do."""
+    return "any lines; here " if entry.get("masks") == "lines" else ""
 
 
 def is_reference(text: str) -> bool:

@@ -30,7 +30,7 @@ from kdmri_edge.files import atomic_path, write_json
 from kdmri_edge.provenance import provenance
 from kdmri_edge.runs import Run
 
-__all__ = ["VARIANTS", "Variant", "ablate", "markdown", "settings_of"]
+__all__ = ["VARIANTS", "Variant", "ablate", "markdown"]
 
 SCHEMA: Final = 1
 
@@ -135,7 +135,7 @@ VARIANTS: Final = (
 _OWN_TEACHER: Final = {v.name for v in VARIANTS if v.role == "plain"} | {"edge-joint"}
 
 
-def settings_of(case: CaseSpec, variant: Variant, folder: Path) -> Settings:
+def _settings(case: CaseSpec, variant: Variant, folder: Path) -> Settings:
     """Return the request of a variant's run.
 
     Args:
@@ -185,7 +185,7 @@ def ablate(
     base = out / "base"
     pieces = []
     for name in dict.fromkeys((base.name, *(variant.name for variant in variants))):
-        settings = settings_of(case, next(v for v in variants if v.name == name), out)
+        settings = _settings(case, next(v for v in variants if v.name == name), out)
         # The base run first: its teacher teaches the others.
         after = (base,) if settings.teacher_place is not None else ()
         pieces.append(Piece(out / name, settings, f"Variant {name}", after))

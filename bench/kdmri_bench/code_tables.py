@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from kdmri_edge.data.formats import FORMATS
-from kdmri_edge.shipped import shipped_networks
+from kdmri_edge.shipped import served, shipped_networks
 from kdmri_edge.targets import TARGETS
 
 __all__ = ["TABLES", "formats", "shipped", "targets"]
@@ -53,9 +53,8 @@ def shipped() -> str:
         entry = network.entry
         figures = entry["figures"]
         mean = figures["mean"]
-        served = "any lines; here " if entry.get("masks") == "lines" else ""
         lines.append(
-            f"| `{name}` | {entry['parameters']:,} | {served}{entry['mask']}"
+            f"| `{name}` | {entry['parameters']:,} | {served(entry)}{entry['mask']}"
             f" ({entry['nominal_acceleration']:.2f}x) | {entry['recipe']},"
             f" {sum(entry['steps'].values()):,} | {mean['psnr']:.2f} | {mean['ssim']:.4f} |"
             f" {figures['zero_filled']['psnr']:.2f} | {len(figures['volumes'])}"

@@ -44,6 +44,8 @@ def _show(presets: dict[str, dict[str, int]], shipped: dict[str, dict[str, Any]]
     from rich.console import Console
     from rich.table import Table
 
+    from kdmri_edge.shipped import served
+
     console = Console(soft_wrap=True)
     table = Table(box=None, title="architectures", title_justify="left")
     for title in ("preset", "parameters", "GMAC at 240 x 240"):
@@ -57,10 +59,9 @@ def _show(presets: dict[str, dict[str, int]], shipped: dict[str, dict[str, Any]]
         table.add_column(title)
     for name, entry in shipped.items():
         figures = entry["figures"]
-        served = "any lines; here " if entry.get("masks") == "lines" else ""
         table.add_row(
             name,
-            f"{served}{entry['nominal_acceleration']:.2f}x",
+            f"{served(entry)}{entry['nominal_acceleration']:.2f}x",
             str(entry["matrix"]),
             f"{figures['mean']['psnr']:.2f}",
             f"{figures['mean']['psnr'] - figures['zero_filled']['psnr']:+.2f}",

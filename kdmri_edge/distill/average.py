@@ -57,11 +57,9 @@ class Average:
         torch._foreach_add_(averages, steps)
         count += 1
 
-    @torch.no_grad()
     def apply(self) -> None:
         """Give the network its average."""
-        for name, parameter in self._parameters.items():
-            parameter.copy_(self.values[name])
+        self._give(self.values)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -71,6 +69,9 @@ class Average:
         try:
             yield
         finally:
-            with torch.no_grad():
-                for name, parameter in self._parameters.items():
-                    parameter.copy_(own[name])
+            self._give(own)
+
+    @torch.no_grad()
+    def _give(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.copy_(values[name])

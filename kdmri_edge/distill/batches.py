@@ -29,8 +29,7 @@ __all__ = ["TrainingSlices", "batch_size", "draw", "strips_allowed"]
 # scaled to unit maximum they would teach the network to reproduce noise.
 _BLANK = 0.05
 
-
-Images = Iterable[NDArray[Any]]
+_Images = Iterable[NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -147,8 +146,8 @@ def draw(
     numbers = [n for n, _, _ in own]
     maps = slices.maps_of(numbers)
     # Views: of a strip's slice, only the strip is copied.
-    zero_filled: Images = [slices.zero_filled[n] for n in numbers]
-    target: Images = [slices.target[n] for n in numbers]
+    zero_filled: _Images = [slices.zero_filled[n] for n in numbers]
+    target: _Images = [slices.target[n] for n in numbers]
     if projection is not None:
         # On whole slices: the scale is the slice's, not the strip's.
         full = slices.target[numbers]
@@ -157,7 +156,7 @@ def draw(
         scale = slice_scale(sampled)[:, None, None]
         zero_filled, target = sampled / scale, full / scale
 
-    def strips(source: Images) -> NDArray[Any]:
+    def strips(source: _Images) -> NDArray[Any]:
         return np.stack(
             [
                 image[..., a : a + columns][..., :: -1 if flip and m else 1]

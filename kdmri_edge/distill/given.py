@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kdmri_edge.checkpoint import load_checkpoint
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import RunError
 from kdmri_edge.runs import Run
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["given_weights"]
 
@@ -46,12 +41,8 @@ def given_weights(settings: Settings, run: Run) -> dict[str, str]:
 
 
 def _sha256(file: Path) -> str:
-    return _hashed(load_checkpoint(file).state)
-
-
-def _hashed(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, value in sorted(state.items()):
+    for name, value in sorted(load_checkpoint(file).state.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -74,6 +74,10 @@ class Replayed:
         Returns:
             Its results; overwritten by the next call of the same kind.
         """
+        with self._record.running():
+            return self._done(inputs, kind)
+
+    def _done(self, inputs: Sequence[Tensor], kind: Hashable) -> Result:
         known = self._kinds.setdefault((kind, *(t.shape for t in inputs)), _Kind())
         if known.replay is not None:
             for mine, given in zip(known.inputs, inputs, strict=True):

@@ -65,7 +65,7 @@ class Steps:
         # This process's shards of the batch; their gradients are averaged here, the processes' by
         # DDP.
         self._own = max(1, around.recipe.shards // around.fabric.world_size)
-        self._record, self._replayed = record, None
+        self._replayed = None
         if record is not None:
             self._replayed = Replayed(self._whole, record, around.fabric.device)
             for group in optimiser.param_groups:  # a number would be recorded as it is
@@ -81,13 +81,12 @@ class Steps:
         progress = step / stage.steps
         self._set_rate(stage.rate * rate(self._around.recipe, step, stage.steps))
         tensors = self._draw(step)
-        if self._record is None or self._replayed is None:
+        if self._replayed is None:
             total, norm = self._gradients(tensors, progress)
             value = self._checked(total, norm, step)
             self._update()
             return value
-        with self._record.running():
-            total, norm = self._replayed(tensors, kind=progress >= stage.switch)
+        total, norm = self._replayed(tensors, kind=progress >= stage.switch)
         return self._checked(total, norm, step)
 
     def close(self) -> None:
@@ -115,7 +114,7 @@ class Steps:
             mask = step_mask(height, seed=recipe.seed, step=number)
             # Recorded, of one shape: another one would have to be recorded anew.
             operator = network_operator(
-                around.spec, mask, Form.PROJECTION, any_mask=self._record is not None
+                around.spec, mask, Form.PROJECTION, any_mask=self._replayed is not None
             )
             projection = operator.numpy()
             if around.spec.channels == 2:

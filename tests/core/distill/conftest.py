@@ -82,26 +82,37 @@ class PowerCut(BaseException):
 
 
 @pytest.fixture
-def distill_with_cuts(
+def distill_until(
     monkeypatch: pytest.MonkeyPatch,
-) -> Callable[[Settings, Path, list[tuple[str, int]]], Run]:
-    """Distil with power cuts at (stage in its title, step), going on after each."""
+) -> Callable[[Settings, Path, tuple[str, int]], None]:
+    """Distil until a power cut at (stage in its title, step)."""
 
-    def run(wanted: Settings, out: Path, cuts: list[tuple[str, int]]) -> Run:
-        left, real = list(cuts), StageProgress.advance
+    def run(wanted: Settings, out: Path, cut: tuple[str, int]) -> None:
+        real = StageProgress.advance
 
         def advance(self: StageProgress, step: int, loss: float) -> None:
             real(self, step, loss)
-            if left and left[0][0] in self.title and left[0][1] == step:
-                left.pop(0)
+            if cut[0] in self.title and cut[1] == step:
                 raise PowerCut
 
         with monkeypatch.context() as patch:
             patch.setattr(StageProgress, "advance", advance)
-            for _ in cuts:
-                with pytest.raises(PowerCut):
-                    distill(wanted, out)
-            return distill(wanted, out)
+            with pytest.raises(PowerCut):
+                distill(wanted, out)
+
+    return run
+
+
+@pytest.fixture
+def distill_with_cuts(
+    distill_until: Callable[[Settings, Path, tuple[str, int]], None],
+) -> Callable[[Settings, Path, list[tuple[str, int]]], Run]:
+    """Distil with power cuts at (stage in its title, step), going on after each."""
+
+    def run(wanted: Settings, out: Path, cuts: list[tuple[str, int]]) -> Run:
+        for cut in cuts:
+            distill_until(wanted, out, cut)
+        return distill(wanted, out)
 
     return run
 
