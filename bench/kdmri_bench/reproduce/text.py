@@ -21,19 +21,34 @@ def _cell(value: Mapping[str, Any], digits: int) -> str:
     return f"{value['mean']:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
 
 
-def _percent(interval: Mapping[str, Any]) -> str:
+def _share(group: Mapping[str, Any], student: str, teacher: str) -> str:
+    """Say what part of the gap to a teacher a student closes."""
+    gap = group["table"][teacher]["psnr"]["mean"] - group["table"]["plain"]["psnr"]["mean"]
+    interval = group["gap_closed"][student][teacher]["psnr"]
     if interval["value"] is None:
         return "no gap"
+    if gap < MARGIN["psnr"]:  # a ratio to next to nothing
+        return f"gap of {gap:.2f} dB, below the margin"
     if interval["low"] is None:
         return f"{interval['value']:.0f} % (gap not distinguishable from zero)"
-    return f"{interval['value']:.0f} % ({interval['low']:.0f} to {interval['high']:.0f})"
+    bounds = f" ({interval['low']:.0f} to {interval['high']:.0f})" if _resampled(group) else ""
+    return f"{interval['value']:.0f} %{bounds}"
 
 
-def _change(interval: Mapping[str, Any], digits: int) -> str:
-    return (
-        f"{interval['value']:+.{digits}f}"
-        f" ({interval['low']:+.{digits}f} to {interval['high']:+.{digits}f})"
-    )
+def _changes(group: Mapping[str, Any], other: str) -> tuple[str, str]:
+    """Say how the edge student differs from another network, in PSNR and in SSIM."""
+
+    def text(measure: str, digits: int) -> str:
+        interval = group["differences"][other][measure]
+        bounds = f" ({interval['low']:+.{digits}f} to {interval['high']:+.{digits}f})"
+        return f"{interval['value']:+.{digits}f}{bounds if _resampled(group) else ''}"
+
+    return f"{text('psnr', 3)} dB", f"SSIM {text('ssim', 4)}"
+
+
+def _resampled(group: Mapping[str, Any]) -> bool:
+    """Return whether there is anything to resample; of one volume the bootstrap knows no spread."""
+    return int(group["volumes"]) > 1
 
 
 def _group(
@@ -60,7 +75,7 @@ def _group(
         )
     lines += ["", "| | KD-MRI student | edge student |", "|---|---|---|"]
     for teacher in ("teacher-a", "teacher-b"):
-        cells = [_percent(group["gap_closed"][s][teacher]["psnr"]) for s in ("kd-mri", "edge")]
+        cells = [_share(group, student, teacher) for student in ("kd-mri", "edge")]
         lines.append(f"| gap closed (PSNR) to {_TITLES[teacher]} | {cells[0]} | {cells[1]} |")
     published = paper.get(str(group["acceleration"]))
     if published is not None:
@@ -73,16 +88,21 @@ def _group(
         )
     lines.append("")
     for teacher in ("teacher-a", "teacher-b"):
-        psnr, ssim = (group["differences"][teacher][m] for m in ("psnr", "ssim"))
+        psnr, ssim = _changes(group, teacher)
+        found = group["differences"][teacher]
         lines.append(
-            f"- Edge student minus {_TITLES[teacher]}: {_change(psnr, 3)} dB: {psnr['verdict']};"
-            f" SSIM {_change(ssim, 4)}: {ssim['verdict']}."
+            f"- Edge student minus {_TITLES[teacher]}: {psnr}: {found['psnr']['verdict']};"
+            f" {ssim}: {found['ssim']['verdict']}."
         )
-    psnr, ssim = (group["differences"]["plain"][measure] for measure in ("psnr", "ssim"))
-    lines.append(
-        f"- Edge student minus {_TITLES['plain']}: {_change(psnr, 3)} dB; SSIM {_change(ssim, 4)}."
-    )
+    psnr, ssim = _changes(group, "plain")
+    lines.append(f"- Edge student minus {_TITLES['plain']}: {psnr}; {ssim}.")
     return [*lines, ""]
+
+
+def _batches(report: Mapping[str, Any]) -> str:
+    """Say what a step sees: all recipes' batches, which differ only where a user made them."""
+    seen = dict.fromkeys((r["batch"], r["strip"]) for r in report["recipes"].values())
+    return " or ".join(f"{batch} strips of {strip} columns" for batch, strip in seen)
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -97,7 +117,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         "Mean ± standard deviation over volumes (n - 1). Intervals: 95 %, paired bootstrap over"
         " subjects, then volumes. Verdicts at margins stated in advance:"
         f" {MARGIN['psnr']} dB and {MARGIN['ssim']} SSIM; below five test subjects there is none.",
-        f"Every network had {report['steps']} optimiser steps, all stages counted; {drawn}."
+        f"Every network had {report['steps']} optimiser steps of {_batches(report)}, all stages"
+        f" counted; {drawn}."
         f"{contrast} {report['statement']}",
         "Teacher (a) follows the published schedule, brought to these steps: its rate is divided by"
         " ten after 27, 53 and 80 % of them, which holds it back where they are few. Teacher (b),"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from kdmri_bench import quality, readme
 from kdmri_bench.reproduce import protocol, run
 from kdmri_bench.reproduce.protocol import NETWORKS, CaseSpec, plan
 from kdmri_bench.reproduce.report import _closed, evaluation, groups
+from kdmri_bench.reproduce.text import markdown
 from kdmri_edge.data.parts import find_parts
 from kdmri_edge.errors import BenchError
 from kdmri_edge.files import write_json
@@ -115,6 +117,27 @@ def test_no_gap_is_said_and_not_divided_by(brains: Path, tmp_path: Path) -> None
     gap = report["groups"][0]["gap_closed"]["edge"]["teacher-b"]["psnr"]
     assert gap == {"value": None, "low": None, "high": None}
     assert "| no gap | no gap |" in (tmp_path / "table.md").read_text(encoding="utf-8")
+
+
+def test_a_gap_below_the_margin_is_not_shared_out(brains: Path, tmp_path: Path) -> None:
+    cases = plan("brain", brains, accelerations=(4,), folds=False, steps=8)
+    _finish(cases[0], tmp_path, {**GAIN, "teacher-b": GAIN["plain"] + 0.05})
+    run._report(cases, tmp_path)
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert table.count("gap of 0.05 dB, below the margin") == 2
+
+
+def test_one_volume_has_no_intervals(brains: Path, tmp_path: Path) -> None:
+    cases = plan("brain", brains, accelerations=(4,), folds=False, steps=8)
+    _finish(cases[0], tmp_path, GAIN)
+    report = run._report(cases, tmp_path)
+    several = markdown(report)
+    (group,) = report["groups"]
+    alone = markdown({**report, "groups": [{**group, "volumes": 1}]})
+    figure = re.compile(r"teacher \(b\), tuned: [+-][0-9.]+ \(")
+    assert figure.search(several)
+    assert not figure.search(alone)
+    assert re.search(r"teacher \(b\), tuned: [+-][0-9.]+ dB", alone)
 
 
 def test_tables_show_the_papers_figures_and_every_network(brains: Path, tmp_path: Path) -> None:
