@@ -260,7 +260,7 @@ def _assignments(given: tuple[str, ...], quantize: str | None) -> tuple[str, ...
 @click.option(
     "--recipe",
     metavar="NAME|FILE",
-    help="Shipped recipe (edge, edge-sr, kd-mri, paper-teacher, quickstart) or a TOML file."
+    help="Shipped recipe (edge, edge-sr, kd-mri, kd-mri-sr, paper-teacher, quickstart) or a file."
     " Default: edge, for VDSR edge-sr.",
 )
 @click.option(

@@ -35,6 +35,7 @@ class Training:
     Attributes:
         folder: Name of its run folder within the case's.
         recipe: Shipped recipe.
+        tuned: Whether it is ours, and the task has its own of it (`Task.suffix`).
         taught_by: Folder whose teacher it takes; None trains its own.
         baseline: Whether it trains the plain student.
         distilled: Whether it distils a student.
@@ -42,13 +43,14 @@ class Training:
 
     folder: str
     recipe: str
+    tuned: bool = True
     taught_by: str | None = None
     baseline: bool = False
     distilled: bool = True
 
 
 TRAININGS: Final = (
-    Training(folder="paper-teacher", recipe="paper-teacher", distilled=False),
+    Training(folder="paper-teacher", recipe="paper-teacher", tuned=False, distilled=False),
     Training(folder="kd-mri", recipe="kd-mri", baseline=True),
     Training(folder="edge", recipe="edge", taught_by="kd-mri"),
 )
@@ -117,7 +119,7 @@ class CaseSpec:
         Raises:
             RecipeError: An assignment is wrong.
         """
-        name = self.task.edge_recipe if training.recipe == "edge" else training.recipe
+        name = training.recipe + (self.task.suffix if training.tuned else "")
         recipe = replace(load_recipe(name, self.assignments), seed=self.seed)
         return recipe if self.steps is None else with_steps(recipe, self.steps)
 

@@ -24,7 +24,7 @@ class Task:
         folds_at: Acceleration at which the folds are trained.
         paper_masks: Prefix of the paper's masks in the mask file; None draws masks of their family.
         block: Side of the central block of k-space that is kept (super-resolution); None for masks.
-        edge_recipe: Our recipe for this pair of networks.
+        suffix: Of the recipes kd-mri and edge where these networks are tuned otherwise.
         contrasts: Contrasts that are also reported alone.
     """
 
@@ -37,7 +37,7 @@ class Task:
     folds_at: int = 4
     paper_masks: str | None = None
     block: int | None = None
-    edge_recipe: str = "edge"
+    suffix: str = ""
     contrasts: tuple[str, ...] = ()
 
 
@@ -62,7 +62,7 @@ TASKS: Final[dict[str, Task]] = {
         student="vdsr-7",
         split="brain",
         block=64,
-        edge_recipe="edge-sr",
+        suffix="-sr",
         contrasts=("T1w", "T2w", "FLAIR"),
     ),
 }
