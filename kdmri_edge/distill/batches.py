@@ -72,6 +72,10 @@ class TrainingSlices:
             np.concatenate(targets), np.concatenate(inputs), cases[0].maps, np.concatenate(received)
         )
 
+    def spread(self, count: int) -> list[int]:
+        """Return the numbers of `count` slices or some more (of fewer all), evenly spread."""
+        return list(range(0, len(self.target), max(1, len(self.target) // count)))
+
     def maps_of(self, numbers: Sequence[int] | NDArray[np.intp] | slice) -> NDArray[Any] | None:
         """Return the sensitivities of slices, complex64 [B, coils, H, W]; None for one coil."""
         if self.maps is None or self.received is None:

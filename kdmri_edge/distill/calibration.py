@@ -29,12 +29,11 @@ def training_maxima(
         operator: Constant of data consistency.
         slices: Training slices, under the network's own mask.
     """
-    every = max(1, len(slices.zero_filled) // _SLICES)
 
     def batches() -> Iterator[tuple[Tensor, ...]]:
-        chosen = range(0, len(slices.zero_filled), every)
+        chosen = slices.spread(_SLICES)
         for start in range(0, len(chosen), _AT_ONCE):
-            numbers = list(chosen[start : start + _AT_ONCE])
+            numbers = chosen[start : start + _AT_ONCE]
             x_u = torch.from_numpy(as_channels(slices.zero_filled[numbers])).to(operator.device)
             maps = slices.maps_of(numbers)
             further = () if maps is None else (maps_tensor(maps).to(operator.device),)

@@ -7,6 +7,8 @@ from kdmri_edge.distill.recipe import Masks, Transfer
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.distill.shares import check_shares
 from kdmri_edge.errors import RecipeError
+from kdmri_edge.models.bridge import check_bridge
+from kdmri_edge.models.inherit import check_inherit
 from kdmri_edge.models.spec import Kind
 
 __all__ = ["check_settings"]
@@ -23,6 +25,7 @@ def check_settings(settings: Settings, processes: int) -> None:
         RecipeError: Masks that the networks cannot be trained over, a pair of networks of which one
             cannot learn from the other as it is asked to, or batches that the processes cannot
             share evenly.
+        ModelError: A student that cannot take over its teacher's convolutions.
     """
     _check_masks(settings)
     if settings.student_place is None and settings.distilled:
@@ -65,6 +68,10 @@ def _check_pair(settings: Settings) -> None:
             " relations cannot be compared.",
             "Pair networks of equal width, or use --set transfer=attention.",
         )
+    if recipe.bridge:
+        check_bridge(student, teacher)
+    elif recipe.inherit:
+        check_inherit(student, teacher)
     if not recipe.joint_steps:
         return
     remedy = "Use --set joint_steps=0."

@@ -8,11 +8,18 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from kdmri_edge.distill.stages import Surroundings
 from kdmri_edge.models.branches import expand
+from kdmri_edge.models.bridge import bridge
 from kdmri_edge.models.build import Network, build_model
 from kdmri_edge.models.spec import ModelSpec
+from kdmri_edge.physics.sense import maps_tensor
+from kdmri_edge.scaling import as_channels
 
-__all__ = ["branched", "drawn"]
+__all__ = ["branched", "bridged", "drawn"]
+
+# What the fit looks at; more changes its figures in the third digit.
+_SLICES = 16
 
 
 @contextlib.contextmanager
@@ -38,3 +45,25 @@ def branched(network: nn.Module, run: int, own: int) -> None:
     """Give a network branches, in place; their weights are drawn apart from the network's own."""
     with _seeded(run, own):
         expand(network)
+
+
+def bridged(student: Network, teacher: Network, around: Surroundings) -> None:
+    """Start a student as its teacher with the inner convolutions bridged, in place.
+
+    Args:
+        student: The student; it is moved to the run's device.
+        teacher: The trained teacher, moved likewise.
+        around: Gives training slices, operator, device and seed.
+    """
+    slices, device = around.slices, around.fabric.device
+    numbers = slices.spread(_SLICES)
+    x_u = torch.from_numpy(as_channels(slices.zero_filled[numbers])).to(device)
+    maps = slices.maps_of(numbers)
+    bridge(
+        student.to(device),
+        teacher.to(device),
+        x_u,
+        around.operator,
+        None if maps is None else maps_tensor(maps).to(device),
+        seed=around.recipe.seed,
+    )

@@ -109,7 +109,7 @@ class DistillRecipe:
             either's steps: chains that begin with cascades of the teacher and end with the
             student's, each taught by the image and by the teacher (`distill.joint`; SFT-KD-Recon,
             MIDL 2023). They count as steps of both, and the student goes on from them, whatever
-            `inherit` says.
+            `inherit` and `bridge` say.
         attention_steps: Steps of attention transfer.
         transfer: What that transfers.
         imitation_steps: Steps of reconstruction and imitation.
@@ -139,6 +139,8 @@ class DistillRecipe:
         dilation: Dilation of the student's convolutions, for all cascades alike or cascade by
             cascade; empty leaves the preset's.
         inherit: Start the student with the teacher's first and last convolutions of each cascade.
+        bridge: Start it with all but its middle convolution from the teacher, and that one fitted
+            to what it replaces (`models.bridge`); it takes seconds, and no optimiser step.
         reparameterise: Train both students with parallel branches that are folded into their
             convolutions when they are saved (`models.branches`).
         reparameterise_teacher: The same for the teacher.
@@ -178,6 +180,7 @@ class DistillRecipe:
     other_masks: float = _range(0.0, 0.0, 1.0)
     dilation: tuple[int, ...] = ()
     inherit: bool = False
+    bridge: bool = False
     reparameterise: bool = False
     reparameterise_teacher: bool = False
     quantise: Quantise = Quantise.NONE

@@ -24,7 +24,7 @@ from kdmri_edge.distill.batches import TrainingSlices, strips_allowed
 from kdmri_edge.distill.calibration import training_maxima
 from kdmri_edge.distill.checks import check_settings
 from kdmri_edge.distill.engine import Engine, announce, describe, launched
-from kdmri_edge.distill.first_weights import branched, drawn
+from kdmri_edge.distill.first_weights import branched, bridged, drawn
 from kdmri_edge.distill.given import given_weights
 from kdmri_edge.distill.joint import Joint
 from kdmri_edge.distill.lock import hold
@@ -352,6 +352,8 @@ class _Work:
             network = self._network(self.settings.student_spec, 1)
             if recipe.joint_steps:
                 network = self._network_of(load_checkpoint(self.run.file(_JOINT_STUDENT)))
+            elif recipe.bridge:
+                bridged(network, teacher, self.around)
             elif recipe.inherit:
                 inherit_ends(network, teacher)
             if recipe.reparameterise:

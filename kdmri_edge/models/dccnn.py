@@ -103,16 +103,32 @@ class DCCNN(nn.Module):
             maps: As for `features`.
         """
         stages, attention = [], []
-        for number, cascade in enumerate(self.cascades):
-            if number < first:
-                continue
-            correction, tapped = cascade(x)
-            if self.spec.residual:
-                correction = x + correction
-            x = self.consistency(correction, x_u, operator, self.gain, self.form.value, maps)
+        for number in range(first, len(self.cascades)):
+            x, tapped = self.cascade(number, x, x_u, operator, maps)
             stages.append(x)
             attention.append(tapped)
         return Features(x, stages, attention)
+
+    def cascade(
+        self, number: int, x: Tensor, x_u: Tensor, operator: Tensor, maps: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Compute one cascade: convolutions, then data consistency.
+
+        Args:
+            number: Which, from 0.
+            x: Image that the one before it made, [B, C, H, W].
+            x_u: Normalised zero-filled images, as for `features`.
+            operator: As for `features`.
+            maps: As for `features`.
+
+        Returns:
+            Its image [B, C, H, W], and the tapped activations [B, width, H, W].
+        """
+        correction, tapped = self.cascades[number](x)
+        if self.spec.residual:
+            correction = x + correction
+        x = self.consistency(correction, x_u, operator, self.gain, self.form.value, maps)
+        return x, tapped
 
     def forward(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Tensor:
         """Reconstruct: normalised zero-filled images [B, C, H, W] to images of the same shape."""

@@ -2,41 +2,54 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from torch import nn
 
 from kdmri_edge.errors import ModelError
+from kdmri_edge.models.build import Network
+from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.models.stack import ConvStack
 
-__all__ = ["inherit_ends"]
+__all__ = ["check_inherit", "inherit_ends", "same_outside", "stacks"]
 
 
-def inherit_ends(student: nn.Module, teacher: nn.Module) -> None:
+def stacks(network: nn.Module) -> list[ConvStack]:
+    """Return a network's stacks of convolutions, one for each cascade."""
+    return [m for m in network.modules() if isinstance(m, ConvStack)]
+
+
+def same_outside(student: ModelSpec, teacher: ModelSpec) -> bool:
+    """Return whether the outer convolutions of two networks have the same sizes."""
+    names = ("kind", "cascades", "width", "kernel", "channels")
+    return all(getattr(student, name) == getattr(teacher, name) for name in names)
+
+
+def check_inherit(student: ModelSpec, teacher: ModelSpec) -> None:
+    """Refuse a pair of which one cannot take over the other's convolutions.
+
+    Raises:
+        ModelError: The networks differ in cascades, channels, width or kernel.
+    """
+    if not same_outside(student, teacher):
+        raise ModelError(
+            "The student's first and last convolutions have other sizes than the teacher's.",
+            "Pair networks of equal width, or use --set inherit=false.",
+        )
+
+
+def inherit_ends(student: Network, teacher: Network) -> None:
     """Copy the first and the last convolution of each of the teacher's cascades, in place.
 
     The student then reads images, and writes corrections, in the teacher's own features; only what
     lies between has to be learned anew.
 
     Args:
-        student: A network whose stacks are shallower than the teacher's, of the same width.
+        student: A network of the teacher's width.
         teacher: The trained network.
 
     Raises:
-        ModelError: The networks differ in cascades, channels, width or kernel.
+        ModelError: See `check_inherit`.
     """
-    ours = [m for m in student.modules() if isinstance(m, ConvStack)]
-    theirs = [m for m in teacher.modules() if isinstance(m, ConvStack)]
-    pairs = [
-        (cast(nn.Conv2d, own.convs[end]), cast(nn.Conv2d, other.convs[end]))
-        for own, other in zip(ours, theirs, strict=False)
-        for end in (0, -1)
-    ]
-    fits = all(own.weight.shape == other.weight.shape for own, other in pairs)
-    if len(ours) != len(theirs) or not fits:
-        raise ModelError(
-            "The student's first and last convolutions have other sizes than the teacher's.",
-            "Pair networks of equal width, or use --set inherit=false.",
-        )
-    for own, other in pairs:
-        own.load_state_dict(other.state_dict())
+    check_inherit(student.spec, teacher.spec)
+    for own, other in zip(stacks(student), stacks(teacher), strict=True):
+        for end in (0, -1):
+            own.convs[end].load_state_dict(other.convs[end].state_dict())

@@ -35,6 +35,7 @@ WITH_TORCH = {
     "kdmri_edge.physics.consistency",
     "kdmri_edge.physics.sense",
     "kdmri_edge.models.branches",
+    "kdmri_edge.models.bridge",
     "kdmri_edge.models.build",
     "kdmri_edge.models.calibrate",
     "kdmri_edge.models.dccnn",

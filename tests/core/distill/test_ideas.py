@@ -20,7 +20,7 @@ from kdmri_edge.distill.masks import sees_other_mask
 from kdmri_edge.distill.recipe import Loss, Transfer
 from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
-from kdmri_edge.errors import RecipeError
+from kdmri_edge.errors import ModelError, RecipeError
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.dccnn import DCCNN
 from kdmri_edge.models.spec import preset
@@ -110,6 +110,7 @@ def test_chains_begin_with_the_teacher_and_end_with_the_student() -> None:
             [("jointly", 2), ("teacher dccnn", 3), ("imitation", 4)],
         ),
         ({"ema": 0.5}, [("teacher", 3), ("plain", 5)]),
+        ({"bridge": True, "reparameterise": True, "dilation": (1, 2, 1)}, [("imitation", 3)]),
         ({"loss": Loss.L1_SSIM, "transfer": Transfer.RELATION}, [("relation", 3)]),
         ({"dilation": (1, 2, 1, 1, 3, 1, 1, 1, 1, 1, 2, 1, 2, 2, 1)}, [("imitation", 3)]),
     ],
@@ -153,18 +154,21 @@ def test_joint_steps_count_for_both(settings: Callable[..., Settings], tmp_path:
         (
             {
                 "transfer": Transfer.RELATION,
-                "teacher_spec": replace(preset("dccnn-d5c5"), width=16),
+                "teacher_spec": NARROW,
             },
             "16 feature maps",
         ),
         ({"other_masks": 0.5}, "matrix of 32 is too small"),
         ({"dilation": (1, 2)}, "3 numbers, or 15"),
+        ({"bridge": True, "dilation": (2, 1, 1)}, "bridge=false"),
+        ({"bridge": True, "teacher_spec": NARROW}, "bridge=false"),
+        ({"inherit": True, "teacher_spec": NARROW}, "inherit=false"),
     ],
 )
 def test_what_would_fail_late_is_refused_at_once(
     settings: Callable[..., Settings], tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(RecipeError) as error:
+    with pytest.raises((RecipeError, ModelError)) as error:
         distill(settings(**changes), tmp_path / "run")
     assert message in f"{error.value.what} {error.value.remedy}"
     assert not (tmp_path / "run").exists()
