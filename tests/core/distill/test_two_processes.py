@@ -54,7 +54,8 @@ SMALL_RATE = (
     "--set=reparameterise_teacher=false",
 )
 # With two shards, one process takes the sum in the order of two.
-SHARDS = (*STEPS, "--set=learning_rate=2e-3", "--set=shards=2")
+# The student is bridged, so that its first weights are compared too.
+SHARDS = (*STEPS, "--set=learning_rate=2e-3", "--set=shards=2", "--set=bridge=true")
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
