@@ -18,7 +18,7 @@ from kdmri_edge.scaling import as_channels
 
 __all__ = ["branched", "bridged", "drawn"]
 
-# What the fit looks at; more changes its figures in the third digit.
+# Slices that the fit of a bridged student looks at.
 _SLICES = 16
 
 
