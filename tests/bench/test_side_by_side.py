@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from kdmri_edge.errors import BenchError, DataError
 from kdmri_edge.models.spec import preset
 from kdmri_edge.physics.masks import variable_density_lines
 from kdmri_edge.runs import Run
+from tests.waiting import until
 
 MATRIX = 32
 ENGINE = Engine(accelerator="cpu", threads=1)
@@ -72,13 +74,6 @@ def _weights(out: Path, role: str) -> dict[str, bytes]:
     return {key: tensor.numpy().tobytes() for key, tensor in state.items()}
 
 
-def _until(what: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-
-
 def test_weights_are_those_of_one_by_one_and_the_taught_wait_for_their_teachers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,7 +113,7 @@ def test_a_process_that_dies_is_one_sentence(tmp_path: Path) -> None:
     piece = _piece(tmp_path / "killed", steps=ENDLESS)
 
     def kill() -> None:
-        _until((piece.out / "run.json").exists)
+        until((piece.out / "run.json").exists)
         (child,) = multiprocessing.active_children()
         child.kill()
 
@@ -136,40 +131,48 @@ def test_a_process_that_dies_is_one_sentence(tmp_path: Path) -> None:
     assert str(tmp_path / "defect.log") in str(caught.value)
 
 
+@contextlib.contextmanager
+def _training(pieces: list[Piece], request: Path) -> Iterator[subprocess.Popen[str]]:
+    """The trainings as a command of their own, in a terminal of its own, which can be interrupted.
+
+    A shell that starts this in the background has Ctrl-C ignored; here it is not.
+    """
+    script = (
+        "import pickle, signal, sys; from kdmri_bench.side_by_side import train_side_by_side\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "try: train_side_by_side(*pickle.load(open(sys.argv[1], 'rb')))\n"
+        "except KeyboardInterrupt: sys.exit(130)"
+    )
+    request.write_bytes(pickle.dumps((pieces, 2, ENGINE)))
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(request)],
+        env=environment(1), stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_interrupted_it_leaves_no_process_and_goes_on(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_interrupted_it_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
     pieces = [_piece(tmp_path / "cut", steps=80)]
     out = pieces[0].out
     state = out / "state" / "teacher.safetensors"
-    ended: list[psutil.Process] = []
-
-    def press_ctrl_c() -> None:
-        _until(state.exists)
-        ended.extend(psutil.Process(child.pid) for child in multiprocessing.active_children())
-        for process in (*ended, psutil.Process()):  # a terminal sends it to all of them
-            process.send_signal(signal.SIGINT)
-
-    presser = threading.Thread(target=press_ctrl_c)
-    presser.start()
-    with pytest.raises(KeyboardInterrupt):
-        train_side_by_side(pieces, 2, ENGINE)
-    presser.join()
-    assert len(ended) == 1
-    assert not ended[0].is_running()
-    assert "Traceback" not in capfd.readouterr().err
+    with _training(pieces, tmp_path / "request") as parent:
+        until(state.exists)
+        children = psutil.Process(parent.pid).children(recursive=True)
+        os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to all of them
+        _, printed = parent.communicate(timeout=60)
+    assert parent.returncode == 130, printed
+    assert "Traceback" not in printed
+    assert children
+    assert not psutil.wait_procs(children, timeout=30)[1]
 
     # A killed parent cannot end its children.
-    script = (
-        "import pickle, sys; from kdmri_bench.side_by_side import train_side_by_side\n"
-        "train_side_by_side(*pickle.load(open(sys.argv[1], 'rb')))"
-    )
-    request, before = tmp_path / "request", state.stat().st_mtime_ns
-    request.write_bytes(pickle.dumps((pieces, 2, ENGINE)))
-    command = [sys.executable, "-c", script, str(request)]
-    with subprocess.Popen(command, env=environment(1)) as parent:
-        _until(lambda: state.stat().st_mtime_ns != before)
+    before = state.stat().st_mtime_ns
+    with _training(pieces, tmp_path / "request") as parent:
+        until(lambda: state.stat().st_mtime_ns != before)
         children = psutil.Process(parent.pid).children(recursive=True)
         parent.kill()
     assert children

@@ -26,6 +26,7 @@ from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.pipeline import Outcome, Pipeline, zero_filled_magnitude
 from tests.core.mrd.conftest import StandIn
 from tests.core.mrd.scans import every_line, noise_scan, phantom_scan
+from tests.waiting import until
 
 
 def header(scan, oversampling: int = 1) -> str:
@@ -242,16 +243,16 @@ def test_waveforms_pass_and_images_are_not_taken(serving) -> None:
     assert reply.texts == ["WRN Images are not taken; k-space is."]
 
 
-def test_a_scan_at_the_end_of_its_life(serving) -> None:
+def test_a_scan_at_the_end_of_its_life(serving, events) -> None:
     """Stopping waits for the scan that runs, and takes no other."""
     scan = noise_scan(1)
     server = serving()
     lines = list(readouts(scan))
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
         client.sendall(serialise(ConfigText("kdmri-edge")) + serialise(HeaderText(header(scan))))
-        time.sleep(0.3)
+        until(server.metrics.open._value.get)
         server.stop()
-        time.sleep(0.4)
+        until(lambda: events("stopping"))
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", server.port), timeout=1)
         client.sendall(b"".join(map(serialise, [*lines, Close()])))
@@ -263,11 +264,12 @@ def test_too_many_scans_are_told_so(serving, events) -> None:
     server = serving(sessions=1)
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as first:
         first.sendall(serialise(ConfigText("kdmri-edge")))
-        time.sleep(0.3)
+        until(server.metrics.open._value.get)
         reply = sent(server, noise_scan(1))
         assert reply.errors == ["The server is busy with other scans. Try again later."]
         first.sendall(serialise(Close()))
         received(first)
+    assert len(events("session", 2)) == 2  # the slot is about to be free
     assert len(sent(server, noise_scan(1)).images) == 1
     assert events("session")[0]["outcome"] == "refused"
 
@@ -278,6 +280,7 @@ def test_a_crowd_is_turned_away_and_logged(serving, events, monkeypatch) -> None
     server = serving(sessions=1)
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as first:
         first.sendall(serialise(ConfigText("kdmri-edge")))
+        until(server.metrics.open._value.get)
         with socket.create_connection(("127.0.0.1", server.port), timeout=5) as second:
             assert received(second) == []
         assert [event["level"] for event in events("turned away")] == ["warning"]
@@ -290,15 +293,15 @@ def test_a_probe_of_a_busy_server_is_no_refused_scan(serving, events) -> None:
     server = serving(sessions=1)
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as first:
         first.sendall(serialise(ConfigText("kdmri-edge")))
+        until(server.metrics.open._value.get)
         socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
         with socket.create_connection(("127.0.0.1", server.port), timeout=5) as second:
             second.sendall(serialise(ConfigText("kdmri-edge")))
             assert any("busy" in m.text for m in received(second) if isinstance(m, Text))
         first.sendall(serialise(Close()))
         received(first)
-    refused, patience = server.metrics.sessions.labels("refused")._value, time.monotonic() + 5
-    while not refused.get() and time.monotonic() < patience:  # it is counted after the answer
-        time.sleep(0.01)
+    refused = server.metrics.sessions.labels("refused")._value
+    until(refused.get)  # it is counted after the answer
     assert refused.get() == 1
 
 
@@ -325,8 +328,7 @@ def test_metrics(serving) -> None:
         port = probe.getsockname()[1]
     server.metrics.publish("127.0.0.1", port)
     sent(server, noise_scan(3))
-    while server.metrics.open._value.get():
-        time.sleep(0.01)
+    until(lambda: not server.metrics.open._value.get())
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
         text = page.read().decode()
     assert 'kdmri_images_total{kind="network"} 3.0' in text
