@@ -9,6 +9,12 @@ import pytest
 
 DATA_VARIABLE = "KDMRI_TEST_DATA"
 
+# At most two threads, as on the smallest machine that the tests run on, and no more than the cores
+# that fall to one of pytest-xdist's workers: threads that wait for each other's cores slow all
+# down. Set before PyTorch is first imported, which reads it then; their processes inherit it.
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(min(2, max(1, (os.cpu_count() or 1) // _WORKERS))))
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -19,10 +25,3 @@ def real_data() -> Path:
     if not (folder / "brain").is_dir():
         pytest.skip(f"no real data at {folder}; set {DATA_VARIABLE} to a folder that holds brain/")
     return folder
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_torch_thread_pool() -> None:
-    """Keep PyTorch to two threads, as on the smallest machine that the tests run on."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        os.environ["OMP_NUM_THREADS"] = "2"
