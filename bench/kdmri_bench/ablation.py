@@ -231,6 +231,7 @@ def _report(case: CaseSpec, out: Path, variants: Sequence[Variant]) -> dict[str,
                 "assignments": list(variant.assignments),
                 "validation_psnr_db": value,
                 "gap_closed_percent": closed if math.isfinite(closed) else None,
+                "trained_on": [] if value is None else devices([out / variant.name / "run.json"]),
             }
         )
     trained = {out / v.name / "run.json" for v in variants if found[v.name, v.role] is not None}
@@ -250,18 +251,26 @@ def _report(case: CaseSpec, out: Path, variants: Sequence[Variant]) -> dict[str,
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Return the table as GitHub Markdown."""
+    """Return the table as GitHub Markdown; where devices differ, with the number of each row's."""
+    found = report["trained_on"]
+    several = len(found) > 1
     lines = ["| variant | validation PSNR dB | of the gap |", "|---|---:|---:|"]
+    if several:
+        lines = [lines[0] + " device |", lines[1] + "---:|"]
     for row in report["rows"]:
         value, closed = row["validation_psnr_db"], row["gap_closed_percent"]
         shown = "not trained yet" if value is None else f"{value:.2f}"
         share = "" if closed is None else f"{closed:.0f} %"
-        lines.append(f"| {row['title']} | {shown} | {share} |")
+        line = f"| {row['title']} | {shown} | {share} |"
+        if several:
+            line += f" {', '.join(str(found.index(device) + 1) for device in row['trained_on'])} |"
+        lines.append(line)
+    numbered = [f"{number}: {device}" for number, device in enumerate(found, 1)]
     lines += [
         "",
         f"Mean over the validation volumes; {report['steps']} optimiser steps each, all stages"
         f" counted, mask {report['mask']}, seed {report['seed']}. The gap is that from the plain"
-        f" student to teacher (b). Trained on {'; '.join(report['trained_on'])}.",
+        f" student to teacher (b). Trained on {'; '.join(numbered if several else found)}.",
     ]
     return "\n".join(lines)
 

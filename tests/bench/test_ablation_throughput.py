@@ -55,6 +55,15 @@ def test_ablation_changes_one_thing_at_a_time(case: CaseSpec, tmp_path: Path) ->
     nothing = ablation.ablate(case, tmp_path / "none", train=False)
     assert "not trained yet" in ablation.markdown(nothing)
     assert "re-parameterised" in ablation.markdown(report)
+    assert "device" not in ablation.markdown(report)  # there was one
+    gpu, cpu = "NVIDIA H200 (bf16)", "CPU (float32)"
+    mixed = dict(report, trained_on=[gpu, cpu])
+    mixed["rows"] = [dict(rows[title], trained_on=[cpu]) for title in rows]
+    mixed["rows"][1]["trained_on"] = [gpu, cpu]  # begun on the one, ended on the other
+    mixed["rows"][2].update(trained_on=[], validation_psnr_db=None, gap_closed_percent=None)
+    lines = ablation.markdown(mixed).splitlines()
+    assert [line.rsplit("|", 2)[1].strip() for line in lines[2:5]] == ["2", "1, 2", ""]
+    assert f"Trained on 1: {gpu}; 2: {cpu}." in lines[-1]
 
 
 def test_ablation_side_by_side_gives_the_same_rows(case: CaseSpec, tmp_path: Path) -> None:
