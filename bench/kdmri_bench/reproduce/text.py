@@ -122,7 +122,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"{contrast} {report['statement']}",
         "Teacher (a) follows the published schedule, brought to these steps: its rate is divided by"
         " ten after 27, 53 and 80 % of them, which holds it back where they are few. Teacher (b),"
-        " plain and KD-MRI student share recipe kd-mri (cosine, re-parameterised convolutions).",
+        f" plain and KD-MRI student share recipe {report['recipes']['kd-mri']['name']} (cosine,"
+        " re-parameterised convolutions).",
     ]
     if machines := report.get("trained_on"):
         lines.append(f"Trained on {'; '.join(machines)}.")
