@@ -217,7 +217,7 @@ def _psnr(out: Path, variant: Variant) -> float | None:
 def _report(case: CaseSpec, out: Path, variants: Sequence[Variant]) -> dict[str, Any]:
     found = {(v.name, v.role): _psnr(out, v) for v in variants}
     plain, teacher = found.get(("base", "plain")), found.get(("base", "teacher"))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for variant in variants:
         value = found[variant.name, variant.role]
         closed = float("nan")
@@ -234,7 +234,6 @@ def _report(case: CaseSpec, out: Path, variants: Sequence[Variant]) -> dict[str,
                 "trained_on": [] if value is None else devices([out / variant.name / "run.json"]),
             }
         )
-    trained = {out / v.name / "run.json" for v in variants if found[v.name, v.role] is not None}
     return {
         "schema": SCHEMA,
         "task": case.task.name,
@@ -245,7 +244,7 @@ def _report(case: CaseSpec, out: Path, variants: Sequence[Variant]) -> dict[str,
         "steps": case.steps,
         "attribution": attribution_of(case.data),
         "rows": rows,
-        "trained_on": devices(trained),
+        "trained_on": list(dict.fromkeys(device for row in rows for device in row["trained_on"])),
         "provenance": provenance(case.seed),
     }
 

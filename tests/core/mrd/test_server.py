@@ -252,7 +252,7 @@ def test_a_scan_at_the_end_of_its_life(serving, events) -> None:
         client.sendall(serialise(ConfigText("kdmri-edge")) + serialise(HeaderText(header(scan))))
         until(server.metrics.open._value.get)
         server.stop()
-        until(lambda: events("stopping"))
+        assert events("stopping")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", server.port), timeout=1)
         client.sendall(b"".join(map(serialise, [*lines, Close()])))
