@@ -124,6 +124,7 @@ VARIANTS: Final = (
     _student(
         "edge-masks", "that, a quarter of the imitation on other masks", *_EDGE, "other_masks=0.25"
     ),
+    _student("edge-noise", "that, noise of up to 1 % on what is imitated", *_EDGE, "noise=0.01"),
     _student(
         "edge-joint",
         "that, from a teacher trained jointly for a third of the steps (SFT)",

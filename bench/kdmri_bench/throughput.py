@@ -56,6 +56,7 @@ def _ours(network_name: str, steps: int, folder: Path, recipe: DistillRecipe) ->
         recipe=recipe,
         slices=TrainingSlices(target, target.copy()),
         validation=(),
+        mask=mask,
         operator=fabric.to_device(operator_tensor(mask, Form.PROJECTION, 1)),
         spec=preset(network_name),
         strips=True,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdmri_edge.data.cases import Case
+from kdmri_edge.distill.noise import add_noise
 from kdmri_edge.distill.recipe import DistillRecipe
 from kdmri_edge.errors import DataError
 from kdmri_edge.models.spec import Kind, ModelSpec
@@ -120,6 +121,7 @@ def draw(
     rank: int = 0,
     world: int = 1,
     projection: NDArray[Any] | None = None,
+    noise: float = 0.0,
 ) -> tuple[Tensor, ...]:
     """Return this process's share of a step's batch.
 
@@ -131,9 +133,10 @@ def draw(
         flip: Mirror half of them along readout.
         rank: This process.
         world: Number of processes; `batch_size` must be divisible by it.
-        projection: Re(P) [H, H] of another line mask than that of the slices, or for complex
-            slices P: their targets are undersampled with it anew, without noise, and scaled by
-            what that leaves.
+        projection: Re(P) [H, H] of a line mask, or for complex slices P: their targets are
+            undersampled with it anew, and scaled by what that leaves. None takes the zero-filled
+            images as they are.
+        noise: Strength of what is added before that (`distill.noise`); the targets stay clean.
 
     Returns:
         Zero-filled and target images, [B / world, C, H, W] float32, channels-last; with coils also
@@ -155,7 +158,11 @@ def draw(
     if projection is not None:
         # On whole slices: the scale is the slice's, not the strip's.
         full = slices.target[numbers]
-        sampled = np.matmul(projection, full if maps is None else expand(full, maps))
+        received = full if maps is None else expand(full, maps)
+        if noise:
+            places = range(rank, batch, world)
+            received = add_noise(received, noise, seed=recipe.seed, step=step, places=places)
+        sampled = np.matmul(projection, received)
         sampled = sampled if maps is None else combine(sampled, maps)
         scale = slice_scale(sampled)[:, None, None]
         zero_filled, target = sampled / scale, full / scale

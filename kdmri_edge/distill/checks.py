@@ -35,6 +35,13 @@ def check_settings(settings: Settings, processes: int) -> None:
 
 def _check_masks(settings: Settings) -> None:
     recipe = settings.recipe
+    lines = settings.mask.is_lines and settings.student_spec.kind is Kind.DCCNN
+    if recipe.noise > 0 and not lines:
+        raise RecipeError(
+            f"Noise (noise={recipe.noise:g}) is added to lines that a mask samples, which this run"
+            " has none of.",
+            "Use --set noise=0, or a network with data consistency (DC-CNN) and a line mask.",
+        )
     if recipe.masks is Masks.LINES:
         key, without = "masks=lines", "masks=own"
     elif recipe.other_masks > 0:

@@ -68,6 +68,7 @@ def student_stages(settings: Settings, teaching: Teaching) -> list[Stage]:
         criterion=teaching.taught,
         switch=recipe.imitation_until,
         other_masks=recipe.other_masks,
+        noise=recipe.noise,
         ema=recipe.ema,
     )
     return [stage for stage in (attention, imitation) if stage.steps]

@@ -136,6 +136,9 @@ class DistillRecipe:
             to the end is held back from what it could reach by itself.
         other_masks: Part of the steps of the stage of imitation that see another line mask each;
             while the student imitates, also with the teacher's images of what that samples.
+        noise: Largest standard deviation of the noise that is added to what the stage of imitation
+            samples, relative to a slice's scale, drawn anew at every step (`distill.noise`); while
+            the student imitates, with the teacher's images of that. The targets stay clean.
         dilation: Dilation of the student's convolutions, for all cascades alike or cascade by
             cascade; empty leaves the preset's.
         inherit: Start the student with the teacher's first and last convolutions of each cascade.
@@ -178,6 +181,7 @@ class DistillRecipe:
     imitation: Imitation = Imitation.FINAL
     imitation_until: float = _range(1.0, 0.0, 1.0)
     other_masks: float = _range(0.0, 0.0, 1.0)
+    noise: float = _range(0.0, 0.0, 1.0)
     dilation: tuple[int, ...] = ()
     inherit: bool = False
     bridge: bool = False

@@ -126,7 +126,8 @@ class _Work:
 
     def open(self) -> None:
         """Check all that can be checked; then make the run folder, or go on with the one there."""
-        mask, first = self.settings.mask, self.fabric.is_global_zero
+        mask, spec = self.settings.mask, self.settings.student_spec
+        first = self.fabric.is_global_zero
         self.form = choose_form(mask)
         slices = TrainingSlices.from_cases(self.material.train)
         for role, given in self._places.items():
@@ -152,11 +153,10 @@ class _Work:
             recipe=self.settings.recipe,
             slices=slices,
             validation=thinned(self.material.validation, _WATCHED_SLICES),
-            operator=self.fabric.to_device(
-                network_operator(self.settings.student_spec, mask, self.form)
-            ),
-            spec=self.settings.student_spec,
-            strips=strips_allowed(mask, self.settings.student_spec),
+            mask=mask,
+            operator=self.fabric.to_device(network_operator(spec, mask, self.form)),
+            spec=spec,
+            strips=strips_allowed(mask, spec),
             folder=folder,
             log=TrainingLog(self.run.path / "log.csv") if first else None,
             key=self.key,

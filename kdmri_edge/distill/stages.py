@@ -15,6 +15,7 @@ from kdmri_edge.distill.log import TrainingLog
 from kdmri_edge.distill.recipe import DistillRecipe
 from kdmri_edge.models.features import Features
 from kdmri_edge.models.spec import ModelSpec
+from kdmri_edge.physics.masks import Mask
 
 __all__ = ["Batch", "Criterion", "Stage", "Surroundings"]
 
@@ -57,6 +58,7 @@ class Stage:
         switch: The only value of a batch's progress that the criterion may look at: it may change
             there, once. On a GPU the steps on each side are recorded once and replayed.
         other_masks: Part of the steps whose batches are sampled with another line mask each.
+        noise: Largest strength of the noise that its batches are sampled with (`distill.noise`).
         ema: Decay of the running average of the weights that the stage ends with; 0 for the last
             weights themselves.
     """
@@ -69,6 +71,7 @@ class Stage:
     rate: float = 1.0
     switch: float = 1.0
     other_masks: float = 0.0
+    noise: float = 0.0
     ema: float = 0.0
 
 
@@ -81,7 +84,8 @@ class Surroundings:
         recipe: Settings.
         slices: Training slices.
         validation: Volumes to watch (thinned).
-        operator: Constant of data consistency, on the device.
+        mask: The run's own mask.
+        operator: Its constant of data consistency, on the device.
         spec: Architecture of the student; the teacher agrees in channels and coils.
         strips: Whether readout strips, mirrored or not, may stand for whole slices, see
             `strips_allowed`; otherwise whole slices are drawn, never mirrored.
@@ -94,6 +98,7 @@ class Surroundings:
     recipe: DistillRecipe
     slices: TrainingSlices
     validation: Sequence[Case]
+    mask: Mask
     operator: Tensor
     spec: ModelSpec
     strips: bool

@@ -9,11 +9,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kdmri_edge.distill.average import Average
 from kdmri_edge.distill.batches import draw
 from kdmri_edge.distill.masks import sees_other_mask, step_mask
+from kdmri_edge.distill.noise import step_noise
 from kdmri_edge.distill.recipe import Masks
 from kdmri_edge.distill.replay import CudaRecorder, Record, Replayed
 from kdmri_edge.distill.schedule import rate
@@ -21,6 +23,7 @@ from kdmri_edge.distill.stages import Batch, Stage, Surroundings
 from kdmri_edge.errors import KdmriError
 from kdmri_edge.models.features import Features
 from kdmri_edge.physics.forms import Form
+from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.projection import projection_matrix
 from kdmri_edge.reconstructor import network_operator
 
@@ -106,7 +109,8 @@ class Steps:
         stage, around = self._stage, self._around
         recipe, fabric = around.recipe, around.fabric
         number = stage.first + step
-        operator, projection = around.operator, None
+        operator = around.operator
+        mask: Mask | None = None
         if recipe.masks is Masks.LINES or sees_other_mask(
             stage.other_masks, seed=recipe.seed, step=number
         ):
@@ -116,9 +120,10 @@ class Steps:
             operator = network_operator(
                 around.spec, mask, Form.PROJECTION, any_mask=self._replayed is not None
             )
-            projection = operator.numpy()
-            if around.spec.channels == 2:
-                projection = projection_matrix(mask).astype(np.complex64)
+        noise = step_noise(stage.noise, seed=recipe.seed, step=number)
+        if mask is None and noise:
+            mask = around.mask
+        projection = None if mask is None else _projection(mask, around.spec.channels)
         tensors = [operator]
         for shard in range(self._own):
             tensors += draw(
@@ -130,6 +135,7 @@ class Steps:
                 rank=fabric.global_rank * self._own + shard,
                 world=fabric.world_size * self._own,
                 projection=projection,
+                noise=noise,
             )
         return tensors
 
@@ -181,3 +187,9 @@ class Steps:
                 "Lower the learning rate, e.g. --set learning_rate=1e-3, or check the data.",
             )
         return value
+
+
+def _projection(mask: Mask, channels: int) -> NDArray[Any]:
+    """Return what undersamples magnitude images (Re P, float32) or complex ones (P, complex64)."""
+    matrix = projection_matrix(mask)
+    return matrix.astype(np.complex64) if channels == 2 else matrix.real.astype(np.float32)

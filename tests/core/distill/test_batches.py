@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from kdmri_edge.distill.recipe import DistillRecipe
 from kdmri_edge.errors import DataError
 from kdmri_edge.models.spec import preset
 from kdmri_edge.physics.masks import Mask, centre_block, variable_density_2d, variable_density_lines
-from kdmri_edge.physics.projection import zero_filled
+from kdmri_edge.physics.projection import projection_matrix, zero_filled
 
 Make = Callable[..., DistillRecipe]
 
@@ -86,6 +87,30 @@ def test_strips_come_whole_from_one_slice(slices: TrainingSlices, recipe: Make) 
     assert min(starts) == 0
     assert max(starts) == 22  # the last column is seen
     assert 180 < mirrored < 300
+
+
+def test_noise_reaches_what_is_sampled_alone(recipe: Make) -> None:
+    """It lies on the sampled lines, of the strength asked for; the target stays clean."""
+    random = np.random.default_rng(0)
+    image = random.standard_normal((2, 6, 64, 48)).astype(np.float32)
+    target = (image[0] + 1j * image[1]).astype(np.complex64)
+    slices, made = TrainingSlices(target, target), recipe(batch=8, strip=24)
+    mask = variable_density_lines(64, 2.0)
+    projection = projection_matrix(mask).astype(np.complex64)
+    options: dict[str, Any] = {"step": 3, "whole": False, "flip": True, "projection": projection}
+    x_u, clean = draw(slices, made, **options)
+    noisy, still = draw(slices, made, **options, noise=0.1)
+    # The scale alone moved, as that of noisier data would.
+    factor = (still * clean).sum((1, 2, 3)) / (clean**2).sum((1, 2, 3))
+    torch.testing.assert_close(still, clean * factor[:, None, None, None])
+    scale = slices.target.real.std() / clean.std((1, 2, 3))
+    found = (noisy / factor[:, None, None, None] - x_u).numpy() * scale.numpy()[:, None, None, None]
+    noise = found[:, 0] + 1j * found[:, 1]
+    np.testing.assert_allclose(projection @ noise, noise, atol=1e-5)
+    kept = mask.samples.mean()
+    assert np.sqrt(np.mean(np.abs(noise) ** 2)) == pytest.approx(0.1 * np.sqrt(kept), rel=0.1)
+    shares = [draw(slices, made, **options, noise=0.1, rank=r, world=2)[0] for r in range(2)]
+    assert all(torch.equal(share, noisy[r::2]) for r, share in enumerate(shares))
 
 
 def test_without_flip_nothing_is_mirrored(slices: TrainingSlices, recipe: Make) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from kdmri_edge.distill.average import Average
 from kdmri_edge.distill.joint import Joint
 from kdmri_edge.distill.losses import distance, relation_transfer, similarity
 from kdmri_edge.distill.masks import sees_other_mask
+from kdmri_edge.distill.noise import add_noise, step_noise
 from kdmri_edge.distill.recipe import Loss, Transfer
 from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
@@ -26,7 +29,7 @@ from kdmri_edge.models.dccnn import DCCNN
 from kdmri_edge.models.spec import preset
 from kdmri_edge.physics.consistency import operator_tensor
 from kdmri_edge.physics.forms import Form
-from kdmri_edge.physics.masks import variable_density_lines
+from kdmri_edge.physics.masks import variable_density_2d, variable_density_lines
 from kdmri_edge.runs import Run
 
 NARROW = replace(preset("dccnn-d5c5"), width=16)
@@ -85,6 +88,34 @@ def test_other_masks_come_as_often_as_asked() -> None:
     assert not any(sees_other_mask(0.0, seed=3, step=step) for step in range(100))
 
 
+def test_noise_is_of_every_strength_up_to_the_largest() -> None:
+    drawn = np.array([step_noise(0.02, seed=3, step=step) for step in range(2000)])
+    assert drawn.min() >= 0
+    assert drawn.max() < 0.02
+    assert np.quantile(drawn, [0.25, 0.5, 0.75]) == pytest.approx([0.005, 0.01, 0.015], abs=1e-3)
+    assert step_noise(0.0, seed=3, step=5) == 0
+
+
+@given(
+    strength=st.floats(0.01, 10),
+    shape=st.sampled_from([(64, 64), (2, 64, 48)]),
+    dtype=st.sampled_from([np.float32, np.complex64]),
+)
+def test_noise_has_the_strength_asked_for(
+    strength: float, shape: tuple[int, ...], dtype: type[np.generic]
+) -> None:
+    clean = np.full((3, *shape), 5, dtype)
+    noisy = add_noise(clean, strength, seed=1, step=2, places=range(1, 7, 2))
+    assert noisy.dtype == dtype
+    assert (clean == 5).all()
+    found = noisy - clean
+    assert np.sqrt(np.mean(np.abs(found) ** 2)) == pytest.approx(strength, rel=0.05)
+    assert abs(found.mean()) < 0.1 * strength
+    assert not np.array_equal(found[0], found[1])
+    alone = add_noise(clean[1:2], strength, seed=1, step=2, places=range(3, 4))
+    np.testing.assert_array_equal(alone[0], noisy[1])
+
+
 def test_chains_begin_with_the_teacher_and_end_with_the_student() -> None:
     torch.manual_seed(0)
     teacher, student = (build_model(preset(name)) for name in ("dccnn-d5c5", "dccnn-d3c5"))
@@ -110,6 +141,7 @@ def test_chains_begin_with_the_teacher_and_end_with_the_student() -> None:
             [("jointly", 2), ("teacher dccnn", 3), ("imitation", 4)],
         ),
         ({"ema": 0.5}, [("teacher", 3), ("plain", 5)]),
+        ({"noise": 0.1}, [("imitation", 3)]),
         ({"bridge": True, "reparameterise": True, "dilation": (1, 2, 1)}, [("imitation", 3)]),
         ({"loss": Loss.L1_SSIM, "transfer": Transfer.RELATION}, [("relation", 3)]),
         ({"dilation": (1, 2, 1, 1, 3, 1, 1, 1, 1, 1, 2, 1, 2, 2, 1)}, [("imitation", 3)]),
@@ -159,6 +191,8 @@ def test_joint_steps_count_for_both(settings: Callable[..., Settings], tmp_path:
             "16 feature maps",
         ),
         ({"other_masks": 0.5}, "matrix of 32 is too small"),
+        ({"noise": 0.1, "teacher": "vdsr-11", "student": "vdsr-7"}, "--set noise=0"),
+        ({"noise": 0.1, "mask": variable_density_2d((32, 32), 2.0, centre=6)}, "--set noise=0"),
         ({"dilation": (1, 2)}, "3 numbers, or 15"),
     ],
 )
