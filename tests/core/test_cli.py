@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from click.testing import CliRunner
 
 from kdmri_edge import cli as command_line
 from kdmri_edge.errors import DataError
+from tests.waiting import until
 
 Cli = Callable[..., Any]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -270,11 +270,7 @@ def test_ctrl_c(start: Start, tiny: tuple[str, ...], tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = [*tiny, "--set=teacher_steps=100000", "--set=checkpoint_every=3"]
     process = start(["kdmri_edge", "distill", *options, "--out", out])
-    deadline = time.monotonic() + 120
-    while not (out / "state" / "teacher.safetensors").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until((out / "state" / "teacher.safetensors").exists, 120, process=process)
     process.send_signal(signal.SIGINT)
     printed, shown = process.communicate(timeout=60)
     assert process.returncode == 1

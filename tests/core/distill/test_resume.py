@@ -19,6 +19,7 @@ from kdmri_edge.distill.run import distill
 from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import OutputError, RunError
 from kdmri_edge.runs import Run
+from tests.waiting import until
 
 Weights = Callable[[Path], dict[str, dict[str, Tensor]]]
 STAGES = ("teacher", "plain", "attention", "imitation")
@@ -87,13 +88,7 @@ def test_interrupted_in_every_stage(
 
 def _wait_for_stage(run: Path, stage: str, process: subprocess.Popen[str]) -> None:
     log = run / "log.csv"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if log.exists() and f"\n{stage}," in log.read_text():
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
-    raise AssertionError(f"stage {stage} was not reached")
+    until(lambda: log.exists() and f"\n{stage}," in log.read_text(), 120, process=process)
 
 
 @pytest.mark.parametrize(

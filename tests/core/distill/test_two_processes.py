@@ -25,6 +25,7 @@ from kdmri_edge.models.spec import preset
 from kdmri_edge.physics.consistency import operator_tensor
 from kdmri_edge.physics.forms import choose_form
 from kdmri_edge.physics.masks import variable_density_lines
+from tests.waiting import until
 
 Weights = Callable[[Path], dict[str, dict[str, Tensor]]]
 Start = Callable[..., subprocess.Popen[str]]
@@ -180,7 +181,6 @@ def test_killed_two_processes_resume(
 ) -> None:
     """The first process is killed alone; the other must not go on nor outlive it for long."""
     import signal
-    import time
 
     options = [*tiny, "--no-baseline", "--devices=2"]
     whole = start(["kdmri_edge", "distill", *options, "--out", tmp_path / "whole"])
@@ -188,9 +188,7 @@ def test_killed_two_processes_resume(
     whole.communicate()
     out = tmp_path / "cut"
     first = start(["kdmri_edge", "distill", *options, "--out", out])
-    while not (out / "state" / "teacher.safetensors").exists():
-        assert first.poll() is None, first.communicate()
-        time.sleep(0.005)
+    until((out / "state" / "teacher.safetensors").exists, 120, process=first)
     first.send_signal(signal.SIGKILL)
     first.communicate()  # returns when the other process has closed the pipe, too
     resume = ["--resume", "--devices=2", "--threads=1", "--accelerator=cpu", "--out", out]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import socket
 import threading
-import time
 import tracemalloc
 
 import pytest
@@ -18,6 +17,7 @@ from kdmri_edge.mrd.header import write_encoding
 from kdmri_edge.mrd.images import fallback_of
 from kdmri_edge.mrd.messages import Close, ConfigFile, Text, serialise
 from tests.core.mrd.scans import noise_scan
+from tests.waiting import until
 
 SCAN = noise_scan(3, coils=2, height=64, width=64)
 XML = write_encoding(encoding_of(SCAN))
@@ -93,10 +93,8 @@ def test_memory_returns_to_where_it_was(serving) -> None:
         wanted = failed.get() + len(names)
         for name in names:
             misbehave(name, XML, LINES, server.port)
-        until = time.monotonic() + 10
-        while failed.get() < wanted or server._running:  # the last client left without waiting
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        # The last client left without waiting.
+        until(lambda: failed.get() >= wanted and not server._running)
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
 
