@@ -71,7 +71,6 @@ _CASCADES = (*_ONE_STAGE, "imitation=cascades", "alpha=0.3333")
 _EARLY = (*_CASCADES, "imitation_until=0.35")
 _INHERIT = "inherit=true"
 _DILATION = "dilation=[1, 2, 1]"
-_BRIDGE = "bridge=true"
 _EDGE = (*_EARLY, _INHERIT, _DILATION)
 _FALLING = "dilation=[1, 4, 1, 1, 3, 1, 1, 2, 1, 1, 2, 1, 1, 1, 1]"
 _RISING = "dilation=[1, 1, 1, 1, 2, 1, 1, 2, 1, 1, 3, 1, 1, 4, 1]"
@@ -99,13 +98,6 @@ VARIANTS: Final = (
         _INHERIT,
     ),
     _student("inherit-dilation", "both, no imitation", *_NO_TEACHER, _INHERIT, _DILATION),
-    _student(
-        "bridge",
-        "bridged: the teacher's outer convolutions, one fitted between; no imitation",
-        *_NO_TEACHER,
-        _BRIDGE,
-        _DILATION,
-    ),
     _student("base", "KD-MRI: attention, then imitation of the last image"),
     _student("relation", "relations of feature maps instead of attention", "transfer=relation"),
     _student("final", "imitation of the last image, no attention", *_ONE_STAGE),
@@ -116,7 +108,12 @@ VARIANTS: Final = (
     _student("edge-late", "that, imitating to the end", *_EDGE, "imitation_until=1.0"),
     _student("edge-131", "that, dilation 1 3 1", *_EDGE, "dilation=[1, 3, 1]"),
     _student("edge-221", "that, dilation 2 2 1", *_EDGE, "dilation=[2, 2, 1]"),
-    _student("edge-bridge", "that, bridged", *_EDGE, _BRIDGE),
+    _student(
+        "edge-bridge",
+        "that, middle convolution fitted to the teacher's three (bridged)",
+        *_EDGE,
+        "bridge=true",
+    ),
     _student("edge-falling", "that, middle dilation 4 3 2 2 1 by cascade", *_EDGE, _FALLING),
     _student("edge-rising", "that, middle dilation 1 2 2 3 4 by cascade", *_EDGE, _RISING),
     _student("edge-ssim", "that, L1 + SSIM", *_EDGE, "loss=l1-ssim"),
@@ -124,7 +121,7 @@ VARIANTS: Final = (
     _student(
         "edge-masks", "that, a quarter of the imitation on other masks", *_EDGE, "other_masks=0.25"
     ),
-    _student("edge-noise", "that, noise of up to 1 % on what is imitated", *_EDGE, "noise=0.01"),
+    _student("edge-noise", "that, noise of up to 1 % on its inputs", *_EDGE, "noise=0.01"),
     _student(
         "edge-joint",
         "that, from a teacher trained jointly for a third of the steps (SFT)",
