@@ -59,7 +59,6 @@ def _ours(network_name: str, steps: int, folder: Path, recipe: DistillRecipe) ->
         mask=mask,
         operator=fabric.to_device(operator_tensor(mask, Form.PROJECTION, 1)),
         spec=preset(network_name),
-        strips=True,
         folder=folder,
         log=None,
         key="throughput",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.errors import DataError
 
-__all__ = ["Coils", "coil_maps", "complex_noise", "local_phase", "smooth_phase"]
+__all__ = ["Coils", "coil_maps", "complex_noise", "draw_noise", "local_phase", "smooth_phase"]
 
 _RADIUS: Final = 1.5  # of the birdcage, in half fields of view
 _ORDER: Final = 3  # of the polynomials that make random fields
@@ -120,7 +120,11 @@ def local_phase(height: int, width: int, *, seed: int = 0) -> NDArray[np.float32
 
 def complex_noise(shape: tuple[int, ...], *, seed: int = 0) -> NDArray[np.complex64]:
     """Draw white complex noise of variance 1 (1/2 in either part): complex64."""
-    random = np.random.default_rng([seed, 2])
+    return draw_noise(np.random.default_rng([seed, 2]), shape)
+
+
+def draw_noise(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.complex64]:
+    """Draw such noise from a generator."""
     parts = random.standard_normal((2, *shape), dtype=np.float32) / np.sqrt(np.float32(2))
     noise: NDArray[np.complex64] = (parts[0] + 1j * parts[1]).astype(np.complex64, copy=False)
     return noise

@@ -7,6 +7,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.data.simulate import draw_noise
+
 __all__ = ["add_noise", "step_noise"]
 
 # After the recipe's seed and the step: streams of their own, beside those of batches and masks.
@@ -47,8 +49,7 @@ def add_noise(
     for image, place in zip(noisy, places, strict=True):
         random = np.random.default_rng([seed, step, _SAMPLES, place])
         if np.iscomplexobj(image):
-            parts = random.standard_normal((2, *image.shape), dtype=np.float32)
-            image += np.float32(strength / np.sqrt(2)) * (parts[0] + 1j * parts[1])
+            image += np.float32(strength) * draw_noise(random, image.shape)
         else:
             image += np.float32(strength) * random.standard_normal(image.shape, dtype=np.float32)
     return noisy

@@ -20,7 +20,7 @@ from kdmri_edge.checkpoint import (
     save_checkpoint,
 )
 from kdmri_edge.console import say
-from kdmri_edge.distill.batches import TrainingSlices, strips_allowed
+from kdmri_edge.distill.batches import TrainingSlices
 from kdmri_edge.distill.calibration import training_maxima
 from kdmri_edge.distill.checks import check_settings
 from kdmri_edge.distill.engine import Engine, announce, describe, launched
@@ -156,7 +156,6 @@ class _Work:
             mask=mask,
             operator=self.fabric.to_device(network_operator(spec, mask, self.form)),
             spec=spec,
-            strips=strips_allowed(mask, spec),
             folder=folder,
             log=TrainingLog(self.run.path / "log.csv") if first else None,
             key=self.key,

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from kdmri_edge.data.cases import Case
-from kdmri_edge.distill.batches import TrainingSlices
+from kdmri_edge.distill.batches import TrainingSlices, strips_allowed
 from kdmri_edge.distill.log import TrainingLog
 from kdmri_edge.distill.recipe import DistillRecipe
 from kdmri_edge.models.features import Features
@@ -87,8 +87,6 @@ class Surroundings:
         mask: The run's own mask.
         operator: Its constant of data consistency, on the device.
         spec: Architecture of the student; the teacher agrees in channels and coils.
-        strips: Whether readout strips, mirrored or not, may stand for whole slices, see
-            `strips_allowed`; otherwise whole slices are drawn, never mirrored.
         folder: Where state files go.
         log: The training log (written by the first process only).
         key: Fingerprint of the run's settings.
@@ -101,7 +99,14 @@ class Surroundings:
     mask: Mask
     operator: Tensor
     spec: ModelSpec
-    strips: bool
     folder: Path
     log: TrainingLog | None
     key: str
+
+    @property
+    def strips(self) -> bool:
+        """Whether readout strips, mirrored or not, may stand for whole slices (`strips_allowed`).
+
+        Otherwise whole slices are drawn, never mirrored.
+        """
+        return strips_allowed(self.mask, self.spec)

@@ -22,6 +22,7 @@ from kdmri_edge.distill.schedule import rate
 from kdmri_edge.distill.stages import Batch, Stage, Surroundings
 from kdmri_edge.errors import KdmriError
 from kdmri_edge.models.features import Features
+from kdmri_edge.models.spec import ModelSpec
 from kdmri_edge.physics.forms import Form
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.projection import projection_matrix
@@ -68,6 +69,11 @@ class Steps:
         # This process's shards of the batch; their gradients are averaged here, the processes' by
         # DDP.
         self._own = max(1, around.recipe.shards // around.fabric.world_size)
+        # Noise needs the targets undersampled anew, also with the run's own mask.
+        self._projection = None
+        if stage.noise:
+            own = network_operator(around.spec, around.mask, Form.PROJECTION)
+            self._projection = _projection(around.mask, around.spec, own)
         self._replayed = None
         if record is not None:
             self._replayed = Replayed(self._whole, record, around.fabric.device)
@@ -109,8 +115,7 @@ class Steps:
         stage, around = self._stage, self._around
         recipe, fabric = around.recipe, around.fabric
         number = stage.first + step
-        operator = around.operator
-        mask: Mask | None = None
+        operator, projection = around.operator, self._projection
         if recipe.masks is Masks.LINES or sees_other_mask(
             stage.other_masks, seed=recipe.seed, step=number
         ):
@@ -120,10 +125,8 @@ class Steps:
             operator = network_operator(
                 around.spec, mask, Form.PROJECTION, any_mask=self._replayed is not None
             )
+            projection = _projection(mask, around.spec, operator)
         noise = step_noise(stage.noise, seed=recipe.seed, step=number)
-        if mask is None and noise:
-            mask = around.mask
-        projection = None if mask is None else _projection(mask, around.spec.channels)
         tensors = [operator]
         for shard in range(self._own):
             tensors += draw(
@@ -189,7 +192,9 @@ class Steps:
         return value
 
 
-def _projection(mask: Mask, channels: int) -> NDArray[Any]:
-    """Return what undersamples magnitude images (Re P, float32) or complex ones (P, complex64)."""
-    matrix = projection_matrix(mask)
-    return matrix.astype(np.complex64) if channels == 2 else matrix.real.astype(np.float32)
+def _projection(mask: Mask, spec: ModelSpec, operator: Tensor) -> NDArray[Any]:
+    """Return what undersamples magnitudes (Re P, which is the operator) or complex images (P)."""
+    if spec.channels == 2:
+        return projection_matrix(mask).astype(np.complex64)
+    matrix: NDArray[np.float32] = operator.numpy()
+    return matrix

@@ -94,7 +94,7 @@ def test_memory_returns_to_where_it_was(serving) -> None:
         for name in names:
             misbehave(name, XML, LINES, server.port)
         # The last client left without waiting.
-        until(lambda: failed.get() >= wanted and not server._running)
+        until(lambda: failed.get() >= wanted and not server._running, 10)
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
 
