@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from kdmri_edge import __version__
-from kdmri_edge.bundle import open_bundle
 from kdmri_edge.errors import DataError, KdmriError
-from kdmri_edge.extras import require
-from kdmri_edge.files import read_json
+from kdmri_edge.runtime.bundle import open_bundle
+from kdmri_edge.utils.extras import require
+from kdmri_edge.utils.files import read_json
 
 HERE = Path(__file__).resolve().parent
 SCHEMA = HERE / "openrecon.schema.json"

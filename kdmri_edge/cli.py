@@ -10,15 +10,15 @@ import click
 
 from kdmri_edge import __version__
 from kdmri_edge.errors import KdmriError
-from kdmri_edge.extras import load_attribute
-from kdmri_edge.suggest import nearest
+from kdmri_edge.utils.extras import load_attribute
+from kdmri_edge.utils.suggest import nearest
 
 __all__ = ["COMMANDS", "main", "run"]
 
 # name -> (import string, one line of help): --help imports none of them.
 COMMANDS: dict[str, tuple[str, str]] = {
     "quickstart": (
-        "kdmri_bench.quickstart_command:quickstart",
+        "kdmri_bench.commands.quickstart:quickstart",
         "Everything below on an embedded phantom, in minutes.",
     ),
     "distill": (
@@ -26,11 +26,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Train a teacher and distil it into a compact student.",
     ),
     "export": (
-        "kdmri_export.command:export",
+        "kdmri_export.commands.export:export",
         "Write networks for ONNX Runtime, OpenVINO, TensorRT or libtorch, checked for parity.",
     ),
     "check": (
-        "kdmri_export.check_command:check",
+        "kdmri_export.commands.check:check",
         "Check an ONNX graph's operators against what each target takes.",
     ),
     "run": (
@@ -54,15 +54,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Check a bundle: its files, and its golden input on this machine.",
     ),
     "bench": (
-        "kdmri_bench.command:bench",
+        "kdmri_bench.commands.bench:bench",
         "Compare quality, latency and memory of networks and backends.",
     ),
     "select": (
-        "kdmri_bench.select_command:select",
+        "kdmri_bench.commands.select:select",
         "Pick the smallest variant of a report that keeps your limits.",
     ),
     "reproduce": (
-        "kdmri_bench.reproduce.command:reproduce",
+        "kdmri_bench.commands.reproduce:reproduce",
         "Repeat KD-MRI's comparison fairly: equal data, equal steps, intervals.",
     ),
     "models": (
@@ -70,7 +70,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "List the architectures, and the trained networks of the package.",
     ),
     "doctor": (
-        "kdmri_export.doctor:doctor",
+        "kdmri_export.commands.doctor:doctor",
         "Say what this machine can train, export and run, and what is missing.",
     ),
 }

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.errors import DataError
-from kdmri_edge.extras import require
+from kdmri_edge.utils.extras import require
 
 __all__ = ["METRICS", "SSIM_WINDOW", "hfn", "nmse", "psnr", "ssim", "volume_metrics"]
 

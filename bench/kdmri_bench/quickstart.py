@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdmri_bench.run import Benchmark, bench
-from kdmri_bench.settings import BenchSettings
-from kdmri_bench.testdata import TestData
-from kdmri_edge.data.cases import make_case
-from kdmri_edge.data.parts import phantom_parts
+from kdmri_bench.benchmark import Benchmark, bench
+from kdmri_bench.planning.settings import BenchSettings
+from kdmri_bench.planning.testdata import TestData
+from kdmri_edge.data.case import make_case
+from kdmri_edge.data.datasets import phantom_parts
 from kdmri_edge.distill.recipe import DistillRecipe
+from kdmri_edge.distill.request import PHANTOM, Settings
 from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.settings import PHANTOM, Settings
-from kdmri_edge.models.spec import preset
+from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.masks import variable_density_lines
-from kdmri_edge.runs import Run
 
 __all__ = ["MATRIX", "Quickstart", "quickstart"]
 

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdmri_edge.bundle import (
+from kdmri_edge.errors import ExportError
+from kdmri_edge.models.checkpoint import load_reconstructor, read_checkpoint_meta
+from kdmri_edge.models.reconstructor import Reconstructor
+from kdmri_edge.models.specs import Kind
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.operators import Form, choose_form
+from kdmri_edge.runtime.bundle import (
     GOLDEN_INPUT,
     GOLDEN_MAPS,
     GOLDEN_OPERATOR,
@@ -19,21 +25,26 @@ from kdmri_edge.bundle import (
     open_bundle,
     write_manifest,
 )
-from kdmri_edge.checkpoint import load_reconstructor, read_checkpoint_meta
-from kdmri_edge.deviation import tolerance_for
-from kdmri_edge.errors import ExportError
-from kdmri_edge.extras import load_attribute, require
-from kdmri_edge.files import atomic_directory, sha256_file
-from kdmri_edge.models.spec import Kind
-from kdmri_edge.physics.forms import Form, choose_form
-from kdmri_edge.physics.masks import Mask
-from kdmri_edge.provenance import provenance
-from kdmri_edge.reconstructor import Reconstructor
+from kdmri_edge.runtime.deviation import tolerance_for
 from kdmri_edge.runtime.session import Session
-from kdmri_export.golden import Golden, golden, phantom_maxima
-from kdmri_export.parity import check, check_other_coils, check_other_mask
+from kdmri_edge.utils.extras import load_attribute, require
+from kdmri_edge.utils.files import atomic_directory, sha256_file
+from kdmri_edge.utils.provenance import provenance
+from kdmri_export.parity import (
+    Golden,
+    check,
+    check_other_coils,
+    check_other_mask,
+    golden,
+    phantom_maxima,
+)
 from kdmri_export.recipe import ExportRecipe
-from kdmri_export.trt.engines import TORCH_TENSORRT, EngineRequest, build_engines, run_engines
+from kdmri_export.targets.tensorrt.engines import (
+    TORCH_TENSORRT,
+    EngineRequest,
+    build_engines,
+    run_engines,
+)
 
 __all__ = ["export_model"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kdmri_edge.errors import ExportError
-from kdmri_edge.extras import require
+from kdmri_edge.utils.extras import require
 
 __all__ = ["CHECKED", "Finding", "check_graph", "checked_graph"]
 

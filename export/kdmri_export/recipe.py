@@ -7,8 +7,8 @@ from typing import Final
 
 from kdmri_edge.errors import ExportError
 from kdmri_edge.physics.coils import COILS
-from kdmri_edge.targets import Target, target_named
-from kdmri_export.trt.engines import TORCH_TENSORRT, EngineRequest
+from kdmri_edge.runtime.targets import Target, target_named
+from kdmri_export.targets.tensorrt.engines import TORCH_TENSORRT, EngineRequest
 
 __all__ = ["BATCHES", "ExportRecipe"]
 

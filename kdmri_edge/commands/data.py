@@ -12,7 +12,7 @@ import click
 from kdmri_edge.errors import KdmriError
 
 if TYPE_CHECKING:
-    from kdmri_edge.data.inspect import Facts
+    from kdmri_edge.data.inspect import FileInfo
 
 __all__ = ["data"]
 
@@ -46,8 +46,8 @@ def inspect(files: tuple[Path, ...], kspace: bool, as_json: bool) -> int:
       kdmri-edge data inspect meas_MID00042.dat
       kdmri-edge data inspect scan.h5:FLAIR:swh series/ T1w.nii.gz --json
     """  # noqa: D301 - click wants the backspace itself
-    from kdmri_edge.console import progress
     from kdmri_edge.data.inspect import inspect as look
+    from kdmri_edge.utils.console import progress
 
     found: list[dict[str, Any]] = []
     failed = 0
@@ -69,7 +69,7 @@ def inspect(files: tuple[Path, ...], kspace: bool, as_json: bool) -> int:
     return int(failed > 0)
 
 
-def _text(facts: Facts) -> str:
+def _text(facts: FileInfo) -> str:
     lines = [
         ("format", facts.format),
         ("holds", f"{facts.holds}, {facts.slices} slice(s) of {_times(facts.matrix)}"),

@@ -16,8 +16,8 @@ from kdmri_edge.errors import DataError, MaskError, ModelError, OutputError, Run
 
 if TYPE_CHECKING:
     from kdmri_edge.distill.recipe import DistillRecipe
-    from kdmri_edge.distill.settings import Settings
-    from kdmri_edge.models.spec import ModelSpec
+    from kdmri_edge.distill.request import Settings
+    from kdmri_edge.models.specs import ModelSpec
     from kdmri_edge.physics.masks import Mask
 
 __all__ = ["distill", "resolve"]
@@ -31,7 +31,7 @@ def _mask(options: dict[str, Any], *, coils: bool = False) -> Mask:
     """Load or draw the mask that the options describe; with coils its centre is wide enough."""
     from kdmri_edge.physics import masks
     from kdmri_edge.physics.espirit import CALIBRATION
-    from kdmri_edge.physics.mask_file import load_mask_option
+    from kdmri_edge.physics.masks import load_mask_option
 
     wanted: float | None = options["acceleration"]
     matrix: int | None = options["matrix"]
@@ -70,9 +70,9 @@ def _mask(options: dict[str, Any], *, coils: bool = False) -> Mask:
 
 def _spec(option: str, given: str) -> ModelSpec:
     """Return the architecture of a preset, a checkpoint or a trained network of the package."""
-    from kdmri_edge.checkpoint import load_checkpoint
-    from kdmri_edge.distill.settings import checkpoint_place
-    from kdmri_edge.models.spec import preset
+    from kdmri_edge.distill.request import checkpoint_place
+    from kdmri_edge.models.checkpoint import load_checkpoint
+    from kdmri_edge.models.specs import preset
 
     place = checkpoint_place(given)
     if place is not None:
@@ -121,7 +121,7 @@ def resolve(
     Raises:
         KdmriError: Anything that does not fit together.
     """
-    from kdmri_edge.distill.settings import PHANTOM, Settings, checkpoint_place
+    from kdmri_edge.distill.request import PHANTOM, Settings, checkpoint_place
 
     data: str = options["data"]
     if data != PHANTOM and not Path(data).exists():
@@ -168,8 +168,8 @@ def _resumed(out: Path, ctx: click.Context, options: dict[str, Any]) -> Settings
     and saves may change: neither has an influence on the weights.
     """
     from kdmri_edge.distill.recipe import load_recipe, overridden
-    from kdmri_edge.distill.settings import Settings
-    from kdmri_edge.runs import open_run
+    from kdmri_edge.distill.request import Settings
+    from kdmri_edge.distill.run_folder import open_run
 
     stored = Settings.from_dict(open_run(out).meta.get("settings", {}))
     given = {
@@ -329,7 +329,7 @@ def distill(
       kdmri-edge distill --resume --out runs/brain --quantize int8
       torchrun --nproc-per-node 2 -m kdmri_edge distill --devices 2 --data brains/ ...
     """  # noqa: D301 - click wants the backspace itself
-    from kdmri_edge.extras import require
+    from kdmri_edge.utils.extras import require
 
     if resume:
         if out is None:
@@ -352,8 +352,8 @@ def distill(
             )
     require("torch", extra="train")
     require("lightning_fabric", extra="train")
-    from kdmri_edge.console import say
-    from kdmri_edge.files import check_writable
+    from kdmri_edge.utils.console import say
+    from kdmri_edge.utils.files import check_writable
 
     check_writable(out)  # found out now, not when the volumes have been read
     from kdmri_edge.distill.engine import Engine, is_first_process
@@ -367,8 +367,8 @@ def distill(
 
 
 def _summary(path: Path) -> dict[str, Any]:
-    from kdmri_edge.checkpoint import read_checkpoint_meta
-    from kdmri_edge.runs import Run
+    from kdmri_edge.distill.run_folder import Run
+    from kdmri_edge.models.checkpoint import read_checkpoint_meta
 
     run = Run(path)
     metas = {role: read_checkpoint_meta(run.weights(role)) for role in run.roles()}

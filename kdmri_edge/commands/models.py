@@ -22,9 +22,9 @@ def models(as_json: bool) -> None:
       kdmri-edge bench dccnn-d5c5@brain-4x dccnn-d3c5@brain-4x --data DIR
       kdmri-edge distill --teacher dccnn-d5c5@brain-4x --data DIR --mask FILE
     """  # noqa: D301 - click wants the backspace itself
-    from kdmri_edge.models.spec import PRESETS
+    from kdmri_edge.models.shipped import shipped_networks
+    from kdmri_edge.models.specs import PRESETS
     from kdmri_edge.physics.coils import COILS
-    from kdmri_edge.shipped import shipped_networks
 
     presets = {
         name: {
@@ -44,7 +44,7 @@ def _show(presets: dict[str, dict[str, int]], shipped: dict[str, dict[str, Any]]
     from rich.console import Console
     from rich.table import Table
 
-    from kdmri_edge.shipped import served
+    from kdmri_edge.models.shipped import served
 
     console = Console(soft_wrap=True)
     table = Table(box=None, title="architectures", title_justify="left")

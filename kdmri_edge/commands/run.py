@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdmri_edge.runtime.backends import BACKENDS
+from kdmri_edge.runtime.backends.registry import BACKENDS
 
 if TYPE_CHECKING:
     from kdmri_edge.runtime.session import SessionInfo
@@ -92,16 +92,16 @@ def run(
       kdmri-edge run bundle scans/ -o reconstructed --backend openvino --precision bf16
       kdmri-edge run dccnn-d3c5@brain-4x T1w.nii.gz -o T1w-4x.nii.gz --undersample
     """  # noqa: D301 - click wants the backspace itself
-    from kdmri_edge.console import say
-    from kdmri_edge.physics.mask_file import load_mask_option
+    from kdmri_edge.models.shipped import resolve_weights
+    from kdmri_edge.physics.masks import load_mask_option
     from kdmri_edge.runtime.files import plan_jobs, run_job
-    from kdmri_edge.runtime.inputs import what_reads
+    from kdmri_edge.runtime.inputs import read_input_spec
     from kdmri_edge.runtime.session import open_session
-    from kdmri_edge.shipped import place_of
+    from kdmri_edge.utils.console import say
 
-    source = place_of(network)
+    source = resolve_weights(network)
     scanned = load_mask_option(mask) if mask else None
-    reads = what_reads(source, scanned)
+    reads = read_input_spec(source, scanned)
     jobs = plan_jobs(inputs, output)
     chosen = at_hand(source, device) if backend == "auto" else backend
     options: dict[str, Any] = {}
@@ -145,9 +145,9 @@ def at_hand(source: Path, device: str | None = None) -> str | None:
     Raises:
         BackendError: None of the bundle's backends runs on that device.
     """
-    from kdmri_edge.bundle import open_bundle
     from kdmri_edge.errors import BackendError
-    from kdmri_edge.extras import available
+    from kdmri_edge.runtime.bundle import open_bundle
+    from kdmri_edge.utils.extras import available
 
     if source.suffix == ".safetensors":
         return None

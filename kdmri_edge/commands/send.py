@@ -65,15 +65,15 @@ def send(
       kdmri-edge send scan.h5 -o images.h5
       kdmri-edge send scan.h5 -o images.h5 --host scanner --port 9002 --pace 5
     """  # noqa: D301 - click wants the backspace itself
-    from kdmri_edge.console import progress, say
     from kdmri_edge.errors import OutputError, StreamError
-    from kdmri_edge.extras import require
+    from kdmri_edge.utils.console import progress, say
+    from kdmri_edge.utils.extras import require
 
     require("ismrmrd", extra="mrd")
-    from kdmri_edge.files import check_writable
     from kdmri_edge.mrd.client import BrokenReplyError, send_scan
-    from kdmri_edge.mrd.hdf5 import count_readouts, read_header, read_readouts, write_images
-    from kdmri_edge.mrd.images import fallback_of
+    from kdmri_edge.mrd.format.hdf5 import count_readouts, read_header, read_readouts, write_images
+    from kdmri_edge.mrd.format.images import fallback_of
+    from kdmri_edge.utils.files import check_writable
 
     xml, total = read_header(file), count_readouts(file)
     if output.exists() and output.samefile(file):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from kdmri_edge.runtime.backends import BACKENDS
+from kdmri_edge.runtime.backends.registry import BACKENDS
 
 __all__ = ["serve"]
 
@@ -137,18 +137,18 @@ def serve(
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.commands.run import at_hand, runs_on
     from kdmri_edge.errors import StreamError
-    from kdmri_edge.extras import require
+    from kdmri_edge.models.shipped import resolve_weights
     from kdmri_edge.runtime.pipeline import Pipeline
-    from kdmri_edge.shipped import place_of
+    from kdmri_edge.utils.extras import require
 
     require("ismrmrd", extra="mrd")
     require("prometheus_client", extra="mrd")
-    from kdmri_edge.mrd.assembler import Capacity
-    from kdmri_edge.mrd.server import Server
-    from kdmri_edge.mrd.settings import DEFAULT_CONFIGS, ServerSettings
-    from kdmri_edge.mrd.telemetry import Metrics, log_event, log_to_stderr
+    from kdmri_edge.mrd.format.assembler import Capacity
+    from kdmri_edge.mrd.server.server import Server
+    from kdmri_edge.mrd.server.settings import DEFAULT_CONFIGS, ServerSettings
+    from kdmri_edge.mrd.server.telemetry import Metrics, log_event, log_to_stderr
 
-    source = place_of(network)
+    source = resolve_weights(network)
     chosen = at_hand(source) if backend == "auto" else backend
     pipeline = Pipeline(source, backend=chosen, precision=precision, threads=threads, sharing=True)
     pipeline.warm_up()

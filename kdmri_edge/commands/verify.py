@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from kdmri_edge.runtime.backends import BACKENDS
+from kdmri_edge.runtime.backends.registry import BACKENDS
 
 __all__ = ["verify"]
 
@@ -29,7 +29,7 @@ def verify(bundle: Path, backend: str | None, as_json: bool) -> None:
       kdmri-edge verify runs/brain/exports/student-onnx
       kdmri-edge verify bundle --backend openvino --json
     """  # noqa: D301 - click wants the backspace itself
-    from kdmri_edge.verify import verify_bundle
+    from kdmri_edge.runtime.verify import verify_bundle
 
     found = verify_bundle(bundle, backend=backend)
     if as_json:

@@ -9,19 +9,24 @@ from typing import Any
 import numpy as np
 
 from kdmri_edge import __version__
-from kdmri_edge.data.dataset_name import split_dataset
-from kdmri_edge.data.formats import Format, format_of
+from kdmri_edge.data.formats.measured import root_sum_of_squares, volume_of
+from kdmri_edge.data.formats.registry import (
+    WRITERS,
+    Format,
+    format_of,
+    read_either,
+    readable_suffix,
+    write_image_record,
+    writer_suffix,
+)
 from kdmri_edge.data.geometry import voxel_size
-from kdmri_edge.data.measured import root_sum_of_squares, volume_of
-from kdmri_edge.data.picture import Picture
-from kdmri_edge.data.readers import readable_suffix
+from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.scan import Scan
-from kdmri_edge.data.scan_readers import read_either
+from kdmri_edge.data.sources import split_dataset
 from kdmri_edge.data.volume import Volume
-from kdmri_edge.data.writers import WRITERS, write_picture, writer_suffix
 from kdmri_edge.errors import OutputError
-from kdmri_edge.extras import load_attribute
 from kdmri_edge.physics.fourier import kspace_to_image
+from kdmri_edge.utils.extras import load_attribute
 
 __all__ = ["Conversion", "convert"]
 
@@ -94,14 +99,14 @@ def convert(
         )
     dicom = readable_suffix(source) == ".dcm"
     affine = held.affine
-    picture = Picture(
+    picture = ImageRecord(
         image=image,
         voxel_mm=held.voxel_mm if affine is None else voxel_size(affine),
         affine=affine,
         derivation=f"Converted to this format by kdmri-edge {__version__}.",
         dicom=source if dicom else None,
     )
-    write_picture(destination, picture)
+    write_image_record(destination, picture)
     lost = _left_behind(row, held)
     if magnitude and scan is not None:
         lost = ["k-space and phase", *lost]
@@ -147,7 +152,7 @@ def _check_images_will_do(held: Scan | Volume, scan: Scan, row: Format, destinat
 
 def _left_behind(row: Format, held: Scan | Volume, *, noise: bool = False) -> list[str]:
     """What has no place in what is written; `noise` says that a noise scan has."""
-    lost = row.loses(held.affine, held.voxel_mm)
+    lost = row.unsupported_metadata(held.affine, held.voxel_mm)
     if isinstance(held, Scan) and held.noise is not None and not noise:
         lost.append("noise scan")
     return lost

@@ -8,19 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from kdmri_edge.data.formats import format_of
+from kdmri_edge.data.formats.registry import format_of, read_either, readable_suffix
 from kdmri_edge.data.geometry import Affine, directions, voxel_size
-from kdmri_edge.data.readers import readable_suffix
 from kdmri_edge.data.scan import Scan
-from kdmri_edge.data.scan_readers import read_either
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.physics.masks import Mask
 
-__all__ = ["Facts", "MaskFacts", "centre_lines", "inspect"]
+__all__ = ["FileInfo", "MaskInfo", "centre_lines", "inspect"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MaskFacts:
+class MaskInfo:
     """What was sampled.
 
     Attributes:
@@ -39,7 +37,7 @@ class MaskFacts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Facts:
+class FileInfo:
     """What `kdmri-edge data inspect` says of a file.
 
     Attributes:
@@ -65,7 +63,7 @@ class Facts:
     slices: int
     matrix: tuple[int, int]
     coils: int | None
-    mask: MaskFacts | None
+    mask: MaskInfo | None
     voxel_mm: tuple[float, float, float] | None
     directions: str | None
     noise_samples: int | None
@@ -79,7 +77,7 @@ class Facts:
         return asdict(self)
 
 
-def inspect(path: Path, *, kspace: bool = False) -> Facts:
+def inspect(path: Path, *, kspace: bool = False) -> FileInfo:
     """Read a file and say what is in it.
 
     Args:
@@ -90,36 +88,36 @@ def inspect(path: Path, *, kspace: bool = False) -> Facts:
         DataError: It cannot be read, or holds nothing that this project reads.
         MissingExtraError: Its format needs a library that is not installed.
     """
-    held = read_either(path, kspace=kspace)
-    taken, run = _run(held, path)
+    loaded = read_either(path, kspace=kspace)
+    taken, run = _run(loaded, path)
     common: dict[str, Any] = {
         "file": str(path),
         "format": _format(path),
-        "matrix": held.matrix,
-        "subject": held.subject,
-        "contrast": held.contrast,
-        "directions": _directions(held.affine),
+        "matrix": loaded.matrix,
+        "subject": loaded.subject,
+        "contrast": loaded.contrast,
+        "directions": _directions(loaded.affine),
         "taken": taken,
         "run": run,
     }
-    if isinstance(held, Scan):
-        return Facts(
+    if isinstance(loaded, Scan):
+        return FileInfo(
             **common,
             holds="k-space",
-            slices=len(held.kspace),
-            coils=held.coils,
-            mask=_mask(held.mask),
-            voxel_mm=held.voxel_mm,
-            noise_samples=0 if held.noise is None else int(held.noise.shape[1]),
+            slices=len(loaded.kspace),
+            coils=loaded.coils,
+            mask=_mask(loaded.mask),
+            voxel_mm=loaded.voxel_mm,
+            noise_samples=0 if loaded.noise is None else int(loaded.noise.shape[1]),
         )
-    kind = "complex images" if held.is_complex else "magnitude images"
-    return Facts(
+    kind = "complex images" if loaded.is_complex else "magnitude images"
+    return FileInfo(
         **common,
-        holds=kind if held.kspace is None else f"{kind} and their undersampled k-space",
-        slices=len(held.image),
-        coils=None if held.kspace is None else 1,
-        mask=None if held.kspace_mask is None else _mask(held.kspace_mask),
-        voxel_mm=voxel_size(held.affine) if held.affine is not None else held.voxel_mm,
+        holds=kind if loaded.kspace is None else f"{kind} and their undersampled k-space",
+        slices=len(loaded.image),
+        coils=None if loaded.kspace is None else 1,
+        mask=None if loaded.kspace_mask is None else _mask(loaded.kspace_mask),
+        voxel_mm=voxel_size(loaded.affine) if loaded.affine is not None else loaded.voxel_mm,
         noise_samples=None,
     )
 
@@ -127,7 +125,7 @@ def inspect(path: Path, *, kspace: bool = False) -> Facts:
 def _format(path: Path) -> str:
     suffix = readable_suffix(path)
     if suffix in (".h5", ".hdf5"):
-        from kdmri_edge.data.hdf5 import layout_of
+        from kdmri_edge.data.formats.hdf5.layouts import layout_of
 
         return layout_of(path).name
     row = format_of(suffix)
@@ -149,8 +147,8 @@ def centre_lines(mask: Mask) -> int:
     return above + below
 
 
-def _mask(mask: Mask) -> MaskFacts:
-    return MaskFacts(
+def _mask(mask: Mask) -> MaskInfo:
+    return MaskInfo(
         kind="lines" if mask.is_lines else "points",
         sampled=int(mask.samples.sum()),
         of=int(mask.samples.size),
@@ -159,26 +157,26 @@ def _mask(mask: Mask) -> MaskFacts:
     )
 
 
-def _run(held: Scan | Volume, path: Path) -> tuple[bool, str]:
+def _run(loaded: Scan | Volume, path: Path) -> tuple[bool, str]:
     """Whether `kdmri-edge run` takes it, and as what, or why not."""
-    if isinstance(held, Scan) and held.coils > 1:
-        whole = ", with --undersample" if held.mask.samples.all() else " and its sampling mask"
+    if isinstance(loaded, Scan) and loaded.coils > 1:
+        whole = ", with --undersample" if loaded.mask.samples.all() else " and its sampling mask"
         return True, (
-            f"k-space of {held.coils} coils, by a network that combines coils (dccnn-d3c5-sense)"
+            f"k-space of {loaded.coils} coils, by a network that combines coils (dccnn-d3c5-sense)"
             f"{whole}; for networks of one image `kdmri-edge data convert {path} OUT.nii.gz"
             " --magnitude` combines them"
         )
-    mask = held.mask if isinstance(held, Scan) else held.kspace_mask
+    mask = loaded.mask if isinstance(loaded, Scan) else loaded.kspace_mask
     if mask is not None and not mask.samples.all():
         return True, "k-space, by a network for its sampling mask"
-    if isinstance(held, Scan):
+    if isinstance(loaded, Scan):
         if readable_suffix(path) == ".cfl":
             return False, (
                 "taken as images, since BART's files do not say that they hold k-space; `kdmri-edge"
                 f" data convert {path} OUT.nii.gz --kspace` makes complex images of it."
             )
         return True, "fully sampled complex images, with --undersample"
-    if held.is_complex:
+    if loaded.is_complex:
         return True, (
             "complex zero-filled images, by a network for the mask that undersampled them; fully"
             " sampled ones with --undersample"

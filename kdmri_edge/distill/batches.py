@@ -1,5 +1,13 @@
 """Training batches that depend on (seed, step) alone.
 
+Another line mask at every step, for networks that are to serve any mask of their matrix.
+
+Data consistency takes the mask as an input (its projection matrix P), so one network can serve all
+line masks; it only has to have met many. The families are those that scanners play out (random and
+equispaced lines around a centre, as fastMRI defines them) and the variable density of KD-MRI.
+
+Noise that a stage adds to what its batches sample, of another strength at every step.
+
 No generator state has to be saved: step 137 sees the same strips in one process, in two, and after
 any number of interruptions.
 """
@@ -8,23 +16,121 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdmri_edge.data.cases import Case
-from kdmri_edge.distill.noise import add_noise
+from kdmri_edge.data.case import Case
+from kdmri_edge.data.simulation import draw_noise
 from kdmri_edge.distill.recipe import DistillRecipe
 from kdmri_edge.errors import DataError
-from kdmri_edge.models.spec import Kind, ModelSpec
+from kdmri_edge.models.specs import Kind, ModelSpec
 from kdmri_edge.physics.coils import combine, expand
-from kdmri_edge.physics.masks import Mask
-from kdmri_edge.scaling import as_channels, network_maps, slice_scale
+from kdmri_edge.physics.masks import (
+    Mask,
+    equispaced_lines,
+    random_lines,
+    variable_density_lines,
+)
+from kdmri_edge.physics.scaling import as_channels, network_maps, slice_scale
 
-__all__ = ["TrainingSlices", "batch_size", "draw", "strips_allowed"]
+__all__ = [
+    "ACCELERATIONS",
+    "HELD_OUT",
+    "SMALLEST",
+    "TrainingSlices",
+    "add_noise",
+    "batch_size",
+    "draw",
+    "sees_other_mask",
+    "step_mask",
+    "step_noise",
+    "strips_allowed",
+]
+
+ACCELERATIONS: Final = (3.0, 9.0)
+"""Nominal accelerations that training draws from, uniformly."""
+
+HELD_OUT: Final = 1000
+"""Training draws its masks with seeds from here on; seeds below are for testing."""
+
+SMALLEST: Final = 90
+"""Phase-encode lines of which every acceleration leaves a centre."""
+
+_FAMILIES: Final = (random_lines, equispaced_lines, variable_density_lines)
+
+
+def step_mask(height: int, *, seed: int, step: int) -> Mask:
+    """Draw the mask of a step; the same in every process and after every restart.
+
+    Args:
+        height: Phase-encode lines N, at least `SMALLEST`.
+        seed: The recipe's.
+        step: Step of the network.
+    """
+    random = np.random.default_rng([seed, step, HELD_OUT])
+    family = _FAMILIES[int(random.integers(len(_FAMILIES)))]
+    acceleration = float(random.uniform(*ACCELERATIONS))
+    return family(height, acceleration, seed=int(random.integers(HELD_OUT, 2**31)))
+
+
+def sees_other_mask(part: float, *, seed: int, step: int) -> bool:
+    """Decide whether a step's batch is sampled with `step_mask` instead of the run's own mask.
+
+    Args:
+        part: Part of the steps that are.
+        seed: The recipe's.
+        step: Step of the network.
+    """
+    return bool(np.random.default_rng([seed, step, HELD_OUT + 1]).random() < part)
+
+
+# After the recipe's seed and the step: streams of their own, beside those of batches and masks.
+_STRENGTH: Final = 2000
+_SAMPLES: Final = 2001
+
+
+def step_noise(largest: float, *, seed: int, step: int) -> float:
+    """Draw the strength of a step's noise, uniformly up to the largest; the same everywhere.
+
+    Args:
+        largest: What `DistillRecipe.noise` says; 0 gives 0.
+        seed: The recipe's.
+        step: Step of the network.
+
+    Returns:
+        Standard deviation of the noise of the fully sampled image, relative to the scale of the
+        slice that it is added to.
+    """
+    return largest * float(np.random.default_rng([seed, step, _STRENGTH]).random())
+
+
+def add_noise(
+    images: NDArray[Any], strength: float, *, seed: int, step: int, places: range
+) -> NDArray[Any]:
+    """Add white noise to fully sampled images, or to what each coil receives of them.
+
+    The Fourier transform is unitary, so that white noise of an image is that of its k-space.
+
+    Args:
+        images: [B, ..., H, W], float32 or complex64; of one scale each.
+        strength: See `step_noise`; for complex images of both parts together.
+        seed: The recipe's.
+        step: Step of the network.
+        places: Of the images in the whole batch, [B], so that processes share the batch of one.
+    """
+    noisy = images.copy()
+    for image, place in zip(noisy, places, strict=True):
+        random = np.random.default_rng([seed, step, _SAMPLES, place])
+        if np.iscomplexobj(image):
+            image += np.float32(strength) * draw_noise(random, image.shape)
+        else:
+            image += np.float32(strength) * random.standard_normal(image.shape, dtype=np.float32)
+    return noisy
+
 
 # Slices whose zero-filled maximum is below this part of their volume's hold next to no anatomy;
 # scaled to unit maximum they would teach the network to reproduce noise.
@@ -136,7 +242,7 @@ def draw(
         projection: Re(P) [H, H] of a line mask, or for complex slices P: their targets are
             undersampled with it anew, and scaled by what that leaves. None takes the zero-filled
             images as they are.
-        noise: Strength of what is added before that (`distill.noise`); the targets stay clean.
+        noise: Strength of what is added before that (`distill.batches`); the targets stay clean.
 
     Returns:
         Zero-filled and target images, [B / world, C, H, W] float32, channels-last; with coils also

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from kdmri_edge.console import say
 from kdmri_edge.errors import RunError
-from kdmri_edge.files import writing
+from kdmri_edge.utils.console import say
+from kdmri_edge.utils.files import writing
 
-__all__ = ["hold"]
+__all__ = ["lock_run"]
 
 
-def hold(folder: Path) -> BaseFileLock:
+def lock_run(folder: Path) -> BaseFileLock:
     """Take the lock of a run, which the system takes back when the process ends, however it ends.
 
     Two processes that resumed one run would mix their states and their logs.

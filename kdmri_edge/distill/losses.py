@@ -1,25 +1,44 @@
-"""Losses of distillation. All of them are means per image, so that batch size does not weigh."""
+"""Losses of distillation, with the frozen or learning teacher that they are measured against.
+
+Losses of distillation. All of them are means per image, so that batch size does not weigh.
+
+A teacher that learns together with its student.
+
+Student-friendly training (Gayathri et al., "SFT-KD-Recon", MIDL 2023): besides the teacher's own
+chain of cascades there are chains that begin with some of the teacher's cascades and end with the
+student's. Each of them is taught by the image and by the teacher, and all of them teach the
+teacher, so that what its cascades hand on is what a student's cascade can go on from.
+
+What a student is taught: the losses of its stages, with the teacher that they need.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
-from torch import Tensor
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdmri_edge.distill.recipe import Imitation, Loss
-from kdmri_edge.models.features import Features
+from kdmri_edge.distill.recipe import DistillRecipe, Imitation, Loss, Transfer
+from kdmri_edge.distill.stages import Batch, Criterion
+from kdmri_edge.models.blocks import Features, channels_last, padded
+from kdmri_edge.models.build import Network
+from kdmri_edge.models.dccnn import DCCNN
 
 __all__ = [
+    "DistillationLoss",
+    "Joint",
     "attention_map",
     "attention_transfer",
     "distance",
     "imitation",
+    "joint_criterion",
     "relation_transfer",
     "similarity",
 ]
-
 
 # How much 1 - SSIM counts beside the mean absolute difference, which is about a hundredth as large.
 _SSIM_WEIGHT = 0.02
@@ -118,6 +137,92 @@ def imitation(kind: Imitation, loss: Loss, student: Features, teacher: Features)
     if kind is Imitation.FINAL:
         return distance(loss, student.output, teacher.output.detach())
     gaps = [
-        distance(loss, s, t.detach()) for s, t in zip(student.stages, teacher.stages, strict=True)
+        distance(loss, s, t.detach())
+        for s, t in zip(student.cascade_outputs, teacher.cascade_outputs, strict=True)
     ]
     return torch.stack(gaps).mean()
+
+
+class Joint(nn.Module):
+    """Teacher and student in one network, whose output is the teacher's.
+
+    Args:
+        teacher: Of as many cascades as the student.
+        student: Its student.
+    """
+
+    def __init__(self, teacher: DCCNN, student: DCCNN) -> None:
+        super().__init__()
+        self.teacher, self.student = teacher, student
+
+    def features(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Features:
+        """Return the teacher's output, and as stages the outputs of the mixed chains.
+
+        The first of these is the student's own, the last one has its last cascade alone.
+        """
+        shown = self.teacher.features(x_u, operator, maps)
+        starts = [x_u, *shown.cascade_outputs[:-1]]
+        ends = [
+            self.student.features_from(number, x, x_u, operator, maps).output
+            for number, x in enumerate(starts)
+        ]
+        return Features(shown.output, ends, shown.attention)
+
+    def forward(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Tensor:
+        """Reconstruct with the teacher."""
+        return self.teacher.features(x_u, operator, maps).output
+
+
+def joint_criterion(recipe: DistillRecipe) -> Criterion:
+    """Return the loss of joint training: the teacher's, and the mean of the mixed chains'."""
+
+    def loss(features: Features, batch: Batch) -> Tensor:
+        own = distance(recipe.loss, features.output, batch.target)
+        chains = [
+            recipe.alpha * distance(recipe.loss, end, batch.target)
+            + (1 - recipe.alpha) * distance(recipe.loss, end, features.output)
+            for end in features.cascade_outputs
+        ]
+        return own + torch.stack(chains).mean()
+
+    return loss
+
+
+class DistillationLoss:
+    """A frozen teacher and the losses that are measured against it.
+
+    Args:
+        fabric: Devices and precision.
+        recipe: Gives the losses.
+        teacher: The trained network; it is frozen, in place.
+    """
+
+    def __init__(self, fabric: Fabric, recipe: DistillRecipe, teacher: Network) -> None:
+        teacher.eval().requires_grad_(False)
+        # Not through Fabric's wrapper: it is frozen. It needs the same autocast, layout and device.
+        self._teacher = channels_last(teacher)
+        fabric.to_device(self._teacher)
+        self._fabric, self._recipe = fabric, recipe
+
+    def _features(self, batch: Batch) -> Features:
+        on_gpu = self._fabric.device.type == "cuda"
+        padding = padded(self._teacher) if on_gpu else nullcontext()
+        with torch.no_grad(), self._fabric.autocast(), padding:
+            return self._teacher.features(batch.x_u, batch.operator, batch.maps)
+
+    def attention(self, student: Features, batch: Batch) -> Tensor:
+        """Return the loss of attention transfer, or of what the recipe transfers in its place."""
+        chosen = {Transfer.ATTENTION: attention_transfer, Transfer.RELATION: relation_transfer}
+        transfer = chosen[self._recipe.transfer](student.attention, self._features(batch).attention)
+        # The second term is zero. It gives the convolutions behind the last tap a gradient, for
+        # which distributed training would wait in vain.
+        return transfer + 0 * student.output.float().sum()
+
+    def imitation(self, student: Features, batch: Batch) -> Tensor:
+        """Return the loss of reconstruction and, in the first part of the stage, of imitation."""
+        recipe = self._recipe
+        reconstruction = distance(recipe.loss, student.output, batch.target)
+        if batch.progress >= recipe.imitation_until:
+            return reconstruction
+        gap = imitation(recipe.imitation, recipe.loss, student, self._features(batch))
+        return recipe.alpha * reconstruction + (1 - recipe.alpha) * gap

@@ -9,9 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from kdmri_edge.config import build, override, read_toml
 from kdmri_edge.errors import RecipeError
-from kdmri_edge.models.spec import Kind
+from kdmri_edge.models.specs import Kind
+from kdmri_edge.utils.config import build, override, read_toml
 
 __all__ = [
     "DistillRecipe",
@@ -107,7 +107,7 @@ class DistillRecipe:
         teacher_steps: Optimiser steps of the teacher.
         joint_steps: Steps in which teacher and student are trained together before the rest of
             either's steps: chains that begin with cascades of the teacher and end with the
-            student's, each taught by the image and by the teacher (`distill.joint`; SFT-KD-Recon,
+            student's, each taught by the image and by the teacher (`distill.losses`; SFT-KD-Recon,
             MIDL 2023). They count as steps of both, and the student goes on from them, whatever
             `inherit` and `bridge` say.
         attention_steps: Steps of attention transfer.
@@ -137,20 +137,21 @@ class DistillRecipe:
         other_masks: Part of the steps of the stage of imitation that see another line mask each;
             while the student imitates, also with the teacher's images of what that samples.
         noise: Largest standard deviation of the noise that is added to what the stage of imitation
-            samples, relative to a slice's scale, drawn anew at every step (`distill.noise`); while
-            the student imitates, with the teacher's images of that. The targets stay clean.
+            samples, relative to a slice's scale, drawn anew at every step (`distill.batches`);
+            while the student imitates, with the teacher's images of that. The targets stay clean.
         dilation: Dilation of the student's convolutions, for all cascades alike or cascade by
             cascade; empty leaves the preset's.
         inherit: Start the student with the teacher's first and last convolutions of each cascade.
         bridge: Start it with all but its middle convolution from the teacher, and that one fitted
-            to what it replaces (`models.bridge`); it takes seconds, and no optimiser step.
+            to what it replaces (`models.initialisation`); it takes seconds, and no optimiser step.
         reparameterise: Train both students with parallel branches that are folded into their
-            convolutions when they are saved (`models.branches`).
+            convolutions when they are saved (`models.reparameterisation`).
         reparameterise_teacher: The same for the teacher.
-        quantise: Tune a copy of the finished student with int8 rounding (`models.rounding`).
+        quantise: Tune a copy of the finished student with int8 rounding
+            (`quantisation.fake_quantisation`).
         quantise_steps: Optimiser steps of that, on whole slices, against the float student.
         quantise_rate: Its peak learning rate, as a fraction of `learning_rate`.
-        masks: Which masks the networks are trained for (`distill.masks`).
+        masks: Which masks the networks are trained for (`distill.batches`).
         flip: Mirror strips along readout at random (line masks only).
         precision: Arithmetic of the convolutions.
         seed: Seed of weights and batches.

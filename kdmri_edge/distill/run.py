@@ -11,7 +11,28 @@ from typing import Any, cast
 from filelock import BaseFileLock
 from lightning_fabric import Fabric
 
-from kdmri_edge.checkpoint import (
+from kdmri_edge.distill.batches import TrainingSlices
+from kdmri_edge.distill.data import TrainingData, gather, joined, recorded_hashes
+from kdmri_edge.distill.engine import Engine, announce, describe, launched
+from kdmri_edge.distill.initial_weights import add_branches, init_from_teacher, init_model
+from kdmri_edge.distill.lock import lock_run
+from kdmri_edge.distill.log import TrainingLog
+from kdmri_edge.distill.loop import thinned, train, validation_psnr
+from kdmri_edge.distill.losses import DistillationLoss, Joint
+from kdmri_edge.distill.pretrained import pretrained_weights
+from kdmri_edge.distill.recipe import Quantise
+from kdmri_edge.distill.request import Settings, check_settings
+from kdmri_edge.distill.run_folder import RUN_FORMAT, Run, note_machine
+from kdmri_edge.distill.stage_builders import (
+    joint_stage,
+    plain_stage,
+    student_stages,
+    teacher_stage,
+)
+from kdmri_edge.distill.stages import Stage, TrainContext
+from kdmri_edge.errors import CheckpointError, RunError
+from kdmri_edge.models.build import Network, build_model
+from kdmri_edge.models.checkpoint import (
     MAXIMA,
     RANGES,
     Checkpoint,
@@ -19,38 +40,22 @@ from kdmri_edge.checkpoint import (
     read_checkpoint_meta,
     save_checkpoint,
 )
-from kdmri_edge.console import say
-from kdmri_edge.distill.batches import TrainingSlices
-from kdmri_edge.distill.calibration import training_maxima
-from kdmri_edge.distill.checks import check_settings
-from kdmri_edge.distill.engine import Engine, announce, describe, launched
-from kdmri_edge.distill.first_weights import branched, bridged, drawn
-from kdmri_edge.distill.given import given_weights
-from kdmri_edge.distill.joint import Joint
-from kdmri_edge.distill.lock import hold
-from kdmri_edge.distill.log import TrainingLog
-from kdmri_edge.distill.machines import note_machine
-from kdmri_edge.distill.material import Material, gather, joined, recorded_hashes
-from kdmri_edge.distill.plans import joint_stage, plain_stage, student_stages, teacher_stage
-from kdmri_edge.distill.quantised import tune
-from kdmri_edge.distill.recipe import Quantise
-from kdmri_edge.distill.settings import Settings
-from kdmri_edge.distill.stage import train
-from kdmri_edge.distill.stages import Stage, Surroundings
-from kdmri_edge.distill.teaching import Teaching
-from kdmri_edge.distill.tuning import check_same_tuning, noted, origin_of_copy
-from kdmri_edge.distill.validation import thinned, validation_psnr
-from kdmri_edge.errors import CheckpointError, RunError
-from kdmri_edge.files import read_json, sweep, write_json
-from kdmri_edge.models.branches import fold
-from kdmri_edge.models.build import Network, build_model
 from kdmri_edge.models.dccnn import DCCNN
-from kdmri_edge.models.inherit import inherit_ends
-from kdmri_edge.models.spec import ModelSpec
-from kdmri_edge.physics.forms import choose_form
-from kdmri_edge.provenance import provenance
-from kdmri_edge.reconstructor import network_operator
-from kdmri_edge.runs import RUN_FORMAT, Run
+from kdmri_edge.models.initialisation import inherit_ends
+from kdmri_edge.models.reconstructor import network_operator
+from kdmri_edge.models.reparameterisation import fuse
+from kdmri_edge.models.specs import ModelSpec
+from kdmri_edge.physics.operators import choose_form
+from kdmri_edge.quantisation.tuning import (
+    check_same_tuning,
+    noted,
+    origin_of_copy,
+    training_maxima,
+    tune,
+)
+from kdmri_edge.utils.console import say
+from kdmri_edge.utils.files import read_json, sweep, write_json
+from kdmri_edge.utils.provenance import provenance
 
 __all__ = ["distill"]
 
@@ -86,17 +91,17 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
         # A default name holds the time, which differs between processes.
         out = Path(fabric.broadcast(str(out)))
         material = gather(settings)
-        key = settings.fingerprint(material.hashes, given_weights(settings, Run(out)))
+        key = settings.fingerprint(material.hashes, pretrained_weights(settings, Run(out)))
         # Taken once: hours later the checkout may hold another revision than the one that runs.
         origin = provenance(settings.recipe.seed)
-        work = _Work(settings, Run(out), material, fabric, key, origin)
+        work = _Distillation(settings, Run(out), material, fabric, key, origin)
         try:
             work.open()
             teacher = work.teacher()
             if settings.baseline:
                 work.plain()
             if settings.distilled:
-                teaching = Teaching(fabric, settings.recipe, teacher)
+                teaching = DistillationLoss(fabric, settings.recipe, teacher)
                 student = work.student(teacher, teaching)
                 if settings.recipe.quantise is not Quantise.NONE:
                     work.quantised(student)
@@ -108,12 +113,12 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
 
 
 @dataclass
-class _Work:
+class _Distillation:
     """State of a running distillation."""
 
     settings: Settings
     run: Run
-    material: Material
+    material: TrainingData
     fabric: Fabric
     key: str
     origin: dict[str, Any]
@@ -141,14 +146,14 @@ class _Work:
         ran = announce(self.fabric)
         folder = self.run.path / "state"
         if first:
-            self.lock = hold(folder)
+            self.lock = lock_run(folder)
             sweep(self.run.path)
             sweep(folder)
             if not known:
                 self._write("running", ran)
             elif (meta := noted(self.run.meta, self.settings.recipe)) is not None:
                 write_json(self.run.path / "run.json", meta)
-        self.around = Surroundings(
+        self.context = TrainContext(
             fabric=self.fabric,
             recipe=self.settings.recipe,
             slices=slices,
@@ -200,7 +205,7 @@ class _Work:
         )
 
     def _network(self, spec: ModelSpec, seed: int) -> Network:
-        network = drawn(spec, self.settings.recipe.seed, seed)
+        network = init_model(spec, self.settings.recipe.seed, seed)
         network.form = self.form
         return network
 
@@ -242,9 +247,9 @@ class _Work:
     def _save(self, role: str, network: Network, training: Mapping[str, Any]) -> None:
         psnr = None
         self.fabric.to_device(network)
-        maxima = training_maxima(network, self.around.operator, self.around.slices)
+        maxima = training_maxima(network, self.context.operator, self.context.slices)
         if self.material.validation:
-            psnr = validation_psnr(network, self.around.operator, self.material.validation)
+            psnr = validation_psnr(network, self.context.operator, self.material.validation)
             say(f"{role}: {psnr:.2f} dB on the validation volumes.")
         training = {MAXIMA: maxima, **training, "validation_psnr_db": psnr}
         self._write_checkpoint(self.run.file(role), role, network, training)
@@ -281,17 +286,17 @@ class _Work:
             teacher = self._network(settings.teacher_spec, 0)
             student = self._network(settings.student_spec, 1)
             if settings.recipe.reparameterise_teacher:
-                branched(teacher, seed, _TEACHER_BRANCHES)
+                add_branches(teacher, seed, _TEACHER_BRANCHES)
             if settings.recipe.reparameterise:
-                branched(student, seed, _STUDENT_BRANCHES)
+                add_branches(student, seed, _STUDENT_BRANCHES)
             pair = Joint(cast(DCCNN, teacher), cast(DCCNN, student))
-            train(pair, joint, self.around)
-            fold(pair)
+            train(pair, joint, self.context)
+            fuse(pair)
             self._trained(_JOINT_STUDENT, lambda: student, {joint.name: joint.steps})
             if settings.recipe.reparameterise_teacher:
-                branched(teacher, seed, _TEACHER_BRANCHES)
-            train(teacher, stage, self.around)
-            fold(teacher)
+                add_branches(teacher, seed, _TEACHER_BRANCHES)
+            train(teacher, stage, self.context)
+            fuse(teacher)
             return teacher
 
         return self._trained("teacher", make, {joint.name: joint.steps, stage.name: stage.steps})
@@ -326,9 +331,9 @@ class _Work:
         def make() -> Network:
             network = self._network(spec, seed)
             if branches is not None:
-                branched(network, self.settings.recipe.seed, branches)
-            train(network, stage, self.around)
-            fold(network)
+                add_branches(network, self.settings.recipe.seed, branches)
+            train(network, stage, self.context)
+            fuse(network)
             return network
 
         return self._trained(role, make, {stage.name: stage.steps})
@@ -339,7 +344,7 @@ class _Work:
         branches = _STUDENT_BRANCHES if self.settings.recipe.reparameterise else None
         return self._from_scratch("plain", self.settings.plain_spec, 1, stage, branches)
 
-    def student(self, teacher: Network, teaching: Teaching) -> Network:
+    def student(self, teacher: Network, teaching: DistillationLoss) -> Network:
         """Distil the student: attention transfer, then reconstruction and imitation."""
         if (given := self.settings.student_place) is not None:
             return self._taken_over("student", given)
@@ -352,14 +357,14 @@ class _Work:
             if recipe.joint_steps:
                 network = self._network_of(load_checkpoint(self.run.file(_JOINT_STUDENT)))
             elif recipe.bridge:
-                bridged(network, teacher, self.around)
+                init_from_teacher(network, teacher, self.context)
             elif recipe.inherit:
                 inherit_ends(network, teacher)
             if recipe.reparameterise:
-                branched(network, self.settings.recipe.seed, _STUDENT_BRANCHES)
+                add_branches(network, self.settings.recipe.seed, _STUDENT_BRANCHES)
             for stage in stages:
-                train(network, stage, self.around)
-            fold(network)
+                train(network, stage, self.context)
+            fuse(network)
             return network
 
         steps = {"attention": recipe.attention_steps, "imitation": recipe.imitation_steps}
@@ -374,7 +379,7 @@ class _Work:
         if file.is_file():
             check_same_tuning(file, recipe)
             return
-        tuned = tune(student, self.around, list(self.material.validation))
+        tuned = tune(student, self.context, list(self.material.validation))
         if self.fabric.is_global_zero:
             known = read_checkpoint_meta(self.run.weights("student"))["training"]
             training = {
@@ -395,5 +400,5 @@ class _Work:
             meta = dict(read_json(self.run.path / "run.json", RunError))
             if meta["status"] != "complete":
                 write_json(self.run.path / "run.json", {**meta, "status": "complete"})
-            shutil.rmtree(self.around.folder, ignore_errors=True)
+            shutil.rmtree(self.context.folder, ignore_errors=True)
         self.fabric.barrier()

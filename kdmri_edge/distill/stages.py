@@ -9,15 +9,15 @@ from pathlib import Path
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from kdmri_edge.data.cases import Case
+from kdmri_edge.data.case import Case
 from kdmri_edge.distill.batches import TrainingSlices, strips_allowed
 from kdmri_edge.distill.log import TrainingLog
 from kdmri_edge.distill.recipe import DistillRecipe
-from kdmri_edge.models.features import Features
-from kdmri_edge.models.spec import ModelSpec
+from kdmri_edge.models.blocks import Features
+from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.masks import Mask
 
-__all__ = ["Batch", "Criterion", "Stage", "Surroundings"]
+__all__ = ["Batch", "Criterion", "Stage", "TrainContext"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +58,7 @@ class Stage:
         switch: The only value of a batch's progress that the criterion may look at: it may change
             there, once. On a GPU the steps on each side are recorded once and replayed.
         other_masks: Part of the steps whose batches are sampled with another line mask each.
-        noise: Largest strength of the noise that its batches are sampled with (`distill.noise`).
+        noise: Largest strength of the noise that its batches are sampled with (`distill.batches`).
         ema: Decay of the running average of the weights that the stage ends with; 0 for the last
             weights themselves.
     """
@@ -76,7 +76,7 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surroundings:
+class TrainContext:
     """What all stages of a run share.
 
     Attributes:

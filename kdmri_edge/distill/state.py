@@ -1,8 +1,15 @@
-"""What a stage saves to go on after an interruption: weights, optimiser and step, in one file."""
+"""What a stage goes on with: weights, optimiser, step, and the running average of weights.
+
+A running average of a network's weights.
+
+What a stage saves to go on after an interruption: weights, optimiser and step, in one file.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import safetensors
@@ -10,11 +17,75 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from kdmri_edge.distill.average import Average
 from kdmri_edge.errors import CheckpointError
-from kdmri_edge.files import atomic_path
+from kdmri_edge.utils.files import atomic_path
 
-__all__ = ["load_state", "save_state"]
+__all__ = ["WeightAverage", "load_state", "save_state"]
+
+# What counts the updates among the saved values; the names of weights have dots.
+_COUNT = "updates"
+
+
+class WeightAverage:
+    """Exponential moving average of all parameters.
+
+    Its first updates forget faster, by (1 + n) / (10 + n) at the n-th, or the first weights would
+    weigh in for as long as the average remembers.
+
+    Args:
+        network: What is averaged.
+        decay: Part of the average that a later step keeps, below 1.
+
+    Attributes:
+        values: The average by the parameters' names, and the number of updates.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self._parameters = dict(network.named_parameters())
+        self._decay = decay
+        self.values = {name: p.detach().clone() for name, p in self._parameters.items()}
+        device = next(iter(self.values.values())).device
+        self.values[_COUNT] = torch.zeros((), device=device)
+
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        """Go on from saved values.
+
+        Raises:
+            KeyError: A parameter's is missing.
+        """
+        for name, own in self.values.items():
+            own.copy_(values[name])
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights as they are now, without waiting for the device."""
+        count = self.values[_COUNT]
+        # A tensor, so that a recorded update goes on counting.
+        share = 1 - torch.clamp((1 + count) / (10 + count), max=self._decay)
+        averages = [self.values[name] for name in self._parameters]
+        steps = torch._foreach_sub(list(self._parameters.values()), averages)
+        torch._foreach_mul_(steps, share)
+        torch._foreach_add_(averages, steps)
+        count += 1
+
+    def apply(self) -> None:
+        """Give the network its average."""
+        self._give(self.values)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the network be its average, inside."""
+        own = {name: p.detach().clone() for name, p in self._parameters.items()}
+        self.apply()
+        try:
+            yield
+        finally:
+            self._give(own)
+
+    @torch.no_grad()
+    def _give(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.copy_(values[name])
 
 
 def save_state(
@@ -23,7 +94,7 @@ def save_state(
     optimiser: torch.optim.Optimizer,
     step: int,
     key: str,
-    average: Average | None = None,
+    average: WeightAverage | None = None,
 ) -> None:
     """Write the state after `step` steps, atomically.
 
@@ -53,7 +124,7 @@ def load_state(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     key: str,
-    average: Average | None = None,
+    average: WeightAverage | None = None,
 ) -> int:
     """Restore a state; returns the steps done, 0 when there is no file.
 

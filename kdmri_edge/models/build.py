@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kdmri_edge.models.dccnn import DCCNN
-from kdmri_edge.models.spec import Kind, ModelSpec
+from kdmri_edge.models.specs import Kind, ModelSpec
 from kdmri_edge.models.vdsr import VDSR
 
 __all__ = ["Network", "build_model"]

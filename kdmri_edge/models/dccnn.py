@@ -7,12 +7,10 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from kdmri_edge.errors import ModelError
-from kdmri_edge.models.features import Features
-from kdmri_edge.models.spec import ModelSpec
-from kdmri_edge.models.stack import ConvStack
-from kdmri_edge.physics.consistency import data_consistency, gain
-from kdmri_edge.physics.forms import Form
-from kdmri_edge.physics.sense import sense_consistency
+from kdmri_edge.models.blocks import ConvStack, Features
+from kdmri_edge.models.specs import ModelSpec
+from kdmri_edge.physics.consistency import data_consistency, gain, sense_consistency
+from kdmri_edge.physics.operators import Form
 
 __all__ = ["DCCNN", "Consistency"]
 
@@ -58,7 +56,7 @@ class DCCNN(nn.Module):
     Attributes:
         form: Which form of data consistency is computed; the operator given to `forward` must be
             made for it (`physics.consistency.operator_tensor`, with coils
-            `physics.sense.sense_operator_tensor`).
+            `physics.consistency.sense_operator_tensor`).
         consistency: The data-consistency operator; exporters put a lowering of it here.
     """
 

@@ -7,10 +7,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from kdmri_edge.models.features import Features
-from kdmri_edge.models.spec import ModelSpec
-from kdmri_edge.models.stack import ConvStack
-from kdmri_edge.physics.forms import Form
+from kdmri_edge.models.blocks import ConvStack, Features
+from kdmri_edge.models.specs import ModelSpec
+from kdmri_edge.physics.operators import Form
 
 __all__ = ["VDSR"]
 

@@ -14,8 +14,8 @@ import ismrmrd
 from ismrmrd import Acquisition, Image
 
 from kdmri_edge.errors import StreamError
-from kdmri_edge.mrd.messages import Close, ConfigFile, HeaderText, Text, serialise
-from kdmri_edge.mrd.parser import Parser
+from kdmri_edge.mrd.format.messages import Close, ConfigFile, HeaderText, Text, serialise
+from kdmri_edge.mrd.format.parser import Parser
 
 __all__ = ["BrokenReplyError", "Reply", "send_scan"]
 

@@ -21,10 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.errors import DataError
-from kdmri_edge.physics.forms import Form
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.physics.projection import operator_array, zero_filled
+from kdmri_edge.physics.operators import Form, operator_array, zero_filled
 
 __all__ = [
     "COILS",

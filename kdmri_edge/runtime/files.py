@@ -12,19 +12,24 @@ from typing import Any
 import numpy as np
 
 from kdmri_edge import __version__
-from kdmri_edge.console import progress
-from kdmri_edge.data.dicom_files import is_series
-from kdmri_edge.data.folder import VolumeFile, find_volumes
-from kdmri_edge.data.formats import format_of
-from kdmri_edge.data.picture import Picture
-from kdmri_edge.data.readers import read_volume, readable_suffix
+from kdmri_edge.data.datasets import VolumeFile, find_volumes
+from kdmri_edge.data.formats.dicom.files import is_series
+from kdmri_edge.data.formats.registry import (
+    WRITERS,
+    format_of,
+    read_either,
+    read_volume,
+    readable_suffix,
+    write_image_record,
+    writer_suffix,
+)
+from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.scan import Scan
-from kdmri_edge.data.scan_readers import read_either
-from kdmri_edge.data.writers import WRITERS, write_picture, writer_suffix
 from kdmri_edge.errors import OutputError
 from kdmri_edge.metrics import nmse, psnr
-from kdmri_edge.runtime.inputs import Reads, prepare, prepare_scan
+from kdmri_edge.runtime.inputs import InputSpec, prepare, prepare_scan
 from kdmri_edge.runtime.session import Session, SessionInfo, reconstruct
+from kdmri_edge.utils.console import progress
 
 __all__ = ["Job", "plan_jobs", "run_job"]
 
@@ -48,8 +53,8 @@ def plan_jobs(sources: Sequence[Path], output: Path) -> list[Job]:
     Args:
         sources: Files, or folders of which all volumes are taken.
         output: A file for a single input (a folder NAME.dcm for DICOM); otherwise a folder, where
-            each reconstruction has the name of its source and the format that `data.formats` names
-            for it.
+            each reconstruction has the name of its source and the format that
+            `data.formats.registry` names for it.
 
     Raises:
         DataError: A source does not exist or holds no volume.
@@ -91,7 +96,7 @@ def _name(file: VolumeFile) -> str:
     return file.name + (row.result if row else ".npy")
 
 
-def derivation(network: str, info: SessionInfo, reads: Reads) -> str:
+def derivation(network: str, info: SessionInfo, reads: InputSpec) -> str:
     """Say in one sentence how an image came about, for files that have a place for it."""
     named = f" {network}" if network else ""
     return (
@@ -135,7 +140,7 @@ class _Watch:
 def run_job(
     job: Job,
     session: Session,
-    reads: Reads,
+    reads: InputSpec,
     *,
     undersample: bool = False,
     follow: bool = True,
@@ -160,35 +165,36 @@ def run_job(
         `_Watch`), and PSNR and NMSE where the fully sampled images are known.
 
     Raises:
-        KdmriError: See `read_either`, `prepare`, `prepare_scan`, `reconstruct` and `write_picture`.
+        KdmriError: See `read_either`, `prepare`, `prepare_scan`, `reconstruct` and
+            `write_image_record`.
     """
     path = job.source.path
-    held = read_either(path) if reads.spec.coils else read_volume(path)
+    loaded = read_either(path) if reads.spec.coils else read_volume(path)
     if session.takes_masks:
-        own = held.mask if isinstance(held, Scan) else held.kspace_mask
+        own = loaded.mask if isinstance(loaded, Scan) else loaded.kspace_mask
         if follow and own is not None and not undersample:
             reads = dataclasses.replace(reads, mask=own)
         session.use_mask(reads.mask)
-    if isinstance(held, Scan):
-        given = prepare_scan(held, reads, undersample=undersample)
+    if isinstance(loaded, Scan):
+        given = prepare_scan(loaded, reads, undersample=undersample)
     else:
-        given = prepare(held, reads, undersample=undersample)
+        given = prepare(loaded, reads, undersample=undersample)
     with progress(job.source.name, len(given.zero_filled)) as advance:
         watch = _Watch(advance)
         began = time.perf_counter()
         image = reconstruct(session, given.zero_filled, advance=watch, maps=given.maps)
         seconds = time.perf_counter() - began
     suffix = readable_suffix(job.source.path)
-    picture = Picture(
+    picture = ImageRecord(
         image=np.abs(image) if magnitude else image,
         voxel_mm=given.voxel_mm,
         affine=given.affine,
         derivation=derivation(network, session.info, reads),
         dicom=job.source.path if suffix == ".dcm" else None,
     )
-    write_picture(job.destination, picture)
+    write_image_record(job.destination, picture)
     row = format_of(writer_suffix(job.destination))
-    lost = row.loses(given.affine, given.voxel_mm) if row else []
+    lost = row.unsupported_metadata(given.affine, given.voxel_mm) if row else []
     figures = None
     if given.target is not None:
         figures = {

@@ -1,31 +1,85 @@
-"""From what a user has (k-space, zero-filled or fully sampled images) to what a network reads."""
+"""From what a user has (k-space, zero-filled or fully sampled images) to what a network reads.
+
+From a measured scan to what a SENSE network reads.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdmri_edge.bundle import open_bundle
-from kdmri_edge.data.cases import make_case
+from kdmri_edge.data.case import make_case
 from kdmri_edge.data.geometry import Affine
 from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError, MaskError
-from kdmri_edge.models.spec import ModelSpec
-from kdmri_edge.physics.coils import COILS
+from kdmri_edge.models.specs import ModelSpec
+from kdmri_edge.physics.coils import COILS, noise_weights
+from kdmri_edge.physics.espirit import sense_slice
 from kdmri_edge.physics.fourier import image_to_kspace, mirrored
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.physics.projection import zero_filled
-from kdmri_edge.runtime.sense import sense_input
+from kdmri_edge.physics.operators import zero_filled
+from kdmri_edge.runtime.bundle import open_bundle
 
-__all__ = ["Given", "Reads", "prepare", "prepare_scan", "what_reads"]
+__all__ = [
+    "InputSpec",
+    "NetworkInput",
+    "SenseInput",
+    "prepare",
+    "prepare_scan",
+    "read_input_spec",
+    "sense_input",
+]
+
+
+class SenseInput(NamedTuple):
+    """A scan, ready for a SENSE network.
+
+    Attributes:
+        zero_filled: x_u = S^H F^H m y, complex64 [S, H, W], in the unit of k-space.
+        maps: Coil sensitivities, complex64 [S, C, H, W].
+        mask: What was sampled.
+    """
+
+    zero_filled: NDArray[np.complex64]
+    maps: NDArray[np.complex64]
+    mask: Mask
+
+
+def sense_input(
+    scan: Scan,
+    *,
+    coils: int | None = COILS,
+    advance: Callable[[int], None] | None = None,
+) -> SenseInput:
+    """Whiten, compress, estimate sensitivities and combine, slice by slice.
+
+    Args:
+        scan: Measured k-space; its lines around zero frequency have to be sampled without a gap.
+        coils: Virtual coils to compress to, at most; None leaves all.
+        advance: Called with the number of slices that are finished.
+
+    Raises:
+        MaskError: The mask's centre has gaps.
+        DataError: Noise without a usable covariance, or fewer than one coil asked for.
+    """
+    whitening = None if scan.noise is None else noise_weights(scan.noise)
+    images, maps = [], []
+    for kspace in scan.kspace:
+        image, sensitivities = sense_slice(kspace, scan.mask, coils=coils, whitening=whitening)
+        images.append(image)
+        maps.append(sensitivities)
+        if advance is not None:
+            advance(1)
+    return SenseInput(np.stack(images), np.stack(maps), scan.mask)
+
 
 # Norm of what an image holds outside the mask, over its own, up to which it counts as undersampled
 # with that mask: far above float32 rounding, far below what another mask leaves.
@@ -37,7 +91,7 @@ _PHASE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reads:
+class InputSpec:
     """What a network has to be given.
 
     Attributes:
@@ -54,7 +108,7 @@ class Reads:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Given:
+class NetworkInput:
     """A volume, ready for a network.
 
     Attributes:
@@ -74,7 +128,7 @@ class Given:
     maps: NDArray[np.complex64] | None = None
 
 
-def what_reads(source: Path, mask: Mask | None = None) -> Reads:
+def read_input_spec(source: Path, mask: Mask | None = None) -> InputSpec:
     """Return what a bundle, or a .safetensors checkpoint, has to be given.
 
     Args:
@@ -87,12 +141,12 @@ def what_reads(source: Path, mask: Mask | None = None) -> Reads:
         CheckpointError: The checkpoint is not intact.
     """
     if source.suffix == ".safetensors":
-        from kdmri_edge.checkpoint import read_checkpoint_meta
+        from kdmri_edge.models.checkpoint import read_checkpoint_meta
 
         meta: Mapping[str, Any] = read_checkpoint_meta(source)
     else:
         meta = open_bundle(source, verify=False).manifest
-    return Reads(
+    return InputSpec(
         spec=ModelSpec.from_dict(meta["spec"]),
         mask=mask or Mask.from_dict(meta["mask"]),
         matrix=int(meta["matrix"]),
@@ -100,7 +154,7 @@ def what_reads(source: Path, mask: Mask | None = None) -> Reads:
     )
 
 
-def prepare_scan(scan: Scan, reads: Reads, *, undersample: bool = False) -> Given:
+def prepare_scan(scan: Scan, reads: InputSpec, *, undersample: bool = False) -> NetworkInput:
     """Make a SENSE network's input of a measured scan.
 
     Args:
@@ -133,7 +187,7 @@ def prepare_scan(scan: Scan, reads: Reads, *, undersample: bool = False) -> Give
             "Use a network for the mask of this scan; if it is fully sampled, add --undersample.",
         )
     given = sense_input(scan, coils=reads.coils)
-    return Given(
+    return NetworkInput(
         zero_filled=given.zero_filled,
         target=None,
         kind=kind,
@@ -143,7 +197,7 @@ def prepare_scan(scan: Scan, reads: Reads, *, undersample: bool = False) -> Give
     )
 
 
-def prepare(volume: Volume, reads: Reads, *, undersample: bool = False) -> Given:
+def prepare(volume: Volume, reads: InputSpec, *, undersample: bool = False) -> NetworkInput:
     """Make a network's input of a volume.
 
     Args:
@@ -171,7 +225,7 @@ def prepare(volume: Volume, reads: Reads, *, undersample: bool = False) -> Given
             )
         whole = to_matrix(volume, reads.matrix)
         case = make_case(whole, reads.mask, channels, magnitude=magnitude)
-        return Given(
+        return NetworkInput(
             zero_filled=case.zero_filled,
             target=case.target,
             kind="fully sampled images, undersampled here",
@@ -180,7 +234,7 @@ def prepare(volume: Volume, reads: Reads, *, undersample: bool = False) -> Given
         )
     if volume.kspace is not None:
         case = make_case(volume, reads.mask, channels, magnitude=magnitude)
-        return Given(
+        return NetworkInput(
             zero_filled=case.zero_filled,
             target=None,
             kind="k-space",
@@ -202,7 +256,7 @@ def prepare(volume: Volume, reads: Reads, *, undersample: bool = False) -> Given
             "Give k-space or complex zero-filled images; to try the mask on fully sampled images,"
             " add --undersample.",
         )
-    return Given(
+    return NetworkInput(
         zero_filled=np.ascontiguousarray(x_u),
         target=None,
         kind=kind,

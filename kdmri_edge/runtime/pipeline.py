@@ -14,17 +14,17 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kdmri_edge.bundle import open_bundle
 from kdmri_edge.errors import BackendError, KdmriError
 from kdmri_edge.physics.coils import compress
+from kdmri_edge.physics.combining import combined, root_sum_of_squares
 from kdmri_edge.physics.espirit import sense_slice
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.runtime.combine import combined, root_sum_of_squares
-from kdmri_edge.runtime.inputs import Reads, what_reads
+from kdmri_edge.runtime.bundle import open_bundle
+from kdmri_edge.runtime.inputs import InputSpec, read_input_spec
 from kdmri_edge.runtime.session import Session, open_session, operator_of, reconstruct
 
-__all__ = ["Outcome", "Pipeline", "Reconstructs", "zero_filled_magnitude"]
+__all__ = ["Outcome", "Pipeline", "SliceReconstructor", "zero_filled_magnitude"]
 
 _LOG: Final = logging.getLogger(__name__)
 _OPERATORS: Final = 8  # masks whose operators are kept
@@ -43,7 +43,7 @@ class Outcome:
     fallback: str | None = None
 
 
-class Reconstructs(Protocol):
+class SliceReconstructor(Protocol):
     """What the server calls for every slice; one thread at a time."""
 
     def reconstruct(
@@ -101,7 +101,7 @@ class Pipeline:
         threads: int | None = None,
         sharing: bool = False,
     ) -> None:
-        self.reads: Reads = what_reads(source)
+        self.reads: InputSpec = read_input_spec(source)
         self._bundle = None if source.suffix == ".safetensors" else open_bundle(source)
         runs_in = backend or (self._bundle.target.runs_on[0] if self._bundle else None)
         options: dict[str, Any] = {"spin": False} if sharing and runs_in == "onnxruntime" else {}

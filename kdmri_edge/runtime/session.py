@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdmri_edge.bundle import Bundle, open_bundle
 from kdmri_edge.errors import BackendError, DataError, MaskError
-from kdmri_edge.extras import load_attribute
 from kdmri_edge.physics.coils import sense_operator_array
-from kdmri_edge.physics.forms import choose_form
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.physics.projection import operator_array
-from kdmri_edge.runtime.backends import BACKENDS
-from kdmri_edge.scaling import network_image, network_input, network_maps, slice_scale
-from kdmri_edge.targets import PRECISIONS
+from kdmri_edge.physics.operators import choose_form, operator_array
+from kdmri_edge.physics.scaling import network_image, network_input, network_maps, slice_scale
+from kdmri_edge.runtime.backends.registry import BACKENDS
+from kdmri_edge.runtime.bundle import Bundle, open_bundle
+from kdmri_edge.runtime.targets import PRECISIONS
+from kdmri_edge.utils.extras import load_attribute
 
 __all__ = [
     "Session",
@@ -34,7 +33,7 @@ __all__ = [
 
 Array = NDArray[np.float32]
 _CHECKPOINT = ".safetensors"
-_EAGER = "kdmri_edge.runtime.eager:EagerSession"
+_EAGER = "kdmri_edge.runtime.backends.pytorch:EagerSession"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -297,7 +296,7 @@ def operator_of(bundle: Bundle, mask: Mask | None = None) -> Array | None:
 
 
 def _remedy(backend: str | None) -> str:
-    from kdmri_edge.targets import TARGETS
+    from kdmri_edge.runtime.targets import TARGETS
 
     fitting = [target.name for target in TARGETS.values() if backend in target.runs_on]
     if not fitting:
@@ -320,7 +319,7 @@ def reconstruct(
         batch: Slices per call of the network; a graph with a fixed batch of one needs 1.
         advance: Called with the number of slices that each call has finished.
         maps: Coil sensitivities [S, coils, H, W], for a network that combines coils; see
-            `runtime.sense.sense_input`.
+            `runtime.inputs.sense_input`.
 
     Returns:
         Images [S, H, W] in the same unit, float32 or complex64; zero where all maps are.

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdmri_edge.data.cases import Case, make_case
-from kdmri_edge.data.phantom import phantom_volume
-from kdmri_edge.models.spec import Kind, ModelSpec
+from kdmri_edge.data.case import Case, make_case
+from kdmri_edge.data.phantom.volumes import phantom_volume
+from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.models.specs import Kind, ModelSpec
 from kdmri_edge.physics.masks import Mask, variable_density_lines
-from kdmri_edge.runs import Run
 
 MATRIX = 32
 SPECS = {
@@ -43,8 +43,8 @@ def write_run(path: Path, mask: Mask, roles: tuple[str, ...], seen: str = "0" * 
     """Write a finished run of untrained networks whose training data have the hash `seen`."""
     import torch
 
-    from kdmri_edge.checkpoint import Checkpoint, save_checkpoint
     from kdmri_edge.models.build import build_model
+    from kdmri_edge.models.checkpoint import Checkpoint, save_checkpoint
 
     path.mkdir(parents=True, exist_ok=True)
     item = {"name": "seen", "subject": "trained", "contrast": None, "sha256": seen}

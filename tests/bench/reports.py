@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdmri_bench.derive import derived
-from kdmri_bench.latency import summarise
-from kdmri_bench.quality import summary
-from kdmri_bench.schema import Network, Report, Row, TestVolume
-from kdmri_bench.settings import BenchSettings
+from kdmri_bench.measuring.latency import summarise
+from kdmri_bench.measuring.quality import summary
+from kdmri_bench.planning.settings import BenchSettings
+from kdmri_bench.results.derive import derived
+from kdmri_bench.results.schema import Network, Report, Row, TestVolume
 from kdmri_edge.physics.masks import variable_density_lines
-from kdmri_edge.provenance import provenance
+from kdmri_edge.utils.provenance import provenance
 
 SIZES = {"teacher": 141_765, "student": 49_285, "plain": 49_285}
 

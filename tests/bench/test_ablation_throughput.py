@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from kdmri_bench import ablation, cold_start, throughput
+from experiments import ablation, cold_start, throughput
 from kdmri_bench.reproduce import protocol
 from kdmri_bench.reproduce.protocol import CaseSpec, plan
-from kdmri_edge.checkpoint import load_checkpoint
-from kdmri_edge.data.phantom import phantom_volume
+from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.distill.engine import Engine
-from kdmri_edge.runs import Run
+from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.models.checkpoint import load_checkpoint
 
 
 @pytest.fixture

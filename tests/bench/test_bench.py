@@ -14,26 +14,26 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from kdmri_bench import rows
-from kdmri_bench.command import bench as command
-from kdmri_bench.exports import export_for
-from kdmri_bench.measure import measure
-from kdmri_bench.plan import Plan
-from kdmri_bench.report import read_report
-from kdmri_bench.run import Benchmark, bench
-from kdmri_bench.schema import Report, Row, Status
-from kdmri_bench.select_command import select
-from kdmri_bench.settings import FULL as SHIPPED_FULL
-from kdmri_bench.settings import QUICK as SHIPPED_QUICK
-from kdmri_bench.settings import USUAL, BenchSettings, Precision
-from kdmri_bench.sources import Source, from_checkpoint, gather
-from kdmri_edge.data.cases import Case, make_case
-from kdmri_edge.data.phantom import phantom_volume
+from kdmri_bench.benchmark import Benchmark, bench
+from kdmri_bench.commands.bench import bench as command
+from kdmri_bench.commands.select import select
+from kdmri_bench.measuring.measure import measure
+from kdmri_bench.planning import rows
+from kdmri_bench.planning.exports import export_for
+from kdmri_bench.planning.rows import Plan
+from kdmri_bench.planning.settings import FULL as SHIPPED_FULL
+from kdmri_bench.planning.settings import QUICK as SHIPPED_QUICK
+from kdmri_bench.planning.settings import USUAL, BenchSettings, Precision
+from kdmri_bench.planning.sources import Source, from_checkpoint, gather
+from kdmri_bench.reporting.report import read_report
+from kdmri_bench.results.schema import Report, Row, Status
+from kdmri_edge.data.case import Case, make_case
+from kdmri_edge.data.phantom.volumes import phantom_volume
+from kdmri_edge.distill.run_folder import Run
 from kdmri_edge.errors import BenchError, DataError, KdmriError, MaskError, OutputError, RunError
-from kdmri_edge.files import sha256_file
 from kdmri_edge.metrics import volume_metrics
 from kdmri_edge.physics.masks import Mask, variable_density_lines
-from kdmri_edge.runs import Run
+from kdmri_edge.utils.files import sha256_file
 
 MakeRun = Callable[..., Run]
 QUICK = BenchSettings(threads=1, samples=3, warmup=1, rounds=1, precisions=(Precision.F32,))
@@ -77,7 +77,7 @@ def test_quality_is_that_of_the_networks_output(
 ) -> None:
     import torch
 
-    from kdmri_edge.checkpoint import load_reconstructor
+    from kdmri_edge.models.checkpoint import load_reconstructor
 
     network = load_reconstructor(run.weights("student"))
     case = cases[0]
@@ -320,7 +320,7 @@ def test_bad_options_are_one_sentence(
 
 
 def test_the_command_module_is_light() -> None:
-    code = "import sys; sys.path[:] = %r; import kdmri_bench.command; print(*sys.modules)"
+    code = "import sys; sys.path[:] = %r; import kdmri_bench.commands.bench; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code % sys.path], capture_output=True, text=True, check=True
     )
@@ -408,7 +408,7 @@ def test_cases_that_do_not_fit_are_refused(run: Run, cases: list[Case], kind: st
 
 
 def test_the_mean_of_several_slices_counts_the_kept_ones(run: Run, cases: list[Case]) -> None:
-    from kdmri_bench.testdata import central_slices
+    from kdmri_bench.planning.testdata import central_slices
 
     kept = central_slices(cases[0], 1)
     assert np.array_equal(kept.target, cases[0].target[1:2])

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from kdmri_bench.command import bench as command
-from kdmri_bench.compare import compare
-from kdmri_bench.latency import summarise
-from kdmri_bench.report import write_report
-from kdmri_bench.schema import Report, Status
+from kdmri_bench.commands.bench import bench as command
+from kdmri_bench.measuring.latency import summarise
+from kdmri_bench.reporting.report import write_report
+from kdmri_bench.results.compare import compare
+from kdmri_bench.results.schema import Report, Status
 from kdmri_edge.errors import BenchError
 from tests.bench.reports import report, row
 

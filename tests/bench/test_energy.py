@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from kdmri_bench import nvml
-from kdmri_bench.energy import Meter, rapl_reason
-from kdmri_bench.machine import governor
-from kdmri_bench.nvml import Nvml, open_nvml
+from kdmri_bench.measuring import device as nvml
+from kdmri_bench.measuring.device import Meter, Nvml, governor, open_nvml, rapl_reason
 
 
 def package(root: Path, name: str, microjoules: int, wraps_at: int = 1000) -> Path:

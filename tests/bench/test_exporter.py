@@ -11,16 +11,16 @@ from types import ModuleType
 
 import pytest
 
-from kdmri_bench.exporter import Exporter, Refused, attempt
-from kdmri_bench.exports import export_for
-from kdmri_bench.rows import plan_rows
-from kdmri_bench.schema import Status
-from kdmri_bench.settings import BenchSettings, Precision
-from kdmri_bench.sources import from_checkpoint
-from kdmri_edge.bundle import open_bundle
+from kdmri_bench.planning.exporter import Exporter, Refused, attempt
+from kdmri_bench.planning.exports import export_for
+from kdmri_bench.planning.rows import plan_rows
+from kdmri_bench.planning.settings import BenchSettings, Precision
+from kdmri_bench.planning.sources import from_checkpoint
+from kdmri_bench.results.schema import Status
+from kdmri_edge.distill.run_folder import Run
 from kdmri_edge.errors import BackendError
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.runs import Run
+from kdmri_edge.runtime.bundle import open_bundle
 
 STAND_IN = """
 import os, signal, time
@@ -121,4 +121,4 @@ def test_a_missing_device_is_absent_not_broken() -> None:
         raise BackendError("No such device.", "Take another.")
 
     assert attempt(lack) == Refused("No such device. Take another.", absent=True)
-    assert export_for.__module__ == "kdmri_bench.exports"  # pickled by this name
+    assert export_for.__module__ == "kdmri_bench.planning.exports"  # pickled by this name

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from kdmri_bench import generality
-from kdmri_edge.checkpoint import load_checkpoint, save_checkpoint
-from kdmri_edge.data.phantom import phantom_volume
-from kdmri_edge.distill.masks import HELD_OUT
+from experiments import generality
+from kdmri_edge.data.phantom.volumes import phantom_volume
+from kdmri_edge.distill.batches import HELD_OUT
+from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.models.checkpoint import load_checkpoint, save_checkpoint
 from kdmri_edge.physics.masks import Mask, random_lines
-from kdmri_edge.runs import Run
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kdmri_bench.isolation import run_isolated
-from kdmri_bench.jobs import Job, JobResult
+from kdmri_bench.measuring.isolation import Job, JobResult, run_isolated
 
 Worker = Callable[..., JobResult]
 JOB = Job(
@@ -83,7 +82,8 @@ def test_an_earlier_result_is_not_taken_for_this_one(worker: Worker, tmp_path: P
 
 def test_the_process_sees_the_threads_and_the_import_path(worker: Worker) -> None:
     body = (
-        "import kdmri_bench\nfrom kdmri_bench.jobs import JobResult\nfrom pathlib import Path\n"
+        "import kdmri_bench\nfrom kdmri_bench.measuring.isolation import JobResult\n"
+        "from pathlib import Path\n"
         "JobResult(info={'omp': os.environ['OMP_NUM_THREADS']}).write(Path(sys.argv[2]))"
     )
     assert worker(body).info == {"omp": "1"}

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdmri_bench.latency import FEWEST, interval, sample_latency, summarise
-from kdmri_bench.memory import resident
-from kdmri_bench.settings import BenchSettings
+from kdmri_bench.measuring.device import resident
+from kdmri_bench.measuring.latency import FEWEST, interval, sample_latency, summarise
+from kdmri_bench.planning.settings import BenchSettings
 from kdmri_edge.errors import BenchError
 
 
@@ -108,7 +108,7 @@ def test_a_bad_setting_names_its_flag(option: str, value: int) -> None:
 
 SCRIPT = """
 import numpy as np
-from kdmri_bench.memory import resident
+from kdmri_bench.measuring.device import resident
 before = resident()
 block = np.ones(64 << 20, dtype=np.uint8)
 held = resident()

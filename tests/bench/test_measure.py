@@ -10,26 +10,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdmri_bench.cells import precision_text
-from kdmri_bench.derive import derived
-from kdmri_bench.measure import Measured, measure
-from kdmri_bench.plan import Plan
-from kdmri_bench.report import read_report
-from kdmri_bench.run import bench
-from kdmri_bench.schema import Network, Row, Status, TestVolume
-from kdmri_bench.settings import BenchSettings
-from kdmri_bench.sources import gather
-from kdmri_edge.data.cases import Case
+from kdmri_bench.benchmark import bench
+from kdmri_bench.measuring.measure import Measured, measure
+from kdmri_bench.planning.rows import Plan
+from kdmri_bench.planning.settings import BenchSettings
+from kdmri_bench.planning.sources import gather
+from kdmri_bench.reporting.figures import precision_text
+from kdmri_bench.reporting.report import read_report
+from kdmri_bench.results.derive import derived
+from kdmri_bench.results.schema import Network, Row, Status, TestVolume
+from kdmri_edge.data.case import Case
+from kdmri_edge.distill.run_folder import Run
 from kdmri_edge.metrics import volume_metrics
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.runs import Run
 
 Measure = Callable[..., tuple[Measured, list[str]]]
 STAND_IN = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from kdmri_bench.jobs import Job, JobResult
+from kdmri_bench.measuring.isolation import Job, JobResult
 job = Job.read(Path(sys.argv[1]))
 name = Path(job.source).name
 with open(Path(job.source).parent / "log.txt", "a") as log:
@@ -136,7 +136,7 @@ def test_the_report_is_written_whatever_crashes(
         )
         for source, name in zip(sources, ("killed", survivor or "broken"), strict=True)
     ]  # fmt: skip
-    monkeypatch.setattr("kdmri_bench.run.plan_rows", lambda *_, **__: plans)
+    monkeypatch.setattr("kdmri_bench.benchmark.plan_rows", lambda *_, **__: plans)
     settings = BenchSettings(threads=1, warmup=0, samples=5)
     files = bench(sources, cases, settings, out=tmp_path / "out", worker="stand_in").files
     report = read_report(files["json"])

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from kdmri_bench.measured import markdown, measure, networks_of
-from kdmri_edge.checkpoint import Checkpoint, save_checkpoint
-from kdmri_edge.data.bart import write_bart_scan
-from kdmri_edge.data.phantom import phantom_volume
+from experiments.measured import markdown, measure, networks_of
+from kdmri_edge.data.formats.bart import write_bart_scan
+from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.scan import Scan
-from kdmri_edge.data.simulate import coil_maps
+from kdmri_edge.data.simulation import coil_maps
 from kdmri_edge.errors import BenchError
 from kdmri_edge.metrics import METRICS
 from kdmri_edge.models.build import build_model
-from kdmri_edge.models.spec import PRESETS
+from kdmri_edge.models.checkpoint import Checkpoint, save_checkpoint
+from kdmri_edge.models.shipped import ShippedNetwork
+from kdmri_edge.models.specs import PRESETS
 from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import Mask, variable_density_lines
-from kdmri_edge.shipped import ShippedNetwork
 
 SIZE = 48
 MASK = variable_density_lines(SIZE, 1.5, centre_lines=24, seed=0)

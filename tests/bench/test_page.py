@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdmri_bench.page.build import build
-from kdmri_bench.page.charts import front, pareto_svg
-from kdmri_bench.page.images import ZOOM, Figure, figures, region
-from kdmri_bench.ratios import PLAIN_EXPORT
-from kdmri_bench.report import write_report
-from kdmri_bench.schema import Report, Row, Status
-from kdmri_bench.slices import cut, slice_psnr, worst_slices
-from kdmri_edge.data.cases import Case
+from kdmri_bench.measuring.quality import cut, slice_psnr, worst_slices
+from kdmri_bench.reporting.page.build import build
+from kdmri_bench.reporting.page.charts import front, pareto_svg
+from kdmri_bench.reporting.page.images import ZOOM, Figure, figures, region
+from kdmri_bench.reporting.report import write_report
+from kdmri_bench.results.ratios import PLAIN_EXPORT
+from kdmri_bench.results.schema import Report, Row, Status
+from kdmri_edge.data.case import Case
 from tests.bench.reports import report, row
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -9,9 +9,9 @@ import pytest
 from matplotlib.image import imread
 from numpy.typing import NDArray
 
-from kdmri_bench.panel import FACTORS, compose, draw, median_slice
-from kdmri_edge.data.cases import Case, make_case
-from kdmri_edge.data.phantom import phantom_volume
+from kdmri_bench.reporting.panel import FACTORS, compose, draw, median_slice
+from kdmri_edge.data.case import Case, make_case
+from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.metrics import psnr
 from kdmri_edge.physics.masks import variable_density_lines
 

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from kdmri_bench import peaks
-from kdmri_bench.page.build import build
-from kdmri_bench.peaks import PROBES, best, measure_peaks
+from kdmri_bench.measuring import peaks
+from kdmri_bench.measuring.peaks import PROBES, best, measure_peaks
+from kdmri_bench.reporting.page.build import build
 from tests.bench.reports import report, row
 
 

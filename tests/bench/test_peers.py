@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdmri_bench.peer_sessions import open_peer, plain_network, write_onnx
-from kdmri_bench.peers import peer_plans
-from kdmri_bench.ratios import PEER_EXPORT, markdown_ratios, ratios
-from kdmri_bench.select import shipped_rows
-from kdmri_bench.sources import gather
-from kdmri_edge.data.cases import Case
+from experiments.peer_sessions import open_peer, plain_network, write_onnx
+from experiments.peers import peer_plans
+from kdmri_bench.planning.sources import gather
+from kdmri_bench.results.ratios import PEER_EXPORT, markdown_ratios, ratios
+from kdmri_bench.results.select import shipped_rows
+from kdmri_edge.data.case import Case
+from kdmri_edge.distill.run_folder import Run
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.runs import Run
+from kdmri_edge.physics.scaling import network_input
 from kdmri_edge.runtime.session import open_session
-from kdmri_edge.scaling import network_input
 from tests.bench.reports import report, row
 
 
@@ -60,7 +60,7 @@ def test_an_export_that_fails_costs_the_peers_rows_alone(
     def fail(*_: object) -> None:
         raise RuntimeError("no such operator\nlong text")
 
-    monkeypatch.setattr("kdmri_bench.peer_sessions.write_onnx", fail)
+    monkeypatch.setattr("experiments.peer_sessions.write_onnx", fail)
     plans = peer_plans(gather([run.path]), tmp_path)
     assert [plan.source is None for plan in plans] == [True, True, True, False]
     assert plans[0].row.reason == "The export failed: no such operator"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kdmri_bench.ratios import PLAIN_EXPORT, markdown_student
+from kdmri_bench.results.ratios import PLAIN_EXPORT, markdown_student
 from kdmri_edge.errors import BenchError
 from tests.bench.reports import report, row
 

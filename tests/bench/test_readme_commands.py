@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from kdmri_bench import quickstart
 from kdmri_edge.cli import COMMANDS, main
-from kdmri_edge.targets import TARGETS
+from kdmri_edge.runtime.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from kdmri_bench.page.charts import pareto_svg
-from kdmri_bench.readme import draw_pictures, generate
-from kdmri_bench.report import read_report, write_report
-from kdmri_bench.schema import SCHEMA_VERSION, Network, Report, Row
+from kdmri_bench.reporting.page.charts import pareto_svg
+from kdmri_bench.reporting.report import read_report, write_report
+from kdmri_bench.results.schema import SCHEMA_VERSION, Network, Report, Row
 from kdmri_edge.errors import BenchError
+from maintainer.readme import draw_pictures, generate
 from tests.bench.reports import report, row
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,20 +12,20 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from kdmri_bench import readme
-from kdmri_bench.quality import gap_closed, summary
-from kdmri_bench.ratios import ratios
-from kdmri_bench.readme import generate
-from kdmri_bench.report import CSV_COLUMNS, read_report, write_report
-from kdmri_bench.schema import Network, Report, Row, Status, TestVolume
-from kdmri_bench.settings import BenchSettings
-from kdmri_bench.table import markdown_table, print_table
-from kdmri_edge.data.formats import FORMATS
+from kdmri_bench.measuring.quality import gap_closed, summary
+from kdmri_bench.planning.settings import BenchSettings
+from kdmri_bench.reporting.report import CSV_COLUMNS, read_report, write_report
+from kdmri_bench.reporting.table import markdown_table, print_table
+from kdmri_bench.results.ratios import ratios
+from kdmri_bench.results.schema import Network, Report, Row, Status, TestVolume
+from kdmri_edge.data.formats.registry import FORMATS
 from kdmri_edge.errors import BenchError, OutputError
-from kdmri_edge.files import check_writable
 from kdmri_edge.physics.masks import variable_density_lines
-from kdmri_edge.provenance import provenance
-from kdmri_edge.targets import TARGETS
+from kdmri_edge.runtime.targets import TARGETS
+from kdmri_edge.utils.files import check_writable
+from kdmri_edge.utils.provenance import provenance
+from maintainer import readme
+from maintainer.readme import generate
 
 
 def row(network: str, runtime: str, psnr: float, p50: float | None, **more: object) -> Row:

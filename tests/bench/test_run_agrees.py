@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from kdmri_bench.exports import export_for
-from kdmri_bench.measure import measure
-from kdmri_bench.plan import Plan
-from kdmri_bench.schema import Row
-from kdmri_bench.select import Choice, Limits
-from kdmri_bench.select_text import as_dict
-from kdmri_bench.settings import BenchSettings
-from kdmri_bench.sources import from_checkpoint
+from kdmri_bench.measuring.measure import measure
+from kdmri_bench.planning.exports import export_for
+from kdmri_bench.planning.rows import Plan
+from kdmri_bench.planning.settings import BenchSettings
+from kdmri_bench.planning.sources import from_checkpoint
+from kdmri_bench.reporting.selection import as_dict
+from kdmri_bench.results.schema import Row
+from kdmri_bench.results.select import Choice, Limits
 from kdmri_edge.commands.run import run
-from kdmri_edge.data.cases import Case
-from kdmri_edge.data.phantom import phantom_volume
+from kdmri_edge.data.case import Case
+from kdmri_edge.data.phantom.volumes import phantom_volume
+from kdmri_edge.distill.run_folder import Run
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.runs import Run
 from kdmri_edge.runtime import files
 
 UNREST = 2.0

@@ -11,11 +11,11 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdmri_bench.report import write_report
-from kdmri_bench.schema import Report, Row, Status
-from kdmri_bench.select import DEFAULT_LIMITS, Choice, Limits, choose, limits_of, parse
-from kdmri_bench.select_command import select
-from kdmri_bench.select_text import lines
+from kdmri_bench.commands.select import select
+from kdmri_bench.reporting.report import write_report
+from kdmri_bench.reporting.selection import lines
+from kdmri_bench.results.schema import Report, Row, Status
+from kdmri_bench.results.select import DEFAULT_LIMITS, Choice, Limits, choose, limits_of, parse
 from kdmri_edge.errors import BenchError
 from tests.bench.reports import report, row
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from kdmri_bench.ship import preset_name, ship
-from kdmri_edge.checkpoint import MAXIMA, Checkpoint, load_checkpoint, save_checkpoint
 from kdmri_edge.cli import main
-from kdmri_edge.data.phantom import phantom_volume
+from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.errors import BenchError
-from kdmri_edge.files import sha256_file
 from kdmri_edge.models.build import build_model
-from kdmri_edge.models.spec import PRESETS
+from kdmri_edge.models.checkpoint import MAXIMA, Checkpoint, load_checkpoint, save_checkpoint
+from kdmri_edge.models.shipped import resolve, shipped_networks
+from kdmri_edge.models.specs import PRESETS
 from kdmri_edge.physics.masks import Mask, variable_density_lines
-from kdmri_edge.shipped import resolve, shipped_networks
+from kdmri_edge.utils.files import sha256_file
+from maintainer.ship import preset_name, ship
 
 MATRIX = 32
 MASK = variable_density_lines(MATRIX, 2, seed=0)

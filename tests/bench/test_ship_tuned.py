@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kdmri_bench import ship_tuned as module
-from kdmri_bench.ship_tuned import main, ship_tuned
-from kdmri_edge.checkpoint import RANGES, load_checkpoint, save_checkpoint
+from kdmri_edge.distill.run_folder import Run, tuned_for, tuned_place
 from kdmri_edge.errors import BenchError, CheckpointError
-from kdmri_edge.files import sha256_file
-from kdmri_edge.runs import Run, tuned_for, tuned_place
-from kdmri_edge.shipped import WEIGHTS, resolve, shipped_networks
+from kdmri_edge.models.checkpoint import RANGES, load_checkpoint, save_checkpoint
+from kdmri_edge.models.shipped import WEIGHTS, resolve, shipped_networks
+from kdmri_edge.utils.files import sha256_file
+from maintainer import ship_tuned as module
+from maintainer.ship_tuned import main, ship_tuned
 
 NAME = "dccnn-d3c5@brain-4x"
 FLOAT = resolve(NAME)

@@ -18,16 +18,16 @@ import psutil
 import pytest
 import torch
 
-from kdmri_bench.isolation import environment
-from kdmri_bench.side_by_side import Piece, check_jobs, train_side_by_side
-from kdmri_edge.checkpoint import load_checkpoint
+from kdmri_bench.measuring.isolation import environment
+from kdmri_bench.reproduce.processes import Piece, check_jobs, train_side_by_side
 from kdmri_edge.distill.engine import Engine
 from kdmri_edge.distill.recipe import DistillRecipe, Precision
-from kdmri_edge.distill.settings import PHANTOM, Settings
+from kdmri_edge.distill.request import PHANTOM, Settings
+from kdmri_edge.distill.run_folder import Run
 from kdmri_edge.errors import BenchError, DataError
-from kdmri_edge.models.spec import preset
+from kdmri_edge.models.checkpoint import load_checkpoint
+from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.masks import variable_density_lines
-from kdmri_edge.runs import Run
 from tests.waiting import until
 
 MATRIX = 32
@@ -138,7 +138,8 @@ def _training(pieces: list[Piece], request: Path) -> Iterator[subprocess.Popen[s
     A shell that starts this in the background has Ctrl-C ignored; here it is not.
     """
     script = (
-        "import pickle, signal, sys; from kdmri_bench.side_by_side import train_side_by_side\n"
+        "import pickle, signal, sys\n"
+        "from kdmri_bench.reproduce.processes import train_side_by_side\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "try: train_side_by_side(*pickle.load(open(sys.argv[1], 'rb')))\n"
         "except KeyboardInterrupt: sys.exit(130)"
@@ -197,6 +198,6 @@ def test_bad_numbers_of_jobs_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_piece_before_what_it_waits_for_is_a_defect(tmp_path: Path) -> None:
-    taught = _piece(tmp_path / "taught", teacher=tmp_path / "teacher")
+    imitation = _piece(tmp_path / "taught", teacher=tmp_path / "teacher")
     with pytest.raises(ValueError, match="taught"):
-        train_side_by_side([taught, _piece(tmp_path / "teacher")], 2, ENGINE)
+        train_side_by_side([imitation, _piece(tmp_path / "teacher")], 2, ENGINE)

@@ -6,9 +6,9 @@ import ismrmrd
 import numpy as np
 import pytest
 
-from kdmri_bench import soak, streaming
-from kdmri_bench.faults import FAULTS
-from kdmri_bench.served import coil_scan, repeated
+from experiments import soak, streaming
+from experiments.faults import FAULTS
+from experiments.served import coil_scan, repeated
 from kdmri_edge.errors import BenchError
 from kdmri_edge.physics.masks import variable_density_lines
 

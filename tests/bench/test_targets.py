@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from kdmri_bench.sources import gather
-from kdmri_bench.targets import main, markdown, measure
-from kdmri_edge.checkpoint import MAXIMA, RANGES, load_checkpoint, save_checkpoint
-from kdmri_edge.data.cases import Case, make_case
-from kdmri_edge.data.phantom import phantom_volume
+from experiments.targets import main, markdown, measure
+from kdmri_bench.planning.sources import gather
+from kdmri_edge.data.case import Case, make_case
+from kdmri_edge.data.phantom.volumes import phantom_volume
+from kdmri_edge.distill.run_folder import Run
 from kdmri_edge.errors import BenchError
+from kdmri_edge.models.checkpoint import MAXIMA, RANGES, load_checkpoint, save_checkpoint
+from kdmri_edge.models.shipped import resolve
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.runs import Run
-from kdmri_edge.shipped import resolve
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
 

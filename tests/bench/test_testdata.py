@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdmri_bench.testdata import (
+from kdmri_bench.planning.testdata import (
     RETROSPECTIVE,
     check_same_input,
     choose_files,
     load_cases,
     run_split,
 )
-from kdmri_edge.data.splits import Split
+from kdmri_edge.data.datasets import Split
 from kdmri_edge.errors import BenchError, DataError, KdmriError
-from kdmri_edge.models.spec import preset
+from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.masks import centre_block, variable_density_lines
 
 MakeFolder = Callable[..., Path]

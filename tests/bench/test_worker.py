@@ -9,19 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdmri_bench.exports import export_for
-from kdmri_bench.jobs import Job
-from kdmri_bench.latency import FEWEST
-from kdmri_bench.offline import throughput
-from kdmri_bench.sources import from_checkpoint
-from kdmri_bench.worker import measure
-from kdmri_edge.data.cases import Case
+from kdmri_bench.measuring.isolation import Job
+from kdmri_bench.measuring.latency import FEWEST, throughput
+from kdmri_bench.measuring.worker import measure
+from kdmri_bench.planning.exports import export_for
+from kdmri_bench.planning.sources import from_checkpoint
+from kdmri_edge.data.case import Case
+from kdmri_edge.distill.run_folder import Run
 from kdmri_edge.errors import BackendError
 from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.runs import Run
+from kdmri_edge.physics.scaling import network_input
 from kdmri_edge.runtime.session import Session, open_session, reconstruct
-from kdmri_edge.scaling import network_input
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def cli(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Outcome]:
     """Run the command line in this process, through its own error guard."""
-    from kdmri_edge import console
+    from kdmri_edge.utils import console
 
     def run(*arguments: object) -> Outcome:
         console.get_console.cache_clear()  # it would hold on to another test's standard error
@@ -115,7 +115,7 @@ def brains(tmp_path: Path) -> Path:
     """A folder of three small volumes of three subjects."""
     folder = tmp_path / "brains"
     folder.mkdir()
-    from kdmri_edge.data.phantom import phantom_volume
+    from kdmri_edge.data.phantom.volumes import phantom_volume
 
     for index in range(3):
         image = phantom_volume(5, slices=3, matrix=32, index=index).image

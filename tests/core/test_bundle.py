@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from kdmri_edge.bundle import (
+from kdmri_edge.errors import BundleError
+from kdmri_edge.physics.masks import Mask, variable_density_lines
+from kdmri_edge.physics.scaling import SCALING_RULE
+from kdmri_edge.runtime.bundle import (
     GOLDEN_INPUT,
     GOLDEN_MAPS,
     GOLDEN_OPERATOR,
@@ -20,10 +23,7 @@ from kdmri_edge.bundle import (
     open_bundle,
     write_manifest,
 )
-from kdmri_edge.errors import BundleError
-from kdmri_edge.physics.masks import Mask, variable_density_lines
-from kdmri_edge.scaling import SCALING_RULE
-from kdmri_edge.targets import TARGETS
+from kdmri_edge.runtime.targets import TARGETS
 
 
 @pytest.fixture

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from kdmri_edge.checkpoint import (
+from kdmri_edge.errors import CheckpointError, KdmriError
+from kdmri_edge.models.build import build_model
+from kdmri_edge.models.checkpoint import (
     FORMAT,
     Checkpoint,
     load_checkpoint,
@@ -20,9 +22,7 @@ from kdmri_edge.checkpoint import (
     read_checkpoint_meta,
     save_checkpoint,
 )
-from kdmri_edge.errors import CheckpointError, KdmriError
-from kdmri_edge.models.build import build_model
-from kdmri_edge.models.spec import PRESETS, preset
+from kdmri_edge.models.specs import PRESETS, preset
 from kdmri_edge.physics.consistency import operator_tensor
 from kdmri_edge.physics.masks import variable_density_2d, variable_density_lines
 
@@ -85,7 +85,7 @@ def test_reconstructor_runs_as_the_network_did(file: Path) -> None:
 def test_meta_needs_no_torch(file: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from kdmri_edge.checkpoint import read_checkpoint_meta\n"
+        "from kdmri_edge.models.checkpoint import read_checkpoint_meta\n"
         "meta = read_checkpoint_meta(Path(sys.argv[1]))\n"
         "assert not {'torch', 'safetensors'} & set(sys.modules)\n"
         "print(meta['role'], meta['matrix'], meta['format'])\n"

@@ -212,9 +212,9 @@ def test_teacher_and_student_of_two_families(refuse: Cli) -> None:
 @pytest.fixture
 def teacher(tmp_path: Path) -> Path:
     """A checkpoint of the wrong family, for another mask than TINY's."""
-    from kdmri_edge.checkpoint import Checkpoint, save_checkpoint
     from kdmri_edge.models.build import build_model
-    from kdmri_edge.models.spec import preset
+    from kdmri_edge.models.checkpoint import Checkpoint, save_checkpoint
+    from kdmri_edge.models.specs import preset
     from kdmri_edge.physics.masks import variable_density_lines
 
     for name in ("vdsr-11", "dccnn-d5c5"):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kdmri_edge.config import build, override, read_toml
 from kdmri_edge.errors import RecipeError
+from kdmri_edge.utils.config import build, override, read_toml
 
 
 class _Colour(StrEnum):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kdmri_edge.errors import MissingExtraError
-from kdmri_edge.extras import available, require
+from kdmri_edge.utils.extras import available, require
 
 
 def test_require_returns_the_module() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kdmri_edge.errors import OutputError, RunError
-from kdmri_edge.files import (
+from kdmri_edge.utils.files import (
     atomic_directory,
     atomic_path,
     read_json,
@@ -187,7 +187,7 @@ def test_sweep_removes_what_a_killed_process_left(tmp_path: Path) -> None:
     (tmp_path / ".hidden").write_text("kept")
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from kdmri_edge.files import atomic_path\n"
+        "from kdmri_edge.utils.files import atomic_path\n"
         "with atomic_path(Path(sys.argv[1])) as t:\n"
         "    t.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )

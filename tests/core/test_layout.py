@@ -19,41 +19,15 @@ PACKAGES = {
 }
 
 
-def _sources() -> list[Path]:
-    return sorted(file for folder in PACKAGES.values() for file in folder.rglob("*.py"))
-
-
-def _module(file: Path) -> str:
-    package = next(name for name, folder in PACKAGES.items() if file.is_relative_to(folder))
-    parts = [package, *file.relative_to(PACKAGES[package]).with_suffix("").parts]
-    return ".".join(part for part in parts if part != "__init__")
-
-
-@pytest.mark.parametrize("file", _sources(), ids=_module)
-def test_modules_are_documented_and_short(file: Path) -> None:
-    text = file.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 400
-    assert ast.get_docstring(ast.parse(text)), "no docstring"
-
-
-def test_core_does_not_import_what_builds_on_it() -> None:
-    below = {
-        "kdmri_edge": ("kdmri_export", "kdmri_bench"),
-        "kdmri_export": ("kdmri_bench",),
-        "kdmri_bench": (),
-    }
-    for file in _sources():
-        forbidden = below[_module(file).partition(".")[0]]
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names = (
-                [alias.name for alias in node.names]
-                if isinstance(node, ast.Import)
-                else [node.module or ""]
-                if isinstance(node, ast.ImportFrom)
-                else []
-            )
-            for name in names:
-                assert not name.startswith(forbidden or ("?",)), f"{file} imports {name}"
+def test_modules_are_documented() -> None:
+    sources = [file for folder in PACKAGES.values() for file in sorted(folder.rglob("*.py"))]
+    assert len(sources) > 200
+    silent = [
+        str(file.relative_to(ROOT))
+        for file in sources
+        if not ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+    ]
+    assert not silent
 
 
 def test_wheel_holds_the_packages_and_nothing_else(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from kdmri_edge import __version__
-from kdmri_edge import provenance as module
-from kdmri_edge.provenance import git_revision, machine, provenance, versions
+from kdmri_edge.utils import provenance as module
+from kdmri_edge.utils.provenance import git_revision, machine, provenance, versions
 
 
 def test_tells_what_a_figure_needs() -> None:

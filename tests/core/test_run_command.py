@@ -17,15 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from kdmri_edge.bundle import MANIFEST, SCHEMA, open_bundle
-from kdmri_edge.data.phantom import phantom_volume
-from kdmri_edge.data.readers import read_volume
-from kdmri_edge.data.writers import write_image
-from kdmri_edge.extras import available
-from kdmri_edge.models.spec import Kind
+from kdmri_edge.data.formats.registry import read_volume, write_image
+from kdmri_edge.data.phantom.volumes import phantom_volume
+from kdmri_edge.models.specs import Kind
 from kdmri_edge.physics.masks import Mask, variable_density_lines
-from kdmri_edge.physics.projection import zero_filled
+from kdmri_edge.physics.operators import zero_filled
+from kdmri_edge.runtime.bundle import MANIFEST, SCHEMA, open_bundle
 from kdmri_edge.runtime.session import open_session, reconstruct
+from kdmri_edge.utils.extras import available
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import spec, write_checkpoint

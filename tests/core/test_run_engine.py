@@ -21,20 +21,20 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from kdmri_edge.bundle import (
+from kdmri_edge.errors import BackendError, BundleError
+from kdmri_edge.runtime.backends import run_engine
+from kdmri_edge.runtime.backends.run_engine import main
+from kdmri_edge.runtime.bundle import (
     GOLDEN_INPUT,
     GOLDEN_OUTPUT,
     MANIFEST,
     open_bundle,
     write_manifest,
 )
-from kdmri_edge.errors import BackendError, BundleError
-from kdmri_edge.runtime import run_engine
-from kdmri_edge.runtime.run_engine import main
 from kdmri_edge.runtime.session import open_session
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
-from kdmri_export.trt import build_engine
+from kdmri_export.targets.tensorrt import build_engine
 from tests.export.networks import write_checkpoint
 
 
@@ -195,7 +195,7 @@ def test_row_joins_the_report(
 ) -> None:
     from dataclasses import fields
 
-    from kdmri_bench.schema import Row, Status
+    from kdmri_bench.results.schema import Row, Status
 
     machine()
     assert main(["--bundle", str(bundle), "--samples", "2", "--warmup", "0"]) == 0

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kdmri_edge.data.formats.registry import read_volume, write_image
 from kdmri_edge.data.geometry import from_axes, regridded, voxel_size
-from kdmri_edge.data.phantom import phantom_volume
-from kdmri_edge.data.readers import read_volume
-from kdmri_edge.data.writers import write_image
+from kdmri_edge.data.phantom.volumes import phantom_volume
 from tests.core.data.written_dicom import write_series
 from tests.export.networks import spec, write_checkpoint
 

@@ -12,15 +12,15 @@ import ismrmrd
 import numpy as np
 import pytest
 
-from kdmri_edge.data.bart import write_bart_scan
+from kdmri_edge.data.formats.bart import write_bart_scan
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.mrd.client import send_scan
-from kdmri_edge.mrd.emit import encoding_of, readouts
-from kdmri_edge.mrd.header import write_encoding
-from kdmri_edge.mrd.images import fallback_of
+from kdmri_edge.mrd.format.emit import encoding_of, readouts
+from kdmri_edge.mrd.format.header import write_encoding
+from kdmri_edge.mrd.format.images import fallback_of
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.runtime.inputs import sense_input
 from kdmri_edge.runtime.pipeline import Pipeline
-from kdmri_edge.runtime.sense import sense_input
 from kdmri_edge.runtime.session import open_session, reconstruct
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from kdmri_edge.distill.run_folder import Run, newest_run, open_run
 from kdmri_edge.errors import RunError
-from kdmri_edge.runs import Run, newest_run, open_run
 
 
 def _make(path: Path, *roles: str, age: float = 0, meta: object = None) -> Run:

@@ -11,12 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from kdmri_edge.checkpoint import load_reconstructor
 from kdmri_edge.errors import BackendError, BundleError, CheckpointError, DataError
-from kdmri_edge.physics.forms import Form
-from kdmri_edge.runtime.eager import EagerSession
+from kdmri_edge.models.checkpoint import load_reconstructor
+from kdmri_edge.physics.operators import Form
+from kdmri_edge.runtime.backends.pytorch import EagerSession
 from kdmri_edge.runtime.session import Session, open_session, reconstruct
-from kdmri_edge.targets import TARGETS
+from kdmri_edge.runtime.targets import TARGETS
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import write_checkpoint
@@ -172,8 +172,10 @@ def test_table_names_what_exists() -> None:
 def test_table_session_and_bundle_load_no_runtime() -> None:
     heavy = ("torch", "onnx", "onnxruntime", "openvino")
     code = (
-        "import sys, kdmri_edge.targets, kdmri_edge.bundle, kdmri_edge.runtime.session,"
-        "kdmri_edge.runtime.ort, kdmri_edge.runtime.ov, kdmri_export.command, kdmri_export.doctor\n"
+        "import sys, kdmri_edge.runtime.targets, kdmri_edge.runtime.bundle\n"
+        "import kdmri_edge.runtime.session, kdmri_edge.runtime.backends.onnxruntime\n"
+        "import kdmri_edge.runtime.backends.openvino, kdmri_export.commands.export\n"
+        "import kdmri_export.commands.doctor\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     roots = [str(Path(__file__).resolve().parents[2] / part) for part in (".", "export")]

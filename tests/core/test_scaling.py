@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdmri_edge.errors import DataError
-from kdmri_edge.scaling import FLOOR, SCALING_RULE, network_image, network_input, slice_scale
+from kdmri_edge.physics.scaling import (
+    FLOOR,
+    SCALING_RULE,
+    network_image,
+    network_input,
+    slice_scale,
+)
 
 
 def test_each_slice_has_its_own_scale() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from kdmri_edge.checkpoint import load_checkpoint, read_checkpoint_meta
 from kdmri_edge.errors import CheckpointError, ModelError
-from kdmri_edge.files import sha256_file
-from kdmri_edge.models.spec import PRESETS, ModelSpec
-from kdmri_edge.shipped import WEIGHTS, is_reference, resolve, shipped_networks
+from kdmri_edge.models.checkpoint import load_checkpoint, read_checkpoint_meta
+from kdmri_edge.models.shipped import WEIGHTS, is_reference, resolve, shipped_networks
+from kdmri_edge.models.specs import PRESETS, ModelSpec
+from kdmri_edge.utils.files import sha256_file
 
 NETWORKS = shipped_networks()
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdmri_edge.bundle import GOLDEN_OUTPUT, MANIFEST
-from kdmri_edge.files import sha256_file
-from kdmri_edge.runtime import backends
+from kdmri_edge.runtime.backends import registry as backends
+from kdmri_edge.runtime.bundle import GOLDEN_OUTPUT, MANIFEST
+from kdmri_edge.utils.files import sha256_file
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import write_checkpoint
@@ -87,7 +87,8 @@ def test_absent_runtimes_are_named_and_nothing_passes(
 ) -> None:
     for name in ("onnxruntime", "openvino"):
         missing = backends.Backend(
-            name=name, title=name, session="kdmri_edge.runtime.ort:OnnxRuntimeSession",
+            name=name, title=name,
+            session="kdmri_edge.runtime.backends.onnxruntime:OnnxRuntimeSession",
             library="no_such_library", extra="onnx", devices=("cpu",), precisions=("f32",),
         )  # fmt: skip
         monkeypatch.setitem(backends.BACKENDS, name, missing)

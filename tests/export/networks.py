@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdmri_edge.checkpoint import Checkpoint, save_checkpoint
-from kdmri_edge.data.simulate import coil_maps
+from kdmri_edge.data.simulation import coil_maps
+from kdmri_edge.distill.run_folder import Run
 from kdmri_edge.models.build import build_model
-from kdmri_edge.models.calibrate import activation_maxima
-from kdmri_edge.models.spec import Kind, ModelSpec
-from kdmri_edge.physics.forms import Form
+from kdmri_edge.models.checkpoint import Checkpoint, save_checkpoint
+from kdmri_edge.models.reconstructor import Reconstructor
+from kdmri_edge.models.specs import Kind, ModelSpec
 from kdmri_edge.physics.masks import Mask, variable_density_2d, variable_density_lines
-from kdmri_edge.reconstructor import Reconstructor
-from kdmri_edge.runs import Run
-from kdmri_edge.scaling import network_maps
+from kdmri_edge.physics.operators import Form
+from kdmri_edge.physics.scaling import network_maps
+from kdmri_edge.quantisation.calibration import activation_maxima
 
 MATRIX = 32
 

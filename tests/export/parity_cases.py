@@ -12,15 +12,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from kdmri_edge.deviation import compare, tolerance_for
 from kdmri_edge.errors import BackendError, ExportError
-from kdmri_edge.extras import load_attribute as load
-from kdmri_edge.models.spec import Kind, ModelSpec
-from kdmri_edge.physics.forms import Form
+from kdmri_edge.models.reconstructor import Reconstructor
+from kdmri_edge.models.specs import Kind, ModelSpec
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.reconstructor import Reconstructor
+from kdmri_edge.physics.operators import Form
+from kdmri_edge.runtime.deviation import compare, tolerance_for
 from kdmri_edge.runtime.session import Session
-from kdmri_edge.targets import TARGETS, Target
+from kdmri_edge.runtime.targets import TARGETS, Target
+from kdmri_edge.utils.extras import load_attribute as load
 from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import COILS, lines, maps, network, points, spec
 

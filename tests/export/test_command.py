@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from kdmri_edge.bundle import open_bundle
 from kdmri_edge.cli import main, run
 from kdmri_edge.errors import ExportError, RunError
-from kdmri_edge.targets import TARGETS
-from kdmri_export import doctor
+from kdmri_edge.runtime.bundle import open_bundle
+from kdmri_edge.runtime.targets import TARGETS
+from kdmri_export.commands import doctor
 from tests.export.networks import write_run
 
 

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from kdmri_edge.bundle import Bundle, open_bundle
 from kdmri_edge.errors import ExportError
-from kdmri_edge.runtime import run_engine
-from kdmri_export.command import _engine_line
+from kdmri_edge.runtime.backends import run_engine
+from kdmri_edge.runtime.bundle import Bundle, open_bundle
+from kdmri_export.commands.export import _engine_line
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
-from kdmri_export.trt import engines
-from kdmri_export.trt.engines import EngineRequest
+from kdmri_export.targets.tensorrt import engines
+from kdmri_export.targets.tensorrt.engines import EngineRequest
 from tests.core.test_run_engine import Device, tensorrt
 from tests.export.networks import write_checkpoint
 

@@ -12,15 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from kdmri_edge import deviation
-from kdmri_edge.bundle import (
-    GOLDEN_INPUT,
-    GOLDEN_OPERATOR,
-    GOLDEN_OUTPUT,
-    MANIFEST,
-    open_bundle,
-)
-from kdmri_edge.checkpoint import load_reconstructor
 from kdmri_edge.errors import (
     BackendError,
     CheckpointError,
@@ -31,16 +22,26 @@ from kdmri_edge.errors import (
     OutputError,
     ParityError,
 )
-from kdmri_edge.files import sha256_file
-from kdmri_edge.models.spec import Kind
-from kdmri_edge.reconstructor import Reconstructor
+from kdmri_edge.models.checkpoint import load_reconstructor
+from kdmri_edge.models.reconstructor import Reconstructor
+from kdmri_edge.models.specs import Kind
+from kdmri_edge.physics.scaling import SCALING_RULE
+from kdmri_edge.runtime import deviation
+from kdmri_edge.runtime.backends.torchscript import TorchScriptSession
+from kdmri_edge.runtime.bundle import (
+    GOLDEN_INPUT,
+    GOLDEN_OPERATOR,
+    GOLDEN_OUTPUT,
+    MANIFEST,
+    open_bundle,
+)
 from kdmri_edge.runtime.session import open_session
-from kdmri_edge.runtime.torchscript import TorchScriptSession
-from kdmri_edge.scaling import SCALING_RULE
-from kdmri_edge.targets import TARGETS
-from kdmri_export import to_onnx, to_torchscript
+from kdmri_edge.runtime.targets import TARGETS
+from kdmri_edge.utils.files import sha256_file
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
+from kdmri_export.targets import onnx as to_onnx
+from kdmri_export.targets import torchscript as to_torchscript
 from tests.export.networks import MATRIX, lines, points, spec, write_checkpoint
 
 QUICK = "torchscript"  # the target that is written fastest
@@ -273,7 +274,7 @@ class TestMaskAsInput:
                 own = load_reconstructor(checkpoint).operator.numpy()
                 return [x_u, own]
 
-        monkeypatch.setattr("kdmri_edge.runtime.torchscript.TorchScriptSession", Stubborn)
+        monkeypatch.setattr("kdmri_edge.runtime.backends.torchscript.TorchScriptSession", Stubborn)
         with pytest.raises(ParityError):
             export_model(checkpoint, ExportRecipe(target=QUICK, mask_input=True), tmp_path / "b")
         assert not (tmp_path / "b").exists()

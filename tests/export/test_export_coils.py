@@ -8,24 +8,23 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_MAPS, GOLDEN_OPERATOR, GOLDEN_OUTPUT
 from kdmri_edge.cli import main
-from kdmri_edge.data.phantom import phantom_volume
+from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.scan import Scan
-from kdmri_edge.data.simulate import coil_maps
+from kdmri_edge.data.simulation import coil_maps
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import BackendError, DataError, ExportError
 from kdmri_edge.physics.coils import expand
 from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import variable_density_lines
-from kdmri_edge.runtime.inputs import prepare, what_reads
-from kdmri_edge.runtime.sense import sense_input
+from kdmri_edge.runtime.bundle import GOLDEN_INPUT, GOLDEN_MAPS, GOLDEN_OPERATOR, GOLDEN_OUTPUT
+from kdmri_edge.runtime.inputs import prepare, read_input_spec, sense_input
 from kdmri_edge.runtime.session import open_session, reconstruct
-from kdmri_edge.targets import TARGETS
-from kdmri_edge.verify import verify_bundle
+from kdmri_edge.runtime.targets import TARGETS
+from kdmri_edge.runtime.verify import verify_bundle
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
-from kdmri_export.trt.engines import EngineRequest
+from kdmri_export.targets.tensorrt.engines import EngineRequest
 from tests.export.networks import MATRIX, lines, spec, write_checkpoint
 
 QUICK = "torchscript"  # the target that is written fastest
@@ -83,7 +82,7 @@ def test_multi_coil_bundle_reconstructs_a_scan(tmp_path: Path) -> None:
         reconstruct(session, given.zero_filled, maps=given.maps[:1])
     with pytest.raises(BackendError, match="no sensitivities"):
         reconstruct(session, given.zero_filled)
-    reads = what_reads(bundle.path)
+    reads = read_input_spec(bundle.path)
     with pytest.raises(DataError, match="combines coils"):
         prepare(Volume(image=true, name="v", subject="v"), reads)
 

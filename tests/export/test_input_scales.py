@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kdmri_edge.bundle import GOLDEN_INPUT, Bundle
-from kdmri_edge.deviation import TOLERANCES, compare
+from kdmri_edge.runtime.bundle import GOLDEN_INPUT, Bundle
+from kdmri_edge.runtime.deviation import TOLERANCES, compare
 from kdmri_edge.runtime.session import Session, open_session, reconstruct
-from kdmri_edge.targets import TARGETS
+from kdmri_edge.runtime.targets import TARGETS
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import write_checkpoint

@@ -11,12 +11,12 @@ import onnx
 import pytest
 from onnx import inliner
 
-from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT
 from kdmri_edge.errors import BackendError, ExportError
-from kdmri_edge.models.spec import Kind
-from kdmri_edge.runtime.ort import OnnxRuntimeSession
-from kdmri_edge.runtime.ov import OpenVinoSession
-from kdmri_edge.runtime.ov_extension import data_consistency_nodes
+from kdmri_edge.models.specs import Kind
+from kdmri_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
+from kdmri_edge.runtime.backends.openvino import OpenVinoSession
+from kdmri_edge.runtime.backends.openvino_extension import data_consistency_nodes
+from kdmri_edge.runtime.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT
 from kdmri_edge.runtime.session import open_session
 from kdmri_export.export import export_model
 from kdmri_export.graph_check import check_graph

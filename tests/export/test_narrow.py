@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from kdmri_export.lowerings.narrow import NarrowConv
+from kdmri_export.passes.narrow import NarrowConv
 
 
 @given(

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from kdmri_edge.errors import BundleError
-from kdmri_edge.runtime.ort import OnnxRuntimeSession
+from kdmri_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
 from tests.export.parity_cases import CASES, ParityCases
 
 

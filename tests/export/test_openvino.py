@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kdmri_edge.bundle import MANIFEST
 from kdmri_edge.cli import main
-from kdmri_edge.deviation import TOLERANCES, compare
 from kdmri_edge.errors import BackendError, BundleError, ExportError
-from kdmri_edge.runtime import ov
-from kdmri_edge.runtime.ov import OpenVinoSession
+from kdmri_edge.runtime.backends import openvino as ov
+from kdmri_edge.runtime.backends.openvino import OpenVinoSession
+from kdmri_edge.runtime.bundle import MANIFEST
+from kdmri_edge.runtime.deviation import TOLERANCES, compare
 from kdmri_edge.runtime.session import open_session
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe

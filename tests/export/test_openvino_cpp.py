@@ -11,7 +11,7 @@ import numpy as np
 import openvino
 import pytest
 
-from kdmri_edge.bundle import GOLDEN_OUTPUT
+from kdmri_edge.runtime.bundle import GOLDEN_OUTPUT
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import write_checkpoint

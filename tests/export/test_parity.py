@@ -7,13 +7,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from kdmri_edge.deviation import TOLERANCES, Figures, compare, tolerance_for
 from kdmri_edge.errors import ParityError
-from kdmri_edge.physics.forms import Form
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.operators import Form
+from kdmri_edge.runtime.deviation import TOLERANCES, Figures, compare, tolerance_for
 from kdmri_edge.runtime.session import Session
-from kdmri_export.golden import golden
-from kdmri_export.parity import check
+from kdmri_export.parity import check, golden
 from tests.export.networks import MATRIX, lines, network, spec
 from tests.export.parity_cases import pytorch
 

@@ -15,19 +15,19 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT
-from kdmri_edge.checkpoint import MAXIMA, RANGES, load_checkpoint, save_checkpoint
 from kdmri_edge.errors import BackendError, ExportError
-from kdmri_edge.models.equalise import equalise
-from kdmri_edge.models.rounding import round_network
+from kdmri_edge.models.checkpoint import MAXIMA, RANGES, load_checkpoint, save_checkpoint
+from kdmri_edge.quantisation.equalisation import equalise
+from kdmri_edge.quantisation.fake_quantisation import add_fake_quantisation
+from kdmri_edge.runtime.backends.torchscript import silence_warnings
+from kdmri_edge.runtime.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT
 from kdmri_edge.runtime.session import open_session
-from kdmri_edge.runtime.torchscript import no_farewell
 from kdmri_export.export import export_model
 from kdmri_export.graph_check import check_graph
-from kdmri_export.lowerings.integer import quantise_convolutions
-from kdmri_export.lowerings.narrow import widen
+from kdmri_export.passes.integer import quantise_convolutions
+from kdmri_export.passes.narrow import decompose_narrow_convs
 from kdmri_export.recipe import ExportRecipe
-from kdmri_export.to_onnx import to_model
+from kdmri_export.targets.onnx import to_model
 from tests.export.networks import lines, network, spec, write_checkpoint
 from tests.export.parity_cases import images
 
@@ -88,14 +88,14 @@ def test_torchscript_computes_what_training_with_rounding_did() -> None:
     trained = network(spec(), lines(), size=SIZE)
     ranges = equalise(trained.model, trained.maxima)
     exported = copy.deepcopy(trained)
-    round_network(trained.model, ranges, unsigned=True)
+    add_fake_quantisation(trained.model, ranges, unsigned=True)
     # the reference kernels: others may saturate on CPUs without integer dot products
     usual = torch.backends.quantized.engine
     torch.backends.quantized.engine = "qnnpack"
     try:
-        with no_farewell(), torch.no_grad():
+        with silence_warnings(), torch.no_grad():
             quantise_convolutions(exported, ranges)
-            widen(exported)
+            decompose_narrow_convs(exported)
             x_u = torch.from_numpy(images(1, 1, SIZE))
             wanted, given = trained(x_u), exported(x_u)
     finally:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kdmri_edge.bundle import open_bundle
 from kdmri_edge.cli import main
 from kdmri_edge.errors import ModelError
-from kdmri_edge.shipped import shipped_networks
+from kdmri_edge.models.shipped import shipped_networks
+from kdmri_edge.runtime.bundle import open_bundle
 
 REFERENCE = "dccnn-d3c5@brain-4x"
 

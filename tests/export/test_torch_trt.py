@@ -19,8 +19,8 @@ import torch
 from torch._inductor.constant_folding import ConstantFolder, replace_node_with_constant
 
 from kdmri_edge.errors import BackendError
-from kdmri_export.lowerings.torch_trt import decompositions, kept, register
-from kdmri_export.trt.torch_program import compile_network
+from kdmri_export.targets.tensorrt.torch_operators import decompositions, kept, register
+from kdmri_export.targets.tensorrt.torch_program import compile_network
 from tests.export.networks import maps, network
 from tests.export.parity_cases import CASES, images
 
@@ -120,7 +120,7 @@ def test_without_it_there_are_several_and_the_program_is_refused(
     architecture, mask, form, size = CASES["magnitude"]
     made = network(architecture, mask, form)
     x_u = torch.from_numpy(images(1, 1, size))
-    monkeypatch.setattr("kdmri_export.lowerings.torch_trt.register", lambda: None)
+    monkeypatch.setattr("kdmri_export.targets.tensorrt.torch_operators.register", lambda: None)
     with pytest.raises(BackendError, match=r"2\.13\.0 left data consistency.*--builder tensorrt"):
         compile_network(made, x_u)
     program = torch.export.export(made, (x_u,), strict=False)

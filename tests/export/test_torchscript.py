@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdmri_edge.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT, Bundle
 from kdmri_edge.errors import BundleError
-from kdmri_edge.runtime.torchscript import TorchScriptSession
+from kdmri_edge.runtime.backends.torchscript import TorchScriptSession
+from kdmri_edge.runtime.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT, Bundle
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import MATRIX, write_checkpoint

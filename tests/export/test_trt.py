@@ -18,14 +18,14 @@ from onnx import TensorProto, helper
 
 from kdmri_edge.cli import main
 from kdmri_edge.errors import ExportError
-from kdmri_edge.physics.forms import Form
+from kdmri_edge.physics.operators import Form
 from kdmri_export import graph_check
 from kdmri_export.export import export_model
 from kdmri_export.graph_check import CHECKED, check_graph, checked_graph
 from kdmri_export.recipe import ExportRecipe
-from kdmri_export.trt import engines, torch_program
-from kdmri_export.trt.build_engine import main as build_main
-from kdmri_export.trt.engines import EngineRequest, probe
+from kdmri_export.targets.tensorrt import engines, torch_program
+from kdmri_export.targets.tensorrt.build_engine import main as build_main
+from kdmri_export.targets.tensorrt.engines import EngineRequest, probe
 from tests.export.networks import spec, write_checkpoint
 from tests.export.parity_cases import CASES, ParityCases
 
@@ -64,7 +64,7 @@ class TestTrt(ParityCases):
         self, name: str, precision: str, capability: str, tmp_path: Path
     ) -> None:
         _, graph = self.write(name, tmp_path, precision=precision)
-        from kdmri_export.trt.build_engine import build
+        from kdmri_export.targets.tensorrt.build_engine import build
 
         engine = build(graph.read_bytes(), "rtx", capability)
         assert len(engine) > 10_000

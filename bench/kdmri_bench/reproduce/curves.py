@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Final
 
-from kdmri_edge.extras import require
+from kdmri_edge.utils.extras import require
 
 __all__ = ["curves", "draw"]
 

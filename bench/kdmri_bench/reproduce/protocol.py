@@ -1,5 +1,7 @@
 """What `kdmri-edge reproduce` trains: decided in full before anything runs (torch-free).
 
+The kinds of data of the comparison, each with its networks and splits (torch-free).
+
 The comparison of KD-MRI made fair. In every case (data, acceleration, split, seed) five networks
 are trained on the same volumes with the same number of optimiser steps, all stages counted:
 
@@ -16,16 +18,72 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from kdmri_bench.reproduce.tasks import TASKS, Task
-from kdmri_edge.data.parts import find_parts
+from kdmri_edge.data.datasets import BRAIN_FOLDS, find_parts
 from kdmri_edge.distill.recipe import DistillRecipe, load_recipe
-from kdmri_edge.distill.settings import Settings
+from kdmri_edge.distill.request import Settings
 from kdmri_edge.errors import BenchError, DataError, MaskError
-from kdmri_edge.models.spec import preset
-from kdmri_edge.physics.mask_file import load_mask
-from kdmri_edge.physics.masks import Mask, centre_block, variable_density_lines
+from kdmri_edge.models.specs import preset
+from kdmri_edge.physics.masks import Mask, centre_block, load_mask, variable_density_lines
 
 __all__ = ["NETWORKS", "TASKS", "TRAININGS", "CaseSpec", "Network", "Task", "Training", "plan"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """A kind of data with its networks.
+
+    Attributes:
+        name: What the command calls it.
+        matrix: Side of the square image matrix.
+        teacher: Preset of the heavy network.
+        student: Preset of the compact network.
+        split: The fixed split.
+        folds: Splits that together test every subject once; empty where there are none.
+        folds_at: Acceleration at which the folds are trained.
+        paper_masks: Prefix of the paper's masks in the mask file; None draws masks of their family.
+        block: Side of the central block of k-space that is kept (super-resolution); None for masks.
+        suffix: Of the recipes kd-mri and edge where these networks are tuned otherwise.
+        contrasts: Contrasts that are also reported alone.
+    """
+
+    name: str
+    matrix: int
+    teacher: str
+    student: str
+    split: str
+    folds: tuple[str, ...] = ()
+    folds_at: int = 4
+    paper_masks: str | None = None
+    block: int | None = None
+    suffix: str = ""
+    contrasts: tuple[str, ...] = ()
+
+
+TASKS: Final[dict[str, Task]] = {
+    "brain": Task(
+        name="brain",
+        matrix=240,
+        teacher="dccnn-d5c5",
+        student="dccnn-d3c5",
+        split="brain",
+        folds=tuple(f"brain-fold-{number}" for number in range(1, len(BRAIN_FOLDS) + 1)),
+        paper_masks="mrbrain",
+        contrasts=("T1w", "T2w", "FLAIR"),
+    ),
+    "cardiac": Task(
+        name="cardiac", matrix=256, teacher="dccnn-d5c5", student="dccnn-d3c5", split="cardiac"
+    ),
+    "sr": Task(
+        name="sr",
+        matrix=256,
+        teacher="vdsr-11",
+        student="vdsr-7",
+        split="brain",
+        block=64,
+        suffix="-sr",
+        contrasts=("T1w", "T2w", "FLAIR"),
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -279,7 +337,7 @@ def _check_subjects(data: Path, split: str, contrast: str | None, *, whole: bool
 def _check_steps(case: CaseSpec) -> None:
     """Refuse recipes that would give one network more steps than another, or fail late."""
     # Here, since it needs PyTorch, which readers of reports do without.
-    from kdmri_edge.distill.checks import check_settings
+    from kdmri_edge.distill.request import check_settings
 
     recipes = [case.recipe(training) for training in TRAININGS]
     for training in TRAININGS:

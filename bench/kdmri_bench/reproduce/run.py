@@ -8,21 +8,29 @@ from typing import Any
 
 import torch
 
-from kdmri_bench.panel import compose
-from kdmri_bench.panel import draw as draw_panel
+from kdmri_bench.reporting.panel import compose
+from kdmri_bench.reporting.panel import draw as draw_panel
 from kdmri_bench.reproduce import curves
+from kdmri_bench.reproduce.processes import Piece, check_jobs, train_side_by_side
 from kdmri_bench.reproduce.protocol import TRAININGS, CaseSpec
-from kdmri_bench.reproduce.report import BEST_PUBLISHED, PAPER, SCHEMA, groups, missing, trained_on
-from kdmri_bench.reproduce.stats import MARGIN
-from kdmri_bench.reproduce.text import csv_text, markdown
+from kdmri_bench.reproduce.report import (
+    BEST_PUBLISHED,
+    PAPER,
+    SCHEMA,
+    csv_text,
+    groups,
+    markdown,
+    missing,
+    trained_on,
+)
 from kdmri_bench.reproduce.work import STATEMENT, evaluate, pieces, reconstruct, test_cases
-from kdmri_bench.side_by_side import Piece, check_jobs, train_side_by_side
-from kdmri_edge.console import progress
-from kdmri_edge.data.attribution import attribution_of
+from kdmri_bench.results.statistics import MARGIN
+from kdmri_edge.data.datasets import attribution_of
 from kdmri_edge.distill.engine import Engine, is_first_process
-from kdmri_edge.files import atomic_path, write_json, writing
-from kdmri_edge.provenance import provenance
-from kdmri_edge.runs import Run
+from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.utils.console import progress
+from kdmri_edge.utils.files import atomic_path, write_json, writing
+from kdmri_edge.utils.provenance import provenance
 
 __all__ = ["reproduce"]
 

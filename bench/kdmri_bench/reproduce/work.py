@@ -10,26 +10,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdmri_bench.quality import volume_rows
+from kdmri_bench.measuring.quality import volume_rows
+from kdmri_bench.planning.testdata import RETROSPECTIVE, load_cases
+from kdmri_bench.reproduce.processes import Piece
 from kdmri_bench.reproduce.protocol import NETWORKS, TRAININGS, CaseSpec
 from kdmri_bench.reproduce.report import evaluation
-from kdmri_bench.side_by_side import Piece
-from kdmri_bench.testdata import RETROSPECTIVE, load_cases
-from kdmri_edge.checkpoint import load_reconstructor
-from kdmri_edge.console import progress
-from kdmri_edge.data.cases import Case
-from kdmri_edge.data.parts import find_parts
-from kdmri_edge.data.source_hash import source_sha256
-from kdmri_edge.distill.given import given_weights
-from kdmri_edge.distill.settings import Settings
+from kdmri_edge.data.case import Case
+from kdmri_edge.data.datasets import find_parts
+from kdmri_edge.data.sources import source_sha256
+from kdmri_edge.distill.pretrained import pretrained_weights
+from kdmri_edge.distill.request import Settings
+from kdmri_edge.distill.run_folder import Run
 from kdmri_edge.errors import BenchError, RunError
-from kdmri_edge.files import read_json, sha256_file, write_json
-from kdmri_edge.models.spec import preset
+from kdmri_edge.models.checkpoint import load_reconstructor
+from kdmri_edge.models.reconstructor import Reconstructor
+from kdmri_edge.models.specs import preset
+from kdmri_edge.physics.consistency import maps_tensor
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.physics.sense import maps_tensor
-from kdmri_edge.reconstructor import Reconstructor
-from kdmri_edge.runs import Run
-from kdmri_edge.scaling import network_image, network_input
+from kdmri_edge.physics.scaling import network_image, network_input
+from kdmri_edge.utils.console import progress
+from kdmri_edge.utils.files import read_json, sha256_file, write_json
 
 __all__ = ["STATEMENT", "evaluate", "pieces", "reconstruct", "test_cases"]
 
@@ -96,7 +96,9 @@ def _complete(folder: Path, wanted: Settings, volumes: list[str]) -> bool:
             f"{folder} was trained on other volumes than {wanted.data} holds now.",
             "Restore them, or choose another --out.",
         )
-    given_weights(wanted, Run(folder))  # refuses a student of another teacher than is there now
+    pretrained_weights(
+        wanted, Run(folder)
+    )  # refuses a student of another teacher than is there now
     return meta.get("status") == "complete"
 
 

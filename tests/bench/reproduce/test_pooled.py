@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdmri_bench import quality, readme
+from kdmri_bench.measuring import quality
 from kdmri_bench.reproduce import protocol, run
 from kdmri_bench.reproduce.protocol import NETWORKS, CaseSpec, plan
-from kdmri_bench.reproduce.report import _closed, evaluation, groups
-from kdmri_bench.reproduce.text import markdown
-from kdmri_edge.data.parts import find_parts
+from kdmri_bench.reproduce.report import _closed, evaluation, groups, markdown
+from kdmri_edge.data.datasets import find_parts
 from kdmri_edge.errors import BenchError
-from kdmri_edge.files import write_json
+from kdmri_edge.utils.files import write_json
+from maintainer import readme
 
 SUBJECTS = ("01", "03", "04", "09", "12", "19", "20")
 CONTRASTS = ("T1w", "FLAIR")

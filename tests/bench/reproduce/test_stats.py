@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdmri_bench.reproduce.report import _closed
-from kdmri_bench.reproduce.stats import Interval, bootstrap, resampling_weights, verdict
+from kdmri_bench.results.statistics import Interval, bootstrap, resampling_weights, verdict
 
 SUBJECTS = ["a", "a", "a", "b", "b", "c", "d", "d"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdmri_edge.data.measured import mask_of
+from kdmri_edge.data.formats.measured import mask_of
+from kdmri_edge.data.formats.registry import read_scan
 from kdmri_edge.data.scan import Scan
-from kdmri_edge.data.scan_readers import read_scan
 from kdmri_edge.errors import DataError
 
 LINES = (0, 1, 3, 9)

@@ -9,11 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdmri_edge.data.bart import write_bart_scan
-from kdmri_edge.data.measured import volume_of
-from kdmri_edge.data.readers import read_volume
-from kdmri_edge.data.scan_readers import read_scan
-from kdmri_edge.data.writers import write_image
+from kdmri_edge.data.formats.bart import write_bart_scan
+from kdmri_edge.data.formats.measured import volume_of
+from kdmri_edge.data.formats.registry import read_scan, read_volume, write_image
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.fourier import kspace_to_image
 from tests.core.data.scans import drawn, refused, scan_of, undersampled

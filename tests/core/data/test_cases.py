@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdmri_edge.data.cases import make_case
+from kdmri_edge.data.case import make_case
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError, MaskError
 from kdmri_edge.physics.fourier import image_to_kspace

@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 
 from kdmri_edge.data.convert import convert
+from kdmri_edge.data.formats.measured import root_sum_of_squares
+from kdmri_edge.data.formats.registry import read_scan, read_volume, write_image
 from kdmri_edge.data.geometry import from_axes
-from kdmri_edge.data.measured import root_sum_of_squares
-from kdmri_edge.data.readers import read_volume
-from kdmri_edge.data.scan_readers import read_scan
-from kdmri_edge.data.writers import write_image
 from kdmri_edge.errors import DataError, OutputError
 from kdmri_edge.physics.fourier import image_to_kspace
 from tests.core.data.strategies import check_places

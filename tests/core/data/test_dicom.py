@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from kdmri_edge import extras
-from kdmri_edge.data.folder import find_volumes
+from kdmri_edge.data.datasets import find_volumes
+from kdmri_edge.data.formats.registry import read_volume
 from kdmri_edge.data.geometry import Affine, from_axes, voxel_size
-from kdmri_edge.data.readers import read_volume
-from kdmri_edge.data.source_hash import source_sha256
+from kdmri_edge.data.sources import source_sha256
 from kdmri_edge.errors import DataError, MissingExtraError
+from kdmri_edge.utils import extras
 from tests.core.data.strategies import affines, check_places
 from tests.core.data.written_dicom import write_enhanced, write_series, write_slice
 

@@ -11,10 +11,9 @@ from hypothesis import HealthCheck, given, settings
 
 from kdmri_edge import __version__
 from kdmri_edge.data.convert import convert
+from kdmri_edge.data.formats.registry import read_volume, write_image, write_image_record
 from kdmri_edge.data.geometry import Affine, directions, from_axes, voxel_size
-from kdmri_edge.data.picture import Picture
-from kdmri_edge.data.readers import read_volume
-from kdmri_edge.data.writers import write_image, write_picture
+from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.errors import OutputError
 from kdmri_edge.runtime.files import plan_jobs
 from tests.core.data.strategies import affines, check_places, images
@@ -75,8 +74,8 @@ def test_nobody_is_invented(tmp_path: Path) -> None:
 
 
 def test_derived_by_what_and_how(tmp_path: Path) -> None:
-    picture = Picture(image=IMAGE, affine=AXIAL, derivation="Reconstructed with bundle b.")
-    write_picture(tmp_path / "a.dcm", picture)
+    picture = ImageRecord(image=IMAGE, affine=AXIAL, derivation="Reconstructed with bundle b.")
+    write_image_record(tmp_path / "a.dcm", picture)
     files = headers(tmp_path / "a.dcm")
     assert len({h.SOPInstanceUID for h in files}) == len(files) == 3
     for header in files:
@@ -94,8 +93,8 @@ def test_patient_and_study_are_those_of_the_source(tmp_path: Path) -> None:
     write_series(tmp_path / "in", IMAGE.astype(int), AXIAL, EchoTime="1.42",
                  LossyImageCompression="01")  # fmt: skip
     source = read_volume(tmp_path / "in")
-    picture = Picture(image=source.image, affine=source.affine, dicom=tmp_path / "in")
-    write_picture(tmp_path / "out.dcm", picture)
+    picture = ImageRecord(image=source.image, affine=source.affine, dicom=tmp_path / "in")
+    write_image_record(tmp_path / "out.dcm", picture)
     before, after = headers(tmp_path / "in")[0], headers(tmp_path / "out.dcm")[0]
     for keyword in (*STUDY, "EchoTime", "LossyImageCompression"):
         assert after[keyword].value == before[keyword].value

@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from kdmri_edge.data.cases import make_case
-from kdmri_edge.data.folder import find_volumes
-from kdmri_edge.data.readers import read_volume
+from kdmri_edge.data.case import make_case
+from kdmri_edge.data.datasets import find_volumes
+from kdmri_edge.data.formats.registry import read_volume
 from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.masks import Mask, equispaced_lines, random_lines
@@ -116,7 +116,7 @@ def test_knee_files_come_to_a_square_matrix(tmp_path: Path) -> None:
 
 
 def test_the_papers_knee_mask_fits_the_lines(real_data: Path, tmp_path: Path) -> None:
-    from kdmri_edge.physics.mask_file import load_mask
+    from kdmri_edge.physics.masks import load_mask
 
     masks = real_data / "masks" / "kd_mri_masks.json"
     if not masks.is_file():

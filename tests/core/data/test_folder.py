@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdmri_edge.data.folder import find_volumes, load_volumes
-from kdmri_edge.data.splits import KNOWN_SPLITS, assign, split_for
+from kdmri_edge.data.datasets import KNOWN_SPLITS, assign, find_volumes, load_volumes, split_for
 from kdmri_edge.errors import DataError
 
 

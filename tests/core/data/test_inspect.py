@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdmri_edge.data.bart import write_bart_scan
+from kdmri_edge.data.formats.bart import write_bart_scan
+from kdmri_edge.data.formats.measured import mask_of
+from kdmri_edge.data.formats.registry import write_image
 from kdmri_edge.data.geometry import from_axes
 from kdmri_edge.data.inspect import centre_lines, inspect
-from kdmri_edge.data.measured import mask_of
 from kdmri_edge.data.scan import Scan
-from kdmri_edge.data.writers import write_image
 from kdmri_edge.physics.masks import Mask
 from tests.core.data.written_dicom import write_series
 from tests.core.data.written_twix import line, whole, write_twix

@@ -9,11 +9,11 @@ import h5py
 import numpy as np
 import pytest
 
-from kdmri_edge.data.readers import read_volume
+from kdmri_edge.data.formats.registry import read_volume
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.physics.projection import zero_filled
+from kdmri_edge.physics.operators import zero_filled
 from tests.core.data.written import write_h5
 
 

@@ -11,11 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kdmri_edge import extras
+from kdmri_edge.data.formats.registry import read_volume, write_image
 from kdmri_edge.data.geometry import Affine, voxel_size
-from kdmri_edge.data.readers import read_volume
-from kdmri_edge.data.writers import write_image
 from kdmri_edge.errors import DataError, MissingExtraError
+from kdmri_edge.utils import extras
 from tests.core.data.strategies import affines, images
 from tests.core.data.written import write_nifti
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdmri_edge.data.readers import read_volume
+from kdmri_edge.data.formats.registry import read_volume
 from kdmri_edge.errors import DataError
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdmri_edge.data.cases import make_case
-from kdmri_edge.data.folder import find_volumes, load_volumes
-from kdmri_edge.data.phantom import phantom_set, phantom_volume
-from kdmri_edge.data.phantom_contrast import CONTRASTS
-from kdmri_edge.data.phantom_fields import FieldMaker, line_distance, step
+from kdmri_edge.data.case import make_case
+from kdmri_edge.data.datasets import find_volumes, load_volumes
+from kdmri_edge.data.phantom.contrast import CONTRASTS
+from kdmri_edge.data.phantom.fields import FieldMaker, line_distance, step
+from kdmri_edge.data.phantom.volumes import phantom_set, phantom_volume
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.masks import Mask, variable_density_lines

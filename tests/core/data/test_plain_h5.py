@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdmri_edge.data.folder import find_volumes
-from kdmri_edge.data.readers import read_volume
-from kdmri_edge.data.scan_readers import read_scan
+from kdmri_edge.data.datasets import find_volumes
+from kdmri_edge.data.formats.registry import read_scan, read_volume
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from tests.core.data.scans import LINES, drawn, refused, undersampled

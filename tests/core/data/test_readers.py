@@ -6,13 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdmri_edge.data.names import parse_name
-from kdmri_edge.data.readers import READERS, read_volume, stem_of
-from kdmri_edge.data.scan_readers import read_scan
-from kdmri_edge.data.source_hash import source_sha256
-from kdmri_edge.data.writers import write_image
+from kdmri_edge.data.formats.registry import READERS, read_scan, read_volume, stem_of, write_image
+from kdmri_edge.data.sources import parse_name, source_sha256
 from kdmri_edge.errors import DataError
-from kdmri_edge.files import sha256_file
+from kdmri_edge.utils.files import sha256_file
 from tests.core.data.written import write_h5, write_nifti, write_npy
 from tests.core.data.written_dicom import write_enhanced
 from tests.core.data.written_twix import whole, write_twix

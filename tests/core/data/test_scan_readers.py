@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdmri_edge.data.cases import make_case
-from kdmri_edge.data.measured import mask_of, root_sum_of_squares, volume_of
-from kdmri_edge.data.scan_readers import SCAN_READERS, read_scan
+from kdmri_edge.data.case import make_case
+from kdmri_edge.data.formats.measured import mask_of, root_sum_of_squares, volume_of
+from kdmri_edge.data.formats.registry import SCAN_READERS, read_scan
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import Mask, random_lines

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdmri_edge.data.phantom import phantom_volume
-from kdmri_edge.data.simulate import coil_maps, complex_noise, local_phase, smooth_phase
-from kdmri_edge.data.simulated_cases import NOISE, coil_sets, simulated_case
+from kdmri_edge.data.case import NOISE, coil_sets, simulated_case
+from kdmri_edge.data.phantom.volumes import phantom_volume
+from kdmri_edge.data.simulation import coil_maps, complex_noise, local_phase, smooth_phase
 from kdmri_edge.errors import DataError, MaskError
 from kdmri_edge.physics.coils import sense_normal
 from kdmri_edge.physics.masks import variable_density_lines
-from kdmri_edge.physics.projection import zero_filled
+from kdmri_edge.physics.operators import zero_filled
 
 SIZE = 48
 MASK = variable_density_lines(SIZE, 1.5, centre_lines=24)

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdmri_edge.data.folder import VolumeFile
-from kdmri_edge.data.splits import (
+from kdmri_edge.data.datasets import (
     BRAIN_FOLDS,
     KNOWN_SPLITS,
     PARTS,
     Split,
+    VolumeFile,
     assign,
     load_split,
     split_for,

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdmri_edge.data.readers import read_volume
-from kdmri_edge.data.scan_readers import read_scan
-from kdmri_edge.data.twix_lines import centred_size
+from kdmri_edge.data.formats.registry import read_scan, read_volume
+from kdmri_edge.data.formats.twix import centred_size
 from kdmri_edge.physics.fourier import kspace_to_image
 from tests.core.data.written_twix import C, H, S, W, drawn, line, whole, zero_first
 
@@ -183,7 +182,7 @@ def test_full_axis_from_its_centre(size: int, data: st.DataObject) -> None:
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.floats(-1, 1), min_size=4, max_size=4), st.floats(-100, 100))
 def test_oblique_geometry(numbers: list[float], offset: float) -> None:
-    from kdmri_edge.data.twix import _affine, _rotation
+    from kdmri_edge.data.formats.twix import _affine, _rotation
 
     rotation = _rotation(np.array(numbers))
     if rotation is None:  # as a sequence leaves it that fills nothing in

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdmri_edge import extras
-from kdmri_edge.data.readers import read_volume
-from kdmri_edge.data.scan_readers import read_scan
+from kdmri_edge.data.formats.registry import read_scan, read_volume
 from kdmri_edge.errors import DataError, MissingExtraError
+from kdmri_edge.utils import extras
 from tests.core.data.written_twix import C, H, drawn, line, whole
 
 pytest.importorskip("twixtools")

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdmri_edge.data.readers import read_volume
-from kdmri_edge.data.writers import WRITERS, write_image, writer_suffix
+from kdmri_edge.data.formats.registry import WRITERS, read_volume, write_image, writer_suffix
 from kdmri_edge.errors import OutputError
 
 IMAGE = np.random.default_rng(3).uniform(0, 900, (3, 10, 8)).astype(np.float32)

@@ -10,20 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from kdmri_edge.checkpoint import MAXIMA, load_checkpoint
-from kdmri_edge.data.phantom import phantom_volume
-from kdmri_edge.data.simulated_cases import coil_sets, simulated_case
+from kdmri_edge.data.case import coil_sets, simulated_case
+from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.distill.batches import TrainingSlices, draw
-from kdmri_edge.distill.material import gather
+from kdmri_edge.distill.data import gather
 from kdmri_edge.distill.recipe import DistillRecipe, Masks
+from kdmri_edge.distill.request import Settings
 from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import MaskError
-from kdmri_edge.models.spec import preset
-from kdmri_edge.physics.forms import Form
+from kdmri_edge.models.checkpoint import MAXIMA, load_checkpoint
+from kdmri_edge.models.specs import preset
+from kdmri_edge.physics.consistency import sense_consistency, sense_operator_tensor
 from kdmri_edge.physics.masks import variable_density_lines
-from kdmri_edge.physics.projection import projection_matrix
-from kdmri_edge.physics.sense import sense_consistency, sense_operator_tensor
+from kdmri_edge.physics.operators import Form, projection_matrix
 
 SIZE = 48
 MASK = variable_density_lines(SIZE, 1.5, centre_lines=24)

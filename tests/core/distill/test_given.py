@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from kdmri_edge.distill.request import Settings
 from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import RunError
-from kdmri_edge.files import read_json, write_json
+from kdmri_edge.utils.files import read_json, write_json
 
 Make = Callable[..., Settings]
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdmri_edge.checkpoint import MAXIMA, load_checkpoint
 from kdmri_edge.distill import replay
 from kdmri_edge.distill.engine import Engine
 from kdmri_edge.distill.recipe import Precision, Quantise
+from kdmri_edge.distill.request import Settings
 from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.settings import Settings
-from kdmri_edge.runs import Run
+from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.models.checkpoint import MAXIMA, load_checkpoint
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 

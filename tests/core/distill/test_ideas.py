@@ -15,22 +15,20 @@ from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from kdmri_edge.distill.average import Average
-from kdmri_edge.distill.joint import Joint
-from kdmri_edge.distill.losses import distance, relation_transfer, similarity
-from kdmri_edge.distill.masks import sees_other_mask
-from kdmri_edge.distill.noise import add_noise, step_noise
+from kdmri_edge.distill.batches import add_noise, sees_other_mask, step_noise
+from kdmri_edge.distill.losses import Joint, distance, relation_transfer, similarity
 from kdmri_edge.distill.recipe import Loss, Transfer
+from kdmri_edge.distill.request import Settings
 from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.settings import Settings
+from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distill.state import WeightAverage
 from kdmri_edge.errors import ModelError, RecipeError
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.dccnn import DCCNN
-from kdmri_edge.models.spec import preset
+from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.consistency import operator_tensor
-from kdmri_edge.physics.forms import Form
 from kdmri_edge.physics.masks import variable_density_2d, variable_density_lines
-from kdmri_edge.runs import Run
+from kdmri_edge.physics.operators import Form
 
 NARROW = replace(preset("dccnn-d5c5"), width=16)
 Cuts = Callable[[Settings, Path, list[tuple[str, int]]], Run]
@@ -69,7 +67,7 @@ def test_relation_ignores_where_features_are() -> None:
 
 def test_average_forgets_the_first_weights() -> None:
     layer = torch.nn.Linear(2, 1, bias=False)
-    average = Average(layer, 0.75)
+    average = WeightAverage(layer, 0.75)
     expected = layer.weight.detach().clone()
     for number in range(40):
         with torch.no_grad():
@@ -89,10 +87,12 @@ def test_other_masks_come_as_often_as_asked() -> None:
 
 
 def test_noise_is_of_every_strength_up_to_the_largest() -> None:
-    drawn = np.array([step_noise(0.02, seed=3, step=step) for step in range(2000)])
-    assert drawn.min() >= 0
-    assert drawn.max() < 0.02
-    assert np.quantile(drawn, [0.25, 0.5, 0.75]) == pytest.approx([0.005, 0.01, 0.015], abs=1e-3)
+    strengths = np.array([step_noise(0.02, seed=3, step=step) for step in range(2000)])
+    assert strengths.min() >= 0
+    assert strengths.max() < 0.02
+    assert np.quantile(strengths, [0.25, 0.5, 0.75]) == pytest.approx(
+        [0.005, 0.01, 0.015], abs=1e-3
+    )
     assert step_noise(0.0, seed=3, step=5) == 0
 
 
@@ -127,10 +127,10 @@ def test_chains_begin_with_the_teacher_and_end_with_the_student() -> None:
         features = Joint(teacher, student).features(x_u, operator)
         own = teacher.features(x_u, operator)
         torch.testing.assert_close(features.output, own.output)
-        torch.testing.assert_close(features.stages[0], student(x_u, operator))
-        last = student.features_from(4, own.stages[3], x_u, operator).output
-        torch.testing.assert_close(features.stages[4], last)
-    assert len(features.stages) == 5
+        torch.testing.assert_close(features.cascade_outputs[0], student(x_u, operator))
+        last = student.features_from(4, own.cascade_outputs[3], x_u, operator).output
+        torch.testing.assert_close(features.cascade_outputs[4], last)
+    assert len(features.cascade_outputs) == 5
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_an_interrupted_idea_goes_on(
 
 def test_joint_steps_count_for_both(settings: Callable[..., Settings], tmp_path: Path) -> None:
     run = distill(settings(joint_steps=4), tmp_path / "run")
-    from kdmri_edge.checkpoint import load_checkpoint
+    from kdmri_edge.models.checkpoint import load_checkpoint
 
     steps = {role: load_checkpoint(run.weights(role)).training["steps"] for role in run.roles()}
     assert steps["teacher"] == {"joint": 4, "teacher": 4}

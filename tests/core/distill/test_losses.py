@@ -5,7 +5,7 @@ import torch
 
 from kdmri_edge.distill.losses import attention_map, attention_transfer, distance, imitation
 from kdmri_edge.distill.recipe import Imitation, Loss
-from kdmri_edge.models.features import Features
+from kdmri_edge.models.blocks import Features
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -86,7 +86,7 @@ def test_imitation_acts(kind: Imitation, loss: Loss) -> None:
 
 def test_imitation_of_cascades_reaches_each_of_them() -> None:
     student, teacher = _features(0), _features(50)
-    stages = [s.requires_grad_() for s in student.stages]
+    stages = [s.requires_grad_() for s in student.cascade_outputs]
     imitation(Imitation.CASCADES, Loss.L1, student, teacher).backward()
     assert all(s.grad is not None and s.grad.abs().max() > 0 for s in stages)
     assert imitation(Imitation.CASCADES, Loss.L1, student, student) == 0

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from kdmri_edge.distill.machines import all_machines, note_machine
+from kdmri_edge.distill.request import Settings
 from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.settings import Settings
+from kdmri_edge.distill.run_folder import all_machines, note_machine
 from kdmri_edge.errors import RunError
-from kdmri_edge.files import read_json, write_json
+from kdmri_edge.utils.files import read_json, write_json
 
 GPU = {"device": "GPU", "processes": 1, "threads": 4, "precision": "bf16"}
 CPU = {"device": "CPU", "processes": 1, "threads": 2, "precision": "float32"}

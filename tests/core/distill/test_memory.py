@@ -12,7 +12,7 @@ import pytest
 CODE = """
 import resource
 import torch
-from kdmri_edge.distill.memory import keep_freed_memory
+from kdmri_edge.utils.memory import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from kdmri_edge.data.cases import make_case
-from kdmri_edge.data.folder import find_volumes, load_volumes
+from kdmri_edge.data.case import make_case
+from kdmri_edge.data.datasets import find_volumes, load_volumes
 from kdmri_edge.distill.recipe import load_recipe
+from kdmri_edge.distill.request import PHANTOM, Settings
 from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.settings import PHANTOM, Settings
 from kdmri_edge.metrics import psnr
-from kdmri_edge.models.spec import preset
-from kdmri_edge.physics.mask_file import load_mask
+from kdmri_edge.models.specs import preset
+from kdmri_edge.physics.masks import load_mask
 from kdmri_edge.runtime.session import open_session, reconstruct
 
 GAIN_DB = 6.0

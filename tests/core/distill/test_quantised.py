@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdmri_edge.checkpoint import MAXIMA, RANGES, load_checkpoint, load_reconstructor
-from kdmri_edge.distill.progress import StageProgress
+from kdmri_edge.distill.log import StageProgress
 from kdmri_edge.distill.recipe import Quantise
+from kdmri_edge.distill.request import Settings
 from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.settings import Settings
+from kdmri_edge.distill.run_folder import Run, tuned_for
 from kdmri_edge.errors import RunError
-from kdmri_edge.models.spec import preset
-from kdmri_edge.runs import Run, tuned_for
+from kdmri_edge.models.checkpoint import MAXIMA, RANGES, load_checkpoint, load_reconstructor
+from kdmri_edge.models.specs import preset
 
 Make = Callable[..., Settings]
 Cli = Callable[..., Any]
@@ -158,8 +158,8 @@ def test_a_run_outlives_the_networks_that_it_was_given(
     settings: Make, tmp_path: Path, cli: Cli
 ) -> None:
     first = distill(settings(**FEW), tmp_path / "first")
-    taught = settings(**FEW, teacher=str(first.weights("teacher")))
-    distill(taught, tmp_path / "second")
+    imitation = settings(**FEW, teacher=str(first.weights("teacher")))
+    distill(imitation, tmp_path / "second")
     shutil.rmtree(first.path)
     shown = cli(
         "distill", "--resume", "--out", tmp_path / "second", "--quantize", "int8",

@@ -15,9 +15,9 @@ from kdmri_edge.distill.recipe import (
     overridden,
     shipped,
 )
-from kdmri_edge.distill.settings import Settings
+from kdmri_edge.distill.request import Settings
 from kdmri_edge.errors import RecipeError
-from kdmri_edge.models.spec import preset
+from kdmri_edge.models.specs import preset
 
 
 @pytest.mark.parametrize("name", shipped())

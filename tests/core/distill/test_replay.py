@@ -15,14 +15,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdmri_edge.distill import replay, stage
+from kdmri_edge.distill import loop as stage
+from kdmri_edge.distill import replay
+from kdmri_edge.distill.losses import DistillationLoss
 from kdmri_edge.distill.recipe import Masks
 from kdmri_edge.distill.replay import Replayed
+from kdmri_edge.distill.request import Settings
 from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.settings import Settings
 from kdmri_edge.distill.stages import Batch
-from kdmri_edge.distill.teaching import Teaching
-from kdmri_edge.models.features import Features
+from kdmri_edge.models.blocks import Features
 
 Weights = Callable[[Path], dict[str, dict[str, Tensor]]]
 
@@ -63,14 +64,14 @@ def test_the_criterion_changes_at_the_switch_and_nowhere_else(
 ) -> None:
     """What is recorded is told on which side of the switch it is, not where exactly."""
     seen: list[float] = []
-    real = Teaching.taught
+    real = DistillationLoss.imitation
 
-    def taught(self: Teaching, student: Features, batch: Batch) -> Tensor:
+    def imitation(self: DistillationLoss, student: Features, batch: Batch) -> Tensor:
         seen.append(batch.progress)
         return real(self, student, batch)
 
-    monkeypatch.setattr(Teaching, "taught", taught)
-    monkeypatch.setattr(stage, "recorder", lambda around: FakeRecorder())
+    monkeypatch.setattr(DistillationLoss, "imitation", imitation)
+    monkeypatch.setattr(stage, "recorder", lambda context: FakeRecorder())
     distill(settings(imitation_steps=20, imitation_until=0.4), tmp_path / "run")
     assert seen == [0.0] * 8 + [0.4] * 12
 
@@ -97,7 +98,7 @@ def test_replayed_steps_train_the_same_networks(
 
         extra["mask"] = variable_density_lines(96, 3.0)
     wanted = settings(**{"teacher_steps": 10, "imitation_steps": 10, **changes, **extra})
-    monkeypatch.setattr(stage, "recorder", lambda around: FakeRecorder())
+    monkeypatch.setattr(stage, "recorder", lambda context: FakeRecorder())
     with monkeypatch.context() as patch:
         patch.setattr(replay, "_BEFORE", 10**9)
         distill(wanted, tmp_path / "plain")

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdmri_edge.distill.progress import StageProgress
+from kdmri_edge.distill.log import StageProgress
 from kdmri_edge.distill.recipe import Precision
+from kdmri_edge.distill.request import Settings
 from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.settings import Settings
+from kdmri_edge.distill.run_folder import Run
 from kdmri_edge.errors import OutputError, RunError
-from kdmri_edge.runs import Run
 from tests.waiting import until
 
 Weights = Callable[[Path], dict[str, dict[str, Tensor]]]

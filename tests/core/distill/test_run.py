@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdmri_edge.checkpoint import load_checkpoint, load_reconstructor, read_checkpoint_meta
 from kdmri_edge.distill import run as run_module
+from kdmri_edge.distill.request import Settings
 from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.settings import Settings
+from kdmri_edge.distill.run_folder import Run, open_run
 from kdmri_edge.errors import CheckpointError, KdmriError
+from kdmri_edge.models.checkpoint import load_checkpoint, load_reconstructor, read_checkpoint_meta
 from kdmri_edge.physics.masks import variable_density_2d, variable_density_lines
-from kdmri_edge.runs import Run, open_run
 
 Make = Callable[..., Settings]
 Weights = Callable[[Path], dict[str, dict[str, Tensor]]]
@@ -88,8 +88,8 @@ def test_losses_fall(run: Run) -> None:
 
 
 def test_networks_beat_zero_filling(run: Run) -> None:
-    from kdmri_edge.data.cases import make_case
-    from kdmri_edge.data.phantom import phantom_volume
+    from kdmri_edge.data.case import make_case
+    from kdmri_edge.data.phantom.volumes import phantom_volume
 
     mask = variable_density_lines(32, 2.0)
     case = make_case(phantom_volume(77, slices=3, matrix=32), mask)
@@ -108,9 +108,9 @@ def test_both_students_start_from_the_same_weights(
     started: dict[str, dict[str, Tensor]] = {}
     real = run_module.train
 
-    def spy(network: Any, stage: Any, around: Any) -> None:
+    def spy(network: Any, stage: Any, context: Any) -> None:
         started[stage.name] = {k: v.clone() for k, v in network.state_dict().items()}
-        real(network, stage, around)
+        real(network, stage, context)
 
     monkeypatch.setattr(run_module, "train", spy)
     distill(settings(teacher_steps=2, attention_steps=2, imitation_steps=2), tmp_path / "run")
@@ -127,8 +127,8 @@ def test_no_attention_and_alpha_one_is_the_plain_student(
     one = distill(settings(**same, alpha=1.0, seed=2), tmp_path / "one")
     other = distill(settings(**{**same, "teacher_steps": 6}, alpha=1.0, seed=2), tmp_path / "two")
     third = distill(settings(**{**same, "teacher_steps": 6}, alpha=0.5, seed=2), tmp_path / "three")
-    alone, taught, imitating = (weights(r.path)["student"] for r in (one, other, third))
-    assert all(torch.equal(alone[k], taught[k]) for k in alone)
+    alone, imitation, imitating = (weights(r.path)["student"] for r in (one, other, third))
+    assert all(torch.equal(alone[k], imitation[k]) for k in alone)
     assert any(not torch.equal(alone[k], imitating[k]) for k in alone)
 
 

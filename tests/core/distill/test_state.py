@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdmri_edge.distill.stage import channels_last
 from kdmri_edge.distill.state import load_state, save_state
 from kdmri_edge.errors import CheckpointError
+from kdmri_edge.models.blocks import channels_last
 from kdmri_edge.models.build import Network, build_model
-from kdmri_edge.models.spec import preset
+from kdmri_edge.models.specs import preset
 
 
 def _trained(steps: int, seed: int = 0) -> tuple[Network, torch.optim.Adam]:

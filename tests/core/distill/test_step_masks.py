@@ -10,19 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from kdmri_edge.checkpoint import load_checkpoint
-from kdmri_edge.data.cases import make_case
-from kdmri_edge.data.phantom import phantom_volume
-from kdmri_edge.distill.batches import TrainingSlices, draw
-from kdmri_edge.distill.masks import ACCELERATIONS, step_mask
+from kdmri_edge.data.case import make_case
+from kdmri_edge.data.phantom.volumes import phantom_volume
+from kdmri_edge.distill.batches import ACCELERATIONS, TrainingSlices, draw, step_mask
 from kdmri_edge.distill.recipe import DistillRecipe, Masks
+from kdmri_edge.distill.request import Settings
 from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.settings import Settings
 from kdmri_edge.errors import RecipeError
-from kdmri_edge.models.spec import preset
+from kdmri_edge.models.checkpoint import load_checkpoint
+from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.consistency import operator_tensor
-from kdmri_edge.physics.forms import Form
 from kdmri_edge.physics.masks import centre_block, variable_density_2d, variable_density_lines
+from kdmri_edge.physics.operators import Form
 
 H = 96
 

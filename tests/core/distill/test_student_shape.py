@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdmri_edge.checkpoint import load_checkpoint
-from kdmri_edge.distill import step as steps
+from kdmri_edge.distill import loop as steps
 from kdmri_edge.distill.recipe import Imitation
+from kdmri_edge.distill.request import Settings
 from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.settings import Settings
+from kdmri_edge.distill.run_folder import Run
 from kdmri_edge.errors import RecipeError
-from kdmri_edge.models.spec import preset
-from kdmri_edge.runs import Run
+from kdmri_edge.models.checkpoint import load_checkpoint
+from kdmri_edge.models.specs import preset
 
 Make = Callable[..., Settings]
 Weights = Callable[[Path], dict[str, dict[str, Tensor]]]
@@ -108,19 +108,19 @@ def test_without_a_teachers_help_it_is_the_plain_student(
     few = {**FEW, "baseline": True, "reparameterise": branches}
     trained = weights(distill(settings(**few, alpha=1.0), tmp_path / "alone").path)
     assert all(torch.equal(trained["student"][k], v) for k, v in trained["plain"].items())
-    taught = weights(distill(settings(**few, alpha=0.9), tmp_path / "taught").path)
-    assert any(not torch.equal(taught["student"][k], v) for k, v in taught["plain"].items())
+    imitation = weights(distill(settings(**few, alpha=0.9), tmp_path / "taught").path)
+    assert any(not torch.equal(imitation["student"][k], v) for k, v in imitation["plain"].items())
 
 
 def test_a_later_stage_goes_on_with_the_batches(
     settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn, real = [], steps.draw
+    chosen, real = [], steps.draw
 
     def draw(*arguments: Any, step: int, **options: Any) -> tuple[Tensor, Tensor]:
-        drawn.append(step)
+        chosen.append(step)
         return real(*arguments, step=step, **options)
 
     monkeypatch.setattr(steps, "draw", draw)
     distill(settings(teacher_steps=5, attention_steps=2, imitation_steps=3), tmp_path)
-    assert drawn == [*range(5)] * 3
+    assert chosen == [*range(5)] * 3

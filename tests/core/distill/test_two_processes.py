@@ -16,15 +16,14 @@ import torch
 from torch import Tensor
 
 from kdmri_edge.distill.engine import Engine
+from kdmri_edge.distill.request import Settings, check_sharding
 from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.settings import Settings
-from kdmri_edge.distill.shares import check_shares
 from kdmri_edge.errors import BackendError, RecipeError
 from kdmri_edge.models.build import build_model
-from kdmri_edge.models.spec import preset
+from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.consistency import operator_tensor
-from kdmri_edge.physics.forms import choose_form
 from kdmri_edge.physics.masks import variable_density_lines
+from kdmri_edge.physics.operators import choose_form
 from tests.waiting import until
 
 Weights = Callable[[Path], dict[str, dict[str, Tensor]]]
@@ -227,7 +226,7 @@ def test_batch_that_cannot_be_shared(
     mended = {**changes, found[1]: int(found[2])}
     if found[1] == "shards":  # the batch is looked at only now
         mended["batch"] = 2 * int(found[2])
-    check_shares(settings(**mended), processes)  # the remedy is one
+    check_sharding(settings(**mended), processes)  # the remedy is one
 
 
 def test_torchrun_with_another_number(

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from kdmri_edge.errors import ModelError
-from kdmri_edge.models.bridge import bridge
 from kdmri_edge.models.build import Network, build_model
-from kdmri_edge.models.inherit import inherit_ends, stacks
-from kdmri_edge.models.spec import ModelSpec, preset
+from kdmri_edge.models.initialisation import bridge, inherit_ends, stacks
+from kdmri_edge.models.specs import ModelSpec, preset
 
 PAIRS = [("dccnn-d5c5", "dccnn-d3c5"), ("dccnn-d5c5-complex", "dccnn-d3c5-complex")]
 PAIRS += [("vdsr-11", "vdsr-7")]

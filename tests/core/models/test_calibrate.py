@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kdmri_edge.models import calibrate
+from kdmri_edge.models.blocks import padded
 from kdmri_edge.models.build import build_model
-from kdmri_edge.models.calibrate import activation_maxima
-from kdmri_edge.models.spec import preset
-from kdmri_edge.models.stack import padded
+from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.consistency import operator_tensor
-from kdmri_edge.physics.forms import Form
+from kdmri_edge.physics.operators import Form
+from kdmri_edge.quantisation import calibration as calibrate
+from kdmri_edge.quantisation.calibration import activation_maxima
 from tests.export.networks import lines, spec
 
 

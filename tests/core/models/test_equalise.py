@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kdmri_edge.models.calibrate import activation_maxima
-from kdmri_edge.models.equalise import equalise
-from kdmri_edge.models.spec import PRESETS, ModelSpec
-from kdmri_edge.reconstructor import Reconstructor
+from kdmri_edge.models.reconstructor import Reconstructor
+from kdmri_edge.models.specs import PRESETS, ModelSpec
+from kdmri_edge.quantisation.calibration import activation_maxima
+from kdmri_edge.quantisation.equalisation import equalise
 from tests.export.networks import lines, network, spec
 
 SIZE = (32, 24)

@@ -9,8 +9,8 @@ import torch
 
 from kdmri_edge.errors import ModelError
 from kdmri_edge.models.build import build_model
-from kdmri_edge.models.inherit import inherit_ends
-from kdmri_edge.models.spec import preset
+from kdmri_edge.models.initialisation import inherit_ends
+from kdmri_edge.models.specs import preset
 
 
 @pytest.mark.parametrize(("big", "small"), [("dccnn-d5c5", "dccnn-d3c5"), ("vdsr-11", "vdsr-7")])

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from kdmri_edge.errors import ModelError
+from kdmri_edge.models.blocks import ConvStack, padded
 from kdmri_edge.models.build import build_model
-from kdmri_edge.models.spec import PRESETS, Kind, ModelSpec, preset
-from kdmri_edge.models.stack import ConvStack, padded
+from kdmri_edge.models.reconstructor import Reconstructor
+from kdmri_edge.models.specs import PRESETS, Kind, ModelSpec, preset
 from kdmri_edge.physics.consistency import operator_tensor
-from kdmri_edge.physics.forms import Form
 from kdmri_edge.physics.masks import variable_density_lines
-from kdmri_edge.reconstructor import Reconstructor
+from kdmri_edge.physics.operators import Form
 
 MASK = variable_density_lines(24, 2, centre_lines=4)
 COUNTS = {
@@ -60,11 +60,11 @@ def test_features(kind: Kind, channels: int) -> None:
     x = torch.randn(3, channels, 24, 10)
     operator = operator_tensor(MASK, Form.PROJECTION, channels)
     features = model.features(x, operator)
-    assert len(features.stages) == len(features.attention) == spec.cascades
-    assert all(stage.shape == x.shape for stage in features.stages)
+    assert len(features.cascade_outputs) == len(features.attention) == spec.cascades
+    assert all(stage.shape == x.shape for stage in features.cascade_outputs)
     assert all(tap.shape == (3, spec.width, 24, 10) for tap in features.attention)
     assert all((tap >= 0).all() for tap in features.attention)  # read after the ReLU
-    assert torch.equal(features.stages[-1], features.output)
+    assert torch.equal(features.cascade_outputs[-1], features.output)
     assert torch.equal(model(x, operator), features.output)
 
 

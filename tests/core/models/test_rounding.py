@@ -9,13 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from kdmri_edge.models.equalise import equalise
-from kdmri_edge.models.integers import BOUNDS, LARGEST
-from kdmri_edge.models.rounding import RoundedConv, round_network, unround
-from kdmri_edge.models.spec import Kind, ModelSpec
-from kdmri_edge.reconstructor import Reconstructor
+from kdmri_edge.models.reconstructor import Reconstructor
+from kdmri_edge.models.specs import Kind, ModelSpec
+from kdmri_edge.quantisation.equalisation import equalise
+from kdmri_edge.quantisation.fake_quantisation import (
+    FakeQuantConv,
+    add_fake_quantisation,
+    remove_fake_quantisation,
+)
+from kdmri_edge.quantisation.scheme import BOUNDS, LARGEST
 from kdmri_export.recipe import ExportRecipe
-from kdmri_export.to_onnx import to_model
+from kdmri_export.targets.onnx import to_model
 from tests.export.networks import COILS, lines, maps, network, spec
 
 SIZE = (32, 24)
@@ -64,7 +68,7 @@ def test_it_computes_what_the_export_computes(name: str, unsigned: bool) -> None
         float_image = made(
             x_u, maps=None if sensitivities is None else torch.from_numpy(sensitivities)
         )
-        round_network(made.model, ranges, unsigned=unsigned)
+        add_fake_quantisation(made.model, ranges, unsigned=unsigned)
         ours = made(x_u, maps=None if sensitivities is None else torch.from_numpy(sensitivities))
     peak = float_image.abs().max()
     cost = (ours - float_image).abs().max()
@@ -78,7 +82,7 @@ def test_it_computes_what_the_export_computes(name: str, unsigned: bool) -> None
 def test_gradients_pass_and_ranges_learn() -> None:
     made = network(spec(), lines(), size=SIZE)
     ranges = equalise(made.model, made.maxima)
-    round_network(made.model, {k: 0.5 * v for k, v in ranges.items()}, unsigned=True)
+    add_fake_quantisation(made.model, {k: 0.5 * v for k, v in ranges.items()}, unsigned=True)
     x_u = torch.randn(2, 1, *SIZE)
     made(x_u).square().mean().backward()
     for name, parameter in made.model.named_parameters():
@@ -91,7 +95,7 @@ def test_gradients_pass_and_ranges_learn() -> None:
 def test_values_are_multiples_of_the_step_within_bounds() -> None:
     conv = nn.Conv2d(8, 8, 3, padding=1)
     for kind, unsigned in (("u8", True), ("s8", False)):
-        rounded = RoundedConv(conv, 2.0, rectified=True, unsigned=unsigned)
+        rounded = FakeQuantConv(conv, 2.0, rectified=True, unsigned=unsigned)
         assert rounded.kind == kind
         values = rounded._rounded(torch.linspace(-3, 3, 4001).reshape(1, 1, 1, -1))
         steps = (values / (2.0 / LARGEST[kind])).detach()
@@ -103,8 +107,8 @@ def test_unrounding_gives_the_float_network_back() -> None:
     made = network(spec(), lines(), size=SIZE)
     ranges = equalise(made.model, made.maxima)
     before = {k: v.clone() for k, v in made.model.state_dict().items()}
-    round_network(made.model, ranges, unsigned=True)
-    learned = unround(made.model)
+    add_fake_quantisation(made.model, ranges, unsigned=True)
+    learned = remove_fake_quantisation(made.model)
     assert learned == pytest.approx(ranges, rel=1e-5)
     after = made.model.state_dict()
     assert after.keys() == before.keys()

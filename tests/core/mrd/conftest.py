@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdmri_edge.mrd.server import Server
-from kdmri_edge.mrd.settings import ServerSettings
+from kdmri_edge.mrd.server.server import Server
+from kdmri_edge.mrd.server.settings import ServerSettings
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
 

@@ -8,7 +8,7 @@ import ismrmrd
 import numpy as np
 from ismrmrd import Acquisition
 
-from kdmri_edge.data.phantom import phantom_volume
+from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import Mask

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from ismrmrd import Acquisition
 
 from kdmri_edge.errors import DataError
-from kdmri_edge.mrd.assembler import Assembler, Capacity, Slice
-from kdmri_edge.mrd.emit import encoding_of, readouts
-from kdmri_edge.mrd.header import read_encoding, write_encoding
+from kdmri_edge.mrd.format.assembler import Assembler, Capacity, Slice
+from kdmri_edge.mrd.format.emit import encoding_of, readouts
+from kdmri_edge.mrd.format.header import read_encoding, write_encoding
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from kdmri_edge.physics.masks import Mask
 from tests.core.mrd.scans import every_line, noise_scan, reversed_readout, without_flags

@@ -17,14 +17,14 @@ import ismrmrd
 import numpy as np
 import pytest
 
-from kdmri_edge.bundle import open_bundle
 from kdmri_edge.errors import StreamError
 from kdmri_edge.mrd.client import send_scan
-from kdmri_edge.mrd.emit import encoding_of, readouts
-from kdmri_edge.mrd.hdf5 import read_header, read_readouts, write_scan
-from kdmri_edge.mrd.header import write_encoding
-from kdmri_edge.mrd.images import fallback_of
-from kdmri_edge.mrd.messages import Close, serialise
+from kdmri_edge.mrd.format.emit import encoding_of, readouts
+from kdmri_edge.mrd.format.hdf5 import read_header, read_readouts, write_scan
+from kdmri_edge.mrd.format.header import write_encoding
+from kdmri_edge.mrd.format.images import fallback_of
+from kdmri_edge.mrd.format.messages import Close, serialise
+from kdmri_edge.runtime.bundle import open_bundle
 from kdmri_edge.runtime.pipeline import Pipeline
 from tests.core.mrd.scans import every_line, noise_scan, phantom_scan
 

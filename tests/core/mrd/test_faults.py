@@ -9,13 +9,13 @@ import tracemalloc
 
 import pytest
 
-from kdmri_bench.faults import FAULTS, SILENT, misbehave
-from kdmri_edge.mrd.assembler import Capacity
+from experiments.faults import FAULTS, SILENT, misbehave
 from kdmri_edge.mrd.client import send_scan
-from kdmri_edge.mrd.emit import encoding_of, readouts
-from kdmri_edge.mrd.header import write_encoding
-from kdmri_edge.mrd.images import fallback_of
-from kdmri_edge.mrd.messages import Close, ConfigFile, Text, serialise
+from kdmri_edge.mrd.format.assembler import Capacity
+from kdmri_edge.mrd.format.emit import encoding_of, readouts
+from kdmri_edge.mrd.format.header import write_encoding
+from kdmri_edge.mrd.format.images import fallback_of
+from kdmri_edge.mrd.format.messages import Close, ConfigFile, Text, serialise
 from tests.core.mrd.scans import noise_scan
 from tests.waiting import until
 

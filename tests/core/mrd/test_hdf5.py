@@ -9,10 +9,10 @@ import ismrmrd
 import numpy as np
 import pytest
 
-from kdmri_edge.data.readers import read_volume
+from kdmri_edge.data.formats.registry import read_volume
 from kdmri_edge.errors import DataError
-from kdmri_edge.mrd.emit import encoding_of, readouts
-from kdmri_edge.mrd.hdf5 import (
+from kdmri_edge.mrd.format.emit import encoding_of, readouts
+from kdmri_edge.mrd.format.hdf5 import (
     count_readouts,
     read_header,
     read_readouts,
@@ -21,7 +21,7 @@ from kdmri_edge.mrd.hdf5 import (
     write_readouts,
     write_scan,
 )
-from kdmri_edge.mrd.header import write_encoding
+from kdmri_edge.mrd.format.header import write_encoding
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask
 from tests.core.mrd.scans import AFFINE, noise_scan

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdmri_edge.errors import StreamError
-from kdmri_edge.mrd.messages import (
+from kdmri_edge.mrd.format.messages import (
     Close,
     ConfigFile,
     ConfigText,
@@ -22,7 +22,7 @@ from kdmri_edge.mrd.messages import (
     Text,
     serialise,
 )
-from kdmri_edge.mrd.parser import Limits, Order, Parser
+from kdmri_edge.mrd.format.parser import Limits, Order, Parser
 
 RNG = np.random.default_rng(0)
 LINE = RNG.standard_normal((3, 16)).astype(np.float32)

@@ -9,16 +9,15 @@ import ismrmrd
 import numpy as np
 import pytest
 
-from kdmri_edge.data.hdf5 import layout_of
+from kdmri_edge.data.formats.hdf5.layouts import layout_of
+from kdmri_edge.data.formats.registry import read_volume, write_image_record
+from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.inspect import inspect
-from kdmri_edge.data.picture import Picture
-from kdmri_edge.data.readers import read_volume
-from kdmri_edge.data.writers import write_picture
 from kdmri_edge.errors import DataError
-from kdmri_edge.mrd.assembler import Assembler
-from kdmri_edge.mrd.emit import encoding_of, readouts
-from kdmri_edge.mrd.hdf5 import write_images
-from kdmri_edge.mrd.images import ImageMaker
+from kdmri_edge.mrd.format.assembler import Assembler
+from kdmri_edge.mrd.format.emit import encoding_of, readouts
+from kdmri_edge.mrd.format.hdf5 import write_images
+from kdmri_edge.mrd.format.images import ImageMaker
 from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
 from tests.core.mrd.scans import AFFINE, noise_scan
 
@@ -32,8 +31,8 @@ OBLIQUE = np.array(
 @pytest.mark.parametrize("slices", [1, 4])
 def test_round_trip_keeps_place_and_phase(tmp_path: Path, affine: np.ndarray, slices: int) -> None:
     image = (IMAGE * np.exp(1j * IMAGE)).astype(np.complex64)[:slices]
-    picture = Picture(image=image, affine=affine, derivation="Made by hand.")
-    write_picture(tmp_path / "sub-07_T2w.h5", picture)
+    picture = ImageRecord(image=image, affine=affine, derivation="Made by hand.")
+    write_image_record(tmp_path / "sub-07_T2w.h5", picture)
     volume = read_volume(tmp_path / "sub-07_T2w.h5")
     np.testing.assert_array_equal(volume.image, image)
     np.testing.assert_allclose(volume.affine, affine, atol=1e-4)
@@ -44,7 +43,9 @@ def test_round_trip_keeps_place_and_phase(tmp_path: Path, affine: np.ndarray, sl
 
 
 def test_the_package_reads_what_is_written(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.h5", Picture(image=IMAGE, affine=AFFINE, derivation="By hand."))
+    write_image_record(
+        tmp_path / "a.h5", ImageRecord(image=IMAGE, affine=AFFINE, derivation="By hand.")
+    )
     with ismrmrd.Dataset(str(tmp_path / "a.h5"), mode="r") as dataset:
         assert dataset.number_of_images("image_1") == 4
         image = dataset.read_image("image_1", 2)
@@ -97,13 +98,13 @@ def _channels(path: Path) -> None:
 
 
 def _no_headers(path: Path) -> None:
-    write_picture(path, Picture(image=IMAGE))
+    write_image_record(path, ImageRecord(image=IMAGE))
     with h5py.File(path, "r+") as file:
         del file["dataset/image_1/header"]
 
 
 def _no_xml(path: Path) -> None:
-    write_picture(path, Picture(image=IMAGE))
+    write_image_record(path, ImageRecord(image=IMAGE))
     with h5py.File(path, "r+") as file:
         file["dataset/image_1/attributes"][1] = "<not"
 

@@ -13,15 +13,15 @@ import ismrmrd
 import numpy as np
 import pytest
 
-from kdmri_edge.mrd.assembler import Slice
 from kdmri_edge.mrd.client import Reply, send_scan
-from kdmri_edge.mrd.emit import encoding_of, readouts
-from kdmri_edge.mrd.header import write_encoding
-from kdmri_edge.mrd.images import clipped_pixels, fallback_of
-from kdmri_edge.mrd.messages import Close, ConfigText, HeaderText, Text, serialise
-from kdmri_edge.mrd.outbox import Outbox
-from kdmri_edge.mrd.parser import Parser
-from kdmri_edge.mrd.server import Server
+from kdmri_edge.mrd.format.assembler import Slice
+from kdmri_edge.mrd.format.emit import encoding_of, readouts
+from kdmri_edge.mrd.format.header import write_encoding
+from kdmri_edge.mrd.format.images import clipped_pixels, fallback_of
+from kdmri_edge.mrd.format.messages import Close, ConfigText, HeaderText, Text, serialise
+from kdmri_edge.mrd.format.parser import Parser
+from kdmri_edge.mrd.server.send_queue import SendQueue
+from kdmri_edge.mrd.server.server import Server
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.pipeline import Outcome, Pipeline, zero_filled_magnitude
 from tests.core.mrd.conftest import StandIn
@@ -183,19 +183,19 @@ def test_the_deadline_counts_from_the_last_line(serving, monkeypatch: pytest.Mon
     """A slice that waits until others have been sent is late all the same."""
     asked: list[float] = []
     came: list[float] = []
-    reserve, put_slice = Outbox.reserve, Outbox.put_slice
+    reserve, put_slice = SendQueue.reserve, SendQueue.put_slice
 
-    def slowly(outbox: Outbox) -> None:
+    def slowly(outbox: SendQueue) -> None:
         asked.append(time.monotonic())
         time.sleep(0.1)
         reserve(outbox)
 
-    def noted(outbox: Outbox, part: Slice, future: Any, maker: Any, at: float) -> None:
+    def noted(outbox: SendQueue, part: Slice, future: Any, maker: Any, at: float) -> None:
         came.append(at)
         put_slice(outbox, part, future, maker, at)
 
-    monkeypatch.setattr(Outbox, "reserve", slowly)
-    monkeypatch.setattr(Outbox, "put_slice", noted)
+    monkeypatch.setattr(SendQueue, "reserve", slowly)
+    monkeypatch.setattr(SendQueue, "put_slice", noted)
     assert len(sent(serving(), noise_scan(2)).images) == 2
     assert len(came) == 2
     assert all(at <= begun for at, begun in zip(came, asked, strict=True))
@@ -276,7 +276,7 @@ def test_too_many_scans_are_told_so(serving, events) -> None:
 
 def test_a_crowd_is_turned_away_and_logged(serving, events, monkeypatch) -> None:
     """Beyond those that wait there is not even a thread to say why."""
-    monkeypatch.setattr("kdmri_edge.mrd.server._WAITING", 0)
+    monkeypatch.setattr("kdmri_edge.mrd.server.server._WAITING", 0)
     server = serving(sessions=1)
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as first:
         first.sendall(serialise(ConfigText("kdmri-edge")))

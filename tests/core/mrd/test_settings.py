@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kdmri_edge.errors import StreamError
-from kdmri_edge.mrd.messages import ConfigFile, ConfigText, Text
-from kdmri_edge.mrd.settings import Choice, ServerSettings, choose, refine
+from kdmri_edge.mrd.format.messages import ConfigFile, ConfigText, Text
+from kdmri_edge.mrd.server.settings import Choice, ServerSettings, choose, refine
 
 FLOAT, INT16 = Choice(int16=False), Choice(int16=True)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kdmri_edge.mrd.telemetry import log_defect, log_event, log_to_stderr
+from kdmri_edge.mrd.server.telemetry import log_defect, log_event, log_to_stderr
 
 
 @pytest.fixture(autouse=True)

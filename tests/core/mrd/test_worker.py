@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdmri_edge.mrd.worker import Worker
+from kdmri_edge.mrd.server.worker import Worker
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.pipeline import Outcome
 from tests.core.mrd.conftest import StandIn

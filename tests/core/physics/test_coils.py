@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdmri_edge.data.simulate import Coils, coil_maps, complex_noise
+from kdmri_edge.data.simulation import Coils, coil_maps, complex_noise
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.coils import (
     combine,
@@ -22,10 +22,9 @@ from kdmri_edge.physics.coils import (
     sense_zero_filled,
     whitening_matrix,
 )
-from kdmri_edge.physics.forms import Form
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.physics.projection import operator_array, zero_filled
+from kdmri_edge.physics.operators import Form, operator_array, zero_filled
 
 sizes = st.integers(2, 13)
 numbers = st.integers(1, 5)

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from kdmri_edge.errors import MaskError
 from kdmri_edge.physics.consistency import data_consistency, gain, operator_tensor
-from kdmri_edge.physics.forms import Form, choose_form
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.physics.projection import projection_matrix
+from kdmri_edge.physics.operators import Form, choose_form, projection_matrix
 
 LINE_FORMS = list(Form)
 POINT_FORMS = [Form.DFT, Form.FFT]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdmri_edge.data.phantom import phantom_volume
+from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.scan import Scan
-from kdmri_edge.data.simulate import Coils, coil_maps, complex_noise, smooth_phase
+from kdmri_edge.data.simulation import Coils, coil_maps, complex_noise, smooth_phase
 from kdmri_edge.errors import MaskError
 from kdmri_edge.physics.coils import combine, expand
 from kdmri_edge.physics.espirit import calibration_block, check_calibration, espirit_maps
 from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import Mask, variable_density_lines
-from kdmri_edge.runtime.sense import sense_input
+from kdmri_edge.runtime.inputs import sense_input
 
 SIZE = 64
 MASK = variable_density_lines(SIZE, 2, centre_lines=24)

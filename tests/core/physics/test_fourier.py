@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kdmri_edge.errors import MaskError
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from kdmri_edge.physics.masks import Mask, variable_density_2d, variable_density_lines
-from kdmri_edge.physics.projection import projection_matrix, zero_filled
+from kdmri_edge.physics.operators import projection_matrix, zero_filled
 
 shapes = st.tuples(st.integers(1, 3), st.integers(2, 21), st.integers(2, 21))
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdmri_edge.errors import MaskError
-from kdmri_edge.physics.mask_file import load_mask
 from kdmri_edge.physics.masks import (
     Mask,
     centre_block,
     equispaced_lines,
+    load_mask,
     random_lines,
     variable_density_2d,
     variable_density_lines,

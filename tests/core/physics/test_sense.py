@@ -8,13 +8,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdmri_edge.data.simulate import complex_noise
+from kdmri_edge.data.simulation import complex_noise
 from kdmri_edge.physics.coils import sense_normal, sense_operator_array
-from kdmri_edge.physics.consistency import data_consistency, operator_tensor
-from kdmri_edge.physics.forms import Form
+from kdmri_edge.physics.consistency import (
+    data_consistency,
+    maps_tensor,
+    operator_tensor,
+    sense_consistency,
+    sense_operator_tensor,
+)
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.physics.sense import maps_tensor, sense_consistency, sense_operator_tensor
-from kdmri_edge.scaling import network_maps
+from kdmri_edge.physics.operators import Form
+from kdmri_edge.physics.scaling import network_maps
 
 sizes = st.integers(2, 15)
 seeds = st.integers(0, 999)

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdmri_edge.errors import MaskError
-from kdmri_edge.physics.fourier import kspace_to_image
-from kdmri_edge.physics.masks import Mask, variable_density_lines
-from kdmri_edge.runtime.combine import (
+from kdmri_edge.physics.combining import (
     centre_lines,
     combined,
     root_sum_of_squares,
     smooth_sensitivities,
 )
+from kdmri_edge.physics.fourier import kspace_to_image
+from kdmri_edge.physics.masks import Mask, variable_density_lines
 from tests.core.mrd.scans import every_line, noise_scan, phantom_scan
 
 

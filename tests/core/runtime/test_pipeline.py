@@ -9,10 +9,10 @@ import pytest
 
 from kdmri_edge.errors import BackendError
 from kdmri_edge.physics.coils import compress, noise_weights
+from kdmri_edge.physics.combining import combined, root_sum_of_squares
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask, variable_density_lines
-from kdmri_edge.runtime.combine import combined, root_sum_of_squares
-from kdmri_edge.runtime.ort import OnnxRuntimeSession
+from kdmri_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
 from kdmri_edge.runtime.pipeline import Pipeline, zero_filled_magnitude
 from kdmri_edge.runtime.session import open_session, reconstruct
 from tests.core.mrd.scans import every_line, phantom_scan

@@ -1,0 +1,1 @@
+"""This project's own recorded studies; not part of the wheel."""

@@ -1,0 +1,39 @@
+"""What the commands under `python -m kdmri_bench.NAME` share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kdmri_edge.errors import KdmriError
+from kdmri_edge.utils.files import check_writable, write_json
+
+__all__ = ["Script", "record"]
+
+
+class Script(click.Command):
+    """A command that tells a user's mistake in one sentence and ends with its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            out = ctx.params.get("out")
+            if isinstance(out, Path):  # found out now, not after an hour of measuring
+                check_writable(out)
+            return super().invoke(ctx)
+        except KdmriError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+def record(report: Mapping[str, Any], out: Path | None) -> None:
+    """Write a report into a folder, which is made; without one do nothing.
+
+    Raises:
+        OutputError: The folder cannot be written to.
+    """
+    if out is not None:
+        write_json(out / "report.json", report)

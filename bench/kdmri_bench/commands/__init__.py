@@ -1,0 +1,1 @@
+"""Sub-commands that measure, select and reproduce."""

@@ -1,0 +1,203 @@
+"""`kdmri-edge bench`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kdmri_bench.commands.limits import limit_options, read_limits
+from kdmri_edge.errors import BenchError
+
+__all__ = ["bench"]
+
+
+@click.command()
+@click.argument("sources", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--data", type=click.Path(path_type=Path),
+    help="Folder of volumes (or one file). Of a folder that follows the run's split or a known one"
+    " only the test subjects are measured; any other folder is all test data.",
+)  # fmt: skip
+@click.option("--contrast", help="Measure on this contrast only, e.g. T1w.")
+@click.option(
+    "--subjects", help="Measure on exactly these subjects, comma-separated, whatever the split."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path),
+    help="Folder for report.html, .md, .json, .csv and panel.png."
+    "  [default: RUN/bench, else ./kdmri-bench]",
+)  # fmt: skip
+@click.option("--threads", type=int, help="Threads of every runtime.  [default: all CPUs]")
+@click.option(
+    "--precision", "precisions", multiple=True, type=click.Choice(["f32", "f16", "bf16", "int8"]),
+    help="Measure this precision; may be repeated.  [default: f32, bf16, int8]",
+)  # fmt: skip
+@click.option(
+    "--quick/--full", "quick", default=True, show_default="quick",
+    help="Quick: an answer in minutes, on the central slices. Full: for publication, over an hour,"
+    " unattended: 1,024 queries or 60 s per row, whole volumes, p99, batches, torch.compile.",
+)  # fmt: skip
+@click.option(
+    "--samples",
+    type=int,
+    help="Timed queries per row, however long they take.  [quick: 40, full: 1024, the slowest rows"
+    " fewer]",
+)
+@click.option("--warmup", type=int, help="Untimed queries before each round.")
+@click.option("--batches", help="Batch sizes of the offline throughput.  [quick: 1, full: 1,8,32]")
+@click.option(
+    "--with-plain-export/--without-plain-export", default=True, show_default="with",
+    help="Measure exports that keep DFT nodes, as a plain export of the network would.",
+)  # fmt: skip
+@click.option(
+    "--usual-only", is_flag=True,
+    help="Measure each runtime in its usual way alone: no other layouts, hints or compilers.",
+)  # fmt: skip
+@click.option(
+    "--limit-slices",
+    type=int,
+    help="Measure on the central N slices of each volume.  [quick: 4, full: all]",
+)
+@limit_options
+@click.option(
+    "--compare", nargs=2, type=click.Path(path_type=Path), metavar="A.json B.json",
+    help="Measure nothing: say where report B is worse than A beyond the noise; exit 1 if it is.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, not as a table.")
+def bench(
+    sources: tuple[Path, ...],
+    data: Path | None,
+    contrast: str | None,
+    subjects: str | None,
+    out: Path | None,
+    threads: int | None,
+    precisions: tuple[str, ...],
+    quick: bool,
+    samples: int | None,
+    warmup: int | None,
+    batches: str | None,
+    with_plain_export: bool,
+    usual_only: bool,
+    limit_slices: int | None,
+    max_latency: str | None,
+    max_memory: str | None,
+    max_loss: str | None,
+    compare: tuple[Path, Path] | None,
+    as_json: bool,
+) -> None:
+    """Compare quality, latency and memory of networks on every runtime of this machine.
+
+    SOURCES are runs, checkpoints, bundles, folders of bundles, or trained networks of the package
+    (`kdmri-edge models`); without any, the newest run under
+    runs/ is measured. For a run, missing exports are made first and kept under RUN/exports.
+
+    Every row is measured in a process of its own; quality comes from that runtime's own output on
+    the test volumes. What this machine lacks keeps its row, with the reason. The report recommends
+    the smallest variant that keeps the limits of --max-latency, --max-memory and --max-loss
+    (without any of them 50 ms, 512 MiB and 0.1 dB; of some, the others are left open);
+    `kdmri-edge select` tries others without measuring again.
+
+    \b
+    Examples:
+      kdmri-edge bench runs/mine --data DIR
+      kdmri-edge bench dccnn-d5c5@brain-4x dccnn-d3c5@brain-4x --data DIR --full --out report
+      kdmri-edge bench --compare report-old/report.json report/report.json
+    """  # noqa: D301 - click wants the backspace itself
+    if compare is not None:
+        from kdmri_bench.results.compare import compare_files
+
+        sys.exit(compare_files(*compare, as_json=as_json))
+    if data is None:
+        raise click.UsageError("Missing option '--data': the folder of the test volumes.")
+    from kdmri_bench.planning.settings import FULL, QUICK, USUAL, Precision
+    from kdmri_bench.planning.sources import gather
+    from kdmri_bench.planning.testdata import choose_files, load_cases, run_split
+    from kdmri_edge.distill.run_folder import Run, newest_run
+    from kdmri_edge.utils.console import say
+    from kdmri_edge.utils.files import check_writable
+
+    limits = read_limits(max_latency, max_memory, max_loss)
+    mode = QUICK if quick else FULL
+    given: dict[str, Any] = {
+        "samples": samples,
+        "end_to_end": samples,
+        "warmup": warmup,
+        "limit_slices": limit_slices,
+        "batches": _batches(batches),
+    }
+    settings = replace(
+        mode,
+        threads=threads,
+        precisions=tuple(Precision(p) for p in precisions) or USUAL,
+        plain_export=with_plain_export,
+        every_way=not usual_only,
+        seconds=mode.seconds if samples is None else None,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    if not sources:
+        sources = (newest_run().path,)
+        say(f"Measuring the newest run, {sources[0]}.")
+    networks = gather(sources)
+    runs = [Run(path) for path in sources if (path / "run.json").is_file()]
+    own = run_split(runs[0].meta) if len(runs) == 1 else None
+    first = networks[0]
+    files, split = choose_files(data, contrast=contrast, subjects=_list(subjects), own=own)
+    out = out or (runs[0].path / "bench" if len(runs) == 1 else Path("kdmri-bench"))
+    check_writable(out)
+    loaded = load_cases(
+        files,
+        mask=first.mask,
+        matrix=first.matrix,
+        spec=first.spec,
+        split=split,
+    )
+
+    from kdmri_bench.benchmark import bench as measure
+    from kdmri_bench.reporting.figures import seen_lines
+
+    done = measure(networks, loaded, settings, out=out, limits=limits)
+    if as_json:
+        for line in seen_lines(done.report):
+            say(f"Warning: {line}")
+        click.echo(json.dumps(done.report.to_dict(), indent=1, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        from kdmri_bench.reporting.table import console_width, print_table
+
+        print_table(done.report, Console(width=console_width()))
+    if quick:
+        say("This was the quick mode: few samples on central slices; publish with --full.")
+    for kind, path in done.files.items():
+        say(f"{kind}: {path}")
+
+
+def _batches(text: str | None) -> tuple[int, ...] | None:
+    """Read a list of batch sizes.
+
+    Raises:
+        BenchError: it holds something else than whole numbers.
+    """
+    try:
+        return None if text is None else tuple(sorted({int(word) for word in text.split(",")}))
+    except ValueError:
+        raise BenchError(f"--batches {text!r} is no list.", "Write e.g. --batches 1,8.") from None
+
+
+def _list(text: str | None) -> list[str]:
+    """Split a comma-separated option.
+
+    Raises:
+        BenchError: it names nothing.
+    """
+    if text is None:
+        return []
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise BenchError("--subjects names no subject.", "Write e.g. --subjects 04,19.")
+    return names

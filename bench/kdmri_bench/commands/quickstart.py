@@ -1,0 +1,58 @@
+"""`kdmri-edge quickstart`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+__all__ = ["quickstart"]
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("quickstart"),
+    show_default=True,
+    help="Folder of the run.",
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one key of the quickstart recipe, e.g. teacher_steps=2000.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, not as a table.")
+def quickstart(out: Path, assignments: tuple[str, ...], as_json: bool) -> None:
+    """Distil, export and benchmark on an embedded phantom, in minutes on two cores.
+
+    It shows that the whole path works on this machine. How good a student gets is shown by
+    `kdmri-edge distill` on your own data, with its full number of steps.
+    """
+    from kdmri_edge.utils.extras import require
+
+    require("torch", extra="all")
+    require("lightning_fabric", extra="all")
+    require("matplotlib", extra="all")
+    from kdmri_bench.planning.settings import BenchSettings
+    from kdmri_bench.quickstart import quickstart as run_quickstart
+    from kdmri_edge.distill.recipe import load_recipe
+    from kdmri_edge.utils.console import say
+
+    settings = BenchSettings(samples=20, warmup=3, rounds=1, end_to_end=5)
+    done = run_quickstart(out, load_recipe("quickstart", assignments), settings)
+    if as_json:
+        click.echo(json.dumps(done.benchmark.report.to_dict(), indent=1, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        from kdmri_bench.reporting.table import console_width, print_table
+
+        print_table(done.benchmark.report, Console(width=console_width()))
+    say(f"Picture: {done.benchmark.files['panel']}")
+    say("Next, on your own volumes (NIfTI, DICOM, HDF5, .npy, ...):")
+    say("  kdmri-edge distill --data DIR --acceleration 4 --out runs/mine")
+    say("  kdmri-edge bench runs/mine --data DIR")

@@ -1,0 +1,52 @@
+"""`kdmri-edge select`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from kdmri_bench.commands.limits import limit_options, read_limits
+
+__all__ = ["select"]
+
+
+@click.command()
+@click.argument("report", type=click.Path(path_type=Path), default=Path("kdmri-bench"))
+@limit_options
+@click.option("--json", "as_json", is_flag=True, help="Print the choice as JSON.")
+def select(
+    report: Path,
+    max_latency: str | None,
+    max_memory: str | None,
+    max_loss: str | None,
+    as_json: bool,
+) -> None:
+    """Pick the smallest variant of a report that keeps your limits.
+
+    REPORT is a report.json of `kdmri-edge bench`, or its folder: by default ./kdmri-bench; that of
+    `bench RUN` is RUN/bench. Of the networks that keep all
+    limits the one with the fewest parameters is taken, in its fastest way of running. Without any
+    limit the report's own are used, which gives the variant that the report recommends. If none
+    keeps them, the exit code is 1 and each variant says what it misses.
+
+    \b
+    Example:
+      kdmri-edge select report/report.json --max-latency 20ms --max-memory 300MB --max-loss 0.1dB
+    """  # noqa: D301 - click wants the backspace itself
+    from kdmri_bench.reporting.report import read_report
+    from kdmri_bench.reporting.selection import as_dict, lines
+    from kdmri_bench.results.select import choose, limits_of
+
+    found = read_report(report / "report.json" if report.is_dir() else report)
+    limits = read_limits(max_latency, max_memory, max_loss) or limits_of(found)
+    choice = choose(found, limits)
+    if as_json:
+        click.echo(json.dumps(as_dict(choice, limits), indent=1))
+    else:
+        for line in lines(found, choice, limits):
+            click.echo(line)
+    if choice.row is None:
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""Measuring rows: processes, latency, memory, energy, quality."""

@@ -1,0 +1,187 @@
+"""The process of one row: `python -m kdmri_bench.measuring.worker JOB.json RESULT.json`.
+
+Only numpy and the light core are imported before the first look at the memory, so that what comes
+on top of that baseline belongs to the backend and its network.
+
+The order matters: time and memory of single slices are measured first, with one slice as the only
+data in the process. Throughput and whole volumes come after the peak has been read, and quality is
+computed by the parent: the volumes and scikit-image would otherwise be charged to the network.
+
+A query from k-space to image has the network's own time in it: both are taken from the same
+queries, so that their difference is what surrounds the network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from kdmri_bench.measuring.device import Meter, Nvml, open_nvml, resident
+from kdmri_bench.measuring.isolation import Job, JobResult
+from kdmri_bench.measuring.latency import sample_latency, throughput
+from kdmri_edge.errors import BackendError, KdmriError, MissingExtraError
+from kdmri_edge.physics.fourier import kspace_to_image
+from kdmri_edge.runtime.session import open_session, reconstruct
+from kdmri_edge.utils.extras import load_attribute
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from kdmri_edge.runtime.session import Session
+
+__all__ = ["main", "measure"]
+
+_PARTS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "complex": lambda image: image,
+    "real": lambda image: image.real,
+    "magnitude": np.abs,
+}
+
+
+def measure(job: Job) -> JobResult:
+    """Do what the job says, in this process.
+
+    Raises:
+        KdmriError: the source cannot be opened on that backend at that precision.
+    """
+    query = np.load(job.query)
+    gpu, _ = open_nvml()
+    before, gpu_before = resident(), gpu.memory() if gpu else None
+    start = time.perf_counter()
+    session = _open(job, job.source)
+    load_s = time.perf_counter() - start
+    loaded = resident()
+    start = time.perf_counter()
+    session.run(query)
+    first_s, cold_s = time.perf_counter() - start, time.time() - job.spawned
+    meter = Meter(gpu if _on_gpu(session) else None)
+    latency, whole = _sampled(job, session, query)
+    energy = meter.stop(len(latency) + job.warmup)
+    after = resident()
+    memory = {
+        "baseline": before.now,
+        "loaded": loaded.now,
+        "peak": after.peak,
+        "above_baseline": after.peak - before.now,
+        "source": after.source,
+        **_gpu_memory(gpu, gpu_before, session),
+    }
+    found: dict[str, Any] = {}
+    if job.batches:
+        found["throughput"] = throughput(
+            session,
+            lambda: _open(job, job.dynamic or job.source),
+            query,
+            batches=job.batches,
+            seconds=job.throughput_s,
+        )
+    for source, output in job.volumes:
+        zero_filled = np.load(source, mmap_mode="r")
+        np.save(output, reconstruct(session, zero_filled))
+    return JobResult(
+        load_s=load_s,
+        first_s=first_s,
+        cold_s=cold_s,
+        latency_s=tuple(latency),
+        end_to_end_s=tuple(whole),
+        energy=energy,
+        memory=memory,
+        info=dataclasses.asdict(session.info),
+        **found,
+    )
+
+
+def _open(job: Job, source: str) -> Session:
+    opener = load_attribute(job.opener) if job.opener else open_session
+    session: Session = opener(
+        Path(source),
+        backend=job.backend,
+        precision=job.precision,
+        threads=job.threads,
+        **job.options,
+    )
+    return session
+
+
+def _on_gpu(session: Session) -> bool:
+    return session.info.device.upper() != "CPU"
+
+
+def _gpu_memory(gpu: Nvml | None, before: int | None, session: Session) -> dict[str, Any]:
+    """Return what the process holds on the GPU.
+
+    Runtimes keep what they have taken there (caching allocators, an engine's workspace), so the
+    figure after the last query is the peak.
+    """
+    if gpu is None or before is None or not _on_gpu(session):
+        return {}
+    return {"gpu_peak": max(gpu.memory() - before, 0), "gpu_source": gpu.source}
+
+
+def _sampled(
+    job: Job, session: Session, query: NDArray[np.float32]
+) -> tuple[list[float], list[float]]:
+    """Time the queries: return the network's seconds, and those from k-space to image."""
+    began, warmup = time.perf_counter(), job.warmup
+    network: list[float] = []
+    whole: list[float] = []
+    if job.kspace and job.end_to_end:
+        clocked = _Clocked(session)
+        image = _end_to_end(job, cast("Session", clocked))
+        whole = sample_latency(image, warmup=warmup, samples=job.end_to_end, seconds=job.seconds)
+        network, warmup = clocked.durations[warmup:], 0
+    # What is left for the network alone: a benchmark that asks for more of it than of the whole.
+    left, more = _left(job, began), job.samples - len(network)
+    if more > 0 and (left is None or left > 0):
+        network += sample_latency(
+            lambda: session.run(query), warmup=warmup, samples=more, seconds=left
+        )
+    return network, whole
+
+
+def _left(job: Job, began: float) -> float | None:
+    return None if job.seconds is None else job.seconds - (time.perf_counter() - began)
+
+
+class _Clocked:
+    """The part of a session that `reconstruct` needs; it notes how long each run takes."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.maps: NDArray[np.float32] | None = None
+        self.durations: list[float] = []
+
+    def run(self, x_u: NDArray[np.float32]) -> NDArray[np.float32]:
+        start = time.perf_counter_ns()
+        image = self._session.run(x_u)
+        self.durations.append((time.perf_counter_ns() - start) * 1e-9)
+        return image
+
+
+def _end_to_end(job: Job, session: Session) -> Callable[[], object]:
+    """Return a query from sampled k-space to the image in its own unit."""
+    kspace, part = np.load(str(job.kspace)), _PARTS[job.image]
+    return lambda: reconstruct(session, np.ascontiguousarray(part(kspace_to_image(kspace))))
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job file named first, write the result file named second; return the exit status."""
+    job_file, result_file = map(Path, arguments)
+    try:
+        result = measure(Job.read(job_file))
+    except KdmriError as error:
+        lacking = isinstance(error, BackendError | MissingExtraError)
+        result = JobResult(error=str(error), absent=lacking)
+    result.write(result_file)
+    return 0 if result.error is None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,200 @@
+"""What is measured: the networks of a run, of checkpoints and of bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kdmri_bench.planning.testdata import check_same_input
+from kdmri_edge.distill.run_folder import ROLES, Run
+from kdmri_edge.errors import BenchError, BundleError, CheckpointError, RunError
+from kdmri_edge.models.checkpoint import read_checkpoint_meta
+from kdmri_edge.models.shipped import is_reference, resolve
+from kdmri_edge.models.specs import ModelSpec
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.runtime.bundle import MANIFEST, open_bundle
+
+__all__ = ["Source", "from_bundle", "from_checkpoint", "from_run", "gather"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One network to be measured.
+
+    Attributes:
+        name: unique among the sources, for the table.
+        role: "teacher", "plain" or "student".
+        spec: its architecture.
+        mask: the mask that it was trained for.
+        matrix: side of its square images.
+        training: how it was trained, from its metadata.
+        checkpoint: its weights; None where only bundles were given.
+        bundles: exports given by the user; empty where exports are to be made from the checkpoint.
+        exports: folder in which exports are kept; None for a scratch folder.
+    """
+
+    name: str
+    role: str
+    spec: ModelSpec
+    mask: Mask
+    matrix: int
+    training: Mapping[str, Any]
+    checkpoint: Path | None = None
+    bundles: tuple[Path, ...] = ()
+    exports: Path | None = None
+
+    @property
+    def hashes(self) -> frozenset[str]:
+        """SHA-256 of the volumes that it was trained on."""
+        return frozenset(str(item["sha256"]) for item in self.training.get("data") or ())
+
+
+def _source(meta: Mapping[str, Any], origin: Path, error: type[CheckpointError | BundleError],
+            **more: Any) -> Source:  # fmt: skip
+    """Build a source from the keys that checkpoints and manifests share."""
+    try:
+        role = str(meta["role"])
+        return Source(
+            name=ROLES.get(role, role),
+            role=role,
+            spec=ModelSpec.from_dict(meta["spec"]),
+            mask=Mask.from_dict(meta["mask"]),
+            matrix=int(meta["matrix"]),
+            training=meta.get("training") or {},
+            **more,
+        )
+    except (KeyError, TypeError, ValueError) as cause:
+        raise error(f"{origin} is damaged ({cause!r}).", "Make it again.") from cause
+
+
+def from_checkpoint(path: Path, *, exports: Path | None = None) -> Source:
+    """Describe a checkpoint.
+
+    Raises:
+        CheckpointError: missing or damaged file.
+    """
+    meta = read_checkpoint_meta(path)
+    return _source(meta, path, CheckpointError, checkpoint=path, exports=exports)
+
+
+def from_bundle(path: Path) -> Source:
+    """Describe a bundle.
+
+    Raises:
+        BundleError: missing, damaged or altered files.
+    """
+    bundle = open_bundle(path)
+    return _source(bundle.manifest, path, BundleError, bundles=(path,))
+
+
+def from_run(run: Run) -> list[Source]:
+    """Describe the finished networks of a run.
+
+    Raises:
+        RunError: no network of the run is finished.
+    """
+    roles = run.roles()
+    if not roles:
+        raise RunError(
+            f"Run {run.path} has no finished network yet.",
+            f"Finish it with: kdmri-edge distill --resume --out {run.path}",
+        )
+    return [from_checkpoint(run.weights(role), exports=run.exports_dir) for role in roles]
+
+
+def gather(paths: Sequence[Path]) -> list[Source]:
+    """Describe whatever the user named, and give every network a name of its own.
+
+    Args:
+        paths: run folders, checkpoints, bundles, folders of bundles, or references to shipped
+            networks (PRESET@PLACE).
+
+    Returns:
+        One source per network; several bundles of one network are one source.
+
+    Raises:
+        KdmriError: something is missing or damaged, or networks for different masks or matrices
+            were named together.
+    """
+    found: list[Source] = []
+    for path in paths:
+        if is_reference(str(path)):
+            found.append(from_checkpoint(resolve(str(path))))
+        elif path.is_file():
+            found.append(from_checkpoint(path))
+        elif (path / "run.json").is_file():
+            found.extend(from_run(Run(path)))
+        elif (path / MANIFEST).is_file():
+            found.append(from_bundle(path))
+        else:
+            found.extend(from_bundle(bundle) for bundle in _bundles_in(path))
+    sources = _named(_merged(found))
+    check_comparable(sources)
+    return sources
+
+
+def _bundles_in(folder: Path) -> list[Path]:
+    if not folder.exists():
+        raise BenchError(f"{folder} does not exist.", "Give a run, a checkpoint or a bundle.")
+    bundles = sorted(file.parent for file in folder.glob(f"*/{MANIFEST}"))
+    if not bundles:
+        raise BenchError(
+            f"{folder} is no run, bundle or folder of bundles.",
+            "Give what `kdmri-edge distill` or `kdmri-edge export` wrote.",
+        )
+    return bundles
+
+
+def _merged(found: Iterable[Source]) -> list[Source]:
+    """Join bundles of one network: same role, architecture, mask and training."""
+    merged: list[Source] = []
+    for source in found:
+        for index, other in enumerate(merged):
+            if source.bundles and other.bundles and _identity(source) == _identity(other):
+                merged[index] = replace(other, bundles=(*other.bundles, *source.bundles))
+                break
+        else:
+            merged.append(source)
+    return merged
+
+
+def _identity(source: Source) -> tuple[object, ...]:
+    return source.role, source.spec, source.mask.sha256, source.matrix, repr(source.training)
+
+
+def _named(sources: list[Source]) -> list[Source]:
+    """Tell sources of one role apart by their origin."""
+    result: list[Source] = []
+    taken: set[str] = set()
+    for source in sources:
+        name, number = source.name, 2
+        if sum(other.name == source.name for other in sources) > 1:
+            origin = source.checkpoint or source.bundles[0]
+            name = f"{source.name} ({origin.parent.name}/{origin.stem})"
+        stem = name
+        while name in taken:
+            name, number = f"{stem} #{number}", number + 1
+        taken.add(name)
+        result.append(replace(source, name=name))
+    return result
+
+
+def check_comparable(sources: Sequence[Source]) -> None:
+    """Refuse networks that do not take the same input.
+
+    Raises:
+        BenchError: no source, or differing masks, matrices or channels.
+    """
+    if not sources:
+        raise BenchError("There is nothing to measure.", "Name a run, a checkpoint or a bundle.")
+    first = sources[0]
+    for other in sources[1:]:
+        if other.mask != first.mask or other.matrix != first.matrix:
+            raise BenchError(
+                f"{first.name} is for mask {first.mask.name!r} at matrix {first.matrix},"
+                f" {other.name} for {other.mask.name!r} at {other.matrix}.",
+                "Measure networks for one mask together, others in another run.",
+            )
+    check_same_input([(source.name, source.spec) for source in sources])

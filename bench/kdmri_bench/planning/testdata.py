@@ -1,0 +1,194 @@
+"""Which volumes of a folder are test data, and what they look like to the networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdmri_edge.data.case import Case, Undersampling
+from kdmri_edge.data.datasets import Split, VolumeFile, find_volumes, split_for
+from kdmri_edge.data.formats.registry import read_volume
+from kdmri_edge.data.resample import to_matrix
+from kdmri_edge.errors import BenchError
+from kdmri_edge.models.specs import ModelSpec
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.utils.console import progress
+
+__all__ = [
+    "MEASURED",
+    "RETROSPECTIVE",
+    "TestData",
+    "check_same_input",
+    "choose_files",
+    "load_cases",
+    "run_split",
+]
+
+RETROSPECTIVE = "Retrospective, single-coil, zero-phase k-space from magnitude images."
+COMPLEX = (
+    "Retrospective, single-coil k-space; magnitude images are given a smooth phase, with local"
+    " fields, and noise."
+)
+SIMULATED_COILS = "Retrospective k-space of simulated coils, phase and noise from magnitude images."
+MEASURED = "Retrospective undersampling of measured, single-coil complex k-space."
+
+_SEED = 1
+"""Of what is simulated on test volumes: other coils than training's, whose seed is 0 by default."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TestData:
+    """Volumes to measure on.
+
+    Attributes:
+        cases: undersampled with the networks' mask, at their matrix.
+        split: name of the split whose test subjects they are, None where all of the folder is
+            test data.
+        statement: what kind of data this is, for the report.
+    """
+
+    __test__ = False  # the name starts with Test, and pytest would try to collect it
+
+    cases: tuple[Case, ...]
+    split: str | None
+    statement: str
+
+
+def run_split(meta: Mapping[str, Any]) -> Split | None:
+    """Return the split that a run recorded in its run.json, None where it recorded none.
+
+    Raises:
+        DataError: the record has one subject in two parts.
+    """
+    data = meta.get("data", {})
+    parts = {
+        part: tuple(dict.fromkeys(str(item["subject"]) for item in data.get(part, ())))
+        for part in ("train", "validation", "test")
+    }
+    if not any(parts.values()):
+        return None
+    return Split(name=str(data.get("split") or "run"), **parts)
+
+
+def choose_files(
+    folder: Path,
+    *,
+    contrast: str | None = None,
+    subjects: Sequence[str] = (),
+    own: Split | None = None,
+) -> tuple[list[VolumeFile], str | None]:
+    """Find the test volumes of a folder.
+
+    Args:
+        folder: the data.
+        contrast: keep only this contrast.
+        subjects: take exactly these subjects, whatever any split says; empty goes by the split.
+        own: the split of the run that is measured. Where it knows all subjects of the folder its
+            test subjects are taken, otherwise those of a known split that does; a folder that
+            follows neither is all test data.
+
+    Returns:
+        The files, and the name of the split (None without one).
+
+    Raises:
+        DataError: see `find_volumes`.
+        BenchError: a subject is not there, or the split's test subjects are not.
+    """
+    files = find_volumes(folder, contrast)
+    present = sorted({file.subject for file in files})
+    if subjects:
+        wanted = [subject.removeprefix("sub-") for subject in subjects]
+        missing = [subject for subject in wanted if subject not in present]
+        if missing:
+            raise BenchError(
+                f"{folder} has no volume of subject {missing[0]}.",
+                f"Present are {', '.join(present)}.",
+            )
+        return [file for file in files if file.subject in wanted], None
+    follows = own is not None and frozenset(present) <= own.subjects
+    split = own if follows else split_for(present)
+    if split is None:
+        return files, None
+    chosen = [file for file in files if file.subject in split.test]
+    if not chosen:
+        raise BenchError(
+            f"{folder} holds no test subject of split {split.name!r}"
+            f" ({', '.join(split.test) or 'it has none'}).",
+            f"Name the subjects to measure on, of {', '.join(present)}, with --subjects.",
+        )
+    return chosen, split.name
+
+
+def check_same_input(networks: Sequence[tuple[str, ModelSpec]]) -> None:
+    """Refuse networks that want different inputs of the same volumes.
+
+    Args:
+        networks: Name and architecture of each.
+
+    Raises:
+        BenchError: Some take magnitudes, others real parts or complex images, or one combines
+            coils, which the volumes of the benchmark do not have.
+    """
+    for name, spec in networks:
+        if spec.coils:
+            raise BenchError(
+                f"{name} combines coils, and the benchmark's volumes are of one coil.",
+                "Measure networks of one image, e.g. dccnn-d3c5-complex.",
+            )
+    first, *others = networks
+    for name, spec in others:
+        if spec.channels != first[1].channels:
+            raise BenchError(
+                f"{first[0]} takes {first[1].channels} channel(s), {name} {spec.channels}.",
+                "Measure magnitude and complex networks separately.",
+            )
+        if spec.magnitude_input != first[1].magnitude_input:
+            raise BenchError(
+                f"Of {first[0]} and {name}, one has data consistency and reads the real part of"
+                " the zero-filled image, the other its magnitude.",
+                "Measure them separately.",
+            )
+
+
+def load_cases(
+    files: Sequence[VolumeFile],
+    *,
+    mask: Mask,
+    matrix: int,
+    spec: ModelSpec,
+    split: str | None = None,
+) -> TestData:
+    """Read volumes, bring them to the matrix and undersample them as a network wants them.
+
+    Raises:
+        DataError: a volume is unreadable or below the matrix.
+        MaskError: the mask is of another size.
+    """
+    cases, measured = [], []
+    undersampled = Undersampling(spec, mask, matrix, _SEED)
+    with progress("Reading test volumes", len(files)) as advance:
+        for file in files:
+            volume = to_matrix(read_volume(file.path), matrix)
+            measured.append(volume.measured)
+            cases.append(undersampled.case(volume))
+            advance(1)
+    return TestData(cases=tuple(cases), split=split, statement=_statement(spec, measured))
+
+
+def _statement(spec: ModelSpec, measured: Sequence[bool]) -> str:
+    if spec.channels == 1:
+        return RETROSPECTIVE
+    if spec.coils:
+        return SIMULATED_COILS
+    return MEASURED if all(measured) else COMPLEX
+
+
+def central_slices(case: Case, count: int | None) -> Case:
+    """Keep the `count` slices around the middle, all where there are fewer or count is None."""
+    slices = len(case.target)
+    if count is None or count >= slices:
+        return case
+    start = (slices - count) // 2
+    return case.part(slice(start, start + count))

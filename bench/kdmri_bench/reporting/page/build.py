@@ -1,0 +1,277 @@
+"""Building the page from a report and the pictures of its worst slices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+
+from kdmri_bench.reporting.figures import (
+    COLUMNS,
+    NOTHING,
+    busy_lines,
+    header_line,
+    loss_text,
+    precision_text,
+    seen_lines,
+    text_of,
+)
+from kdmri_bench.reporting.figures import variant_name as name_of
+from kdmri_bench.reporting.page.charts import histogram_svg, pareto_svg, timing
+from kdmri_bench.reporting.page.images import Figure, Tile
+from kdmri_bench.reporting.page.method import method
+from kdmri_bench.results.ratios import BASELINES
+from kdmri_bench.results.repeatability import expected
+from kdmri_bench.results.schema import Report, Row, Status
+from kdmri_bench.results.select import choose, limits_of, recommended_row
+
+__all__ = ["build"]
+
+
+def build(report: Report, figures: Sequence[Figure] = ()) -> str:
+    """Return the report as one HTML document that loads nothing.
+
+    Args:
+        report: what was measured.
+        figures: slices to be looked at, see `images.figures`.
+    """
+    date = str(report.provenance.get("time_utc", ""))[:10]
+    title = f"Reconstruction benchmark, {report.mask.get('name', 'mask')}, {date}"
+    body = "".join(
+        [
+            _header(report, title),
+            "<main>",
+            _summary(report),
+            _pareto(report),
+            _table(report),
+            _missing(report),
+            _histograms(report),
+            _slices(report, figures),
+            method(report),
+            "</main>",
+            _footer(report),
+        ]
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>{escape(title)}</title><link rel="icon" href="data:,">'
+        f"<style>{_asset('style.css')}</style></head>\n<body>{body}"
+        f"<script>{_asset('sort.js')}</script></body></html>\n"
+    )
+
+
+def _asset(name: str) -> str:
+    return files("kdmri_bench.reporting.page").joinpath(name).read_text(encoding="utf-8")
+
+
+def _header(report: Report, title: str) -> str:
+    mode = report.settings.get("mode", "custom")
+    notices = [*seen_lines(report), *busy_lines(report)]
+    if mode == "quick":
+        notices.append(
+            "Quick mode: few samples, and only the central slices of each volume. Good for a first"
+            " look; publish and decide with --full."
+        )
+    marks = "".join(f'<p class="notice">{escape(line)}</p>' for line in notices)
+    return (
+        f'<header><h1>{escape(title)}</h1><p class="lead">{escape(header_line(report))}</p>'
+        f"{marks}</header>"
+    )
+
+
+def _card(value: str, label: str) -> str:
+    return f'<div class="card"><b>{escape(value)}</b><span>{escape(label)}</span></div>'
+
+
+def _summary(report: Report) -> str:
+    limits = limits_of(report)
+    asked = "; ".join(limits.describe())
+    row = recommended_row(report)
+    if row is None:
+        choice = choose(report, limits)
+        lines = "".join(
+            f"<li><code>{escape(key)}</code>: {escape('; '.join(found))}</li>"
+            for key, found in choice.misses.items()
+            if found and not found[0].startswith("not measured")
+        )
+        return (
+            '<section id="summary"><h2>Recommended variant</h2><p><strong>None.</strong> No variant'
+            f" keeps all of the limits: {escape(asked)}.</p><ul>{lines}</ul></section>"
+        )
+    times = timing(row)
+    _, low, high = expected(times)
+    memory = (row.memory or {}).get("peak", 0) / 2**20
+    whole = "from k-space to image" if row.end_to_end else "network only"
+    cards = [
+        _card(
+            f"{times['p50_ms']:.1f} ms", f"per slice {whole}, p50 (anew {low:.1f} to {high:.1f})"
+        ),
+        _card(f"{times['p90_ms']:.1f} ms", f"nine of ten slices, {whole} (p90)"),
+        _card(
+            f"{row.quality['psnr']['mean']:.2f} dB", f"PSNR; SSIM {row.quality['ssim']['mean']:.4f}"
+        ),
+    ]
+    if row.to_teacher:
+        value, _, ends = loss_text(row).partition(" ")
+        reach = f", 95 % interval {ends.strip('()')}" if ends else ""
+        cards.append(_card(f"{value} dB", f"lost to the teacher in PyTorch{reach}"))
+    cards.append(_card(f"{memory:.0f} MiB", "peak memory of the whole process"))
+    if row.size_bytes is not None:
+        cards.append(_card(f"{row.size_bytes / 1024:.0f} KiB", "graph and weights on disk"))
+    return (
+        '<section id="summary"><h2>Recommended variant</h2>'
+        f'<div class="pick"><strong>{escape(name_of(row))}</strong><code>{escape(row.key)}</code>'
+        '</div><p class="faint">The smallest network, in its fastest way of running, that keeps'
+        f" the limits: {escape(asked)}. With limits of your own:"
+        "</p><pre>kdmri-edge select report.json --max-latency 20ms --max-memory 300MB"
+        f' --max-loss 0.1dB</pre><div class="cards">{"".join(cards)}</div></section>'
+    )
+
+
+def _pareto(report: Report) -> str:
+    drawing = pareto_svg(report)
+    if not drawing:
+        return ""
+    return (
+        '<section id="pareto"><h2>Quality against latency</h2>'
+        f'<figure class="chart">{drawing}<figcaption>Each mark is one network on one runtime;'
+        " hollow marks are baselines (plain exports and peers). On the dashed line nothing else is"
+        " both faster and better. The zero-filled images are left out: they lie far below."
+        "</figcaption></figure></section>"
+    )
+
+
+def _measured(report: Report) -> list[Row]:
+    return [row for row in report.rows if row.status is Status.MEASURED]
+
+
+def _table(report: Report) -> str:
+    rows = _measured(report)
+    used = [c for c in COLUMNS if any(text_of(c, row, report) != NOTHING for row in rows)]
+    heads = '<th scope="col" class="text">network</th><th scope="col" class="text">runtime</th>'
+    heads += '<th scope="col" class="text">precision</th>'
+    for column in used:
+        unit = f"<small>{escape(column.unit)}</small>" if column.unit else ""
+        heads += (
+            f'<th scope="col" title="{escape(column.meaning)}">{escape(column.title)}{unit}</th>'
+        )
+    lines = "".join(_line(report, row, used) for row in rows)
+    left_out = [column.title for column in COLUMNS if column not in used]
+    rest = f" Without any figure here: {', '.join(dict.fromkeys(left_out))}." if left_out else ""
+    return (
+        '<section id="table"><h2>All variants</h2><p class="faint">Click a head to sort; scroll'
+        " sideways for more. Grey rows are baselines; the tinted row is the recommended one."
+        " A precision with a share, such as int8 25/35, ran in 25 of 35 layers (OpenVINO) or"
+        " convolutions (others); the rest ran in float32."
+        f"{escape(rest)}</p>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="Table of all variants">'
+        f'<table class="sortable sticky"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody>'
+        "</table></div></section>"
+    )
+
+
+def _line(report: Report, row: Row, used: Iterable[object]) -> str:
+    kind = ""
+    if row.key == report.recommended:
+        kind = ' class="recommended"'
+    elif row.variant in BASELINES:
+        kind = ' class="baseline"'
+    runtime = row.runtime if row.variant == "default" else f"{row.runtime}, {row.variant}"
+    cells = (
+        f'<th scope="row" data-value="{escape(row.network)}">{escape(row.network)}</th>'
+        f'<td class="text" data-value="{escape(runtime)}">{escape(runtime)}</td>'
+        f'<td class="text" data-value="{escape(row.precision)}">{escape(precision_text(row))}</td>'
+    )
+    network = next((n for n in report.networks if n.name == row.network), None)
+    for column in COLUMNS:
+        if column not in used:
+            continue
+        value = column.value(row, network)
+        raw = "" if value is None else f"{value:.6g}"
+        cells += f'<td data-value="{raw}">{escape(text_of(column, row, report))}</td>'
+    return f"<tr{kind}>{cells}</tr>"
+
+
+def _missing(report: Report) -> str:
+    rows = [row for row in report.rows if row.status is not Status.MEASURED]
+    if not rows:
+        return ""
+    reasons: dict[str, list[Row]] = {}
+    for row in rows:
+        reasons.setdefault(f"{row.status}: {row.reason}", []).append(row)
+    lines = "".join(
+        f'<tr><td class="text wrap">{escape(reason)}</td>'
+        f'<td class="text wrap">{"; ".join(escape(name_of(row)) for row in group)}</td></tr>'
+        for reason, group in reasons.items()
+    )
+    return (
+        '<section id="missing"><h2>Not measured here, and why</h2><div class="scroll" tabindex="0"'
+        ' role="region" aria-label="Variants that were not measured"><table><thead><tr>'
+        '<th scope="col" class="text">reason</th><th scope="col" class="text">variants</th></tr>'
+        f"</thead><tbody>{lines}</tbody></table></div></section>"
+    )
+
+
+def _histograms(report: Report) -> str:
+    drawn: dict[bool, list[str]] = {False: [], True: []}
+    for row in _measured(report):
+        picture = histogram_svg(row)
+        if picture:
+            shown = f"<figure><b>{escape(name_of(row))}</b>{picture}</figure>"
+            drawn[row.variant in BASELINES].append(shown)
+    if not any(drawn.values()):
+        return ""
+    baselines = "".join(drawn[True])
+    more = (
+        f'<details><summary>Baselines</summary><div class="histograms">{baselines}</div></details>'
+        if baselines
+        else ""
+    )
+    return (
+        '<section id="latency"><h2>How steady the latency is</h2><p class="faint">Network only,'
+        " milliseconds, each with an axis of its own; the upright line is the median, the last bar"
+        " holds everything slower than p99.</p>"
+        f'<div class="histograms">{"".join(drawn[False])}</div>{more}</section>'
+    )
+
+
+def _tiles(tiles: Iterable[Tile], kind: str) -> str:
+    shown = "".join(
+        f'<figure><img src="{tile.uri}" alt="{escape(tile.alt)}" width="{tile.width}"'
+        f' height="{tile.height}"><figcaption>{escape(tile.caption)}</figcaption></figure>'
+        for tile in tiles
+    )
+    return f'<div class="{kind}">{shown}</div>'
+
+
+def _slices(report: Report, figures: Sequence[Figure]) -> str:
+    if not figures:
+        return ""
+    blocks = "".join(
+        f'<div class="slices"><h3>{escape(figure.title)}</h3>{_tiles(figure.tiles, "tiles")}'
+        f"{_tiles(figure.zoom, 'tiles zoom')}</div>"
+        for figure in figures
+    )
+    compared = any(row.to_teacher for row in report.rows)
+    rank = "that lose most to the teacher" if compared else "with the lowest PSNR"
+    central = report.settings.get("limit_slices")
+    origin = "the first one that was measured" if central else "the first one of the volume"
+    return (
+        f'<section id="slices"><h2>Worst slices</h2><p>The slices of all test volumes {rank}: the'
+        " worst that this variant does, not its average. White is the 99.5th percentile of the"
+        " target; negative values are shown as black. Residues are |image - target|: black is none,"
+        " light yellow the volume's maximum divided by the factor below each picture, or more.</p>"
+        "<p>Which side is the patient's left is not marked. Not for diagnosis.</p><div"
+        ' class="ramp" role="img" aria-label="Colour scale of the residues, black to yellow"></div>'
+        '<p class="faint">Below each row: the region with the largest residue, enlarged; pixels are'
+        f" not smoothed. Slices are counted from 0, {origin}.</p>{blocks}</section>"
+    )
+
+
+def _footer(report: Report) -> str:
+    return (
+        f"<footer><p>kdmri-edge {escape(str(report.provenance['kdmri_edge']))}, report schema"
+        f" {report.schema_version}. The same figures are in report.json, report.csv and report.md."
+        " Not a medical device.</p></footer>"
+    )

@@ -1,0 +1,1 @@
+"""What was measured: the schema of a report, and what follows from its rows."""

@@ -1,0 +1,221 @@
+"""Figures of README.md from recorded results: `python -m maintainer.readme [--check]`.
+
+A generated block lies between `<!-- begin:NAME -->` and `<!-- end:NAME -->`; NAME is `KIND:STEM`,
+where STEM is a folder of bench/results that holds report.json, and KIND one of
+
+- `table`: the benchmark's table with its notes;
+- `details`: the figures that the table leaves out: percentiles, end to end, throughput, peak;
+- `recommended`: which variant the report recommends, in one sentence;
+- `pareto`: quality against latency, drawn beside the report as pareto.svg;
+- `student`: how fast the student is beside what one would run without this project;
+- `ratios`: how much faster the default export is than a plain export with DFT nodes;
+- `peers`: the same against `python -m experiments.peers`;
+- `facts`: revision, machine, versions and seed of that report, in one sentence;
+- `reproduce`: the tables of `kdmri-edge reproduce`;
+- `ablation`: what each idea is worth;
+- `generality`: what it costs to serve any mask;
+- `throughput`: how fast training is beside a plain loop;
+- `precisions`: what every target and precision costs in quality;
+- `cold`: time and memory from a process's start to its first image;
+- `soak`: a server under many scans, some of them faulty;
+- `streaming`: a scan streamed to a server beside its file;
+- `measured`: networks on k-space that a scanner measured.
+
+The blocks `targets`, `formats` and `shipped` need no report: they are the tables of export targets,
+of file formats and of the package's trained networks (`code_tables`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from experiments.script import Script
+from kdmri_bench.reporting.page.charts import pareto_svg
+from kdmri_bench.reporting.report import read_report
+from kdmri_bench.reporting.table import markdown_details, markdown_table, recommendation
+from kdmri_bench.results.ratios import PEER_COMPILE, PEER_EXPORT, markdown_ratios, markdown_student
+from kdmri_bench.results.schema import Report
+from kdmri_edge.errors import BenchError
+from kdmri_edge.utils.extras import load_attribute
+from kdmri_edge.utils.files import atomic_path, read_json
+from maintainer.code_tables import TABLES
+
+__all__ = ["BLOCKS", "draw_pictures", "facts", "generate", "main"]
+
+_BLOCK = re.compile(
+    r"(?P<begin><!-- begin:(?P<name>\S+) -->)(?P<body>.*?)(?P<end><!-- end:(?P=name) -->)", re.S
+)
+_OPENING = re.compile(r"<!-- (?:begin|end):(\S+) -->")
+
+# The networks were drawn and trained with seeds; to say that nothing was random would mislead.
+_NO_SEED: Final = "the measuring draws nothing at random, the networks' seeds are in their weights"
+
+
+def facts(report: Report) -> str:
+    """Say in one sentence where a report comes from."""
+    origin: dict[str, Any] = dict(report.provenance)
+    git, machine = origin["git"], origin["machine"]
+    revision = str(git["revision"] or "unknown")[:12]
+    dirty = " with uncommitted changes" if git["dirty"] else ""
+    versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
+    seed = _NO_SEED if origin["seed"] is None else f"seed {origin['seed']}"
+    return (
+        f"Measured on {str(origin['time_utc'])[:10]} at revision {revision}{dirty}, kdmri-edge"
+        f" {origin['kdmri_edge']}, Python {origin['python']}, {versions}; {machine['cpu']},"
+        f" {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['os']},"
+        f" {report.settings['threads']} threads; {seed}."
+    )
+
+
+def _peers(report: Report) -> str:
+    return "\n\n".join(markdown_ratios(report, name) for name in (PEER_EXPORT, PEER_COMPILE))
+
+
+BLOCKS: Final[dict[str, Callable[[Report], str]]] = {
+    "table": markdown_table,
+    "ran": partial(markdown_table, absent=False),
+    "details": markdown_details,
+    "recommended": recommendation,
+    "ratios": markdown_ratios,
+    "student": markdown_student,
+    "peers": _peers,
+    "facts": facts,
+}
+
+
+def origin_line(provenance: dict[str, Any]) -> str:
+    """Say in one sentence where results come from that are no benchmark of runtimes."""
+    git, machine = provenance["git"], provenance["machine"]
+    dirty = " with uncommitted changes" if git["dirty"] else ""
+    return (
+        f"Written on {str(provenance['time_utc'])[:10]} at revision"
+        f" {str(git['revision'] or 'unknown')[:12]}{dirty}, torch"
+        f" {provenance['versions'].get('torch', 'absent')}; {machine['cpu']},"
+        f" {machine['cores']} cores."
+    )
+
+
+def _reproduce(report: dict[str, Any]) -> str:
+    from kdmri_bench.reproduce.report import SCHEMA, markdown
+
+    if report.get("schema") != SCHEMA or "groups" not in report:
+        raise BenchError(
+            f"A report has schema {report.get('schema')!r}; that of `reproduce` is {SCHEMA}.",
+            "Write it anew with `kdmri-edge reproduce --report-only`.",
+        )
+    return f"{markdown(report)}  \n{origin_line(report['provenance'])}"
+
+
+_LAZY: Final = {
+    "ablation": "experiments.ablation:markdown",
+    "generality": "experiments.generality:markdown",
+    "throughput": "experiments.throughput:sentence",
+    "cold": "experiments.cold_start:markdown",
+    "precisions": "experiments.targets:markdown",
+    "soak": "experiments.soak:markdown",
+    "streaming": "experiments.streaming:markdown",
+    "measured": "experiments.measured:markdown",
+}
+"""Kind -> what makes its text of the recorded values; imported only where it is used."""
+
+
+def _recorded(text: str, report: dict[str, Any]) -> str:
+    """Return the text of a report, and where it comes from."""
+    return f"{load_attribute(text)(report)} {origin_line(report['provenance'])}"
+
+
+RAW_BLOCKS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
+    "reproduce": _reproduce,
+    **{kind: partial(_recorded, text) for kind, text in _LAZY.items()},
+}
+
+
+def _body(name: str, results: Path) -> str:
+    """Make the contents of one block."""
+    if name in TABLES:
+        return TABLES[name]()
+    kind, _, stem = name.partition(":")
+    file = results / stem / "report.json"
+    if stem and kind == "pareto":
+        return f"![PSNR against latency of every variant]({results.as_posix()}/{stem}/pareto.svg)"
+    if stem and kind in BLOCKS:
+        return BLOCKS[kind](read_report(file))
+    if stem and kind in RAW_BLOCKS:
+        return RAW_BLOCKS[kind](dict(read_json(file, BenchError)))
+    kinds = (*BLOCKS, "pareto", *RAW_BLOCKS)
+    raise BenchError(
+        f"Block {name!r} is of an unknown kind.",
+        f"Kinds are {', '.join(TABLES)}, {', '.join(f'{kind}:STEM' for kind in kinds)}.",
+    )
+
+
+def draw_pictures(text: str, results: Path) -> dict[Path, str]:
+    """Return the pictures that blocks of `text` show: path -> SVG.
+
+    Raises:
+        BenchError: a missing or damaged report.
+    """
+    stems = [b["name"].partition(":")[2] for b in _BLOCK.finditer(text)
+             if b["name"].startswith("pareto:")]  # fmt: skip
+    return {
+        results / stem / "pareto.svg": pareto_svg(
+            read_report(results / stem / "report.json"), standalone=True
+        )
+        for stem in stems
+    }
+
+
+def generate(text: str, results: Path) -> str:
+    """Return `text` with every generated block made anew.
+
+    Args:
+        text: contents of the README.
+        results: the folder that holds STEM/report.json.
+
+    Raises:
+        BenchError: an unknown kind of block, a block without end, or a missing or damaged report.
+    """
+    matched = [match for block in _BLOCK.finditer(text) for match in [block["name"]] * 2]
+    loose = next((name for name in _OPENING.findall(text) if name not in matched), None)
+    if loose is not None:
+        raise BenchError(
+            f"Block {loose!r} lacks its begin or end marker.",
+            f"Write <!-- begin:{loose} --> and <!-- end:{loose} -->.",
+        )
+
+    def block(match: re.Match[str]) -> str:
+        body = _body(match["name"], results)
+        return f"{match['begin']}\n{body}\n{match['end']}"
+
+    return _BLOCK.sub(block, text)
+
+
+@click.command(cls=Script)
+@click.option("--readme", default=Path("README.md"), type=click.Path(path_type=Path))
+@click.option("--results", default=Path("bench/results"), type=click.Path(path_type=Path))
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 when the file is stale.")
+def main(readme: Path, results: Path, check: bool) -> None:
+    """Make the generated blocks of README.md anew from bench/results."""
+    if not readme.is_file():
+        raise BenchError(f"{readme} does not exist.", "Name the file with --readme.")
+    before = readme.read_text(encoding="utf-8")
+    after = generate(before, results)
+    if check and before != after:
+        raise BenchError(f"{readme} is stale.", "Run: python -m maintainer.readme")
+    for picture, drawing in draw_pictures(before, results).items():
+        if not check:
+            with atomic_path(picture) as temporary:
+                temporary.write_text(drawing + "\n", encoding="utf-8")
+    if before != after:
+        with atomic_path(readme) as temporary:
+            temporary.write_text(after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Sub-commands that export, check graphs and look at the machine."""

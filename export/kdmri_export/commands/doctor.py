@@ -1,0 +1,138 @@
+"""`kdmri-edge doctor`: what this machine can export and run, and what is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from typing import Any, Final
+
+import click
+
+from kdmri_edge.runtime.targets import TARGETS, Target
+from kdmri_edge.utils.extras import available, load_attribute
+from kdmri_export.targets.tensorrt.engines import BUILDERS, TORCH_TENSORRT, builder_module, probe
+
+__all__ = ["doctor", "examine"]
+
+_BUILT_WITH: Final = {
+    "tensorrt": 'pip install "kdmri-edge[trt]"',
+    "rtx": 'pip install "kdmri-edge[trt-rtx]"',
+    TORCH_TENSORRT: "pip install torch-tensorrt",  # of the version of torch that is installed
+}
+"""What brings each builder of engines."""
+
+
+def _version(library: str) -> str | None:
+    if not available(library):
+        return None
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _cpu_precisions(target: Target) -> list[str]:
+    """Ask the target's session which precisions this machine has; none without its library."""
+    if not available(target.backend.library):
+        return []
+    return list(load_attribute(target.backend.session).precisions_here())
+
+
+def _pip(*extras: str) -> str:
+    return f'pip install "kdmri-edge[{",".join(extras)}]"'
+
+
+def _row(target: Target) -> dict[str, Any]:
+    extras = dict.fromkeys(target.exports_with, "onnx")
+    needed = {"torch": "train", **extras, target.checker.library: target.checker.extra}
+    missing = sorted({extra for library, extra in needed.items() if not available(library)})
+    can_run = all(map(available, (target.backend.library, *target.backend.runs_with)))
+    return {
+        "target": target.name,
+        "runtime": target.backend.title,
+        "version": _version(target.backend.library),
+        "can_export": not missing,
+        "can_run": can_run,
+        "devices": list(target.backend.devices),
+        "precisions": _cpu_precisions(target),
+        "run_remedy": None if can_run else _pip(target.backend.extra),
+        "remedy": _pip(*missing) if missing else None,
+    }
+
+
+def examine() -> dict[str, Any]:
+    """Return what was found, as plain JSON values."""
+    from kdmri_edge.utils.provenance import machine, versions
+
+    cuda: bool | None = None
+    if available("torch"):
+        import torch
+
+        cuda = torch.cuda.is_available()
+    training = available("torch") and available("lightning_fabric")
+    return {
+        "machine": machine(),
+        "versions": versions(),
+        "cuda": cuda,
+        "can_train": training,
+        "train_remedy": None if training else _pip("train"),
+        "targets": [_row(target) for target in TARGETS.values()],
+        "builders": {builder: probe(builder) for builder in BUILDERS[2:]},
+        "builder_remedies": {
+            builder: None if available(builder_module(builder)) else command
+            for builder, command in _BUILT_WITH.items()
+        },
+    }
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def doctor(as_json: bool) -> None:
+    """Say what this machine can train, export and run, and how to add what is missing."""
+    found = examine()
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    machine = found["machine"]
+    features = ", ".join(machine["cpu_features"]) or "no wide vectors"
+    console.print(
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB ({features})",
+        highlight=False,
+    )
+    gpu = {True: "CUDA GPU", False: "no CUDA GPU", None: "PyTorch is not installed"}[found["cuda"]]
+    train = "can train" if found["can_train"] else f"cannot train: {found['train_remedy']}"
+    console.print(f"{gpu}; {train}", highlight=False, markup=False)
+    table = Table(
+        "target",
+        "runtime",
+        "version",
+        "export",
+        "run",
+        "devices",
+        "precisions",
+        box=None,
+    )
+    for row in found["targets"]:
+        table.add_row(
+            row["target"],
+            row["runtime"],
+            row["version"] or "-",
+            "yes" if row["can_export"] else "no",
+            "yes" if row["can_run"] else "no",
+            ", ".join(row["devices"]),
+            ", ".join(row["precisions"]),
+        )
+    console.print(table)
+    for row in found["targets"]:  # not in the table, which would cut a command that has to be typed
+        if row["remedy"]:
+            click.echo(f"{row['target']}: {row['remedy']}")
+        if row["run_remedy"] and row["run_remedy"] != row["remedy"]:
+            click.echo(f"{row['target']}, to run it: {row['run_remedy']}")
+    for builder, reason in found["builders"].items():
+        command = found["builder_remedies"][builder]
+        hint = f": {command}" if reason and command else ""
+        click.echo(f"engines by --builder {builder}: {reason or 'can be built here'}{hint}")

@@ -1,0 +1,282 @@
+"""`kdmri-edge export`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kdmri_edge.commands.options import NamedChoice
+from kdmri_edge.errors import RunError
+from kdmri_edge.physics.coils import COILS
+from kdmri_edge.runtime.targets import PRECISIONS, TARGETS
+from kdmri_export.targets.tensorrt.engines import BUILDERS, RTX_DEFAULT
+
+if TYPE_CHECKING:
+    from kdmri_edge.runtime.bundle import Bundle
+    from kdmri_export.recipe import ExportRecipe
+    from kdmri_export.targets.tensorrt.engines import EngineRequest
+
+__all__ = ["export"]
+
+
+def _checkpoints(source: Path | None, model: str) -> list[tuple[str, Path, Path]]:
+    """Return (name, checkpoint, folder for its bundles) of what the user named."""
+    from kdmri_edge.distill.run_folder import newest_run, open_run
+    from kdmri_edge.models.shipped import is_reference, resolve
+    from kdmri_edge.utils.console import say
+
+    if source is not None and is_reference(str(source)):
+        return [(str(source), resolve(str(source)), Path("exports"))]
+    if source is not None and source.suffix == ".safetensors":
+        return [(source.stem, source, source.parent / "exports")]
+    if source is None:
+        run = newest_run()
+        say(f"Taking the newest run: {run.path}")
+    else:
+        run = open_run(source)
+    roles = run.roles() if model == "all" else [model]
+    if not roles:
+        raise RunError(
+            f"Run {run.path} has no finished network yet.",
+            f"Finish it with: kdmri-edge distill --resume --out {run.path}",
+        )
+    return [(role, run.weights(role), run.exports_dir) for role in roles]
+
+
+@click.command()
+@click.argument(
+    "source", required=False, type=click.Path(path_type=Path), metavar="[RUN|WEIGHTS|NAME]"
+)
+@click.option(
+    "--target",
+    "targets",
+    type=NamedChoice(TARGETS, "export target"),
+    multiple=True,
+    required=True,
+    help="Where the network is to run; may be repeated.",
+)
+@click.option(
+    "--model",
+    type=click.Choice(["student", "teacher", "plain", "all"]),
+    default="student",
+    show_default=True,
+    help="Which network of the run.",
+)
+@click.option(
+    "--dc",
+    type=click.Choice(["auto", "projection", "dft", "fft"]),
+    default="auto",
+    show_default=True,
+    help="Form of data consistency. auto: projection for line masks (one matrix product,"
+    " no FFT), else DFT as matrix products. fft: DFT nodes, several times slower.",
+)
+@click.option(
+    "--batch",
+    type=click.Choice(["1", "dynamic"]),
+    default="1",
+    show_default=True,
+    help="Slices per call.",
+)
+@click.option(
+    "--precision",
+    type=NamedChoice(PRECISIONS, "precision"),
+    default="fp32",
+    show_default=True,
+    help="Arithmetic of the convolutions; in the graph data consistency stays float32. bf16"
+    " (openvino) is asked of the runtime instead, where the CPU has it.",
+)
+@click.option(
+    "--mask",
+    "mask_role",
+    type=click.Choice(["fixed", "input"]),
+    default="fixed",
+    show_default=True,
+    help="fixed bakes the mask in; input takes its matrix as a second input, so that one graph"
+    " serves every mask of that size (train for it: distill --set masks=lines).",
+)
+@click.option(
+    "--keep-op",
+    is_flag=True,
+    help="onnx: keep data consistency as one node, kdmri::DataConsistency, whose meaning (standard"
+    " operators) the file carries as a function. Without it the operators are written out, which"
+    " every runtime reads.",
+)
+@click.option(
+    "--coils",
+    type=click.IntRange(min=1),
+    default=COILS,
+    show_default=True,
+    help="Multi-coil networks: scans are compressed to so many coils; trt graphs take no more.",
+)
+@click.option(
+    "--builder",
+    type=click.Choice(BUILDERS),
+    help="trt: what builds engines from the graph. auto takes TensorRT where it works, else none;"
+    " rtx (TensorRT-RTX) builds ahead of time, without a GPU [auto].",
+)
+@click.option(
+    "--compute-capability",
+    "capabilities",
+    help=f"rtx: the GPUs to build for, comma-separated [{','.join(RTX_DEFAULT)}].",
+)
+@click.option("--require-engine", is_flag=True, help="trt: fail if no engine can be built.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the bundle (one network, one target) [RUN/exports/...].",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def export(
+    source: Path | None,
+    targets: tuple[str, ...],
+    model: str,
+    dc: str,
+    batch: str,
+    precision: str,
+    mask_role: str,
+    keep_op: bool,
+    coils: int,
+    builder: str | None,
+    capabilities: str | None,
+    require_engine: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Write a network for another runtime, checked against PyTorch.
+
+    Without a run the newest one under runs/ is taken; NAME is a trained network of the package, see
+    `kdmri-edge models`. Each bundle is a folder with the graph, a
+    golden input and output, and a manifest that holds mask, scaling, hashes, parity and origin.
+    A graph that does not reproduce PyTorch is not written. Bundles for trt hold the graph and the
+    scripts that build and run its engine on the device; see --builder.
+
+    \b
+    Examples:
+      kdmri-edge export --target onnx
+      kdmri-edge export dccnn-d3c5@brain-4x --target onnx
+      kdmri-edge export runs/brain --target onnx --target openvino --model all
+      kdmri-edge export runs/brain/student.safetensors --target torchscript --out bundle
+      kdmri-edge export --target trt --precision fp16
+      kdmri-edge export --target trt --builder rtx --compute-capability sm86,sm89
+    """  # noqa: D301 - click wants the backspace itself
+    from kdmri_edge.utils.extras import require
+
+    require("torch", extra="train")
+    from kdmri_export.export import export_model
+    from kdmri_export.recipe import ExportRecipe
+
+    work = _checkpoints(source, model)
+    if out is not None and len(work) * len(targets) != 1:
+        raise click.UsageError("--out takes one network and one target.")
+    engines = _engines(targets, builder, capabilities, require_engine)
+    recipes = [
+        ExportRecipe(
+            target=target,
+            dc=dc,
+            batch=batch,
+            precision=PRECISIONS[precision],
+            mask_input=mask_role == "input",
+            keep_op=keep_op,
+            coils=coils,
+            engines=engines if TARGETS[target].builds_engines else None,
+        )
+        for target in targets
+    ]
+    # A file that is named is exported as it is; of a run the copy that was tuned for int8 is taken.
+    named = source is not None and source.suffix == ".safetensors"
+    made = [
+        export_model(
+            checkpoint if named else _tuned(checkpoint, recipe),
+            recipe,
+            out or folder / recipe.bundle_name(name),
+        )
+        for name, checkpoint, folder in work
+        for recipe in recipes
+    ]
+    if as_json:
+        click.echo(json.dumps([_record(bundle) for bundle in made], indent=2))
+    else:
+        _show(made)
+
+
+def _tuned(checkpoint: Path, recipe: ExportRecipe) -> Path:
+    from kdmri_edge.distill.run_folder import tuned_for
+    from kdmri_edge.utils.console import say
+
+    found = tuned_for(checkpoint, recipe.precision, signed=recipe.signed)
+    if found != checkpoint:
+        say(f"{recipe.target}, int8: taking {found.name}, which was tuned for its rounding.")
+    return found
+
+
+def _engines(
+    targets: tuple[str, ...], builder: str | None, capabilities: str | None, required: bool
+) -> EngineRequest | None:
+    """Return which engines the options ask for."""
+    from kdmri_export.targets.tensorrt.engines import EngineRequest
+
+    if not any(TARGETS[target].builds_engines for target in targets):
+        if builder or capabilities or required:
+            raise click.UsageError("Engines are built for --target trt only.")
+        return None
+    given = tuple(part.strip() for part in (capabilities or "").split(",") if part.strip())
+    return EngineRequest(
+        builder=builder or "auto",
+        compute_capabilities=given or (RTX_DEFAULT if builder == "rtx" else ()),
+        required=required,
+    )
+
+
+def _engine_line(bundle: Bundle) -> str:
+    engine = bundle.manifest["engine"]
+    if not engine["built"]:
+        return f"engine: not built ({engine['reason']})"
+    names = ", ".join(one["engine"] for one in engine["engines"])
+    if engine["executed"]:
+        return f"engine: built and executed ({names})"
+    return f"engine: built, not executed here ({names}); {engine['reason'] or 'for other GPUs'}"
+
+
+def _size(bundle: Bundle) -> int:
+    return sum(f.stat().st_size for f in bundle.path.glob("model.*"))
+
+
+def _record(bundle: Bundle) -> dict[str, Any]:
+    keys = ("target", "role", "precision", "run_precision", "dc", "batch", "parity", "macs")
+    return {
+        "bundle": str(bundle.path),
+        "bytes": _size(bundle),
+        **{key: bundle.manifest[key] for key in keys},
+        "engine": bundle.manifest.get("engine"),
+    }
+
+
+def _show(bundles: list[Bundle]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None)
+    # a path that is cut short cannot be copied
+    table.add_column("bundle", overflow="fold")
+    for title in ("DC", "size", "max error", "NRMSE", "ΔPSNR", "ΔSSIM"):
+        table.add_column(title)
+    for bundle in bundles:
+        parity = bundle.manifest["parity"]
+        figures, limits = parity["figures"], parity["tolerance"]
+        shown = [f"{figures[k]:.1e} (limit {limits[k]:.0e})" for k in ("max_error", "nrmse")]
+        shown += [f"{figures['psnr_db']:.1e} dB", f"{figures['ssim']:.1e}"]
+        table.add_row(
+            str(bundle.path), bundle.manifest["dc"], f"{_size(bundle) / 1e3:.0f} kB", *shown
+        )
+    Console().print(table)
+    for bundle in bundles:
+        if bundle.takes_maps:
+            macs = bundle.manifest["macs"]
+            share = macs["data_consistency"] / sum(macs.values())
+            coils = bundle.manifest["coils"]
+            click.echo(f"data consistency with {coils} coils: {share:.0%} of the multiplications")
+        if "engine" in bundle.manifest:
+            click.echo(_engine_line(bundle))

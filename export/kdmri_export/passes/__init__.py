@@ -1,0 +1,1 @@
+"""Passes over a network or graph before it is written."""

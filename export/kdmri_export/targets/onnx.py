@@ -1,0 +1,186 @@
+"""Writing ONNX."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdmri_edge.models.reconstructor import Reconstructor
+from kdmri_edge.physics.consistency import gain
+from kdmri_edge.physics.operators import Form
+from kdmri_edge.runtime.backends.onnxruntime import PRECISION_KEY
+from kdmri_edge.utils.extras import require
+from kdmri_export.passes.cast import DTYPES, cast_convolutions
+from kdmri_export.passes.data_consistency import lower
+from kdmri_export.passes.narrow import decompose_narrow_convs
+from kdmri_export.passes.onnx_function import INPUTS as FUNCTION_INPUTS
+from kdmri_export.passes.onnx_function import Formula, add_function, keep
+from kdmri_export.passes.quantise import quantise_graph, ranges_of
+from kdmri_export.recipe import ExportRecipe
+
+__all__ = [
+    "INPUT",
+    "MAPS",
+    "OPERATOR",
+    "OPSET",
+    "OUTPUT",
+    "example_maps",
+    "quiet",
+    "to_model",
+    "write",
+]
+
+# From opset 20 on a DFT takes its axis as an input, which OpenVINO 2026.4 ignores without a word:
+# it then transforms phase encode instead of readout. In 18 the axis is an attribute, read by all.
+OPSET = 18
+INPUT = "zero_filled"
+OPERATOR = "operator"
+MAPS = "maps"
+OUTPUT = "reconstruction"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporter's chatter, and its warnings about itself, from the user.
+
+    Its errors are raised all the same, and the parity gate judges its result.
+    """
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            # About its own retirements, which it also lays at the door of the standard library.
+            for category in (DeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", category)
+            warnings.filterwarnings("ignore", module=r"(torch|onnxscript|onnx_ir)\b")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _exported(
+    module: nn.Module,
+    shown: tuple[Tensor, ...],
+    inputs: list[str],
+    output: str,
+    shapes: Any,
+    named: dict[str, Tensor] | None = None,
+) -> Any:
+    """Return a module as an `onnx.ModelProto` that holds no path of this machine."""
+    with quiet(), torch.no_grad():
+        # makes the DFT matrices now: made while exporting, they would be symbolic
+        module(*shown, **(named or {}))
+        program = torch.export.export(module, shown, named, dynamic_shapes=shapes, strict=False)
+        exported = torch.onnx.export(
+            program,
+            input_names=inputs,
+            output_names=[output],
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert exported is not None
+    model = exported.model_proto
+    _strip_traces(model)
+    return model
+
+
+def to_model(
+    reconstructor: Reconstructor,
+    example: Tensor,
+    recipe: ExportRecipe,
+    *,
+    narrow: bool = True,
+    unsigned: bool = True,
+) -> Any:
+    """Return the network as an `onnx.ModelProto`.
+
+    Args:
+        reconstructor: The network.
+        example: Input of the size that the graph is for, [1, C, H, W].
+        recipe: Gives batch, precision, whether the mask is an input, whether data consistency
+            stays one node, and for networks that combine coils their number, where the target has
+            a fixed one. For int8 the network needs its activation maxima.
+        unsigned: With int8, whether activations behind a ReLU may be unsigned.
+        narrow: Take narrow convolutions apart (`lowerings.narrow`), which helps CPUs.
+
+    Raises:
+        ExportError: Data consistency of coils is to stay one node.
+        MissingExtraError: onnx or onnxscript is not installed.
+    """
+    onnx = require("onnx", extra="onnx")
+    require("onnxscript", extra="onnx")
+    batch = {0: torch.export.Dim("batch", min=1)} if recipe.dynamic else None
+    # torch.export takes a batch of one for a constant, so a dynamic one is shown as two.
+    images = example.repeat(2, 1, 1, 1) if recipe.dynamic else example
+    shapes: Any = (batch, None) if recipe.mask_input else (batch,)
+    shapes = shapes if recipe.dynamic else None
+    shown = (images, reconstructor.operator) if recipe.mask_input else (images,)
+    names = [INPUT, OPERATOR] if recipe.mask_input else [INPUT]
+    further: dict[str, Tensor] = {}
+    if reconstructor.spec.coils:
+        names.append(MAPS)
+        further = {MAPS: example_maps(images, recipe)}
+        shapes = _coil_shapes(batch, recipe)
+    with torch.no_grad():
+        lowered = keep(reconstructor) if recipe.keep_op else lower(reconstructor)
+        ranges = ranges_of(lowered) if recipe.quantised else {}
+        if recipe.written in DTYPES:
+            cast_convolutions(lowered, recipe.written)
+        # The FFT form is the export that one gets without us.
+        if narrow and reconstructor.form is not Form.FFT:
+            decompose_narrow_convs(lowered)
+    model = _exported(lowered, shown, names, OUTPUT, shapes, further)
+    model.producer_name = "kdmri-edge"
+    if recipe.keep_op:
+        formula = Formula(reconstructor.form, gain(reconstructor.spec.noise_weight))
+        # Two tensors: given the same one twice, the exporter would read one for both.
+        parts = (images, images.clone(), reconstructor.operator)
+        wide = (batch, batch, None) if recipe.dynamic else None
+        add_function(model, _exported(formula, parts, list(FUNCTION_INPUTS), OUTPUT, wide))
+    if recipe.quantised:
+        named = {f"model.{name}": value for name, value in ranges.items()}
+        quantise_graph(model, named, unsigned=unsigned)
+    model.metadata_props.add(key=PRECISION_KEY, value=recipe.written)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def example_maps(images: Tensor, recipe: ExportRecipe) -> Tensor:
+    """Return sensitivities of the shape that a graph is shown, [B, coils, 2, H, W]."""
+    # torch.export takes one coil for a constant, so a free number is shown as two or more.
+    coils = max(recipe.coils, 2) if recipe.row.any_coils else recipe.coils
+    return images.new_full((len(images), coils, 2, *images.shape[-2:]), 0.1)
+
+
+def _coil_shapes(batch: dict[int, Any] | None, recipe: ExportRecipe) -> dict[str, Any]:
+    """Return which axes of the inputs are free, by the names of the network's arguments."""
+    free = dict(batch or {})
+    if recipe.row.any_coils:
+        free[1] = torch.export.Dim("coils", min=1)
+    operator = {OPERATOR: None} if recipe.mask_input else {}
+    return {"x_u": batch, **operator, MAPS: free or None}
+
+
+def _strip_traces(model: Any) -> None:
+    """Drop the stack traces that the exporter stores at each node: they hold paths of a machine."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.metadata_props[:]
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+
+
+def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: ExportRecipe) -> None:
+    """Write the network as one .onnx file with its weights inside; see `to_model`."""
+    graph.write_bytes(to_model(reconstructor, example, recipe).SerializeToString())

@@ -1,0 +1,420 @@
+"""Folders of volumes: found, loaded at one matrix, split by subject, attributed to their owners.
+
+Finding the volumes of a folder and loading them at one matrix.
+
+Splits by subject, never by slice: a subject's slices resemble each other too much to test on.
+
+The volumes of a folder (or of the phantom) sorted into training, validation and test.
+
+How the owner of a data folder wants to be named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from kdmri_edge.data.formats.dicom.files import is_dicom, is_series
+from kdmri_edge.data.formats.registry import (
+    READERS,
+    read_volume,
+    readable_suffix,
+    stem_of,
+    suffix_of,
+)
+from kdmri_edge.data.phantom.volumes import phantom_set
+from kdmri_edge.data.resample import to_matrix
+from kdmri_edge.data.sources import dataset_of, parse_name, split_dataset
+from kdmri_edge.data.volume import Volume
+from kdmri_edge.errors import DataError
+from kdmri_edge.utils.console import progress
+
+__all__ = ["Parts", "attribution_of", "automatic_split", "find_parts", "phantom_parts"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VolumeFile:
+    """A file that a reader knows, before it is read.
+
+    Attributes:
+        path: the file, a dataset of it, or the folder of a DICOM series.
+        name: its name without suffix.
+        subject: as the name tells, the whole name where it does not.
+        contrast: as the name tells, else None.
+    """
+
+    path: Path
+    name: str
+    subject: str
+    contrast: str | None
+
+
+def find_volumes(folder: Path, contrast: str | None = None) -> list[VolumeFile]:
+    """List the volumes of a folder, sorted by name.
+
+    Its sub-folders are not looked into, but one that holds DICOM files straight in it is a volume,
+    as is the folder itself if it does. Files that no reader knows (licences, notes) and hidden
+    files are passed over. A single file counts as a folder of one.
+
+    Args:
+        folder: a folder or a file; a dataset as FILE.h5:DATASET:AXES.
+        contrast: keep only this one, letter case ignored; None keeps all.
+
+    Raises:
+        DataError: missing folder, no volume in it, or no volume of that contrast.
+        MissingExtraError: a DICOM series without pydicom.
+    """
+    folder = Path(folder)
+    file, _ = split_dataset(folder)
+    if not file.exists():
+        raise DataError(f"{file} does not exist.", "Check the path given to --data.")
+    if folder.is_dir():
+        files = [_describe(path) for path in _volumes_in(folder)]
+        if not files:
+            raise DataError(
+                f"{folder} holds no volume.",
+                f"Put files of these kinds straight into it: {', '.join(READERS)}.",
+            )
+    elif readable_suffix(folder):
+        files = [_describe(folder)]
+    else:
+        raise DataError(
+            f"{folder} has a suffix that no reader knows.", f"Supported are {', '.join(READERS)}."
+        )
+    if contrast is None:
+        return files
+    chosen = [f for f in files if f.contrast and f.contrast.lower() == contrast.lower()]
+    if not chosen:
+        present = sorted({f.contrast for f in files if f.contrast})
+        raise DataError(
+            f"{folder} holds no volume of contrast {contrast!r}.",
+            f"Present are {', '.join(present)}."
+            if present
+            else "Its file names tell no contrast; leave --contrast out.",
+        )
+    return chosen
+
+
+def _volumes_in(folder: Path) -> list[Path]:
+    """Paths of a folder's volumes: files, DICOM series below it, and itself as such a series."""
+    try:
+        entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be listed ({error.strerror}).", "Check its rights."
+        ) from error
+    slices = {path for path in entries if is_dicom(path)}
+    if slices:
+        others = [path for path in entries if path not in slices]
+        return [folder, *(p for p in others if (suffix_of(p) and p.is_file()) or is_series(p))]
+    return [p for p in entries if (suffix_of(p) and p.is_file()) or is_series(p)]
+
+
+def _describe(path: Path) -> VolumeFile:
+    suffix = readable_suffix(path)
+    if suffix == ".dcm":
+        from kdmri_edge.data.formats.dicom.reading import dicom_name, dicom_subject
+
+        name, subject = dicom_name(path), dicom_subject(path)
+        contrast = parse_name(name).contrast
+    else:
+        file, dataset = split_dataset(path)
+        stem = stem_of(file)
+        name = f"{stem}_{dataset_of(dataset)}" if dataset else stem
+        subject, contrast = parse_name(stem)
+        if dataset:
+            contrast = dataset_of(dataset)
+        elif suffix in (".h5", ".hdf5"):
+            from kdmri_edge.data.formats.hdf5.fastmri import fastmri_subject
+
+            subject = fastmri_subject(path) or subject
+    return VolumeFile(path=path, name=name, subject=subject, contrast=contrast)
+
+
+def load_volumes(files: Sequence[VolumeFile], matrix: int) -> list[Volume]:
+    """Read files and bring them to one matrix, showing a progress bar.
+
+    Args:
+        files: from `find_volumes`.
+        matrix: pixels along H and W.
+
+    Returns:
+        One volume per file, in their order.
+
+    Raises:
+        DataError: a file cannot be read or brought to the matrix.
+    """
+    volumes = []
+    with progress("Reading volumes", len(files)) as advance:
+        for file in files:
+            volumes.append(to_matrix(read_volume(file.path), matrix))
+            advance(1)
+    return volumes
+
+
+PARTS: Final = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    """Which subjects train, validate and test.
+
+    Attributes:
+        name: for tables and manifests.
+        train: subjects whose slices the weights are fitted to.
+        validation: subjects that choose between checkpoints.
+        test: subjects that results are reported on.
+
+    Raises:
+        DataError: a subject is in two parts, or twice in one.
+    """
+
+    name: str
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a subject that is named twice."""
+        seen: dict[str, str] = {}
+        for part in PARTS:
+            for subject in getattr(self, part):
+                if subject in seen:
+                    where = (
+                        f"in both {seen[subject]} and {part}"
+                        if seen[subject] != part
+                        else f"twice in {part}"
+                    )
+                    raise DataError(
+                        f"Split {self.name!r} has subject {subject} {where}.",
+                        "Leave each subject in one part only, once.",
+                    )
+                seen[subject] = part
+
+    @property
+    def subjects(self) -> frozenset[str]:
+        """All subjects of the split."""
+        return frozenset((*self.train, *self.validation, *self.test))
+
+
+_BRAINS: Final = ("01", "03", "04", "09", "12", "19", "20")
+
+BRAIN_FOLDS: Final[tuple[tuple[str, ...], ...]] = (("01", "20"), ("03", "19"), ("04", "09", "12"))
+"""Test subjects of the three folds over all seven brains, for claims with intervals."""
+
+KNOWN_SPLITS: Final[dict[str, Split]] = {
+    "brain": Split(
+        name="brain", train=("01", "03", "12"), validation=("20", "09"), test=("04", "19")
+    ),
+    "cardiac": Split(
+        name="cardiac", train=("101", "201", "301"), validation=("401",), test=("501",)
+    ),
+    # Every other brain trains: nothing is chosen within a fold, so none validates.
+    **{
+        f"brain-fold-{number}": Split(
+            name=f"brain-fold-{number}",
+            train=tuple(subject for subject in _BRAINS if subject not in fold),
+            test=fold,
+        )
+        for number, fold in enumerate(BRAIN_FOLDS, start=1)
+    },
+}
+"""The splits that the recorded results use; a folder of brains is recognised as the first."""
+
+
+def split_for(subjects: Iterable[str]) -> Split | None:
+    """The known split that has all these subjects, None where there is none (or no subject)."""
+    wanted = frozenset(subjects)
+    if not wanted:
+        return None
+    return next((split for split in KNOWN_SPLITS.values() if wanted <= split.subjects), None)
+
+
+def load_split(path: Path) -> Split:
+    """Read a split from a TOML or JSON file with the lists `train`, `validation` and `test`.
+
+    Args:
+        path: the file; `name` is optional and defaults to the file's stem. A missing list is empty.
+
+    Raises:
+        DataError: missing or unreadable file, unknown key, something other than lists of names, no
+            subject at all, or a subject in two lists.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() == ".json":
+            table: Any = json.loads(text)
+        elif path.suffix.lower() == ".toml":
+            table = tomllib.loads(text)
+        else:
+            raise DataError(
+                f"Split file {path} is neither TOML nor JSON.", "Name it .toml or .json."
+            )
+    except FileNotFoundError:
+        raise DataError(f"Split file {path} does not exist.", "Check the path.") from None
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"Split file {path} cannot be read ({error}).", "Correct the file."
+        ) from error
+    if not isinstance(table, dict):
+        raise DataError(
+            f"Split file {path} is not a table.", "Give train, validation and test lists."
+        )
+    unknown = sorted(set(table) - {"name", *PARTS})
+    if unknown:
+        raise DataError(
+            f"Split file {path} has the unknown key {unknown[0]!r}.",
+            "The keys are name, train, validation and test.",
+        )
+    parts = {part: _subjects(table.get(part, []), part, path) for part in PARTS}
+    if not any(parts.values()):
+        raise DataError(f"Split file {path} names no subject.", "List them under train and test.")
+    return Split(name=str(table.get("name", path.stem)), **parts)
+
+
+def _subjects(value: object, part: str, path: Path) -> tuple[str, ...]:
+    """One list of the file as subject names, `sub-` taken off as readers do."""
+    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+        raise DataError(
+            f"{part} in split file {path} is not a list of subject names.",
+            f'Write {part} = ["01", "03"], with quotes: 01 and 1 are different subjects.',
+        )
+    return tuple(str(item).removeprefix("sub-") for item in value)
+
+
+def assign(files: Sequence[VolumeFile], split: Split) -> dict[str, list[VolumeFile]]:
+    """Sort a folder's files into the parts of a split.
+
+    Args:
+        files: what `find_volumes` found. Part of a known split is enough; of any other split every
+            subject must be there.
+        split: which subjects go where.
+
+    Returns:
+        {"train": [...], "validation": [...], "test": [...]}, each in the order of `files`.
+
+    Raises:
+        DataError: a subject of the folder is in no part, or a subject of the split is not in the
+            folder.
+    """
+    present = {file.subject for file in files}
+    stray = sorted(present - split.subjects)
+    if stray:
+        raise DataError(
+            f"Subject {stray[0]} is in no part of split {split.name!r}.",
+            "Add it to train, validation or test, or leave its files out.",
+        )
+    absent = sorted(split.subjects - present)
+    if absent and split not in KNOWN_SPLITS.values():
+        raise DataError(
+            f"Split {split.name!r} names subject {absent[0]}, of whom there is no volume.",
+            "Take it out of the split, or check the folder and --contrast."
+            f" Present are {', '.join(sorted(present)) or 'none'}.",
+        )
+    return {part: [f for f in files if f.subject in getattr(split, part)] for part in PARTS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Files by part.
+
+    Attributes:
+        split: The split that sorted them.
+        train: Files of the training subjects.
+        validation: Files of the validation subjects.
+        test: Files of the test subjects.
+    """
+
+    split: Split
+    train: Sequence[VolumeFile]
+    validation: Sequence[VolumeFile]
+    test: Sequence[VolumeFile]
+
+
+def automatic_split(subjects: Sequence[str]) -> Split:
+    """Split unknown subjects: one in six validates, one in six tests, at least one each.
+
+    The order is that of the names' hashes, so adding a subject moves few others.
+
+    Raises:
+        DataError: Fewer than three subjects.
+    """
+    unique = sorted(set(subjects), key=lambda s: hashlib.sha256(s.encode()).hexdigest())
+    if len(unique) < 3:
+        raise DataError(
+            f"The folder holds {len(unique)} subject(s); training, validation and test need three.",
+            "Add subjects: a subject's slices must not be both trained and tested on.",
+        )
+    share = max(1, round(len(unique) / 6))
+    return Split(
+        name="automatic",
+        train=tuple(unique[2 * share :]),
+        validation=tuple(unique[share : 2 * share]),
+        test=tuple(unique[:share]),
+    )
+
+
+def find_parts(folder: Path, *, contrast: str | None = None, split: str | None = None) -> Parts:
+    """Find a folder's volumes and sort them by subject.
+
+    Args:
+        folder: The data folder.
+        contrast: Keep only this contrast.
+        split: Name of a known split, or a TOML or JSON file; None recognises the folder's
+            subjects, and splits unknown ones automatically.
+
+    Raises:
+        DataError: See `find_volumes`, `load_split`, `assign` and `automatic_split`; or no training
+            volume is there.
+    """
+    files = find_volumes(folder, contrast)
+    if split is None:
+        subjects = [file.subject for file in files]
+        chosen = split_for(subjects) or automatic_split(subjects)
+    else:
+        chosen = KNOWN_SPLITS.get(split) or load_split(Path(split))
+    parts = assign(files, chosen)
+    if not parts["train"]:
+        raise DataError(
+            f"{folder} holds no volume of a training subject of split {chosen.name!r}.",
+            "Add one, or give another split with --split.",
+        )
+    return Parts(split=chosen, **parts)
+
+
+def phantom_parts(seed: int, volumes: int, *, slices: int, matrix: int) -> dict[str, list[Volume]]:
+    """Draw phantom volumes; the last fifth validates and tests, at least one volume each."""
+    drawn = []
+    with progress("Drawing phantoms", volumes) as advance:
+        for volume in phantom_set(seed, volumes, slices=slices, matrix=matrix):
+            drawn.append(volume)
+            advance(1)
+    held = max(1, volumes // 10)
+    return {
+        "train": drawn[: -2 * held],
+        "validation": drawn[-2 * held : -held],
+        "test": drawn[-held:],
+    }
+
+
+_NAMES = ("ATTRIBUTION.txt", "LICENSE.txt", "LICENSE", "LICENSE.md", "LICENCE", "LICENCE.txt")
+_LONGEST = 2000
+
+
+def attribution_of(folder: Path) -> str | None:
+    """Return the text of the folder's licence file (its first 2,000 characters), None if absent.
+
+    Weights carry it in their metadata, since many licences ask that derived works name the source.
+    """
+    for name in _NAMES:
+        file = folder / name
+        if file.is_file():
+            text = file.read_text(encoding="utf-8", errors="replace").strip()
+            return text[:_LONGEST] or None
+    return None

@@ -1,0 +1,1 @@
+"""DICOM series of MR images, classic or enhanced (pydicom, extra `formats`)."""

@@ -1,0 +1,193 @@
+"""DICOM series of MR images, classic or enhanced (pydicom, extra `formats`).
+
+A folder is one volume: one file per slice, or one file of many frames. H is the columns' index
+(x), as for NIfTI, unless the header says that phase encode runs along the columns. Geometry is
+that of Image Position, Image Orientation and Pixel Spacing (DICOM PS3.3, C.7.6.2), brought to
+RAS+. Of the patient's identification nothing is kept but a key that tells subjects apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdmri_edge.data.formats.dicom.files import DICOM_SUFFIXES, dicom_files
+from kdmri_edge.data.formats.dicom.frames import (
+    AGAIN,
+    Frame,
+    frames_of,
+    group,
+    is_image,
+    open_dicom,
+)
+from kdmri_edge.data.geometry import LPS, Affine, from_axes, usable_affine, voxel_size
+from kdmri_edge.data.sources import parse_name, source_sha256
+from kdmri_edge.data.volume import Volume, checked_image
+from kdmri_edge.errors import DataError
+
+__all__ = ["dicom_name", "dicom_subject", "read_dicom"]
+
+_EVEN: Final = 0.02
+"""Largest difference between steps from slice to slice, as a share of their mean; headers round."""
+
+
+def dicom_name(path: Path) -> str:
+    """A series is called as its folder, or its single file, without suffix."""
+    known = path.suffix.lower() in DICOM_SUFFIXES
+    return path.stem if known else path.name
+
+
+def dicom_subject(path: Path) -> str:
+    """A key that is the same for all series of a patient: `sub-NN` of the name, else a hash.
+
+    The hash is a pseudonym, so that splits by subject hold without a patient's identification in
+    tables and manifests.
+
+    Raises:
+        DataError: Not DICOM.
+        MissingExtraError: pydicom is not installed.
+    """
+    name = dicom_name(path)
+    if name.startswith("sub-"):
+        return parse_name(name).subject
+    files = dicom_files(path)
+    header = open_dicom(files[0], pixels=False)
+    identity = str(header.get("PatientID") or header.get("StudyInstanceUID") or "")
+    return f"dicom-{hashlib.sha256(identity.encode()).hexdigest()[:8]}" if identity else name
+
+
+def read_dicom(path: Path) -> Volume:
+    """Read a series.
+
+    Args:
+        path: A folder of DICOM files of one series, or one file (a slice, or enhanced).
+
+    Returns:
+        float32 magnitude volume, slices in the order of their positions, with voxel sizes and
+        affine where the headers tell.
+
+    Raises:
+        DataError: Unreadable or truncated, several series, several images of one position,
+            slices that differ in matrix or orientation or are unevenly spaced, colour images,
+            negative values, phase images, or no image at all.
+        MissingExtraError: pydicom, or what it needs for a compressed file, is not installed.
+    """
+    path = Path(path)
+    files = dicom_files(path)
+    headers = [(file, open_dicom(file)) for file in files]
+    images = [(file, header) for file, header in headers if is_image(header)]
+    if not images:
+        raise DataError(f"{path} holds no DICOM image.", "Give a folder of one series of images.")
+    for file, header in images:
+        if "PixelData" not in header and "FloatPixelData" not in header:
+            raise DataError(f"{file} cannot be read as DICOM (no pixels).", AGAIN)
+    _check_one_series(path, [header for _, header in images])
+    if any(_is_phase(header) for _, header in images):
+        raise DataError(f"{path} holds phase images.", "Give the series of the magnitudes.")
+    frames = [frame for file, header in images for frame in frames_of(file, header)]
+    frames, affine = _ordered(path, frames)
+    stack = np.stack([frame.pixels for frame in frames])
+    spacing, between = frames[0].spacing, frames[0].between
+    voxel = (between, *spacing) if between and spacing else None
+    if affine is not None:
+        voxel = voxel_size(affine)
+    if not _phase_encode_is_down(images[0][1]):
+        stack = np.swapaxes(stack, 1, 2)
+        affine = None if affine is None else affine[:, [0, 2, 1, 3]]
+        voxel = None if voxel is None else (voxel[0], voxel[2], voxel[1])
+    name = dicom_name(path)
+    return Volume(
+        image=checked_image(stack, path),
+        name=name,
+        subject=dicom_subject(path),
+        contrast=parse_name(name).contrast,
+        sha256=source_sha256(path),
+        voxel_mm=voxel,
+        affine=affine,
+    )
+
+
+def _check_one_series(path: Path, headers: Sequence[Any]) -> None:
+    def series(header: Any) -> tuple[str, ...]:
+        uid = header.get("SeriesInstanceUID")
+        # Some archives drop the UID; then the study and the series' number have to do.
+        alternative = (header.get("StudyInstanceUID"), header.get("SeriesNumber"))
+        return (str(uid),) if uid else tuple(str(part) for part in alternative)
+
+    found = {series(header) for header in headers}
+    if len(found) > 1:
+        raise DataError(
+            f"{path} holds {len(found)} DICOM series.", "Give each series a folder of its own."
+        )
+
+
+def _is_phase(header: Any) -> bool:
+    """Whether these are the phases of complex images: their pixels are angles, no intensities."""
+    kinds = header.get("ImageType") or []
+    return "P" in list(kinds)[2:3] or header.get("ComplexImageComponent") == "PHASE"
+
+
+def _phase_encode_is_down(header: Any) -> bool:
+    """Whether phase was encoded along the columns, so that H is the rows' index."""
+    kinds = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+    places = (header, *(group(header, kind, "MRFOVGeometrySequence") for kind in kinds))
+    found = (place.get("InPlanePhaseEncodingDirection") for place in places if place is not None)
+    said = next((value for value in found if value), "")
+    return str(said).startswith("COL")  # the enhanced object says COLUMN
+
+
+def _ordered(path: Path, frames: list[Frame]) -> tuple[list[Frame], Affine | None]:
+    """Slices of one stack in the order of their positions, with the affine of [slice, row, column].
+
+    Where no header tells a place the order is that of their numbers, and there is no affine.
+    """
+    if len({frame.pixels.shape for frame in frames}) > 1:
+        raise DataError(f"{path} holds images of different matrices.", "Give one series.")
+    placed = [(frame, frame.place) for frame in frames if frame.place is not None]
+    if len(placed) < len(frames):
+        return sorted(frames, key=lambda frame: frame.number), None
+    first = placed[0][1]
+    normal = first.normal
+    for _, place in placed:
+        for one, other in ((first.rows, place.rows), (first.columns, place.columns)):
+            if not np.allclose(one, other, atol=1e-3 * float(np.linalg.norm(one))):
+                raise DataError(
+                    f"{path} holds slices of several orientations or pixel sizes.",
+                    "Give each stack of slices a folder of its own (a localiser has three).",
+                )
+    placed.sort(key=lambda pair: float(normal @ pair[1].position))
+    _check_even(path, np.array([float(normal @ place.position) for _, place in placed]))
+    start, end = placed[0][1].position, placed[-1][1].position
+    # A single slice has no neighbour: what its header says, and 1 mm where that is silent.
+    across = normal * (frames[0].between or 1.0)
+    if len(placed) > 1:
+        across = (end - start) / (len(placed) - 1)
+    affine = usable_affine(LPS @ from_axes(across, first.rows, first.columns, start))
+    if affine is None:
+        raise DataError(
+            f"{path} has an image orientation that makes no sense.", "Export the series again."
+        )
+    return [frame for frame, _ in placed], affine
+
+
+def _check_even(path: Path, places: NDArray[np.float64]) -> None:
+    """Refuse repeated and missing slices; `places` are millimetres along the normal, sorted."""
+    steps = np.diff(places)
+    if not len(steps):
+        return
+    if steps.min() < 1e-3:
+        each = len(places) / (1 + int((steps >= 1e-3).sum()))
+        raise DataError(
+            f"{path} holds several images of one position (about {each:g} each).",
+            "Give each echo, phase, repetition or part (magnitude, phase) a folder of its own.",
+        )
+    if np.ptp(steps) > max(_EVEN * float(steps.mean()), 1e-3):
+        raise DataError(
+            f"{path} has slices that are {steps.min():g} to {steps.max():g} mm apart.",
+            "A slice may be missing: copy the whole series again.",
+        )

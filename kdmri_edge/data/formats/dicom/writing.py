@@ -1,0 +1,208 @@
+"""Writing images as a DICOM series (pydicom, extra `formats`): one file per slice.
+
+With a geometry the files are MR Image Storage (PS3.3, A.4), without one secondary captures. Who
+the patient is comes from the DICOM source of the images or is left empty; nothing is invented.
+Every file says that it is derived, how, and by which version of this software.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdmri_edge import __version__
+from kdmri_edge.data.formats.dicom.files import dicom_files
+from kdmri_edge.data.formats.dicom.frames import open_dicom
+from kdmri_edge.data.geometry import LPS, Affine, directions, regridded, voxel_size
+from kdmri_edge.data.image import ImageRecord
+from kdmri_edge.errors import DataError, OutputError
+from kdmri_edge.utils import extras
+from kdmri_edge.utils.files import atomic_directory, atomic_path
+
+__all__ = ["write_dicom"]
+
+_MR_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.4"
+_SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
+_LEVELS: Final = 65535
+_MODEL: Final = "kdmri-edge"
+
+# fmt: off
+# Patient, study and frame of reference: what ties a derived image to its source (PS3.3, C.7.1,
+# C.7.2, C.7.4), and how that was acquired.
+_OF_THE_SOURCE: Final = (
+    "SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate",
+    "PatientSex", "PatientAge", "PatientWeight", "PatientSize", "PatientIdentityRemoved",
+    "DeidentificationMethod", "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID",
+    "StudyDescription", "AccessionNumber", "ReferringPhysicianName", "FrameOfReferenceUID",
+    "PositionReferenceIndicator", "PatientPosition", "BodyPartExamined", "Laterality",
+    "ProtocolName", "AcquisitionDate", "AcquisitionTime", "ScanningSequence", "SequenceVariant",
+    "ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime", "EchoTrainLength",
+    "InversionTime", "FlipAngle", "MagneticFieldStrength", "ImagingFrequency", "ImagedNucleus",
+    "BurnedInAnnotation", "LossyImageCompression", "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+)
+
+# Type 2 attributes: they must be there, and may be empty.
+_EMPTY: Final = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
+    "StudyID", "AccessionNumber", "ReferringPhysicianName",
+)
+_EMPTY_MR: Final = (
+    "PositionReferenceIndicator", "ScanOptions", "MRAcquisitionType", "EchoTime", "EchoTrainLength",
+)
+# fmt: on
+
+
+def write_dicom(path: Path, picture: ImageRecord) -> None:
+    """Write a series.
+
+    The axes are transposed and flipped to the usual view (columns to the patient's left, rows to
+    the back; sagittal: columns to the back, rows downwards); each pixel keeps its place in the
+    patient. Intensities become 16-bit numbers with one rescale slope for the whole series.
+
+    Args:
+        path: Ends in `.dcm`: the file of a single slice, or a folder of one file per slice.
+        picture: Magnitudes; with `dicom`, that series gives patient, study and acquisition.
+
+    Raises:
+        OutputError: Complex images, a folder that holds other files, or a place that cannot be
+            written to.
+        DataError: The source series cannot be read any more.
+        MissingExtraError: pydicom is not installed.
+    """
+    if np.iscomplexobj(picture.image):
+        raise OutputError(
+            f"{path} would lose the images' phase: DICOM holds magnitudes.",
+            "Add --magnitude, or write .nii.gz or .npy.",
+        )
+    if path.is_dir():
+        _check_ours(path)
+    image, affine, down = _upright(picture)
+    whole = _common(picture, affine, down)
+    slope = float(f"{float(image.max()) / _LEVELS or 1.0:.9e}")
+    whole.RescaleSlope = f"{slope:.9e}"
+    stored = np.clip(np.rint(image / slope), 0, _LEVELS).astype("<u2")  # a network may ring below 0
+    if len(stored) == 1 and not path.is_dir():
+        with atomic_path(path) as temporary:
+            _save(temporary, whole, stored, 0, affine)
+        return
+    with atomic_directory(path) as folder:
+        for index in range(len(stored)):
+            _save(folder / f"{index + 1:04d}.dcm", whole, stored, index, affine)
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuse a folder whose replacement would lose more than an earlier series of ours."""
+    for file in sorted(folder.iterdir()):
+        if not file.name.endswith(".dcm"):
+            raise OutputError(
+                f"{folder} holds other files than a DICOM series ({file.name}).",
+                "Choose another --output.",
+            )
+        if not _is_ours(file):
+            raise OutputError(
+                f"{folder} holds images that kdmri-edge did not write ({file.name}).",
+                "Choose another --output.",
+            )
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        header = open_dicom(file, pixels=False)
+    except DataError:
+        return False
+    return bool(header.get("ManufacturerModelName") == _MODEL)
+
+
+def _upright(picture: ImageRecord) -> tuple[NDArray[Any], Affine | None, bool]:
+    """[slice, row, column] as a radiologist expects it, its affine, and whether H runs down."""
+    image, affine = picture.image, picture.affine
+    if affine is None:
+        return image, None, True
+    letters = directions(affine)
+    # Columns run from right to left, or, where the slices do, from front to back.
+    across = "LR" if not set("LR") & set(letters[0]) else "AP"
+    h_runs_down = letters[2] in across
+    if not h_runs_down:
+        image, affine = np.swapaxes(image, 1, 2), affine[:, [0, 2, 1, 3]]
+        letters = letters[0] + letters[2] + letters[1]
+    for axis in (1, 2):
+        if letters[axis] in "RAS":  # rows and columns run to L, P and I
+            last = [0.0, 0.0, 0.0]
+            last[axis] = image.shape[axis] - 1
+            step = [-1.0 if a == axis else 1.0 for a in range(3)]
+            image = np.flip(image, axis)
+            affine = regridded(affine, old=last, new=(0, 0, 0), step=step)
+    return image, affine, h_runs_down
+
+
+def _common(picture: ImageRecord, affine: Affine | None, h_runs_down: bool) -> Any:
+    """What all files of the series have in common, as a pydicom Dataset."""
+    pydicom: Any = extras.require("pydicom", extra="formats")
+    uid = pydicom.uid.generate_uid
+    whole = pydicom.Dataset()
+    if picture.dicom is not None:
+        source = open_dicom(dicom_files(picture.dicom)[0], pixels=False)
+        for keyword in _OF_THE_SOURCE:
+            if keyword in source:
+                whole[keyword] = source[keyword]
+        whole.SeriesDescription = f"{source.get('SeriesDescription', '')} kdmri-edge".strip()[:64]
+    else:
+        whole.SeriesDescription = "kdmri-edge"
+    for keyword in (*_EMPTY, *(_EMPTY_MR if affine is not None else ())):
+        if keyword not in whole:
+            setattr(whole, keyword, None)
+    if "StudyInstanceUID" not in whole:
+        whole.StudyInstanceUID = uid(prefix=None)
+    whole.SeriesInstanceUID = uid(prefix=None)
+    whole.SeriesNumber = None
+    whole.Modality = "MR" if affine is not None else "OT"
+    whole.SOPClassUID = _SECONDARY_CAPTURE if affine is None else _MR_IMAGE
+    whole.ImageType = ["DERIVED", "SECONDARY", "M"]
+    whole.Manufacturer = whole.ManufacturerModelName = _MODEL
+    whole.SoftwareVersions = __version__
+    whole.DerivationDescription = picture.derivation or f"Written by kdmri-edge {__version__}."
+    if "LossyImageCompression" not in whole:
+        whole.LossyImageCompression = "00"  # of the compression alone; the derivation says the rest
+    whole.SamplesPerPixel, whole.PhotometricInterpretation = 1, "MONOCHROME2"
+    whole.BitsAllocated, whole.BitsStored, whole.HighBit = 16, 16, 15
+    whole.PixelRepresentation = 0
+    whole.RescaleIntercept, whole.RescaleType = "0", "US"
+    whole.InPlanePhaseEncodingDirection = "COL" if h_runs_down else "ROW"
+    if affine is None:
+        whole.ConversionType = "WSD"
+        if picture.voxel_mm is not None:
+            whole.PixelSpacing = [f"{mm:.9g}" for mm in picture.voxel_mm[1:]]
+            whole.SliceThickness = f"{picture.voxel_mm[0]:.9g}"
+        return whole
+    steps = voxel_size(affine)
+    whole.PixelSpacing = [f"{mm:.9g}" for mm in steps[1:]]
+    whole.SliceThickness = whole.SpacingBetweenSlices = f"{steps[0]:.9g}"
+    if "FrameOfReferenceUID" not in whole:
+        whole.FrameOfReferenceUID = uid(prefix=None)
+    if "ScanningSequence" not in whole:
+        whole.ScanningSequence, whole.SequenceVariant = "RM", "NONE"
+    lps = LPS @ affine
+    cosines = np.concatenate([lps[:3, 2] / steps[2], lps[:3, 1] / steps[1]])
+    whole.ImageOrientationPatient = [f"{c:.10f}" for c in cosines]
+    return whole
+
+
+def _save(path: Path, whole: Any, stored: NDArray[Any], index: int, affine: Affine | None) -> None:
+    pydicom: Any = extras.require("pydicom", extra="formats")
+    data = pydicom.Dataset()
+    data.update(whole)
+    data.SOPInstanceUID = pydicom.uid.generate_uid(prefix=None)
+    data.InstanceNumber = index + 1
+    if affine is not None:
+        position = LPS @ affine @ [index, 0, 0, 1]
+        data.ImagePositionPatient = [f"{mm:.8g}" for mm in position[:3]]
+    data.Rows, data.Columns = stored.shape[1:]
+    data.PixelData = np.ascontiguousarray(stored[index]).tobytes()
+    data["PixelData"].VR = "OW"
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.save_as(path, enforce_file_format=True)

@@ -1,0 +1,1 @@
+"""HDF5 files, told apart by the names of their datasets."""

@@ -1,0 +1,138 @@
+"""HDF5 files of any layout: told apart by their datasets' names, or by the one that is named.
+
+A layout is a row of `LAYOUTS`; the first that recognises a file reads it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import h5py
+
+from kdmri_edge.data.formats.hdf5.fastmri import is_fastmri
+from kdmri_edge.data.formats.hdf5.kdmri import is_kdmri
+from kdmri_edge.data.formats.measured import volume_of
+from kdmri_edge.data.scan import Scan
+from kdmri_edge.data.sources import split_dataset
+from kdmri_edge.data.volume import Volume
+from kdmri_edge.errors import DataError
+from kdmri_edge.utils.extras import load_attribute
+
+__all__ = ["LAYOUTS", "Layout", "layout_of", "read_hdf5", "scan_hdf5"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """A layout of HDF5 files.
+
+    Attributes:
+        name: For `kdmri-edge data inspect`.
+        recognises: Tells by the names in the file's root, and GROUP/NAME of those in its groups,
+            whether a file has it.
+        scan: "module:function" from a path to a `Scan`; None where it holds no measured k-space.
+        volume: "module:function" from a path to a `Volume`; None makes it of a single-coil scan.
+    """
+
+    name: str
+    recognises: Callable[[list[str]], bool]
+    scan: str | None
+    volume: str | None = None
+
+
+def _is_mrd(names: list[str]) -> bool:
+    """Whether a group holds a header and readouts, as ISMRMRD has it."""
+    return any(name.endswith("/xml") and f"{name[:-4]}/data" in names for name in names)
+
+
+def _holds_mrd_images(names: list[str]) -> bool:
+    """Whether a group holds a series of images, as ISMRMRD has it."""
+    return any(re.fullmatch(r"[^/]+/images?_\d+", name) for name in names)
+
+
+LAYOUTS: Final[tuple[Layout, ...]] = (
+    Layout(
+        name="fastMRI HDF5",
+        recognises=is_fastmri,
+        scan="kdmri_edge.data.formats.hdf5.fastmri:scan_fastmri_h5",
+        volume="kdmri_edge.data.formats.hdf5.fastmri:read_fastmri_h5",
+    ),
+    Layout(
+        name="KD-MRI HDF5",
+        recognises=is_kdmri,
+        scan=None,
+        volume="kdmri_edge.data.formats.hdf5.kdmri:read_kdmri_h5",
+    ),
+    Layout(
+        name="ISMRMRD HDF5",
+        recognises=_is_mrd,
+        scan="kdmri_edge.data.formats.hdf5.mrd:scan_mrd_h5",
+    ),
+    Layout(
+        name="ISMRMRD HDF5 of images",
+        recognises=_holds_mrd_images,
+        scan=None,
+        volume="kdmri_edge.data.formats.hdf5.mrd:read_mrd_images",
+    ),
+)
+"""In the order in which they are tried."""
+
+_PLAIN: Final = Layout(
+    name="HDF5",
+    recognises=lambda names: True,
+    scan="kdmri_edge.data.formats.hdf5.plain:scan_plain_h5",
+)
+
+
+def layout_of(path: Path) -> Layout:
+    """The layout of a file; a dataset that is named by hand is read as it is.
+
+    Raises:
+        DataError: Unreadable.
+    """
+    file, named = split_dataset(path)
+    try:
+        with h5py.File(file, "r") as opened:
+            names = [str(name) for name in opened]
+            for name, node in opened.items():
+                names += [f"{name}/{part}" for part in node] if isinstance(node, h5py.Group) else []
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(
+            f"{file} cannot be read as HDF5 ({type(error).__name__}).",
+            "The file is damaged or cut short: copy it again.",
+        ) from error
+    if named is not None:
+        return _PLAIN
+    return next((layout for layout in LAYOUTS if layout.recognises(names)), _PLAIN)
+
+
+def read_hdf5(path: Path) -> Volume:
+    """Read images or single-coil k-space in a known layout, or the dataset that is named.
+
+    Raises:
+        DataError: Unreadable, an unknown layout, or several coils; see the readers.
+    """
+    layout = layout_of(path)
+    if layout.volume is None:
+        return volume_of(scan_hdf5(path))
+    volume: Volume = load_attribute(layout.volume)(path)
+    return volume
+
+
+def scan_hdf5(path: Path) -> Scan:
+    """Read measured k-space in a known layout, or the dataset that is named.
+
+    Raises:
+        DataError: Unreadable, an unknown layout, or one that holds none; see the readers.
+    """
+    layout = layout_of(path)
+    if layout.scan is None:
+        raise DataError(
+            f"{path} is in the layout of {layout.name}, which holds no measured k-space.",
+            "Read it as a volume.",
+        )
+    scan: Scan = load_attribute(layout.scan)(path)
+    return scan

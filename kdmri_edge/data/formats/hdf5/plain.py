@@ -1,0 +1,156 @@
+"""K-space in any dataset of an HDF5 file, named on the command line as FILE.h5:DATASET:AXES.
+
+AXES has a letter for each axis: s slice, c coil, h phase encode, w readout; "swh" is [slice,
+readout, phase encode]. Instead, the dataset may have an attribute `axes` with the same letters.
+Zero frequency is in the middle (index N // 2), as measuring software stores it, or at index 0
+where an attribute `zero_frequency` is "first". Coordinates are not known: no geometry.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from kdmri_edge.data.formats.measured import mask_of
+from kdmri_edge.data.formats.registry import origin_of
+from kdmri_edge.data.scan import Scan
+from kdmri_edge.data.sources import AXES_HELP, axes_of, dataset_of, split_dataset
+from kdmri_edge.errors import DataError
+
+__all__ = ["complex_datasets", "scan_plain_h5"]
+
+
+def complex_datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """All datasets of a file that hold complex numbers, by name."""
+    found: dict[str, h5py.Dataset] = {}
+
+    def visit(name: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset) and (_is_complex(node) and 2 <= node.ndim <= 4):
+            found[name] = node
+
+    file.visititems(visit)
+    return found
+
+
+def _is_complex(node: h5py.Dataset) -> bool:
+    return node.dtype.kind == "c" or set(node.dtype.names or ()) == {"real", "imag"}
+
+
+def scan_plain_h5(path: Path) -> Scan:
+    """Read a dataset of k-space.
+
+    Args:
+        path: FILE.h5:DATASET:AXES; without AXES the attribute `axes` says what the axes are; a
+            file alone, if that attribute marks one of its datasets.
+
+    Raises:
+        DataError: Unreadable, no such dataset, real numbers, axes that are not told or do not fit,
+            or slices that were sampled differently.
+    """
+    source, named = split_dataset(path)
+    try:
+        with h5py.File(source, "r") as file:
+            loaded = complex_datasets(file)
+            name = _chosen(source, file, loaded, named)
+            node = file[name]
+            axes = (axes_of(named) if named else None) or node.attrs.get("axes")
+            zero = node.attrs.get("zero_frequency", "centre")
+            stored = np.asarray(node[()])
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise DataError(
+            f"{source} cannot be read as HDF5 ({type(error).__name__}).",
+            "The file is damaged or cut short: copy it again.",
+        ) from error
+    zero = zero.decode("utf-8", "replace") if isinstance(zero, bytes) else str(zero)
+    if zero not in ("first", "centre"):
+        raise DataError(
+            f"zero_frequency of {source}:{name} is {zero!r}.",
+            "It says where zero frequency lies: centre, or first.",
+        )
+    if stored.dtype.names:
+        stored = stored["real"] + 1j * stored["imag"]
+    kspace = _arranged(f"{source}:{name}", stored, axes)
+    if zero == "centre":
+        kspace = np.fft.ifftshift(kspace, axes=(-2, -1))
+    origin = origin_of(source)
+    origin["name"] += f"_{name.replace('/', '_')}"
+    origin["contrast"] = origin["contrast"] or name.rpartition("/")[2]
+    kspace = np.ascontiguousarray(kspace, dtype=np.complex64)
+    return Scan(
+        kspace=kspace,
+        mask=mask_of(kspace, origin["name"]),
+        **origin,
+    )
+
+
+def _chosen(
+    source: Path, file: h5py.File, loaded: dict[str, h5py.Dataset], named: str | None
+) -> str:
+    """Which dataset is meant, refused where it is none or no k-space."""
+    if named is None:
+        marked = [name for name, node in loaded.items() if "axes" in node.attrs]
+        if len(marked) == 1:
+            return marked[0]
+        raise unknown_layout(source, list(loaded), [str(name) for name in file])
+    name = dataset_of(named)
+    if name in loaded:
+        return name
+    if isinstance(file.get(name), h5py.Dataset):
+        node = file[name]
+        raise DataError(
+            f"{name} of {source} holds {node.dtype} {list(node.shape)}, not complex k-space of two"
+            " to four axes.",
+            f"Complex datasets are {', '.join(loaded)}." if loaded else "Store complex k-space.",
+        )
+    raise DataError(
+        f"{source} has no dataset {name!r}.",
+        f"It holds {', '.join(loaded) or 'no complex dataset'}.",
+    )
+
+
+def unknown_layout(source: Path, complex_names: list[str], names: list[str]) -> DataError:
+    """Why a file in no layout that is known is refused, and how to name what it holds."""
+    if complex_names:
+        return DataError(
+            f"{source} is in no layout that is known by itself; it holds complex data in"
+            f" {', '.join(complex_names[:6])}.",
+            f"Name one with its axes ({AXES_HELP}), for instance"
+            f" {source.name}:{complex_names[0]}:swh.",
+        )
+    return DataError(
+        f"{source} is not in KD-MRI's layout (it holds {', '.join(sorted(names)[:6]) or 'nothing'})"
+        " nor in another one that is known.",
+        "KD-MRI's needs volfs, [height, width, slices]; fastMRI's kspace.",
+    )
+
+
+def _arranged(what: str, stored: NDArray[Any], axes: object) -> NDArray[Any]:
+    """[S, C, H, W] from axes in any order."""
+    if isinstance(axes, bytes):
+        axes = axes.decode("utf-8", "replace")
+    if axes is None:
+        raise DataError(
+            f"The axes of {what}, {list(stored.shape)}, are not told.",
+            f"Add them as letters ({AXES_HELP}): {what}:"
+            f"{ {2: 'hw', 3: 'swh', 4: 'scwh'}[stored.ndim] }, in their own order.",
+        )
+    letters = "".join(str(axes).lower().split())
+    if len(set(letters)) != len(letters) or not {"h", "w"} <= set(letters) <= set("schw"):
+        raise DataError(
+            f"{letters!r} does not name axes of k-space.",
+            f"Give each axis one letter ({AXES_HELP}); h and w must be there.",
+        )
+    if len(letters) != stored.ndim:
+        raise DataError(
+            f"{what} has {stored.ndim} axes, {list(stored.shape)}, and {letters!r} names"
+            f" {len(letters)}.",
+            f"Give each axis one letter ({AXES_HELP}).",
+        )
+    for letter in "sc":
+        if letter not in letters:
+            letters, stored = letter + letters, stored[None]
+    return stored.transpose([letters.index(letter) for letter in "schw"])

@@ -1,0 +1,1 @@
+"""A procedural brain-like phantom: the data that ships with the software."""

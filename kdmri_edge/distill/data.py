@@ -1,0 +1,134 @@
+"""The volumes that a run trains and validates on, undersampled and described."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdmri_edge.data.case import Case, Undersampling
+from kdmri_edge.data.datasets import (
+    VolumeFile,
+    attribution_of,
+    find_parts,
+    load_volumes,
+    phantom_parts,
+)
+from kdmri_edge.data.sources import source_sha256
+from kdmri_edge.data.volume import Volume
+from kdmri_edge.distill.recipe import Masks
+from kdmri_edge.distill.request import PHANTOM, Settings
+from kdmri_edge.errors import DataError
+from kdmri_edge.physics.espirit import check_calibration
+
+__all__ = ["TrainingData", "gather", "joined", "recorded_hashes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Data of a run.
+
+    Attributes:
+        train: Training volumes, undersampled.
+        validation: Validation volumes, undersampled.
+        record: For run.json: split name and, for each part, name, subject, contrast and hash.
+        attribution: How the data's owner wants to be named; None where unknown.
+        simulation: {"simulation": ...} for complex networks: what was added to magnitude images.
+    """
+
+    train: Sequence[Case]
+    validation: Sequence[Case]
+    record: dict[str, Any]
+    attribution: str | None
+    simulation: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def hashes(self) -> list[str]:
+        """SHA-256 of the training and validation volumes."""
+        return [case.sha256 for case in (*self.train, *self.validation)]
+
+
+def _describe(item: Case | Volume | VolumeFile, sha256: str) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "subject": item.subject,
+        "contrast": item.contrast,
+        "sha256": sha256,
+    }
+
+
+def recorded_hashes(volumes: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the SHA-256 of volumes as a record describes them."""
+    return [str(volume["sha256"]) for volume in volumes]
+
+
+def joined(mine: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the volumes of two records, each once."""
+    known = set(recorded_hashes(mine))
+    return mine + [volume for volume in others if volume["sha256"] not in known]
+
+
+def gather(settings: Settings) -> TrainingData:
+    """Load and undersample what the settings name.
+
+    Raises:
+        DataError: See `find_parts`, `load_volumes` and `make_case`.
+        MaskError: The mask does not fit the matrix, or (with coils) its centre has gaps.
+    """
+    if settings.student_spec.coils:
+        check_calibration(settings.mask, settings.matrix)
+    undersampled = Undersampling(
+        settings.student_spec, settings.mask, settings.matrix, settings.recipe.seed
+    )
+    if settings.data == PHANTOM:
+        recipe = settings.recipe
+        drawn = phantom_parts(
+            recipe.seed,
+            recipe.phantom_volumes,
+            slices=recipe.phantom_slices,
+            matrix=settings.matrix,
+        )
+        cases = {part: undersampled(volumes) for part, volumes in drawn.items()}
+        record: dict[str, Any] = {
+            part: [_describe(case, case.sha256) for case in found] for part, found in cases.items()
+        }
+        return TrainingData(
+            train=cases["train"],
+            validation=cases["validation"],
+            record={"split": PHANTOM, **record},
+            attribution=None,
+            simulation=_simulation(undersampled, settings),
+        )
+    folder = Path(settings.data)
+    parts = find_parts(folder, contrast=settings.contrast, split=settings.split)
+    train = undersampled(load_volumes(parts.train, settings.matrix))
+    validation = undersampled(load_volumes(parts.validation, settings.matrix))
+    seen = {case.sha256: case.name for case in train}
+    test = [_describe(file, source_sha256(file.path)) for file in parts.test]
+    for held in [_describe(case, case.sha256) for case in validation] + test:
+        if held["sha256"] in seen:
+            raise DataError(
+                f"{held['name']} is the same file as the training volume {seen[held['sha256']]}.",
+                "Remove one of them: a test on training data says nothing.",
+            )
+    return TrainingData(
+        train=train,
+        validation=validation,
+        record={
+            "split": parts.split.name,
+            "train": [_describe(case, case.sha256) for case in train],
+            "validation": [_describe(case, case.sha256) for case in validation],
+            "test": test,
+        },
+        attribution=attribution_of(folder),
+        simulation=_simulation(undersampled, settings),
+    )
+
+
+def _simulation(undersampled: Undersampling, settings: Settings) -> dict[str, Any]:
+    """What was added to magnitudes; masks that are drawn anew meet the images without noise."""
+    record = undersampled.record
+    if record and settings.recipe.masks is Masks.LINES:
+        return {"simulation": {**record["simulation"], "noise": [0.0, 0.0]}}
+    return record

@@ -1,0 +1,69 @@
+"""First weights of a run's networks: the same on every process and after every restart."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from kdmri_edge.distill.stages import TrainContext
+from kdmri_edge.models.build import Network, build_model
+from kdmri_edge.models.initialisation import bridge
+from kdmri_edge.models.reparameterisation import reparameterise
+from kdmri_edge.models.specs import ModelSpec
+from kdmri_edge.physics.consistency import maps_tensor
+from kdmri_edge.physics.scaling import as_channels
+
+__all__ = ["add_branches", "init_from_teacher", "init_model"]
+
+# Slices that the fit of a bridged student looks at.
+_SLICES = 16
+
+
+@contextlib.contextmanager
+def _seeded(run: int, own: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run * 1000 + own)
+        yield
+
+
+def init_model(spec: ModelSpec, run: int, own: int) -> Network:
+    """Draw a network.
+
+    Args:
+        spec: Its architecture.
+        run: Seed of the run.
+        own: Number of the network within it.
+    """
+    with _seeded(run, own):
+        return build_model(spec)
+
+
+def add_branches(network: nn.Module, run: int, own: int) -> None:
+    """Give a network branches, in place; their weights are drawn apart from the network's own."""
+    with _seeded(run, own):
+        reparameterise(network)
+
+
+def init_from_teacher(student: Network, teacher: Network, context: TrainContext) -> None:
+    """Start a student as its teacher with the inner convolutions bridged, in place.
+
+    Args:
+        student: The student; it is moved to the run's device.
+        teacher: The trained teacher, moved likewise.
+        context: Gives training slices, operator, device and seed.
+    """
+    slices, device = context.slices, context.fabric.device
+    numbers = slices.spread(_SLICES)
+    x_u = torch.from_numpy(as_channels(slices.zero_filled[numbers])).to(device)
+    maps = slices.maps_of(numbers)
+    bridge(
+        student.to(device),
+        teacher.to(device),
+        x_u,
+        context.operator,
+        None if maps is None else maps_tensor(maps).to(device),
+        seed=context.recipe.seed,
+    )

@@ -1,0 +1,344 @@
+"""One stage of training: a resumable loop on Lightning Fabric.
+
+Learning rate as a function of the step alone, so that resuming needs no scheduler state.
+
+Watching a network on the validation subjects while it learns.
+
+One optimiser step of a stage: batch, gradients, update.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kdmri_edge.data.case import Case
+from kdmri_edge.distill.batches import draw, sees_other_mask, step_mask, step_noise
+from kdmri_edge.distill.log import StageProgress
+from kdmri_edge.distill.losses import Joint
+from kdmri_edge.distill.recipe import DistillRecipe, Masks, Schedule
+from kdmri_edge.distill.replay import CudaRecorder, Record, Replayed
+from kdmri_edge.distill.stages import Batch, Stage, TrainContext
+from kdmri_edge.distill.state import WeightAverage, load_state, save_state
+from kdmri_edge.errors import KdmriError
+from kdmri_edge.models.blocks import Features, channels_last, padded
+from kdmri_edge.models.build import Network
+from kdmri_edge.models.reconstructor import network_operator
+from kdmri_edge.models.reparameterisation import sum_branches_once
+from kdmri_edge.models.specs import ModelSpec
+from kdmri_edge.physics.consistency import maps_tensor
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.operators import Form, projection_matrix
+from kdmri_edge.physics.scaling import network_image, network_input
+
+__all__ = ["TrainStep", "rate", "recorder", "thinned", "train", "validation_psnr"]
+
+# 40, 80 and 120 of 150 epochs, as KD-MRI's published code trains its teacher.
+_MILESTONES = (40 / 150, 80 / 150, 120 / 150)
+
+
+def rate(recipe: DistillRecipe, step: int, steps: int) -> float:
+    """Return the learning rate of a step.
+
+    Args:
+        recipe: Gives peak, warm-up, course and final fraction.
+        step: Step within the stage, from 0.
+        steps: Steps of the stage.
+    """
+    warmup = min(recipe.warmup, steps // 4)
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    if recipe.schedule is Schedule.CONSTANT:
+        return recipe.learning_rate
+    if recipe.schedule is Schedule.STEP:
+        return recipe.learning_rate * 0.1 ** sum(step >= steps * part for part in _MILESTONES)
+    done = (step - warmup) / max(1, steps - warmup)
+    course = 0.5 * (1 + math.cos(math.pi * done))
+    return recipe.learning_rate * (recipe.final_rate + (1 - recipe.final_rate) * course)
+
+
+def thinned(cases: Sequence[Case], slices: int) -> list[Case]:
+    """Keep about `slices` slices in all, spread evenly over all of them; quick to evaluate.
+
+    Of more volumes than that some are left out.
+    """
+    total = sum(len(case.target) for case in cases)
+    every = max(1, round(total / slices))
+    kept, begin = [], every // 2
+    for case in cases:
+        count = len(case.target)
+        own = slice(begin, None, every)
+        chosen = range(count)[own]
+        if chosen:
+            kept.append(case.part(own))
+        begin += len(chosen) * every - count
+    return kept
+
+
+@torch.no_grad()
+def validation_psnr(model: nn.Module, operator: Tensor, cases: Sequence[Case]) -> float:
+    """Return the mean over volumes of the PSNR in dB, in float32.
+
+    Data range is the maximum of the target's slices given, as in the benchmark.
+    """
+    values = []
+    model.eval()
+    for case in cases:
+        inputs = torch.from_numpy(network_input(case.zero_filled, case.scale))
+        inputs = inputs.to(operator.device).contiguous(memory_format=torch.channels_last)
+        calls = []
+        for start, x in zip(range(0, len(inputs), 4), torch.split(inputs, 4), strict=True):
+            own = case.maps_of(slice(start, start + 4))
+            maps = None if own is None else maps_tensor(own).to(operator.device)
+            calls.append(model(x, operator, maps).cpu().numpy())
+        output = network_image(np.concatenate(calls), case.scale)
+        error = np.mean(np.abs(output - case.target) ** 2, dtype=np.float64)
+        values.append(10 * np.log10(float(np.abs(case.target).max()) ** 2 / error))
+    model.train()
+    return float(np.mean(values))
+
+
+Wrapped = Callable[[Tensor, Tensor, Tensor | None], Features]
+
+
+def recorder(context: TrainContext) -> Record | None:
+    """Return what records a training's steps; None where they run as they are.
+
+    That is on CPUs, and among several processes, whose gradients meet in every step.
+    """
+    alone = context.fabric.world_size == 1
+    return CudaRecorder() if alone and context.fabric.device.type == "cuda" else None
+
+
+class TrainStep:
+    """The steps of one stage.
+
+    Args:
+        wrapped: The network, as Fabric wraps it.
+        optimiser: Adam over its parameters, wrapped alike; with a recorder it must be one whose
+            steps can be recorded.
+        average: Running average of the weights; None for none.
+        stage: What is trained.
+        context: What all stages share.
+        record: See `recorder`.
+    """
+
+    def __init__(
+        self,
+        wrapped: Wrapped,
+        optimiser: torch.optim.Optimizer,
+        average: WeightAverage | None,
+        stage: Stage,
+        context: TrainContext,
+        record: Record | None,
+    ) -> None:
+        self._wrapped, self._optimiser, self._average = wrapped, optimiser, average
+        self._stage, self._context = stage, context
+        # This process's shards of the batch; their gradients are averaged here, the processes' by
+        # DDP.
+        self._own = max(1, context.recipe.shards // context.fabric.world_size)
+        # Noise needs the targets undersampled anew, also with the run's own mask.
+        self._projection = None
+        if stage.noise:
+            own = network_operator(context.spec, context.mask, Form.PROJECTION)
+            self._projection = _projection(context.mask, context.spec, own)
+        self._replayed = None
+        if record is not None:
+            self._replayed = Replayed(self._whole, record, context.fabric.device)
+            for group in optimiser.param_groups:  # a number would be recorded as it is
+                group["lr"] = torch.zeros((), device=context.fabric.device)
+
+    def __call__(self, step: int) -> float:
+        """Do a step; return its loss.
+
+        Raises:
+            KdmriError: The loss or its gradient is not finite.
+        """
+        stage = self._stage
+        progress = step / stage.steps
+        self._set_rate(stage.rate * rate(self._context.recipe, step, stage.steps))
+        tensors = self._draw(step)
+        if self._replayed is None:
+            total, norm = self._gradients(tensors, progress)
+            value = self._checked(total, norm, step)
+            self._update()
+            return value
+        total, norm = self._replayed(tensors, kind=progress >= stage.switch)
+        return self._checked(total, norm, step)
+
+    def close(self) -> None:
+        """Let go of what was recorded."""
+        if self._replayed is not None:
+            self._replayed.forget()
+
+    def _set_rate(self, value: float) -> None:
+        for group in self._optimiser.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(value)
+            else:
+                group["lr"] = value
+
+    def _draw(self, step: int) -> list[Tensor]:
+        """Return operator and, shard by shard, zero-filled images, targets and coil maps."""
+        stage, context = self._stage, self._context
+        recipe, fabric = context.recipe, context.fabric
+        number = stage.first + step
+        operator, projection = context.operator, self._projection
+        if recipe.masks is Masks.LINES or sees_other_mask(
+            stage.other_masks, seed=recipe.seed, step=number
+        ):
+            height = context.slices.target.shape[1]
+            mask = step_mask(height, seed=recipe.seed, step=number)
+            # Recorded, of one shape: another one would have to be recorded anew.
+            operator = network_operator(
+                context.spec, mask, Form.PROJECTION, any_mask=self._replayed is not None
+            )
+            projection = _projection(mask, context.spec, operator)
+        noise = step_noise(stage.noise, seed=recipe.seed, step=number)
+        tensors = [operator]
+        for shard in range(self._own):
+            tensors += draw(
+                context.slices,
+                recipe,
+                step=number,
+                whole=not context.strips or step >= round(stage.steps * (1 - recipe.whole_slices)),
+                flip=context.strips and recipe.flip,
+                rank=fabric.global_rank * self._own + shard,
+                world=fabric.world_size * self._own,
+                projection=projection,
+                noise=noise,
+            )
+        return tensors
+
+    def _gradients(self, tensors: Sequence[Tensor], progress: float) -> tuple[Tensor, Tensor]:
+        """Return the loss and the norm of its gradient, which is clipped."""
+        fabric, stage = self._context.fabric, self._stage
+        total = torch.zeros((), device=fabric.device)
+        operator, images = fabric.to_device(tensors[0]), tensors[1:]
+        each = len(images) // self._own
+        for shard in range(self._own):
+            shares = images[shard * each : (shard + 1) * each]
+            x_u, target, *maps = [fabric.to_device(t) for t in shares]
+            batch = Batch(
+                x_u=x_u,
+                target=target,
+                operator=operator,
+                progress=progress,
+                maps=maps[0] if maps else None,
+            )
+            waits = fabric.world_size > 1 and shard + 1 < self._own
+            with fabric.no_backward_sync(cast(Any, self._wrapped)) if waits else nullcontext():
+                features = self._wrapped(batch.x_u, operator, batch.maps)
+                loss = stage.criterion(features, batch) / self._own
+                fabric.backward(loss)
+            total += loss.detach()
+        parameters = [p for group in self._optimiser.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self._context.recipe.clip)
+        return total, norm
+
+    def _update(self) -> None:
+        self._optimiser.step()
+        self._optimiser.zero_grad()
+        if self._average is not None:
+            self._average.update()
+
+    def _whole(self, tensors: Sequence[Tensor], kind: Hashable) -> tuple[Tensor, Tensor]:
+        """Do what of a step is the device's alone; the kind is whether it is past the switch."""
+        result = self._gradients(tensors, self._stage.switch if kind else 0.0)
+        self._update()
+        return result
+
+    def _checked(self, total: Tensor, norm: Tensor, step: int) -> float:
+        # Over all processes, so that they go on or stop together.
+        value = float(cast(Tensor, self._context.fabric.all_reduce(total, reduce_op="mean")))
+        if not (math.isfinite(value) and math.isfinite(float(norm))):
+            raise KdmriError(
+                f"The loss of stage {self._stage.name!r} became {value:g} (gradient"
+                f" {float(norm):g}) at step {step + 1}.",
+                "Lower the learning rate, e.g. --set learning_rate=1e-3, or check the data.",
+            )
+        return value
+
+
+def _projection(mask: Mask, spec: ModelSpec, operator: Tensor) -> NDArray[Any]:
+    """Return what undersamples magnitudes (Re P, which is the operator) or complex images (P)."""
+    if spec.channels == 2:
+        return projection_matrix(mask).astype(np.complex64)
+    matrix: NDArray[np.float32] = operator.numpy()
+    return matrix
+
+
+class _WithFeatures(nn.Module):
+    """Make `features` the forward pass, which is what autocast and DDP wrap."""
+
+    def __init__(self, network: Network | Joint) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Features:
+        with sum_branches_once(self.network):
+            return self.network.features(x_u, operator, maps)
+
+
+def train(network: Network | Joint, stage: Stage, context: TrainContext) -> None:
+    """Train `network` in place for one stage, from its last checkpoint if there is one.
+
+    Raises:
+        KdmriError: The loss or its gradient is not finite.
+        CheckpointError: The state to resume from is damaged or of other settings.
+    """
+    fabric, recipe = context.fabric, context.recipe
+    channels_last(network)
+    # Before the optimiser is restored: its state goes where the weights are.
+    fabric.to_device(network)
+    record = recorder(context)
+    # One that a GPU takes its steps with alone, as recording wants it.
+    alone = {"fused": True, "capturable": True} if record is not None else {}
+    optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, **alone)  # type: ignore[arg-type]
+    average = WeightAverage(network, stage.ema) if stage.ema else None
+    state_file = context.folder / f"{stage.name}.safetensors"
+    done = load_state(state_file, network, optimiser, context.key, average)
+    wrapped, optimiser = fabric.setup(_WithFeatures(network), optimiser)
+    wrapped.train()
+    train_step = TrainStep(wrapped, optimiser, average, stage, context, record)
+    if context.log is not None:
+        context.log.rewind(stage.name, done)
+    began = time.perf_counter()
+    show = fabric.is_global_zero
+    # What tensor cores need, in training only.
+    on_gpu = fabric.device.type == "cuda"
+    with (
+        contextlib.closing(train_step),
+        padded(network) if on_gpu else nullcontext(),
+        StageProgress(stage.title, stage.steps, done, show=show) as shown,
+    ):
+        for step in range(done, stage.steps):
+            loss = train_step(step)
+            finished = step + 1
+            last = finished == stage.steps
+            shown.advance(finished, loss)
+            if last or finished % recipe.validate_every == 0:
+                psnr = None
+                if show and context.validation:
+                    with nullcontext() if average is None else average.applied():
+                        psnr = validation_psnr(network, context.operator, context.validation)
+                    shown.validated(finished, loss, psnr)
+                if context.log is not None:
+                    seconds = time.perf_counter() - began
+                    learning_rate = stage.rate * rate(recipe, step, stage.steps)
+                    context.log.add(stage.name, finished, loss, learning_rate, psnr, seconds)
+            if show and (last or finished % recipe.checkpoint_every == 0):
+                save_state(state_file, network, optimiser, finished, context.key, average)
+            if last or finished % recipe.validate_every == 0:
+                fabric.barrier()
+    if average is not None:
+        average.apply()

@@ -1,0 +1,203 @@
+"""Trained weights on disk: one safetensors file that knows what it is.
+
+The header's metadata key `kdmri` holds JSON: format, role, architecture, mask, matrix, scaling rule
+and how it was trained. Nothing is pickled, so opening a file never runs code.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdmri_edge.errors import CheckpointError
+from kdmri_edge.models.specs import ModelSpec
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.operators import Form
+from kdmri_edge.physics.scaling import SCALING_RULE
+from kdmri_edge.utils.extras import require
+from kdmri_edge.utils.files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdmri_edge.models.reconstructor import Reconstructor
+
+__all__ = [
+    "FORMAT",
+    "MAXIMA",
+    "RANGES",
+    "Checkpoint",
+    "load_checkpoint",
+    "load_reconstructor",
+    "read_checkpoint_meta",
+    "save_checkpoint",
+]
+
+FORMAT = 1
+MAXIMA = "activation_maxima"
+"""Key of `Checkpoint.training` for what int8 exports need, see `quantisation.calibration`."""
+RANGES = "activation_ranges"
+"""Key of `Checkpoint.training` of a network trained with rounding.
+
+See `quantisation.fake_quantisation`.
+"""
+_LARGEST_HEADER = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A trained network.
+
+    Attributes:
+        spec: Architecture.
+        mask: Sampling pattern it was trained for.
+        matrix: Side of the square image matrix.
+        role: "teacher", "plain" or "student".
+        training: How it came about: data with hashes, attribution, recipe, steps, provenance.
+        state: Weights by name.
+    """
+
+    spec: ModelSpec
+    mask: Mask
+    matrix: int
+    role: str
+    training: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+
+
+def _damaged(path: Path, why: object) -> CheckpointError:
+    return CheckpointError(
+        f"Checkpoint {path} is damaged or not a kdmri-edge checkpoint ({why}).",
+        "Train it again, or give another file.",
+    )
+
+
+def read_checkpoint_meta(path: Path) -> dict[str, Any]:
+    """Read a checkpoint's metadata without torch or safetensors.
+
+    Raises:
+        CheckpointError: Missing, truncated or foreign file, or a newer format.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"Checkpoint {path} does not exist.", "Check the path.")
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > _LARGEST_HEADER:
+                raise ValueError("its header is implausibly long")
+            header = json.loads(stream.read(length))
+        meta = json.loads(header["__metadata__"]["kdmri"])
+        version = int(meta["format"])
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise _damaged(path, error) from error
+    if version > FORMAT:
+        raise CheckpointError(
+            f"Checkpoint {path} has format {version}, this version reads up to {FORMAT}.",
+            "Update kdmri-edge.",
+        )
+    return dict(meta)
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically.
+
+    Raises:
+        OutputError: The place cannot be written to.
+        MissingExtraError: safetensors is not installed.
+    """
+    safetensors = require("safetensors.torch", extra="train")
+    meta = {
+        "format": FORMAT,
+        "role": checkpoint.role,
+        "spec": checkpoint.spec.to_dict(),
+        "mask": checkpoint.mask.to_dict(),
+        "matrix": checkpoint.matrix,
+        "scaling": SCALING_RULE,
+        "training": dict(checkpoint.training),
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.state.items()}
+    data = safetensors.save(tensors, metadata={"kdmri": json.dumps(meta)})
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: Missing or corrupt file, a newer format, or weights that do not fit the
+            architecture that the file declares.
+        MissingExtraError: torch or safetensors is not installed.
+    """
+    meta = read_checkpoint_meta(path)
+    require("torch", extra="train")
+    safetensors = require("safetensors.torch", extra="train")
+    try:
+        state = safetensors.load_file(path)
+    except Exception as error:  # safetensors raises its own untyped errors for corrupt files
+        raise _damaged(path, error) from error
+    try:
+        spec = ModelSpec.from_dict(meta["spec"])
+        mask = Mask.from_dict(meta["mask"])
+        checkpoint = Checkpoint(
+            spec=spec,
+            mask=mask,
+            matrix=int(meta["matrix"]),
+            role=str(meta["role"]),
+            training=meta["training"],
+            state=state,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, repr(error)) from error
+    _check_fit(path, checkpoint)
+    return checkpoint
+
+
+def _check_fit(path: Path, checkpoint: Checkpoint) -> None:
+    from kdmri_edge.models.build import build_model
+
+    expected = {
+        name: value.shape for name, value in build_model(checkpoint.spec).named_parameters()
+    }
+    found = {name: value.shape for name, value in checkpoint.state.items()}
+    if expected != found:
+        odd = sorted(set(expected.items()) ^ set(found.items()), key=str)[0][0]
+        raise CheckpointError(
+            f"Checkpoint {path} does not fit its architecture (first difference: {odd}).",
+            "Train it again, or give another file.",
+        )
+
+
+def load_reconstructor(
+    path: Path, form: Form | None = None, *, any_mask: bool = False
+) -> Reconstructor:
+    """Read a checkpoint and return it ready to run, in evaluation mode on the CPU.
+
+    Args:
+        path: The .safetensors file.
+        form: Form of data consistency; None picks by the mask.
+        any_mask: See `Reconstructor`.
+
+    Raises:
+        CheckpointError: See `load_checkpoint`.
+        MaskError: The form does not suit the checkpoint's mask.
+    """
+    from kdmri_edge.models.build import build_model
+    from kdmri_edge.models.reconstructor import Reconstructor
+
+    checkpoint = load_checkpoint(path)
+    model = build_model(checkpoint.spec)
+    model.load_state_dict(dict(checkpoint.state))
+    training = checkpoint.training
+    return Reconstructor(
+        model,
+        checkpoint.mask,
+        form,
+        training.get(MAXIMA),
+        ranges=training.get(RANGES),
+        any_mask=any_mask,
+    ).eval()

@@ -1,0 +1,1 @@
+"""The MRD format: headers, readouts, streams and files."""

@@ -1,0 +1,274 @@
+"""From a stream of readouts to slices: the one assembler of files and of the server.
+
+Slices may be interleaved in any way. What belongs to one image is told by the counters slice,
+contrast, phase (cardiac), repetition and set; averages of a line are averaged. A slice is complete
+when every line of the header's limits has come as often as there are averages, or with the flag
+"last in slice" on its last average; accelerated scans need that flag, or wait for the end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import ismrmrd
+import numpy as np
+from ismrmrd import Acquisition
+from ismrmrd.acquisition import AcquisitionHeader
+from numpy.typing import NDArray
+
+from kdmri_edge.errors import DataError
+from kdmri_edge.mrd.format.header import Encoding
+from kdmri_edge.mrd.format.readouts import Purpose, purpose_of, readout
+from kdmri_edge.physics.masks import Mask
+
+__all__ = ["Assembler", "Capacity", "Key", "Slice"]
+
+_MIB: Final = 2**20
+_LAST: Final = 1 << (ismrmrd.ACQ_LAST_IN_SLICE - 1)
+
+
+class Key(NamedTuple):
+    """Which image a readout belongs to, by its counters."""
+
+    set: int
+    contrast: int
+    phase: int
+    repetition: int
+    slice: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capacity:
+    """How much an assembler may hold.
+
+    Attributes:
+        slice_bytes: K-space of one slice, all coils.
+        open_bytes: Lines of all slices that are not complete.
+        open_slices: Slices that are not complete; the smallest lines cost some memory too.
+        noise_samples: Noise per coil; what comes above it is left out.
+    """
+
+    slice_bytes: int = 512 * _MIB
+    open_bytes: int = 2048 * _MIB
+    open_slices: int = 16_384
+    noise_samples: int = 1 << 18
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Slice:
+    """The k-space of one image.
+
+    Attributes:
+        key: Its counters.
+        kspace: complex64 [C, H, W] under the conventions of `physics.fourier`, averages averaged;
+            zero where nothing was sampled. Calibration lines that are embedded in the scan fill
+            lines that were not imaged.
+        mask: The lines that were sampled.
+        calibration: complex64 [C, H, W] of calibration lines that are not imaged; None without.
+        head: Header of the readout nearest to zero frequency: geometry, times, user values.
+        partial_readout: Some readout did not cover all of k-space (an asymmetric echo), so that
+            whole lines of `mask` promise more than there is.
+    """
+
+    key: Key
+    kspace: NDArray[np.complex64]
+    mask: Mask
+    calibration: NDArray[np.complex64] | None
+    head: AcquisitionHeader
+    partial_readout: bool
+
+
+@dataclass(slots=True)
+class _Open:
+    """A slice that is being filled."""
+
+    lines: dict[int, NDArray[Any]] = field(default_factory=dict)  # sums over averages
+    count: Counter[int] = field(default_factory=Counter)
+    came: set[tuple[int, int]] = field(default_factory=set)  # (line, average)
+    calibration: dict[int, NDArray[Any]] = field(default_factory=dict)
+    head: AcquisitionHeader | None = None
+    distance: int = 1 << 30
+    partial: bool = False
+
+
+class Assembler:
+    """Sorts readouts into slices.
+
+    Args:
+        encoding: What the scan's header says.
+        capacity: How much may be held.
+
+    Attributes:
+        ignored: How many readouts of phase correction, navigators and the like came.
+
+    Raises:
+        DataError: One slice of such a matrix is larger than the capacity.
+    """
+
+    def __init__(self, encoding: Encoding, capacity: Capacity | None = None) -> None:
+        self.encoding = encoding
+        self.ignored = 0
+        self._capacity = capacity or Capacity()
+        self._open: dict[Key, _Open] = {}
+        self._done: set[Key] = set()
+        self._noise: list[NDArray[Any]] = []
+        self._coils: int | None = None
+        self._held = 0
+        self._check_size(1)
+
+    @property
+    def noise(self) -> NDArray[np.complex64] | None:
+        """complex64 [C, N] of the noise readouts so far; None without one."""
+        return np.concatenate(self._noise, axis=1) if self._noise else None
+
+    @property
+    def held(self) -> int:
+        """Bytes of the lines of slices that are not complete."""
+        return self._held
+
+    def add(self, acquisition: Acquisition) -> Slice | None:
+        """Take the next readout; return the slice that it completes.
+
+        Raises:
+            DataError: It lies outside the encoded space, has another number of coils than those
+                before it, comes twice, comes after its slice was complete, or more slices are
+                open than the capacity allows. The assembler is as it was before.
+        """
+        purpose = purpose_of(acquisition)
+        if purpose is Purpose.OTHER:
+            self.ignored += 1
+            return None
+        self._check_coils(int(acquisition.active_channels))
+        if purpose is Purpose.NOISE:
+            self._keep_noise(acquisition)
+            return None
+        index = acquisition.idx
+        row = self._row(int(index.kspace_encode_step_1), int(index.kspace_encode_step_2))
+        key = Key(index.set, index.contrast, index.phase, index.repetition, index.slice)
+        if purpose is Purpose.IMAGE and key in self._done:
+            raise DataError(
+                f"A line of slice {key.slice} came after its last one.",
+                "Each line comes once per average; check the flags of the last line.",
+            )
+        if key not in self._open and len(self._open) >= self._capacity.open_slices:
+            raise DataError(
+                f"{len(self._open)} slices are open.",
+                "Set the flag of the last line in each slice.",
+            )
+        line, whole = readout(acquisition, self.encoding)
+        entry = self._open.get(key) or _Open()
+        if purpose is Purpose.CALIBRATION:
+            if key not in self._done and row not in entry.calibration:
+                self._hold(line.nbytes)
+                entry.calibration[row] = line
+                self._open[key] = entry
+            # the last line of a slice may be such a one
+            embedded = self.encoding.embedded_calibration and bool(entry.lines)
+            return self._finish(key) if embedded and self._is_last(acquisition, entry) else None
+        average = int(index.average)
+        if (row, average) in entry.came:
+            raise DataError(
+                f"Line {int(index.kspace_encode_step_1)} of slice {key.slice} came twice.",
+                "Each line comes once per average.",
+            )
+        if row not in entry.lines:
+            self._hold(line.nbytes)
+        self._open[key] = entry
+        entry.lines[row] = entry.lines[row] + line if row in entry.lines else line
+        entry.count[row] += 1
+        entry.came.add((row, average))
+        entry.partial |= not whole
+        distance = abs(int(index.kspace_encode_step_1) - self.encoding.centre)
+        if distance < entry.distance:
+            entry.distance, entry.head = distance, acquisition.getHead()
+        return self._finish(key) if self._is_last(acquisition, entry) else None
+
+    def finish(self) -> Iterator[Slice]:
+        """Yield the slices that are not complete, in order; the stream has ended.
+
+        Each is made when it is asked for: one line of a slice is small, its whole k-space is not.
+        """
+        for key in sorted(key for key, entry in self._open.items() if entry.lines):
+            yield self._finish(key)
+
+    def _is_last(self, acquisition: Acquisition, entry: _Open) -> bool:
+        encoding = self.encoding
+        if len(entry.came) == (encoding.last - encoding.first + 1) * encoding.averages:
+            return True
+        flagged = bool(int(acquisition.flags) & _LAST)
+        return flagged and int(acquisition.idx.average) >= encoding.averages - 1
+
+    def _check_coils(self, coils: int) -> None:
+        if self._coils is None:
+            if coils < 1:
+                raise DataError("A readout has no coils.", "Check active_channels.")
+            self._check_size(coils)
+            self._coils = coils
+        elif coils != self._coils:
+            raise DataError(
+                f"A readout has {coils} coils, those before it {self._coils}.",
+                "All readouts of a scan have the same coils.",
+            )
+
+    def _check_size(self, coils: int) -> None:
+        lines, width = self.encoding.lines, self.encoding.width
+        if coils * lines * width * 8 > self._capacity.slice_bytes:
+            raise DataError(
+                f"A slice of {coils} coils and {lines} x {width} samples is larger than"
+                f" {self._capacity.slice_bytes} bytes.",
+                "Raise the limit if the scan is real.",
+            )
+
+    def _row(self, step_1: int, step_2: int) -> int:
+        """Return the row of a line: zero frequency at 0."""
+        height, offset = self.encoding.lines, step_1 - self.encoding.centre
+        if step_2 != 0 or not -(height // 2) <= offset < height - height // 2:
+            raise DataError(
+                f"Line {step_1} (partition {step_2}) lies outside the {height} lines that are"
+                f" encoded around {self.encoding.centre}.",
+                "Check the encoding limits of the header.",
+            )
+        return offset % height
+
+    def _keep_noise(self, acquisition: Acquisition) -> None:
+        if sum(part.shape[1] for part in self._noise) < self._capacity.noise_samples:
+            self._noise.append(acquisition.data.copy())
+
+    def _hold(self, size: int) -> None:
+        if self._held + size > self._capacity.open_bytes:
+            raise DataError(
+                f"{len(self._open)} slices are open, of {self._held} bytes.",
+                "Set the flag of the last line in each slice, or raise the limit.",
+            )
+        self._held += size
+
+    def _finish(self, key: Key) -> Slice:
+        entry = self._open.pop(key)
+        self._done.add(key)
+        held = [*entry.lines.values(), *entry.calibration.values()]
+        self._held -= sum(line.nbytes for line in held)
+        shape = (int(self._coils or 0), self.encoding.lines, self.encoding.width)
+        kspace = np.zeros(shape, np.complex64)
+        samples = np.zeros(shape[1], np.bool_)
+        for row, line in entry.lines.items():
+            kspace[:, row] = line if entry.count[row] == 1 else line / entry.count[row]
+            samples[row] = True
+        calibration = None
+        if entry.calibration:
+            calibration = np.zeros(shape, np.complex64)
+            for row, line in entry.calibration.items():
+                calibration[:, row] = line
+                if self.encoding.embedded_calibration and not samples[row]:
+                    kspace[:, row], samples[row] = line, True
+        assert entry.head is not None
+        return Slice(
+            key=key,
+            kspace=kspace,
+            mask=Mask(samples=samples, name="as acquired"),
+            calibration=calibration,
+            head=entry.head,
+            partial_readout=entry.partial,
+        )

@@ -1,0 +1,373 @@
+"""MRD's HDF5 files: readouts in and out, and series of images with their place in the patient.
+
+MRD's HDF5 files: readouts in and out, and reconstructed images out.
+
+Images in MRD's HDF5 files: one series of slices, with their place in the patient.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import ismrmrd
+import numpy as np
+from ismrmrd import Acquisition, Dataset, Image, ImageHeader, Meta
+from ismrmrd.hdf5 import acquisition_dtype
+from numpy.typing import NDArray
+
+from kdmri_edge.data.formats.registry import origin_of
+from kdmri_edge.data.geometry import voxel_size
+from kdmri_edge.data.image import ImageRecord
+from kdmri_edge.data.scan import Scan
+from kdmri_edge.data.volume import Volume, checked_image
+from kdmri_edge.errors import DataError
+from kdmri_edge.mrd.format.assembler import Assembler, Slice
+from kdmri_edge.mrd.format.emit import encoding_of, readouts
+from kdmri_edge.mrd.format.geometry import affine_of, place_slice, slice_order
+from kdmri_edge.mrd.format.header import Encoding, read_encoding, write_encoding
+from kdmri_edge.utils.files import atomic_path
+
+__all__ = [
+    "SERIES",
+    "read_header",
+    "read_images",
+    "read_readouts",
+    "read_scan",
+    "write_image_record",
+    "write_images",
+    "write_readouts",
+    "write_scan",
+]
+
+_GROUP: Final = "dataset"
+_BLOCK: Final = 256  # readouts that are read or written at once
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist.", "Check the path.") from None
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read as HDF5 ({type(error).__name__}).",
+            "The file is damaged or cut short: copy it again.",
+        ) from None
+
+
+def _group(file: h5py.File, path: Path) -> h5py.Group:
+    """Return the group that holds a scan: "dataset", else the only one that does."""
+    groups = [node for node in file.values() if isinstance(node, h5py.Group)]
+    own = [node for node in groups if {"xml", "data"} <= set(node)]
+    named = [node for node in own if node.name == f"/{_GROUP}"]
+    if len(named or own) != 1:
+        many = f"{len(own)} scans" if own else "no readouts of a scan"
+        raise DataError(f"{path} holds {many}.", "An MRD file has /dataset/xml and /dataset/data.")
+    return (named or own)[0]
+
+
+def read_header(path: Path) -> str:
+    """Return the XML header of a file.
+
+    Raises:
+        DataError: Missing, unreadable, or no MRD file.
+    """
+    with _open(path) as file:
+        stored = np.asarray(_group(file, path)["xml"]).reshape(-1)[0]
+    return stored.decode() if isinstance(stored, bytes) else str(stored)
+
+
+def count_readouts(path: Path) -> int:
+    """Return how many readouts a file holds.
+
+    Raises:
+        DataError: See `read_header`.
+    """
+    with _open(path) as file:
+        return int(_group(file, path)["data"].size)
+
+
+def read_readouts(path: Path) -> Iterator[Acquisition]:
+    """Yield the readouts of a file, in order, holding few of them.
+
+    Raises:
+        DataError: See `read_header`, or a readout whose samples do not fit its header.
+    """
+    with _open(path) as file:
+        data = _group(file, path)["data"]
+        for start in range(0, data.shape[0], _BLOCK):
+            try:
+                rows = data[start : start + _BLOCK]
+                yield from map(_acquisition, rows)
+            except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
+                raise DataError(
+                    f"{path} holds a readout that cannot be read ({type(error).__name__}).",
+                    "The file is damaged: copy it again.",
+                ) from None
+
+
+def _acquisition(row: Any) -> Acquisition:
+    acquisition = Acquisition(row["head"].tobytes())
+    shape = (acquisition.active_channels, acquisition.number_of_samples)
+    acquisition.data[:] = row["data"].view(np.complex64).reshape(shape)
+    if acquisition.traj.size:
+        acquisition.traj[:] = row["traj"].reshape(acquisition.traj.shape)
+    return acquisition
+
+
+def read_scan(path: Path) -> Scan:
+    """Read the readouts of a file into a scan.
+
+    Several contrasts, cardiac phases, repetitions or sets follow one another along S (in that
+    order, slowest first: set, contrast, phase, repetition, slice), without an affine.
+
+    Raises:
+        DataError: Not a Cartesian 2-D MRD file, readouts outside the encoded space, an asymmetric
+            echo, no image at all, or slices that were sampled in different ways.
+    """
+    encoding = read_encoding(read_header(path))
+    assembler = Assembler(encoding)
+    slices: list[Slice] = []
+    for acquisition in read_readouts(path):
+        if (done := assembler.add(acquisition)) is not None:
+            slices.append(done)
+    slices += assembler.finish()
+    if not slices:
+        raise DataError(f"{path} holds no line of an image.", "Give a file of a whole scan.")
+    if any(part.partial_readout for part in slices):
+        raise DataError(
+            f"{path} holds asymmetric echoes.", "Its readouts have to cover k-space as a whole."
+        )
+    mask = slices[0].mask
+    if any(part.mask != mask for part in slices):
+        raise DataError(
+            f"The slices of {path} are sampled in different ways.",
+            "Send it to `kdmri-edge serve`, which takes each slice by itself.",
+        )
+    stacks = {part.key._replace(slice=0) for part in slices}
+    if len(stacks) == 1:
+        numbers = [part.key.slice for part in slices]
+        slices = [slices[i] for i in slice_order([part.head for part in slices], numbers)]
+    else:
+        slices.sort(key=lambda part: part.key)
+    kspace = np.stack([part.kspace for part in slices])
+    affine = None
+    if len(stacks) == 1:
+        affine = affine_of([part.head for part in slices], encoding, kspace.shape[2:])
+    return Scan(
+        kspace=kspace,
+        mask=mask,
+        **origin_of(path),
+        affine=affine,
+        noise=assembler.noise,
+    )
+
+
+def write_readouts(path: Path, xml: str, acquisitions: Iterable[Acquisition]) -> int:
+    """Write an MRD file of readouts, as a whole or not at all; return how many there are.
+
+    Raises:
+        OutputError: The place cannot be written to.
+    """
+    count = 0
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        group = file.create_group(_GROUP)
+        group.create_dataset("xml", data=[xml.encode()], dtype=h5py.special_dtype(vlen=bytes))
+        data = group.create_dataset(
+            "data", (0,), maxshape=(None,), dtype=acquisition_dtype, chunks=(_BLOCK,)
+        )
+        block: list[Acquisition] = []
+        for acquisition in acquisitions:
+            block.append(acquisition)
+            if len(block) == _BLOCK:
+                count = _append(data, block, count)
+                block = []
+        count = _append(data, block, count)
+    return count
+
+
+def _append(data: h5py.Dataset, block: list[Acquisition], count: int) -> int:
+    rows = np.empty(len(block), dtype=acquisition_dtype)
+    for row, acquisition in zip(rows, block, strict=True):
+        row["head"] = np.frombuffer(acquisition.getHead(), acquisition_dtype["head"])[0]
+        row["data"] = np.ascontiguousarray(acquisition.data).view(np.float32).ravel()
+        row["traj"] = np.ascontiguousarray(acquisition.traj).ravel()
+    if len(block):
+        data.resize(count + len(block), axis=0)
+        data[count:] = rows
+    return count + len(block)
+
+
+def write_scan(path: Path, scan: Scan, oversampling: int = 1) -> None:
+    """Write a scan as an MRD file of readouts.
+
+    Raises:
+        DataError: The mask samples points, not lines.
+        OutputError: The place cannot be written to.
+    """
+    xml = write_encoding(encoding_of(scan, oversampling), slices=len(scan.kspace))
+    write_readouts(path, xml, readouts(scan, oversampling))
+
+
+def write_images(path: Path, images: Iterable[Image], xml: str | None = None) -> int:
+    """Write reconstructed images as an MRD file, /dataset/image_N by their series N.
+
+    Args:
+        path: Where to.
+        images: Those of one series with another matrix or data type than its first image go to a
+            dataset of their own, /dataset/image_N_2 and so on: one dataset has one of each.
+        xml: Header of the scan, kept beside them.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        OutputError: The place cannot be written to.
+    """
+    count = 0
+    kinds: dict[int, list[tuple[tuple[int, ...], str]]] = {}
+    with atomic_path(path) as temporary, Dataset(str(temporary), _GROUP) as dataset:
+        if xml is not None:
+            dataset.write_xml_header(xml.encode())
+        for image in images:
+            series = int(image.image_series_index)
+            kind = (tuple(image.data.shape), str(image.data.dtype))
+            known = kinds.setdefault(series, [])
+            if kind not in known:
+                known.append(kind)
+            number = known.index(kind) + 1
+            name = f"image_{series}" if number == 1 else f"image_{series}_{number}"
+            dataset.append_image(name, image)
+            count += 1
+    return count
+
+
+SERIES: Final = re.compile(r"images?_\d+")
+"""Names of the groups that hold a series of images."""
+
+
+def write_image_record(path: Path, picture: ImageRecord) -> None:
+    """Write images [S, H, W], magnitude or complex, as the series /dataset/image_1.
+
+    Raises:
+        OutputError: The place cannot be written to.
+    """
+    write_images(path, _images(picture))
+
+
+def _images(picture: ImageRecord) -> Iterator[Image]:
+    pixels = np.asarray(picture.image)
+    height, width = pixels.shape[-2:]
+    voxel = picture.voxel_mm if picture.affine is None else voxel_size(picture.affine)
+    thick, down, across = voxel or (0.0, 0.0, 0.0)
+    kind = ismrmrd.IMTYPE_COMPLEX if np.iscomplexobj(pixels) else ismrmrd.IMTYPE_MAGNITUDE
+    for number, slice_pixels in enumerate(pixels):
+        image = Image.from_array(
+            np.ascontiguousarray(slice_pixels),
+            field_of_view=(width * across, height * down, thick),
+            image_type=kind,
+            image_index=number + 1,
+            image_series_index=1,
+        )
+        head = image.getHead()
+        head.slice = number
+        if picture.affine is not None:
+            place_slice(head, picture.affine, number, (height, width))
+        image.setHead(head)
+        image.meta = {
+            "DataRole": "Image",
+            "ImageProcessingHistory": ["KDMRI-EDGE"],
+            "ImageRowDir": [f"{v:.9f}" for v in head.read_dir],
+            "ImageColumnDir": [f"{v:.9f}" for v in head.phase_dir],
+            **({"ImageComment": picture.derivation} if picture.derivation else {}),
+        }
+        yield image
+
+
+def read_images(path: Path) -> Volume:
+    """Read the one series of images of a file, as any server of the protocol may have written it.
+
+    Slices are put in the order of their positions. Whole numbers are brought back to their unit by
+    RescaleSlope and RescaleIntercept. Several contrasts, cardiac phases, repetitions or sets follow
+    one another along S, without an affine.
+
+    Returns:
+        float32 magnitude or complex64 volume.
+
+    Raises:
+        DataError: Unreadable, several series, several channels, three-dimensional, or no image.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            series = [
+                node
+                for group in file.values() if isinstance(group, h5py.Group)
+                for name, node in group.items() if SERIES.fullmatch(name)
+            ]  # fmt: skip
+            if len(series) != 1:
+                raise DataError(
+                    f"{path} holds {len(series)} series of images.", "Give a file of one series."
+                )
+            data = _numbers(np.asarray(series[0]["data"]))
+            heads = [ImageHeader.from_buffer_copy(h.tobytes()) for h in series[0]["header"]]
+            metas = [Meta.deserialize(_text(text)) for text in series[0]["attributes"]]
+    # what a damaged file makes the two packages raise
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, SyntaxError) as error:
+        raise DataError(
+            f"{path} cannot be read as MRD images ({type(error).__name__}).",
+            "The file is damaged or cut short: copy it again.",
+        ) from None
+    if data.ndim != 5 or data.shape[1:3] != (1, 1) or not len(data) == len(heads) == len(metas):
+        raise DataError(
+            f"The images of {path} have shape {list(data.shape)}.",
+            "This reads images of one channel and one slice each, [images, 1, 1, rows, columns].",
+        )
+    pixels = np.stack([_unit(p[0, 0], meta) for p, meta in zip(data, metas, strict=True)])
+    stacks = {(h.set, h.contrast, h.phase, h.repetition) for h in heads}
+    if len(stacks) == 1:
+        order = slice_order(heads, [int(h.slice) for h in heads])
+    else:
+        keys = [(h.set, h.contrast, h.phase, h.repetition, h.slice) for h in heads]
+        order = sorted(range(len(heads)), key=keys.__getitem__)
+    heads, pixels = [heads[i] for i in order], pixels[order]
+    height, width = pixels.shape[1:]
+    fov = tuple(float(v) for v in heads[0].field_of_view)
+    return Volume(
+        image=checked_image(pixels, path),
+        **origin_of(path),
+        voxel_mm=(fov[2], fov[1] / height, fov[0] / width) if min(fov) > 0 else None,
+        affine=_affine(heads, (height, width)) if len(stacks) == 1 else None,
+    )
+
+
+def _affine(heads: list[Any], matrix: tuple[int, int]) -> NDArray[np.float64] | None:
+    height, width = matrix
+    fov = tuple(float(v) for v in heads[0].field_of_view)
+    if min(fov) <= 0:
+        return None
+    whole = Encoding(lines=height, samples=width, width=width, rows=height,
+                     fov_mm=(fov[0], fov[1], fov[2]), centre=0, first=0, last=0)  # fmt: skip
+    return affine_of(heads, whole, matrix)
+
+
+def _text(stored: Any) -> str:
+    return stored.decode() if isinstance(stored, bytes) else str(stored)
+
+
+def _numbers(stored: NDArray[Any]) -> NDArray[Any]:
+    """Complex numbers are pairs called real and imag, which h5py does not take for complex."""
+    if stored.dtype.names == ("real", "imag"):
+        return np.asarray(stored["real"] + 1j * stored["imag"])
+    return stored
+
+
+def _unit(pixels: NDArray[Any], meta: Any) -> NDArray[Any]:
+    slope, intercept = (float(meta.get(f"Rescale{key}", usual))
+                        for key, usual in (("Slope", 1.0), ("Intercept", 0.0)))  # fmt: skip
+    if (slope, intercept) == (1.0, 0.0):
+        return pixels
+    return pixels.astype(np.float64) * slope + intercept

@@ -1,0 +1,95 @@
+"""Outcomes as MRD images: geometry, units and flags."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import ismrmrd
+import numpy as np
+from ismrmrd import Image
+from numpy.typing import NDArray
+
+from kdmri_edge.mrd.format.assembler import Slice
+from kdmri_edge.mrd.format.header import Encoding
+from kdmri_edge.runtime.pipeline import Outcome
+
+__all__ = ["CLIPPED", "FALLBACK", "REASON", "ImageMaker", "clipped_pixels", "fallback_of"]
+
+FALLBACK: Final = "KdmriFallback"
+"""Meta attribute of every image: "zero-filled", or "none" for the network's."""
+REASON: Final = "KdmriFallbackReason"
+CLIPPED: Final = "KdmriClippedPixels"
+"""Meta attribute of an image in int16: how many of its pixels were brighter than the type holds."""
+_SERIES: Final = 1
+_FIRST_PEAK: Final = 8191  # of the first image in int16: later ones may be four times as bright
+
+
+class ImageMaker:
+    """Makes the images of one scan.
+
+    Args:
+        encoding: Of the scan.
+        int16: Send whole numbers, with one scale for the whole scan that its first image that is
+            not blank sets; the meta attribute RescaleSlope leads back. Brighter pixels than the
+            type holds are clipped, and the image says how many. Otherwise float32 in the unit of
+            k-space.
+    """
+
+    def __init__(self, encoding: Encoding, *, int16: bool = False) -> None:
+        self._encoding = encoding
+        self._int16 = int16
+        self._slope: float | None = None
+        self._count = 0
+
+    def make(self, part: Slice, outcome: Outcome) -> Image:
+        """Return the magnitude image of a slice, phase oversampling removed."""
+        height, rows = self._encoding.lines, self._encoding.rows
+        edge = height // 2 - rows // 2
+        pixels = np.abs(outcome.image[edge : edge + rows]).astype(np.float32)
+        meta: dict[str, Any] = {
+            "DataRole": "Image",
+            "ImageProcessingHistory": ["KDMRI-EDGE"],
+            "ImageRowDir": [f"{v:.9f}" for v in part.head.read_dir],
+            "ImageColumnDir": [f"{v:.9f}" for v in part.head.phase_dir],
+            FALLBACK: "none" if outcome.fallback is None else "zero-filled",
+        }
+        if outcome.fallback is not None:
+            meta[REASON] = outcome.fallback
+            meta["ImageComment"] = f"zero-filled: {outcome.fallback}"
+        data: NDArray[Any] = self._integers(pixels, meta) if self._int16 else pixels
+        self._count += 1
+        image = Image.from_array(
+            data,
+            acquisition=part.head,
+            field_of_view=self._encoding.fov_mm,
+            image_type=ismrmrd.IMTYPE_MAGNITUDE,
+            image_index=self._count % 65536,
+            image_series_index=_SERIES,
+        )
+        image.meta = meta
+        return image
+
+    def _integers(self, pixels: NDArray[np.float32], meta: dict[str, Any]) -> NDArray[np.int16]:
+        peak = float(pixels.max())
+        if self._slope is None and peak > 0:
+            self._slope = peak / _FIRST_PEAK
+        slope = self._slope or 1.0
+        whole = np.rint(pixels / slope)
+        top = np.iinfo(np.int16).max
+        meta["RescaleSlope"], meta["RescaleIntercept"] = repr(slope), "0"
+        if clipped := int((whole > top).sum()):
+            meta[CLIPPED] = str(clipped)
+        values: NDArray[np.int16] = np.minimum(whole, top).astype(np.int16)
+        return values
+
+
+def fallback_of(image: Image) -> str | None:
+    """Return why an image that a server sent is the zero-filled one; None where it is not."""
+    if image.meta.get(FALLBACK, "none") == "none":
+        return None
+    return str(image.meta.get(REASON, "no reason given"))
+
+
+def clipped_pixels(image: Image) -> int:
+    """Return how many pixels of an image that a server sent are clipped."""
+    return int(image.meta.get(CLIPPED, "0"))

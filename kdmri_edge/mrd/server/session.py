@@ -1,0 +1,251 @@
+"""One client's scan, from its first byte to the server's CLOSE."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Final
+
+import numpy as np
+from ismrmrd import Acquisition, Image
+from numpy.typing import NDArray
+
+from kdmri_edge.errors import DataError, KdmriError, StreamError
+from kdmri_edge.mrd.format.assembler import Assembler, Slice
+from kdmri_edge.mrd.format.header import read_encoding
+from kdmri_edge.mrd.format.images import ImageMaker
+from kdmri_edge.mrd.format.messages import Close, ConfigFile, ConfigText, HeaderText, Message, Text
+from kdmri_edge.mrd.format.parser import Order, Parser
+from kdmri_edge.mrd.server.send_queue import SendQueue
+from kdmri_edge.mrd.server.settings import Choice, ServerSettings, choose, refine
+from kdmri_edge.mrd.server.telemetry import Metrics, log_defect, log_event
+from kdmri_edge.mrd.server.worker import Worker
+from kdmri_edge.physics.coils import noise_weights
+from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
+
+__all__ = ["ClientSession"]
+
+_CHUNK: Final = 1 << 18
+_PROBE_S: Final = 0.5
+_ASYMMETRIC: Final = "The slice has asymmetric echoes, which no line mask describes."
+
+
+class ClientSession:
+    """Reads a scan, and has its images sent.
+
+    Args:
+        number: To tell scans apart in the log.
+        connection: The client's socket; closed at the end.
+        worker: Runs the network.
+        settings: Times and bounds.
+        metrics: Counters.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        connection: socket.socket,
+        worker: Worker,
+        settings: ServerSettings,
+        metrics: Metrics,
+    ) -> None:
+        self._number = number
+        self._connection = connection
+        self._worker = worker
+        self._settings = settings
+        self._metrics = metrics
+        self._parser = Parser(settings.limits)
+        self._order = Order()
+        self._choice: Choice | None = None
+        self._assembler: Assembler | None = None
+        self._maker: ImageMaker | None = None
+        self._weights: NDArray[np.complex128] | None = None
+        self._received = self._readouts = self._pictures = self._slices = 0
+        connection.settimeout(settings.idle_s)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._outbox = SendQueue(connection, settings, metrics)
+
+    def run(self, refusal: str | None = None) -> None:
+        """Hold the conversation to its end; whatever goes wrong is told to the client and logged.
+
+        Args:
+            refusal: Say this and close instead.
+        """
+        began = time.monotonic()
+        outcome, reason = "complete", None
+        try:
+            if refusal is not None and self._hung_up():
+                outcome = "probe"
+            elif refusal is not None:
+                outcome, reason = "refused", refusal
+            elif not self._converse():
+                outcome = "probe"
+        except KdmriError as error:
+            outcome, reason = "failed", str(error)
+        except Exception as error:  # a defect of ours ends this scan, not the server
+            log_defect(error, session=self._number)
+            outcome, reason = "failed", f"Internal error ({type(error).__name__})."
+        try:
+            if reason is not None:
+                self._give_up(reason)
+        finally:
+            self._outbox.finish()
+            self._linger()
+            self._connection.close()
+            if outcome != "probe":
+                self._metrics.sessions.labels(outcome).inc()
+            log_event(
+                "session",
+                logging.DEBUG if outcome == "probe"
+                else logging.INFO if reason is None else logging.WARNING,
+                session=self._number,
+                outcome=outcome,
+                **({} if reason is None else {"reason": reason}),
+                readouts=self._readouts,
+                ignored=0 if self._assembler is None else self._assembler.ignored,
+                received_bytes=self._received,
+                images=self._outbox.images,
+                zero_filled=self._outbox.fallbacks,
+                clipped=self._outbox.clipped,
+                seconds=round(time.monotonic() - began, 3),
+            )  # fmt: skip
+
+    def _hung_up(self) -> bool:
+        """Whether the client only connected, as health probes do, and has gone without a word."""
+        self._connection.settimeout(_PROBE_S)
+        try:
+            return not self._connection.recv(1, socket.MSG_PEEK)
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+
+    def _converse(self) -> bool:
+        """Read until CLOSE; return whether anything came at all.
+
+        Raises:
+            KdmriError: The scan cannot go on.
+        """
+        for message in self._messages():
+            if message is None:
+                return False
+            self._order.take(message)
+            self._take(message)
+        if self._assembler is not None:
+            for part in self._assembler.finish():
+                self._submit(part)
+            if self._slices == 0:
+                raise StreamError("No line of an image came.", "There is no image to send.")
+        return True
+
+    def _messages(self) -> Iterator[Message | None]:
+        """Yield messages until CLOSE; None where the client only connected.
+
+        Raises:
+            StreamError: The stream breaks off, cannot be followed, or nothing comes.
+        """
+        while True:
+            try:
+                data = self._connection.recv(_CHUNK)
+            except TimeoutError:
+                raise StreamError(
+                    f"Nothing came for {self._settings.idle_s:g} s.", "Send CLOSE after a scan."
+                ) from None
+            except OSError as error:
+                self._outbox.check()
+                raise StreamError(
+                    f"The client went away ({type(error).__name__}).", "Send the scan again."
+                ) from None
+            self._outbox.check()
+            if not data:
+                if not self._received:
+                    yield None
+                    return
+                self._parser.finish()
+                raise StreamError("The stream ended without CLOSE.", "Send the scan again.")
+            self._received += len(data)
+            self._metrics.received.inc(len(data))
+            self._parser.feed(data)
+            del data
+            for message in self._parser.messages():
+                if isinstance(message, Close):
+                    return
+                yield message
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case ConfigFile() | ConfigText():
+                self._choice = choose(message, self._settings)
+            case HeaderText():
+                encoding = read_encoding(message.xml)
+                self._assembler = Assembler(encoding, self._settings.capacity)
+                log_event(
+                    "header", session=self._number, lines=encoding.lines, samples=encoding.samples,
+                    coils=encoding.coils, averages=encoding.averages,
+                )  # fmt: skip
+            case Text() if self._choice is not None:
+                self._choice = refine(message, self._choice, self._settings)
+            case Acquisition() if self._assembler is not None:
+                self._readouts += 1
+                self._metrics.readouts.inc()
+                if (part := self._assembler.add(message)) is not None:
+                    self._submit(part)
+            case Image():
+                if not self._pictures:
+                    self._outbox.put_text("WRN Images are not taken; k-space is.")
+                self._pictures += 1
+
+    def _submit(self, part: Slice, given_up: str | None = None) -> None:
+        """Have a slice reconstructed, or sent as it is where the scan was given up."""
+        came = time.monotonic()
+        self._outbox.reserve()
+        assert self._assembler is not None
+        if self._maker is None:
+            int16 = self._choice is not None and self._choice.int16
+            self._maker = ImageMaker(self._assembler.encoding, int16=int16)
+        reason = given_up or (_ASYMMETRIC if part.partial_readout else None)
+        future: Future[Outcome]
+        weights = self._whitening()
+        if reason is None:
+            future = self._worker.submit(part.kspace, part.mask, weights)
+        else:
+            future = Future()
+            future.set_result(Outcome(image=zero_filled_magnitude(part.kspace), fallback=reason))
+        self._outbox.put_slice(part, future, self._maker, came)
+        self._slices += 1
+
+    def _whitening(self) -> NDArray[np.complex128] | None:
+        """Return the weights of the coils by their noise, which comes before the first slice.
+
+        Called for every slice, reconstructed or not: the first one settles it for the scan.
+        """
+        if not self._slices and self._assembler is not None:
+            noise = self._assembler.noise
+            try:
+                self._weights = None if noise is None else noise_weights(noise)
+            except DataError as error:  # an image without whitening is better than none
+                self._outbox.put_text(f"WRN {error.what} Coils are not whitened.")
+        return self._weights
+
+    def _give_up(self, reason: str) -> None:
+        """Send what has come of the open slices, and why there is no more."""
+        with contextlib.suppress(StreamError):  # the client is gone
+            if self._assembler is not None:
+                for part in self._assembler.finish():
+                    self._submit(part, given_up=f"The scan broke off: {reason}")
+        self._outbox.put_text(f"ERR {reason}")
+
+    def _linger(self) -> None:
+        """Throw away what still comes: closing with unread data would take our last words back."""
+        until = time.monotonic() + self._settings.linger_s
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
+            while (left := until - time.monotonic()) > 0:
+                self._connection.settimeout(left)
+                if not self._connection.recv(_CHUNK):
+                    return

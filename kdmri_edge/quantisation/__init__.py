@@ -1,0 +1,1 @@
+"""int8: the scheme, calibration, equalisation, and training with its rounding."""

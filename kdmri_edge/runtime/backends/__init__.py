@@ -1,0 +1,1 @@
+"""Runtimes, one module each; `registry` is the table of them."""

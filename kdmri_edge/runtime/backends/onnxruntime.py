@@ -1,0 +1,132 @@
+"""An ONNX graph in ONNX Runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from kdmri_edge.errors import BackendError, BundleError
+from kdmri_edge.runtime.session import (
+    Array,
+    Session,
+    SessionInfo,
+    check_graph_precision,
+    check_precision,
+)
+from kdmri_edge.utils.extras import require
+
+__all__ = ["PRECISION_KEY", "OnnxRuntimeSession"]
+
+PRECISION_KEY = "kdmri_edge.precision"
+"""Where a graph says in which precision its convolutions are written."""
+
+# What ONNX Runtime makes of them: its CPU provider has no float16 kernels, and casts.
+_EXECUTED = {"f16": "f16 weights, f32 arithmetic"}
+_PROVIDER = "CPUExecutionProvider"
+
+
+def _integers(graph: bytes) -> str:
+    """Count the convolutions that ONNX Runtime computes in integers, in its optimised graph.
+
+    Each node holds its operator's name behind a tag and its length; to decode the whole graph would
+    take the onnx package.
+    """
+    counts = {
+        name: graph.count(b'"' + bytes([len(name)]) + name.encode())
+        for name in ("QLinearConv", "Conv", "FusedConv")
+    }
+    return f"int8 in {counts['QLinearConv']}/{sum(counts.values())} convolutions"
+
+
+class OnnxRuntimeSession(Session):
+    """ONNX Runtime on the CPU.
+
+    Args:
+        graph: The .onnx file.
+        precision: "f32", or "int8" for a quantised graph, which has no other.
+        threads: CPU threads within an operator; None leaves the runtime's choice.
+        spin: Let threads that wait for work burn their CPUs, which is quicker by itself and slower
+            where others want these CPUs.
+
+    Raises:
+        BackendError: Another precision than the graph's, or another provider took over.
+        BundleError: The graph cannot be loaded.
+        MissingExtraError: onnxruntime is not installed.
+    """
+
+    def __init__(
+        self,
+        graph: Path,
+        *,
+        precision: str = "f32",
+        threads: int | None = None,
+        spin: bool = True,
+    ) -> None:
+        check_precision(precision, self.precisions_here(), "ONNX Runtime")
+        self._ort = require("onnxruntime", extra="onnx")
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 3  # errors: its warnings are about its own optimiser
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        if not spin:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        with tempfile.TemporaryDirectory() as folder:
+            optimised = Path(folder) / "optimised.onnx"
+            if precision == "int8":  # to read back what became of the integers
+                options.optimized_model_filepath = str(optimised)
+            self._session = self._load(graph, options)
+            metadata = self._session.get_modelmeta().custom_metadata_map
+            written = metadata.get(PRECISION_KEY, "f32")
+            check_graph_precision(precision, written, graph)
+            self._executed = _EXECUTED.get(written, "f32")
+            if precision == "int8":
+                self._executed = _integers(optimised.read_bytes())
+        self._providers = self._session.get_providers()
+        if self._providers != [_PROVIDER]:
+            raise BackendError(
+                f"ONNX Runtime runs on {self._providers[0]} instead of the CPU.",
+                "Install the plain onnxruntime package.",
+            )
+        self._threads, self._precision = threads, precision
+        self._names = [port.name for port in self._session.get_inputs()]
+
+    def _load(self, graph: Path, options: Any) -> Any:
+        try:
+            return self._ort.InferenceSession(str(graph), options, providers=[_PROVIDER])
+        except Exception as error:  # the library's own exception types share no base class
+            raise BundleError(f"{graph} cannot be loaded ({error}).", "Export it again.") from error
+
+    @classmethod
+    def precisions_here(cls) -> tuple[str, ...]:
+        """Return "f32" and "int8"; see `Session.precisions_here`."""
+        return ("f32", "int8")
+
+    @property
+    def info(self) -> SessionInfo:
+        """What really runs."""
+        import os
+
+        return SessionInfo(
+            backend="ONNX Runtime",
+            version=self._ort.__version__,
+            device="CPU",
+            provider=self._providers[0],
+            threads=self._threads or os.cpu_count() or 1,
+            precision_requested=self._precision,
+            precision_executed=self._executed,
+        )
+
+    def _named(self, x_u: Array) -> dict[str, Array]:
+        return dict(zip(self._names, self.inputs(x_u), strict=True))
+
+    def run(self, x_u: Array) -> Array:
+        """Reconstruct; see `Session.run`."""
+        try:
+            result: Array = self._session.run(None, self._named(x_u))[0]
+        except self._ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
+            raise BackendError(
+                f"The graph does not take an input of shape {list(x_u.shape)}.",
+                "Use its own matrix; export with --batch dynamic for other batches.",
+            ) from error
+        return result

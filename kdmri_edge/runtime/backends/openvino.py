@@ -1,0 +1,159 @@
+"""An OpenVINO graph on the CPU."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdmri_edge.errors import BackendError, BundleError
+from kdmri_edge.runtime.backends.openvino_extension import NODE, onnx_extension
+from kdmri_edge.runtime.session import (
+    Array,
+    Session,
+    SessionInfo,
+    check_graph_precision,
+    check_precision,
+)
+from kdmri_edge.utils.extras import require
+
+__all__ = ["OpenVinoSession"]
+
+_CAPABILITY = {"f32": "FP32", "bf16": "BF16"}
+_HINTS = ("LATENCY", "THROUGHPUT")
+# Layers that do the arithmetic; the rest moves data.
+_INTEGERS = {"u8", "i8"}
+_ARITHMETIC = {"Convolution", "MatMul", "FullyConnected", "DFT", "IDFT"}
+
+
+def _precisions(core: Any) -> tuple[str, ...]:
+    has = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return tuple(name for name, capability in _CAPABILITY.items() if capability in has)
+
+
+class OpenVinoSession(Session):
+    """OpenVINO on the CPU.
+
+    Args:
+        graph: The .xml file (its .bin lies beside it).
+        precision: "f32", "bf16", or "int8" for a quantised graph, which has no other.
+        threads: CPU threads; None leaves the runtime's choice.
+        hint: "LATENCY" for single queries, or "THROUGHPUT" for `run_all`, which then has
+            several requests under way.
+
+    Raises:
+        BackendError: An unknown hint, or a precision that this CPU does not have.
+        BundleError: The graph cannot be loaded.
+        MissingExtraError: openvino is not installed.
+    """
+
+    def __init__(
+        self,
+        graph: Path,
+        *,
+        precision: str = "f32",
+        threads: int | None = None,
+        hint: str = "LATENCY",
+    ) -> None:
+        check_precision(precision, (*_CAPABILITY, "int8"), "OpenVINO")
+        if hint not in _HINTS:
+            raise BackendError(f"There is no hint {hint!r}.", f"Use {' or '.join(_HINTS)}.")
+        self._ov = require("openvino", extra="openvino")
+        core = self._ov.Core()
+        if graph.suffix == ".onnx" and NODE[1].encode() in graph.read_bytes():
+            core.add_extension(onnx_extension())
+        if precision not in self.precisions_here():
+            raise BackendError(
+                f"This CPU has no {precision} arithmetic.", "Run in f32 (--precision f32)."
+            )
+        settings: dict[str, Any] = {
+            # Without it OpenVINO picks bf16 by itself wherever the CPU has it.
+            "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,
+            "PERFORMANCE_HINT": hint,
+        }
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            self._compiled = core.compile_model(str(graph), "CPU", settings)
+        except RuntimeError as error:
+            raise BundleError(f"{graph} cannot be loaded ({error}).", "Export it again.") from error
+        self._request = self._compiled.create_infer_request()
+        self._many = hint == "THROUGHPUT"
+        self._precision = precision
+        check_graph_precision(precision, "int8" if self._integers() else "f32", graph)
+
+    @classmethod
+    def precisions_here(cls) -> tuple[str, ...]:
+        """Return "f32", "bf16" where the CPU has it, and "int8"; see `Session.precisions_here`."""
+        return (*_precisions(require("openvino", extra="openvino").Core()), "int8")
+
+    def _kinds(self) -> Counter[str]:
+        """Count the arithmetic layers of the compiled graph by the precision that they run in."""
+        kinds: Counter[str] = Counter()
+        for node in self._compiled.get_runtime_model().get_ops():
+            info = node.get_rt_info()
+            if str(info["layerType"].astype(str)) in _ARITHMETIC:
+                name = str(info["runtimePrecision"].astype(str))
+                kinds["int8" if name in _INTEGERS else name] += 1
+        return kinds
+
+    def _integers(self) -> bool:
+        return "int8" in self._kinds()
+
+    def executed(self) -> str:
+        """Read back in which precision the arithmetic layers of the compiled graph run."""
+        kinds = self._kinds()
+        total = sum(kinds.values())
+        executed = ", ".join(f"{name} in {n}/{total} layers" for name, n in kinds.most_common())
+        return f"f16 weights, {executed}" if self.written == "f16" else executed
+
+    @property
+    def info(self) -> SessionInfo:
+        """What really runs."""
+        return SessionInfo(
+            backend="OpenVINO",
+            version=self._ov.__version__.split("-")[0],
+            device="CPU",
+            provider=", ".join(self._compiled.get_property("EXECUTION_DEVICES")),
+            threads=int(self._compiled.get_property("INFERENCE_NUM_THREADS")),
+            precision_requested=self._precision,
+            precision_executed=self.executed(),
+        )
+
+    def run(self, x_u: Array) -> Array:
+        """Reconstruct; see `Session.run`."""
+        try:
+            results = self._request.infer(self.inputs(x_u))
+        except RuntimeError as error:
+            raise BackendError(
+                f"The graph does not take an input of shape {list(x_u.shape)}.",
+                "Use its own matrix; export with --batch dynamic for other batches.",
+            ) from error
+        # copied: the next call writes into the same memory
+        result: Array = np.array(results[0], dtype=np.float32)
+        return result
+
+    def run_all(self, batches: Sequence[Array]) -> list[Array]:
+        """Reconstruct several batches; see `Session.run_all`."""
+        if not self._many:
+            return super().run_all(batches)
+        results: list[Array | None] = [None] * len(batches)
+
+        def keep(request: Any, index: int) -> None:
+            results[index] = np.array(request.get_output_tensor(0).data, dtype=np.float32)
+
+        queue = self._ov.AsyncInferQueue(self._compiled)
+        queue.set_callback(keep)
+        try:
+            for index, batch in enumerate(batches):
+                queue.start_async(self.inputs(batch), index)
+            queue.wait_all()
+        except RuntimeError as error:
+            raise BackendError(
+                "The graph does not take inputs of these shapes.",
+                "Use its own matrix; export with --batch dynamic for other batches.",
+            ) from error
+        return [result for result in results if result is not None]

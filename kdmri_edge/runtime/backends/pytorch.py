@@ -1,0 +1,170 @@
+"""A checkpoint in PyTorch: eager, compiled, or as a CUDA graph.
+
+Replaying a network's kernels as one CUDA graph (PyTorch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kdmri_edge.errors import BackendError
+from kdmri_edge.models.checkpoint import load_reconstructor
+from kdmri_edge.physics.operators import Form
+from kdmri_edge.runtime.session import Array, Session, SessionInfo, check_precision
+
+__all__ = ["CudaGraph", "EagerSession"]
+
+_WARM_UP = 3  # cuDNN and the allocator settle before the recording, as PyTorch's notes ask
+
+
+_Recorded = tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]
+
+
+class CudaGraph:
+    """A function of one CUDA tensor, recorded at the first call with each shape.
+
+    Args:
+        function: What is recorded; its output lies where it lay before after each replay.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self._function = function
+        self._recorded: dict[tuple[torch.Size, ...], _Recorded] = {}
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Return the output for `inputs`, valid until the next call."""
+        shapes = tuple(tensor.shape for tensor in inputs)
+        if shapes not in self._recorded:
+            self._recorded[shapes] = self._record([tensor.clone() for tensor in inputs])
+        graph, given, output = self._recorded[shapes]
+        for own, tensor in zip(given, inputs, strict=True):
+            own.copy_(tensor)
+        graph.replay()
+        return output
+
+    def _record(self, given: list[Tensor]) -> _Recorded:
+        aside: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(_WARM_UP):
+                self._function(*given)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output = self._function(*given)
+        return graph, given, output
+
+
+_LAYOUTS = {"default": torch.contiguous_format, "channels_last": torch.channels_last}
+_MODES = {"eager": "eager", "compile": "torch.compile", "graph": "CUDA graph"}
+_DEVICES = ("cpu", "cuda")
+
+
+def _one_of(value: str, offered: tuple[str, ...], what: str) -> None:
+    if value not in offered:
+        raise BackendError(f"There is no {what} {value!r}.", f"Use {' or '.join(offered)}.")
+
+
+class EagerSession(Session):
+    """PyTorch on the CPU or on a CUDA device.
+
+    Float32 on CUDA is float32: TF32 is off, for it would round what data consistency holds exact.
+
+    Args:
+        checkpoint: The .safetensors file.
+        precision: "f32", or "bf16" for autocast with data consistency in float32.
+        threads: CPU threads.
+        layout: Memory layout of the convolutions: "channels_last" or "default".
+        form: Form of data consistency; None picks by the mask.
+        device: "cpu" or "cuda".
+        mode: "eager", "compile" (torch.compile, at the first query), or, on CUDA, "graph" (the
+            kernels are recorded once and replayed).
+
+    Raises:
+        BackendError: Unknown precision, layout, device or mode; a CPU without bf16; no CUDA device.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        *,
+        precision: str = "f32",
+        threads: int | None = None,
+        layout: str = "channels_last",
+        form: Form | None = None,
+        device: str = "cpu",
+        mode: str = "eager",
+    ) -> None:
+        check_precision(precision, ("f32", "bf16"), "PyTorch")
+        _one_of(layout, tuple(_LAYOUTS), "layout")
+        _one_of(device, _DEVICES, "device")
+        _one_of(mode, tuple(_MODES), "mode")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise BackendError("PyTorch finds no CUDA device here.", "Use the CPU.")
+        if mode == "graph" and device != "cuda":
+            raise BackendError("CUDA graphs run on CUDA devices alone.", "Use mode eager.")
+        if device == "cpu" and precision not in self.precisions_here():
+            raise BackendError("This CPU has no bf16 convolutions.", "Use precision f32.")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        if device == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
+        self._device, self._mode, self._layout = device, mode, layout
+        self._format = _LAYOUTS[layout]
+        self._bf16 = precision == "bf16"
+        model = load_reconstructor(checkpoint, form).to(device)
+        self.sense = model.spec.coils
+        self._model: nn.Module = model.to(memory_format=self._format)  # type: ignore[call-overload]
+        self._forward = torch.compile(self._model) if mode == "compile" else self._model
+        self._graph = CudaGraph(self._compute) if mode == "graph" else None
+        self._warm = mode != "compile"
+
+    @classmethod
+    def precisions_here(cls) -> tuple[str, ...]:
+        """Return "f32", and "bf16" where the CPU has it; see `Session.precisions_here`."""
+        has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return ("f32", "bf16") if has_bf16 else ("f32",)
+
+    @property
+    def info(self) -> SessionInfo:
+        """What really runs."""
+        on_cpu = self._device == "cpu"
+        parts = [_MODES[self._mode], self._layout.replace("_", "-")]
+        return SessionInfo(
+            backend="PyTorch",
+            version=torch.__version__,
+            device="CPU" if on_cpu else torch.cuda.get_device_name(),
+            provider=", ".join(parts if on_cpu else [*parts, "TF32 off"]),
+            threads=torch.get_num_threads(),
+            precision_requested="bf16" if self._bf16 else "f32",
+            precision_executed="bf16 autocast, float32 data consistency" if self._bf16 else "f32",
+        )
+
+    def _compute(self, images: Tensor, *maps: Tensor) -> Tensor:
+        with torch.autocast(self._device, torch.bfloat16, enabled=self._bf16):
+            output: Tensor = self._forward(images, None, *maps)
+        return output.float().contiguous()
+
+    @torch.inference_mode()
+    def run(self, x_u: Array) -> Array:
+        """Reconstruct; see `Session.run`."""
+        images, *maps = (torch.from_numpy(array).to(self._device) for array in self.inputs(x_u))
+        images = images.contiguous(memory_format=self._format)
+        compute = self._graph or self._compute
+        try:
+            output = compute(images, *maps)
+        except Exception as error:
+            if self._warm:
+                raise
+            said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise BackendError(
+                f"torch.compile does not work here ({said}).", "Install a C++ compiler."
+            ) from error
+        self._warm = True
+        result: Array = output.cpu().numpy()  # waits until the device is done
+        return result

@@ -1,0 +1,85 @@
+"""The one table of runtimes: what executes the graph of a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["BACKENDS", "Backend"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backend:
+    """A runtime.
+
+    Attributes:
+        name: What the command line calls it.
+        title: Its own name, for tables.
+        session: Import string `module:class` of the session that drives it.
+        library: The Python package that it needs.
+        extra: Extra of this project that brings that package.
+        runs_with: Packages that it needs beside it to run anything.
+        devices: Devices that the session can run on.
+        precisions: Precisions that it can be asked for; f16 and int8 are those of the graph.
+    """
+
+    name: str
+    title: str
+    session: str
+    library: str
+    extra: str
+    devices: tuple[str, ...]
+    precisions: tuple[str, ...]
+    runs_with: tuple[str, ...] = ()
+
+
+_ALL = (
+    Backend(
+        name="onnxruntime",
+        title="ONNX Runtime",
+        session="kdmri_edge.runtime.backends.onnxruntime:OnnxRuntimeSession",
+        library="onnxruntime",
+        extra="onnx",
+        devices=("cpu",),
+        precisions=("f32", "f16", "int8"),
+    ),
+    Backend(
+        name="openvino",
+        title="OpenVINO",
+        session="kdmri_edge.runtime.backends.openvino:OpenVinoSession",
+        library="openvino",
+        extra="openvino",
+        devices=("cpu",),
+        precisions=("f32", "f16", "bf16", "int8"),
+    ),
+    Backend(
+        name="torch",
+        title="TorchScript",
+        session="kdmri_edge.runtime.backends.torchscript:TorchScriptSession",
+        library="torch",
+        extra="train",
+        devices=("cpu",),
+        precisions=("f32", "f16", "int8"),
+    ),
+    Backend(
+        name="tensorrt",
+        title="TensorRT",
+        session="kdmri_edge.runtime.backends.tensorrt:TensorRTSession",
+        library="tensorrt",
+        extra="trt",
+        devices=("cuda",),
+        precisions=("f32", "f16", "int8"),
+        runs_with=("cuda",),
+    ),
+    Backend(
+        name="tensorrt-rtx",
+        title="TensorRT-RTX",
+        session="kdmri_edge.runtime.backends.tensorrt:TensorRTRtxSession",
+        library="tensorrt_rtx",
+        extra="trt-rtx",
+        devices=("cuda",),
+        precisions=("f32", "f16", "int8"),
+        runs_with=("cuda",),
+    ),
+)
+
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _ALL}

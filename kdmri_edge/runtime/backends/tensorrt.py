@@ -1,0 +1,75 @@
+"""A TensorRT engine on the GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from kdmri_edge.errors import BackendError
+from kdmri_edge.runtime.backends import run_engine
+from kdmri_edge.runtime.session import Array, Session, SessionInfo, check_precision
+from kdmri_edge.utils.extras import require
+
+__all__ = ["TensorRTRtxSession", "TensorRTSession"]
+
+_PRECISIONS = ("f32", "f16", "int8")
+_EXECUTED = {"f16": "f16 convolutions, else f32", "int8": "int8 convolutions, else f32"}
+
+
+class TensorRTSession(Session):
+    """TensorRT on the GPU: the newest of its engines beside the bundle's graph.
+
+    Args:
+        graph: The bundle's .onnx file; its engines lie beside it.
+        precision: That of the graph, which is strongly typed.
+        threads: Without effect.
+
+    Raises:
+        BackendError: There is no engine, or it does not load or run on this machine.
+        MissingExtraError: TensorRT is not installed.
+    """
+
+    builder: ClassVar[str] = "tensorrt"
+    extra: ClassVar[str] = "trt"
+
+    def __init__(self, graph: Path, *, precision: str = "f32", threads: int | None = None) -> None:
+        check_precision(precision, _PRECISIONS, run_engine.TITLES[self.builder])
+        require(run_engine.MODULES[self.builder], extra=self.extra)
+        try:
+            engine = run_engine.find_engine(graph.parent, self.builder)
+            self._engine = run_engine.Engine(engine, self.builder)
+        except (run_engine.Refused, OSError, ValueError, KeyError) as error:
+            raise BackendError(str(error), "Engines run on the GPU that built them.") from error
+        self._precision = precision
+
+    @property
+    def info(self) -> SessionInfo:
+        """What really runs."""
+        name, capability = self._engine.device()
+        return SessionInfo(
+            backend=run_engine.TITLES[self.builder],
+            version=self._engine.trt.__version__,
+            device=name,
+            provider=capability,
+            threads=1,
+            precision_requested=self._precision,
+            precision_executed=f"{_EXECUTED.get(self.written, self.written)}, strongly typed",
+        )
+
+    def run(self, x_u: Array) -> Array:
+        """Reconstruct; see `Session.run`."""
+        try:
+            result: Array = self._engine.run(*self.inputs(x_u))
+        except run_engine.Refused as error:
+            raise BackendError(
+                f"The graph does not take an input of shape {list(x_u.shape)} ({error}).",
+                "Use its own matrix; export with --batch dynamic for other batches.",
+            ) from error
+        return result
+
+
+class TensorRTRtxSession(TensorRTSession):
+    """TensorRT-RTX on the GPU: the same with its engines."""
+
+    builder = "rtx"
+    extra = "trt-rtx"

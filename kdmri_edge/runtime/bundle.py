@@ -1,0 +1,186 @@
+"""A bundle: the folder that ships, with a manifest that accounts for every file in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kdmri_edge.errors import BundleError
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.runtime.targets import TARGETS, Target
+from kdmri_edge.utils.files import read_json, sha256_file, write_json
+
+__all__ = [
+    "GOLDEN_INPUT",
+    "GOLDEN_MAPS",
+    "GOLDEN_OPERATOR",
+    "GOLDEN_OUTPUT",
+    "MANIFEST",
+    "SCHEMA",
+    "Bundle",
+    "foreign_files",
+    "open_bundle",
+    "write_manifest",
+]
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+GOLDEN_INPUT = "golden_input.npy"
+GOLDEN_OUTPUT = "golden_output.npy"
+GOLDEN_OPERATOR = "golden_operator.npy"
+GOLDEN_MAPS = "golden_maps.npy"
+_AGAIN = "Copy the bundle again, or export the network again."
+_REQUIRED: dict[str, type] = {
+    "target": str,
+    "graph": str,
+    "io": dict,
+    "mask": dict,
+    "matrix": int,
+    "scaling": dict,
+    "dc": str,
+    "files": dict,
+}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        path: The folder.
+        manifest: Contents of manifest.json.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def target(self) -> Target:
+        """Row of the table of targets."""
+        return TARGETS[self.manifest["target"]]
+
+    @property
+    def graph(self) -> Path:
+        """The graph that the runtime loads."""
+        return self.path / str(self.manifest["graph"])
+
+    @property
+    def mask(self) -> Mask:
+        """The sampling pattern that it reconstructs."""
+        return Mask.from_dict(self.manifest["mask"])
+
+    @property
+    def takes_maps(self) -> bool:
+        """Whether it combines coils, and is given their sensitivities beside each image."""
+        return "maps" in self.manifest["io"]
+
+    @property
+    def written(self) -> str:
+        """Precision that its graph is written in."""
+        return str(self.manifest.get("precision", "f32"))
+
+    @property
+    def meant_for(self) -> str:
+        """Precision that it runs in unless another one is asked for."""
+        return str(self.manifest.get("run_precision", self.written))
+
+    @property
+    def fixed_coils(self) -> int | None:
+        """Number of coils that its graph is made for; None where it takes any number, or none."""
+        coils = self.manifest["io"]["maps"]["shape"][1] if self.takes_maps else None
+        return coils if isinstance(coils, int) else None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files, the manifest left out."""
+        return sum((self.path / name).stat().st_size for name in self.manifest["files"])
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write manifest.json with the schema's number and the SHA-256 of every other file there.
+
+    Raises:
+        OutputError: The place cannot be written to.
+    """
+    names = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
+    files = {name: sha256_file(folder / name) for name in names if name != MANIFEST}
+    write_json(folder / MANIFEST, {"schema": SCHEMA, **manifest, "files": files})
+
+
+def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
+    """Open a bundle.
+
+    Args:
+        path: Its folder.
+        verify: Compare the hash of every file with the manifest.
+
+    Raises:
+        BundleError: Not a bundle, of a newer schema, of an unknown target, with a damaged
+            manifest, or with missing or changed files.
+    """
+    if not (path / MANIFEST).is_file():
+        known = "is not a bundle (it has no manifest.json)" if path.exists() else "does not exist"
+        raise BundleError(f"{path} {known}.", "Give a folder that `kdmri-edge export` wrote.")
+    manifest = _read(path / MANIFEST)
+    if manifest["target"] not in TARGETS:
+        raise BundleError(
+            f"{path} is made for the unknown target {manifest['target']!r}.", "Update kdmri-edge."
+        )
+    if verify:
+        _verify(path, manifest)
+    return Bundle(path, manifest)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    manifest = read_json(file, BundleError)
+    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    if not isinstance(schema, int):
+        raise BundleError(f"{file} is not a manifest.", "Export the network again.")
+    if schema > SCHEMA:
+        raise BundleError(
+            f"{file} has manifest schema {schema}, this version reads up to {SCHEMA}.",
+            "Update kdmri-edge.",
+        )
+    for key, kind in _REQUIRED.items():
+        if not isinstance(manifest.get(key), kind):
+            raise BundleError(f"{file} lacks a valid {key!r}.", _AGAIN)
+    return dict(manifest)
+
+
+def _verify(path: Path, manifest: Mapping[str, Any]) -> None:
+    files: Mapping[str, Any] = manifest["files"]
+    if manifest["graph"] not in files:
+        raise BundleError(f"The manifest of {path} does not account for its graph.", _AGAIN)
+    for name, wanted in files.items():
+        inside = PurePosixPath(name)
+        if inside.is_absolute() or ".." in inside.parts:
+            raise BundleError(f"The manifest of {path} points outside it ({name}).", _AGAIN)
+        file = path / name
+        if not file.is_file():
+            raise BundleError(f"{path} lacks its file {name}.", "Copy the bundle again, whole.")
+        if sha256_file(file) != wanted:
+            raise BundleError(f"{file} is not what was exported (its SHA-256 differs).", _AGAIN)
+
+
+def foreign_files(path: Path) -> list[str]:
+    """Name what lies in a folder and belongs to no bundle: replacing the folder would lose it.
+
+    Args:
+        path: Any folder, which may not exist.
+
+    Returns:
+        Relative names, sorted; empty for a bundle, whole or damaged, and for an empty folder.
+    """
+    known = {MANIFEST, GOLDEN_INPUT, GOLDEN_OUTPUT, GOLDEN_OPERATOR, GOLDEN_MAPS}
+    found = (file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
+    try:
+        known |= set(_read(path / MANIFEST)["files"])
+    except BundleError:
+        # damaged, if a golden input lies beside it; else a folder of the user's, model.pt and all
+        if not ((path / MANIFEST).is_file() and (path / GOLDEN_INPUT).is_file()):
+            return sorted(found)
+    stems = {target.graph_file.rpartition(".")[0] for target in TARGETS.values()}
+    # "model.sm86.engine" was built beside the graph later
+    return sorted(name for name in found if name not in known and name.split(".")[0] not in stems)

@@ -1,0 +1,117 @@
+"""The one table of export targets; export, bench, doctor and the documentation read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kdmri_edge.errors import ExportError
+from kdmri_edge.runtime.backends.registry import BACKENDS, Backend
+from kdmri_edge.utils.suggest import nearest
+
+__all__ = ["PRECISIONS", "TARGETS", "Target", "target_named"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A form in which a network can leave PyTorch.
+
+    Attributes:
+        name: What the command line calls it.
+        graph_file: Name of the graph inside a bundle.
+        exporter: Import string `module:function` of the function that writes the graph.
+        exports_with: Libraries that the exporter needs beside torch.
+        runs_on: Names of the backends that take the graph; the first is the one that it is for.
+        checked_on: Name of the backend that the parity gate runs it in; None for the first.
+        precisions: In which it can be exported; bf16 is a float32 graph that runs in bf16.
+        keeps_op: Whether its graphs can keep data consistency as one node.
+        any_coils: Whether its graphs of multi-coil networks take any number of coils.
+        builds_engines: Whether what runs is an engine, built for a device from the graph.
+    """
+
+    name: str
+    graph_file: str
+    exporter: str
+    exports_with: tuple[str, ...] = ()
+    runs_on: tuple[str, ...]
+    checked_on: str | None = None
+    precisions: tuple[str, ...] = ("f32", "f16", "int8")
+    keeps_op: bool = False
+    any_coils: bool = True
+    builds_engines: bool = False
+
+    @property
+    def backend(self) -> Backend:
+        """The runtime that it is made for."""
+        return BACKENDS[self.runs_on[0]]
+
+    @property
+    def checker(self) -> Backend:
+        """The runtime of the parity gate."""
+        return BACKENDS[self.checked_on or self.runs_on[0]]
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """Its precisions, as the command line calls them."""
+        return tuple(name for name, short in PRECISIONS.items() if short in self.precisions)
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of the graph, with its dot."""
+        return "." + self.graph_file.rpartition(".")[2]
+
+
+_ALL = (
+    Target(
+        name="torchscript",
+        graph_file="model.pt",
+        exporter="kdmri_export.targets.torchscript:write",
+        runs_on=("torch",),
+    ),
+    Target(
+        name="onnx",
+        graph_file="model.onnx",
+        exporter="kdmri_export.targets.onnx:write",
+        exports_with=("onnx", "onnxscript"),
+        runs_on=("onnxruntime", "openvino"),
+        keeps_op=True,
+    ),
+    Target(
+        name="openvino",
+        graph_file="model.xml",
+        exporter="kdmri_export.targets.openvino:write",
+        exports_with=("onnx", "onnxscript"),
+        runs_on=("openvino",),
+        precisions=("f32", "f16", "bf16", "int8"),
+    ),
+    Target(
+        name="trt",
+        graph_file="model.onnx",
+        exporter="kdmri_export.targets.tensorrt.write:write",
+        exports_with=("onnx", "onnxscript"),
+        runs_on=("tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"),
+        # engines are built and run on the device; what is checked here is the graph they come from
+        checked_on="onnxruntime",
+        any_coils=False,
+        builds_engines=True,
+    ),
+)
+
+PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "int8"}
+"""What the command line calls the precisions of a graph, and their short names."""
+
+TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
+
+
+def target_named(name: str) -> Target:
+    """Return a target.
+
+    Raises:
+        ExportError: There is none of that name; the message suggests the nearest.
+    """
+    if name in TARGETS:
+        return TARGETS[name]
+    near = nearest(name, TARGETS)
+    raise ExportError(
+        f"There is no export target {name!r}; did you mean {near!r}?",
+        f"Targets: {', '.join(TARGETS)}.",
+    )

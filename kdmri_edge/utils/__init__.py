@@ -1,0 +1,1 @@
+"""Helpers without a subject of MR: files, messages, optional imports, settings."""

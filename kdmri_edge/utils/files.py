@@ -1,0 +1,188 @@
+"""Writing files so that a reader never sees half of one.
+
+Everything is written under a temporary name beside its destination, flushed to disk and renamed.
+A crash, a full disk or Ctrl-C leaves the earlier file as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kdmri_edge.errors import KdmriError, OutputError
+
+__all__ = [
+    "atomic_directory",
+    "atomic_path",
+    "check_writable",
+    "read_json",
+    "sha256_bytes",
+    "sha256_file",
+    "sweep",
+    "write_json",
+    "writing",
+]
+
+_REFUSALS = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
+
+
+@contextlib.contextmanager
+def writing(destination: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write `destination` into one clear sentence.
+
+    Raises:
+        OutputError: The disk is full, the place is read-only, or a parent is not a folder.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError(
+                f"The disk is full: {destination} was not written.",
+                "Free some space or choose another place with --out, then run the command again.",
+            ) from error
+        if error.errno in _REFUSALS:
+            raise OutputError(
+                f"{destination} cannot be written ({error.strerror}).",
+                "Choose a place that you may write to.",
+            ) from error
+        raise
+
+
+def check_writable(out: Path) -> None:
+    """Try to write into the output folder before anything is measured, and leave no trace of it.
+
+    Raises:
+        OutputError: That place cannot be written to.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".kdmri-edge-probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+        for folder in made:  # innermost first
+            folder.rmdir()
+
+
+def _temporary(final: Path) -> Path:
+    if final.name in ("", ".."):
+        raise OutputError(f"{str(final)!r} cannot be replaced as a whole.", "Give it a name.")
+    suffix = "".join(final.suffixes[-2:])  # both parts of .nii.gz
+    return final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp{suffix}")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process may have left of `atomic_path` in a folder that is one's own."""
+    for leftover in folder.glob(".*.tmp*"):
+        if leftover.is_file():
+            leftover.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_path(final: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `final`; rename it on success, remove it on failure.
+
+    The temporary name keeps the suffix of `final`, since some writers choose their format by it.
+
+    Raises:
+        OutputError: The place cannot be written to.
+    """
+    with writing(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(final)
+        try:
+            yield temporary
+            _flush(temporary)
+            temporary.replace(final)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(final: Path) -> Iterator[Path]:
+    """Yield a new folder beside `final` that takes its place on success and vanishes on failure.
+
+    Raises:
+        OutputError: The place cannot be written to, or `final` exists and is a file.
+    """
+    with writing(final):
+        if final.exists() and not final.is_dir():
+            raise OutputError(f"{final} is a file.", "Choose a folder that does not exist yet.")
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(final)
+        temporary.mkdir()
+        retired = _temporary(final)
+        try:
+            yield temporary
+            for file in sorted(temporary.rglob("*")):
+                if file.is_file():
+                    _flush(file)
+            if final.exists():
+                final.rename(retired)
+            temporary.rename(final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if retired.exists() and not final.exists():  # stopped between the two renames
+                retired.rename(final)
+            shutil.rmtree(retired, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically.
+
+    Raises:
+        OutputError: The place cannot be written to.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path, error: type[KdmriError]) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        KdmriError: Of the given type, when the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path} does not exist.", "Check the path.") from None
+    except (OSError, ValueError) as cause:
+        raise error(f"{path} is not readable JSON ({cause}).", "Make it again.") from cause
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Return the hexadecimal SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

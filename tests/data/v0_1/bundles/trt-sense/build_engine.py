@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""Build a TensorRT engine from the bundle that this file lies in.
+
+Stand-alone: Python 3.10 or newer with `tensorrt` (JetPack brings it), or with `tensorrt_rtx` for
+engines that are made ahead of time for another GPU. Engines of TensorRT run only on the kind of GPU
+and the version that built them, so run this on the device:
+
+    python3 build_engine.py
+    python3 build_engine.py --builder rtx --compute-capability sm86
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+OLDEST = (10, 3)  # of TensorRT; JetPack 6.1 and 6.2 have 10.3
+
+
+class Refused(Exception):  # noqa: N818 - not an error of the program
+    """Something that the user can mend; the text says how."""
+
+
+def load_builder(name: str) -> Any:
+    """Import a builder's module."""
+    try:
+        module = importlib.import_module(MODULES[name])
+    except ImportError as error:
+        hint = "JetPack has it; elsewhere: pip install tensorrt"
+        if name == "rtx":
+            hint = "pip install tensorrt-rtx"
+        raise Refused(f"{MODULES[name]} cannot be imported ({error}). {hint}") from error
+    version = tuple(int(part) for part in module.__version__.split(".")[:2])
+    if name == "tensorrt" and version < OLDEST:
+        raise Refused(f"TensorRT {module.__version__} is older than 10.3. Update it.")
+    return module
+
+
+def build(
+    graph: bytes,
+    builder: str,
+    compute_capability: str | None = None,
+    batches: tuple[int, ...] = (1, 1, 1),
+    workspace_mib: int = 1024,
+) -> bytes:
+    """Build an engine.
+
+    Args:
+        graph: Contents of the .onnx file.
+        builder: "tensorrt" or "rtx".
+        compute_capability: For rtx: "sm86", ...; None builds for the GPU that is there.
+        batches: Smallest, usual and largest batch, for a graph with a dynamic one.
+        workspace_mib: Scratch memory that kernels may take.
+
+    Returns:
+        The engine's bytes.
+    """
+    trt = load_builder(builder)
+    logger = trt.Logger(trt.Logger.ERROR)
+    maker = trt.Builder(logger)
+    if maker is None:
+        raise Refused("The builder does not start: is there a GPU with its driver?")
+    # From TensorRT 11 on every network is strongly typed and the flag may be gone.
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = maker.create_network(0 if typed is None else 1 << int(typed))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(graph):
+        reasons = [str(parser.get_error(i)) for i in range(parser.num_errors)]
+        raise Refused("The graph is not taken: " + "; ".join(reasons))
+    config = maker.create_builder_config()
+    # Data consistency is float32 on purpose: TF32 would round it to ten bits.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
+    if compute_capability is not None:
+        if builder != "rtx":
+            raise Refused("Only --builder rtx builds for another GPU than the one that is here.")
+        known = getattr(trt.ComputeCapability, compute_capability.upper(), None)
+        if known is None:
+            raise Refused(f"tensorrt_rtx {trt.__version__} knows no {compute_capability}.")
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(known, 0)
+    inputs = [network.get_input(number) for number in range(network.num_inputs)]
+    free = [given for given in inputs if -1 in tuple(given.shape)]
+    if free:
+        profile = maker.create_optimization_profile()
+        for given in free:  # images, and the coils' maps that belong to them
+            rest = tuple(given.shape)[1:]
+            profile.set_shape(given.name, *((batch, *rest) for batch in batches))
+        config.add_optimization_profile(profile)
+    engine = maker.build_serialized_network(network, config)
+    # The parser owns the weights that the network points to: it must outlive the build.
+    del parser
+    if engine is None:
+        raise Refused("The build failed; the messages above say why.")
+    return bytes(engine)
+
+
+def engine_name(builder: str, compute_capability: str | None) -> str:
+    """Return the file name of an engine."""
+    return f"model.{compute_capability or builder}.engine"
+
+
+def write_engine(
+    folder: Path,
+    builder: str,
+    compute_capability: str | None,
+    batches: tuple[int, ...],
+    workspace_mib: int,
+) -> dict[str, Any]:
+    """Build the bundle's engine; write it and what it was built with, and return the latter."""
+    graph = (folder / "model.onnx").read_bytes()
+    began = time.perf_counter()
+    engine = build(graph, builder, compute_capability, batches, workspace_mib)
+    seconds = time.perf_counter() - began
+    place = folder / engine_name(builder, compute_capability)
+    record = {
+        "engine": place.name,
+        "bytes": len(engine),
+        "sha256": hashlib.sha256(engine).hexdigest(),
+        "graph_sha256": hashlib.sha256(graph).hexdigest(),
+        "builder": MODULES[builder],
+        "version": load_builder(builder).__version__,
+        "compute_capability": compute_capability,
+        "batches": list(batches),
+        "machine": platform.machine(),
+        "seconds": round(seconds, 1),
+        "tf32": False,
+        "engine_built": True,
+        "engine_executed": False,
+    }
+    written = {
+        place: engine,
+        place.with_suffix(".json"): (json.dumps(record, indent=2) + "\n").encode(),
+    }
+    for file, content in written.items():
+        _replace(file, content)
+    _account(folder, written)
+    return record
+
+
+def _replace(file: Path, content: bytes) -> None:
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, file)
+
+
+def _account(folder: Path, written: dict[Path, bytes]) -> None:
+    """Tell the manifest of an engine that replaced one of the export: it has that one's hash."""
+    place = folder / "manifest.json"
+    manifest = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+    files = manifest.get("files", {})
+    known = {file.name: content for file, content in written.items() if file.name in files}
+    if known:
+        files.update({name: hashlib.sha256(content).hexdigest() for name, content in known.items()})
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        _replace(place, text.encode())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build, and print the record as JSON; exit with 1 and one sentence if that fails."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--bundle", type=Path, default=Path(__file__).resolve().parent)
+    parser.add_argument("--builder", choices=list(MODULES), default="tensorrt")
+    parser.add_argument("--compute-capability", help="for rtx: sm86, sm89, sm120")
+    parser.add_argument("--batches", default="1,1,1", help="smallest,usual,largest")
+    parser.add_argument("--workspace", type=int, default=1024, help="MiB")
+    chosen = parser.parse_args(arguments)
+    try:
+        batches = tuple(int(part) for part in chosen.batches.split(","))
+        if len(batches) != 3 or list(batches) != sorted(batches) or batches[0] < 1:
+            raise Refused("--batches takes three rising numbers, e.g. 1,4,16.")
+        if not (chosen.bundle / "model.onnx").is_file():
+            raise Refused(f"{chosen.bundle} holds no model.onnx. Give the bundle with --bundle.")
+        record = write_engine(
+            chosen.bundle, chosen.builder, chosen.compute_capability, batches, chosen.workspace
+        )
+    except (Refused, ValueError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(record))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
