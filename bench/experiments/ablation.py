@@ -20,10 +20,10 @@ from kdmri_bench.measuring.quality import closed_percent
 from kdmri_bench.reproduce.processes import Piece, check_jobs, train_side_by_side
 from kdmri_bench.reproduce.protocol import TASKS, CaseSpec, Training, plan
 from kdmri_edge.data.datasets import attribution_of
-from kdmri_edge.distill.engine import Engine
-from kdmri_edge.distill.recipe import load_recipe
-from kdmri_edge.distill.request import Settings
-from kdmri_edge.distill.run_folder import Run, devices
+from kdmri_edge.distillation.engine import Engine
+from kdmri_edge.distillation.recipe import load_recipe
+from kdmri_edge.distillation.request import Settings
+from kdmri_edge.distillation.run_folder import Run, devices
 from kdmri_edge.errors import BenchError
 from kdmri_edge.models.checkpoint import read_checkpoint_meta
 from kdmri_edge.utils.files import atomic_path, write_json

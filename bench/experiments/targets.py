@@ -25,7 +25,7 @@ from kdmri_bench.measuring.quality import summary, volume_rows
 from kdmri_bench.planning.sources import Source, check_comparable, gather
 from kdmri_bench.planning.testdata import central_slices, choose_files, load_cases
 from kdmri_edge.data.case import Case
-from kdmri_edge.distill.run_folder import tuned_for
+from kdmri_edge.distillation.run_folder import tuned_for
 from kdmri_edge.errors import BenchError
 from kdmri_edge.metrics import METRICS
 from kdmri_edge.runtime.bundle import Bundle

@@ -22,12 +22,12 @@ import torch
 from torch.nn import functional as F
 
 from experiments.script import Script, record
-from kdmri_edge.distill.batches import TrainingSlices
-from kdmri_edge.distill.engine import Engine, describe, make_fabric
-from kdmri_edge.distill.loop import train
-from kdmri_edge.distill.losses import distance
-from kdmri_edge.distill.recipe import DistillRecipe
-from kdmri_edge.distill.stages import Stage, TrainContext
+from kdmri_edge.distillation.batches import TrainingSlices
+from kdmri_edge.distillation.engine import Engine, describe, make_fabric
+from kdmri_edge.distillation.loop import train
+from kdmri_edge.distillation.losses import distance
+from kdmri_edge.distillation.recipe import DistillRecipe
+from kdmri_edge.distillation.stages import Stage, TrainContext
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.consistency import operator_tensor

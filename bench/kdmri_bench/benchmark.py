@@ -31,7 +31,7 @@ from kdmri_bench.results.derive import derived, gap, layer_values
 from kdmri_bench.results.schema import ZERO_FILLED, Network, Report, Row, TestVolume
 from kdmri_bench.results.select import Limits, choose, limits_of, shipped_rows
 from kdmri_edge.data.case import Case
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError
 from kdmri_edge.utils.extras import require
 from kdmri_edge.utils.provenance import provenance

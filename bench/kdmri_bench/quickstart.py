@@ -10,10 +10,10 @@ from kdmri_bench.planning.settings import BenchSettings
 from kdmri_bench.planning.testdata import TestData
 from kdmri_edge.data.case import make_case
 from kdmri_edge.data.datasets import phantom_parts
-from kdmri_edge.distill.recipe import DistillRecipe
-from kdmri_edge.distill.request import PHANTOM, Settings
-from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.recipe import DistillRecipe
+from kdmri_edge.distillation.request import PHANTOM, Settings
+from kdmri_edge.distillation.run import distill
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.masks import variable_density_lines
 

@@ -123,7 +123,7 @@ def calibrated(checkpoint: Path, data: Path, split: str, folder: Path) -> Path:
     Raises:
         KdmriError: See `load_checkpoint`, `find_parts` and `load_cases`.
     """
-    from kdmri_edge.distill.batches import TrainingSlices
+    from kdmri_edge.distillation.batches import TrainingSlices
     from kdmri_edge.quantisation.tuning import training_maxima
 
     held = load_checkpoint(checkpoint)

@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from experiments.script import Script
-from kdmri_edge.distill.recipe import Quantise
-from kdmri_edge.distill.run_folder import Run, open_run, tuned_place
+from kdmri_edge.distillation.recipe import Quantise
+from kdmri_edge.distillation.run_folder import Run, open_run, tuned_place
 from kdmri_edge.errors import BenchError
 from kdmri_edge.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kdmri_edge.models.shipped import WEIGHTS, resolve, shipped_networks

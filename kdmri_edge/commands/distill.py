@@ -15,8 +15,8 @@ import click
 from kdmri_edge.errors import DataError, MaskError, ModelError, OutputError, RunError
 
 if TYPE_CHECKING:
-    from kdmri_edge.distill.recipe import DistillRecipe
-    from kdmri_edge.distill.request import Settings
+    from kdmri_edge.distillation.recipe import DistillRecipe
+    from kdmri_edge.distillation.request import Settings
     from kdmri_edge.models.specs import ModelSpec
     from kdmri_edge.physics.masks import Mask
 
@@ -70,7 +70,7 @@ def _mask(options: dict[str, Any], *, coils: bool = False) -> Mask:
 
 def _spec(option: str, given: str) -> ModelSpec:
     """Return the architecture of a preset, a checkpoint or a trained network of the package."""
-    from kdmri_edge.distill.request import checkpoint_place
+    from kdmri_edge.distillation.request import checkpoint_place
     from kdmri_edge.models.checkpoint import load_checkpoint
     from kdmri_edge.models.specs import preset
 
@@ -88,7 +88,7 @@ def _spec(option: str, given: str) -> ModelSpec:
 
 def _check_tuning(settings: Settings) -> None:
     """Refuse a finished student with which nothing, or too much, would be done."""
-    from kdmri_edge.distill.recipe import Quantise
+    from kdmri_edge.distillation.recipe import Quantise
 
     if settings.student_place is None:
         return
@@ -121,7 +121,7 @@ def resolve(
     Raises:
         KdmriError: Anything that does not fit together.
     """
-    from kdmri_edge.distill.request import PHANTOM, Settings, checkpoint_place
+    from kdmri_edge.distillation.request import PHANTOM, Settings, checkpoint_place
 
     data: str = options["data"]
     if data != PHANTOM and not Path(data).exists():
@@ -167,9 +167,9 @@ def _resumed(out: Path, ctx: click.Context, options: dict[str, Any]) -> Settings
     The data folder may have moved (its volumes are compared by hash), and how often the run reports
     and saves may change: neither has an influence on the weights.
     """
-    from kdmri_edge.distill.recipe import load_recipe, overridden
-    from kdmri_edge.distill.request import Settings
-    from kdmri_edge.distill.run_folder import open_run
+    from kdmri_edge.distillation.recipe import load_recipe, overridden
+    from kdmri_edge.distillation.request import Settings
+    from kdmri_edge.distillation.run_folder import open_run
 
     stored = Settings.from_dict(open_run(out).meta.get("settings", {}))
     given = {
@@ -336,7 +336,7 @@ def distill(
             raise click.UsageError("--resume needs --out, the run to go on with.")
         settings = _resumed(out, ctx, options)
     else:
-        from kdmri_edge.distill.recipe import default_recipe, load_recipe
+        from kdmri_edge.distillation.recipe import default_recipe, load_recipe
 
         recipe = recipe or default_recipe(_spec("student", options["student"]).kind)
         settings = resolve(options, load_recipe(recipe, _assignments(assignments, quantize)))
@@ -356,8 +356,8 @@ def distill(
     from kdmri_edge.utils.files import check_writable
 
     check_writable(out)  # found out now, not when the volumes have been read
-    from kdmri_edge.distill.engine import Engine, is_first_process
-    from kdmri_edge.distill.run import distill as run_distillation
+    from kdmri_edge.distillation.engine import Engine, is_first_process
+    from kdmri_edge.distillation.run import distill as run_distillation
 
     engine = Engine(accelerator=accelerator, devices=devices, num_nodes=num_nodes, threads=threads)
     run = run_distillation(settings, out, engine=engine)
@@ -367,7 +367,7 @@ def distill(
 
 
 def _summary(path: Path) -> dict[str, Any]:
-    from kdmri_edge.distill.run_folder import Run
+    from kdmri_edge.distillation.run_folder import Run
     from kdmri_edge.models.checkpoint import read_checkpoint_meta
 
     run = Run(path)

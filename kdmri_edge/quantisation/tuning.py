@@ -25,12 +25,12 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from kdmri_edge.data.case import Case
-from kdmri_edge.distill.batches import TrainingSlices
-from kdmri_edge.distill.data import TrainingData, joined
-from kdmri_edge.distill.loop import train, validation_psnr
-from kdmri_edge.distill.losses import distance
-from kdmri_edge.distill.recipe import DistillRecipe, Loss, Quantise
-from kdmri_edge.distill.stages import Batch, Criterion, Stage, TrainContext
+from kdmri_edge.distillation.batches import TrainingSlices
+from kdmri_edge.distillation.data import TrainingData, joined
+from kdmri_edge.distillation.loop import train, validation_psnr
+from kdmri_edge.distillation.losses import distance
+from kdmri_edge.distillation.recipe import DistillRecipe, Loss, Quantise
+from kdmri_edge.distillation.stages import Batch, Criterion, Stage, TrainContext
 from kdmri_edge.errors import RunError
 from kdmri_edge.models.blocks import Features, channels_last
 from kdmri_edge.models.build import Network

@@ -11,7 +11,7 @@ import pytest
 
 from kdmri_edge.data.case import Case, make_case
 from kdmri_edge.data.phantom.volumes import phantom_volume
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.models.specs import Kind, ModelSpec
 from kdmri_edge.physics.masks import Mask, variable_density_lines
 

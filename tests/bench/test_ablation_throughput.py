@@ -14,8 +14,8 @@ from experiments import ablation, cold_start, throughput
 from kdmri_bench.reproduce import protocol
 from kdmri_bench.reproduce.protocol import CaseSpec, plan
 from kdmri_edge.data.phantom.volumes import phantom_volume
-from kdmri_edge.distill.engine import Engine
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.engine import Engine
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.models.checkpoint import load_checkpoint
 
 

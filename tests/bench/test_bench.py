@@ -29,7 +29,7 @@ from kdmri_bench.reporting.report import read_report
 from kdmri_bench.results.schema import Report, Row, Status
 from kdmri_edge.data.case import Case, make_case
 from kdmri_edge.data.phantom.volumes import phantom_volume
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError, DataError, KdmriError, MaskError, OutputError, RunError
 from kdmri_edge.metrics import volume_metrics
 from kdmri_edge.physics.masks import Mask, variable_density_lines

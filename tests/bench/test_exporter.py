@@ -17,7 +17,7 @@ from kdmri_bench.planning.rows import plan_rows
 from kdmri_bench.planning.settings import BenchSettings, Precision
 from kdmri_bench.planning.sources import from_checkpoint
 from kdmri_bench.results.schema import Status
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BackendError
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.bundle import open_bundle

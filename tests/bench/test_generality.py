@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from experiments import generality
 from kdmri_edge.data.phantom.volumes import phantom_volume
-from kdmri_edge.distill.batches import HELD_OUT
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.batches import HELD_OUT
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.models.checkpoint import load_checkpoint, save_checkpoint
 from kdmri_edge.physics.masks import Mask, random_lines
 

@@ -20,7 +20,7 @@ from kdmri_bench.reporting.report import read_report
 from kdmri_bench.results.derive import derived
 from kdmri_bench.results.schema import Network, Row, Status, TestVolume
 from kdmri_edge.data.case import Case
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.metrics import volume_metrics
 from kdmri_edge.physics.masks import Mask
 

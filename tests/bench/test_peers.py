@@ -14,7 +14,7 @@ from kdmri_bench.planning.sources import gather
 from kdmri_bench.results.ratios import PEER_EXPORT, markdown_ratios, ratios
 from kdmri_bench.results.select import shipped_rows
 from kdmri_edge.data.case import Case
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.scaling import network_input
 from kdmri_edge.runtime.session import open_session

@@ -22,7 +22,7 @@ from kdmri_bench.results.select import Choice, Limits
 from kdmri_edge.commands.run import run
 from kdmri_edge.data.case import Case
 from kdmri_edge.data.phantom.volumes import phantom_volume
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime import files
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kdmri_edge.distill.run_folder import Run, tuned_for, tuned_place
+from kdmri_edge.distillation.run_folder import Run, tuned_for, tuned_place
 from kdmri_edge.errors import BenchError, CheckpointError
 from kdmri_edge.models.checkpoint import RANGES, load_checkpoint, save_checkpoint
 from kdmri_edge.models.shipped import WEIGHTS, resolve, shipped_networks

@@ -20,10 +20,10 @@ import torch
 
 from kdmri_bench.measuring.isolation import environment
 from kdmri_bench.reproduce.processes import Piece, check_jobs, train_side_by_side
-from kdmri_edge.distill.engine import Engine
-from kdmri_edge.distill.recipe import DistillRecipe, Precision
-from kdmri_edge.distill.request import PHANTOM, Settings
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.engine import Engine
+from kdmri_edge.distillation.recipe import DistillRecipe, Precision
+from kdmri_edge.distillation.request import PHANTOM, Settings
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError, DataError
 from kdmri_edge.models.checkpoint import load_checkpoint
 from kdmri_edge.models.specs import preset

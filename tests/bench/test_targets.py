@@ -14,7 +14,7 @@ from experiments.targets import main, markdown, measure
 from kdmri_bench.planning.sources import gather
 from kdmri_edge.data.case import Case, make_case
 from kdmri_edge.data.phantom.volumes import phantom_volume
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError
 from kdmri_edge.models.checkpoint import MAXIMA, RANGES, load_checkpoint, save_checkpoint
 from kdmri_edge.models.shipped import resolve

@@ -15,7 +15,7 @@ from kdmri_bench.measuring.worker import measure
 from kdmri_bench.planning.exports import export_for
 from kdmri_bench.planning.sources import from_checkpoint
 from kdmri_edge.data.case import Case
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BackendError
 from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import Mask

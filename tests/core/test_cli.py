@@ -350,7 +350,7 @@ def test_examples_in_help_are_not_wrapped_into_a_paragraph(command: str) -> None
 
 
 def test_help_names_every_shipped_recipe(cli: Cli) -> None:
-    from kdmri_edge.distill.recipe import shipped
+    from kdmri_edge.distillation.recipe import shipped
 
     shown = "".join(cli("distill", "--help").out.split())  # help is broken at hyphens too
     assert all(name in shown for name in shipped())

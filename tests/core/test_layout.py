@@ -55,7 +55,7 @@ def test_wheel_holds_the_packages_and_nothing_else(tmp_path: Path) -> None:
     assert names == expected
     kinds = {Path(name).suffix for name in names} - {".py"}
     assert kinds <= {".toml", ".typed", ".safetensors", ".json", ".md", ".css", ".js"}
-    assert {"kdmri_edge/distill/recipes/kd-mri.toml", "kdmri_edge/py.typed"} <= names
+    assert {"kdmri_edge/distillation/recipes/kd-mri.toml", "kdmri_edge/py.typed"} <= names
     assert "kdmri_edge/weights/brain-4x/dccnn-d3c5.safetensors" in names
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
     assert metadata == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}

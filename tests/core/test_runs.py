@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdmri_edge.distill.run_folder import Run, newest_run, open_run
+from kdmri_edge.distillation.run_folder import Run, newest_run, open_run
 from kdmri_edge.errors import RunError
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from kdmri_edge.data.simulation import coil_maps
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.checkpoint import Checkpoint, save_checkpoint
 from kdmri_edge.models.reconstructor import Reconstructor

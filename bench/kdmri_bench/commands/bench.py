@@ -117,7 +117,7 @@ def bench(
     from kdmri_bench.planning.settings import FULL, QUICK, USUAL, Precision
     from kdmri_bench.planning.sources import gather
     from kdmri_bench.planning.testdata import choose_files, load_cases, run_split
-    from kdmri_edge.distill.run_folder import Run, newest_run
+    from kdmri_edge.distillation.run_folder import Run, newest_run
     from kdmri_edge.utils.console import say
     from kdmri_edge.utils.files import check_writable
 

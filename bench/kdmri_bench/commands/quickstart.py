@@ -39,7 +39,7 @@ def quickstart(out: Path, assignments: tuple[str, ...], as_json: bool) -> None:
     require("matplotlib", extra="all")
     from kdmri_bench.planning.settings import BenchSettings
     from kdmri_bench.quickstart import quickstart as run_quickstart
-    from kdmri_edge.distill.recipe import load_recipe
+    from kdmri_edge.distillation.recipe import load_recipe
     from kdmri_edge.utils.console import say
 
     settings = BenchSettings(samples=20, warmup=3, rounds=1, end_to_end=5)

@@ -97,7 +97,7 @@ def reproduce(
     from kdmri_bench.reproduce.protocol import plan
     from kdmri_bench.reproduce.report import markdown
     from kdmri_bench.reproduce.run import reproduce as run
-    from kdmri_edge.distill.engine import Engine
+    from kdmri_edge.distillation.engine import Engine
 
     cases = plan(
         task,

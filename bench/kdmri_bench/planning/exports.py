@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdmri_bench.planning.sources import Source
-from kdmri_edge.distill.run_folder import tuned_for
+from kdmri_edge.distillation.run_folder import tuned_for
 from kdmri_edge.errors import BenchError, BundleError
 from kdmri_edge.runtime.bundle import (
     GOLDEN_INPUT,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdmri_bench.planning.testdata import check_same_input
-from kdmri_edge.distill.run_folder import ROLES, Run
+from kdmri_edge.distillation.run_folder import ROLES, Run
 from kdmri_edge.errors import BenchError, BundleError, CheckpointError, RunError
 from kdmri_edge.models.checkpoint import read_checkpoint_meta
 from kdmri_edge.models.shipped import is_reference, resolve

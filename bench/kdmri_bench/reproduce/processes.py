@@ -25,9 +25,9 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 
 from kdmri_bench.measuring.isolation import ended_by
 from kdmri_bench.planning.settings import available_threads
-from kdmri_edge.distill.engine import Engine
-from kdmri_edge.distill.request import Settings
-from kdmri_edge.distill.run import distill
+from kdmri_edge.distillation.engine import Engine
+from kdmri_edge.distillation.request import Settings
+from kdmri_edge.distillation.run import distill
 from kdmri_edge.errors import BenchError, KdmriError
 from kdmri_edge.utils.console import get_console, progress, say
 from kdmri_edge.utils.files import writing

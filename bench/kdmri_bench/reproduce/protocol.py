@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from kdmri_edge.data.datasets import BRAIN_FOLDS, find_parts
-from kdmri_edge.distill.recipe import DistillRecipe, load_recipe
-from kdmri_edge.distill.request import Settings
+from kdmri_edge.distillation.recipe import DistillRecipe, load_recipe
+from kdmri_edge.distillation.request import Settings
 from kdmri_edge.errors import BenchError, DataError, MaskError
 from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.masks import Mask, centre_block, load_mask, variable_density_lines
@@ -337,7 +337,7 @@ def _check_subjects(data: Path, split: str, contrast: str | None, *, whole: bool
 def _check_steps(case: CaseSpec) -> None:
     """Refuse recipes that would give one network more steps than another, or fail late."""
     # Here, since it needs PyTorch, which readers of reports do without.
-    from kdmri_edge.distill.request import check_settings
+    from kdmri_edge.distillation.request import check_settings
 
     recipes = [case.recipe(training) for training in TRAININGS]
     for training in TRAININGS:

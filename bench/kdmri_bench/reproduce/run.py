@@ -26,8 +26,8 @@ from kdmri_bench.reproduce.report import (
 from kdmri_bench.reproduce.work import STATEMENT, evaluate, pieces, reconstruct, test_cases
 from kdmri_bench.results.statistics import MARGIN
 from kdmri_edge.data.datasets import attribution_of
-from kdmri_edge.distill.engine import Engine, is_first_process
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.engine import Engine, is_first_process
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.utils.console import progress
 from kdmri_edge.utils.files import atomic_path, write_json, writing
 from kdmri_edge.utils.provenance import provenance

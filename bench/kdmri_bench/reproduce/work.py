@@ -18,9 +18,9 @@ from kdmri_bench.reproduce.report import evaluation
 from kdmri_edge.data.case import Case
 from kdmri_edge.data.datasets import find_parts
 from kdmri_edge.data.sources import source_sha256
-from kdmri_edge.distill.pretrained import pretrained_weights
-from kdmri_edge.distill.request import Settings
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.pretrained import pretrained_weights
+from kdmri_edge.distillation.request import Settings
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError, RunError
 from kdmri_edge.models.checkpoint import load_reconstructor
 from kdmri_edge.models.reconstructor import Reconstructor

@@ -24,7 +24,7 @@ __all__ = ["export"]
 
 def _checkpoints(source: Path | None, model: str) -> list[tuple[str, Path, Path]]:
     """Return (name, checkpoint, folder for its bundles) of what the user named."""
-    from kdmri_edge.distill.run_folder import newest_run, open_run
+    from kdmri_edge.distillation.run_folder import newest_run, open_run
     from kdmri_edge.models.shipped import is_reference, resolve
     from kdmri_edge.utils.console import say
 
@@ -203,7 +203,7 @@ def export(
 
 
 def _tuned(checkpoint: Path, recipe: ExportRecipe) -> Path:
-    from kdmri_edge.distill.run_folder import tuned_for
+    from kdmri_edge.distillation.run_folder import tuned_for
     from kdmri_edge.utils.console import say
 
     found = tuned_for(checkpoint, recipe.precision, signed=recipe.signed)

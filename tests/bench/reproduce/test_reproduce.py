@@ -18,8 +18,8 @@ from kdmri_bench.reproduce import protocol, work
 from kdmri_bench.reproduce.protocol import NETWORKS, TRAININGS, CaseSpec, plan
 from kdmri_bench.reproduce.run import reproduce
 from kdmri_edge.data.phantom.volumes import phantom_volume
-from kdmri_edge.distill.engine import Engine
-from kdmri_edge.distill.log import StageProgress
+from kdmri_edge.distillation.engine import Engine
+from kdmri_edge.distillation.log import StageProgress
 from kdmri_edge.errors import BenchError, DataError, KdmriError, MaskError, RunError
 
 STEPS = 4

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdmri_edge.distill.log import StageProgress
-from kdmri_edge.distill.recipe import DistillRecipe, Precision
-from kdmri_edge.distill.request import PHANTOM, Settings
-from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.log import StageProgress
+from kdmri_edge.distillation.recipe import DistillRecipe, Precision
+from kdmri_edge.distillation.request import PHANTOM, Settings
+from kdmri_edge.distillation.run import distill
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.masks import variable_density_lines
 

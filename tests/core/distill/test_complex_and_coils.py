@@ -12,11 +12,11 @@ import torch
 
 from kdmri_edge.data.case import coil_sets, simulated_case
 from kdmri_edge.data.phantom.volumes import phantom_volume
-from kdmri_edge.distill.batches import TrainingSlices, draw
-from kdmri_edge.distill.data import gather
-from kdmri_edge.distill.recipe import DistillRecipe, Masks
-from kdmri_edge.distill.request import Settings
-from kdmri_edge.distill.run import distill
+from kdmri_edge.distillation.batches import TrainingSlices, draw
+from kdmri_edge.distillation.data import gather
+from kdmri_edge.distillation.recipe import DistillRecipe, Masks
+from kdmri_edge.distillation.request import Settings
+from kdmri_edge.distillation.run import distill
 from kdmri_edge.errors import MaskError
 from kdmri_edge.models.checkpoint import MAXIMA, load_checkpoint
 from kdmri_edge.models.specs import preset

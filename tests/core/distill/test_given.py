@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from kdmri_edge.distill.request import Settings
-from kdmri_edge.distill.run import distill
+from kdmri_edge.distillation.request import Settings
+from kdmri_edge.distillation.run import distill
 from kdmri_edge.errors import RunError
 from kdmri_edge.utils.files import read_json, write_json
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdmri_edge.distill import replay
-from kdmri_edge.distill.engine import Engine
-from kdmri_edge.distill.recipe import Precision, Quantise
-from kdmri_edge.distill.request import Settings
-from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation import replay
+from kdmri_edge.distillation.engine import Engine
+from kdmri_edge.distillation.recipe import Precision, Quantise
+from kdmri_edge.distillation.request import Settings
+from kdmri_edge.distillation.run import distill
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.models.checkpoint import MAXIMA, load_checkpoint
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

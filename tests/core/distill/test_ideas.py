@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from kdmri_edge.distill.batches import add_noise, sees_other_mask, step_noise
-from kdmri_edge.distill.losses import Joint, distance, relation_transfer, similarity
-from kdmri_edge.distill.recipe import Loss, Transfer
-from kdmri_edge.distill.request import Settings
-from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.run_folder import Run
-from kdmri_edge.distill.state import WeightAverage
+from kdmri_edge.distillation.batches import add_noise, sees_other_mask, step_noise
+from kdmri_edge.distillation.losses import Joint, distance, relation_transfer, similarity
+from kdmri_edge.distillation.recipe import Loss, Transfer
+from kdmri_edge.distillation.request import Settings
+from kdmri_edge.distillation.run import distill
+from kdmri_edge.distillation.run_folder import Run
+from kdmri_edge.distillation.state import WeightAverage
 from kdmri_edge.errors import ModelError, RecipeError
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.dccnn import DCCNN

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kdmri_edge.distill.log import COLUMNS, TrainingLog
+from kdmri_edge.distillation.log import COLUMNS, TrainingLog
 
 
 def _filled(path: Path) -> TrainingLog:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kdmri_edge.distill.losses import attention_map, attention_transfer, distance, imitation
-from kdmri_edge.distill.recipe import Imitation, Loss
+from kdmri_edge.distillation.losses import attention_map, attention_transfer, distance, imitation
+from kdmri_edge.distillation.recipe import Imitation, Loss
 from kdmri_edge.models.blocks import Features
 
 

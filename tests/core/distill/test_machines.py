@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from kdmri_edge.distill.request import Settings
-from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.run_folder import all_machines, note_machine
+from kdmri_edge.distillation.request import Settings
+from kdmri_edge.distillation.run import distill
+from kdmri_edge.distillation.run_folder import all_machines, note_machine
 from kdmri_edge.errors import RunError
 from kdmri_edge.utils.files import read_json, write_json
 

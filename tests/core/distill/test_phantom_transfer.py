@@ -8,9 +8,9 @@ import pytest
 
 from kdmri_edge.data.case import make_case
 from kdmri_edge.data.datasets import find_volumes, load_volumes
-from kdmri_edge.distill.recipe import load_recipe
-from kdmri_edge.distill.request import PHANTOM, Settings
-from kdmri_edge.distill.run import distill
+from kdmri_edge.distillation.recipe import load_recipe
+from kdmri_edge.distillation.request import PHANTOM, Settings
+from kdmri_edge.distillation.run import distill
 from kdmri_edge.metrics import psnr
 from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.masks import load_mask

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdmri_edge.distill.log import StageProgress
-from kdmri_edge.distill.recipe import Quantise
-from kdmri_edge.distill.request import Settings
-from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.run_folder import Run, tuned_for
+from kdmri_edge.distillation.log import StageProgress
+from kdmri_edge.distillation.recipe import Quantise
+from kdmri_edge.distillation.request import Settings
+from kdmri_edge.distillation.run import distill
+from kdmri_edge.distillation.run_folder import Run, tuned_for
 from kdmri_edge.errors import RunError
 from kdmri_edge.models.checkpoint import MAXIMA, RANGES, load_checkpoint, load_reconstructor
 from kdmri_edge.models.specs import preset

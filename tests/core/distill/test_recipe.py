@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kdmri_edge.distill.recipe import (
+from kdmri_edge.distillation.recipe import (
     DistillRecipe,
     Imitation,
     Loss,
@@ -15,7 +15,7 @@ from kdmri_edge.distill.recipe import (
     overridden,
     shipped,
 )
-from kdmri_edge.distill.request import Settings
+from kdmri_edge.distillation.request import Settings
 from kdmri_edge.errors import RecipeError
 from kdmri_edge.models.specs import preset
 

@@ -15,14 +15,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdmri_edge.distill import loop as stage
-from kdmri_edge.distill import replay
-from kdmri_edge.distill.losses import DistillationLoss
-from kdmri_edge.distill.recipe import Masks
-from kdmri_edge.distill.replay import Replayed
-from kdmri_edge.distill.request import Settings
-from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.stages import Batch
+from kdmri_edge.distillation import loop as stage
+from kdmri_edge.distillation import replay
+from kdmri_edge.distillation.losses import DistillationLoss
+from kdmri_edge.distillation.recipe import Masks
+from kdmri_edge.distillation.replay import Replayed
+from kdmri_edge.distillation.request import Settings
+from kdmri_edge.distillation.run import distill
+from kdmri_edge.distillation.stages import Batch
 from kdmri_edge.models.blocks import Features
 
 Weights = Callable[[Path], dict[str, dict[str, Tensor]]]

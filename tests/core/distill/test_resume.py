@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdmri_edge.distill.log import StageProgress
-from kdmri_edge.distill.recipe import Precision
-from kdmri_edge.distill.request import Settings
-from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.log import StageProgress
+from kdmri_edge.distillation.recipe import Precision
+from kdmri_edge.distillation.request import Settings
+from kdmri_edge.distillation.run import distill
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import OutputError, RunError
 from tests.waiting import until
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdmri_edge.distill import run as run_module
-from kdmri_edge.distill.request import Settings
-from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.run_folder import Run, open_run
+from kdmri_edge.distillation import run as run_module
+from kdmri_edge.distillation.request import Settings
+from kdmri_edge.distillation.run import distill
+from kdmri_edge.distillation.run_folder import Run, open_run
 from kdmri_edge.errors import CheckpointError, KdmriError
 from kdmri_edge.models.checkpoint import load_checkpoint, load_reconstructor, read_checkpoint_meta
 from kdmri_edge.physics.masks import variable_density_2d, variable_density_lines

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from kdmri_edge.distill.loop import rate
-from kdmri_edge.distill.recipe import DistillRecipe, Schedule
+from kdmri_edge.distillation.loop import rate
+from kdmri_edge.distillation.recipe import DistillRecipe, Schedule
 
 Make = Callable[..., DistillRecipe]
 

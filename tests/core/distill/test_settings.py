@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kdmri_edge.distill.request import Settings
+from kdmri_edge.distillation.request import Settings
 from kdmri_edge.errors import KdmriError, RunError
 from kdmri_edge.physics.masks import variable_density_lines
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdmri_edge.distill.state import load_state, save_state
+from kdmri_edge.distillation.state import load_state, save_state
 from kdmri_edge.errors import CheckpointError
 from kdmri_edge.models.blocks import channels_last
 from kdmri_edge.models.build import Network, build_model

@@ -12,10 +12,10 @@ import torch
 
 from kdmri_edge.data.case import make_case
 from kdmri_edge.data.phantom.volumes import phantom_volume
-from kdmri_edge.distill.batches import ACCELERATIONS, TrainingSlices, draw, step_mask
-from kdmri_edge.distill.recipe import DistillRecipe, Masks
-from kdmri_edge.distill.request import Settings
-from kdmri_edge.distill.run import distill
+from kdmri_edge.distillation.batches import ACCELERATIONS, TrainingSlices, draw, step_mask
+from kdmri_edge.distillation.recipe import DistillRecipe, Masks
+from kdmri_edge.distillation.request import Settings
+from kdmri_edge.distillation.run import distill
 from kdmri_edge.errors import RecipeError
 from kdmri_edge.models.checkpoint import load_checkpoint
 from kdmri_edge.models.specs import preset

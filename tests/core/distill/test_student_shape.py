@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdmri_edge.distill import loop as steps
-from kdmri_edge.distill.recipe import Imitation
-from kdmri_edge.distill.request import Settings
-from kdmri_edge.distill.run import distill
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation import loop as steps
+from kdmri_edge.distillation.recipe import Imitation
+from kdmri_edge.distillation.request import Settings
+from kdmri_edge.distillation.run import distill
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import RecipeError
 from kdmri_edge.models.checkpoint import load_checkpoint
 from kdmri_edge.models.specs import preset

@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdmri_edge.distill.engine import Engine
-from kdmri_edge.distill.request import Settings, check_sharding
-from kdmri_edge.distill.run import distill
+from kdmri_edge.distillation.engine import Engine
+from kdmri_edge.distillation.request import Settings, check_sharding
+from kdmri_edge.distillation.run import distill
 from kdmri_edge.errors import BackendError, RecipeError
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.specs import preset

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdmri_edge.data.case import Case
-from kdmri_edge.distill.loop import thinned
+from kdmri_edge.distillation.loop import thinned
 
 
 def _case(number: int, count: int) -> Case:

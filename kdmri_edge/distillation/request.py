@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdmri_edge.distill.recipe import DistillRecipe, Masks, Quantise, Transfer, default_recipe
+from kdmri_edge.distillation.recipe import DistillRecipe, Masks, Quantise, Transfer, default_recipe
 from kdmri_edge.errors import RecipeError, RunError
 from kdmri_edge.models.shipped import resolve_weights
 from kdmri_edge.models.specs import Kind, ModelSpec, preset
@@ -210,7 +210,7 @@ def check_sharding(settings: Settings, processes: int) -> None:
         RecipeError: Batches that the processes cannot share evenly.
     """
     # PyTorch is imported late: what only reads a request does without it
-    from kdmri_edge.distill.batches import batch_size, strips_allowed
+    from kdmri_edge.distillation.batches import batch_size, strips_allowed
 
     recipe, strips = settings.recipe, strips_allowed(settings.mask, settings.student_spec)
     shards = max(recipe.shards, processes)
@@ -235,7 +235,7 @@ def check_sharding(settings: Settings, processes: int) -> None:
 
 def _fitting(settings: Settings, kinds: Collection[bool], shards: int) -> int:
     """Return the smallest multiple of the batch whose steps of all kinds can be shared."""
-    from kdmri_edge.distill.batches import batch_size
+    from kdmri_edge.distillation.batches import batch_size
 
     recipe = settings.recipe
     batches = (recipe.batch * n for n in range(1, shards * settings.matrix + 1))
@@ -269,7 +269,7 @@ def check_settings(settings: Settings, processes: int) -> None:
 
 
 def _check_masks(settings: Settings) -> None:
-    from kdmri_edge.distill.batches import ACCELERATIONS, SMALLEST
+    from kdmri_edge.distillation.batches import ACCELERATIONS, SMALLEST
 
     recipe = settings.recipe
     lines = settings.mask.is_lines and settings.student_spec.kind is Kind.DCCNN

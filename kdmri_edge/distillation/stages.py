@@ -10,9 +10,9 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from kdmri_edge.data.case import Case
-from kdmri_edge.distill.batches import TrainingSlices, strips_allowed
-from kdmri_edge.distill.log import TrainingLog
-from kdmri_edge.distill.recipe import DistillRecipe
+from kdmri_edge.distillation.batches import TrainingSlices, strips_allowed
+from kdmri_edge.distillation.log import TrainingLog
+from kdmri_edge.distillation.recipe import DistillRecipe
 from kdmri_edge.models.blocks import Features
 from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.masks import Mask
@@ -58,7 +58,7 @@ class Stage:
         switch: The only value of a batch's progress that the criterion may look at: it may change
             there, once. On a GPU the steps on each side are recorded once and replayed.
         other_masks: Part of the steps whose batches are sampled with another line mask each.
-        noise: Largest strength of the noise that its batches are sampled with (`distill.batches`).
+        noise: Largest strength of the noise that its batches are sampled with.
         ema: Decay of the running average of the weights that the stage ends with; 0 for the last
             weights themselves.
     """

@@ -11,25 +11,25 @@ from typing import Any, cast
 from filelock import BaseFileLock
 from lightning_fabric import Fabric
 
-from kdmri_edge.distill.batches import TrainingSlices
-from kdmri_edge.distill.data import TrainingData, gather, joined, recorded_hashes
-from kdmri_edge.distill.engine import Engine, announce, describe, launched
-from kdmri_edge.distill.initial_weights import add_branches, init_from_teacher, init_model
-from kdmri_edge.distill.lock import lock_run
-from kdmri_edge.distill.log import TrainingLog
-from kdmri_edge.distill.loop import thinned, train, validation_psnr
-from kdmri_edge.distill.losses import DistillationLoss, Joint
-from kdmri_edge.distill.pretrained import pretrained_weights
-from kdmri_edge.distill.recipe import Quantise
-from kdmri_edge.distill.request import Settings, check_settings
-from kdmri_edge.distill.run_folder import RUN_FORMAT, Run, note_machine
-from kdmri_edge.distill.stage_builders import (
+from kdmri_edge.distillation.batches import TrainingSlices
+from kdmri_edge.distillation.data import TrainingData, gather, joined, recorded_hashes
+from kdmri_edge.distillation.engine import Engine, announce, describe, launched
+from kdmri_edge.distillation.initial_weights import add_branches, init_from_teacher, init_model
+from kdmri_edge.distillation.lock import lock_run
+from kdmri_edge.distillation.log import TrainingLog
+from kdmri_edge.distillation.loop import thinned, train, validation_psnr
+from kdmri_edge.distillation.losses import DistillationLoss, Joint
+from kdmri_edge.distillation.pretrained import pretrained_weights
+from kdmri_edge.distillation.recipe import Quantise
+from kdmri_edge.distillation.request import Settings, check_settings
+from kdmri_edge.distillation.run_folder import RUN_FORMAT, Run, note_machine
+from kdmri_edge.distillation.stage_builders import (
     joint_stage,
     plain_stage,
     student_stages,
     teacher_stage,
 )
-from kdmri_edge.distill.stages import Stage, TrainContext
+from kdmri_edge.distillation.stages import Stage, TrainContext
 from kdmri_edge.errors import CheckpointError, RunError
 from kdmri_edge.models.build import Network, build_model
 from kdmri_edge.models.checkpoint import (

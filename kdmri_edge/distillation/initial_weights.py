@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from kdmri_edge.distill.stages import TrainContext
+from kdmri_edge.distillation.stages import TrainContext
 from kdmri_edge.models.build import Network, build_model
 from kdmri_edge.models.initialisation import bridge
 from kdmri_edge.models.reparameterisation import reparameterise

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdmri_edge.data.case import Case
-from kdmri_edge.distill.batches import draw, sees_other_mask, step_mask, step_noise
-from kdmri_edge.distill.log import StageProgress
-from kdmri_edge.distill.losses import Joint
-from kdmri_edge.distill.recipe import DistillRecipe, Masks, Schedule
-from kdmri_edge.distill.replay import CudaRecorder, Record, Replayed
-from kdmri_edge.distill.stages import Batch, Stage, TrainContext
-from kdmri_edge.distill.state import WeightAverage, load_state, save_state
+from kdmri_edge.distillation.batches import draw, sees_other_mask, step_mask, step_noise
+from kdmri_edge.distillation.log import StageProgress
+from kdmri_edge.distillation.losses import Joint
+from kdmri_edge.distillation.recipe import DistillRecipe, Masks, Schedule
+from kdmri_edge.distillation.replay import CudaRecorder, Record, Replayed
+from kdmri_edge.distillation.stages import Batch, Stage, TrainContext
+from kdmri_edge.distillation.state import WeightAverage, load_state, save_state
 from kdmri_edge.errors import KdmriError
 from kdmri_edge.models.blocks import Features, channels_last, padded
 from kdmri_edge.models.build import Network

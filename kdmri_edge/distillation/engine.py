@@ -17,7 +17,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-from kdmri_edge.distill.recipe import Precision
+from kdmri_edge.distillation.recipe import Precision
 from kdmri_edge.errors import BackendError
 from kdmri_edge.utils.console import get_console, say
 from kdmri_edge.utils.memory import keep_freed_memory

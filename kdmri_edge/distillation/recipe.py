@@ -107,9 +107,9 @@ class DistillRecipe:
         teacher_steps: Optimiser steps of the teacher.
         joint_steps: Steps in which teacher and student are trained together before the rest of
             either's steps: chains that begin with cascades of the teacher and end with the
-            student's, each taught by the image and by the teacher (`distill.losses`; SFT-KD-Recon,
-            MIDL 2023). They count as steps of both, and the student goes on from them, whatever
-            `inherit` and `bridge` say.
+            student's, each taught by the image and by the teacher
+            (`distillation.losses`; SFT-KD-Recon, MIDL 2023). They count as steps of both, and
+            the student goes on from them, whatever `inherit` and `bridge` say.
         attention_steps: Steps of attention transfer.
         transfer: What that transfers.
         imitation_steps: Steps of reconstruction and imitation.
@@ -137,7 +137,7 @@ class DistillRecipe:
         other_masks: Part of the steps of the stage of imitation that see another line mask each;
             while the student imitates, also with the teacher's images of what that samples.
         noise: Largest standard deviation of the noise that is added to what the stage of imitation
-            samples, relative to a slice's scale, drawn anew at every step (`distill.batches`);
+            samples, relative to a slice's scale, drawn anew at every step (`distillation.batches`);
             while the student imitates, with the teacher's images of that. The targets stay clean.
         dilation: Dilation of the student's convolutions, for all cascades alike or cascade by
             cascade; empty leaves the preset's.
@@ -151,7 +151,7 @@ class DistillRecipe:
             (`quantisation.fake_quantisation`).
         quantise_steps: Optimiser steps of that, on whole slices, against the float student.
         quantise_rate: Its peak learning rate, as a fraction of `learning_rate`.
-        masks: Which masks the networks are trained for (`distill.batches`).
+        masks: Which masks the networks are trained for (`distillation.batches`).
         flip: Mirror strips along readout at random (line masks only).
         precision: Arithmetic of the convolutions.
         seed: Seed of weights and batches.
@@ -227,7 +227,7 @@ def _plain(value: Any) -> Any:
 
 def shipped() -> list[str]:
     """Return the names of the recipes inside the package."""
-    folder = resources.files("kdmri_edge.distill") / "recipes"
+    folder = resources.files("kdmri_edge.distillation") / "recipes"
     return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".toml"))
 
 
@@ -244,7 +244,7 @@ def load_recipe(name_or_file: str, assignments: Iterable[str] = ()) -> DistillRe
     """
     if name_or_file in shipped():
         with resources.as_file(
-            resources.files("kdmri_edge.distill") / "recipes" / f"{name_or_file}.toml"
+            resources.files("kdmri_edge.distillation") / "recipes" / f"{name_or_file}.toml"
         ) as path:
             values = read_toml(path)
         source = f"recipe {name_or_file!r}"

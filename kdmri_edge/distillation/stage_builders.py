@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kdmri_edge.distill.losses import DistillationLoss, distance, joint_criterion
-from kdmri_edge.distill.request import Settings
-from kdmri_edge.distill.stages import Criterion, Stage
+from kdmri_edge.distillation.losses import DistillationLoss, distance, joint_criterion
+from kdmri_edge.distillation.request import Settings
+from kdmri_edge.distillation.stages import Criterion, Stage
 
 __all__ = ["joint_stage", "plain_stage", "student_stages", "teacher_stage"]
 

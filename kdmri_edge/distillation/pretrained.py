@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from kdmri_edge.distill.request import Settings
-from kdmri_edge.distill.run_folder import Run
+from kdmri_edge.distillation.request import Settings
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import RunError
 from kdmri_edge.models.checkpoint import load_checkpoint
 

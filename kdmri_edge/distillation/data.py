@@ -17,8 +17,8 @@ from kdmri_edge.data.datasets import (
 )
 from kdmri_edge.data.sources import source_sha256
 from kdmri_edge.data.volume import Volume
-from kdmri_edge.distill.recipe import Masks
-from kdmri_edge.distill.request import PHANTOM, Settings
+from kdmri_edge.distillation.recipe import Masks
+from kdmri_edge.distillation.request import PHANTOM, Settings
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.espirit import check_calibration
 

@@ -22,8 +22,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdmri_edge.distill.recipe import DistillRecipe, Imitation, Loss, Transfer
-from kdmri_edge.distill.stages import Batch, Criterion
+from kdmri_edge.distillation.recipe import DistillRecipe, Imitation, Loss, Transfer
+from kdmri_edge.distillation.stages import Batch, Criterion
 from kdmri_edge.models.blocks import Features, channels_last, padded
 from kdmri_edge.models.build import Network
 from kdmri_edge.models.dccnn import DCCNN

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from kdmri_edge.data.case import Case
 from kdmri_edge.data.simulation import draw_noise
-from kdmri_edge.distill.recipe import DistillRecipe
+from kdmri_edge.distillation.recipe import DistillRecipe
 from kdmri_edge.errors import DataError
 from kdmri_edge.models.specs import Kind, ModelSpec
 from kdmri_edge.physics.coils import combine, expand
@@ -242,7 +242,7 @@ def draw(
         projection: Re(P) [H, H] of a line mask, or for complex slices P: their targets are
             undersampled with it anew, and scaled by what that leaves. None takes the zero-filled
             images as they are.
-        noise: Strength of what is added before that (`distill.batches`); the targets stay clean.
+        noise: Strength of what is added before that; the targets stay clean.
 
     Returns:
         Zero-filled and target images, [B / world, C, H, W] float32, channels-last; with coils also
