@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 DATA_VARIABLE = "KDMRI_TEST_DATA"
 
@@ -14,6 +15,29 @@ DATA_VARIABLE = "KDMRI_TEST_DATA"
 # down. Set before PyTorch is first imported, which reads it then; their processes inherit it.
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, max(1, (os.cpu_count() or 1) // _WORKERS))))
+
+# A change is refused or taken by the same examples each time; new ones are drawn at night, by
+# --hypothesis-profile=nightly.
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("nightly", deadline=None, max_examples=1000, print_blob=True)
+settings.load_profile("ci")
+
+# What takes longest begins first, so that no worker is left alone with it at the end.
+LONGEST_FIRST: tuple[str, ...] = ()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep pytest-xdist from ordering the files by their number of tests instead."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files."""
+    rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    root = Path(__file__).resolve().parent
+    items.sort(key=lambda item: rank.get(item.path.relative_to(root).as_posix(), len(rank)))
 
 
 @pytest.fixture(scope="session")

@@ -137,7 +137,7 @@ def test_complex_networks_are_measured_on_simulated_scans(
     assert figures["zero_filled"]["psnr"] > 15
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "reference", [name for name in shipped_networks() if "-sense@" not in name]
 )

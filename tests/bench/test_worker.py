@@ -150,7 +150,7 @@ def test_without_a_gpu_cuda_is_refused(weights: Path) -> None:
         open_session(weights, threads=1, device="cuda")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_torch_compile_gives_the_same_image(weights: Path, cases: list[Case]) -> None:
     images = network_input(cases[0].zero_filled, cases[0].scale)
     found = open_session(weights, threads=1, mode="compile")

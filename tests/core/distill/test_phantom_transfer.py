@@ -19,7 +19,7 @@ from kdmri_edge.runtime.session import open_session, reconstruct
 GAIN_DB = 6.0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_phantom_training_gains_six_decibels_on_real_brains(
     real_data: Path, tmp_path: Path
 ) -> None:
