@@ -1,28 +1,54 @@
-"""What a run was asked to do, and whether it can be trained as it is asked for (torch-free).
+"""What a run is asked to do (torch-free).
 
-What a run was asked to do: everything that must agree when it is resumed (torch-free).
-
-Whether a request can be trained by the processes that are to share it.
-
-Whether a request can be trained as it is asked for; looked at before hours of training.
+A `Request` holds names, files and numbers as a user gives them. It resolves to `Settings`:
+everything that decides the weights, and so must agree when the run is resumed. `check_settings`
+refuses, before hours of training, what would fail late.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from kdmri_edge.distillation.recipe import DistillRecipe, Masks, Quantise, Transfer, default_recipe
-from kdmri_edge.errors import RecipeError, RunError
+from kdmri_edge.distillation.recipe import (
+    DistillRecipe,
+    Masks,
+    Quantise,
+    Transfer,
+    default_recipe,
+    load_recipe,
+    overridden,
+)
+from kdmri_edge.distillation.run_folder import open_run
+from kdmri_edge.errors import DataError, MaskError, ModelError, RecipeError, RunError
+from kdmri_edge.models.checkpoint import load_checkpoint, read_checkpoint_meta
 from kdmri_edge.models.shipped import resolve_weights
 from kdmri_edge.models.specs import Kind, ModelSpec, preset
-from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.espirit import CALIBRATION
+from kdmri_edge.physics.masks import (
+    Mask,
+    centre_block,
+    equispaced_lines,
+    load_mask_option,
+    random_lines,
+    variable_density_2d,
+    variable_density_lines,
+)
 from kdmri_edge.utils.files import sha256_bytes
 
-__all__ = ["PHANTOM", "Settings", "check_settings", "check_sharding", "checkpoint_place"]
+__all__ = [
+    "MASK_FAMILIES",
+    "PHANTOM",
+    "Request",
+    "Settings",
+    "check_settings",
+    "check_sharding",
+    "checkpoint_place",
+]
 
 # How often a run reports or saves does not change its weights, so it may differ when resuming. Nor
 # does it change the float networks that a copy of the student is tuned for int8.
@@ -197,6 +223,271 @@ class Settings:
         # What the user named comes before what follows from it.
         decisive.sort(key=lambda key: key.endswith("_spec"))
         return next((key for key in decisive if mine[key] != others.get(key)), None)
+
+
+# Matrix and nominal acceleration of a mask that is drawn where nothing is said about it.
+_MATRIX: Final = 240
+_ACCELERATION: Final = 4.0
+
+
+def _acs_fraction(size: int, acceleration: float, coils: bool) -> float | None:
+    """Return which part of the lines is the fully sampled centre; None for a family's own."""
+    # Coil sensitivities are estimated from so many lines around zero frequency.
+    return max(0.32 / acceleration, (min(CALIBRATION, size) + 1) / size) if coils else None
+
+
+def _random(size: int, acceleration: float, seed: int, coils: bool) -> Mask:
+    fraction = _acs_fraction(size, acceleration, coils)
+    return random_lines(size, acceleration, centre_fraction=fraction, seed=seed)
+
+
+def _equispaced(size: int, acceleration: float, seed: int, coils: bool) -> Mask:
+    fraction = _acs_fraction(size, acceleration, coils)
+    return equispaced_lines(size, acceleration, centre_fraction=fraction, seed=seed)
+
+
+def _variable_density(size: int, acceleration: float, seed: int, coils: bool) -> Mask:
+    centre = CALIBRATION if coils else 10
+    return variable_density_lines(size, acceleration, centre_lines=centre, seed=seed)
+
+
+def _variable_density_2d(size: int, acceleration: float, seed: int, coils: bool) -> Mask:
+    centre = CALIBRATION if coils else 16
+    return variable_density_2d((size, size), acceleration, centre=centre, seed=seed)
+
+
+def _centre(size: int, acceleration: float, seed: int, coils: bool) -> Mask:
+    """Return the central block of super-resolution; its acceleration is meant per area."""
+    side = max(1, round(size / math.sqrt(acceleration)))
+    return centre_block((size, size), (side, side))
+
+
+MASK_FAMILIES: Final[dict[str, Callable[[int, float, int, bool], Mask]]] = {
+    "variable-density": _variable_density,
+    "random": _random,
+    "equispaced": _equispaced,
+    "variable-density-2d": _variable_density_2d,
+    "centre": _centre,
+}
+"""Masks that can be drawn, by name: (size, acceleration, seed, whether there are coils)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A distillation as a user asks for it; None stands for what was not said.
+
+    For a new run that takes the default, for one that is resumed what the run was begun with.
+
+    Attributes:
+        data: Folder of volumes in any readable format, or "phantom" [phantom].
+        contrast: Use only volumes of this contrast [all].
+        split: "brain", "cardiac", or a TOML or JSON file with train, validation and test
+            [the folder's known split, else an automatic one by subject].
+        matrix: Side of the square matrix [the mask's].
+        mask: A mask; a file (.npy, or FILE.json:KEY); or a trained network of the package, or a
+            checkpoint, whose mask is taken [one is drawn].
+        mask_family: Draw a mask of this family, see `MASK_FAMILIES` [variable-density].
+        mask_seed: Seed of the draw [0].
+        acceleration: Nominal acceleration of a drawn mask [4].
+        teacher: Preset to train; or a .safetensors checkpoint, or a trained network of the package,
+            to learn from [dccnn-d5c5].
+        student: Preset to train; or a trained student, to be tuned for int8 [dccnn-d3c5].
+        baseline: Also train the student without a teacher, for as many steps [True].
+        recipe: A recipe, the name of a shipped one, or a TOML file [edge; for VDSR edge-sr].
+        assignments: Changes of single keys of the recipe, each "KEY=VALUE".
+        quantize: "int8" or "int8-signed": also tune a copy of the student for that int8 export.
+    """
+
+    data: str | Path | None = None
+    contrast: str | None = None
+    split: str | Path | None = None
+    matrix: int | None = None
+    mask: Mask | str | Path | None = None
+    mask_family: str | None = None
+    mask_seed: int | None = None
+    acceleration: float | None = None
+    teacher: str | Path | None = None
+    student: str | Path | None = None
+    baseline: bool | None = None
+    recipe: DistillRecipe | str | Path | None = None
+    assignments: tuple[str, ...] = ()
+    quantize: str | None = None
+
+    def settings(self) -> Settings:
+        """Resolve the request of a new run.
+
+        Raises:
+            KdmriError: Anything that does not exist, or does not fit together.
+        """
+        teacher, student = str(self.teacher or "dccnn-d5c5"), str(self.student or "dccnn-d3c5")
+        student_spec = _spec("student", student)
+        return self._resolved(
+            teacher=teacher,
+            teacher_spec=_spec("teacher", teacher),
+            student=student,
+            student_spec=student_spec,
+            recipe=self._recipe(default_recipe(student_spec.kind)),
+            mask=self._mask(coils=student_spec.coils),
+        )
+
+    def resumed(self, out: Path) -> Settings:
+        """Take the settings of the run in a folder; refuse what contradicts them.
+
+        The data folder may have moved (its volumes are compared by hash), and how often the run
+        reports and saves may change: neither has an influence on the weights.
+
+        Raises:
+            RunError: The folder holds no run, or one of other settings.
+            KdmriError: What is said anew does not exist, or does not fit together.
+        """
+        stored = Settings.from_dict(open_run(out).meta.get("settings", {}))
+        if self == Request():
+            return stored
+        named = {f.name for f in fields(self) if getattr(self, f.name) not in (None, ())}
+        # The run has copies of the networks that it was given: the originals may be gone.
+        teacher, teacher_spec = stored.teacher, stored.teacher_spec
+        student, student_spec = stored.student, stored.student_spec
+        if self.teacher is not None:
+            teacher = str(self.teacher)
+            teacher_spec = _spec("teacher", teacher)
+        if self.student is not None:
+            student = str(self.student)
+            student_spec = _spec("student", student)
+        same = {"data", "contrast", "split", "matrix", "baseline"} - named
+        merged = replace(self, **{name: getattr(stored, name) for name in same})
+        masks = {"mask", "mask_family", "mask_seed", "acceleration"}
+        asked = merged._resolved(
+            teacher=teacher,
+            teacher_spec=teacher_spec,
+            student=student,
+            student_spec=student_spec,
+            recipe=self._recipe(stored.recipe),
+            mask=merged._mask(coils=student_spec.coils) if named & masks else stored.mask,
+        )
+        difference = stored.difference(asked)
+        if difference:
+            raise RunError(
+                f"{out} was started with another {difference!r}.",
+                "Leave that option out when resuming, or start a new run with another --out.",
+            )
+        return replace(stored, data=asked.data, recipe=asked.recipe)
+
+    def _resolved(
+        self,
+        *,
+        teacher: str,
+        teacher_spec: ModelSpec,
+        student: str,
+        student_spec: ModelSpec,
+        recipe: DistillRecipe,
+        mask: Mask,
+    ) -> Settings:
+        """Check that the parts fit together, and put them together."""
+        data = PHANTOM if self.data is None else str(self.data)
+        if data != PHANTOM and not Path(data).exists():
+            raise DataError(f"{data} does not exist.", "Check the path given to --data.")
+        alike = ("kind", "cascades", "channels", "coils")
+        if any(getattr(teacher_spec, name) != getattr(student_spec, name) for name in alike):
+            raise ModelError(
+                f"Teacher {teacher} ({teacher_spec.kind}, {teacher_spec.cascades} cascades) and"
+                f" student {student} ({student_spec.kind}, {student_spec.cascades} cascades)"
+                " cannot be compared cascade by cascade.",
+                "Pair a teacher and a student of one family, e.g. dccnn-d5c5 with dccnn-d3c5, or"
+                " dccnn-d5c5-sense with dccnn-d3c5-sense.",
+            )
+        matrix = self.matrix or mask.height
+        mask.check_matrix(matrix, matrix)
+        settings = Settings(
+            data=data,
+            contrast=self.contrast,
+            split=None if self.split is None else str(self.split),
+            matrix=matrix,
+            mask=mask,
+            teacher=teacher,
+            teacher_spec=teacher_spec,
+            student=student,
+            student_spec=student_spec,
+            # A finished student is not trained again, so there is nothing to compare it with.
+            baseline=self.baseline is not False and checkpoint_place(student) is None,
+            recipe=recipe,
+        )
+        _check_tuning(settings)
+        return settings
+
+    def _recipe(self, usual: DistillRecipe | str) -> DistillRecipe:
+        """Return the recipe with what was said about its keys; `usual` where none was named."""
+        chosen = usual if self.recipe is None else self.recipe
+        changes = self.assignments
+        if self.quantize is not None:
+            changes = (*changes, f"quantise={self.quantize}")
+        if isinstance(chosen, DistillRecipe):
+            return overridden(chosen, changes)
+        return load_recipe(str(chosen), changes)
+
+    def _mask(self, *, coils: bool) -> Mask:
+        """Load or draw the mask; with coils its centre is wide enough to estimate them from."""
+        wanted = self.acceleration
+        if wanted is not None and not 1 <= wanted < math.inf:
+            raise MaskError(
+                f"Acceleration {wanted:g} is below 1 or not a number.",
+                "Give --acceleration 1 (fully sampled) or more.",
+            )
+        if self.mask is not None:
+            mask = self.mask if isinstance(self.mask, Mask) else _mask_of(str(self.mask))
+            if wanted is not None and abs(mask.nominal_acceleration / wanted - 1) > 0.1:
+                raise MaskError(
+                    f"Mask {mask.name!r} accelerates {mask.nominal_acceleration:.2f}x,"
+                    f" --acceleration says {wanted:g}.",
+                    "Leave --acceleration out, or give the matching mask.",
+                )
+            return mask
+        family = self.mask_family or "variable-density"
+        if family not in MASK_FAMILIES:
+            raise MaskError(
+                f"There is no family of masks {family!r}.",
+                f"Choose one of: {', '.join(MASK_FAMILIES)}.",
+            )
+        size = self.matrix or _MATRIX
+        acceleration = _ACCELERATION if wanted is None else wanted
+        return MASK_FAMILIES[family](size, acceleration, self.mask_seed or 0, coils)
+
+
+def _mask_of(text: str) -> Mask:
+    """Return the mask in a file (FILE or FILE:KEY), or that of a network."""
+    place = checkpoint_place(text)
+    if place is not None:
+        return Mask.from_dict(read_checkpoint_meta(place)["mask"])
+    return load_mask_option(text)
+
+
+def _spec(option: str, given: str) -> ModelSpec:
+    """Return the architecture of a preset, a checkpoint or a trained network of the package."""
+    place = checkpoint_place(given)
+    if place is not None:
+        return load_checkpoint(place).spec
+    if Path(given).suffix or "/" in given:
+        raise ModelError(
+            f"--{option} {given} is neither a preset nor a .safetensors checkpoint.",
+            f"Give e.g. {'dccnn-d5c5' if option == 'teacher' else 'dccnn-d3c5'}, or"
+            f" RUN/{option}.safetensors.",
+        )
+    return preset(given)
+
+
+def _check_tuning(settings: Settings) -> None:
+    """Refuse a finished student with which nothing, or too much, would be done."""
+    if settings.student_place is None:
+        return
+    if settings.recipe.quantise is Quantise.NONE:
+        raise ModelError(
+            f"--student {settings.student} is trained already.",
+            "Give a preset to train one, or --quantize int8 to tune this one.",
+        )
+    if settings.teacher_place is None:
+        raise ModelError(
+            f"--student {settings.student} would be tuned by a teacher that is not trained yet.",
+            "Give its teacher's weights, e.g. --teacher RUN/teacher.safetensors.",
+        )
 
 
 def check_sharding(settings: Settings, processes: int) -> None:

@@ -1,0 +1,164 @@
+"""Starting or resuming a distillation: what the command line and the library call."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdmri_edge.distillation.request import Request
+from kdmri_edge.distillation.run_folder import RUNS_FOLDER, Run
+from kdmri_edge.errors import OutputError, RunError
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.utils.extras import require
+from kdmri_edge.utils.files import check_writable
+
+if TYPE_CHECKING:
+    from kdmri_edge.distillation.recipe import DistillRecipe
+
+__all__ = ["distill", "start"]
+
+
+def distill(
+    *,
+    teacher: str | Path | None = None,
+    student: str | Path | None = None,
+    data: str | Path | None = None,
+    acceleration: float | None = None,
+    mask: Mask | str | Path | None = None,
+    mask_family: str | None = None,
+    mask_seed: int | None = None,
+    matrix: int | None = None,
+    contrast: str | None = None,
+    split: str | Path | None = None,
+    recipe: DistillRecipe | str | Path | None = None,
+    assignments: tuple[str, ...] = (),
+    quantize: str | None = None,
+    baseline: bool | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    accelerator: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    threads: int | None = None,
+) -> Run:
+    """Train a teacher and distil it into a compact student.
+
+    What the first fourteen mean, and their defaults, stands at `Request`. When a run is resumed,
+    what is left out is as it was begun.
+
+    Args:
+        teacher: Preset to train, or trained network to learn from.
+        student: Preset to train, or trained student to tune for int8.
+        data: Folder of volumes, or "phantom".
+        acceleration: Nominal acceleration of a drawn mask.
+        mask: A mask, a file, or a network whose mask is taken.
+        mask_family: Family of a drawn mask.
+        mask_seed: Seed of the draw.
+        matrix: Side of the square matrix.
+        contrast: Use only volumes of this contrast.
+        split: Name or file of the split by subject.
+        recipe: A recipe, the name of a shipped one, or a TOML file.
+        assignments: Changes of single keys of the recipe, each "KEY=VALUE".
+        quantize: Also tune a copy of the student for this int8 export.
+        baseline: Also train the student without a teacher.
+        out: Run folder; None makes runs/TIME.
+        resume: Go on with the run in `out`.
+        accelerator: "auto", "cpu" or "cuda".
+        devices: Processes (CPU) or GPUs on each host.
+        num_nodes: Hosts.
+        threads: CPU threads of each process; None leaves PyTorch's choice.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        KdmriError: A subclass of it for everything that a user can cause, see `start`.
+        MissingExtraError: PyTorch or Lightning Fabric is not installed.
+    """
+    request = Request(
+        teacher=teacher,
+        student=student,
+        data=data,
+        acceleration=acceleration,
+        mask=mask,
+        mask_family=mask_family,
+        mask_seed=mask_seed,
+        matrix=matrix,
+        contrast=contrast,
+        split=split,
+        recipe=recipe,
+        assignments=assignments,
+        quantize=quantize,
+        baseline=baseline,
+    )
+    return start(
+        request,
+        None if out is None else Path(out),
+        resume=resume,
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        threads=threads,
+    )
+
+
+def start(
+    request: Request,
+    out: Path | None = None,
+    *,
+    resume: bool = False,
+    accelerator: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    threads: int | None = None,
+) -> Run:
+    """Resolve a request, and train what it asks for.
+
+    Args:
+        request: What is asked for.
+        out: Run folder; None makes runs/TIME.
+        resume: Go on with the run in `out`.
+        accelerator: See `distillation.engine.Engine`, as are the three that follow.
+        devices: Processes (CPU) or GPUs on each host.
+        num_nodes: Hosts.
+        threads: CPU threads of each process.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        RunError: There is no run to resume, or one where a new one should be.
+        OutputError: The folder cannot be made or written to.
+        MissingExtraError: PyTorch or Lightning Fabric is not installed.
+        KdmriError: See `Request.settings`, `Request.resumed` and `distillation.run.distill`.
+    """
+    if resume:
+        if out is None:
+            raise RunError("There is no run to go on with.", "Name its folder with --out.")
+        settings = request.resumed(out)
+    else:
+        settings = request.settings()
+        out = out or RUNS_FOLDER / datetime.now().strftime("%Y%m%d-%H%M%S")
+        _check_new(out)
+    require("torch", extra="train")
+    require("lightning_fabric", extra="train")
+    check_writable(out)  # found out now, not when the volumes have been read
+    from kdmri_edge.distillation.engine import Engine
+    from kdmri_edge.distillation.run import distill as train
+
+    engine = Engine(accelerator=accelerator, devices=devices, num_nodes=num_nodes, threads=threads)
+    return train(settings, out, engine=engine)
+
+
+def _check_new(out: Path) -> None:
+    """Refuse a folder that a new run cannot have."""
+    place = next(path for path in (out, *out.parents, Path()) if path.exists())
+    if not place.is_dir():
+        raise OutputError(
+            f"--out {out} cannot be made: {place} is a file.", "Choose another folder."
+        )
+    if (out / "run.json").exists():
+        raise RunError(
+            f"{out} already holds a run.", "Go on with it by --resume, or choose another --out."
+        )
