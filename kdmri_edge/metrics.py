@@ -8,23 +8,39 @@ images are compared by magnitude.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.errors import DataError
+from kdmri_edge.registry import Registry
 from kdmri_edge.utils.extras import require
 
-__all__ = ["METRICS", "SSIM_WINDOW", "hfn", "nmse", "psnr", "ssim", "volume_metrics"]
+__all__ = ["METRICS", "SSIM_WINDOW", "Metric", "hfn", "nmse", "psnr", "ssim", "volume_metrics"]
 
 SSIM_WINDOW: Final = 7
 """Side of SSIM's uniform window in pixels."""
 
-METRICS: Final = {"psnr": True, "ssim": True, "nmse": False, "hfn": False}
-"""The names of the measures, and whether higher is better."""
-
 Volume = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """A measure of a volume's quality.
+
+    Attributes:
+        name: Its key in reports.
+        measure: From target and image, float64 magnitudes [S, H, W] of one unit, both finite and
+            the target not blank, to the figure.
+        higher_is_better: Whether a larger figure is the better one.
+    """
+
+    name: str
+    measure: Callable[[Volume, Volume], float]
+    higher_is_better: bool
 
 
 def psnr(target: NDArray[Any], image: NDArray[Any]) -> float:
@@ -76,7 +92,8 @@ def volume_metrics(target: NDArray[Any], image: NDArray[Any]) -> dict[str, float
         image: the reconstruction, same shape and unit.
 
     Returns:
-        psnr (dB), ssim, nmse and hfn (dimensionless), in the order of `METRICS`.
+        psnr (dB), ssim, nmse and hfn (dimensionless), and what installed packages measure, in the
+        order of `METRICS`.
 
     Raises:
         DataError: different shapes, not [S, H, W], NaN or infinity, a target that is nowhere above
@@ -84,7 +101,7 @@ def volume_metrics(target: NDArray[Any], image: NDArray[Any]) -> dict[str, float
         MissingExtraError: scikit-image is not installed.
     """
     pair = _checked(target, image)
-    return {"psnr": _psnr(*pair), "ssim": _ssim(*pair), "nmse": _nmse(*pair), "hfn": _hfn(*pair)}
+    return {name: metric.measure(*pair) for name, metric in METRICS.items()}
 
 
 def _psnr(target: Volume, image: Volume) -> float:
@@ -127,6 +144,20 @@ def _hfn(target: Volume, image: Volume) -> float:
             "Leave the volume out.",
         )
     return float(np.mean(values))
+
+
+METRICS: Final = Registry(
+    "kdmri_edge.metrics",
+    Metric,
+    "metric",
+    {
+        "psnr": Metric(name="psnr", measure=_psnr, higher_is_better=True),
+        "ssim": Metric(name="ssim", measure=_ssim, higher_is_better=True),
+        "nmse": Metric(name="nmse", measure=_nmse, higher_is_better=False),
+        "hfn": Metric(name="hfn", measure=_hfn, higher_is_better=False),
+    },
+    error=DataError,
+)
 
 
 def _checked(target: NDArray[Any], image: NDArray[Any]) -> tuple[Volume, Volume]:

@@ -37,7 +37,7 @@ from kdmri_edge.data.formats.registry import read_scan, read_volume
 from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.errors import BenchError
-from kdmri_edge.metrics import METRICS, psnr, volume_metrics
+from kdmri_edge.metrics import psnr, volume_metrics
 from kdmri_edge.models.shipped import ShippedNetwork, shipped_networks
 from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.mrd.format.hdf5 import write_scan
@@ -388,7 +388,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         weight = row.get("regularisation")
         name = row["name"] if weight is None else f"{row['name']}, weight {weight:g}"
         label = f"`{name}`" if "@" in name else name
-        psnr, ssim, nmse, hfn = (row[key] for key in METRICS)
+        psnr, ssim, nmse, hfn = (row[key] for key in ("psnr", "ssim", "nmse", "hfn"))
         lines.append(f"| {label} | {psnr:.2f} | {ssim:.4f} | {nmse:.4f} | {hfn:.3f} |")
     return lines
 

@@ -33,7 +33,7 @@ def formats() -> str:
         "| format | files | read | written | a round trip keeps | extra |",
         "|---|---|---|---|---|---|",
     ]
-    for row in FORMATS:
+    for row in FORMATS.values():
         suffixes = ", ".join(f"`{suffix}`" for suffix in row.suffixes)
         extra = f"`{row.extra}`" if row.extra else ""
         lines.append(

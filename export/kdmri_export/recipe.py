@@ -7,7 +7,7 @@ from typing import Final
 
 from kdmri_edge.errors import ExportError
 from kdmri_edge.physics.coils import COILS
-from kdmri_edge.runtime.targets import Target, target_named
+from kdmri_edge.runtime.targets import TARGETS, Target
 from kdmri_export.targets.tensorrt.engines import TORCH_TENSORRT, EngineRequest
 
 __all__ = ["BATCHES", "ExportRecipe"]
@@ -76,7 +76,7 @@ class ExportRecipe:
     @property
     def row(self) -> Target:
         """The target's row of the table."""
-        return target_named(self.target)
+        return TARGETS.named(self.target)
 
     @property
     def quantised(self) -> bool:

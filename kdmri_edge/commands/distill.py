@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdmri_edge.commands.options import RowChoice
+
 if TYPE_CHECKING:
     from kdmri_edge.distillation.run_folder import Run
 
 __all__ = ["distill"]
-
-# As in `distillation.request.MASK_FAMILIES`, which takes numpy to import; a test compares them.
-_FAMILIES = ("variable-density", "random", "equispaced", "variable-density-2d", "centre")
 
 
 @click.command()
@@ -42,7 +41,7 @@ _FAMILIES = ("variable-density", "random", "equispaced", "variable-density-2d", 
 )
 @click.option(
     "--mask-family",
-    type=click.Choice(_FAMILIES),
+    type=RowChoice("kdmri_edge.physics.masks:MASK_FAMILIES"),
     default="variable-density",
     show_default=True,
     help="Draw a mask of this family where none is given.",

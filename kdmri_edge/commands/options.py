@@ -8,9 +8,11 @@ from typing import Any
 import click
 
 from kdmri_edge.errors import ExportError
+from kdmri_edge.registry import Registry
+from kdmri_edge.utils.extras import load_attribute
 from kdmri_edge.utils.suggest import nearest
 
-__all__ = ["NamedChoice"]
+__all__ = ["NamedChoice", "RowChoice"]
 
 
 class NamedChoice(click.Choice):  # type: ignore[type-arg]  # generic from click 8.2 on
@@ -38,3 +40,42 @@ class NamedChoice(click.Choice):  # type: ignore[type-arg]  # generic from click
             f"There is no {self.what} {value!r}; did you mean {nearest(str(value), names)!r}?",
             f"There are {', '.join(names)}.",
         )
+
+
+class RowChoice(click.Choice):  # type: ignore[type-arg]  # generic from click 8.2 on
+    """The name of a row of a registry, which is imported when names are shown or checked.
+
+    Unknown names are one sentence with the nearest name, exit code 1.
+
+    Args:
+        table: Import string "module:REGISTRY".
+        *further: Values beside the names, e.g. "auto".
+    """
+
+    def __init__(self, table: str, *further: str) -> None:
+        self._table, self._further = table, further
+        super().__init__(())
+
+    @property
+    def _registry(self) -> Registry[Any]:
+        found: Registry[Any] = load_attribute(self._table)
+        return found
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What can be chosen."""
+        return (*self._further, *self._registry)
+
+    @choices.setter
+    def choices(self, given: Iterable[str]) -> None:
+        """Ignore what the base class sets: the names are the table's."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return a known name.
+
+        Raises:
+            KdmriError: There is none of that name, in the registry's class of errors.
+        """
+        if value not in self._further:
+            self._registry.named(str(value))
+        return str(value)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdmri_edge.commands.options import RowChoice
 from kdmri_edge.runtime.backends.registry import BACKENDS
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def runs_on(info: SessionInfo) -> str:
 )
 @click.option(
     "--backend",
-    type=click.Choice(["auto", *BACKENDS]),
+    type=RowChoice("kdmri_edge.runtime.backends.registry:BACKENDS", "auto"),
     default="auto",
     show_default=True,
     help="Runtime; auto takes the one that the bundle is made for, or the next that is installed.",

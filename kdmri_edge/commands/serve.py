@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from kdmri_edge.runtime.backends.registry import BACKENDS
+from kdmri_edge.commands.options import RowChoice
 
 __all__ = ["serve"]
 
@@ -89,7 +89,7 @@ __all__ = ["serve"]
 )
 @click.option(
     "--backend",
-    type=click.Choice(["auto", *BACKENDS]),
+    type=RowChoice("kdmri_edge.runtime.backends.registry:BACKENDS", "auto"),
     default="auto",
     show_default=True,
     help="Runtime; see `kdmri-edge run`.",

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from kdmri_edge.commands.options import RowChoice
 from kdmri_edge.runtime.backends.registry import BACKENDS
 
 __all__ = ["verify"]
@@ -15,7 +16,11 @@ __all__ = ["verify"]
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--backend", type=click.Choice(list(BACKENDS)), help="Run this one only [all].")
+@click.option(
+    "--backend",
+    type=RowChoice("kdmri_edge.runtime.backends.registry:BACKENDS"),
+    help="Run this one only [all].",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify(bundle: Path, backend: str | None, as_json: bool) -> None:
     """Check that a bundle is intact and gives the right image on this machine.

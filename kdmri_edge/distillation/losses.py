@@ -14,7 +14,7 @@ What a student is taught: the losses of its stages, with the teacher that they n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -22,11 +22,12 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdmri_edge.distillation.recipe import DistillRecipe, Imitation, Loss, Transfer
+from kdmri_edge.distillation.recipe import LOSSES, DistillRecipe, Imitation, Transfer
 from kdmri_edge.distillation.stages import Batch, Criterion
 from kdmri_edge.models.blocks import Features, channels_last, padded
 from kdmri_edge.models.build import Network
 from kdmri_edge.models.dccnn import DCCNN
+from kdmri_edge.utils.extras import load_attribute
 
 __all__ = [
     "DistillationLoss",
@@ -44,15 +45,31 @@ __all__ = [
 _SSIM_WEIGHT = 0.02
 
 
-def distance(loss: Loss, image: Tensor, target: Tensor) -> Tensor:
-    """Return how far two images [B, C, H, W] are apart, computed in float32."""
-    image, target = image.float(), target.float()
-    if loss is Loss.MSE:
-        return F.mse_loss(image, target)
-    absolute = F.l1_loss(image, target)
-    if loss is Loss.L1:
-        return absolute
-    return absolute + _SSIM_WEIGHT * (1 - similarity(image, target))
+def distance(loss: str, image: Tensor, target: Tensor) -> Tensor:
+    """Return how far two images [B, C, H, W] are apart, computed in float32.
+
+    Args:
+        loss: A name of `LOSSES`.
+        image: What is taught.
+        target: What it is measured against.
+    """
+    measure: Callable[[Tensor, Tensor], Tensor] = load_attribute(LOSSES[loss].distance)
+    return measure(image.float(), target.float())
+
+
+def absolute_difference(image: Tensor, target: Tensor) -> Tensor:
+    """Return the mean absolute difference of two images [B, C, H, W]."""
+    return F.l1_loss(image, target)
+
+
+def squared_difference(image: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared difference of two images [B, C, H, W]."""
+    return F.mse_loss(image, target)
+
+
+def absolute_difference_and_ssim(image: Tensor, target: Tensor) -> Tensor:
+    """Return the mean absolute difference and, weighted, what the SSIM of two images lacks of 1."""
+    return F.l1_loss(image, target) + _SSIM_WEIGHT * (1 - similarity(image, target))
 
 
 def similarity(image: Tensor, target: Tensor) -> Tensor:
@@ -128,7 +145,7 @@ def _relation(activations: Tensor) -> Tensor:
     return F.normalize(torch.matmul(maps, maps.transpose(1, 2)).flatten(1), dim=1)
 
 
-def imitation(kind: Imitation, loss: Loss, student: Features, teacher: Features) -> Tensor:
+def imitation(kind: Imitation, loss: str, student: Features, teacher: Features) -> Tensor:
     """Return the distance of the student's images to the teacher's (KD-MRI eq. 5).
 
     The published code divides it by the number of pixels once more, which makes it inert; here it

@@ -7,16 +7,18 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kdmri_edge.errors import RecipeError
 from kdmri_edge.models.specs import Kind
+from kdmri_edge.registry import Registry
 from kdmri_edge.utils.config import build, override, read_toml
 
 __all__ = [
+    "LOSSES",
     "DistillRecipe",
+    "ImageLoss",
     "Imitation",
-    "Loss",
     "Masks",
     "Precision",
     "Quantise",
@@ -37,12 +39,35 @@ class Precision(StrEnum):
     F32 = "f32"
 
 
-class Loss(StrEnum):
-    """Distance between images: mean absolute or squared difference, or the first with SSIM."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageLoss:
+    """A distance between images that a recipe can name.
 
-    L1 = "l1"
-    MSE = "mse"
-    L1_SSIM = "l1-ssim"
+    Attributes:
+        name: What recipes call it.
+        distance: Import string "module:function" of the distance: from two float32 tensors
+            [B, C, H, W] (image, target) to their distance, the mean over images.
+    """
+
+    name: str
+    distance: str
+
+
+LOSSES: Final = Registry(
+    "kdmri_edge.losses",
+    ImageLoss,
+    "loss",
+    {
+        name: ImageLoss(name=name, distance=f"kdmri_edge.distillation.losses:{function}")
+        for name, function in {
+            "l1": "absolute_difference",
+            "mse": "squared_difference",
+            "l1-ssim": "absolute_difference_and_ssim",
+        }.items()
+    },
+    error=RecipeError,
+)
+"""Mean absolute and squared difference, the first one with SSIM, and those of other packages."""
 
 
 class Schedule(StrEnum):
@@ -128,7 +153,7 @@ class DistillRecipe:
         clip: Largest norm of the gradient.
         ema: Decay of the running average of the weights that each network ends with; 0 keeps the
             last weights.
-        loss: Distance used for reconstruction and imitation.
+        loss: Distance used for reconstruction and imitation, a name of `LOSSES`.
         alpha: Weight of reconstruction; 1 - alpha is imitation's.
         imitation: Which images are imitated.
         imitation_until: First part of the stage of imitation in which the student imitates; then it
@@ -177,7 +202,7 @@ class DistillRecipe:
     final_rate: float = _range(0.01, 0.0, 1.0)
     clip: float = _range(1.0, 1e-6)
     ema: float = _range(0.0, 0.0, 0.99999)
-    loss: Loss = Loss.L1
+    loss: str = "l1"
     alpha: float = _range(0.5, 0.0, 1.0)
     imitation: Imitation = Imitation.FINAL
     imitation_until: float = _range(1.0, 0.0, 1.0)
@@ -199,6 +224,14 @@ class DistillRecipe:
     checkpoint_every: int = _range(250, 1)
     phantom_volumes: int = _range(24, 3)
     phantom_slices: int = _range(16, 1)
+
+    def __post_init__(self) -> None:
+        """Check the loss, which may be another package's.
+
+        Raises:
+            RecipeError: There is none of that name.
+        """
+        LOSSES.named(self.loss)
 
     @property
     def student_steps(self) -> int:

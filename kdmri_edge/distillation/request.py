@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -29,19 +29,10 @@ from kdmri_edge.models.checkpoint import load_checkpoint, read_checkpoint_meta
 from kdmri_edge.models.shipped import resolve_weights
 from kdmri_edge.models.specs import Kind, ModelSpec, preset
 from kdmri_edge.physics.espirit import CALIBRATION
-from kdmri_edge.physics.masks import (
-    Mask,
-    centre_block,
-    equispaced_lines,
-    load_mask_option,
-    random_lines,
-    variable_density_2d,
-    variable_density_lines,
-)
+from kdmri_edge.physics.masks import MASK_FAMILIES, Mask, load_mask_option
 from kdmri_edge.utils.files import sha256_bytes
 
 __all__ = [
-    "MASK_FAMILIES",
     "PHANTOM",
     "Request",
     "Settings",
@@ -230,48 +221,6 @@ _MATRIX: Final = 240
 _ACCELERATION: Final = 4.0
 
 
-def _acs_fraction(size: int, acceleration: float, coils: bool) -> float | None:
-    """Return which part of the lines is the fully sampled centre; None for a family's own."""
-    # Coil sensitivities are estimated from so many lines around zero frequency.
-    return max(0.32 / acceleration, (min(CALIBRATION, size) + 1) / size) if coils else None
-
-
-def _random(size: int, acceleration: float, seed: int, coils: bool) -> Mask:
-    fraction = _acs_fraction(size, acceleration, coils)
-    return random_lines(size, acceleration, centre_fraction=fraction, seed=seed)
-
-
-def _equispaced(size: int, acceleration: float, seed: int, coils: bool) -> Mask:
-    fraction = _acs_fraction(size, acceleration, coils)
-    return equispaced_lines(size, acceleration, centre_fraction=fraction, seed=seed)
-
-
-def _variable_density(size: int, acceleration: float, seed: int, coils: bool) -> Mask:
-    centre = CALIBRATION if coils else 10
-    return variable_density_lines(size, acceleration, centre_lines=centre, seed=seed)
-
-
-def _variable_density_2d(size: int, acceleration: float, seed: int, coils: bool) -> Mask:
-    centre = CALIBRATION if coils else 16
-    return variable_density_2d((size, size), acceleration, centre=centre, seed=seed)
-
-
-def _centre(size: int, acceleration: float, seed: int, coils: bool) -> Mask:
-    """Return the central block of super-resolution; its acceleration is meant per area."""
-    side = max(1, round(size / math.sqrt(acceleration)))
-    return centre_block((size, size), (side, side))
-
-
-MASK_FAMILIES: Final[dict[str, Callable[[int, float, int, bool], Mask]]] = {
-    "variable-density": _variable_density,
-    "random": _random,
-    "equispaced": _equispaced,
-    "variable-density-2d": _variable_density_2d,
-    "centre": _centre,
-}
-"""Masks that can be drawn, by name: (size, acceleration, seed, whether there are coils)."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """A distillation as a user asks for it; None stands for what was not said.
@@ -441,15 +390,12 @@ class Request:
                     "Leave --acceleration out, or give the matching mask.",
                 )
             return mask
-        family = self.mask_family or "variable-density"
-        if family not in MASK_FAMILIES:
-            raise MaskError(
-                f"There is no family of masks {family!r}.",
-                f"Choose one of: {', '.join(MASK_FAMILIES)}.",
-            )
+        family = MASK_FAMILIES.named(self.mask_family or "variable-density")
         size = self.matrix or _MATRIX
         acceleration = _ACCELERATION if wanted is None else wanted
-        return MASK_FAMILIES[family](size, acceleration, self.mask_seed or 0, coils)
+        # Coil sensitivities are estimated from so many lines around zero frequency.
+        centre = CALIBRATION if coils else 0
+        return family.draw(size, acceleration, self.mask_seed or 0, centre)
 
 
 def _mask_of(text: str) -> Mask:

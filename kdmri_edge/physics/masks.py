@@ -13,20 +13,23 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.errors import MaskError
 from kdmri_edge.physics.fourier import mirrored
+from kdmri_edge.registry import Registry
 from kdmri_edge.utils.files import sha256_bytes
 
 __all__ = [
+    "MASK_FAMILIES",
     "Mask",
+    "MaskFamily",
     "centre_block",
     "equispaced_lines",
     "load_mask",
@@ -337,6 +340,67 @@ def variable_density_2d(
         samples=_centred_to_zero_first(samples),
         name=f"variable-density-2d-{acceleration:g}x-s{seed}",
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskFamily:
+    """Masks that can be drawn by name, for square images.
+
+    Attributes:
+        name: What the command line calls it.
+        draw: From the side of the image matrix, the nominal acceleration, the seed, and the number
+            of lines around zero frequency that have to be sampled (0 leaves that to the family), to
+            a mask. It raises `MaskError` where that cannot be.
+    """
+
+    name: str
+    draw: Callable[[int, float, int, int], Mask]
+
+
+def _acs_fraction(size: int, acceleration: float, centre: int) -> float | None:
+    return max(0.32 / acceleration, (min(centre, size) + 1) / size) if centre else None
+
+
+def _random(size: int, acceleration: float, seed: int, centre: int) -> Mask:
+    fraction = _acs_fraction(size, acceleration, centre)
+    return random_lines(size, acceleration, centre_fraction=fraction, seed=seed)
+
+
+def _equispaced(size: int, acceleration: float, seed: int, centre: int) -> Mask:
+    fraction = _acs_fraction(size, acceleration, centre)
+    return equispaced_lines(size, acceleration, centre_fraction=fraction, seed=seed)
+
+
+def _variable_density(size: int, acceleration: float, seed: int, centre: int) -> Mask:
+    return variable_density_lines(size, acceleration, centre_lines=centre or 10, seed=seed)
+
+
+def _variable_density_2d(size: int, acceleration: float, seed: int, centre: int) -> Mask:
+    return variable_density_2d((size, size), acceleration, centre=centre or 16, seed=seed)
+
+
+def _centre(size: int, acceleration: float, seed: int, centre: int) -> Mask:
+    """Return the central block of super-resolution; its acceleration is meant per area."""
+    side = max(1, round(size / math.sqrt(acceleration)))
+    return centre_block((size, size), (side, side))
+
+
+MASK_FAMILIES: Final = Registry(
+    "kdmri_edge.mask_families",
+    MaskFamily,
+    "family of masks",
+    {
+        name: MaskFamily(name=name, draw=draw)
+        for name, draw in {
+            "variable-density": _variable_density,
+            "random": _random,
+            "equispaced": _equispaced,
+            "variable-density-2d": _variable_density_2d,
+            "centre": _centre,
+        }.items()
+    },
+    error=MaskError,
+)
 
 
 def load_mask(path: Path, key: str | None = None) -> Mask:

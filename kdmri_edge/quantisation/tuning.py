@@ -29,7 +29,7 @@ from kdmri_edge.distillation.batches import TrainingSlices
 from kdmri_edge.distillation.data import TrainingData, joined
 from kdmri_edge.distillation.loop import train, validation_psnr
 from kdmri_edge.distillation.losses import distance
-from kdmri_edge.distillation.recipe import DistillRecipe, Loss, Quantise
+from kdmri_edge.distillation.recipe import DistillRecipe, Quantise
 from kdmri_edge.distillation.stages import Batch, Criterion, Stage, TrainContext
 from kdmri_edge.errors import RunError
 from kdmri_edge.models.blocks import Features, channels_last
@@ -141,7 +141,7 @@ def _like(student: Network, fabric: Fabric) -> Criterion:
     def loss(rounded: Features, batch: Batch) -> Tensor:
         with torch.no_grad(), fabric.autocast():
             wanted = reference.features(batch.x_u, batch.operator, batch.maps).output
-        return distance(Loss.L1, rounded.output, wanted)
+        return distance("l1", rounded.output, wanted)
 
     return loss
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from kdmri_edge.errors import ExportError
+from kdmri_edge.registry import Registry
 from kdmri_edge.runtime.backends.registry import BACKENDS, Backend
-from kdmri_edge.utils.suggest import nearest
 
-__all__ = ["PRECISIONS", "TARGETS", "Target", "target_named"]
+__all__ = ["PRECISIONS", "TARGETS", "Target"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,12 +43,12 @@ class Target:
     @property
     def backend(self) -> Backend:
         """The runtime that it is made for."""
-        return BACKENDS[self.runs_on[0]]
+        return BACKENDS.named(self.runs_on[0])
 
     @property
     def checker(self) -> Backend:
         """The runtime of the parity gate."""
-        return BACKENDS[self.checked_on or self.runs_on[0]]
+        return BACKENDS.named(self.checked_on or self.runs_on[0])
 
     @property
     def offered(self) -> tuple[str, ...]:
@@ -99,19 +100,10 @@ _ALL = (
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "int8"}
 """What the command line calls the precisions of a graph, and their short names."""
 
-TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
-
-
-def target_named(name: str) -> Target:
-    """Return a target.
-
-    Raises:
-        ExportError: There is none of that name; the message suggests the nearest.
-    """
-    if name in TARGETS:
-        return TARGETS[name]
-    near = nearest(name, TARGETS)
-    raise ExportError(
-        f"There is no export target {name!r}; did you mean {near!r}?",
-        f"Targets: {', '.join(TARGETS)}.",
-    )
+TARGETS: Final = Registry(
+    "kdmri_edge.targets",
+    Target,
+    "export target",
+    {target.name: target for target in _ALL},
+    error=ExportError,
+)

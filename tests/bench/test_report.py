@@ -206,7 +206,7 @@ def test_the_table_of_formats_needs_no_report(tmp_path: Path) -> None:
     text = generate("<!-- begin:formats -->\nstale\n<!-- end:formats -->", tmp_path)
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + len(FORMATS)
-    assert all(any(f"`{s}`" in row for row in rows) for f in FORMATS for s in f.suffixes)
+    assert all(any(f"`{s}`" in row for row in rows) for f in FORMATS.values() for s in f.suffixes)
 
 
 def test_the_table_of_targets_needs_no_report(tmp_path: Path) -> None:

@@ -96,8 +96,8 @@ def test_a_larger_known_error_is_ranked_lower_by_every_measure(
     target = volume(seed)
     good = volume_metrics(target, noisy(target, weak, seed))
     bad = volume_metrics(target, noisy(target, weak * ratio, seed))
-    for name, higher_is_better in METRICS.items():
-        assert (good[name] > bad[name]) is higher_is_better, name
+    for name, metric in METRICS.items():
+        assert (good[name] > bad[name]) is metric.higher_is_better, name
 
 
 @settings(max_examples=15, deadline=None)

@@ -91,7 +91,7 @@ def test_absent_runtimes_are_named_and_nothing_passes(
             session="kdmri_edge.runtime.backends.onnxruntime:OnnxRuntimeSession",
             library="no_such_library", extra="onnx", devices=("cpu",), precisions=("f32",),
         )  # fmt: skip
-        monkeypatch.setitem(backends.BACKENDS, name, missing)
+        monkeypatch.setitem(backends.BACKENDS._rows, name, missing)
     done = cli("verify", bundle)
     assert done.code == 1
     assert 'pip install "kdmri-edge[onnx]"' in done.out

@@ -106,9 +106,11 @@ def gap_closed(
     Takes three summaries; None where `closed_percent` has no answer.
     """
     result: dict[str, float | None] = {}
-    for name, higher_is_better in METRICS.items():
+    for name, metric in METRICS.items():
+        if any(name not in summed for summed in (teacher, plain, student)):
+            continue  # the report was made without the package that measures it
         t, p, s = (float(q[name]["mean"] or 0.0) for q in (teacher, plain, student))
-        sign = 1 if higher_is_better else -1
+        sign = 1 if metric.higher_is_better else -1
         closed = float(closed_percent(sign * s, sign * p, sign * t))
         result[name] = closed if np.isfinite(closed) else None
     return result

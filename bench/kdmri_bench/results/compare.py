@@ -175,19 +175,21 @@ def _quality(first: Report, second: Report, row: Row, other: Row) -> list[Change
     if not pairs:
         return []
     changes = []
-    for name, higher_is_better in METRICS.items():
+    for name, metric in METRICS.items():
+        if any(name not in values for pair in pairs for values in pair):
+            continue  # one of the reports was made without the package that measures it
         paired = np.asarray([[a[name], b[name]] for a, b in pairs], dtype=np.float64)
         found = bootstrap(subjects, paired, lambda means: means[:, 1] - means[:, 0])
         if found.value is None or found.low is None or found.high is None:
             continue
-        if found.low <= 0.0 <= found.high or abs(found.value) < ROUNDING[name]:
+        if found.low <= 0.0 <= found.high or abs(found.value) < ROUNDING.get(name, 0.0):
             continue
         before, after = (float(value) for value in paired.mean(0))
         said = (
             f"{before:.4f} -> {after:.4f}, paired difference {found.value:+.4f}"
             f" ({found.low:+.4f} to {found.high:+.4f})"
         )
-        worse = (found.value < 0) is higher_is_better
+        worse = (found.value < 0) is metric.higher_is_better
         changes.append(_change(row.key, name, worse, before, after, said))
     return changes
 

@@ -71,6 +71,8 @@ def _to_teacher(
     """Return the paired difference of each measure, with its interval over subjects."""
     result = {}
     for name in METRICS:
+        if any(name not in values for values in (*row.volumes, *teacher.volumes)):
+            continue  # the report was made without the package that measures it
         pairs = zip(row.volumes, teacher.volumes, strict=True)
         with np.errstate(invalid="ignore"):  # two exact copies: infinity minus infinity
             values = np.asarray([np.subtract(a[name], b[name]) for a, b in pairs], np.float64)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdmri_edge.commands.options import NamedChoice
+from kdmri_edge.commands.options import NamedChoice, RowChoice
 from kdmri_edge.errors import RunError
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS
@@ -53,7 +53,7 @@ def _checkpoints(source: Path | None, model: str) -> list[tuple[str, Path, Path]
 @click.option(
     "--target",
     "targets",
-    type=NamedChoice(TARGETS, "export target"),
+    type=RowChoice("kdmri_edge.runtime.targets:TARGETS"),
     multiple=True,
     required=True,
     help="Where the network is to run; may be repeated.",

@@ -22,7 +22,7 @@ from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
 from kdmri_edge.utils.files import atomic_path
 
-__all__ = ["bart_coils", "read_bart", "scan_bart", "write_bart", "write_bart_scan"]
+__all__ = ["bart_is_kspace", "read_bart", "scan_bart", "write_bart", "write_bart_scan"]
 
 _READ, _PHASE, _COIL, _SLICE, _AXES = 0, 1, 3, 13, 16
 _NAMES: Final = ("READ", "PHS1", "PHS2", "COIL", "MAPS", "TE", "COEFF", "COEFF2", "ITER", "CSHIFT",
@@ -50,13 +50,13 @@ def _sizes(path: Path) -> list[int]:
     return sizes + [1] * (_AXES - len(sizes))
 
 
-def bart_coils(path: Path) -> int:
-    """Number of coils that a file's header declares.
+def bart_is_kspace(path: Path, kspace: bool) -> bool:
+    """Tell whether a file holds k-space: of several coils it does, of one the user has to say so.
 
     Raises:
         DataError: No readable header.
     """
-    return _sizes(path)[_COIL]
+    return kspace or _sizes(path)[_COIL] > 1
 
 
 def _load(path: Path) -> NDArray[np.complex64]:

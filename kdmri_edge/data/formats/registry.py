@@ -13,7 +13,7 @@ Writing reconstructions by the suffix of their file; the formats are in `data.fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypedDict
@@ -27,6 +27,7 @@ from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.sources import parse_name, source_sha256, split_dataset
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError, OutputError
+from kdmri_edge.registry import Registry
 from kdmri_edge.utils.extras import load_attribute
 
 __all__ = [
@@ -52,6 +53,8 @@ class Format:
         suffixes: Lower case, with the dot.
         volume: Reader of images and single-coil data, `Reader`.
         scan: Reader of measured k-space of any number of coils, `ScanReader`; None without one.
+        is_kspace: Of formats with both readers whose files may hold either: tells from a path,
+            and whether the user calls it k-space, whether `scan` reads it. None: `scan` reads all.
         writer: Writer of images, `Writer`; None without one.
         scan_writer: Writer of measured k-space, `ScanWriter`; None without one.
         result: Suffix of reconstructions of its files where no name is given.
@@ -68,6 +71,7 @@ class Format:
     suffixes: tuple[str, ...]
     volume: str
     scan: str | None = None
+    is_kspace: str | None = None
     writer: str | None = None
     scan_writer: str | None = None
     result: str = ".npy"
@@ -87,7 +91,7 @@ class Format:
         return [name for name, value in parts.items() if value is not None]
 
 
-FORMATS: Final[tuple[Format, ...]] = (
+_ROWS: Final[tuple[Format, ...]] = (
     Format(
         name="NIfTI",
         suffixes=(".nii.gz", ".nii"),
@@ -119,6 +123,7 @@ FORMATS: Final[tuple[Format, ...]] = (
         suffixes=(".h5", ".hdf5"),
         volume="kdmri_edge.data.formats.hdf5.layouts:read_hdf5",
         scan="kdmri_edge.data.formats.hdf5.layouts:scan_hdf5",
+        is_kspace="kdmri_edge.data.formats.hdf5.layouts:hdf5_is_kspace",
         writer="kdmri_edge.data.formats.hdf5.mrd:write_mrd_images",
         scan_writer="kdmri_edge.data.formats.hdf5.mrd:write_mrd_scan",
         geometry=True,
@@ -143,6 +148,7 @@ FORMATS: Final[tuple[Format, ...]] = (
         suffixes=(".cfl",),
         volume="kdmri_edge.data.formats.bart:read_bart",
         scan="kdmri_edge.data.formats.bart:scan_bart",
+        is_kspace="kdmri_edge.data.formats.bart:bart_is_kspace",
         writer="kdmri_edge.data.formats.bart:write_bart",
         scan_writer="kdmri_edge.data.formats.bart:write_bart_scan",
         result=".cfl",
@@ -160,17 +166,53 @@ FORMATS: Final[tuple[Format, ...]] = (
         keeps="phase",
     ),
 )
+
+
+FORMATS: Final = Registry(
+    "kdmri_edge.formats",
+    Format,
+    "format",
+    {row.name: row for row in _ROWS},
+    error=DataError,
+    claims=lambda row: row.suffixes,
+)
 """Rows in the order of the README's table; a suffix belongs to one row."""
+
+
+class _BySuffix(Mapping[str, str]):
+    """What the formats have of one kind, by suffix: "module:function".
+
+    The formats of installed packages are looked at where the built-in ones do not have a suffix.
+
+    Args:
+        of: Returns what a format has; None for nothing.
+    """
+
+    def __init__(self, of: Callable[[Format], str | None]) -> None:
+        self._of = of
+
+    def __getitem__(self, suffix: str) -> str:
+        row = format_of(suffix)
+        found = None if row is None else self._of(row)
+        if found is None:
+            raise KeyError(suffix)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return (suffix for row in FORMATS.values() if self._of(row) for suffix in row.suffixes)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def format_of(suffix: str | None) -> Format | None:
     """The row of a suffix (lower case, with the dot), None where there is none."""
-    return next((row for row in FORMATS if suffix in row.suffixes), None)
+    return next((row for row in FORMATS.values() if suffix in row.suffixes), None)
 
 
 Reader = Callable[[Path], Volume]
 
-READERS: Final[dict[str, str]] = {suffix: row.volume for row in FORMATS for suffix in row.suffixes}
+READERS: Final[Mapping[str, str]] = _BySuffix(lambda row: row.volume)
 """Suffix (lower case, with the dot) -> "module:function" of a `Reader`."""
 
 
@@ -257,9 +299,7 @@ def readable_suffix(path: Path) -> str | None:
 
 ScanReader = Callable[[Path], Scan]
 
-SCAN_READERS: Final[dict[str, str]] = {
-    suffix: row.scan for row in FORMATS if row.scan for suffix in row.suffixes
-}
+SCAN_READERS: Final[Mapping[str, str]] = _BySuffix(lambda row: row.scan)
 """Suffix (lower case, with the dot) -> "module:function" of a `ScanReader`."""
 
 
@@ -276,16 +316,10 @@ def read_either(path: Path, *, kspace: bool = False) -> Scan | Volume:
     """
     path = Path(path)
     check_input(path)
-    suffix = readable_suffix(path)
-    measured = suffix in SCAN_READERS
-    if suffix == ".cfl":
-        from kdmri_edge.data.formats.bart import bart_coils
-
-        measured = kspace or bart_coils(path) > 1
-    elif suffix in (".h5", ".hdf5"):
-        from kdmri_edge.data.formats.hdf5.layouts import layout_of
-
-        measured = layout_of(path).scan is not None
+    row = format_of(readable_suffix(path))
+    measured = row is not None and row.scan is not None
+    if row is not None and row.is_kspace is not None:
+        measured = load_attribute(row.is_kspace)(path, kspace)
     return read_scan(path) if measured else read_volume(path)
 
 
@@ -306,7 +340,7 @@ def read_scan(path: Path) -> Scan:
     path = Path(path)
     check_input(path)
     suffix = readable_suffix(path)
-    if suffix not in SCAN_READERS:
+    if suffix is None or suffix not in SCAN_READERS:
         raise DataError(
             f"{split_dataset(path)[0]} is of a format that holds no measured k-space.",
             f"Formats that do are {', '.join(SCAN_READERS)}.",
@@ -317,9 +351,7 @@ def read_scan(path: Path) -> Scan:
 
 Writer = Callable[[Path, ImageRecord], None]
 
-WRITERS: Final[dict[str, str]] = {
-    suffix: row.writer for row in FORMATS if row.writer for suffix in row.suffixes
-}
+WRITERS: Final[Mapping[str, str]] = _BySuffix(lambda row: row.writer)
 """Suffix (lower case, with the dot) -> "module:function" of a `Writer`, which writes atomically."""
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+from kdmri_edge.errors import BackendError
+from kdmri_edge.registry import Registry
 
 __all__ = ["BACKENDS", "Backend"]
 
@@ -82,4 +86,10 @@ _ALL = (
     ),
 )
 
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _ALL}
+BACKENDS: Final = Registry(
+    "kdmri_edge.backends",
+    Backend,
+    "backend",
+    {backend.name: backend for backend in _ALL},
+    error=BackendError,
+)

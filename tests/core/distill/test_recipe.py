@@ -8,7 +8,6 @@ import pytest
 from kdmri_edge.distillation.recipe import (
     DistillRecipe,
     Imitation,
-    Loss,
     Schedule,
     default_recipe,
     load_recipe,
@@ -36,7 +35,7 @@ def test_recipe_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('batch = 3\nloss = "mse"\nlearning_rate = 1\n')
     recipe = load_recipe(str(file))
-    assert (recipe.name, recipe.batch, recipe.loss) == ("mine", 3, Loss.MSE)
+    assert (recipe.name, recipe.batch, recipe.loss) == ("mine", 3, "mse")
     assert recipe.learning_rate == 1.0
     assert isinstance(recipe.learning_rate, float)
 
@@ -73,7 +72,7 @@ def test_overridden_keeps_the_rest() -> None:
         ("batch=0", "at least 1"),
         ("seed=-1", "at least 0"),
         ("loss=l2", "l1, mse"),
-        ("loss=3", "l1, mse"),
+        ("loss=3", "type str"),
         ("batch", "has no '='"),
     ],
 )

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 import pytest
 
-from kdmri_edge.distillation.request import MASK_FAMILIES, Request, Settings
+from kdmri_edge.distillation.request import Request, Settings
 from kdmri_edge.distillation.start import distill
 from kdmri_edge.errors import KdmriError, MaskError, RunError
 from kdmri_edge.models.shipped import shipped_networks
-from kdmri_edge.physics.masks import Mask, variable_density_lines
+from kdmri_edge.physics.masks import MASK_FAMILIES, Mask, variable_density_lines
 from tests.core.conftest import TINY
 
 Make = Callable[..., Settings]

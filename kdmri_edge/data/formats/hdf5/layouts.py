@@ -22,7 +22,7 @@ from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
 from kdmri_edge.utils.extras import load_attribute
 
-__all__ = ["LAYOUTS", "Layout", "layout_of", "read_hdf5", "scan_hdf5"]
+__all__ = ["LAYOUTS", "Layout", "hdf5_is_kspace", "layout_of", "read_hdf5", "scan_hdf5"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +107,15 @@ def layout_of(path: Path) -> Layout:
     if named is not None:
         return _PLAIN
     return next((layout for layout in LAYOUTS if layout.recognises(names)), _PLAIN)
+
+
+def hdf5_is_kspace(path: Path, kspace: bool) -> bool:
+    """Tell by its layout whether a file holds measured k-space, whatever the user calls it.
+
+    Raises:
+        DataError: Unreadable.
+    """
+    return layout_of(path).scan is not None
 
 
 def read_hdf5(path: Path) -> Volume:
