@@ -114,8 +114,8 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
         session.sense = spec.coils
         session.coils = None if target.any_coils else coils
         if recipe.mask_input:
-            check_other_mask(session, reconstructor, data, precision=recipe.precision)
             session.operator = reconstructor.operator.numpy()
+            check_other_mask(session, reconstructor, data, precision=recipe.precision)
             np.save(folder / GOLDEN_OPERATOR, session.operator)
         parity = check(
             session, reconstructor, data, precision=recipe.precision, dynamic=recipe.dynamic
@@ -141,11 +141,9 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
             )
             if manifest["engine"]["built"]:
                 write_manifest(folder, manifest)  # run_engine.py reads it
-                session.maps = None if maps is None else maps.numpy()
+                outputs = session.run(inputs, maps=None if maps is None else maps.numpy())
                 tolerance = tolerance_for(recipe.precision, reconstructor.form)[1]
-                manifest["engine"] = run_engines(
-                    folder, manifest["engine"], session.run(inputs), tolerance
-                )
+                manifest["engine"] = run_engines(folder, manifest["engine"], outputs, tolerance)
         write_manifest(folder, manifest)
     return open_bundle(out)
 

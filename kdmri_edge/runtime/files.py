@@ -170,11 +170,12 @@ def run_job(
     """
     path = job.source.path
     loaded = read_either(path) if reads.spec.coils else read_volume(path)
+    operator = None
     if session.takes_masks:
         own = loaded.mask if isinstance(loaded, Scan) else loaded.kspace_mask
         if follow and own is not None and not undersample:
             reads = dataclasses.replace(reads, mask=own)
-        session.use_mask(reads.mask)
+        operator = session.operator_for(reads.mask)
     if isinstance(loaded, Scan):
         given = prepare_scan(loaded, reads, undersample=undersample)
     else:
@@ -182,7 +183,9 @@ def run_job(
     with progress(job.source.name, len(given.zero_filled)) as advance:
         watch = _Watch(advance)
         began = time.perf_counter()
-        image = reconstruct(session, given.zero_filled, advance=watch, maps=given.maps)
+        image = reconstruct(
+            session, given.zero_filled, advance=watch, maps=given.maps, operator=operator
+        )
         seconds = time.perf_counter() - began
     suffix = readable_suffix(job.source.path)
     picture = ImageRecord(

@@ -172,26 +172,32 @@ class Pipeline:
             )
         if not np.isfinite(kspace).all():
             raise BackendError("The slice's k-space holds NaN or infinite values.", "")
-        self._choose(mask)
+        operator = self._operator(mask)
         if self.reads.spec.coils:
             coils = self.reads.coils
-            return self._image(*sense_slice(kspace, mask, coils=coils, whitening=whitening))
+            x_u, maps = sense_slice(kspace, mask, coils=coils, whitening=whitening)
+            return self._image(x_u, operator, maps)
         if whitening is not None and len(kspace) > 1:
             kspace = compress(kspace, whitening)
-        x_u: NDArray[Any] = combined(kspace, mask, phase=self._complex)
+        image: NDArray[Any] = combined(kspace, mask, phase=self._complex)
         if not self._complex:
-            x_u = np.abs(x_u) if self.reads.spec.magnitude_input else x_u.real
-        return self._image(np.ascontiguousarray(x_u))
+            image = np.abs(image) if self.reads.spec.magnitude_input else image.real
+        return self._image(np.ascontiguousarray(image), operator)
 
-    def _image(self, x_u: NDArray[Any], maps: NDArray[np.complex64] | None = None) -> NDArray[Any]:
+    def _image(
+        self,
+        x_u: NDArray[Any],
+        operator: NDArray[np.float32] | None,
+        maps: NDArray[np.complex64] | None = None,
+    ) -> NDArray[Any]:
         many = None if maps is None else maps[None]
-        image: NDArray[Any] = reconstruct(self.session, x_u[None], maps=many)[0]
+        image: NDArray[Any] = reconstruct(self.session, x_u[None], maps=many, operator=operator)[0]
         if not np.isfinite(image).all():
             raise BackendError("The network's image holds NaN or infinite values.", "")
         return image
 
-    def _choose(self, mask: Mask) -> None:
-        """Set the session's operator for a mask.
+    def _operator(self, mask: Mask) -> NDArray[np.float32] | None:
+        """Return the operator for a mask, None where the graph holds it.
 
         Raises:
             BackendError: The bundle is made for another mask.
@@ -208,4 +214,5 @@ class Pipeline:
             while len(self._operators) >= _OPERATORS:
                 del self._operators[next(iter(self._operators))]
             self._operators[mask] = operator
-        self.session.operator = self._operators[mask]
+        own_operator: NDArray[np.float32] | None = self._operators[mask]
+        return own_operator

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ _EAGER = "kdmri_edge.runtime.backends.pytorch:EagerSession"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionInfo:
-    """What really runs; nothing here is a wish.
+    """What really runs, read back from the runtime.
 
     Attributes:
         backend: Name of the runtime.
@@ -60,17 +61,18 @@ class SessionInfo:
 
 
 class Session(ABC):
-    """A loaded network.
+    """A loaded network; as a context manager it is closed at the end.
+
+    Whoever opens a graph says what the graph takes (operator, coils), for the file of a graph does
+    not tell; what belongs to a call is an argument of `run`.
 
     Attributes:
-        operator: Constant of data consistency, float32, for a graph that takes it as a second
-            input; None for a graph that holds it.
+        operator: Constant of data consistency of the graph's own mask, float32, which it takes as a
+            second input; None for a graph that holds it.
         written: Precision that the graph is written in, as its bundle says.
         bundle: The bundle that it was opened from, None for a checkpoint.
         sense: Whether the network combines coils and is given their sensitivities.
         coils: Number of coils that its graph is made for; None for any number.
-        maps: Sensitivities of the coils of the next images, float32 [B, coils, 2, H, W], for a
-            network that is given them; `reconstruct` sets them slice by slice.
     """
 
     operator: Array | None = None
@@ -78,15 +80,37 @@ class Session(ABC):
     bundle: Bundle | None = None
     sense: bool = False
     coils: int | None = None
-    maps: Array | None = None
+    _closed: bool = False
+
+    def __enter__(self) -> Self:
+        """Return the session."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Release what the runtime holds; closing twice does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    def _release(self) -> None:  # noqa: B027 - a session may hold nothing
+        """Let go of the loaded graph."""
 
     @property
     def takes_masks(self) -> bool:
         """Whether one graph serves every mask of its kind and matrix."""
         return self.operator is not None and self.bundle is not None
 
-    def use_mask(self, mask: Mask) -> None:
-        """Reconstruct what was sampled with another mask from now on.
+    def operator_for(self, mask: Mask) -> Array | None:
+        """Return the operator to give `run` for what was sampled with a mask.
 
         Raises:
             BackendError: The graph holds its mask.
@@ -96,7 +120,7 @@ class Session(ABC):
             raise BackendError(
                 "A checkpoint runs with its own mask.", "Export it with --mask input."
             )
-        self.operator = operator_of(self.bundle, mask)
+        return operator_of(self.bundle, mask)
 
     @classmethod
     def precisions_here(cls) -> tuple[str, ...]:
@@ -112,23 +136,30 @@ class Session(ABC):
     def info(self) -> SessionInfo:
         """What really runs."""
 
-    def inputs(self, x_u: Array) -> list[Array]:
-        """Return what the graph is given for images, C-contiguous: also operator and maps.
+    def inputs(
+        self, x_u: Array, *, operator: Array | None = None, maps: Array | None = None
+    ) -> list[Array]:
+        """Return what the graph is given for the arguments of `run`, C-contiguous.
 
         Raises:
-            BackendError: Maps are missing, not wanted, or of more coils than the graph takes.
+            BackendError: Maps are missing, not wanted, or of more coils than the graph takes; an
+                operator for a graph that holds its own; the session is closed.
         """
+        if self._closed:
+            raise BackendError("The session is closed.", "Open the network again.")
         given = [np.ascontiguousarray(x_u)]
         if self.operator is not None:
-            given.append(self.operator)
-        if self.sense != (self.maps is not None):
+            given.append(self.operator if operator is None else operator)
+        elif operator is not None:
+            raise BackendError("The graph holds its mask.", "Export it with --mask input.")
+        if self.sense != (maps is not None):
             raise BackendError(
                 "The network combines coils and was given no sensitivities."
                 if self.sense
                 else "The network takes one image and was given coil sensitivities.",
                 "Multi-coil scans go to networks of the kind dccnn-d3c5-sense, others do not.",
             )
-        return given if self.maps is None else [*given, self._fitting(self.maps)]
+        return given if maps is None else [*given, self._fitting(maps)]
 
     def _fitting(self, maps: Array) -> Array:
         """Fill a fixed number of coils up: a coil without sensitivity changes nothing."""
@@ -144,24 +175,36 @@ class Session(ABC):
         return np.concatenate((maps, padding), 1)
 
     @abstractmethod
-    def run(self, x_u: Array) -> Array:
+    def run(self, x_u: Array, *, operator: Array | None = None, maps: Array | None = None) -> Array:
         """Reconstruct normalised zero-filled images.
 
         Args:
             x_u: [B, C, H, W] float32.
+            operator: Constant of data consistency of another mask than the graph's own, float32,
+                see `operator_for`; None for its own.
+            maps: Sensitivities of the coils, float32 [B, coils, 2, H, W], for a network that
+                combines coils.
 
         Returns:
             Images of the same shape, float32.
 
         Raises:
-            BackendError: The graph is made for another shape.
+            BackendError: The graph is made for another shape, or see `inputs`.
         """
 
-    def run_all(self, batches: Sequence[Array]) -> list[Array]:
+    def run_all(
+        self,
+        batches: Sequence[Array],
+        *,
+        operator: Array | None = None,
+        maps: Sequence[Array] | None = None,
+    ) -> list[Array]:
         """Reconstruct several batches that lie ready; a runtime may work on some at a time.
 
         Args:
             batches: Inputs of `run`.
+            operator: That of `run`, for all of them.
+            maps: Those of each batch, for a network that combines coils.
 
         Returns:
             What `run` gives for each, in their order.
@@ -169,7 +212,11 @@ class Session(ABC):
         Raises:
             BackendError: See `run`.
         """
-        return [self.run(batch) for batch in batches]
+        many: Sequence[Array | None] = [None] * len(batches) if maps is None else maps
+        return [
+            self.run(batch, operator=operator, maps=own)
+            for batch, own in zip(batches, many, strict=True)
+        ]
 
 
 def check_precision(wanted: str, offered: tuple[str, ...], backend: str) -> None:
@@ -310,6 +357,7 @@ def reconstruct(
     batch: int = 1,
     advance: Callable[[int], None] | None = None,
     maps: NDArray[np.complex64] | None = None,
+    operator: Array | None = None,
 ) -> NDArray[Any]:
     """Reconstruct a volume slice by slice, scaling each one by its own zero-filled data.
 
@@ -320,6 +368,7 @@ def reconstruct(
         advance: Called with the number of slices that each call has finished.
         maps: Coil sensitivities [S, coils, H, W], for a network that combines coils; see
             `runtime.inputs.sense_input`.
+        operator: See `Session.run`.
 
     Returns:
         Images [S, H, W] in the same unit, float32 or complex64; zero where all maps are.
@@ -340,8 +389,9 @@ def reconstruct(
         )
     calls = []
     for start in range(0, len(x_u), batch):
-        session.maps = None if maps is None else network_maps(maps[start : start + batch])
-        calls.append(session.run(x_u[start : start + batch]))
+        part = slice(start, start + batch)
+        given = None if maps is None else network_maps(maps[part])
+        calls.append(session.run(x_u[part], operator=operator, maps=given))
         if advance is not None:
             advance(len(calls[-1]))
     image = network_image(np.concatenate(calls), scale)

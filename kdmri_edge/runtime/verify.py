@@ -86,10 +86,9 @@ def _row(
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"backend": name, "precision": precision}
     try:
+        maps = _golden(bundle, GOLDEN_MAPS) if bundle.takes_maps else None
         session = open_session(bundle.path, backend=name, precision=precision)
-        if bundle.takes_maps:
-            session.maps = _golden(bundle, GOLDEN_MAPS)
-        figures = compare(session.run(given), wanted)
+        figures = compare(session.run(given, maps=maps), wanted)
     except (BackendError, MissingExtraError) as error:
         return {**row, "status": "absent", "reason": str(error)}
     allowed = coarser(precision, bundle.written)

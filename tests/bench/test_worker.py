@@ -71,7 +71,7 @@ def test_throughput_counts_the_slices_that_were_reconstructed(batch: int) -> Non
         slices = 0
         info = None  # type: ignore[assignment]
 
-        def run(self, x_u):  # type: ignore[no-untyped-def]
+        def run(self, x_u, *, operator=None, maps=None):  # type: ignore[no-untyped-def]
             time.sleep(0.002)
             self.slices += len(x_u)
             return x_u

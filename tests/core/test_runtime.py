@@ -48,7 +48,7 @@ class Recorder(Session):
     def __init__(self) -> None:
         self.given: list[Array] = []
 
-    def run(self, x_u: Array) -> Array:
+    def run(self, x_u: Array, *, operator: Array | None = None, maps: Array | None = None) -> Array:
         self.given.append(x_u)
         return x_u / 2
 

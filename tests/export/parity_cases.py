@@ -131,13 +131,15 @@ class ParityCases:
         x_u: NDArray[np.float32],
         precision: str = "f32",
         coils: int = COILS,
+        operator: NDArray[np.float32] | None = None,
     ) -> None:
         reference = pytorch(reconstructor, x_u, coils)
+        given = None
         if reconstructor.spec.coils:
             session.sense = True
             session.coils = None if self.row.any_coils else COILS
-            session.maps = maps(len(x_u), x_u.shape[2:], coils)
-        output = session.run(x_u)
+            given = maps(len(x_u), x_u.shape[2:], coils)
+        output = session.run(x_u, operator=operator, maps=given)
         assert output.dtype == np.float32
         assert output.shape == x_u.shape
         _, tolerance = tolerance_for(precision, reconstructor.form)
@@ -155,7 +157,9 @@ class ParityCases:
             self.check(reconstructor, session, x_u)
         # nothing of one call may leak into the next
         again = images(1, architecture.channels, size)
-        np.testing.assert_array_equal(session.run(again), session.run(again))
+        given = maps(1, again.shape[2:], COILS) if architecture.coils else None
+        first = session.run(again, maps=given)
+        np.testing.assert_array_equal(first, session.run(again, maps=given))
 
     @pytest.mark.parametrize("name", ["magnitude", "complex", "sense", "super-resolution"])
     def test_every_precision_of_the_graph(self, name: str, tmp_path: Path) -> None:
@@ -191,12 +195,16 @@ class ParityCases:
         other = lines(size[0], acceleration=2) if mask.is_lines else points(*size, seed=8)
         assert other != mask
         x_u = images(1, architecture.channels, size)
+        session.operator = reconstructor.operator.numpy()
+        given = maps(1, size, COILS) if architecture.coils else None
         outputs = []
         for chosen in (mask, other, mask):
             bound = Reconstructor(reconstructor.model, chosen, reconstructor.form, any_mask=True)
-            session.operator = bound.operator.numpy()
-            self.check(bound, session, x_u)
-            outputs.append(session.run(x_u))
+            operator = bound.operator.numpy()
+            self.check(bound, session, x_u, operator=operator)
+            outputs.append(session.run(x_u, operator=operator, maps=given))
+        # an operator of one call does not stay for the next
+        np.testing.assert_array_equal(session.run(x_u, maps=given), outputs[0])
         assert np.abs(outputs[0] - outputs[1]).max() > 1e-2
         np.testing.assert_array_equal(outputs[0], outputs[2])
 
@@ -220,9 +228,16 @@ class ParityCases:
         else:
             with pytest.raises(BackendError, match="Compress the scan to 3 coils"):
                 self.check(reconstructor, session, x_u, coils=COILS + 2)
-        session.maps = None
         with pytest.raises(BackendError, match="no sensitivities"):
             session.run(x_u)
+
+    def test_closed_session_says_so(self, tmp_path: Path) -> None:
+        _, graph = self.write("magnitude", tmp_path)
+        with self.open(graph) as session:
+            session.run(images(1, 1, (32, 24)))
+        session.close()  # a second time does nothing
+        with pytest.raises(BackendError, match="closed"):
+            session.run(images(1, 1, (32, 24)))
 
     def test_results_of_two_calls_are_separate(self, tmp_path: Path) -> None:
         _, graph = self.write("magnitude", tmp_path)

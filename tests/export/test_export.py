@@ -270,7 +270,7 @@ class TestMaskAsInput:
         self, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Stubborn(TorchScriptSession):
-            def inputs(self, x_u: Any) -> list[Any]:
+            def inputs(self, x_u: Any, **_: Any) -> list[Any]:
                 own = load_reconstructor(checkpoint).operator.numpy()
                 return [x_u, own]
 

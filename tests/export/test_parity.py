@@ -28,7 +28,7 @@ class Doctored(Session):
         self.network = network(spec(), mask or lines())
         self.change = change
 
-    def run(self, x_u: Array) -> Array:
+    def run(self, x_u: Array, *, operator: Array | None = None, maps: Array | None = None) -> Array:
         result: Array = self.change(x_u, pytorch(self.network, x_u)).astype(np.float32)
         return result
 

@@ -155,12 +155,17 @@ class _Clocked:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.maps: NDArray[np.float32] | None = None
         self.durations: list[float] = []
 
-    def run(self, x_u: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(
+        self,
+        x_u: NDArray[np.float32],
+        *,
+        operator: NDArray[np.float32] | None = None,
+        maps: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
         start = time.perf_counter_ns()
-        image = self._session.run(x_u)
+        image = self._session.run(x_u, operator=operator, maps=maps)
         self.durations.append((time.perf_counter_ns() - start) * 1e-9)
         return image
 

@@ -117,13 +117,14 @@ class OnnxRuntimeSession(Session):
             precision_executed=self._executed,
         )
 
-    def _named(self, x_u: Array) -> dict[str, Array]:
-        return dict(zip(self._names, self.inputs(x_u), strict=True))
+    def _release(self) -> None:
+        self._session = None
 
-    def run(self, x_u: Array) -> Array:
+    def run(self, x_u: Array, *, operator: Array | None = None, maps: Array | None = None) -> Array:
         """Reconstruct; see `Session.run`."""
+        given = dict(zip(self._names, self.inputs(x_u, operator=operator, maps=maps), strict=True))
         try:
-            result: Array = self._session.run(None, self._named(x_u))[0]
+            result: Array = self._session.run(None, given)[0]
         except self._ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             raise BackendError(
                 f"The graph does not take an input of shape {list(x_u.shape)}.",

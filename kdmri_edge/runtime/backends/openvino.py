@@ -123,10 +123,14 @@ class OpenVinoSession(Session):
             precision_executed=self.executed(),
         )
 
-    def run(self, x_u: Array) -> Array:
+    def _release(self) -> None:
+        self._request = self._compiled = None
+
+    def run(self, x_u: Array, *, operator: Array | None = None, maps: Array | None = None) -> Array:
         """Reconstruct; see `Session.run`."""
+        given = self.inputs(x_u, operator=operator, maps=maps)
         try:
-            results = self._request.infer(self.inputs(x_u))
+            results = self._request.infer(given)
         except RuntimeError as error:
             raise BackendError(
                 f"The graph does not take an input of shape {list(x_u.shape)}.",
@@ -136,10 +140,17 @@ class OpenVinoSession(Session):
         result: Array = np.array(results[0], dtype=np.float32)
         return result
 
-    def run_all(self, batches: Sequence[Array]) -> list[Array]:
+    def run_all(
+        self,
+        batches: Sequence[Array],
+        *,
+        operator: Array | None = None,
+        maps: Sequence[Array] | None = None,
+    ) -> list[Array]:
         """Reconstruct several batches; see `Session.run_all`."""
         if not self._many:
-            return super().run_all(batches)
+            return super().run_all(batches, operator=operator, maps=maps)
+        many: Sequence[Array | None] = [None] * len(batches) if maps is None else maps
         results: list[Array | None] = [None] * len(batches)
 
         def keep(request: Any, index: int) -> None:
@@ -148,8 +159,8 @@ class OpenVinoSession(Session):
         queue = self._ov.AsyncInferQueue(self._compiled)
         queue.set_callback(keep)
         try:
-            for index, batch in enumerate(batches):
-                queue.start_async(self.inputs(batch), index)
+            for index, (batch, own) in enumerate(zip(batches, many, strict=True)):
+                queue.start_async(self.inputs(batch, operator=operator, maps=own), index)
             queue.wait_all()
         except RuntimeError as error:
             raise BackendError(

@@ -150,14 +150,18 @@ class EagerSession(Session):
             output: Tensor = self._forward(images, None, *maps)
         return output.float().contiguous()
 
+    def _release(self) -> None:
+        del self._model, self._forward, self._graph
+
     @torch.inference_mode()
-    def run(self, x_u: Array) -> Array:
+    def run(self, x_u: Array, *, operator: Array | None = None, maps: Array | None = None) -> Array:
         """Reconstruct; see `Session.run`."""
-        images, *maps = (torch.from_numpy(array).to(self._device) for array in self.inputs(x_u))
+        given = self.inputs(x_u, operator=operator, maps=maps)
+        images, *coils = (torch.from_numpy(array).to(self._device) for array in given)
         images = images.contiguous(memory_format=self._format)
         compute = self._graph or self._compute
         try:
-            output = compute(images, *maps)
+            output = compute(images, *coils)
         except Exception as error:
             if self._warm:
                 raise

@@ -56,10 +56,14 @@ class TensorRTSession(Session):
             precision_executed=f"{_EXECUTED.get(self.written, self.written)}, strongly typed",
         )
 
-    def run(self, x_u: Array) -> Array:
+    def _release(self) -> None:
+        del self._engine
+
+    def run(self, x_u: Array, *, operator: Array | None = None, maps: Array | None = None) -> Array:
         """Reconstruct; see `Session.run`."""
+        given = self.inputs(x_u, operator=operator, maps=maps)
         try:
-            result: Array = self._engine.run(*self.inputs(x_u))
+            result: Array = self._engine.run(*given)
         except run_engine.Refused as error:
             raise BackendError(
                 f"The graph does not take an input of shape {list(x_u.shape)} ({error}).",

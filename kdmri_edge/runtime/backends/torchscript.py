@@ -112,12 +112,15 @@ class TorchScriptSession(Session):
             precision_executed=self._executed(),
         )
 
+    def _release(self) -> None:
+        del self._model
+
     @torch.inference_mode()
-    def run(self, x_u: Array) -> Array:
+    def run(self, x_u: Array, *, operator: Array | None = None, maps: Array | None = None) -> Array:
         """Reconstruct; see `Session.run`."""
+        given = self.inputs(x_u, operator=operator, maps=maps)
         try:
-            given = [torch.from_numpy(array) for array in self.inputs(x_u)]
-            result: Array = self._model(*given).numpy()
+            result: Array = self._model(*(torch.from_numpy(array) for array in given)).numpy()
         except RuntimeError as error:
             raise BackendError(
                 f"The graph does not take an input of shape {list(x_u.shape)}.",

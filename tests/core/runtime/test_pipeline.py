@@ -159,7 +159,7 @@ def test_outside_the_scope_there_is_the_zero_filled_image(pipeline, make, said: 
      "It broke.")],
 )  # fmt: skip
 def test_a_failing_network(pipeline, monkeypatch, failure: Exception, said: str) -> None:
-    def fail(x_u: object) -> None:
+    def fail(x_u: object, **_: object) -> None:
         raise failure
 
     monkeypatch.setattr(pipeline.session, "run", fail)
@@ -171,7 +171,7 @@ def test_a_failing_network(pipeline, monkeypatch, failure: Exception, said: str)
 
 
 def test_a_network_that_gives_nan(pipeline, monkeypatch) -> None:
-    monkeypatch.setattr(pipeline.session, "run", lambda x_u: x_u * np.float32(np.nan))
+    monkeypatch.setattr(pipeline.session, "run", lambda x_u, **_: x_u * np.float32(np.nan))
     mask = pipeline.reads.mask
     outcome = pipeline.reconstruct(slice_of(mask), mask)
     assert "image holds NaN" in (outcome.fallback or "")
