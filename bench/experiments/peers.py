@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from experiments.script import Script
-from kdmri_bench.benchmark import bench
+from kdmri_bench.benchmark import measure_networks
 from kdmri_bench.planning.rows import Plan
 from kdmri_bench.planning.settings import FULL, QUICK
 from kdmri_bench.planning.sources import Source, gather
@@ -127,7 +127,7 @@ def main(
     files, split = choose_files(data, contrast=contrast)
     first = networks[0]
     cases = load_cases(files, mask=first.mask, matrix=first.matrix, spec=first.spec, split=split)
-    done = bench(networks, cases, settings, out=out, extra=peer_plans)
+    done = measure_networks(networks, cases, settings, out=out, extra=peer_plans)
     click.echo(markdown_ratios(done.report, PEER_EXPORT))
     click.echo()
     click.echo(markdown_ratios(done.report, PEER_COMPILE))

@@ -1,65 +1,265 @@
-"""The benchmark as a function: networks and cases in, a report out."""
+"""The benchmark as a function: networks and test volumes in, a report with its drawings out."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdmri_bench.measuring.device import absent, governor
+from kdmri_bench.measuring.device import absent, governor, load_average
 from kdmri_bench.measuring.isolation import WORKER
 from kdmri_bench.measuring.measure import Measured, measure
 from kdmri_bench.measuring.peaks import measure_peaks
 from kdmri_bench.measuring.quality import summary, volume_rows
 from kdmri_bench.planning.exporter import Exporter
 from kdmri_bench.planning.rows import Plan, plan_rows
-from kdmri_bench.planning.settings import BenchSettings, available_threads
-from kdmri_bench.planning.sources import Source, check_comparable, from_run
-from kdmri_bench.planning.testdata import RETROSPECTIVE, TestData, central_slices
+from kdmri_bench.planning.settings import (
+    FULL,
+    QUICK,
+    BenchSettings,
+    Precision,
+    available_threads,
+)
+from kdmri_bench.planning.sources import (
+    Networks,
+    Source,
+    check_comparable,
+    from_run,
+    gather,
+    runs_of,
+)
+from kdmri_bench.planning.testdata import (
+    RETROSPECTIVE,
+    Data,
+    TestData,
+    central_slices,
+    load_data,
+)
 from kdmri_bench.reporting.figures import variant_name
+from kdmri_bench.reporting.page.build import fragment
+from kdmri_bench.reporting.page.charts import pareto_svg
 from kdmri_bench.reporting.page.images import Figure, figures
 from kdmri_bench.reporting.panel import Panel, compose, draw
-from kdmri_bench.reporting.report import write_report
+from kdmri_bench.reporting.report import read_report, write_report
+from kdmri_bench.reporting.table import plain_table
 from kdmri_bench.results.derive import derived, gap, layer_values
 from kdmri_bench.results.schema import ZERO_FILLED, Network, Report, Row, TestVolume
-from kdmri_bench.results.select import Limits, choose, limits_of, shipped_rows
+from kdmri_bench.results.select import (
+    Choice,
+    Limits,
+    choose,
+    limits_of,
+    recommended_row,
+    shipped_rows,
+)
 from kdmri_edge.data.case import Case
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError
+from kdmri_edge.utils.console import say
 from kdmri_edge.utils.extras import require
+from kdmri_edge.utils.files import check_writable
 from kdmri_edge.utils.provenance import provenance
 
-__all__ = ["BOOTSTRAP_SEED", "Benchmark", "bench"]
+__all__ = ["BOOTSTRAP_SEED", "Benchmark", "Png", "Svg", "benchmark", "measure_networks"]
 
 BOOTSTRAP_SEED = 0
 """Of the intervals; nothing else is drawn at random."""
 
 
+class Svg(str):
+    """A drawing as SVG text, which notebooks show."""
+
+    __slots__ = ()
+
+    def _repr_svg_(self) -> str:
+        return str(self)
+
+
+class Png(bytes):
+    """A picture as a PNG file's bytes, which notebooks show."""
+
+    __slots__ = ()
+
+    def _repr_png_(self) -> bytes:
+        return bytes(self)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark:
-    """A finished benchmark.
+    """A finished benchmark: its figures, and its drawings. Notebooks show it as a page.
 
     Attributes:
-        report: the results.
-        panel: the picture's contents.
-        subtitle: the line below the picture.
+        report: the results, see `kdmri_bench.results.schema`.
+        panel: contents of the comparison picture; None for a report that was read from a file.
+        pictures: the worst slices of one variant.
         files: what was written, by kind ("html", "json", ...); empty when nothing was asked for.
     """
 
     report: Report
-    panel: Panel
-    subtitle: str
-    files: dict[str, Path]
+    panel: Panel | None = None
+    pictures: tuple[Figure, ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Benchmark:
+        """Read a report.json, or the one in a folder or a run; pictures are not in it.
+
+        Raises:
+            BenchError: missing or damaged file, or one of a newer version.
+        """
+        return cls(report=read_report(Path(path)))
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The results: one row for each network in each runtime and precision."""
+        return self.report.rows
+
+    @property
+    def recommended(self) -> Row | None:
+        """The smallest variant that keeps the report's limits, None where none does."""
+        return recommended_row(self.report)
+
+    def select(self, limits: Limits) -> Choice:
+        """Pick the variant that keeps other limits, without measuring again."""
+        return choose(self.report, limits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what report.json holds."""
+        return self.report.to_dict()
+
+    def table(self, width: int | None = None) -> str:
+        """Return the results as plain text, with notes on how to read them.
+
+        Args:
+            width: columns of text; None leaves room for every figure.
+        """
+        return plain_table(self.report, width)
+
+    def __str__(self) -> str:
+        """Return the table."""
+        return self.table()
+
+    def pareto(self) -> Svg:
+        """Draw quality against latency; empty where nothing was timed."""
+        return Svg(pareto_svg(self.report, standalone=True))
+
+    def picture(self) -> Png:
+        """Draw target, input, networks and their residues on the slice of median error.
+
+        Raises:
+            BenchError: the report was read from a file, which holds no images.
+            MissingExtraError: matplotlib is not installed.
+        """
+        if self.panel is None:
+            raise BenchError("A report read from a file has no images.", "Open its panel.png.")
+        with tempfile.TemporaryDirectory(prefix="kdmri-panel-") as folder:
+            path = Path(folder) / "panel.png"
+            draw(self.panel, path, subtitle=_subtitle(self.report))
+            return Png(path.read_bytes())
+
+    def save(self, folder: str | os.PathLike[str]) -> Mapping[str, Path]:
+        """Write report.html, .json, .csv and .md, and panel.png where there is a picture.
+
+        Args:
+            folder: made if need be; files of an earlier report there are replaced.
+
+        Returns:
+            The files by kind: "panel", "html", "md", "csv", "json".
+
+        Raises:
+            OutputError: the folder cannot be written to, or the disk is full.
+        """
+        return write_report(
+            self.report, Path(folder), self.picture() if self.panel else None, self.pictures
+        )
+
+    def _repr_html_(self) -> str:
+        return fragment(self.report, self.picture() if self.panel else None)
 
 
-def bench(
+def benchmark(
+    networks: Networks,
+    data: Data,
+    *,
+    contrast: str | None = None,
+    subjects: Sequence[str] = (),
+    settings: BenchSettings | Literal["quick", "full"] = "quick",
+    threads: int | None = None,
+    precisions: Sequence[str] = (),
+    limits: Limits | None = None,
+    out: str | os.PathLike[str] | None = None,
+) -> Benchmark:
+    """Compare quality, latency and memory of networks on every runtime of this machine.
+
+    Every network is measured in each runtime and precision that there is, each in a process of its
+    own; missing exports are made first, those of a run are kept in its folder. What this machine
+    lacks keeps its row, with the reason.
+
+    Args:
+        networks: one or several runs, checkpoints, bundles, or names of shipped networks
+            (`kdmri-edge models`); all of them for one mask and one matrix.
+        data: a folder of volumes or one file; volumes that were read; cases; or "phantom" for the
+            volumes that a run on the phantom left for its test. Of a folder that follows the run's
+            split, or a known one, only the test subjects are measured.
+        contrast: measure on this contrast of the folder only, e.g. "T1w".
+        subjects: measure on exactly these subjects of the folder, whatever the split.
+        settings: "quick" (minutes, a few central slices), "full" (for publication, over an hour),
+            or settings of your own.
+        threads: of every runtime; None as in `settings`, by default all CPUs.
+        precisions: of "fp32", "fp16", "bf16", "int8"; empty as in `settings`.
+        limits: what the recommended variant has to keep; None takes `select.DEFAULT_LIMITS`.
+        out: folder that the report is also saved in; None saves nothing.
+
+    Example:
+        >>> report = benchmark(["dccnn-d5c5@brain-4x", "dccnn-d3c5@brain-4x"], "brains/")
+        >>> print(report.table())
+        >>> report.save("report")
+
+    Raises:
+        BenchError: nothing to measure, networks that take different inputs, or no test volume.
+        KdmriError: a network or a volume is missing or damaged.
+        MissingExtraError: scikit-image or matplotlib is not installed.
+        OutputError: `out` cannot be written to.
+    """
+    chosen = {"quick": QUICK, "full": FULL}[settings] if isinstance(settings, str) else settings
+    if threads is not None:
+        chosen = replace(chosen, threads=threads)
+    if precisions:
+        chosen = replace(chosen, precisions=tuple(Precision.of(name) for name in precisions))
+    sources = gather(networks)
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        check_writable(folder)
+    first = sources[0]
+    loaded = load_data(
+        data,
+        mask=first.mask,
+        matrix=first.matrix,
+        spec=first.spec,
+        runs=runs_of(networks),
+        contrast=contrast,
+        subjects=subjects,
+    )
+    say(_measured_on(loaded, chosen))
+    return measure_networks(sources, loaded, chosen, out=folder, limits=limits)
+
+
+def _measured_on(data: TestData, settings: BenchSettings) -> str:
+    """Say what is measured on before it begins."""
+    kept = settings.limit_slices
+    lines = ", ".join(case.name for case in data.cases)
+    part = "" if kept is None else f", {kept} central slices of each"
+    origin = "" if data.split is None else f" (test subjects of split {data.split})"
+    return f"Measuring on {len(data.cases)} volume(s): {lines}{origin}{part}."
+
+
+def measure_networks(
     sources: Run | Sequence[Source],
     data: TestData | Sequence[Case],
     settings: BenchSettings | None = None,
@@ -68,8 +268,9 @@ def bench(
     worker: str = WORKER,
     extra: Callable[[Sequence[Source], Path], list[Plan]] | None = None,
     limits: Limits | None = None,
+    load: float | None = None,
 ) -> Benchmark:
-    """Measure networks on test volumes.
+    """Measure described networks on loaded test volumes; see `benchmark`.
 
     Args:
         sources: a run (missing exports are made under RUN/exports), or what
@@ -81,6 +282,7 @@ def bench(
         worker: the module that is run for each row.
         extra: makes further rows of the networks, given a scratch folder.
         limits: what the recommended variant has to keep; None takes `select.limits_of`.
+        load: load average of the machine before any work of the caller's own; None reads it now.
 
     Raises:
         BenchError: no volume, or volumes that do not fit the networks.
@@ -88,8 +290,8 @@ def bench(
         OutputError: `out` cannot be written to.
     """
     settings = settings or BenchSettings()
-    if out is not None:  # found out now, not after an hour of measuring
-        require("matplotlib", extra="bench")
+    # Found out now, not after an hour of measuring.
+    require("matplotlib", extra="bench")
     require("skimage", extra="bench")
     networks = from_run(sources) if isinstance(sources, Run) else list(sources)
     networks.sort(key=lambda source: source.role != "teacher")  # the others are compared with it
@@ -104,7 +306,8 @@ def bench(
         Exporter(threads=threads, timeout_s=settings.timeout_s) as make,
     ):
         workspace = Path(scratch)
-        load = _load_average()  # before the exports, which keep the machine busy themselves
+        # Before the exports, which keep the machine busy themselves.
+        load = load_average() if load is None else load
         plans = plan_rows(networks, settings, workspace / "exports", make=make)
         plans += extra(networks, workspace) if extra else []
         peaks = _peaks(plans, settings)
@@ -114,13 +317,9 @@ def bench(
         report = _recommending(replace(report, load_average=load), limits)
         panel = compose(cases[0], _outputs(networks, measured), networks[0].mask)
         report = replace(report, panel=panel.to_dict())
-        subtitle = _subtitle(report)
-        files: dict[str, Path] = {}
-        if out is not None:
-            pictures = _figures(report, cases, measured)
-            drawing = partial(draw, panel, subtitle=subtitle)
-            files = write_report(report, out, drawing, pictures)
-    return Benchmark(report=report, panel=panel, subtitle=subtitle, files=files)
+        pictures = tuple(_figures(report, cases, measured))
+    done = Benchmark(report=report, panel=panel, pictures=pictures)
+    return done if out is None else replace(done, files=done.save(out))
 
 
 def _peaks(plans: Sequence[Plan], settings: BenchSettings) -> dict[str, Any]:
@@ -130,11 +329,6 @@ def _peaks(plans: Sequence[Plan], settings: BenchSettings) -> dict[str, Any]:
     runtimes = dict.fromkeys(plan.row.runtime for plan in plans if plan.source is not None)
     threads = settings.threads or available_threads()
     return measure_peaks(list(runtimes), threads=threads, seconds=settings.peaks_s)
-
-
-def _load_average() -> float | None:
-    """Processes that wanted a CPU in the last minute, on average."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def _check_cases(cases: Sequence[Case], source: Source) -> None:

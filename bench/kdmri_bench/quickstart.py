@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdmri_bench.benchmark import Benchmark, bench
+from kdmri_bench.benchmark import Benchmark, measure_networks
 from kdmri_bench.planning.settings import BenchSettings
 from kdmri_bench.planning.testdata import TestData
 from kdmri_edge.data.case import make_case
@@ -69,4 +69,4 @@ def quickstart(out: Path, recipe: DistillRecipe, settings: BenchSettings) -> Qui
     )["test"]
     cases = tuple(make_case(volume, mask) for volume in volumes)
     data = TestData(cases=cases, split=PHANTOM, statement=_STATEMENT)
-    return Quickstart(run, bench(run, data, settings, out=out / "bench"))
+    return Quickstart(run, measure_networks(run, data, settings, out=out / "bench"))

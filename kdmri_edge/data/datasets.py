@@ -27,7 +27,7 @@ from kdmri_edge.data.formats.registry import (
     stem_of,
     suffix_of,
 )
-from kdmri_edge.data.phantom.volumes import phantom_set
+from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.data.sources import dataset_of, parse_name, split_dataset
 from kdmri_edge.data.volume import Volume
@@ -388,19 +388,35 @@ def find_parts(folder: Path, *, contrast: str | None = None, split: str | None =
     return Parts(split=chosen, **parts)
 
 
-def phantom_parts(seed: int, volumes: int, *, slices: int, matrix: int) -> dict[str, list[Volume]]:
-    """Draw phantom volumes; the last fifth validates and tests, at least one volume each."""
-    drawn = []
-    with progress("Drawing phantoms", volumes) as advance:
-        for volume in phantom_set(seed, volumes, slices=slices, matrix=matrix):
-            drawn.append(volume)
-            advance(1)
+def phantom_parts(
+    seed: int,
+    volumes: int,
+    *,
+    slices: int,
+    matrix: int,
+    wanted: Sequence[str] = ("train", "validation", "test"),
+) -> dict[str, list[Volume]]:
+    """Draw phantom volumes; the last fifth validates and tests, at least one volume each.
+
+    Args:
+        seed: of the heads.
+        volumes: how many there are in all parts together.
+        slices: of each volume.
+        matrix: side of the images.
+        wanted: the parts to draw; a volume is the same whichever others are drawn.
+    """
     held = max(1, volumes // 10)
-    return {
-        "train": drawn[: -2 * held],
-        "validation": drawn[-2 * held : -held],
-        "test": drawn[-held:],
-    }
+    starts = {"train": 0, "validation": volumes - 2 * held, "test": volumes - held}
+    ends = {"train": volumes - 2 * held, "validation": volumes - held, "test": volumes}
+    numbers = {part: range(starts[part], ends[part]) for part in wanted}
+    parts: dict[str, list[Volume]] = {part: [] for part in wanted}
+    with progress("Drawing phantoms", sum(map(len, numbers.values()))) as advance:
+        for part, indices in numbers.items():
+            for index in indices:
+                volume = phantom_volume(seed, slices=slices, matrix=matrix, index=index)
+                parts[part].append(volume)
+                advance(1)
+    return parts
 
 
 _NAMES = ("ATTRIBUTION.txt", "LICENSE.txt", "LICENSE", "LICENSE.md", "LICENCE", "LICENCE.txt")

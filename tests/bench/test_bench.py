@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from kdmri_bench.benchmark import Benchmark, bench
+from kdmri_bench.benchmark import Benchmark, measure_networks
 from kdmri_bench.commands.bench import bench as command
 from kdmri_bench.commands.select import select
 from kdmri_bench.measuring.measure import measure
@@ -50,7 +50,7 @@ def run(
 @pytest.fixture(scope="module")
 def done(run: Run, cases: list[Case], tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
     settings = replace(QUICK, plain_export=True)
-    return bench(run, cases, settings, out=tmp_path_factory.mktemp("out"))
+    return measure_networks(run, cases, settings, out=tmp_path_factory.mktemp("out"))
 
 
 def measured(report: Report) -> list[Row]:
@@ -102,7 +102,7 @@ def test_integers_are_measured_as_integers(run: Run, cases: list[Case], tmp_path
     copy = Run(shutil.copytree(run.path, tmp_path / "run"))
     (copy.path / "teacher.safetensors").unlink()
     settings = replace(QUICK, samples=1, warmup=0, precisions=(Precision.INT8,))
-    rows = measured(bench(copy, cases, settings).report)[1:]
+    rows = measured(measure_networks(copy, cases, settings).report)[1:]
     assert {row.runtime for row in rows} == {"TorchScript", "ONNX Runtime", "OpenVINO"}
     for row in rows:
         assert row.session is not None
@@ -162,7 +162,7 @@ def test_exports_are_kept_and_made_again_only_when_stale(
     # One altered file makes that bundle worthless; the others are as good as before.
     target.write_bytes(b"damaged")
     settings = replace(QUICK, samples=1, warmup=0)
-    report = bench(copy, cases, settings).report
+    report = measure_networks(copy, cases, settings).report
     assert len(measured(report)) > 4
     after = {path: path.stat().st_mtime_ns for path in graphs}
     changed = {path.parent.name for path in graphs if after[path] != before[path][0]}
@@ -404,7 +404,7 @@ def test_cases_that_do_not_fit_are_refused(run: Run, cases: list[Case], kind: st
     small = make_case(phantom_volume(1, slices=2, matrix=24), variable_density_lines(24, 2))
     wrong = {"none": [], "size": [small], "double": [cases[0], cases[0]]}[kind]
     with pytest.raises((BenchError, MaskError)):
-        bench([from_checkpoint(run.weights("student"))], wrong, QUICK)
+        measure_networks([from_checkpoint(run.weights("student"))], wrong, QUICK)
 
 
 def test_the_mean_of_several_slices_counts_the_kept_ones(run: Run, cases: list[Case]) -> None:

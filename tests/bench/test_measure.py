@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdmri_bench.benchmark import bench
+from kdmri_bench.benchmark import measure_networks
 from kdmri_bench.measuring.measure import Measured, measure
 from kdmri_bench.planning.rows import Plan
 from kdmri_bench.planning.settings import BenchSettings
@@ -138,7 +138,9 @@ def test_the_report_is_written_whatever_crashes(
     ]  # fmt: skip
     monkeypatch.setattr("kdmri_bench.benchmark.plan_rows", lambda *_, **__: plans)
     settings = BenchSettings(threads=1, warmup=0, samples=5)
-    files = bench(sources, cases, settings, out=tmp_path / "out", worker="stand_in").files
+    files = measure_networks(
+        sources, cases, settings, out=tmp_path / "out", worker="stand_in"
+    ).files
     report = read_report(files["json"])
     assert [row.status for row in report.rows[1:]] == [
         Status.FAILED, Status.MEASURED if survivor else Status.FAILED,

@@ -133,16 +133,18 @@ def test_unknown_keys_of_a_later_minor_version_are_passed_over(report: Report) -
     assert Report.from_dict(value).to_dict() == report.to_dict()
 
 
-def test_a_failure_leaves_the_earlier_report(report: Report, tmp_path: Path) -> None:
-    write_report(report, tmp_path, lambda path: path.write_bytes(b"first"))
+def test_a_failure_leaves_the_earlier_report(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_report(report, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def fail(path: Path) -> None:
-        path.write_bytes(b"half")
+    def fail(*_: object) -> str:
         raise RuntimeError("crash while drawing")
 
+    monkeypatch.setattr("kdmri_bench.reporting.report.build", fail)
     with pytest.raises(RuntimeError):
-        write_report(replace(report, statement="second"), tmp_path, fail)
+        write_report(replace(report, statement="second"), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -15,6 +15,9 @@ from kdmri_edge.errors import BenchError
 
 __all__ = ["bench"]
 
+# The second spellings are those of version 0.1.
+_PRECISIONS = ["fp32", "fp16", "bf16", "int8", "f32", "f16"]
+
 
 @click.command()
 @click.argument("sources", nargs=-1, type=click.Path(path_type=Path))
@@ -34,8 +37,9 @@ __all__ = ["bench"]
 )  # fmt: skip
 @click.option("--threads", type=int, help="Threads of every runtime.  [default: all CPUs]")
 @click.option(
-    "--precision", "precisions", multiple=True, type=click.Choice(["f32", "f16", "bf16", "int8"]),
-    help="Measure this precision; may be repeated.  [default: f32, bf16, int8]",
+    "--precision", "precisions", multiple=True, type=click.Choice(_PRECISIONS),
+    metavar="fp32|fp16|bf16|int8",
+    help="Measure this precision; may be repeated.  [default: fp32, bf16, int8]",
 )  # fmt: skip
 @click.option(
     "--quick/--full", "quick", default=True, show_default="quick",
@@ -114,12 +118,11 @@ def bench(
         sys.exit(compare_files(*compare, as_json=as_json))
     if data is None:
         raise click.UsageError("Missing option '--data': the folder of the test volumes.")
+    from kdmri_bench.benchmark import benchmark
     from kdmri_bench.planning.settings import FULL, QUICK, USUAL, Precision
-    from kdmri_bench.planning.sources import gather
-    from kdmri_bench.planning.testdata import choose_files, load_cases, run_split
-    from kdmri_edge.distillation.run_folder import Run, newest_run
+    from kdmri_bench.reporting.figures import seen_lines
+    from kdmri_edge.distillation.run_folder import newest_run
     from kdmri_edge.utils.console import say
-    from kdmri_edge.utils.files import check_writable
 
     limits = read_limits(max_latency, max_memory, max_loss)
     mode = QUICK if quick else FULL
@@ -133,7 +136,7 @@ def bench(
     settings = replace(
         mode,
         threads=threads,
-        precisions=tuple(Precision(p) for p in precisions) or USUAL,
+        precisions=tuple(Precision.of(name) for name in precisions) or USUAL,
         plain_export=with_plain_export,
         every_way=not usual_only,
         seconds=mode.seconds if samples is None else None,
@@ -142,25 +145,16 @@ def bench(
     if not sources:
         sources = (newest_run().path,)
         say(f"Measuring the newest run, {sources[0]}.")
-    networks = gather(sources)
-    runs = [Run(path) for path in sources if (path / "run.json").is_file()]
-    own = run_split(runs[0].meta) if len(runs) == 1 else None
-    first = networks[0]
-    files, split = choose_files(data, contrast=contrast, subjects=_list(subjects), own=own)
-    out = out or (runs[0].path / "bench" if len(runs) == 1 else Path("kdmri-bench"))
-    check_writable(out)
-    loaded = load_cases(
-        files,
-        mask=first.mask,
-        matrix=first.matrix,
-        spec=first.spec,
-        split=split,
+    runs = [path for path in sources if (path / "run.json").is_file()]
+    done = benchmark(
+        sources,
+        data,
+        contrast=contrast,
+        subjects=_list(subjects),
+        settings=settings,
+        limits=limits,
+        out=out or (runs[0] / "bench" if len(runs) == 1 else Path("kdmri-bench")),
     )
-
-    from kdmri_bench.benchmark import bench as measure
-    from kdmri_bench.reporting.figures import seen_lines
-
-    done = measure(networks, loaded, settings, out=out, limits=limits)
     if as_json:
         for line in seen_lines(done.report):
             say(f"Warning: {line}")

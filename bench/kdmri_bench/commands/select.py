@@ -26,8 +26,8 @@ def select(
 ) -> None:
     """Pick the smallest variant of a report that keeps your limits.
 
-    REPORT is a report.json of `kdmri-edge bench`, or its folder: by default ./kdmri-bench; that of
-    `bench RUN` is RUN/bench. Of the networks that keep all
+    REPORT is a report.json of `kdmri-edge bench`, its folder, or a run that was measured: by
+    default ./kdmri-bench. Of the networks that keep all
     limits the one with the fewest parameters is taken, in its fastest way of running. Without any
     limit the report's own are used, which gives the variant that the report recommends. If none
     keeps them, the exit code is 1 and each variant says what it misses.
@@ -40,7 +40,7 @@ def select(
     from kdmri_bench.reporting.selection import as_dict, lines
     from kdmri_bench.results.select import choose, limits_of
 
-    found = read_report(report / "report.json" if report.is_dir() else report)
+    found = read_report(report)
     limits = read_limits(max_latency, max_memory, max_loss) or limits_of(found)
     choice = choose(found, limits)
     if as_json:

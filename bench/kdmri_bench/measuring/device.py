@@ -27,6 +27,7 @@ __all__ = [
     "Resident",
     "absent",
     "governor",
+    "load_average",
     "open_nvml",
     "rapl_reason",
     "resident",
@@ -220,6 +221,11 @@ def governor(path: Path = _GOVERNOR) -> str | None:
         return path.read_text(encoding="ascii").strip() or None
     except OSError:
         return None
+
+
+def load_average() -> float | None:
+    """Return how many processes wanted a CPU in the last minute; None where that is unknown."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def absent() -> list[str]:

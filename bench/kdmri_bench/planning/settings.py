@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from kdmri_edge.errors import BenchError
+from kdmri_edge.runtime.targets import PRECISIONS
 
 __all__ = ["FULL", "QUICK", "USUAL", "BenchSettings", "Precision", "available_threads"]
 
@@ -19,6 +20,20 @@ class Precision(StrEnum):
     F16 = "f16"
     BF16 = "bf16"
     INT8 = "int8"
+
+    @classmethod
+    def of(cls, name: str) -> Precision:
+        """Return the precision that users write as fp32, fp16, bf16 or int8 (f32 and f16 too).
+
+        Raises:
+            BenchError: there is none of that name.
+        """
+        try:
+            return cls(PRECISIONS.get(name, name))
+        except ValueError:
+            raise BenchError(
+                f"There is no precision {name!r}.", f"Give one of {', '.join(PRECISIONS)}."
+            ) from None
 
 
 USUAL: Final = (Precision.F32, Precision.BF16, Precision.INT8)
@@ -95,7 +110,7 @@ class BenchSettings:
             raise BenchError(f"A timeout of {self.timeout_s:g} s is too short.", "Give more.")
         if not self.precisions:
             raise BenchError(
-                "No precision is to be measured.", "Give --precision f32, bf16 or int8."
+                "No precision is to be measured.", "Give --precision fp32, bf16 or int8."
             )
 
     @property

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from kdmri_bench.planning.testdata import check_same_input
 from kdmri_edge.distillation.run_folder import ROLES, Run
@@ -16,7 +17,17 @@ from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.bundle import MANIFEST, open_bundle
 
-__all__ = ["Source", "from_bundle", "from_checkpoint", "from_run", "gather"]
+__all__ = [
+    "HasPath",
+    "Networks",
+    "Source",
+    "check_comparable",
+    "from_bundle",
+    "from_checkpoint",
+    "from_run",
+    "gather",
+    "runs_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +60,22 @@ class Source:
     def hashes(self) -> frozenset[str]:
         """SHA-256 of the volumes that it was trained on."""
         return frozenset(str(item["sha256"]) for item in self.training.get("data") or ())
+
+
+class HasPath(Protocol):
+    """Whatever the library hands out for something on the disk: a run, a checkpoint, a bundle."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        ...
+
+
+Named = str | os.PathLike[str] | HasPath | Source
+"""A run, a checkpoint, a bundle or a folder of bundles, by its path or as the object that the
+library gave; the name of a shipped network; or a network that is described already."""
+
+Networks = Named | Sequence[Named]
 
 
 def _source(meta: Mapping[str, Any], origin: Path, error: type[CheckpointError | BundleError],
@@ -104,12 +131,40 @@ def from_run(run: Run) -> list[Source]:
     return [from_checkpoint(run.weights(role), exports=run.exports_dir) for role in roles]
 
 
-def gather(paths: Sequence[Path]) -> list[Source]:
+def _listed(networks: Networks) -> list[Named]:
+    if isinstance(networks, str) or not isinstance(networks, Sequence):
+        return [networks]
+    return list(networks)
+
+
+def _path(network: Named) -> Path | None:
+    """Return where a network lies, None for one that is described or shipped."""
+    if isinstance(network, Source):
+        return None
+    if not isinstance(network, str | os.PathLike):
+        return network.path
+    return None if is_reference(str(network)) else Path(network)
+
+
+def runs_of(networks: Networks) -> list[Run]:
+    """Return the runs that networks are or come from, each once: their split is to be kept to."""
+    folders = []
+    for network in _listed(networks):
+        path = _path(network)
+        if path is None:
+            continue
+        exported = path.parent.name == "exports"
+        near = (path, path.parent.parent if exported else path.parent)
+        folders += [folder for folder in near if (folder / "run.json").is_file()][:1]
+    return [Run(folder) for folder in dict.fromkeys(folders)]
+
+
+def gather(networks: Networks) -> list[Source]:
     """Describe whatever the user named, and give every network a name of its own.
 
     Args:
-        paths: run folders, checkpoints, bundles, folders of bundles, or references to shipped
-            networks (PRESET@PLACE).
+        networks: run folders, checkpoints, bundles, folders of bundles, or references to shipped
+            networks (PRESET@PLACE), one or several.
 
     Returns:
         One source per network; several bundles of one network are one source.
@@ -119,9 +174,12 @@ def gather(paths: Sequence[Path]) -> list[Source]:
             were named together.
     """
     found: list[Source] = []
-    for path in paths:
-        if is_reference(str(path)):
-            found.append(from_checkpoint(resolve(str(path))))
+    for network in _listed(networks):
+        path = _path(network)
+        if isinstance(network, Source):
+            found.append(network)
+        elif path is None:
+            found.append(from_checkpoint(resolve(str(network))))
         elif path.is_file():
             found.append(from_checkpoint(path))
         elif (path / "run.json").is_file():

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kdmri_edge.data.case import Case, Undersampling
-from kdmri_edge.data.datasets import Split, VolumeFile, find_volumes, split_for
+from kdmri_edge.data.datasets import Split, VolumeFile, find_volumes, phantom_parts, split_for
 from kdmri_edge.data.formats.registry import read_volume
 from kdmri_edge.data.resample import to_matrix
+from kdmri_edge.data.volume import Volume
+from kdmri_edge.distillation.recipe import load_recipe
+from kdmri_edge.distillation.request import PHANTOM, Settings
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError
 from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.masks import Mask
@@ -19,10 +24,12 @@ from kdmri_edge.utils.console import progress
 __all__ = [
     "MEASURED",
     "RETROSPECTIVE",
+    "Data",
     "TestData",
     "check_same_input",
     "choose_files",
     "load_cases",
+    "load_data",
     "run_split",
 ]
 
@@ -54,6 +61,10 @@ class TestData:
     cases: tuple[Case, ...]
     split: str | None
     statement: str
+
+
+Data = str | os.PathLike[str] | TestData | Iterable[Case | Volume]
+"""Folder of volumes or one file, "phantom", volumes that were read, or cases."""
 
 
 def run_split(meta: Mapping[str, Any]) -> Split | None:
@@ -166,15 +177,100 @@ def load_cases(
         DataError: a volume is unreadable or below the matrix.
         MaskError: the mask is of another size.
     """
+    volumes = (read_volume(file.path) for file in files)
+    return _cases(volumes, len(files), mask=mask, matrix=matrix, spec=spec, split=split)
+
+
+def _cases(
+    volumes: Iterable[Volume],
+    count: int,
+    *,
+    mask: Mask,
+    matrix: int,
+    spec: ModelSpec,
+    split: str | None,
+) -> TestData:
+    """Bring volumes to the matrix one at a time, and undersample them."""
     cases, measured = [], []
     undersampled = Undersampling(spec, mask, matrix, _SEED)
-    with progress("Reading test volumes", len(files)) as advance:
-        for file in files:
-            volume = to_matrix(read_volume(file.path), matrix)
+    with progress("Reading test volumes", count) as advance:
+        for volume in volumes:
+            cases.append(undersampled.case(to_matrix(volume, matrix)))
             measured.append(volume.measured)
-            cases.append(undersampled.case(volume))
             advance(1)
     return TestData(cases=tuple(cases), split=split, statement=_statement(spec, measured))
+
+
+def load_data(
+    data: Data,
+    *,
+    mask: Mask,
+    matrix: int,
+    spec: ModelSpec,
+    runs: Sequence[Run] = (),
+    contrast: str | None = None,
+    subjects: Sequence[str] = (),
+) -> TestData:
+    """Turn whatever the user gave into test volumes for a network.
+
+    Args:
+        data: See `Data`.
+        mask: The network's.
+        matrix: Side of its images.
+        spec: Its architecture.
+        runs: That the measured networks come from; the split of a single one is kept to.
+        contrast: Keep only this contrast of a folder.
+        subjects: Take exactly these subjects of a folder; see `choose_files`.
+
+    Raises:
+        BenchError: No volume, or subjects that are not there.
+        DataError: A volume is unreadable or below the matrix.
+        MaskError: The mask is of another size.
+    """
+    run = runs[0] if len(runs) == 1 else None
+    wanted: dict[str, Any] = {"mask": mask, "matrix": matrix, "spec": spec}
+    if isinstance(data, TestData):
+        return data
+    if data == PHANTOM:
+        return _phantom(run, **wanted)
+    if isinstance(data, str | os.PathLike):
+        own = run_split(run.meta) if run is not None else None
+        files, split = choose_files(Path(data), contrast=contrast, subjects=subjects, own=own)
+        return load_cases(files, split=split, **wanted)
+    given = list(data)
+    cases = [item for item in given if isinstance(item, Case)]
+    if len(cases) == len(given):
+        statement = _statement(spec, [False])
+        return TestData(cases=tuple(cases), split=None, statement=statement)
+    volumes = [item for item in given if isinstance(item, Volume)]
+    if len(volumes) < len(given):
+        raise BenchError(
+            "Test data are volumes or cases, and some of these are neither.",
+            "Give a folder, or what `kdmri_edge.read` returns for volumes.",
+        )
+    return _cases(volumes, len(volumes), split=None, **wanted)
+
+
+_PHANTOM_STATEMENT = "A procedural phantom (retrospective, single-coil, zero-phase k-space)."
+
+
+def _phantom(run: Run | None, *, mask: Mask, matrix: int, spec: ModelSpec) -> TestData:
+    """Draw the test volumes of a run on the phantom; for other networks those of the quickstart."""
+    recipe = load_recipe("quickstart")
+    split = None
+    if run is not None:
+        settings = Settings.from_dict(run.meta.get("settings", {}))
+        if settings.data == PHANTOM:
+            recipe, split = settings.recipe, PHANTOM
+    volumes = phantom_parts(
+        recipe.seed,
+        recipe.phantom_volumes,
+        slices=recipe.phantom_slices,
+        matrix=matrix,
+        wanted=["test"],
+    )["test"]
+    drawn = _cases(volumes, len(volumes), mask=mask, matrix=matrix, spec=spec, split=split)
+    return replace(drawn, statement=_PHANTOM_STATEMENT) if spec.channels == 1 else drawn
 
 
 def _statement(spec: ModelSpec, measured: Sequence[bool]) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kdmri_bench.reporting.page.build import build
 from kdmri_bench.reporting.page.images import Figure
@@ -28,6 +28,9 @@ CSV_COLUMNS = (
     "slices_per_s_batch_32", "gpu_peak_bytes", "joules_per_slice", "fraction_of_peak",
     "psnr_to_teacher_db", "psnr_to_teacher_low_db", "psnr_to_teacher_high_db", "recommended",
 )  # fmt: skip
+
+
+REPORT: Final = "report.json"
 
 
 def csv_rows(report: Report) -> list[dict[str, Any]]:
@@ -113,7 +116,7 @@ def _measures(values: Any) -> dict[str, Any]:
 def write_report(
     report: Report,
     out: Path,
-    draw: Callable[[Path], None] | None = None,
+    picture: bytes | None = None,
     figures: Sequence[Figure] = (),
 ) -> dict[str, Path]:
     """Write the report's files; earlier ones are replaced only when all new ones are complete.
@@ -121,27 +124,27 @@ def write_report(
     Args:
         report: what to write.
         out: the folder.
-        draw: writes the panel as PNG to the path that it is given; None for no panel.
+        picture: the comparison of networks as a PNG file; None for no picture.
         figures: slices to be looked at in the page.
 
     Returns:
-        The files by kind: "html", "md", "csv", "json", and "panel" where it is drawn.
+        The files by kind: "html", "md", "csv", "json", and "panel" where there is a picture.
 
     Raises:
         OutputError: the folder cannot be written to, or the disk is full.
     """
     names = {kind: f"report.{kind}" for kind in ("html", "md", "csv", "json")}
-    if draw is not None:
+    if picture is not None:
         names = {"panel": "panel.png", **names}
     with contextlib.ExitStack() as stack:
         paths = {kind: stack.enter_context(atomic_path(out / name)) for kind, name in names.items()}
-        if draw is not None:
-            draw(paths["panel"])
+        if picture is not None:
+            paths["panel"].write_bytes(picture)
         with paths["csv"].open("w", encoding="utf-8", newline="") as stream:
             table = csv.DictWriter(stream, CSV_COLUMNS, lineterminator="\n")
             table.writeheader()
             table.writerows(csv_rows(report))
-        paths["html"].write_text(build(report, figures), encoding="utf-8")
+        paths["html"].write_text(build(report, figures, picture), encoding="utf-8")
         paths["md"].write_text(markdown_report(report), encoding="utf-8")
         text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         paths["json"].write_text(text + "\n", encoding="utf-8")
@@ -151,9 +154,15 @@ def write_report(
 def read_report(path: Path) -> Report:
     """Read a report.json.
 
+    Args:
+        path: the file, its folder, or a run that was benchmarked (RUN/bench/report.json).
+
     Raises:
         BenchError: missing or damaged file, or a newer schema.
     """
+    if path.is_dir():
+        places = (path / REPORT, path / "bench" / REPORT)
+        path = next((place for place in places if place.is_file()), places[0])
     value = read_json(path, BenchError)
     if not isinstance(value, dict):
         raise BenchError(f"{path} is not a report.", "Give a report.json of `kdmri-edge bench`.")

@@ -27,6 +27,7 @@ __all__ = [
     "markdown_details",
     "markdown_report",
     "markdown_table",
+    "plain_table",
     "print_table",
     "recommendation",
 ]
@@ -50,6 +51,17 @@ def print_table(report: Report, console: Console) -> None:
         _line(console, recommendation(report), "bold")
     if not wide:
         _line(console, f"Left out here, in report.csv: {', '.join(SECONDARY)}.", "dim")
+
+
+def plain_table(report: Report, width: int | None = None) -> str:
+    """Return what `print_table` prints as plain text; None leaves room for the whole table."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    stream = StringIO()
+    print_table(report, Console(file=stream, width=width or FULL_WIDTH, color_system=None))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
 def _line(console: Console, text: str, style: str | None = None) -> None:

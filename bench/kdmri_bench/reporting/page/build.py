@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
@@ -25,15 +27,16 @@ from kdmri_bench.results.repeatability import expected
 from kdmri_bench.results.schema import Report, Row, Status
 from kdmri_bench.results.select import choose, limits_of, recommended_row
 
-__all__ = ["build"]
+__all__ = ["build", "fragment"]
 
 
-def build(report: Report, figures: Sequence[Figure] = ()) -> str:
+def build(report: Report, figures: Sequence[Figure] = (), picture: bytes | None = None) -> str:
     """Return the report as one HTML document that loads nothing.
 
     Args:
         report: what was measured.
         figures: slices to be looked at, see `images.figures`.
+        picture: the comparison of networks as a PNG file.
     """
     date = str(report.provenance.get("time_utc", ""))[:10]
     title = f"Reconstruction benchmark, {report.mask.get('name', 'mask')}, {date}"
@@ -43,6 +46,7 @@ def build(report: Report, figures: Sequence[Figure] = ()) -> str:
             "<main>",
             _summary(report),
             _pareto(report),
+            _picture(report, picture),
             _table(report),
             _missing(report),
             _histograms(report),
@@ -58,6 +62,39 @@ def build(report: Report, figures: Sequence[Figure] = ()) -> str:
         f'<title>{escape(title)}</title><link rel="icon" href="data:,">'
         f"<style>{_asset('style.css')}</style></head>\n<body>{body}"
         f"<script>{_asset('sort.js')}</script></body></html>\n"
+    )
+
+
+def fragment(report: Report, picture: bytes | None = None) -> str:
+    """Return recommendation, plot, table and picture as HTML to stand within another page.
+
+    Args:
+        report: what was measured.
+        picture: the comparison of networks as a PNG file.
+    """
+    body = "".join([_summary(report), _pareto(report), _picture(report, picture), _table(report)])
+    # The page's style must not reach what stands around it; old browsers show plain HTML.
+    style = _asset("style.css").replace(":root", ":scope").replace("body {", ":scope {", 1)
+    return (
+        f'<div class="kdmri-report"><style>@scope (.kdmri-report) {{{style}}}</style>{body}</div>'
+    )
+
+
+def _picture(report: Report, picture: bytes | None) -> str:
+    """Show the networks beside each other on the slice of median error."""
+    if picture is None:
+        return ""
+    shown = report.panel or {}
+    names = ", ".join(str(name) for name in shown.get("shown", ()))
+    alt = f"{names}; below, the sampling pattern and the residues"
+    data = base64.b64encode(picture).decode("ascii")
+    width, height = struct.unpack(">II", picture[16:24])  # a PNG begins with its size
+    return (
+        '<section id="picture"><h2>The networks side by side</h2><figure class="panel">'
+        f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}" width="{width}"'
+        f' height="{height}"><figcaption>The slice of'
+        f" median error of {escape(str(shown.get('volume', 'the first volume')))}; the same picture"
+        " is panel.png. Not for diagnosis.</figcaption></figure></section>"
     )
 
 
