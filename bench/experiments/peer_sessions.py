@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kdmri_edge.models.checkpoint import load_reconstructor
+from kdmri_edge.models.dccnn import DCCNN
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.physics.consistency import apply_fft
 from kdmri_edge.physics.operators import Form
@@ -21,21 +22,25 @@ from kdmri_export.targets.onnx import OPSET, quiet
 __all__ = ["open_peer", "plain_network", "write_onnx"]
 
 
-def _plain_consistency(
-    x: Tensor,
-    x_u: Tensor,
-    operator: Tensor,
-    gain: float,
-    form: str,
-    maps: Tensor | None = None,
-) -> Tensor:
-    """Data consistency as published code has it: torch.fft over both axes."""
-    return apply_fft(x, x_u, operator, gain)
+class _PlainDCCNN(DCCNN):
+    """The network with data consistency as published code has it: torch.fft over both axes."""
+
+    def cascade(
+        self, number: int, x: Tensor, x_u: Tensor, operator: Tensor, maps: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Compute one cascade; see `DCCNN.cascade`."""
+        correction, tapped = self.cascades[number](x)
+        if self.spec.residual:
+            correction = x + correction
+        return apply_fft(correction, x_u, operator, self.gain), tapped
 
 
 def _made_plain(reconstructor: Reconstructor, matrix: int) -> None:
     reconstructor.operator = reconstructor.operator.expand(matrix, matrix).contiguous()
-    reconstructor.model.consistency = _plain_consistency
+    plain = _PlainDCCNN(reconstructor.spec)
+    plain.load_state_dict(reconstructor.model.state_dict())
+    plain.form = reconstructor.form
+    reconstructor.model = plain.to(reconstructor.operator.device).eval()
 
 
 def plain_network(checkpoint: Path, matrix: int) -> Reconstructor:

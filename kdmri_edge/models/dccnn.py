@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from torch import Tensor, nn
 
 from kdmri_edge.errors import ModelError
@@ -12,39 +10,7 @@ from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.consistency import data_consistency, gain, sense_consistency
 from kdmri_edge.physics.operators import Form
 
-__all__ = ["DCCNN", "Consistency"]
-
-
-class Consistency(Protocol):
-    """Data consistency as a network calls it: SENSE's where it is given maps."""
-
-    def __call__(
-        self,
-        x: Tensor,
-        x_u: Tensor,
-        operator: Tensor,
-        gain: float,
-        form: str,
-        maps: Tensor | None = None,
-    ) -> Tensor:
-        """Return x'."""
-
-
-def _registered(
-    x: Tensor,
-    x_u: Tensor,
-    operator: Tensor,
-    gain: float,
-    form: str,
-    maps: Tensor | None = None,
-) -> Tensor:
-    """Call the custom op; a plain function, since the op itself cannot be copied with a module."""
-    result: Tensor = (
-        data_consistency(x, x_u, operator, gain, form)
-        if maps is None
-        else sense_consistency(x, x_u, maps, operator, gain, form)
-    )
-    return result
+__all__ = ["DCCNN"]
 
 
 class DCCNN(nn.Module):
@@ -57,7 +23,6 @@ class DCCNN(nn.Module):
         form: Which form of data consistency is computed; the operator given to `forward` must be
             made for it (`physics.consistency.operator_tensor`, with coils
             `physics.consistency.sense_operator_tensor`).
-        consistency: The data-consistency operator; exporters put a lowering of it here.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -65,7 +30,6 @@ class DCCNN(nn.Module):
         self.spec = spec
         self.form = Form.PROJECTION
         self.gain = gain(spec.noise_weight)
-        self.consistency: Consistency = _registered
         self.cascades = nn.ModuleList(ConvStack(spec, number) for number in range(spec.cascades))
 
     def features(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Features:
@@ -125,7 +89,11 @@ class DCCNN(nn.Module):
         correction, tapped = self.cascades[number](x)
         if self.spec.residual:
             correction = x + correction
-        x = self.consistency(correction, x_u, operator, self.gain, self.form.value, maps)
+        form = self.form.value
+        if maps is None:
+            x = data_consistency(correction, x_u, operator, self.gain, form)
+        else:
+            x = sense_consistency(correction, x_u, maps, operator, self.gain, form)
         return x, tapped
 
     def forward(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Tensor:

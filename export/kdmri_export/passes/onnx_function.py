@@ -8,47 +8,25 @@ functions: `runtime.backends.openvino_extension` tells it what the node means.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdmri_edge.errors import ExportError
-from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.physics.consistency import FORMULAS
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.backends.openvino_extension import NODE
 from kdmri_edge.utils.extras import require
 
-__all__ = ["INPUTS", "Formula", "add_function", "keep"]
+__all__ = ["INPUTS", "Formula", "add_function", "node"]
 
 INPUTS = ("x", "x_u", "operator")
-_OUTPUT = "consistent"
 _VERSION = 1
 _ATTRIBUTES = ("form", "gain")
 
 
-def keep(reconstructor: Reconstructor) -> Reconstructor:
-    """Return a copy whose data consistency the ONNX exporter writes as one node.
-
-    Raises:
-        ExportError: The network combines coils; there is no such node for SENSE.
-    """
-    if reconstructor.spec.coils:
-        raise ExportError(
-            "Networks that combine coils have no node for data consistency.",
-            "Leave --keep-op out: its operators are then written out.",
-        )
-    kept = copy.deepcopy(reconstructor)
-    if hasattr(kept.model, "consistency"):
-        kept.model.consistency = _node
-    return kept
-
-
-def _node(
-    x: Tensor, x_u: Tensor, operator: Tensor, gain: float, form: str, maps: Tensor | None = None
-) -> Tensor:
+def node(x: Tensor, x_u: Tensor, operator: Tensor, gain: float, form: str) -> Tensor:
+    """Return what the ONNX exporter writes as the node; the arguments of the operator."""
     made: Tensor = torch.onnx.ops.symbolic(
         "::".join(NODE),
         (x, x_u, operator),

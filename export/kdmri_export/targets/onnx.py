@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -14,15 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from kdmri_edge.models.reconstructor import Reconstructor
-from kdmri_edge.physics.consistency import gain
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.backends.onnxruntime import PRECISION_KEY
 from kdmri_edge.utils.extras import require
 from kdmri_export.passes.cast import DTYPES, cast_convolutions
-from kdmri_export.passes.data_consistency import lower
+from kdmri_export.passes.data_consistency import Lowering
 from kdmri_export.passes.narrow import decompose_narrow_convs
 from kdmri_export.passes.onnx_function import INPUTS as FUNCTION_INPUTS
-from kdmri_export.passes.onnx_function import Formula, add_function, keep
+from kdmri_export.passes.onnx_function import Formula, add_function
 from kdmri_export.passes.quantise import quantise_graph, ranges_of
 from kdmri_export.recipe import ExportRecipe
 
@@ -132,17 +132,19 @@ def to_model(
         further = {MAPS: example_maps(images, recipe)}
         shapes = _coil_shapes(batch, recipe)
     with torch.no_grad():
-        lowered = keep(reconstructor) if recipe.keep_op else lower(reconstructor)
+        lowered = copy.deepcopy(reconstructor)
         ranges = ranges_of(lowered) if recipe.quantised else {}
         if recipe.written in DTYPES:
             cast_convolutions(lowered, recipe.written)
         # The FFT form is the export that one gets without us.
         if narrow and reconstructor.form is not Form.FFT:
             decompose_narrow_convs(lowered)
-    model = _exported(lowered, shown, names, OUTPUT, shapes, further)
+    lowering = Lowering(keep=recipe.keep_op)
+    with lowering:
+        model = _exported(lowered, shown, names, OUTPUT, shapes, further)
     model.producer_name = "kdmri-edge"
     if recipe.keep_op:
-        formula = Formula(reconstructor.form, gain(reconstructor.spec.noise_weight))
+        formula = Formula(*lowering.only_call())
         # Two tensors: given the same one twice, the exporter would read one for both.
         parts = (images, images.clone(), reconstructor.operator)
         wide = (batch, batch, None) if recipe.dynamic else None

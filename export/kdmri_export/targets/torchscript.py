@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import warnings
 import zipfile
@@ -15,7 +16,7 @@ from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.backends.torchscript import silence_warnings
 from kdmri_export.passes.cast import DTYPES, cast_convolutions
-from kdmri_export.passes.data_consistency import lower
+from kdmri_export.passes.data_consistency import Lowering
 from kdmri_export.passes.integer import quantise_convolutions
 from kdmri_export.passes.narrow import decompose_narrow_convs
 from kdmri_export.passes.quantise import ranges_of
@@ -37,7 +38,7 @@ def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: Ex
         recipe: Gives precision and whether the mask is an input; a trace follows the batch and
             the number of coils by itself. For int8 the network needs its activation maxima.
     """
-    lowered = lower(reconstructor)
+    lowered = copy.deepcopy(reconstructor)
     if recipe.precision in DTYPES:
         cast_convolutions(lowered, recipe.precision)
     if recipe.quantised:
@@ -53,7 +54,7 @@ def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: Ex
     if reconstructor.spec.coils:
         shown["maps"] = example_maps(example, recipe)
     buffer = io.BytesIO()
-    with silence_warnings(), torch.no_grad():
+    with silence_warnings(), torch.no_grad(), Lowering():
         # The tracer points at the formulas' choices by shape: they are fixed for a graph.
         tracer_warning: type[Warning] = torch.jit.TracerWarning  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", category=tracer_warning)
