@@ -143,7 +143,7 @@ def to_model(
     with lowering:
         model = _exported(lowered, shown, names, OUTPUT, shapes, further)
     model.producer_name = "kdmri-edge"
-    if recipe.keep_op:
+    if lowering.keep and lowering.calls:  # a network may have no data consistency
         formula = Formula(*lowering.only_call())
         # Two tensors: given the same one twice, the exporter would read one for both.
         parts = (images, images.clone(), reconstructor.operator)
