@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 
 import pytest
@@ -67,11 +66,9 @@ def test_another_modules_calls_are_spelled_out_in_both_tracers(form: Form) -> No
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
             traced = torch.jit.trace(network, given, check_trace=False)
         assert not any("kdmri" in name for name in operators(program))
-        saved = io.BytesIO()
-        torch.jit.save(traced, saved)
         for made in (program.module()(*given), traced(*given)):
             torch.testing.assert_close(made, wanted, atol=1e-5, rtol=1e-5)
-    assert b"kdmri" not in saved.getvalue()
+    assert "kdmri" not in str(traced.inlined_graph)
     assert set(lowering.calls) == {(form, 1.0)}
     assert lowering.only_call() == (form, 1.0)
 
