@@ -68,7 +68,8 @@ def test_another_modules_calls_are_spelled_out_in_both_tracers(form: Form) -> No
         assert not any("kdmri" in name for name in operators(program))
         for made in (program.module()(*given), traced(*given)):
             torch.testing.assert_close(made, wanted, atol=1e-5, rtol=1e-5)
-    assert "kdmri" not in str(traced.inlined_graph)
+    called = {node.kind() for node in traced.inlined_graph.nodes()}
+    assert not any("kdmri" in kind for kind in called)
     assert set(lowering.calls) == {(form, 1.0)}
     assert lowering.only_call() == (form, 1.0)
 
