@@ -63,16 +63,21 @@ def _both(name: str, what: str, *assignments: str) -> tuple[Variant, Variant]:
     )
 
 
-_PUBLISHED = ("learning_rate=1e-3", "schedule=step", "warmup=0", "reparameterise_teacher=false")
+_PUBLISHED = (
+    "optim.learning_rate=1e-3",
+    "optim.schedule=step",
+    "optim.warmup=0",
+    "optim.reparameterise_teacher=false",
+)
 _ONE_STAGE = ("attention_steps=0", "imitation_steps=1")
-_NO_TEACHER = (*_ONE_STAGE, "alpha=1.0")
-_CASCADES = (*_ONE_STAGE, "imitation=cascades", "alpha=0.3333")
-_EARLY = (*_CASCADES, "imitation_until=0.35")
-_INHERIT = "inherit=true"
-_DILATION = "dilation=[1, 2, 1]"
+_NO_TEACHER = (*_ONE_STAGE, "distillation.alpha=1.0")
+_CASCADES = (*_ONE_STAGE, "distillation.imitation=cascades", "distillation.alpha=0.3333")
+_EARLY = (*_CASCADES, "distillation.imitation_until=0.35")
+_INHERIT = "distillation.inherit=true"
+_DILATION = "distillation.dilation=[1, 2, 1]"
 _EDGE = (*_EARLY, _INHERIT, _DILATION)
-_FALLING = "dilation=[1, 4, 1, 1, 3, 1, 1, 2, 1, 1, 2, 1, 1, 1, 1]"
-_RISING = "dilation=[1, 1, 1, 1, 2, 1, 1, 2, 1, 1, 3, 1, 1, 4, 1]"
+_FALLING = "distillation.dilation=[1, 4, 1, 1, 3, 1, 1, 2, 1, 1, 2, 1, 1, 1, 1]"
+_RISING = "distillation.dilation=[1, 1, 1, 1, 2, 1, 1, 2, 1, 1, 3, 1, 1, 4, 1]"
 VARIANTS: Final = (
     Variant(
         name="teacher-a",
@@ -84,11 +89,11 @@ VARIANTS: Final = (
     *_both(
         "single",
         "without re-parameterisation",
-        "reparameterise_teacher=false",
-        "reparameterise=false",
+        "optim.reparameterise_teacher=false",
+        "optim.reparameterise=false",
     ),
-    *_both("ema", "running average of the weights (0.998)", "ema=0.998"),
-    *_both("ssim", "L1 + SSIM", "loss=l1-ssim"),
+    *_both("ema", "running average of the weights (0.998)", "optim.ema=0.998"),
+    *_both("ssim", "L1 + SSIM", "optim.loss=l1-ssim"),
     _student("dilation", "no teacher: middle convolutions dilated by 2", *_NO_TEACHER, _DILATION),
     _student(
         "inherit",
@@ -98,29 +103,36 @@ VARIANTS: Final = (
     ),
     _student("inherit-dilation", "both, no imitation", *_NO_TEACHER, _INHERIT, _DILATION),
     _student("base", "KD-MRI: attention, then imitation of the last image"),
-    _student("relation", "relations of feature maps instead of attention", "transfer=relation"),
+    _student(
+        "relation",
+        "relations of feature maps instead of attention",
+        "distillation.transfer=relation",
+    ),
     _student("final", "imitation of the last image, no attention", *_ONE_STAGE),
     _student("cascades", "imitation after every cascade", *_CASCADES),
     _student("early", "the same in the first 35 % of the steps only", *_EARLY),
     _student("early-inherit", "and the teacher's first and last convolutions", *_EARLY, _INHERIT),
     _student("edge", "and middle convolutions dilated by 2", *_EDGE),
-    _student("edge-late", "that, imitating to the end", *_EDGE, "imitation_until=1.0"),
-    _student("edge-131", "that, dilation 1 3 1", *_EDGE, "dilation=[1, 3, 1]"),
-    _student("edge-221", "that, dilation 2 2 1", *_EDGE, "dilation=[2, 2, 1]"),
+    _student("edge-late", "that, imitating to the end", *_EDGE, "distillation.imitation_until=1.0"),
+    _student("edge-131", "that, dilation 1 3 1", *_EDGE, "distillation.dilation=[1, 3, 1]"),
+    _student("edge-221", "that, dilation 2 2 1", *_EDGE, "distillation.dilation=[2, 2, 1]"),
     _student(
         "edge-bridge",
         "that, middle convolution fitted to the teacher's three (bridged)",
         *_EDGE,
-        "bridge=true",
+        "distillation.bridge=true",
     ),
     _student("edge-falling", "that, middle dilation 4 3 2 2 1 by cascade", *_EDGE, _FALLING),
     _student("edge-rising", "that, middle dilation 1 2 2 3 4 by cascade", *_EDGE, _RISING),
-    _student("edge-ssim", "that, L1 + SSIM", *_EDGE, "loss=l1-ssim"),
-    _student("edge-ema", "that, running average of the weights (0.998)", *_EDGE, "ema=0.998"),
+    _student("edge-ssim", "that, L1 + SSIM", *_EDGE, "optim.loss=l1-ssim"),
+    _student("edge-ema", "that, running average of the weights (0.998)", *_EDGE, "optim.ema=0.998"),
     _student(
-        "edge-masks", "that, a quarter of the imitation on other masks", *_EDGE, "other_masks=0.25"
+        "edge-masks",
+        "that, a quarter of the imitation on other masks",
+        *_EDGE,
+        "batches.other_masks=0.25",
     ),
-    _student("edge-noise", "that, noise of up to 1 % on its inputs", *_EDGE, "noise=0.01"),
+    _student("edge-noise", "that, noise of up to 1 % on its inputs", *_EDGE, "batches.noise=0.01"),
     _student(
         "edge-joint",
         "that, from a teacher trained jointly for a third of the steps (SFT)",

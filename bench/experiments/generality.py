@@ -1,7 +1,7 @@
 """What it costs to serve any mask: `python -m experiments.generality`.
 
-Networks trained for one mask and networks trained over masks (`--set masks=lines`) are run on the
-same test volumes under masks that none of them was trained with, and under the fixed ones' own. The
+Networks trained for one mask and networks trained over masks (`--set batches.masks=lines`) are run
+on the same test volumes under masks that none of them was trained with, and under the fixed ones' own. The
 mask reaches a network through its projection matrix alone; the weights stay as they are.
 """
 
@@ -19,6 +19,7 @@ from kdmri_bench.measuring.quality import volume_rows
 from kdmri_bench.planning.testdata import check_same_input, load_cases
 from kdmri_bench.reproduce.work import STATEMENT, reconstruct
 from kdmri_edge.data.datasets import attribution_of, find_parts
+from kdmri_edge.distillation.recipe import recipe_value
 from kdmri_edge.errors import BenchError
 from kdmri_edge.models.checkpoint import read_checkpoint_meta
 from kdmri_edge.models.shipped import resolve_weights
@@ -110,7 +111,7 @@ def compare(
 
 def _for_one_mask(meta: Mapping[str, Any]) -> bool:
     """Tell whether a checkpoint was trained for its own mask alone."""
-    return bool(meta["training"].get("recipe", {}).get("masks", "own") == "own")
+    return bool(recipe_value(meta["training"].get("recipe", {}), "batches.masks", "own") == "own")
 
 
 def _means(rows: list[dict[str, Any]]) -> dict[str, float]:

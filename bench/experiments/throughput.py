@@ -73,7 +73,9 @@ def _ours(network_name: str, steps: int, folder: Path, recipe: DistillRecipe) ->
             name=f"stage-{next(number)}",
             title="stage loop",
             steps=steps,
-            criterion=lambda features, batch: distance(recipe.loss, features.output, batch.target),
+            criterion=lambda features, batch: distance(
+                recipe.optim.loss, features.output, batch.target
+            ),
         )
         train(network, stage, context)
 
@@ -132,8 +134,13 @@ def measure(network_name: str = "dccnn-d3c5", *, rounds: int = 5, steps: int = 8
     recipe = DistillRecipe(name="throughput", validate_every=10**9, checkpoint_every=10**9)
     if torch.cuda.is_available():  # where a turn's first steps are recorded, the rest replayed
         steps = max(steps, _LEAST_ON_GPU)
-    strips = recipe.batch * recipe.strip / _MATRIX * (1 - recipe.whole_slices)
-    whole = max(1, round(recipe.batch * recipe.strip / _MATRIX)) * recipe.whole_slices
+    strips = (
+        recipe.batches.size * recipe.batches.strip / _MATRIX * (1 - recipe.batches.whole_slices)
+    )
+    whole = (
+        max(1, round(recipe.batches.size * recipe.batches.strip / _MATRIX))
+        * recipe.batches.whole_slices
+    )
     plain_steps = max(1, steps // 4)
     with tempfile.TemporaryDirectory() as folder:
         fabric, ours = _ours(network_name, steps, Path(folder), recipe)

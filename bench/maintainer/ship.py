@@ -22,6 +22,7 @@ from kdmri_bench.measuring.quality import summary, volume_rows
 from kdmri_bench.planning.testdata import load_cases
 from kdmri_bench.reproduce.work import reconstruct
 from kdmri_edge.data.datasets import find_parts
+from kdmri_edge.distillation.recipe import recipe_value
 from kdmri_edge.errors import BenchError
 from kdmri_edge.models.checkpoint import (
     MAXIMA,
@@ -89,7 +90,7 @@ def entry(checkpoint: Path, data: Path, split: str, file: str) -> tuple[str, dic
         "spec": spec.to_dict(),
         "parameters": spec.parameters,
         "mask": mask.name,
-        "masks": training["recipe"].get("masks", "own"),
+        "masks": recipe_value(training["recipe"], "batches.masks", "own"),
         "nominal_acceleration": mask.nominal_acceleration,
         "effective_acceleration": mask.effective_acceleration,
         "matrix": meta["matrix"],

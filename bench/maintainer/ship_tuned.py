@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from experiments.script import Script
-from kdmri_edge.distillation.recipe import Quantise
+from kdmri_edge.distillation.recipe import Quantize
 from kdmri_edge.distillation.run_folder import Run, open_run, tuned_place
 from kdmri_edge.errors import BenchError
 from kdmri_edge.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -70,7 +70,7 @@ def ship_tuned(runs: Sequence[Path], place: str, root: Path = WEIGHTS) -> list[P
 
 def _tuned(run: Run) -> list[tuple[str, Path]]:
     """Return the finished copies of a run, with the kind of their integers."""
-    kinds = [str(kind) for kind in Quantise if kind is not Quantise.NONE]
+    kinds = [str(kind) for kind in Quantize if kind is not Quantize.NONE]
     found = [(kind, run.tuned(kind)) for kind in kinds if run.tuned(kind).is_file()]
     if not found:
         raise BenchError(f"Run {run.path} tuned nothing for int8.", "Use distill --quantize.")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdmri_edge.distillation.recipe import recipe_value
 from kdmri_edge.errors import ExportError
 from kdmri_edge.models.checkpoint import load_reconstructor, read_checkpoint_meta
 from kdmri_edge.models.reconstructor import Reconstructor
@@ -151,7 +152,7 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
 def _check_kind(reconstructor: Reconstructor, meta: dict[str, Any], recipe: ExportRecipe) -> None:
     """Refuse a copy that was tuned for the other kind of integers: it would round otherwise."""
     wanted = "int8-signed" if recipe.signed else "int8"
-    tuned = dict(meta["training"].get("recipe") or {}).get("quantise", wanted)
+    tuned = recipe_value(meta["training"].get("recipe") or {}, "qat.quantize", wanted)
     if reconstructor.ranges and tuned != wanted:
         raise ExportError(
             f"This network was tuned for {tuned}, and target {recipe.target!r} rounds as {wanted}.",

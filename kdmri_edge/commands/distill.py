@@ -81,7 +81,14 @@ __all__ = ["distill"]
     "assignments",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change one key of the recipe; may be repeated.",
+    help="Change one key of the recipe, e.g. optim.learning_rate=1e-3; may be repeated."
+    " --list-keys shows the keys.",
+)
+@click.option(
+    "--list-keys",
+    is_flag=True,
+    help="Print the recipe with all of its keys, what they mean and what they may be, and stop."
+    " What is printed is itself a recipe file.",
 )
 @click.option(
     "--baseline/--no-baseline",
@@ -116,6 +123,7 @@ def distill(
     /,
     out: Path | None,
     resume: bool,
+    list_keys: bool,
     accelerator: str,
     devices: int,
     num_nodes: int,
@@ -134,6 +142,7 @@ def distill(
       kdmri-edge distill --acceleration 4 --recipe quickstart --out runs/try
       kdmri-edge distill --data brains/ --mask masks.json:mrbrain_4x --out runs/brain
       kdmri-edge distill --resume --out runs/brain
+      kdmri-edge distill --list-keys --recipe edge > mine.toml
       kdmri-edge distill --data brains/ --teacher dccnn-d5c5-sense --student dccnn-d3c5-sense
       kdmri-edge distill --data brains/ --teacher runs/brain/teacher.safetensors
       kdmri-edge distill --resume --out runs/brain --quantize int8
@@ -143,10 +152,15 @@ def distill(
     from kdmri_edge.distillation.start import start
     from kdmri_edge.utils.console import say
 
-    if resume and out is None:
-        raise click.UsageError("--resume needs --out, the run to go on with.")
     # Defaults of this command are those of a new run: a resumed one keeps what it was begun with.
     named = {name: value for name, value in options.items() if _is_named(ctx, name)}
+    if list_keys:
+        from kdmri_edge.utils.config import as_toml
+
+        click.echo(as_toml(Request(**named).chosen_recipe()), nl=False)
+        return
+    if resume and out is None:
+        raise click.UsageError("--resume needs --out, the run to go on with.")
     run = start(
         Request(**named),
         out,

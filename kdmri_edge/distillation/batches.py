@@ -97,7 +97,7 @@ def step_noise(largest: float, *, seed: int, step: int) -> float:
     """Draw the strength of a step's noise, uniformly up to the largest; the same everywhere.
 
     Args:
-        largest: What `DistillRecipe.noise` says; 0 gives 0.
+        largest: What `recipe.Batches.noise` says; 0 gives 0.
         seed: The recipe's.
         step: Step of the network.
 
@@ -214,7 +214,11 @@ def batch_size(recipe: DistillRecipe, width: int, *, whole: bool) -> int:
         width: Readout columns W of a slice.
         whole: For steps on whole slices, which get about as many pixels as those on strips.
     """
-    return max(1, round(recipe.batch * min(recipe.strip, width) / width)) if whole else recipe.batch
+    return (
+        max(1, round(recipe.batches.size * min(recipe.batches.strip, width) / width))
+        if whole
+        else recipe.batches.size
+    )
 
 
 def draw(
@@ -249,7 +253,7 @@ def draw(
         their sensitivities [B / world, coils, 2, H, W], cut and mirrored alike.
     """
     count, _, width = slices.target.shape
-    columns = width if whole else min(recipe.strip, width)
+    columns = width if whole else min(recipe.batches.strip, width)
     batch = batch_size(recipe, width, whole=whole)
     random = np.random.default_rng([recipe.seed, step])
     chosen = random.integers(0, count, batch)

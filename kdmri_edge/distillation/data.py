@@ -129,6 +129,6 @@ def gather(settings: Settings) -> TrainingData:
 def _simulation(undersampled: Undersampling, settings: Settings) -> dict[str, Any]:
     """What was added to magnitudes; masks that are drawn anew meet the images without noise."""
     record = undersampled.record
-    if record and settings.recipe.masks is Masks.LINES:
+    if record and settings.recipe.batches.masks is Masks.LINES:
         return {"simulation": {**record["simulation"], "noise": [0.0, 0.0]}}
     return record

@@ -54,16 +54,18 @@ def rate(recipe: DistillRecipe, step: int, steps: int) -> float:
         step: Step within the stage, from 0.
         steps: Steps of the stage.
     """
-    warmup = min(recipe.warmup, steps // 4)
+    warmup = min(recipe.optim.warmup, steps // 4)
     if step < warmup:
-        return recipe.learning_rate * (step + 1) / warmup
-    if recipe.schedule is Schedule.CONSTANT:
-        return recipe.learning_rate
-    if recipe.schedule is Schedule.STEP:
-        return recipe.learning_rate * 0.1 ** sum(step >= steps * part for part in _MILESTONES)
+        return recipe.optim.learning_rate * (step + 1) / warmup
+    if recipe.optim.schedule is Schedule.CONSTANT:
+        return recipe.optim.learning_rate
+    if recipe.optim.schedule is Schedule.STEP:
+        return recipe.optim.learning_rate * 0.1 ** sum(step >= steps * part for part in _MILESTONES)
     done = (step - warmup) / max(1, steps - warmup)
     course = 0.5 * (1 + math.cos(math.pi * done))
-    return recipe.learning_rate * (recipe.final_rate + (1 - recipe.final_rate) * course)
+    return recipe.optim.learning_rate * (
+        recipe.optim.final_rate + (1 - recipe.optim.final_rate) * course
+    )
 
 
 def thinned(cases: Sequence[Case], slices: int) -> list[Case]:
@@ -145,7 +147,7 @@ class TrainStep:
         self._stage, self._context = stage, context
         # This process's shards of the batch; their gradients are averaged here, the processes' by
         # DDP.
-        self._own = max(1, context.recipe.shards // context.fabric.world_size)
+        self._own = max(1, context.recipe.batches.shards // context.fabric.world_size)
         # Noise needs the targets undersampled anew, also with the run's own mask.
         self._projection = None
         if stage.noise:
@@ -193,7 +195,7 @@ class TrainStep:
         recipe, fabric = context.recipe, context.fabric
         number = stage.first + step
         operator, projection = context.operator, self._projection
-        if recipe.masks is Masks.LINES or sees_other_mask(
+        if recipe.batches.masks is Masks.LINES or sees_other_mask(
             stage.other_masks, seed=recipe.seed, step=number
         ):
             height = context.slices.target.shape[1]
@@ -210,8 +212,9 @@ class TrainStep:
                 context.slices,
                 recipe,
                 step=number,
-                whole=not context.strips or step >= round(stage.steps * (1 - recipe.whole_slices)),
-                flip=context.strips and recipe.flip,
+                whole=not context.strips
+                or step >= round(stage.steps * (1 - recipe.batches.whole_slices)),
+                flip=context.strips and recipe.batches.flip,
                 rank=fabric.global_rank * self._own + shard,
                 world=fabric.world_size * self._own,
                 projection=projection,
@@ -242,7 +245,7 @@ class TrainStep:
                 fabric.backward(loss)
             total += loss.detach()
         parameters = [p for group in self._optimiser.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self._context.recipe.clip)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self._context.recipe.optim.clip)
         return total, norm
 
     def _update(self) -> None:
@@ -264,7 +267,7 @@ class TrainStep:
             raise KdmriError(
                 f"The loss of stage {self._stage.name!r} became {value:g} (gradient"
                 f" {float(norm):g}) at step {step + 1}.",
-                "Lower the learning rate, e.g. --set learning_rate=1e-3, or check the data.",
+                "Lower the learning rate, e.g. --set optim.learning_rate=1e-3, or check the data.",
             )
         return value
 
@@ -303,7 +306,7 @@ def train(network: Network | Joint, stage: Stage, context: TrainContext) -> None
     record = recorder(context)
     # One that a GPU takes its steps with alone, as recording wants it.
     alone = {"fused": True, "capturable": True} if record is not None else {}
-    optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, **alone)  # type: ignore[arg-type]
+    optimiser = torch.optim.Adam(network.parameters(), lr=recipe.optim.learning_rate, **alone)  # type: ignore[arg-type]
     average = WeightAverage(network, stage.ema) if stage.ema else None
     state_file = context.folder / f"{stage.name}.safetensors"
     done = load_state(state_file, network, optimiser, context.key, average)

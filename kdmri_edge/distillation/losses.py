@@ -194,10 +194,10 @@ def joint_criterion(recipe: DistillRecipe) -> Criterion:
     """Return the loss of joint training: the teacher's, and the mean of the mixed chains'."""
 
     def loss(features: Features, batch: Batch) -> Tensor:
-        own = distance(recipe.loss, features.output, batch.target)
+        own = distance(recipe.optim.loss, features.output, batch.target)
         chains = [
-            recipe.alpha * distance(recipe.loss, end, batch.target)
-            + (1 - recipe.alpha) * distance(recipe.loss, end, features.output)
+            recipe.distillation.alpha * distance(recipe.optim.loss, end, batch.target)
+            + (1 - recipe.distillation.alpha) * distance(recipe.optim.loss, end, features.output)
             for end in features.cascade_outputs
         ]
         return own + torch.stack(chains).mean()
@@ -230,7 +230,9 @@ class DistillationLoss:
     def attention(self, student: Features, batch: Batch) -> Tensor:
         """Return the loss of attention transfer, or of what the recipe transfers in its place."""
         chosen = {Transfer.ATTENTION: attention_transfer, Transfer.RELATION: relation_transfer}
-        transfer = chosen[self._recipe.transfer](student.attention, self._features(batch).attention)
+        transfer = chosen[self._recipe.distillation.transfer](
+            student.attention, self._features(batch).attention
+        )
         # The second term is zero. It gives the convolutions behind the last tap a gradient, for
         # which distributed training would wait in vain.
         return transfer + 0 * student.output.float().sum()
@@ -238,8 +240,10 @@ class DistillationLoss:
     def imitation(self, student: Features, batch: Batch) -> Tensor:
         """Return the loss of reconstruction and, in the first part of the stage, of imitation."""
         recipe = self._recipe
-        reconstruction = distance(recipe.loss, student.output, batch.target)
-        if batch.progress >= recipe.imitation_until:
+        reconstruction = distance(recipe.optim.loss, student.output, batch.target)
+        if batch.progress >= recipe.distillation.imitation_until:
             return reconstruction
-        gap = imitation(recipe.imitation, recipe.loss, student, self._features(batch))
-        return recipe.alpha * reconstruction + (1 - recipe.alpha) * gap
+        gap = imitation(
+            recipe.distillation.imitation, recipe.optim.loss, student, self._features(batch)
+        )
+        return recipe.distillation.alpha * reconstruction + (1 - recipe.distillation.alpha) * gap

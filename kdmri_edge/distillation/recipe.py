@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
@@ -12,21 +12,29 @@ from typing import Any, Final
 from kdmri_edge.errors import RecipeError
 from kdmri_edge.models.specs import Kind
 from kdmri_edge.registry import Registry
-from kdmri_edge.utils.config import build, override, read_toml
+from kdmri_edge.utils.config import build, nested, override, plain, read_toml, rename
+from kdmri_edge.utils.console import say
 
 __all__ = [
+    "FORMER_KEYS",
     "LOSSES",
+    "Batches",
     "DistillRecipe",
+    "Distillation",
     "ImageLoss",
     "Imitation",
     "Masks",
+    "Optim",
     "Precision",
-    "Quantise",
+    "Qat",
+    "Quantize",
     "Schedule",
     "Transfer",
     "default_recipe",
+    "former_key",
     "load_recipe",
     "overridden",
+    "recipe_value",
     "shipped",
 ]
 
@@ -88,7 +96,7 @@ class Masks(StrEnum):
     LINES = "lines"
 
 
-class Quantise(StrEnum):
+class Quantize(StrEnum):
     """Whether the student is tuned with the rounding of its int8 export, and of which one.
 
     INT8 is that of CPUs (unsigned behind ReLUs), INT8_SIGNED that of TensorRT.
@@ -122,80 +130,24 @@ def _range(default: Any, minimum: float | None = None, maximum: float | None = N
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DistillRecipe:
-    """Settings of a distillation.
-
-    The plain student gets as many optimiser steps as the distilled one in all its stages.
+class Optim:
+    """How weights are optimised, of teacher and students alike.
 
     Attributes:
-        name: What to call it.
-        teacher_steps: Optimiser steps of the teacher.
-        joint_steps: Steps in which teacher and student are trained together before the rest of
-            either's steps: chains that begin with cascades of the teacher and end with the
-            student's, each taught by the image and by the teacher
-            (`distillation.losses`; SFT-KD-Recon, MIDL 2023). They count as steps of both, and
-            the student goes on from them, whatever `inherit` and `bridge` say.
-        attention_steps: Steps of attention transfer.
-        transfer: What that transfers.
-        imitation_steps: Steps of reconstruction and imitation.
-        batch: Strips per step, over all processes.
-        shards: Equal parts of the batch whose gradients are computed one after the other and
-            averaged. The result does not depend on how many processes share them, to the last bit
-            where their number is a power of two; it also bounds memory. With 1, as many as there
-            are processes.
-        strip: Readout columns of a strip; data consistency on it is exact.
-        whole_slices: Last fraction of each stage that sees whole slices instead of strips (as many
-            pixels per step), since the convolutions see a false edge at a strip's border.
-        learning_rate: Peak rate of Adam.
-        schedule: Course of the rate after the warm-up.
+        learning_rate: Peak learning rate of Adam.
+        schedule: Course of the learning rate after the warm-up.
         warmup: Steps of linear warm-up.
-        final_rate: Rate at the end of a cosine, as a fraction of the peak.
-        clip: Largest norm of the gradient.
-        ema: Decay of the running average of the weights that each network ends with; 0 keeps the
-            last weights.
-        loss: Distance used for reconstruction and imitation, a name of `LOSSES`.
-        alpha: Weight of reconstruction; 1 - alpha is imitation's.
-        imitation: Which images are imitated.
-        imitation_until: First part of the stage of imitation in which the student imitates; then it
-            learns from the reconstruction loss alone. A small network that must follow its teacher
-            to the end is held back from what it could reach by itself.
-        other_masks: Part of the steps of the stage of imitation that see another line mask each;
-            while the student imitates, also with the teacher's images of what that samples.
-        noise: Largest standard deviation of the noise that is added to what the stage of imitation
-            samples, relative to a slice's scale, drawn anew at every step (`distillation.batches`);
-            while the student imitates, with the teacher's images of that. The targets stay clean.
-        dilation: Dilation of the student's convolutions, for all cascades alike or cascade by
-            cascade; empty leaves the preset's.
-        inherit: Start the student with the teacher's first and last convolutions of each cascade.
-        bridge: Start it with all but its middle convolution from the teacher, and that one fitted
-            to what it replaces (`models.initialisation`); it takes seconds, and no optimiser step.
-        reparameterise: Train both students with parallel branches that are folded into their
+        final_rate: Learning rate at the end of a cosine, as a fraction of the peak.
+        clip: Largest norm of the gradient; a longer one is scaled to it.
+        ema: Decay per step of the running average of the weights that each network ends with; 0
+            keeps the last weights.
+        loss: Distance between images that is minimised, of reconstruction and of imitation; a
+            name of `LOSSES`.
+        reparameterise: Train both students with parallel branches that are fused into their
             convolutions when they are saved (`models.reparameterisation`).
         reparameterise_teacher: The same for the teacher.
-        quantise: Tune a copy of the finished student with int8 rounding
-            (`quantisation.fake_quantisation`).
-        quantise_steps: Optimiser steps of that, on whole slices, against the float student.
-        quantise_rate: Its peak learning rate, as a fraction of `learning_rate`.
-        masks: Which masks the networks are trained for (`distillation.batches`).
-        flip: Mirror strips along readout at random (line masks only).
-        precision: Arithmetic of the convolutions.
-        seed: Seed of weights and batches.
-        validate_every: Steps between validations.
-        checkpoint_every: Steps between checkpoints to resume from.
-        phantom_volumes: Training volumes that are made when the data is the phantom.
-        phantom_slices: Slices of each of these.
     """
 
-    name: str
-    teacher_steps: int = _range(4000, 0)
-    joint_steps: int = _range(0, 0)
-    attention_steps: int = _range(1000, 0)
-    transfer: Transfer = Transfer.ATTENTION
-    imitation_steps: int = _range(3000, 1)
-    batch: int = _range(8, 1)
-    shards: int = _range(1, 1)
-    strip: int = _range(60, 8)
-    whole_slices: float = _range(0.25, 0.0, 1.0)
     learning_rate: float = _range(2e-3, 1e-8, 1.0)
     schedule: Schedule = Schedule.COSINE
     warmup: int = _range(100, 0)
@@ -203,27 +155,8 @@ class DistillRecipe:
     clip: float = _range(1.0, 1e-6)
     ema: float = _range(0.0, 0.0, 0.99999)
     loss: str = "l1"
-    alpha: float = _range(0.5, 0.0, 1.0)
-    imitation: Imitation = Imitation.FINAL
-    imitation_until: float = _range(1.0, 0.0, 1.0)
-    other_masks: float = _range(0.0, 0.0, 1.0)
-    noise: float = _range(0.0, 0.0, 1.0)
-    dilation: tuple[int, ...] = ()
-    inherit: bool = False
-    bridge: bool = False
     reparameterise: bool = False
     reparameterise_teacher: bool = False
-    quantise: Quantise = Quantise.NONE
-    quantise_steps: int = _range(100, 1)
-    quantise_rate: float = _range(0.2, 1e-6, 1.0)
-    masks: Masks = Masks.OWN
-    flip: bool = True
-    precision: Precision = Precision.AUTO
-    seed: int = _range(0, 0)
-    validate_every: int = _range(500, 1)
-    checkpoint_every: int = _range(250, 1)
-    phantom_volumes: int = _range(24, 3)
-    phantom_slices: int = _range(16, 1)
 
     def __post_init__(self) -> None:
         """Check the loss, which may be another package's.
@@ -233,29 +166,251 @@ class DistillRecipe:
         """
         LOSSES.named(self.loss)
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batches:
+    """What a step trains on.
+
+    Attributes:
+        size: Strips per step, over all processes.
+        shards: Equal parts of the batch whose gradients are computed one after the other and
+            averaged. The result does not depend on how many processes share them, to the last bit
+            where their number is a power of two; more shards need less memory. With 1, as many as
+            there are processes.
+        strip: Readout columns of a strip; data consistency on it is exact.
+        whole_slices: Last fraction of each stage that sees whole slices instead of strips (as many
+            pixels per step), since the convolutions see a false edge at a strip's border.
+        flip: Mirror strips along readout at random (line masks only).
+        masks: Which masks the networks are trained for: the run's own, or another line mask at
+            every step.
+        other_masks: Fraction of the steps of the imitation stage that see another line mask each;
+            while the student imitates, also with the teacher's images of what that samples.
+        noise: Largest standard deviation of the noise that is added to what the imitation stage
+            samples, relative to a slice's scale, with a new strength at every step; the targets
+            stay clean.
+    """
+
+    size: int = _range(8, 1)
+    shards: int = _range(1, 1)
+    strip: int = _range(60, 8)
+    whole_slices: float = _range(0.25, 0.0, 1.0)
+    flip: bool = True
+    masks: Masks = Masks.OWN
+    other_masks: float = _range(0.0, 0.0, 1.0)
+    noise: float = _range(0.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Distillation:
+    """How the student learns from its teacher, and what it starts from.
+
+    Attributes:
+        transfer: What attention_steps transfer of the activations.
+        alpha: Weight of the reconstruction loss; 1 - alpha is that of the imitation loss.
+        imitation: Which images of the teacher are imitated: the last, or each cascade's.
+        imitation_until: First fraction of the imitation stage in which the student imitates; then
+            it learns from the reconstruction loss alone. A small network that must follow its
+            teacher to the end is held back from what it could reach by itself.
+        dilation: Dilation of the student's convolutions in pixels, for all cascades alike or
+            cascade by cascade; empty leaves the preset's.
+        inherit: Start the student with the teacher's first and last convolutions of each cascade.
+        bridge: Start it with all but its middle convolution from the teacher, and that one fitted
+            to the convolutions that it replaces (`models.initialisation`), in seconds.
+    """
+
+    transfer: Transfer = Transfer.ATTENTION
+    alpha: float = _range(0.5, 0.0, 1.0)
+    imitation: Imitation = Imitation.FINAL
+    imitation_until: float = _range(1.0, 0.0, 1.0)
+    dilation: tuple[int, ...] = ()
+    inherit: bool = False
+    bridge: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Qat:
+    """Quantisation-aware training of a copy of the finished student (`quantisation.tuning`).
+
+    Attributes:
+        quantize: Rounding that the copy is tuned with: that of int8 exports for CPUs, or of those
+            for TensorRT (int8-signed).
+        steps: Optimiser steps, on whole slices, against the float student.
+        rate: Peak learning rate, as a fraction of optim.learning_rate.
+    """
+
+    quantize: Quantize = Quantize.NONE
+    steps: int = _range(100, 1)
+    rate: float = _range(0.2, 1e-6, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillRecipe:
+    """Settings of a distillation.
+
+    The plain student gets as many optimiser steps as the distilled one in all its stages.
+
+    Attributes:
+        name: What to call the recipe.
+        teacher_steps: Optimiser steps of the teacher.
+        joint_steps: Optimiser steps in which teacher and student are trained together first
+            (SFT-KD-Recon, MIDL 2023; `distillation.losses`). They count as steps of both, and the
+            student goes on from them, whatever `inherit` and `bridge` say.
+        attention_steps: Optimiser steps of attention transfer.
+        imitation_steps: Optimiser steps of reconstruction and imitation.
+        precision: Arithmetic of the convolutions; auto is bf16 where the device has it.
+        seed: Seed of weights and batches.
+        validate_every: Steps between validations.
+        checkpoint_every: Steps between checkpoints to resume from.
+        phantom_volumes: Volumes that are made when the data is the phantom.
+        phantom_slices: Slices of each of these.
+        optim: How weights are optimised.
+        batches: What a step trains on.
+        distillation: How the student learns from its teacher.
+        qat: Quantisation-aware training of a copy of the student.
+    """
+
+    name: str
+    teacher_steps: int = _range(4000, 0)
+    joint_steps: int = _range(0, 0)
+    attention_steps: int = _range(1000, 0)
+    imitation_steps: int = _range(3000, 1)
+    precision: Precision = Precision.AUTO
+    seed: int = _range(0, 0)
+    validate_every: int = _range(500, 1)
+    checkpoint_every: int = _range(250, 1)
+    phantom_volumes: int = _range(24, 3)
+    phantom_slices: int = _range(16, 1)
+    optim: Optim = field(default_factory=Optim)
+    batches: Batches = field(default_factory=Batches)
+    distillation: Distillation = field(default_factory=Distillation)
+    qat: Qat = field(default_factory=Qat)
+
     @property
     def student_steps(self) -> int:
         """Optimiser steps of the distilled student, and so of the plain one."""
         return self.joint_steps + self.attention_steps + self.imitation_steps
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {k: _plain(v) for k, v in asdict(self).items()}
+        """Return plain JSON values, a table for each group."""
+        return nested(plain(self))
+
+    def flat(self) -> dict[str, Any]:
+        """Return plain JSON values by the keys of version 0.1, which had no groups.
+
+        Fingerprints of runs are made of these, so that runs of that version can be resumed.
+        """
+        return {former_key(key): value for key, value in plain(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str) -> DistillRecipe:
         """Build and check a recipe.
 
+        Args:
+            values: By key, in tables or flat, by today's names or those of version 0.1.
+            source: What to call their origin in messages.
+
         Raises:
             RecipeError: Unknown key, wrong type or value out of range.
         """
-        return build(cls, values, source)
+        renamed, _ = rename(cls, values, FORMER_KEYS, source)
+        return build(cls, renamed, source, other_words=_OTHER_WORDS, listing=LISTING)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, StrEnum):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
+FORMER_KEYS: Final = {
+    **{
+        key: f"optim.{key}"
+        for key in (
+            "learning_rate",
+            "schedule",
+            "warmup",
+            "final_rate",
+            "clip",
+            "ema",
+            "loss",
+            "reparameterise",
+            "reparameterise_teacher",
+        )
+    },
+    "batch": "batches.size",
+    **{
+        key: f"batches.{key}"
+        for key in ("shards", "strip", "whole_slices", "flip", "masks", "other_masks", "noise")
+    },
+    **{
+        key: f"distillation.{key}"
+        for key in (
+            "transfer",
+            "alpha",
+            "imitation",
+            "imitation_until",
+            "dilation",
+            "inherit",
+            "bridge",
+        )
+    },
+    "quantise": "qat.quantize",
+    "quantise_steps": "qat.steps",
+    "quantise_rate": "qat.rate",
+}
+"""Today's keys by those of version 0.1."""
+
+_TODAYS_KEYS: Final = {today: former for former, today in FORMER_KEYS.items()}
+
+
+def former_key(key: str) -> str:
+    """Return what version 0.1 calls a key."""
+    return _TODAYS_KEYS.get(key, key)
+
+
+LISTING: Final = "kdmri-edge distill --list-keys"
+"""Command that shows all keys of a recipe."""
+
+# What other programs call them.
+_OTHER_WORDS: Final = {
+    "lr": "optim.learning_rate",
+    "lr_scheduler": "optim.schedule",
+    "scheduler": "optim.schedule",
+    "warmup_steps": "optim.warmup",
+    "grad_clip": "optim.clip",
+    "gradient_clip_val": "optim.clip",
+    "criterion": "optim.loss",
+    "bs": "batches.size",
+    "batch_size": "batches.size",
+    "grad_accum": "batches.shards",
+    "patch_size": "batches.strip",
+    "crop": "batches.strip",
+    "augment": "batches.flip",
+    "epochs": "imitation_steps",
+    "steps": "imitation_steps",
+    "max_steps": "imitation_steps",
+    "iterations": "imitation_steps",
+    "teacher_epochs": "teacher_steps",
+    "dtype": "precision",
+    "amp": "precision",
+    "random_seed": "seed",
+    "val_every": "validate_every",
+    "save_every": "checkpoint_every",
+    "kd_weight": "distillation.alpha",
+    "quantize": "qat.quantize",
+    "quantization": "qat.quantize",
+    "quantize_steps": "qat.steps",
+    "quantize_rate": "qat.rate",
+}
+
+
+def recipe_value(stored: Mapping[str, Any], key: str, default: Any = None) -> Any:
+    """Return one value of a recipe as a file holds it, of this version or of 0.1.
+
+    Args:
+        stored: The recipe of a run.json or of a checkpoint.
+        key: Today's key, e.g. "qat.quantize".
+        default: What to return where the file says nothing.
+    """
+    group, _, name = key.rpartition(".")
+    table = stored.get(group, {}) if group else stored
+    if isinstance(table, Mapping) and name in table:
+        return table[name]
+    return stored.get(former_key(key), default)
 
 
 def shipped() -> list[str]:
@@ -288,9 +443,9 @@ def load_recipe(name_or_file: str, assignments: Iterable[str] = ()) -> DistillRe
                 f"There is no recipe {name_or_file!r}.",
                 f"Shipped ones are {', '.join(shipped())}; or give a TOML file.",
             )
-        values = {"name": path.stem, **read_toml(path)}
+        values = {"name": path.stem, **_todays(read_toml(path), str(path))}
         source = str(path)
-    return DistillRecipe.from_dict(override(values, assignments), source)
+    return overridden(DistillRecipe.from_dict(values, source), assignments)
 
 
 def overridden(recipe: DistillRecipe, assignments: Iterable[str]) -> DistillRecipe:
@@ -299,4 +454,14 @@ def overridden(recipe: DistillRecipe, assignments: Iterable[str]) -> DistillReci
     Raises:
         RecipeError: Unknown key or bad value.
     """
-    return DistillRecipe.from_dict(override(recipe.to_dict(), assignments), "--set")
+    changes = _todays(override({}, assignments), "--set")
+    return DistillRecipe.from_dict({**plain(recipe), **changes}, "--set")
+
+
+def _todays(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return what a user wrote by today's keys; say so where others were used."""
+    renamed, used = rename(DistillRecipe, values, FORMER_KEYS, source)
+    if used:
+        pairs = ", ".join(f"{old} is now {new}" for old, new in used.items())
+        say(f"Note: keys of {source} have new names, and still work: {pairs}.")
+    return renamed

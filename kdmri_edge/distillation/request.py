@@ -17,9 +17,10 @@ from typing import Any, Final
 from kdmri_edge.distillation.recipe import (
     DistillRecipe,
     Masks,
-    Quantise,
+    Quantize,
     Transfer,
     default_recipe,
+    former_key,
     load_recipe,
     overridden,
 )
@@ -30,6 +31,7 @@ from kdmri_edge.models.shipped import resolve_weights
 from kdmri_edge.models.specs import Kind, ModelSpec, preset
 from kdmri_edge.physics.espirit import CALIBRATION
 from kdmri_edge.physics.masks import MASK_FAMILIES, Mask, load_mask_option
+from kdmri_edge.utils.config import plain
 from kdmri_edge.utils.files import sha256_bytes
 
 __all__ = [
@@ -43,7 +45,7 @@ __all__ = [
 
 # How often a run reports or saves does not change its weights, so it may differ when resuming. Nor
 # does it change the float networks that a copy of the student is tuned for int8.
-_FREE = ("validate_every", "checkpoint_every", "quantise", "quantise_steps", "quantise_rate")
+_FREE = ("validate_every", "checkpoint_every", "qat.quantize", "qat.steps", "qat.rate")
 
 # Value of --data that stands for the embedded phantom.
 PHANTOM = "phantom"
@@ -100,7 +102,7 @@ class Settings:
         Raises:
             RecipeError: It does not suit the student's number of convolutions.
         """
-        dilation, convs = self.recipe.dilation, self.student_spec.convs
+        dilation, convs = self.recipe.distillation.dilation, self.student_spec.convs
         if dilation and self.student_place is None:
             if len(dilation) not in (convs, convs * self.student_spec.cascades):
                 raise RecipeError(
@@ -110,7 +112,7 @@ class Settings:
                     " cascade its own, or use recipe"
                     f" {default_recipe(self.student_spec.kind)!r}.",
                 )
-            spec = replace(self.student_spec, dilation=self.recipe.dilation)
+            spec = replace(self.student_spec, dilation=self.recipe.distillation.dilation)
             object.__setattr__(self, "student_spec", spec)
 
     @property
@@ -188,11 +190,12 @@ class Settings:
         value.pop("distilled")  # which networks come to be does not change the others' weights
         if self.student_spec.kind is Kind.VDSR:  # earlier versions drew other first weights
             value["first_weights"] = "He"
-        usual = DistillRecipe(name="").to_dict()
+        usual = DistillRecipe(name="").flat()
+        free = {former_key(key) for key in _FREE}
         value["recipe"] = {
             key: setting
-            for key, setting in self.recipe.to_dict().items()
-            if key not in _FREE and (key == "name" or setting != usual[key])
+            for key, setting in self.recipe.flat().items()
+            if key not in free and (key == "name" or setting != usual[key])
         }
         return sha256_bytes(json.dumps([value, sorted(hashes)], sort_keys=True).encode())
 
@@ -203,7 +206,7 @@ class Settings:
         volumes and the weights themselves.
         """
         mine, others = (
-            {**s.to_dict(), **s.recipe.to_dict(), "recipe": s.recipe.name} for s in (self, other)
+            {**s.to_dict(), **plain(s.recipe), "recipe": s.recipe.name} for s in (self, other)
         )
         free = {"data", "name", "distilled", *_FREE}
         if self.teacher_place is not None and other.teacher_place is not None:
@@ -275,9 +278,21 @@ class Request:
             teacher_spec=_spec("teacher", teacher),
             student=student,
             student_spec=student_spec,
-            recipe=self._recipe(default_recipe(student_spec.kind)),
+            recipe=self.chosen_recipe(),
             mask=self._mask(coils=student_spec.coils),
         )
+
+    def chosen_recipe(self) -> DistillRecipe:
+        """Return the recipe of a new run, with what was said about its keys.
+
+        Raises:
+            RecipeError: No such recipe, unknown key or bad value.
+            ModelError: The student, on which the default depends, does not exist.
+        """
+        if self.recipe is not None:
+            return self._recipe(self.recipe)
+        kind = _spec("student", str(self.student or "dccnn-d3c5")).kind
+        return self._recipe(default_recipe(kind))
 
     def resumed(self, out: Path) -> Settings:
         """Take the settings of the run in a folder; refuse what contradicts them.
@@ -310,7 +325,7 @@ class Request:
             teacher_spec=teacher_spec,
             student=student,
             student_spec=student_spec,
-            recipe=self._recipe(stored.recipe),
+            recipe=self._recipe(stored.recipe if self.recipe is None else self.recipe),
             mask=merged._mask(coils=student_spec.coils) if named & masks else stored.mask,
         )
         difference = stored.difference(asked)
@@ -363,12 +378,11 @@ class Request:
         _check_tuning(settings)
         return settings
 
-    def _recipe(self, usual: DistillRecipe | str) -> DistillRecipe:
-        """Return the recipe with what was said about its keys; `usual` where none was named."""
-        chosen = usual if self.recipe is None else self.recipe
+    def _recipe(self, chosen: DistillRecipe | str | Path) -> DistillRecipe:
+        """Return a recipe with what was said about its keys."""
         changes = self.assignments
         if self.quantize is not None:
-            changes = (*changes, f"quantise={self.quantize}")
+            changes = (*changes, f"qat.quantize={self.quantize}")
         if isinstance(chosen, DistillRecipe):
             return overridden(chosen, changes)
         return load_recipe(str(chosen), changes)
@@ -424,7 +438,7 @@ def _check_tuning(settings: Settings) -> None:
     """Refuse a finished student with which nothing, or too much, would be done."""
     if settings.student_place is None:
         return
-    if settings.recipe.quantise is Quantise.NONE:
+    if settings.recipe.qat.quantize is Quantize.NONE:
         raise ModelError(
             f"--student {settings.student} is trained already.",
             "Give a preset to train one, or --quantize int8 to tune this one.",
@@ -450,14 +464,14 @@ def check_sharding(settings: Settings, processes: int) -> None:
     from kdmri_edge.distillation.batches import batch_size, strips_allowed
 
     recipe, strips = settings.recipe, strips_allowed(settings.mask, settings.student_spec)
-    shards = max(recipe.shards, processes)
+    shards = max(recipe.batches.shards, processes)
     if shards % processes:
         raise RecipeError(
-            f"{recipe.shards} shards cannot be shared evenly by {processes} processes.",
-            f"Use --set shards={recipe.shards * processes}, or fewer processes.",
+            f"{recipe.batches.shards} shards cannot be shared evenly by {processes} processes.",
+            f"Use --set batches.shards={recipe.batches.shards * processes}, or fewer processes.",
         )
     kinds = {"strips": False} if strips else {}
-    if recipe.whole_slices > 0 or not strips or recipe.quantise is not Quantise.NONE:
+    if recipe.batches.whole_slices > 0 or not strips or recipe.qat.quantize is not Quantize.NONE:
         kinds["whole slices"] = True
     for kind, whole in kinds.items():
         batch = batch_size(recipe, settings.matrix, whole=whole)
@@ -465,7 +479,7 @@ def check_sharding(settings: Settings, processes: int) -> None:
             raise RecipeError(
                 f"A step on {batch} {kind} cannot be shared evenly by {processes} processes"
                 f" in {shards} shard(s).",
-                f"Use --set batch={_fitting(settings, kinds.values(), shards)}"
+                f"Use --set batches.size={_fitting(settings, kinds.values(), shards)}"
                 + (", or fewer processes." if processes > 1 else ", or fewer shards."),
             )
 
@@ -475,15 +489,19 @@ def _fitting(settings: Settings, kinds: Collection[bool], shards: int) -> int:
     from kdmri_edge.distillation.batches import batch_size
 
     recipe = settings.recipe
-    batches = (recipe.batch * n for n in range(1, shards * settings.matrix + 1))
+    batches = (recipe.batches.size * n for n in range(1, shards * settings.matrix + 1))
     return next(
         batch
         for batch in batches
         if not any(
-            batch_size(replace(recipe, batch=batch), settings.matrix, whole=whole) % shards
+            batch_size(_with_batch(recipe, batch), settings.matrix, whole=whole) % shards
             for whole in kinds
         )
     )
+
+
+def _with_batch(recipe: DistillRecipe, size: int) -> DistillRecipe:
+    return replace(recipe, batches=replace(recipe.batches, size=size))
 
 
 def check_settings(settings: Settings, processes: int) -> None:
@@ -510,16 +528,18 @@ def _check_masks(settings: Settings) -> None:
 
     recipe = settings.recipe
     lines = settings.mask.is_lines and settings.student_spec.kind is Kind.DCCNN
-    if recipe.noise > 0 and not lines:
+    if recipe.batches.noise > 0 and not lines:
         raise RecipeError(
-            f"Noise (noise={recipe.noise:g}) is added to lines that a mask samples, which this run"
-            " has none of.",
-            "Use --set noise=0, or a network with data consistency (DC-CNN) and a line mask.",
+            f"Noise (batches.noise={recipe.batches.noise:g}) is added to lines that a mask samples,"
+            " which this run has none of.",
+            "Use --set batches.noise=0, or a network with data consistency (DC-CNN) and a line"
+            " mask.",
         )
-    if recipe.masks is Masks.LINES:
-        key, without = "masks=lines", "masks=own"
-    elif recipe.other_masks > 0:
-        key, without = f"other_masks={recipe.other_masks:g}", "other_masks=0"
+    if recipe.batches.masks is Masks.LINES:
+        key, without = "batches.masks=lines", "batches.masks=own"
+    elif recipe.batches.other_masks > 0:
+        key = f"batches.other_masks={recipe.batches.other_masks:g}"
+        without = "batches.other_masks=0"
     else:
         return
     if settings.student_spec.kind is Kind.VDSR:
@@ -544,16 +564,16 @@ def _check_pair(settings: Settings) -> None:
     from kdmri_edge.models.initialisation import check_bridge, check_inherit
 
     recipe, teacher, student = settings.recipe, settings.teacher_spec, settings.student_spec
-    relates = recipe.attention_steps and recipe.transfer is Transfer.RELATION
+    relates = recipe.attention_steps and recipe.distillation.transfer is Transfer.RELATION
     if relates and teacher.width != student.width:
         raise RecipeError(
             f"The teacher has {teacher.width} feature maps, the student {student.width}; their"
             " relations cannot be compared.",
-            "Pair networks of equal width, or use --set transfer=attention.",
+            "Pair networks of equal width, or use --set distillation.transfer=attention.",
         )
-    if recipe.bridge:
+    if recipe.distillation.bridge:
         check_bridge(student, teacher)
-    elif recipe.inherit:
+    elif recipe.distillation.inherit:
         check_inherit(student, teacher)
     if not recipe.joint_steps:
         return

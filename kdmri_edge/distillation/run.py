@@ -20,7 +20,7 @@ from kdmri_edge.distillation.log import TrainingLog
 from kdmri_edge.distillation.loop import thinned, train, validation_psnr
 from kdmri_edge.distillation.losses import DistillationLoss, Joint
 from kdmri_edge.distillation.pretrained import pretrained_weights
-from kdmri_edge.distillation.recipe import Quantise
+from kdmri_edge.distillation.recipe import Quantize
 from kdmri_edge.distillation.request import Settings, check_settings
 from kdmri_edge.distillation.run_folder import RUN_FORMAT, Run, note_machine
 from kdmri_edge.distillation.stage_builders import (
@@ -48,10 +48,10 @@ from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.operators import choose_form
 from kdmri_edge.quantisation.tuning import (
     check_same_tuning,
-    noted,
     origin_of_copy,
     training_maxima,
     tune,
+    with_tuning,
 )
 from kdmri_edge.utils.console import say
 from kdmri_edge.utils.files import read_json, sweep, write_json
@@ -103,7 +103,7 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
             if settings.distilled:
                 teaching = DistillationLoss(fabric, settings.recipe, teacher)
                 student = work.student(teacher, teaching)
-                if settings.recipe.quantise is not Quantise.NONE:
+                if settings.recipe.qat.quantize is not Quantize.NONE:
                     work.quantised(student)
             work.close()
         finally:
@@ -151,7 +151,7 @@ class _Distillation:
             sweep(folder)
             if not known:
                 self._write("running", ran)
-            elif (meta := noted(self.run.meta, self.settings.recipe)) is not None:
+            elif (meta := with_tuning(self.run.meta, self.settings.recipe)) is not None:
                 write_json(self.run.path / "run.json", meta)
         self.context = TrainContext(
             fabric=self.fabric,
@@ -274,7 +274,7 @@ class _Distillation:
         stage = teacher_stage(self.settings)
         if self.settings.recipe.joint_steps:
             return self._jointly_trained(stage)
-        branches = _TEACHER_BRANCHES if self.settings.recipe.reparameterise_teacher else None
+        branches = _TEACHER_BRANCHES if self.settings.recipe.optim.reparameterise_teacher else None
         return self._from_scratch("teacher", self.settings.teacher_spec, 0, stage, branches)
 
     def _jointly_trained(self, stage: Stage) -> Network:
@@ -285,15 +285,15 @@ class _Distillation:
         def make() -> Network:
             teacher = self._network(settings.teacher_spec, 0)
             student = self._network(settings.student_spec, 1)
-            if settings.recipe.reparameterise_teacher:
+            if settings.recipe.optim.reparameterise_teacher:
                 add_branches(teacher, seed, _TEACHER_BRANCHES)
-            if settings.recipe.reparameterise:
+            if settings.recipe.optim.reparameterise:
                 add_branches(student, seed, _STUDENT_BRANCHES)
             pair = Joint(cast(DCCNN, teacher), cast(DCCNN, student))
             train(pair, joint, self.context)
             fuse(pair)
             self._trained(_JOINT_STUDENT, lambda: student, {joint.name: joint.steps})
-            if settings.recipe.reparameterise_teacher:
+            if settings.recipe.optim.reparameterise_teacher:
                 add_branches(teacher, seed, _TEACHER_BRANCHES)
             train(teacher, stage, self.context)
             fuse(teacher)
@@ -341,7 +341,7 @@ class _Distillation:
     def plain(self) -> Network:
         """Train the student alone, with as many steps as the distilled one gets in all."""
         stage = plain_stage(self.settings)
-        branches = _STUDENT_BRANCHES if self.settings.recipe.reparameterise else None
+        branches = _STUDENT_BRANCHES if self.settings.recipe.optim.reparameterise else None
         return self._from_scratch("plain", self.settings.plain_spec, 1, stage, branches)
 
     def student(self, teacher: Network, teaching: DistillationLoss) -> Network:
@@ -356,11 +356,11 @@ class _Distillation:
             network = self._network(self.settings.student_spec, 1)
             if recipe.joint_steps:
                 network = self._network_of(load_checkpoint(self.run.file(_JOINT_STUDENT)))
-            elif recipe.bridge:
+            elif recipe.distillation.bridge:
                 init_from_teacher(network, teacher, self.context)
-            elif recipe.inherit:
+            elif recipe.distillation.inherit:
                 inherit_ends(network, teacher)
-            if recipe.reparameterise:
+            if recipe.optim.reparameterise:
                 add_branches(network, self.settings.recipe.seed, _STUDENT_BRANCHES)
             for stage in stages:
                 train(network, stage, self.context)
@@ -375,7 +375,7 @@ class _Distillation:
     def quantised(self, student: Network) -> None:
         """Tune a copy of the distilled student with the rounding of its int8 export."""
         recipe = self.settings.recipe
-        file = self.run.tuned(str(recipe.quantise))
+        file = self.run.tuned(str(recipe.qat.quantize))
         if file.is_file():
             check_same_tuning(file, recipe)
             return
@@ -387,7 +387,7 @@ class _Distillation:
                 **origin_of_copy(known, self.material, recipe),
                 RANGES: tuned.ranges,
                 "provenance": self.origin,
-                "steps": {**known["steps"], str(recipe.quantise): recipe.quantise_steps},
+                "steps": {**known["steps"], str(recipe.qat.quantize): recipe.qat.steps},
                 "validation_psnr_db": tuned.figures["tuned"],
                 "quantised": dict(tuned.figures),
             }

@@ -10,7 +10,7 @@ __all__ = ["joint_stage", "plain_stage", "student_stages", "teacher_stage"]
 
 
 def _reconstruction(settings: Settings) -> Criterion:
-    loss = settings.recipe.loss
+    loss = settings.recipe.optim.loss
     return lambda features, batch: distance(loss, features.output, batch.target)
 
 
@@ -33,7 +33,7 @@ def teacher_stage(settings: Settings) -> Stage:
         title=f"teacher {settings.teacher}",
         steps=recipe.teacher_steps - recipe.joint_steps,
         criterion=_reconstruction(settings),
-        ema=recipe.ema,
+        ema=recipe.optim.ema,
     )
 
 
@@ -44,7 +44,7 @@ def plain_stage(settings: Settings) -> Stage:
         title=f"plain student {settings.student}",
         steps=settings.recipe.student_steps,
         criterion=_reconstruction(settings),
-        ema=settings.recipe.ema,
+        ema=settings.recipe.optim.ema,
     )
 
 
@@ -54,7 +54,7 @@ def student_stages(settings: Settings, teaching: DistillationLoss) -> list[Stage
     attention = Stage(
         name="attention",
         first=recipe.joint_steps,
-        title=f"{title}: {recipe.transfer}",
+        title=f"{title}: {recipe.distillation.transfer}",
         steps=recipe.attention_steps,
         criterion=teaching.attention,
     )
@@ -64,9 +64,9 @@ def student_stages(settings: Settings, teaching: DistillationLoss) -> list[Stage
         title=f"{title}: imitation",
         steps=recipe.imitation_steps,
         criterion=teaching.imitation,
-        switch=recipe.imitation_until,
-        other_masks=recipe.other_masks,
-        noise=recipe.noise,
-        ema=recipe.ema,
+        switch=recipe.distillation.imitation_until,
+        other_masks=recipe.batches.other_masks,
+        noise=recipe.batches.noise,
+        ema=recipe.optim.ema,
     )
     return [stage for stage in (attention, imitation) if stage.steps]

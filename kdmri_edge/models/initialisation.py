@@ -49,7 +49,7 @@ def check_inherit(student: ModelSpec, teacher: ModelSpec) -> None:
     if not same_outside(student, teacher):
         raise ModelError(
             "The student's first and last convolutions have other sizes than the teacher's.",
-            "Pair networks of equal width, or use --set inherit=false.",
+            "Pair networks of equal width, or use --set distillation.inherit=false.",
         )
 
 
@@ -127,7 +127,7 @@ def check_bridge(student: ModelSpec, teacher: ModelSpec) -> None:
         raise ModelError(
             "A student that is bridged needs as many cascades as its teacher, of the same width,"
             " and fewer convolutions in each.",
-            "Pair such networks, or use --set bridge=false.",
+            "Pair such networks, or use --set distillation.bridge=false.",
         )
     middle = student.convs // 2
     last = student.convs - middle - 1
@@ -137,7 +137,7 @@ def check_bridge(student: ModelSpec, teacher: ModelSpec) -> None:
             raise ModelError(
                 f"Only the middle convolution of a student that is bridged may be dilated, not"
                 f" {list(own)}.",
-                "Change --set dilation, or use --set bridge=false.",
+                "Change --set distillation.dilation, or use --set distillation.bridge=false.",
             )
 
 

@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -29,7 +29,7 @@ from kdmri_edge.distillation.batches import TrainingSlices
 from kdmri_edge.distillation.data import TrainingData, joined
 from kdmri_edge.distillation.loop import train, validation_psnr
 from kdmri_edge.distillation.losses import distance
-from kdmri_edge.distillation.recipe import DistillRecipe, Quantise
+from kdmri_edge.distillation.recipe import DistillRecipe, Qat, Quantize
 from kdmri_edge.distillation.stages import Batch, Criterion, Stage, TrainContext
 from kdmri_edge.errors import RunError
 from kdmri_edge.models.blocks import Features, channels_last
@@ -43,9 +43,10 @@ from kdmri_edge.quantisation.fake_quantisation import (
     add_fake_quantisation,
     remove_fake_quantisation,
 )
+from kdmri_edge.utils.config import plain
 from kdmri_edge.utils.console import say
 
-__all__ = ["Tuned", "check_same_tuning", "noted", "origin_of_copy", "training_maxima", "tune"]
+__all__ = ["Tuned", "check_same_tuning", "origin_of_copy", "training_maxima", "tune", "with_tuning"]
 
 _SLICES = 64
 _AT_ONCE = 4
@@ -107,25 +108,26 @@ def tune(student: Network, context: TrainContext, validation: list[Case]) -> Tun
     float_psnr = _psnr(rounded, context, validation)
     maxima = training_maxima(rounded, context.operator, context.slices)
     ranges = equalise(rounded, maxima)
-    add_fake_quantisation(rounded, ranges, unsigned=recipe.quantise is Quantise.INT8)
+    add_fake_quantisation(rounded, ranges, unsigned=recipe.qat.quantize is Quantize.INT8)
     context.fabric.to_device(rounded)
     before = _psnr(rounded, context, validation)
     stage = Stage(
-        name=str(recipe.quantise),
-        title=f"student in {recipe.quantise}",
-        steps=recipe.quantise_steps,
+        name=str(recipe.qat.quantize),
+        title=f"student in {recipe.qat.quantize}",
+        steps=recipe.qat.steps,
         criterion=_like(student, context.fabric),
         first=recipe.student_steps,
-        rate=recipe.quantise_rate,
+        rate=recipe.qat.rate,
     )
-    own = {key: value for key, value in recipe.to_dict().items() if key.startswith("quantise")}
+    # By the keys of version 0.1, whose states can then be gone on with.
+    own = {key: value for key, value in recipe.flat().items() if key.startswith("quantise")}
     key = f"{context.key} {json.dumps(own, sort_keys=True)}"
-    whole = replace(recipe, whole_slices=1.0)
+    whole = replace(recipe, batches=replace(recipe.batches, whole_slices=1.0))
     train(rounded, stage, replace(context, key=key, recipe=whole))
     after = _psnr(rounded, context, validation)
     if float_psnr is not None and before is not None and after is not None:
         say(
-            f"student in {recipe.quantise}: {after:.2f} dB on the validation volumes"
+            f"student in {recipe.qat.quantize}: {after:.2f} dB on the validation volumes"
             f" ({before:.2f} before tuning, {float_psnr:.2f} in float)."
         )
     learned = remove_fake_quantisation(rounded)
@@ -150,21 +152,20 @@ def _psnr(network: Network, context: TrainContext, validation: list[Case]) -> fl
     return validation_psnr(network, context.operator, validation) if validation else None
 
 
-_KEYS: Final = ("quantise", "quantise_steps", "quantise_rate")
-
-
-def noted(meta: Mapping[str, Any], recipe: DistillRecipe) -> dict[str, Any] | None:
+def with_tuning(meta: Mapping[str, Any], recipe: DistillRecipe) -> dict[str, Any] | None:
     """Return the contents of run.json with the tuning that is asked for now, None if it has them.
 
     An interruption then goes on with it by --resume alone.
     """
-    asked = recipe.to_dict()
-    own = {key: asked[key] for key in _KEYS}
-    if all(meta["recipe"].get(key) == value for key, value in own.items()):
+    if _stored_tuning(meta["recipe"]) == recipe.qat:
         return None
-    settings = meta["settings"]
-    settings = {**settings, "recipe": {**settings["recipe"], **own}}
-    return {**meta, "settings": settings, "recipe": {**meta["recipe"], **own}}
+    stored = DistillRecipe.from_dict(meta["recipe"], "run.json")
+    resolved = replace(stored, qat=recipe.qat).to_dict()
+    return {**meta, "settings": {**meta["settings"], "recipe": resolved}, "recipe": resolved}
+
+
+def _stored_tuning(recipe: Mapping[str, Any]) -> Qat:
+    return DistillRecipe.from_dict(recipe, "run.json").qat
 
 
 def check_same_tuning(copy: Path, recipe: DistillRecipe) -> None:
@@ -173,11 +174,12 @@ def check_same_tuning(copy: Path, recipe: DistillRecipe) -> None:
     Raises:
         RunError: It was.
     """
-    made, asked = read_checkpoint_meta(copy)["training"]["recipe"], recipe.to_dict()
-    other = next((key for key in _KEYS if made.get(key) != asked[key]), None)
+    made = plain(_stored_tuning(read_checkpoint_meta(copy)["training"]["recipe"]))
+    asked = plain(recipe.qat)
+    other = next((key for key in asked if made[key] != asked[key]), None)
     if other is not None:
         raise RunError(
-            f"{copy} was tuned with another {other} ({made.get(other)}).",
+            f"{copy} was tuned with another qat.{other} ({made[other]}).",
             "Delete that file to tune anew, or leave the option out.",
         )
 

@@ -1,21 +1,38 @@
 """Typed settings: frozen dataclasses filled from TOML and from `--set key=value`.
 
-A field's metadata may hold `minimum` and `maximum`; unknown keys name the nearest known one.
+Fields that are dataclasses themselves are groups: tables in TOML, `group.key` on the command line.
+A field's metadata may hold `minimum` and `maximum`; what a key means is said once, under
+`Attributes:` in the docstring of its class.
 """
 
 from __future__ import annotations
 
+import inspect
+import json
+import re
+import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 from kdmri_edge.errors import RecipeError
 from kdmri_edge.utils.suggest import nearest
 
-__all__ = ["build", "override", "read_toml"]
+__all__ = [
+    "Key",
+    "as_toml",
+    "build",
+    "known_keys",
+    "nested",
+    "override",
+    "plain",
+    "read_toml",
+    "rename",
+]
 
 T = TypeVar("T")
 
@@ -38,6 +55,10 @@ def read_toml(path: Path) -> dict[str, Any]:
 def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """Apply `key=value` assignments on top of `values`; a value is read as TOML, else as text.
 
+    Args:
+        values: By key, those of groups as `group.key`.
+        assignments: What `--set` was given.
+
     Raises:
         RecipeError: An assignment without "=".
     """
@@ -57,6 +78,156 @@ def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
     return result
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Key:
+    """One setting.
+
+    Attributes:
+        name: Its key, that of a group's as `group.key`.
+        kind: Its type.
+        default: Its default; `dataclasses.MISSING` where it must be given.
+        minimum: Smallest value; None for no limit.
+        maximum: Largest value; None for no limit.
+        description: What its class says of it.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    minimum: float | None
+    maximum: float | None
+    description: str
+
+    @property
+    def values(self) -> str:
+        """What may be given, in words."""
+        if get_origin(self.kind) is tuple:
+            return f"list of {_WORDS[get_args(self.kind)[0]]}s"
+        if issubclass(self.kind, StrEnum):
+            return " | ".join(self.kind)
+        word = _WORDS[self.kind]
+        if self.minimum is None:
+            return word
+        if self.maximum is None:
+            return f"{word}, at least {self.minimum:g}"
+        return f"{word}, {self.minimum:g} to {self.maximum:g}"
+
+
+_WORDS: Final = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+
+
+def known_keys(cls: type) -> dict[str, Key]:
+    """Return the keys of a settings dataclass, those of its groups as `group.key`."""
+    found = {}
+    hints, texts = get_type_hints(cls), _descriptions(cls)
+    for field in fields(cls):
+        kind = hints[field.name]
+        if is_dataclass(kind):
+            assert isinstance(kind, type)
+            for name, key in known_keys(kind).items():
+                found[f"{field.name}.{name}"] = replace(key, name=f"{field.name}.{name}")
+            continue
+        found[field.name] = Key(
+            name=field.name,
+            kind=kind,
+            default=_default(field),
+            minimum=field.metadata.get("minimum"),
+            maximum=field.metadata.get("maximum"),
+            description=texts.get(field.name, ""),
+        )
+    return found
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _descriptions(cls: type) -> dict[str, str]:
+    """Return what the docstring of a class says of its attributes (none under `python -OO`)."""
+    _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+    entries = re.split(r"^(\w+): ", textwrap.dedent(section.partition("\n\n")[0]), flags=re.M)
+    return {
+        name: " ".join(text.split())
+        for name, text in zip(entries[1::2], entries[2::2], strict=True)
+    }
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """Return a settings object as JSON values by key, those of groups as `group.key`."""
+    found: dict[str, Any] = {}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if is_dataclass(value):
+            found |= {f"{field.name}.{name}": own for name, own in plain(value).items()}
+        else:
+            found[field.name] = _plain_value(value)
+    return found
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, StrEnum):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by `group.key` as a table for each group."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        group, dot, key = name.partition(".")
+        if dot:
+            result.setdefault(group, {})[key] = value
+        else:
+            result[name] = value
+    return result
+
+
+def _flat(cls: type, values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return values by key, with `group.key` for those in tables or written so."""
+    groups = {name for name, kind in get_type_hints(cls).items() if is_dataclass(kind)}
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in groups:
+            own = {name: value}
+        elif isinstance(value, Mapping):
+            own = {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            raise RecipeError(
+                f"{name!r} of {source} is a group of keys.", f"Name one of them as {name}.KEY."
+            )
+        result |= own
+    return result
+
+
+def rename(
+    cls: type, values: Mapping[str, Any], former: Mapping[str, str], source: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return values by today's keys, and which former names were used.
+
+    Args:
+        cls: The settings dataclass.
+        values: Plain values by key, or by table and key.
+        former: Today's keys by their former names.
+        source: What to call the values' origin in messages.
+
+    Returns:
+        The values by key, with `group.key` for those of groups; and of the former names that were
+        used, today's.
+
+    Raises:
+        RecipeError: A key is given under both of its names.
+    """
+    flat = _flat(cls, values, source)
+    used = {name: former[name] for name in flat if name in former}
+    for old, new in used.items():
+        if new in flat:
+            raise RecipeError(
+                f"{source} gives both {old!r} and {new!r}.",
+                f"Keep {new!r}: the other is its former name.",
+            )
+    return {former.get(name, name): value for name, value in flat.items()}, used
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where a value came from, for messages."""
@@ -68,38 +239,71 @@ class _Place:
         return RecipeError(f"{self.key!r} of {self.source} {problem}.", remedy)
 
 
-def build(cls: type[T], values: Mapping[str, Any], source: str) -> T:
+def build(
+    cls: type[T],
+    values: Mapping[str, Any],
+    source: str,
+    *,
+    other_words: Mapping[str, str] = MappingProxyType({}),
+    listing: str = "",
+) -> T:
     """Make a settings dataclass from plain values, checking names, types and ranges.
 
     Args:
-        cls: A frozen dataclass whose fields are int, float, bool, str or StrEnum, or tuples of
-            one of them.
-        values: Plain values by field name.
+        cls: A frozen dataclass whose fields are int, float, bool, str or StrEnum, tuples of
+            one of them, or groups (dataclasses) of such fields.
+        values: Plain values by field name, those of groups in tables or as `group.key`.
         source: What to call their origin in messages, such as a file name.
+        other_words: Keys by words that other programs have for them, to suggest.
+        listing: Command that lists all keys.
 
     Raises:
         RecipeError: Unknown key (the nearest is named), wrong type or value out of range.
     """
-    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
-    hints = get_type_hints(cls)
+    known = known_keys(cls)
     clean: dict[str, Any] = {}
-    for key, value in values.items():
-        place = _Place(source, key)
-        if key not in known:
-            near = nearest(key, known)
-            raise place.error("is not a known key", f"Did you mean {near!r}?")
-        clean[key] = _convert(value, hints[key], place)
-        _check_range(clean[key], known[key].metadata, place)
-    missing = [name for name, field in known.items() if name not in clean and _is_required(field)]
+    for name, value in _flat(cls, values, source).items():
+        place = _Place(source, name)
+        if name not in known:
+            near = _nearest(name, known, other_words)
+            remedies = [f"Did you mean {near!r}?"] if near else []
+            remedies += [f"All keys: {listing}."] if listing else []
+            raise place.error("is not a known key", " ".join(remedies) or "Leave it out.")
+        clean[name] = _convert(value, known[name].kind, place)
+        _check_range(clean[name], known[name], place)
+    missing = [
+        key.name for key in known.values() if key.default is MISSING and key.name not in clean
+    ]
     if missing:
         raise RecipeError(f"{source} lacks the key {missing[0]!r}.", "Add it.")
-    return cls(**clean)
+    return _made(cls, nested(clean))
 
 
-def _is_required(field: Any) -> bool:
-    from dataclasses import MISSING
+def _made(cls: type[T], values: Mapping[str, Any]) -> T:
+    hints = get_type_hints(cls)
+    return cls(
+        **{
+            name: _made(hints[name], value) if is_dataclass(hints[name]) else value
+            for name, value in values.items()
+        }
+    )
 
-    return field.default is MISSING and field.default_factory is MISSING
+
+# Of two names below which the one is no slip of the pen for the other.
+_LIKENESS: Final = 0.5
+
+
+def _nearest(name: str, known: Mapping[str, Key], other_words: Mapping[str, str]) -> str | None:
+    """Return the key that an unknown one may mean, by another word for it or by spelling."""
+    group, _, last = name.rpartition(".")
+    if last.lower() in other_words:
+        return other_words[last.lower()]
+    if group:
+        return nearest(name, known, likeness=_LIKENESS)
+    # Who knows a key's own name need not know its group.
+    keys = {**other_words, **{key.rpartition(".")[2]: key for key in known}}
+    near = nearest(name, keys, likeness=_LIKENESS)
+    return None if near is None else keys[near]
 
 
 def _convert(value: Any, kind: Any, place: _Place) -> Any:
@@ -122,8 +326,45 @@ def _convert(value: Any, kind: Any, place: _Place) -> Any:
     return value
 
 
-def _check_range(value: Any, metadata: Mapping[str, Any], place: _Place) -> None:
-    low, high = metadata.get("minimum"), metadata.get("maximum")
+def _check_range(value: Any, key: Key, place: _Place) -> None:
+    low, high = key.minimum, key.maximum
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         text = f"between {low} and {high}" if high is not None else f"of at least {low}"
         raise place.error(f"is {value!r}", f"Give a value {text}.")
+
+
+def as_toml(settings: Any) -> str:
+    """Return a settings object as a TOML file that says of each key what it is.
+
+    Above each key stand its description, what may be given, and its default where the value
+    differs from that.
+    """
+    values = plain(settings)
+    lines: list[str] = []
+    group = ""
+    for key in known_keys(type(settings)).values():
+        own, _, name = key.name.rpartition(".")
+        if own != group:
+            group = own
+            lines += ["", f"[{group}]"]
+        usual = key.values
+        if key.default is not MISSING and _plain_value(key.default) != values[key.name]:
+            usual += f"; default {_toml(key.default)}"
+        lines += [
+            "",
+            *textwrap.wrap(
+                f"{key.description} ({usual})", 98, initial_indent="# ", subsequent_indent="# "
+            ),
+            f"{name} = {_toml(values[key.name])}",
+        ]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(str(value), ensure_ascii=False)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return repr(value)

@@ -29,7 +29,13 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CaseSpec:
     for number, subject in enumerate(("01", "20", "04")):
         image = phantom_volume(number, slices=2, matrix=90).image
         np.save(folder / f"sub-{subject}_ses-1_T1w.npy", image)
-    small = ("batch=2", "strip=16", "validate_every=4", "precision=f32", "whole_slices=0.0")
+    small = (
+        "batches.size=2",
+        "batches.strip=16",
+        "validate_every=4",
+        "precision=f32",
+        "batches.whole_slices=0.0",
+    )
     (only,) = plan("brain", folder, accelerations=(4,), folds=False, steps=8, assignments=small)
     return only
 

@@ -21,7 +21,7 @@ import torch
 from kdmri_bench.measuring.isolation import environment
 from kdmri_bench.reproduce.processes import Piece, check_jobs, train_side_by_side
 from kdmri_edge.distillation.engine import Engine
-from kdmri_edge.distillation.recipe import DistillRecipe, Precision
+from kdmri_edge.distillation.recipe import Batches, DistillRecipe, Optim, Precision
 from kdmri_edge.distillation.request import PHANTOM, Settings
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError, DataError
@@ -48,8 +48,9 @@ def _piece(
 ) -> Piece:
     """A training of a teacher, or of a student by the teacher in another run folder."""
     recipe = DistillRecipe(
-        name="tiny", seed=seed, teacher_steps=steps, attention_steps=0, imitation_steps=steps,
-        batch=2, strip=16, phantom_volumes=3, phantom_slices=3, checkpoint_every=2,
+        name="tiny", batches=Batches(size=2, strip=16), seed=seed,
+        teacher_steps=steps, attention_steps=0, imitation_steps=steps,
+        phantom_volumes=3, phantom_slices=3, checkpoint_every=2,
         validate_every=ENDLESS, precision=Precision.F32,
     )  # fmt: skip
     settings = Settings(
@@ -123,7 +124,9 @@ def test_a_process_that_dies_is_one_sentence(tmp_path: Path) -> None:
         train_side_by_side([piece], 2, ENGINE)
     killer.join()
     # A defect: what only the type checker would have refused.
-    defect = replace(piece.settings, recipe=replace(piece.settings.recipe, learning_rate="fast"))
+    defect = replace(
+        piece.settings, recipe=replace(piece.settings.recipe, optim=Optim(learning_rate="fast"))
+    )
     out = tmp_path / "defect"
     with pytest.raises(BenchError, match=r"^defect ended with exit code 1: \w+Error") as caught:
         train_side_by_side([replace(piece, settings=defect, out=out, title="defect")], 2, ENGINE)

@@ -247,7 +247,7 @@ def test_corrupt_checkpoint(refuse: Cli, teacher: Path) -> None:
 
 
 def test_bad_recipe(refuse: Cli) -> None:
-    refuse("--set=learning_rat=1", parts=("Did you mean 'learning_rate'",))
+    refuse("--set=learning_rat=1", parts=("Did you mean 'optim.learning_rate'",))
     refuse("--recipe", "nothing", parts=("no recipe 'nothing'", "kd-mri"))
 
 

@@ -95,7 +95,7 @@ def _checkpoints(source: Path | None, model: str) -> list[tuple[str, Path, Path]
     default="fixed",
     show_default=True,
     help="fixed bakes the mask in; input takes its matrix as a second input, so that one graph"
-    " serves every mask of that size (train for it: distill --set masks=lines).",
+    " serves every mask of that size (train for it: distill --set batches.masks=lines).",
 )
 @click.option(
     "--keep-op",

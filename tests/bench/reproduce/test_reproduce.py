@@ -23,7 +23,13 @@ from kdmri_edge.distillation.log import StageProgress
 from kdmri_edge.errors import BenchError, DataError, KdmriError, MaskError, RunError
 
 STEPS = 4
-SMALL = ("batch=2", "strip=16", "validate_every=2", "precision=f32", "whole_slices=0.0")
+SMALL = (
+    "batches.size=2",
+    "batches.strip=16",
+    "validate_every=2",
+    "precision=f32",
+    "batches.whole_slices=0.0",
+)
 
 
 class _PowerCut(BaseException):

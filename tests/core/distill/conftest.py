@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kdmri_edge.distillation.log import StageProgress
-from kdmri_edge.distillation.recipe import DistillRecipe, Precision
+from kdmri_edge.distillation.recipe import FORMER_KEYS, DistillRecipe, Precision
 from kdmri_edge.distillation.request import PHANTOM, Settings
 from kdmri_edge.distillation.run import distill
 from kdmri_edge.distillation.run_folder import Run
@@ -45,17 +45,17 @@ def recipe() -> Callable[..., DistillRecipe]:
             "checkpoint_every": 2,
             "precision": Precision.F32,
         }
-        return DistillRecipe(**{**values, **changes})
+        return DistillRecipe.from_dict({**values, **changes}, "this test")
 
     return make
 
 
 @pytest.fixture
 def settings(recipe: Callable[..., DistillRecipe]) -> Callable[..., Settings]:
-    """Settings of a tiny distillation; keywords of the recipe or of the settings change it."""
+    """Settings of a tiny distillation; keywords of the settings or (without groups) its recipe."""
 
     def make(**changes: Any) -> Settings:
-        known = DistillRecipe.__dataclass_fields__
+        known = {*DistillRecipe.__dataclass_fields__, *FORMER_KEYS}
         mine = {k: changes.pop(k) for k in list(changes) if k in known}
         teacher = changes.get("teacher", "dccnn-d5c5")
         student = changes.get("student", "dccnn-d3c5")

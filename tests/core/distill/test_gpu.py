@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdmri_edge.distillation import replay
 from kdmri_edge.distillation.engine import Engine
-from kdmri_edge.distillation.recipe import Precision, Quantise
+from kdmri_edge.distillation.recipe import Precision, Quantize
 from kdmri_edge.distillation.request import Settings
 from kdmri_edge.distillation.run import distill
 from kdmri_edge.distillation.run_folder import Run
@@ -70,7 +70,7 @@ def test_a_gpu_trains_as_a_cpu(
 
 
 def test_int8_tuning_on_a_gpu(settings: Callable[..., Settings], tmp_path: Path) -> None:
-    run = distill(settings(quantise=Quantise.INT8, quantise_steps=6), tmp_path / "run", engine=GPU)
+    run = distill(settings(quantise=Quantize.INT8, quantise_steps=6), tmp_path / "run", engine=GPU)
     assert run.tuned("int8").is_file()
 
 

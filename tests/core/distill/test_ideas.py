@@ -191,8 +191,11 @@ def test_joint_steps_count_for_both(settings: Callable[..., Settings], tmp_path:
             "16 feature maps",
         ),
         ({"other_masks": 0.5}, "matrix of 32 is too small"),
-        ({"noise": 0.1, "teacher": "vdsr-11", "student": "vdsr-7"}, "--set noise=0"),
-        ({"noise": 0.1, "mask": variable_density_2d((32, 32), 2.0, centre=6)}, "--set noise=0"),
+        ({"noise": 0.1, "teacher": "vdsr-11", "student": "vdsr-7"}, "--set batches.noise=0"),
+        (
+            {"noise": 0.1, "mask": variable_density_2d((32, 32), 2.0, centre=6)},
+            "--set batches.noise=0",
+        ),
         ({"dilation": (1, 2)}, "3 numbers, or 15"),
     ],
 )
@@ -208,9 +211,9 @@ def test_what_would_fail_late_is_refused_at_once(
 @pytest.mark.parametrize(
     ("changes", "remedy"),
     [
-        ({"bridge": True, "dilation": (2, 1, 1)}, "bridge=false"),
-        ({"bridge": True, "teacher_spec": NARROW}, "bridge=false"),
-        ({"inherit": True, "teacher_spec": NARROW}, "inherit=false"),
+        ({"bridge": True, "dilation": (2, 1, 1)}, "distillation.bridge=false"),
+        ({"bridge": True, "teacher_spec": NARROW}, "distillation.bridge=false"),
+        ({"inherit": True, "teacher_spec": NARROW}, "distillation.inherit=false"),
     ],
 )
 def test_what_cannot_be_taken_over_is_refused_at_once(

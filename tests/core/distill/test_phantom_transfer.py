@@ -28,7 +28,7 @@ def test_phantom_training_gains_six_decibels_on_real_brains(
         "teacher_steps=0",
         "attention_steps=0",
         "imitation_steps=1200",
-        "alpha=1.0",
+        "distillation.alpha=1.0",
         "phantom_volumes=48",
     ]
     settings = Settings(

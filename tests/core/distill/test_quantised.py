@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kdmri_edge.distillation.log import StageProgress
-from kdmri_edge.distillation.recipe import Quantise
+from kdmri_edge.distillation.recipe import Quantize
 from kdmri_edge.distillation.request import Settings
 from kdmri_edge.distillation.run import distill
 from kdmri_edge.distillation.run_folder import Run, tuned_for
@@ -27,7 +27,7 @@ Cli = Callable[..., Any]
 Weights = Callable[[Path], dict[str, dict[str, Tensor]]]
 WithCuts = Callable[[Settings, Path, list[tuple[str, int]]], Run]
 FEW = {"teacher_steps": 2, "attention_steps": 0, "imitation_steps": 3, "baseline": False}
-TUNED = {**FEW, "quantise": Quantise.INT8, "quantise_steps": 4}
+TUNED = {**FEW, "quantise": Quantize.INT8, "quantise_steps": 4}
 
 
 def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -70,7 +70,7 @@ def test_a_finished_run_can_be_tuned_later(
     # for TensorRT another copy, with other integers
     signed = replace(
         settings(**TUNED),
-        recipe=replace(settings(**TUNED).recipe, quantise=Quantise.INT8_SIGNED),
+        recipe=settings(**{**TUNED, "quantise": Quantize.INT8_SIGNED}).recipe,
     )
     distill(signed, tmp_path / "later")
     three = weights(later.path)
@@ -163,7 +163,7 @@ def test_a_run_outlives_the_networks_that_it_was_given(
     shutil.rmtree(first.path)
     shown = cli(
         "distill", "--resume", "--out", tmp_path / "second", "--quantize", "int8",
-        "--set", "quantise_steps=2",
+        "--set", "qat.steps=2",
     )  # fmt: skip
     assert shown.code == 0, shown.err
 

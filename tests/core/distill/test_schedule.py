@@ -34,11 +34,11 @@ def test_constant(recipe: Make) -> None:
 def test_short_stages_have_positive_rates(recipe: Make, steps: int) -> None:
     made = recipe(warmup=100)
     rates = [rate(made, step, steps) for step in range(steps)]
-    assert all(0 < r <= made.learning_rate for r in rates)
+    assert all(0 < r <= made.optim.learning_rate for r in rates)
 
 
-def test_steps_of_the_published_schedule() -> None:
-    recipe = DistillRecipe(name="x", schedule=Schedule.STEP, warmup=0, learning_rate=1e-3)
-    rates = [rate(recipe, step, 150) for step in range(150)]
+def test_steps_of_the_published_schedule(recipe: Callable[..., DistillRecipe]) -> None:
+    made = recipe(schedule=Schedule.STEP, warmup=0, learning_rate=1e-3)
+    rates = [rate(made, step, 150) for step in range(150)]
     assert rates[0] == rates[39] == 1e-3
     assert [rates[n] for n in (40, 80, 120, 149)] == pytest.approx([1e-4, 1e-5, 1e-6, 1e-6])

@@ -34,7 +34,7 @@ def test_damage_is_told(settings: Make, key: str) -> None:
 
 CHANGES = [
     ({"seed": 1}, "seed"),
-    ({"learning_rate": 1e-3}, "learning_rate"),
+    ({"learning_rate": 1e-3}, "optim.learning_rate"),
     ({"mask": variable_density_lines(32, 2.0, seed=1)}, "mask"),
     ({"baseline": False}, "baseline"),
     ({"student": "dccnn-d5c5"}, "student"),
@@ -70,7 +70,7 @@ def test_a_key_at_its_default_does_not_make_another_run(settings: Callable[..., 
     """So a later version with one more key goes on with the runs of this one."""
     made = settings()
     older = made.to_dict()
-    del older["recipe"]["imitation_until"]
+    del older["recipe"]["distillation"]["imitation_until"]
     assert Settings.from_dict(older).fingerprint([]) == made.fingerprint([])
     assert settings(imitation_until=0.5).fingerprint([]) != made.fingerprint([])
     assert settings(alpha=0.4).fingerprint([]) != settings(alpha=0.3).fingerprint([])

@@ -69,7 +69,7 @@ def test_a_run_over_masks(settings: Callable[..., Settings], tmp_path: Path) -> 
     any_mask = distill(settings(**few, **shape, masks=Masks.LINES), tmp_path / "any")
     own = distill(settings(**few, **shape), tmp_path / "own")
     one, other = (load_checkpoint(run.weights("student")) for run in (any_mask, own))
-    assert one.training["recipe"]["masks"] == "lines"
+    assert one.training["recipe"]["batches"]["masks"] == "lines"
     key = "cascades.0.convs.1.weight"
     assert not torch.equal(one.state[key], other.state[key])
 

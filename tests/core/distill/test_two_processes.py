@@ -36,7 +36,7 @@ STEPS = tuple(
         "teacher_steps=20",
         "attention_steps=20",
         "imitation_steps=20",
-        "batch=8",
+        "batches.size=8",
         "checkpoint_every=7",
     )
 )
@@ -48,14 +48,19 @@ STEPS = tuple(
 SMALL_RATE = (
     *STEPS,
     "--recipe=kd-mri",
-    "--set=learning_rate=2e-5",
+    "--set=optim.learning_rate=2e-5",
     "--set=seed=1",
-    "--set=reparameterise=false",
-    "--set=reparameterise_teacher=false",
+    "--set=optim.reparameterise=false",
+    "--set=optim.reparameterise_teacher=false",
 )
 # With two shards, one process takes the sum in the order of two.
 # The student is bridged, so that its first weights are compared too.
-SHARDS = (*STEPS, "--set=learning_rate=2e-3", "--set=shards=2", "--set=bridge=true")
+SHARDS = (
+    *STEPS,
+    "--set=optim.learning_rate=2e-3",
+    "--set=batches.shards=2",
+    "--set=distillation.bridge=true",
+)
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
@@ -221,7 +226,7 @@ def test_batch_that_cannot_be_shared(
     with pytest.raises(RecipeError, match=named) as caught:
         distill(settings(**changes), tmp_path / "run", engine=Engine(devices=processes))
     assert not (tmp_path / "run").exists()
-    found = re.search(r"--set (batch|shards)=(\d+)", caught.value.remedy)
+    found = re.search(r"--set (batches.size|batches.shards)=(\d+)", caught.value.remedy)
     assert found is not None
     mended = {**changes, found[1]: int(found[2])}
     if found[1] == "shards":  # the batch is looked at only now
@@ -250,8 +255,20 @@ def test_failure_of_all_processes_is_told_once(
     start: Start, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
     """A diverging training ends in both processes; one sentence, exit 1, no zombie."""
-    command = ["distill", *tiny, "--set=learning_rate=1", "--set=clip=1e30", "--set=warmup=0"]
-    command += ["--set=loss=mse", "--set=teacher_steps=200", "--devices=2", "--out", tmp_path / "r"]
+    command = [
+        "distill",
+        *tiny,
+        "--set=optim.learning_rate=1",
+        "--set=optim.clip=1e30",
+        "--set=optim.warmup=0",
+    ]
+    command += [
+        "--set=optim.loss=mse",
+        "--set=teacher_steps=200",
+        "--devices=2",
+        "--out",
+        tmp_path / "r",
+    ]
     process = start(["kdmri_edge", *command])
     _, shown = process.communicate()
     assert process.returncode == 1, shown
