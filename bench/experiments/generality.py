@@ -1,7 +1,8 @@
 """What it costs to serve any mask: `python -m experiments.generality`.
 
 Networks trained for one mask and networks trained over masks (`--set batches.masks=lines`) are run
-on the same test volumes under masks that none of them was trained with, and under the fixed ones' own. The
+on the same test volumes under masks that none of them was trained with, and under the fixed ones'
+own. The
 mask reaches a network through its projection matrix alone; the weights stay as they are.
 """
 

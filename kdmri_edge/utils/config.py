@@ -301,7 +301,7 @@ def _nearest(name: str, known: Mapping[str, Key], other_words: Mapping[str, str]
     if group:
         return nearest(name, known, likeness=_LIKENESS)
     # Who knows a key's own name need not know its group.
-    keys = {**other_words, **{key.rpartition(".")[2]: key for key in known}}
+    keys = {key.rpartition(".")[2]: key for key in known}
     near = nearest(name, keys, likeness=_LIKENESS)
     return None if near is None else keys[near]
 

@@ -40,6 +40,7 @@ from kdmri_bench.results.statistics import (
     verdict,
 )
 from kdmri_edge.distillation.run_folder import devices
+from kdmri_edge.distillation.recipe import recipe_value
 from kdmri_edge.errors import BenchError
 from kdmri_edge.metrics import METRICS
 from kdmri_edge.utils.files import read_json
@@ -306,7 +307,10 @@ def _group_text(
 
 def _batches(report: Mapping[str, Any]) -> str:
     """Say what a step sees: all recipes' batches, which differ only where a user made them."""
-    seen = dict.fromkeys((r["batch"], r["strip"]) for r in report["recipes"].values())
+    seen = dict.fromkeys(
+        (recipe_value(r, "batches.size"), recipe_value(r, "batches.strip"))
+        for r in report["recipes"].values()
+    )
     return " or ".join(f"{batch} strips of {strip} columns" for batch, strip in seen)
 
 

@@ -189,7 +189,7 @@ def test_the_list_of_keys_is_a_recipe(cli: Callable[..., Any], name: str, tmp_pa
     file.write_text(shown.out)
     assert load_recipe(str(file)) == load_recipe(name, ["optim.clip=0.125"])
     assert "clip = 0.125" in shown.out
-    assert "number, at least 1e-06; default 1.0" in " ".join(shown.out.split())
+    assert "a longer one is scaled to it. (number, at least 1e-06" in " ".join(shown.out.split())
     assert max(map(len, shown.out.splitlines())) <= 100
 
 
