@@ -75,6 +75,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
 }
 
+# Commands whose work is kept when they are stopped, and how it goes on.
+_GOES_ON = {
+    "distill": " The run goes on with --resume and its --out.",
+    "reproduce": " The same command goes on.",
+}
+
 
 class _LazyGroup(click.Group):
     """A group whose commands are import strings."""
@@ -138,10 +144,8 @@ def _guarded(command: Callable[[], object]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         if speaks:
-            click.echo(
-                "Interrupted: nothing half-written is left. A distillation goes on with --resume.",
-                err=True,
-            )
+            goes_on = _GOES_ON.get(next(iter(sys.argv[1:]), ""), "")
+            click.echo(f"Interrupted: nothing half-written is left.{goes_on}", err=True)
         return 1
     except BrokenPipeError:
         return 0

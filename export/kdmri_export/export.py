@@ -56,7 +56,7 @@ def _check_place(out: Path) -> None:
     if foreign:
         raise ExportError(
             f"{out} is no bundle: it holds {foreign[0]}, which would be lost.",
-            "Choose another --out, or empty that folder.",
+            "Choose another folder, or empty that one.",
         )
 
 
@@ -65,7 +65,7 @@ def _check_precision(recipe: ExportRecipe, session_class: type[Session]) -> None
     if recipe.executed != recipe.written and recipe.executed not in session_class.precisions_here():
         raise ExportError(
             f"This CPU has no {recipe.executed} arithmetic to check the export in.",
-            "Export with --precision fp32, which gives the same graph, and run it with --precision"
+            "Export in fp32, which gives the same graph, and run it in"
             f" {recipe.executed} on a CPU that has it.",
         )
 
@@ -156,7 +156,8 @@ def _check_kind(reconstructor: Reconstructor, meta: dict[str, Any], recipe: Expo
     if reconstructor.ranges and tuned != wanted:
         raise ExportError(
             f"This network was tuned for {tuned}, and target {recipe.target!r} rounds as {wanted}.",
-            f"Name the network that it stems from, or tune that with --quantize {wanted}.",
+            f"Name the network that it stems from, or tune that with"
+            f" `kdmri-edge distill --quantize {wanted}`.",
         )
 
 
@@ -177,18 +178,22 @@ def _reconstructor(checkpoint: Path, meta: dict[str, Any], recipe: ExportRecipe)
     if reconstructor.spec.coils and recipe.engines and recipe.engines.builder == TORCH_TENSORRT:
         raise ExportError(
             "Torch-TensorRT programs take one image, and this network combines coils.",
-            "Use --builder tensorrt.",
+            "Build it with tensorrt.",
         )
-    if recipe.mask_input and (form is Form.FFT or reconstructor.spec.kind is Kind.VDSR):
-        raise ExportError(
-            "Only networks with data consistency as a matrix product take masks as an input.",
-            "Use --mask fixed, or --dc auto.",
-        )
-    if recipe.keep_op and (form is Form.FFT or reconstructor.spec.kind is Kind.VDSR):
-        raise ExportError(
-            "Only networks with data consistency as a matrix product can keep it as one node.",
-            "Leave --keep-op out, or use --dc auto.",
-        )
+    for asked, aim in (
+        (recipe.mask_input, "take its mask as an input"),
+        (recipe.keep_op, "keep data consistency as one node"),
+    ):
+        if asked and reconstructor.spec.kind is Kind.VDSR:
+            raise ExportError(
+                f"A network that has no data consistency cannot {aim}.",
+                "Leave that option out.",
+            )
+        if asked and form is Form.FFT:
+            raise ExportError(
+                f"A network whose data consistency is an FFT cannot {aim}.",
+                "Leave that option out, or take another form of data consistency, e.g. auto.",
+            )
     if form is Form.FFT:
         # Over both axes, as published networks have it: this form is the baseline. That one axis
         # is enough for a line mask is what the projection form builds on.

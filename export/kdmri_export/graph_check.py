@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kdmri_edge.errors import ExportError
+from kdmri_edge.models.foreign import file_kind
 from kdmri_edge.utils.extras import require
 
 __all__ = ["CHECKED", "Finding", "check_graph", "checked_graph"]
@@ -31,7 +32,7 @@ CHECKED: Final[dict[str, frozenset[str]]] = {
 _WHY: Final = {
     ("trt", "DFT"): (
         "TensorRT has it from 11.2 on only, and TensorRT-RTX not at all",
-        "Export with --dc auto: data consistency is then a matrix product.",
+        "Export with `kdmri-edge export --dc auto`: data consistency is then a matrix product.",
     ),
 }
 # From this opset on a DFT takes its axis as an input, which OpenVINO 2026.4 ignores.
@@ -127,20 +128,27 @@ def _spelled_out(model: Any) -> Iterator[Any]:
         yield from [node] if function is None else function.node
 
 
+def _not_onnx(graph: Path | bytes) -> ExportError:
+    if isinstance(graph, Path):
+        kind = file_kind(graph)
+        what = "damaged" if kind == "an ONNX graph" else f"{kind}, not an ONNX graph"
+        return ExportError(f"{graph} is {what}.", "Give an .onnx file, or a bundle that holds one.")
+    return ExportError("The graph is no ONNX graph.", "Export it again.")
+
+
 def _load(graph: Path | bytes | Any) -> Any:
     onnx = require("onnx", extra="onnx")
     if not isinstance(graph, Path | bytes):
         return graph
-    name = graph if isinstance(graph, Path) else "The graph"
     if isinstance(graph, Path) and not graph.is_file():
-        raise ExportError(f"{graph} does not exist.", "Give an .onnx file.")
+        raise ExportError(f"{graph} does not exist.", "Give an .onnx file, or a bundle.")
     try:
         content = graph.read_bytes() if isinstance(graph, Path) else graph
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's own exception types differ between its versions
-        raise ExportError(f"{name} is no ONNX graph.", "Export it again.") from error
+        raise _not_onnx(graph) from error
     if not model.graph.node:
-        raise ExportError(f"{name} is no ONNX graph.", "Export it again.")
+        raise _not_onnx(graph)
     return model
 
 
@@ -174,7 +182,7 @@ def _quantisation(node: Any, opset: int, constants: dict[str, Any]) -> tuple[str
     TensorRT-RTX reads unsigned values as signed ones without a word, and builds a wrong engine.
     """
     onnx = require("onnx", extra="onnx")
-    remedy = "Quantise for TensorRT: --target trt --precision int8."
+    remedy = "Quantise for TensorRT: `kdmri-edge export --target trt --precision int8`."
     given = node.input[2] if len(node.input) > 2 else ""
     point = constants.get(given)
     if point is None and not given and node.op_type == "DequantizeLinear":

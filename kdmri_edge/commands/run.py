@@ -43,9 +43,9 @@ def runs_on(info: SessionInfo) -> str:
 )
 @click.option(
     "--mask",
-    metavar="FILE[:KEY]",
-    help="The scan's mask (.npy, or one of a .json file), for a bundle exported with --mask input."
-    " Without it, k-space brings its own.",
+    metavar="FILE[:KEY]|NETWORK",
+    help="The scan's mask (.npy, one of a .json file, or that of a network), for a bundle exported"
+    " with `kdmri-edge export --mask input`. Without it, k-space brings its own.",
 )
 @click.option(
     "--backend",
@@ -93,15 +93,14 @@ def run(
       kdmri-edge run bundle scans/ -o reconstructed --backend openvino --precision bf16
       kdmri-edge run dccnn-d3c5@brain-4x T1w.nii.gz -o T1w-4x.nii.gz --undersample
     """  # noqa: D301 - click wants the backspace itself
-    from kdmri_edge.models.shipped import resolve_weights
-    from kdmri_edge.physics.masks import load_mask_option
+    from kdmri_edge.models.shipped import named_mask, resolve_weights
     from kdmri_edge.runtime.files import plan_jobs, run_job
     from kdmri_edge.runtime.inputs import read_input_spec
     from kdmri_edge.runtime.session import open_session
     from kdmri_edge.utils.console import say
 
     source = resolve_weights(network)
-    scanned = load_mask_option(mask) if mask else None
+    scanned = named_mask(mask) if mask else None
     reads = read_input_spec(source, scanned)
     jobs = plan_jobs(inputs, output)
     chosen = at_hand(source, device) if backend == "auto" else backend

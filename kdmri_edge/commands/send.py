@@ -66,6 +66,7 @@ def send(
       kdmri-edge send scan.h5 -o images.h5 --host scanner --port 9002 --pace 5
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.errors import OutputError, StreamError
+    from kdmri_edge.models.foreign import HDF5, UNTOLD, file_kind
     from kdmri_edge.utils.console import progress, say
     from kdmri_edge.utils.extras import require
 
@@ -75,6 +76,9 @@ def send(
     from kdmri_edge.mrd.format.images import fallback_of
     from kdmri_edge.utils.files import check_writable
 
+    kind = file_kind(file) if file.is_file() else HDF5
+    if kind not in (HDF5, *UNTOLD):
+        raise StreamError(f"{file} is {kind}, not an MRD file.", "Give k-space as MRD (.h5).")
     xml, total = read_header(file), count_readouts(file)
     if output.exists() and output.samefile(file):
         raise OutputError(f"{output} is the input.", "Choose another --output.")

@@ -72,7 +72,7 @@ def find_volumes(folder: Path, contrast: str | None = None) -> list[VolumeFile]:
     folder = Path(folder)
     file, _ = split_dataset(folder)
     if not file.exists():
-        raise DataError(f"{file} does not exist.", "Check the path given to --data.")
+        raise DataError(f"{file} does not exist.", "Check the path.")
     if folder.is_dir():
         files = [_describe(path) for path in _volumes_in(folder)]
         if not files:
@@ -95,7 +95,7 @@ def find_volumes(folder: Path, contrast: str | None = None) -> list[VolumeFile]:
             f"{folder} holds no volume of contrast {contrast!r}.",
             f"Present are {', '.join(present)}."
             if present
-            else "Its file names tell no contrast; leave --contrast out.",
+            else "Its file names tell no contrast: ask for none.",
         )
     return chosen
 
@@ -314,7 +314,7 @@ def assign(files: Sequence[VolumeFile], split: Split) -> dict[str, list[VolumeFi
     if absent and split not in KNOWN_SPLITS.values():
         raise DataError(
             f"Split {split.name!r} names subject {absent[0]}, of whom there is no volume.",
-            "Take it out of the split, or check the folder and --contrast."
+            "Take it out of the split, or check the folder and the contrast."
             f" Present are {', '.join(sorted(present)) or 'none'}.",
         )
     return {part: [f for f in files if f.subject in getattr(split, part)] for part in PARTS}
@@ -383,7 +383,7 @@ def find_parts(folder: Path, *, contrast: str | None = None, split: str | None =
     if not parts["train"]:
         raise DataError(
             f"{folder} holds no volume of a training subject of split {chosen.name!r}.",
-            "Add one, or give another split with --split.",
+            "Add one, or give another split.",
         )
     return Parts(split=chosen, **parts)
 

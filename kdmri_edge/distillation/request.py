@@ -26,11 +26,11 @@ from kdmri_edge.distillation.recipe import (
 )
 from kdmri_edge.distillation.run_folder import open_run
 from kdmri_edge.errors import DataError, MaskError, ModelError, RecipeError, RunError
-from kdmri_edge.models.checkpoint import load_checkpoint, read_checkpoint_meta
-from kdmri_edge.models.shipped import resolve_weights
+from kdmri_edge.models.checkpoint import load_checkpoint
+from kdmri_edge.models.shipped import is_reference, named_mask, refusal, resolve
 from kdmri_edge.models.specs import Kind, ModelSpec, preset
 from kdmri_edge.physics.espirit import CALIBRATION
-from kdmri_edge.physics.masks import MASK_FAMILIES, Mask, load_mask_option
+from kdmri_edge.physics.masks import MASK_FAMILIES, Mask
 from kdmri_edge.utils.config import plain
 from kdmri_edge.utils.files import sha256_bytes
 
@@ -57,8 +57,9 @@ def checkpoint_place(name: str) -> Path | None:
     Raises:
         ModelError: No such network is shipped.
     """
-    place = resolve_weights(Path(name))
-    return place if place.suffix == ".safetensors" else None
+    if is_reference(name):
+        return resolve(name)
+    return Path(name) if name.endswith(".safetensors") else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,7 +361,12 @@ class Request:
                 " dccnn-d5c5-sense with dccnn-d3c5-sense.",
             )
         matrix = self.matrix or mask.height
-        mask.check_matrix(matrix, matrix)
+        try:
+            mask.check_matrix(matrix, matrix)
+        except MaskError as error:
+            raise MaskError(
+                error.what, f"Train at its matrix (--matrix {mask.height}), or give another mask."
+            ) from None
         settings = Settings(
             data=data,
             contrast=self.contrast,
@@ -396,7 +402,7 @@ class Request:
                 "Give --acceleration 1 (fully sampled) or more.",
             )
         if self.mask is not None:
-            mask = self.mask if isinstance(self.mask, Mask) else _mask_of(str(self.mask))
+            mask = self.mask if isinstance(self.mask, Mask) else named_mask(str(self.mask))
             if wanted is not None and abs(mask.nominal_acceleration / wanted - 1) > 0.1:
                 raise MaskError(
                     f"Mask {mask.name!r} accelerates {mask.nominal_acceleration:.2f}x,"
@@ -412,25 +418,17 @@ class Request:
         return family.draw(size, acceleration, self.mask_seed or 0, centre)
 
 
-def _mask_of(text: str) -> Mask:
-    """Return the mask in a file (FILE or FILE:KEY), or that of a network."""
-    place = checkpoint_place(text)
-    if place is not None:
-        return Mask.from_dict(read_checkpoint_meta(place)["mask"])
-    return load_mask_option(text)
-
-
 def _spec(option: str, given: str) -> ModelSpec:
     """Return the architecture of a preset, a checkpoint or a trained network of the package."""
     place = checkpoint_place(given)
     if place is not None:
         return load_checkpoint(place).spec
-    if Path(given).suffix or "/" in given:
-        raise ModelError(
-            f"--{option} {given} is neither a preset nor a .safetensors checkpoint.",
-            f"Give e.g. {'dccnn-d5c5' if option == 'teacher' else 'dccnn-d3c5'}, or"
-            f" RUN/{option}.safetensors.",
+    if Path(given).suffix or "/" in given or Path(given).exists():
+        takes = (
+            f"As {option} give an architecture or a network of `kdmri-edge models`, or a"
+            " .safetensors checkpoint."
         )
+        raise refusal(Path(given), ModelError, takes)
     return preset(given)
 
 

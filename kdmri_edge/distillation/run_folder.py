@@ -95,7 +95,7 @@ class Run:
         if not file.is_file():
             raise RunError(
                 f"Run {self.path} has no finished {ROLES.get(role, role)}.",
-                f"Finish it with: kdmri-edge distill --resume --out {self.path}",
+                f"Finish it: `kdmri-edge distill --resume --out {self.path}`.",
             )
         return file
 
@@ -108,7 +108,7 @@ def open_run(path: Path) -> Run:
     """
     if not (path / "run.json").is_file():
         known = "is not a run (it has no run.json)" if path.exists() else "does not exist"
-        raise RunError(f"{path} {known}.", "Give the folder that `kdmri-edge distill` wrote.")
+        raise RunError(f"{path} {known}.", "Give a run's folder, as `kdmri-edge distill` wrote it.")
     run = Run(path)
     _ = run.meta
     return run

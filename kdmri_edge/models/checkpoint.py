@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdmri_edge.errors import CheckpointError
+from kdmri_edge.models.foreign import OURS, UNTOLD, file_kind
 from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form
@@ -71,8 +72,16 @@ class Checkpoint:
 
 def _damaged(path: Path, why: object) -> CheckpointError:
     return CheckpointError(
-        f"Checkpoint {path} is damaged or not a kdmri-edge checkpoint ({why}).",
-        "Train it again, or give another file.",
+        f"Checkpoint {path} is damaged ({why}).",
+        "Copy it again, train it again, or give another file.",
+    )
+
+
+def _foreign(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is {file_kind(path)}, not a checkpoint that kdmri-edge wrote.",
+        "Give a .safetensors file of a run of `kdmri-edge distill`, or a network of"
+        " `kdmri-edge models`.",
     )
 
 
@@ -82,17 +91,23 @@ def read_checkpoint_meta(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: Missing, truncated or foreign file, or a newer format.
     """
-    if not path.is_file():
-        raise CheckpointError(f"Checkpoint {path} does not exist.", "Check the path.")
+    if path.is_dir() or not path.exists():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"Checkpoint {path} {what}.", "Check the path.")
     try:
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > _LARGEST_HEADER:
                 raise ValueError("its header is implausibly long")
             header = json.loads(stream.read(length))
+        if "kdmri" not in (header.get("__metadata__") or {}):
+            raise _foreign(path)
         meta = json.loads(header["__metadata__"]["kdmri"])
         version = int(meta["format"])
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        # what is named like a checkpoint and of no known kind is most likely one that was cut short
+        if path.suffix != ".safetensors" or file_kind(path) not in (OURS, *UNTOLD):
+            raise _foreign(path) from error
         raise _damaged(path, error) from error
     if version > FORMAT:
         raise CheckpointError(

@@ -147,7 +147,7 @@ class Mask:
             raise MaskError(
                 f"Mask {self.name!r} is made for {own} phase-encode samples,"
                 f" the image is {height} x {width}.",
-                f"Bring the data to that matrix (--matrix {self.height}) or use another mask.",
+                f"Bring the data to {self.height} x {self.height}, or use another mask.",
             )
 
 
@@ -157,7 +157,7 @@ def _check(height: int, acceleration: float) -> None:
     if not math.isfinite(acceleration) or acceleration < 1:
         raise MaskError(
             f"Acceleration {acceleration:g} is below 1.",
-            "Give --acceleration 1 (fully sampled) or more.",
+            "Give an acceleration of 1 (fully sampled) or more.",
         )
 
 

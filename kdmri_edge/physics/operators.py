@@ -46,7 +46,7 @@ def choose_form(mask: Mask, wanted: str = "auto") -> Form:
     if form is Form.PROJECTION and not mask.is_lines:
         raise MaskError(
             f"Mask {mask.name!r} does not sample whole lines, so it has no projection form.",
-            "Use --dc dft (or --dc auto).",
+            "Use its form dft (or auto).",
         )
     return form
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kdmri_edge.errors import BundleError
+from kdmri_edge.models.shipped import refusal
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.targets import TARGETS, Target
 from kdmri_edge.utils.files import read_json, sha256_file, write_json
@@ -121,8 +122,9 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
             manifest, or with missing or changed files.
     """
     if not (path / MANIFEST).is_file():
-        known = "is not a bundle (it has no manifest.json)" if path.exists() else "does not exist"
-        raise BundleError(f"{path} {known}.", "Give a folder that `kdmri-edge export` wrote.")
+        raise refusal(
+            path, BundleError, "Give the folder of a bundle, as `kdmri-edge export` wrote it."
+        )
     manifest = _read(path / MANIFEST)
     if manifest["target"] not in TARGETS:
         raise BundleError(

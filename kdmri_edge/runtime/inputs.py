@@ -173,7 +173,7 @@ def prepare_scan(scan: Scan, reads: InputSpec, *, undersample: bool = False) -> 
             f"{scan.name} has {scan.coils} coils, the network takes one image.",
             "Use a network that combines coils (dccnn-d3c5-sense).",
         )
-    reads.mask.check_matrix(*scan.matrix)
+    _check_matrix(scan.name, scan.matrix, reads)
     kind = f"k-space of {scan.coils} coils"
     if undersample:
         if not scan.mask.samples.all():
@@ -241,21 +241,26 @@ def prepare(volume: Volume, reads: InputSpec, *, undersample: bool = False) -> N
             voxel_mm=volume.voxel_mm,
             affine=volume.affine,
         )
-    reads.mask.check_matrix(*volume.matrix)
+    if not volume.is_complex and not magnitude:
+        raise DataError(
+            f"{volume.name} holds magnitude images, of which data consistency cannot be computed.",
+            "Give k-space or complex zero-filled images; to try the mask on fully sampled images,"
+            " add --undersample.",
+        )
+    try:
+        _check_matrix(volume.name, volume.matrix, reads)
+    except MaskError as error:
+        raise MaskError(
+            error.what, f"{error.remedy} Fully sampled images are brought to it by --undersample."
+        ) from None
     if volume.is_complex:
         x_u, kind = _undersampled(volume, reads.mask), "complex zero-filled images"
         if channels == 1:  # with the magnitude, x' = x - P x + x_u would not hold
             if not magnitude:
                 _check_zero_phase(volume.name, x_u, reads.mask)
             x_u = np.abs(x_u) if magnitude else x_u.real
-    elif magnitude:
-        x_u, kind = volume.image, "magnitude images of low resolution"
     else:
-        raise DataError(
-            f"{volume.name} holds magnitude images, of which data consistency cannot be computed.",
-            "Give k-space or complex zero-filled images; to try the mask on fully sampled images,"
-            " add --undersample.",
-        )
+        x_u, kind = volume.image, "magnitude images of low resolution"
     return NetworkInput(
         zero_filled=np.ascontiguousarray(x_u),
         target=None,
@@ -263,6 +268,22 @@ def prepare(volume: Volume, reads: InputSpec, *, undersample: bool = False) -> N
         voxel_mm=volume.voxel_mm,
         affine=volume.affine,
     )
+
+
+def _check_matrix(name: str, matrix: tuple[int, int], reads: InputSpec) -> None:
+    """Refuse an image of another matrix than the network's.
+
+    Raises:
+        MaskError: They differ.
+    """
+    try:
+        reads.mask.check_matrix(*matrix)
+    except MaskError:
+        raise MaskError(
+            f"{name} is {matrix[0]} x {matrix[1]}, the network takes"
+            f" {reads.matrix} x {reads.matrix}.",
+            "Use a network of its matrix (`kdmri-edge models`).",
+        ) from None
 
 
 def _check_zero_phase(name: str, image: NDArray[Any], mask: Mask) -> None:

@@ -118,7 +118,8 @@ class Session(ABC):
         """
         if self.bundle is None:
             raise BackendError(
-                "A checkpoint runs with its own mask.", "Export it with --mask input."
+                "A checkpoint runs with its own mask.",
+                "Export it with `kdmri-edge export --mask input`.",
             )
         return operator_of(self.bundle, mask)
 
@@ -169,7 +170,8 @@ class Session(ABC):
         if missing < 0:
             raise BackendError(
                 f"The graph takes {self.coils} coils, the scan has {maps.shape[1]}.",
-                f"Compress the scan to {self.coils} coils, or export with --coils {maps.shape[1]}.",
+                f"Compress the scan to {self.coils} coils, or export the network with"
+                f" `kdmri-edge export --coils {maps.shape[1]}`.",
             )
         padding = np.zeros((len(maps), missing, *maps.shape[2:]), np.float32)
         return np.concatenate((maps, padding), 1)
@@ -240,7 +242,8 @@ def check_graph_precision(wanted: str, written: str, graph: Path) -> None:
     if (wanted == "int8") != (written == "int8"):
         raise BackendError(
             f"{graph} is written in {written}, so it cannot run in {wanted}.",
-            "Export the network with --precision int8 for int8, and with fp32 for others.",
+            "Export the network with `kdmri-edge export --precision int8` for int8, and with fp32"
+            " for others.",
         )
 
 
@@ -305,7 +308,7 @@ def open_session(
     elif mask is not None:
         raise BackendError(
             f"{source} is a checkpoint, which runs with its own mask.",
-            "Export it with --mask input.",
+            "Export it with `kdmri-edge export --mask input`.",
         )
     return session
 
@@ -325,7 +328,7 @@ def operator_of(bundle: Bundle, mask: Mask | None = None) -> Array | None:
         if mask not in (None, bundle.mask):
             raise BackendError(
                 f"{bundle.path} is made for mask {bundle.mask.name!r} alone.",
-                "Export the network with --mask input.",
+                "Export the network with `kdmri-edge export --mask input`.",
             )
         return None
     chosen = mask or bundle.mask
@@ -348,7 +351,7 @@ def _remedy(backend: str | None) -> str:
     fitting = [target.name for target in TARGETS.values() if backend in target.runs_on]
     if not fitting:
         return f"Backends are {', '.join(BACKENDS)}."
-    return f"Export it for that one, with --target {fitting[0]}."
+    return f"Export it for that one: `kdmri-edge export --target {fitting[0]}`."
 
 
 def reconstruct(

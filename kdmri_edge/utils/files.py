@@ -55,7 +55,7 @@ def writing(destination: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutputError(
                 f"The disk is full: {destination} was not written.",
-                "Free some space or choose another place with --out, then run the command again.",
+                "Free some space or choose another place, then run the command again.",
             ) from error
         if error.errno in _REFUSALS:
             raise OutputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 __all__ = ["nearest"]
@@ -16,5 +17,17 @@ def nearest(name: str, known: Iterable[str], *, likeness: float = 0.0) -> str | 
         known: What exists.
         likeness: Least similarity, from 0 (anything) to 1 (equal).
     """
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=likeness)
+    names = list(known)
+    short = [one for one in names if name.lower() in _abbreviations(one)]
+    if short:
+        return short[0]
+    found = difflib.get_close_matches(name, names, n=1, cutoff=likeness)
     return found[0] if found else None
+
+
+def _abbreviations(name: str) -> set[str]:
+    """Return how a name of several words is cut short: "lr" and "learning" for "learning_rate"."""
+    words = re.split(r"[_-]", name)
+    if len(words) < 2:
+        return set()
+    return {"".join(word[:1] for word in words), words[0]}

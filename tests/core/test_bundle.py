@@ -68,7 +68,7 @@ def test_round_trip(folder: Path, mask: Mask) -> None:
 
 
 def test_not_a_bundle(tmp_path: Path) -> None:
-    refused(tmp_path, "is not a bundle")
+    refused(tmp_path, "is a folder without a network")
     refused(tmp_path / "nowhere", "does not exist")
 
 

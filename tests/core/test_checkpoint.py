@@ -124,14 +124,14 @@ def test_cut_short(file: Path, kept: float) -> None:
 def test_rubbish(file: Path, data: bytes) -> None:
     file.write_bytes(data)
     for read in (load_checkpoint, read_checkpoint_meta, load_reconstructor):
-        with pytest.raises(CheckpointError, match="damaged or not a kdmri-edge checkpoint"):
+        with pytest.raises(CheckpointError, match=r"damaged|is a file of unknown format"):
             read(file)
 
 
 def test_header_of_other_json(file: Path) -> None:
     for text in (b"[]", b"3", b'{"__metadata__": []}', b'{"__metadata__": {"kdmri": "[]"}}'):
         file.write_bytes(struct.pack("<Q", len(text)) + text)
-        with pytest.raises(CheckpointError, match="damaged"):
+        with pytest.raises(CheckpointError, match=r"damaged|of another program"):
             load_checkpoint(file)
 
 
@@ -139,7 +139,7 @@ def test_foreign_safetensors(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"weight": torch.ones(3)}, tmp_path / "f.safetensors")
-    with pytest.raises(CheckpointError, match="not a kdmri-edge checkpoint"):
+    with pytest.raises(CheckpointError, match="a safetensors file of another program"):
         load_checkpoint(tmp_path / "f.safetensors")
 
 
@@ -172,9 +172,10 @@ def test_metadata_of_another_kind(file: Path, key: str, value: object) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "none.safetensors"):
-        with pytest.raises(CheckpointError, match="does not exist"):
-            load_checkpoint(path)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_checkpoint(tmp_path / "none.safetensors")
+    with pytest.raises(CheckpointError, match="is a folder"):
+        load_checkpoint(tmp_path)
 
 
 def test_failed_save_keeps_the_earlier_checkpoint(

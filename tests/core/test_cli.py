@@ -202,7 +202,7 @@ def test_acceleration_that_the_mask_contradicts(refuse: Cli, tmp_path: Path) -> 
 def test_unknown_preset(refuse: Cli) -> None:
     refuse("--student", "dccnn-d3c4", parts=("did you mean 'dccnn-d3c5'",))
     refuse("--teacher", "dcnn-d5c5", parts=("did you mean 'dccnn-d5c5'",))
-    refuse("--teacher", "teacher.pt", parts=("neither a preset nor a .safetensors",))
+    refuse("--teacher", "teacher.pt", parts=("teacher.pt does not exist", ".safetensors"))
 
 
 def test_teacher_and_student_of_two_families(refuse: Cli) -> None:

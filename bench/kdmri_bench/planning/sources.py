@@ -12,7 +12,7 @@ from kdmri_bench.planning.testdata import check_same_input
 from kdmri_edge.distillation.run_folder import ROLES, Run
 from kdmri_edge.errors import BenchError, BundleError, CheckpointError, RunError
 from kdmri_edge.models.checkpoint import read_checkpoint_meta
-from kdmri_edge.models.shipped import is_reference, resolve
+from kdmri_edge.models.shipped import is_reference, refusal, resolve
 from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.bundle import MANIFEST, open_bundle
@@ -126,7 +126,7 @@ def from_run(run: Run) -> list[Source]:
     if not roles:
         raise RunError(
             f"Run {run.path} has no finished network yet.",
-            f"Finish it with: kdmri-edge distill --resume --out {run.path}",
+            f"Finish it: `kdmri-edge distill --resume --out {run.path}`.",
         )
     return [from_checkpoint(run.weights(role), exports=run.exports_dir) for role in roles]
 
@@ -195,7 +195,7 @@ def gather(networks: Networks) -> list[Source]:
 
 def _bundles_in(folder: Path) -> list[Path]:
     if not folder.exists():
-        raise BenchError(f"{folder} does not exist.", "Give a run, a checkpoint or a bundle.")
+        raise refusal(folder, BenchError)
     bundles = sorted(file.parent for file in folder.glob(f"*/{MANIFEST}"))
     if not bundles:
         raise BenchError(

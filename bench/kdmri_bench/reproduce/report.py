@@ -39,8 +39,8 @@ from kdmri_bench.results.statistics import (
     bootstrap,
     verdict,
 )
-from kdmri_edge.distillation.run_folder import devices
 from kdmri_edge.distillation.recipe import recipe_value
+from kdmri_edge.distillation.run_folder import devices
 from kdmri_edge.errors import BenchError
 from kdmri_edge.metrics import METRICS
 from kdmri_edge.utils.files import read_json

@@ -40,13 +40,13 @@ def check(graph: Path, targets: tuple[str, ...], as_json: bool) -> None:
     from kdmri_export.graph_check import check_graph
 
     file = graph
-    if graph.is_dir():
+    if graph.is_dir() or not (graph.exists() or graph.suffix == ".onnx"):
         bundle = open_bundle(graph)
         file = bundle.graph
         if file.suffix != ".onnx":
             raise ExportError(
                 f"{graph} holds a graph for {bundle.target.name}, not one of ONNX.",
-                "Export with --target onnx or trt, which hold one.",
+                "Export it with `kdmri-edge export --target onnx`, whose bundles hold one.",
             )
     found = {}
     for target in targets or CHECKED:

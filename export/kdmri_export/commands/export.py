@@ -21,17 +21,24 @@ if TYPE_CHECKING:
 
 __all__ = ["export"]
 
+_TAKEN = (
+    "Give a run's folder or a .safetensors checkpoint that `kdmri-edge distill` wrote, or a network"
+    " of `kdmri-edge models`."
+)
+
 
 def _checkpoints(source: Path | None, model: str) -> list[tuple[str, Path, Path]]:
     """Return (name, checkpoint, folder for its bundles) of what the user named."""
     from kdmri_edge.distillation.run_folder import newest_run, open_run
-    from kdmri_edge.models.shipped import is_reference, resolve
+    from kdmri_edge.models.shipped import is_reference, refusal, resolve
     from kdmri_edge.utils.console import say
 
     if source is not None and is_reference(str(source)):
         return [(str(source), resolve(str(source)), Path("exports"))]
     if source is not None and source.suffix == ".safetensors":
         return [(source.stem, source, source.parent / "exports")]
+    if source is not None and not (source / "run.json").is_file():
+        raise refusal(source, RunError, _TAKEN)
     if source is None:
         run = newest_run()
         say(f"Taking the newest run: {run.path}")
@@ -41,7 +48,7 @@ def _checkpoints(source: Path | None, model: str) -> list[tuple[str, Path, Path]
     if not roles:
         raise RunError(
             f"Run {run.path} has no finished network yet.",
-            f"Finish it with: kdmri-edge distill --resume --out {run.path}",
+            f"Finish it: `kdmri-edge distill --resume --out {run.path}`.",
         )
     return [(role, run.weights(role), run.exports_dir) for role in roles]
 

@@ -128,6 +128,7 @@ class OnnxRuntimeSession(Session):
         except self._ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             raise BackendError(
                 f"The graph does not take an input of shape {list(x_u.shape)}.",
-                "Use its own matrix; export with --batch dynamic for other batches.",
+                "Use its own matrix; for other batches export it with"
+                " `kdmri-edge export --batch dynamic`.",
             ) from error
         return result

@@ -66,9 +66,7 @@ class OpenVinoSession(Session):
         if graph.suffix == ".onnx" and NODE[1].encode() in graph.read_bytes():
             core.add_extension(onnx_extension())
         if precision not in self.precisions_here():
-            raise BackendError(
-                f"This CPU has no {precision} arithmetic.", "Run in f32 (--precision f32)."
-            )
+            raise BackendError(f"This CPU has no {precision} arithmetic.", "Run it in fp32.")
         settings: dict[str, Any] = {
             # Without it OpenVINO picks bf16 by itself wherever the CPU has it.
             "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,
@@ -134,7 +132,8 @@ class OpenVinoSession(Session):
         except RuntimeError as error:
             raise BackendError(
                 f"The graph does not take an input of shape {list(x_u.shape)}.",
-                "Use its own matrix; export with --batch dynamic for other batches.",
+                "Use its own matrix; for other batches export it with"
+                " `kdmri-edge export --batch dynamic`.",
             ) from error
         # copied: the next call writes into the same memory
         result: Array = np.array(results[0], dtype=np.float32)
@@ -165,6 +164,7 @@ class OpenVinoSession(Session):
         except RuntimeError as error:
             raise BackendError(
                 "The graph does not take inputs of these shapes.",
-                "Use its own matrix; export with --batch dynamic for other batches.",
+                "Use its own matrix; for other batches export it with"
+                " `kdmri-edge export --batch dynamic`.",
             ) from error
         return [result for result in results if result is not None]

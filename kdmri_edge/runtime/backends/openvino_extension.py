@@ -50,7 +50,8 @@ def data_consistency_nodes(x: Any, x_u: Any, operator: Any, gain: float, form: s
         px = _by_dft(x, operator, channels, height, width)
     else:
         raise BackendError(
-            f"OpenVINO reads no data consistency in the form {form!r}.", "Export it with --dc auto."
+            f"OpenVINO reads no data consistency in the form {form!r}.",
+            "Export it with `kdmri-edge export --dc auto`.",
         )
     residual = ops.subtract(x_u, px)
     if gain != 1.0:

@@ -108,7 +108,7 @@ class EagerSession(Session):
         if mode == "graph" and device != "cuda":
             raise BackendError("CUDA graphs run on CUDA devices alone.", "Use mode eager.")
         if device == "cpu" and precision not in self.precisions_here():
-            raise BackendError("This CPU has no bf16 convolutions.", "Use precision f32.")
+            raise BackendError("This CPU has no bf16 convolutions.", "Run it in fp32.")
         if threads is not None:
             torch.set_num_threads(threads)
         if device == "cuda":

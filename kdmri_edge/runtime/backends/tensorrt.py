@@ -67,7 +67,8 @@ class TensorRTSession(Session):
         except run_engine.Refused as error:
             raise BackendError(
                 f"The graph does not take an input of shape {list(x_u.shape)} ({error}).",
-                "Use its own matrix; export with --batch dynamic for other batches.",
+                "Use its own matrix; for other batches export it with"
+                " `kdmri-edge export --batch dynamic`.",
             ) from error
         return result
 

@@ -70,7 +70,7 @@ def test_unknown_contrast_names_those_present(folder: Path) -> None:
 
 
 def test_contrast_where_names_tell_none(folder: Path) -> None:
-    with pytest.raises(DataError, match="leave --contrast out"):
+    with pytest.raises(DataError, match="tell no contrast"):
         find_volumes(folder / "plain.npy", "T1w")
 
 

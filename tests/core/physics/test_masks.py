@@ -166,7 +166,7 @@ def test_bad_mask_arrays(tmp_path: Path, array: np.ndarray) -> None:
 
 
 def test_mask_of_another_size_names_the_remedy() -> None:
-    with pytest.raises(MaskError, match="--matrix 64"):
+    with pytest.raises(MaskError, match="to 64 x 64"):
         variable_density_lines(64, 3).check_matrix(240, 240)
     with pytest.raises(MaskError, match="32 x 40"):
         variable_density_2d((32, 40), 2, centre=4).check_matrix(32, 32)

@@ -100,12 +100,12 @@ def _check_ours(folder: Path) -> None:
         if not file.name.endswith(".dcm"):
             raise OutputError(
                 f"{folder} holds other files than a DICOM series ({file.name}).",
-                "Choose another --output.",
+                "Choose another name.",
             )
         if not _is_ours(file):
             raise OutputError(
                 f"{folder} holds images that kdmri-edge did not write ({file.name}).",
-                "Choose another --output.",
+                "Choose another name.",
             )
 
 
