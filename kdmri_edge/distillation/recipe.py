@@ -390,7 +390,6 @@ _OTHER_WORDS: Final = {
     "random_seed": "seed",
     "val_every": "validate_every",
     "save_every": "checkpoint_every",
-    "kd_weight": "distillation.alpha",
     "quantize": "qat.quantize",
     "quantization": "qat.quantize",
     "quantize_steps": "qat.steps",

@@ -290,7 +290,7 @@ def _made(cls: type[T], values: Mapping[str, Any]) -> T:
 
 
 # Of two names below which the one is no slip of the pen for the other.
-_LIKENESS: Final = 0.5
+_LIKENESS: Final = 0.6
 
 
 def _nearest(name: str, known: Mapping[str, Key], other_words: Mapping[str, str]) -> str | None:

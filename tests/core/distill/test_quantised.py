@@ -127,7 +127,7 @@ def test_a_copy_is_not_silently_kept_where_another_is_asked_for(
 ) -> None:
     run = distill(settings(**TUNED), tmp_path / "run")
     before = run.tuned("int8").read_bytes()
-    with pytest.raises(RunError, match="another qat.steps"):
+    with pytest.raises(RunError, match=r"another qat\.steps"):
         distill(settings(**{**TUNED, "quantise_steps": 9}), tmp_path / "run")
     assert run.tuned("int8").read_bytes() == before
 

@@ -213,7 +213,7 @@ def test_killed_two_processes_resume(
         ({"batch": 4}, 3, "4 strips"),
         ({"batch": 6, "shards": 4}, 1, "6 strips"),
         ({"batch": 6, "shards": 3}, 2, "3 shards"),
-        ({"batch": 8, "strip": 6}, 4, "2 whole slices"),
+        ({"batch": 8, "strip": 8}, 4, "2 whole slices"),
     ],
 )
 def test_batch_that_cannot_be_shared(
@@ -226,10 +226,11 @@ def test_batch_that_cannot_be_shared(
     with pytest.raises(RecipeError, match=named) as caught:
         distill(settings(**changes), tmp_path / "run", engine=Engine(devices=processes))
     assert not (tmp_path / "run").exists()
-    found = re.search(r"--set (batches.size|batches.shards)=(\d+)", caught.value.remedy)
+    found = re.search(r"--set (batches\.size|batches\.shards)=(\d+)", caught.value.remedy)
     assert found is not None
-    mended = {**changes, found[1]: int(found[2])}
-    if found[1] == "shards":  # the batch is looked at only now
+    key = {"batches.size": "batch", "batches.shards": "shards"}[found[1]]
+    mended = {**changes, key: int(found[2])}
+    if key == "shards":  # the batch is looked at only now
         mended["batch"] = 2 * int(found[2])
     check_sharding(settings(**mended), processes)  # the remedy is one
 
