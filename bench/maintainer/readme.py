@@ -1,9 +1,11 @@
-"""Figures of README.md from recorded results: `python -m maintainer.readme [--check]`.
+"""Figures of README.md and docs/ from recorded results: `python -m maintainer.readme [--check]`.
 
 A generated block lies between `<!-- begin:NAME -->` and `<!-- end:NAME -->`; NAME is `KIND:STEM`,
 where STEM is a folder of bench/results that holds report.json, and KIND one of
 
 - `table`: the benchmark's table with its notes;
+- `ran`: the same without the rows that are absent;
+- `small`: teacher and student in OpenVINO, float32 and int8, beside the teacher in PyTorch;
 - `details`: the figures that the table leaves out: percentiles, end to end, throughput, peak;
 - `recommended`: which variant the report recommends, in one sentence;
 - `pareto`: quality against latency, drawn beside the report as pareto.svg;
@@ -27,6 +29,7 @@ of file formats and of the package's trained networks (`code_tables`).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -40,13 +43,13 @@ from kdmri_bench.reporting.page.charts import pareto_svg
 from kdmri_bench.reporting.report import read_report
 from kdmri_bench.reporting.table import markdown_details, markdown_table, recommendation
 from kdmri_bench.results.ratios import PEER_COMPILE, PEER_EXPORT, markdown_ratios, markdown_student
-from kdmri_bench.results.schema import Report
+from kdmri_bench.results.schema import Report, Status
 from kdmri_edge.errors import BenchError
 from kdmri_edge.utils.extras import load_attribute
 from kdmri_edge.utils.files import atomic_path, read_json
 from maintainer.code_tables import TABLES
 
-__all__ = ["BLOCKS", "draw_pictures", "facts", "generate", "main"]
+__all__ = ["BLOCKS", "draw_pictures", "facts", "generate", "main", "pages"]
 
 _BLOCK = re.compile(
     r"(?P<begin><!-- begin:(?P<name>\S+) -->)(?P<body>.*?)(?P<end><!-- end:(?P=name) -->)", re.S
@@ -73,6 +76,47 @@ def facts(report: Report) -> str:
     )
 
 
+_SMALL: Final = (
+    ("teacher", "PyTorch", "f32"),
+    ("teacher", "OpenVINO", "f32"),
+    ("teacher", "OpenVINO", "int8"),
+    ("student", "OpenVINO", "f32"),
+    ("student", "OpenVINO", "int8"),
+)
+
+
+def small(report: Report) -> str:
+    """Return what distillation and int8 are worth, in five rows of a report.
+
+    Raises:
+        BenchError: A row was not measured.
+    """
+    lines = [
+        "| network | runtime | precision | PSNR dB | SSIM | ms a slice | memory MiB | size KiB |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    measured = {
+        (row.role, row.runtime, row.precision): row
+        for row in report.rows
+        if row.status is Status.MEASURED and row.variant == "default"
+    }
+    for key in _SMALL:
+        row = measured.get(key)
+        if row is None or not (row.quality and row.latency and row.memory and row.size_bytes):
+            raise BenchError(f"The report lacks {' '.join(key)}.", "Measure that row as well.")
+        precision = {"f32": "fp32"}.get(row.precision, row.precision)
+        quality = {name: value["mean"] for name, value in row.quality.items()}
+        lines.append(
+            f"| {row.network} | {row.runtime} | {precision} | {quality['psnr']:.2f} |"
+            f" {quality['ssim']:.4f} | {row.latency['p50_ms']:.1f} |"
+            f" {row.memory['peak'] / 2**20:.0f} | {row.size_bytes / 1024:.0f} |"
+        )
+    machine = report.provenance["machine"]
+    lines += ["", f"{machine['cpu']}, {report.settings['threads']} threads, matrix"
+              f" {report.matrix}; memory is the process's peak, loading included."]  # fmt: skip
+    return "\n".join(lines)
+
+
 def _peers(report: Report) -> str:
     return "\n\n".join(markdown_ratios(report, name) for name in (PEER_EXPORT, PEER_COMPILE))
 
@@ -80,6 +124,7 @@ def _peers(report: Report) -> str:
 BLOCKS: Final[dict[str, Callable[[Report], str]]] = {
     "table": markdown_table,
     "ran": partial(markdown_table, absent=False),
+    "small": small,
     "details": markdown_details,
     "recommended": recommendation,
     "ratios": markdown_ratios,
@@ -136,14 +181,15 @@ RAW_BLOCKS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
 }
 
 
-def _body(name: str, results: Path) -> str:
-    """Make the contents of one block."""
+def _body(name: str, results: Path, folder: Path) -> str:
+    """Make the contents of one block of a page in `folder`."""
     if name in TABLES:
         return TABLES[name]()
     kind, _, stem = name.partition(":")
     file = results / stem / "report.json"
     if stem and kind == "pareto":
-        return f"![PSNR against latency of every variant]({results.as_posix()}/{stem}/pareto.svg)"
+        picture = Path(os.path.relpath(results / stem / "pareto.svg", folder)).as_posix()
+        return f"![PSNR against latency of every variant]({picture})"
     if stem and kind in BLOCKS:
         return BLOCKS[kind](read_report(file))
     if stem and kind in RAW_BLOCKS:
@@ -171,12 +217,13 @@ def draw_pictures(text: str, results: Path) -> dict[Path, str]:
     }
 
 
-def generate(text: str, results: Path) -> str:
+def generate(text: str, results: Path, folder: Path = Path()) -> str:
     """Return `text` with every generated block made anew.
 
     Args:
-        text: contents of the README.
+        text: contents of a page.
         results: the folder that holds STEM/report.json.
+        folder: the folder of the page, from which pictures are named.
 
     Raises:
         BenchError: an unknown kind of block, a block without end, or a missing or damaged report.
@@ -190,31 +237,43 @@ def generate(text: str, results: Path) -> str:
         )
 
     def block(match: re.Match[str]) -> str:
-        body = _body(match["name"], results)
+        body = _body(match["name"], results, folder)
         return f"{match['begin']}\n{body}\n{match['end']}"
 
     return _BLOCK.sub(block, text)
 
 
+def pages(root: Path = Path()) -> list[Path]:
+    """Return the files with generated blocks below a checkout of the project."""
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+
+
 @click.command(cls=Script)
-@click.option("--readme", default=Path("README.md"), type=click.Path(path_type=Path))
+@click.option(
+    "--readme",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A page; may be repeated [README.md and docs/].",
+)
 @click.option("--results", default=Path("bench/results"), type=click.Path(path_type=Path))
-@click.option("--check", is_flag=True, help="Write nothing; exit with 1 when the file is stale.")
-def main(readme: Path, results: Path, check: bool) -> None:
-    """Make the generated blocks of README.md anew from bench/results."""
-    if not readme.is_file():
-        raise BenchError(f"{readme} does not exist.", "Name the file with --readme.")
-    before = readme.read_text(encoding="utf-8")
-    after = generate(before, results)
-    if check and before != after:
-        raise BenchError(f"{readme} is stale.", "Run: python -m maintainer.readme")
-    for picture, drawing in draw_pictures(before, results).items():
-        if not check:
-            with atomic_path(picture) as temporary:
-                temporary.write_text(drawing + "\n", encoding="utf-8")
-    if before != after:
-        with atomic_path(readme) as temporary:
-            temporary.write_text(after, encoding="utf-8")
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 when a file is stale.")
+def main(files: tuple[Path, ...], results: Path, check: bool) -> None:
+    """Make the generated blocks of README.md and docs/ anew from bench/results."""
+    for file in files or pages():
+        if not file.is_file():
+            raise BenchError(f"{file} does not exist.", "Name the file with --readme.")
+        before = file.read_text(encoding="utf-8")
+        after = generate(before, results, file.parent)
+        if check and before != after:
+            raise BenchError(f"{file} is stale.", "Run: python -m maintainer.readme")
+        for picture, drawing in draw_pictures(before, results).items():
+            if not check:
+                with atomic_path(picture) as temporary:
+                    temporary.write_text(drawing + "\n", encoding="utf-8")
+        if before != after:
+            with atomic_path(file) as temporary:
+                temporary.write_text(after, encoding="utf-8")
 
 
 if __name__ == "__main__":
