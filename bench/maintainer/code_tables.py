@@ -1,11 +1,12 @@
 """Tables of the documentation that come from the code and the package itself, not from results.
 
-`TABLES` stand in the pages themselves and are checked; `MADE` are long and change with every option,
-so they are made when the site is built (`maintainer.site`).
+`TABLES` stand in the pages themselves and are checked; `MADE` are long and change with every
+option, so they are made when the site is built (`maintainer.site`).
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import MISSING
 from importlib import resources
@@ -77,13 +78,18 @@ def shipped() -> str:
 
 def _cell(text: str) -> str:
     """Return text that may stand in a table's cell."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(text.split()).replace("<", "&lt;").replace("|", "&#124;")
+
+
+def _code(text: str) -> str:
+    """Return code that may stand in a table's cell, and may be broken after each "|"."""
+    return f"<code>{_cell(text).replace('&#124;', '&#124;<wbr>')}</code>"
 
 
 def _command(name: str, command: click.Command) -> list[str]:
     """Return what `--help` says of a command, and of those below it, as Markdown."""
     context = click.Context(command, info_name=f"kdmri-edge {name}")
-    text, _, examples = (command.help or "").partition("\b\n")
+    text, _, examples = inspect.cleandoc(command.help or "").partition("\b\n")
     usage = " ".join([context.info_name or "", *command.collect_usage_pieces(context)])
     lines = [f"## {name}", "", text.strip(), "", "```", usage, "```", ""]
     if examples:
@@ -95,7 +101,7 @@ def _command(name: str, command: click.Command) -> list[str]:
     ]
     if records:
         lines += ["| option | what |", "|---|---|"]
-        lines += [f"| `{_cell(option)}` | {_cell(what)} |" for option, what in records]
+        lines += [f"| {_code(option)} | {_cell(what)} |" for option, what in records]
         lines.append("")
     if isinstance(command, click.Group):
         for below in command.list_commands(context):

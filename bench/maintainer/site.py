@@ -1,7 +1,7 @@
 """Hook of MkDocs: what the site shows of files that lie outside docs/.
 
-In the repository, pages name pictures, tutorials and source files by their paths, so that links work
-where the Markdown itself is read. Here these become parts of the site:
+In the repository, pages name pictures, tutorials and source files by their paths, so that links
+work where the Markdown itself is read. Here these become parts of the site:
 
 - pictures under bench/results are copied;
 - scripts under examples/ become tutorials, CHANGELOG.md and CONTRIBUTING.md pages;
@@ -23,7 +23,7 @@ from mkdocs.structure.pages import Page
 
 from maintainer.code_tables import MADE
 
-__all__ = ["on_files", "on_page_markdown"]
+__all__ = ["on_files", "on_page_markdown", "places", "resolved", "tutorial"]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -93,13 +93,16 @@ def resolved(text: str, source: str, page: str, known: dict[str, str]) -> str:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what lies outside docs/."""
-    for path, place in places().items():
-        if place.endswith(".md"):
-            script = path.endswith(".py")
-            text = tutorial(ROOT / path) if script else (ROOT / path).read_text(encoding="utf-8")
-            files.append(File.generated(config, place, content=resolved(text, path, place, places())))
-        else:
-            files.append(File.generated(config, place, abs_src_path=os.fspath(ROOT / path)))
+    known = places()
+    for path, place in known.items():
+        source = ROOT / path
+        if not place.endswith(".md"):
+            files.append(File.generated(config, place, abs_src_path=os.fspath(source)))
+            continue
+        script = source.suffix == ".py"
+        text = tutorial(source) if script else source.read_text(encoding="utf-8")
+        text = resolved(text, path, place, known)
+        files.append(File.generated(config, place, content=text))
     return files
 
 

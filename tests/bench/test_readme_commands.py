@@ -1,4 +1,4 @@
-"""The README's commands: the quickstart runs as written, the others name options that exist."""
+"""Commands of README and docs: the quickstart runs as written, others name options that exist."""
 
 from __future__ import annotations
 
@@ -15,20 +15,31 @@ from click.testing import CliRunner
 from kdmri_bench import quickstart
 from kdmri_edge.cli import COMMANDS, main
 from kdmri_edge.runtime.targets import TARGETS
+from maintainer.readme import pages
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```\n(.*?)^```$", README, re.M | re.S)
-LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
-OURS = [part.strip() for line in LINES for part in line.split("&&") if "kdmri-edge " in part]
-OURS = [command for command in OURS if command.startswith("kdmri-edge ")]
+
+
+def lines(page: str) -> list[str]:
+    """Return what a reader of a page may copy into a shell."""
+    blocks = re.findall(r"^```(?:bash)?\n(.*?)^```$", page, re.M | re.S)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def ours(page: str) -> list[str]:
+    """Return the commands of this project on a page."""
+    parts = [part.strip() for line in lines(page) for part in line.split("&&")]
+    return [part for part in parts if part.startswith("kdmri-edge ")]
+
+
 # Steps and phantoms of a quickstart that only shows that it works.
 SMALL = ("teacher_steps=3", "attention_steps=1", "imitation_steps=2", "phantom_volumes=3",
          "phantom_slices=2")  # fmt: skip
 
 
 def test_the_readme_has_its_two_commands() -> None:
-    setups = [line for line in LINES if line.startswith("python -m pip install")]
+    setups = [line for line in lines(README) if line.startswith("python -m pip install")]
     assert setups == [
         'python -m pip install -e ".[all]" && kdmri-edge quickstart',
         'python -m pip install -e ".[dev]" && python -m pytest -n auto --dist loadfile',
@@ -38,20 +49,23 @@ def test_the_readme_has_its_two_commands() -> None:
     assert re.search(r"^python -m pytest -n auto --dist loadfile$", ci, re.M)
 
 
-@pytest.mark.parametrize("line", OURS)
-def test_commands_name_options_that_exist(line: str) -> None:
-    name, *arguments = shlex.split(line)[1:]
-    assert name in COMMANDS
-    command = main.get_command(click.Context(main), name)
-    assert command is not None
-    with click.Context(command, info_name=name) as context:
-        command.parse_args(context, arguments)
+def test_commands_name_options_that_exist() -> None:
+    texts = [page.read_text(encoding="utf-8") for page in pages(ROOT)]
+    commands = sorted({command for text in texts for command in ours(text)})
+    assert len(commands) > 25
+    for line in commands:
+        name, *arguments = shlex.split(line)[1:]
+        assert name in COMMANDS, line
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        with click.Context(command, info_name=line) as context:
+            command.parse_args(context, arguments)
 
 
 def test_quickstart_ends_with_every_network_on_every_runtime(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "kdmri-edge quickstart" in OURS
+    assert "kdmri-edge quickstart" in ours(README)
     monkeypatch.setattr(quickstart, "MATRIX", 48)  # as shipped it takes minutes
     monkeypatch.chdir(tmp_path)
     sets = [word for value in SMALL for word in ("--set", value)]
