@@ -1,10 +1,17 @@
-"""Edge-deployment compression toolchain for MR reconstruction networks.
+"""Compact MR reconstruction networks for scanner-side hardware: distil, export, measure, run.
 
-Importing this package is free of heavy libraries: torch, openvino, onnxruntime and their like are
-loaded only by the modules that need them.
+    import kdmri_edge as ke
+
+    net = ke.load("dccnn-d3c5@brain-4x")
+    image = net.reconstruct(kspace, mask=mask)
+
+Importing this package is free of heavy libraries: each name is loaded when it is first used, and
+torch, openvino, onnxruntime and their like only by the modules that are made of them. The names are
+declared, with their types, in `__init__.pyi`.
 """
 
-from __future__ import annotations
+import lazy_loader
 
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __version__ = "0.1.0"
-__all__ = ["__version__"]
+__all__ += ["__version__"]

@@ -12,7 +12,7 @@ import click
 from kdmri_edge.errors import KdmriError
 
 if TYPE_CHECKING:
-    from kdmri_edge.data.inspect import FileInfo
+    from kdmri_edge.data.inspection import FileInfo
 
 __all__ = ["data"]
 
@@ -46,7 +46,7 @@ def inspect(files: tuple[Path, ...], kspace: bool, as_json: bool) -> int:
       kdmri-edge data inspect meas_MID00042.dat
       kdmri-edge data inspect scan.h5:FLAIR:swh series/ T1w.nii.gz --json
     """  # noqa: D301 - click wants the backspace itself
-    from kdmri_edge.data.inspect import inspect as look
+    from kdmri_edge.data.inspection import inspect as look
     from kdmri_edge.utils.console import progress
 
     found: list[dict[str, Any]] = []
@@ -126,7 +126,7 @@ def convert(source: Path, destination: Path, magnitude: bool, kspace: bool, as_j
       kdmri-edge data convert meas_MID00042.dat T1w.nii.gz --magnitude
       kdmri-edge data convert series/ T1w.nii.gz
     """  # noqa: D301 - click wants the backspace itself
-    from kdmri_edge.data.convert import convert as write
+    from kdmri_edge.data.conversion import convert as write
 
     done = write(source, destination, magnitude=magnitude, kspace=kspace)
     if as_json:

@@ -1,1 +1,5 @@
 """Volumes: reading, the phantom, splits and undersampled cases."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

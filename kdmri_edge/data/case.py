@@ -37,7 +37,16 @@ from kdmri_edge.physics.operators import zero_filled
 from kdmri_edge.physics.scaling import slice_scale
 from kdmri_edge.utils.console import progress
 
-__all__ = ["NOISE", "SETS", "SIMULATION", "Undersampling", "coil_sets", "simulated_case"]
+__all__ = [
+    "NOISE",
+    "SETS",
+    "SIMULATION",
+    "Case",
+    "Undersampling",
+    "coil_sets",
+    "make_case",
+    "simulated_case",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -34,7 +34,23 @@ from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
 from kdmri_edge.utils.console import progress
 
-__all__ = ["Parts", "attribution_of", "automatic_split", "find_parts", "phantom_parts"]
+__all__ = [
+    "BRAIN_FOLDS",
+    "KNOWN_SPLITS",
+    "PARTS",
+    "Parts",
+    "Split",
+    "VolumeFile",
+    "assign",
+    "attribution_of",
+    "automatic_split",
+    "find_parts",
+    "find_volumes",
+    "load_split",
+    "load_volumes",
+    "phantom_parts",
+    "split_for",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

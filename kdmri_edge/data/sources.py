@@ -19,7 +19,15 @@ from typing import Final, NamedTuple
 from kdmri_edge.data.formats.dicom.files import dicom_files
 from kdmri_edge.utils.files import sha256_bytes, sha256_file
 
-__all__ = ["AXES_HELP", "axes_of", "dataset_of", "source_sha256", "split_dataset"]
+__all__ = [
+    "AXES_HELP",
+    "FileNameParts",
+    "axes_of",
+    "dataset_of",
+    "parse_name",
+    "source_sha256",
+    "split_dataset",
+]
 
 _SUBJECT = re.compile(r"sub-([A-Za-z0-9]+)(?:_|$)")
 

@@ -1,1 +1,5 @@
 """Reconstruction networks: one typed specification, named presets and their torch modules."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

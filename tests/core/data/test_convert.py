@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from kdmri_edge.data.convert import convert
+from kdmri_edge.data.conversion import convert
 from kdmri_edge.data.formats.measured import root_sum_of_squares
 from kdmri_edge.data.formats.registry import read_scan, read_volume, write_image
 from kdmri_edge.data.geometry import from_axes

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from kdmri_edge import __version__
-from kdmri_edge.data.convert import convert
+from kdmri_edge.data.conversion import convert
 from kdmri_edge.data.formats.registry import read_volume, write_image, write_image_record
 from kdmri_edge.data.geometry import Affine, directions, from_axes, voxel_size
 from kdmri_edge.data.image import ImageRecord

@@ -12,7 +12,7 @@ import pytest
 from kdmri_edge.data.formats.hdf5.layouts import layout_of
 from kdmri_edge.data.formats.registry import read_volume, write_image_record
 from kdmri_edge.data.image import ImageRecord
-from kdmri_edge.data.inspect import inspect
+from kdmri_edge.data.inspection import inspect
 from kdmri_edge.errors import DataError
 from kdmri_edge.mrd.format.assembler import Assembler
 from kdmri_edge.mrd.format.emit import encoding_of, readouts

@@ -1,0 +1,13 @@
+from .losses import attention_map as attention_map
+from .losses import attention_transfer as attention_transfer
+from .losses import distance as distance
+from .losses import imitation as imitation
+from .recipe import LOSSES as LOSSES
+from .recipe import DistillRecipe as DistillRecipe
+from .recipe import ImageLoss as ImageLoss
+from .recipe import load_recipe as load_recipe
+from .request import Request as Request
+from .run_folder import Run as Run
+from .run_folder import newest_run as newest_run
+from .run_folder import open_run as open_run
+from .start import distill as distill

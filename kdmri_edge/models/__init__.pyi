@@ -1,0 +1,11 @@
+from .build import Network as Network
+from .build import build_model as build_model
+from .checkpoint import Checkpoint as Checkpoint
+from .checkpoint import load_checkpoint as load_checkpoint
+from .checkpoint import save_checkpoint as save_checkpoint
+from .reconstructor import Reconstructor as Reconstructor
+from .shipped import ShippedNetwork as ShippedNetwork
+from .shipped import shipped_networks as shipped_networks
+from .specs import PRESETS as PRESETS
+from .specs import ModelSpec as ModelSpec
+from .specs import preset as preset

@@ -1,0 +1,11 @@
+from .backends.registry import BACKENDS as BACKENDS
+from .backends.registry import Backend as Backend
+from .bundle import Bundle as Bundle
+from .bundle import open_bundle as open_bundle
+from .pipeline import Pipeline as Pipeline
+from .session import Session as Session
+from .session import SessionInfo as SessionInfo
+from .session import open_session as open_session
+from .targets import TARGETS as TARGETS
+from .targets import Target as Target
+from .verify import verify_bundle as verify_bundle
