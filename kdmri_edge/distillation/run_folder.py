@@ -5,6 +5,7 @@ Which machines a run was trained on: it may have been resumed elsewhere.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ __all__ = [
     "RUNS_FOLDER",
     "RUN_FORMAT",
     "Run",
+    "RunNetwork",
     "all_machines",
     "devices",
     "newest_run",
@@ -77,6 +79,42 @@ class Run:
         """Return where the checkpoint of a role lies or will lie."""
         return self.path / f"{role}.safetensors"
 
+    @property
+    def teacher(self) -> RunNetwork:
+        """The teacher.
+
+        Raises:
+            RunError: It is not trained (yet).
+        """
+        return self.network("teacher")
+
+    @property
+    def plain(self) -> RunNetwork:
+        """The student that was trained without a teacher.
+
+        Raises:
+            RunError: It is not trained (yet).
+        """
+        return self.network("plain")
+
+    @property
+    def student(self) -> RunNetwork:
+        """The distilled student.
+
+        Raises:
+            RunError: It is not trained (yet).
+        """
+        return self.network("student")
+
+    def network(self, role: str) -> RunNetwork:
+        """Return a finished network, which can stand wherever a checkpoint's path can.
+
+        Raises:
+            RunError: It is not trained (yet).
+        """
+        self.weights(role)
+        return RunNetwork(run=self, role=role)
+
     def tuned(self, quantise: str) -> Path:
         """Return where the student lies, or will lie, that was tuned with int8 rounding.
 
@@ -98,6 +136,30 @@ class Run:
                 f"Finish it: `kdmri-edge distill --resume --out {self.path}`.",
             )
         return file
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunNetwork(os.PathLike[str]):
+    """A finished network of a run; as a path it is its checkpoint.
+
+    Attributes:
+        run: The run.
+        role: "teacher", "plain" or "student".
+    """
+
+    run: Run
+    role: str
+
+    @property
+    def path(self) -> Path:
+        """Its checkpoint."""
+        return self.run.file(self.role)
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+    def __str__(self) -> str:
+        return f"{ROLES.get(self.role, self.role)} of {self.run.path}"
 
 
 def open_run(path: Path) -> Run:

@@ -1,0 +1,242 @@
+"""What is exported where: from what a user names to checkpoints, recipes and folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdmri_edge.distillation.run_folder import Run, RunNetwork, newest_run, open_run, tuned_for
+from kdmri_edge.errors import ExportError, RunError
+from kdmri_edge.models.shipped import is_reference, resolve
+from kdmri_edge.physics.coils import COILS
+from kdmri_edge.runtime.bundle import Bundle
+from kdmri_edge.runtime.targets import PRECISIONS, TARGETS
+from kdmri_edge.utils.console import say
+from kdmri_edge.utils.extras import require
+from kdmri_edge.utils.suggest import nearest
+from kdmri_export.recipe import ExportRecipe
+from kdmri_export.targets.tensorrt.engines import RTX_DEFAULT, EngineRequest
+
+__all__ = ["ExportJob", "Source", "export", "plan_exports"]
+
+
+Source = str | os.PathLike[str] | Run
+"""What a user may name as the network to export."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportJob:
+    """One export.
+
+    Attributes:
+        checkpoint: The network's weights.
+        recipe: What is asked for.
+        out: The bundle's folder.
+    """
+
+    checkpoint: Path
+    recipe: ExportRecipe
+    out: Path
+
+    def run(self) -> Bundle:
+        """Export it.
+
+        Raises:
+            KdmriError: See `kdmri_export.export.export_model`.
+        """
+        from kdmri_export.export import export_model
+
+        return export_model(self.checkpoint, self.recipe, self.out)
+
+
+def plan_exports(
+    source: Source | None,
+    *,
+    targets: Sequence[str],
+    precision: str = "fp32",
+    model: str = "student",
+    dc: str = "auto",
+    batch: str = "1",
+    mask: str = "fixed",
+    keep_op: bool = False,
+    coils: int = COILS,
+    builder: str | None = None,
+    compute_capabilities: Sequence[str] = (),
+    require_engine: bool = False,
+    out: str | os.PathLike[str] | None = None,
+) -> list[ExportJob]:
+    """Decide what is exported, before anything is.
+
+    Args:
+        source: A run or its folder, a network of it, a .safetensors checkpoint, or the name of a
+            trained network of the package; None takes the newest run under runs/.
+        targets: Names of rows of `TARGETS`.
+        precision: Of the convolutions: "fp32", "fp16", "bf16" or "int8".
+        model: Which network of a run: "student", "teacher", "plain", or "all".
+        dc: Form of data consistency: "auto", "projection", "dft" or "fft".
+        batch: "1", or "dynamic" for any number of slices per call.
+        mask: "fixed", or "input" for one graph that serves every mask of its kind and matrix.
+        keep_op: Keep data consistency as one node (targets whose row says so).
+        coils: Of multi-coil networks: coils that scans are compressed to, at most.
+        builder: What builds engines, for targets that have engines: "auto", "tensorrt", "rtx",
+            "torch-tensorrt" or "none"; None as "auto".
+        compute_capabilities: GPUs that TensorRT-RTX builds for ahead of time, e.g. "sm86".
+        require_engine: Fail where no engine can be built.
+        out: The bundle's folder; None makes one beside the network, named after what differs from
+            the defaults.
+
+    Raises:
+        ExportError: An unknown target, or an option that the target does not have.
+        RunError: There is no such run, or that network of it is not trained (yet).
+        ModelError: No network of that name is shipped.
+    """
+    short = PRECISIONS.get(precision, precision)
+    if short not in PRECISIONS.values():
+        raise ExportError(
+            f"There is no precision {precision!r}; did you mean"
+            f" {nearest(precision, PRECISIONS)!r}?",
+            f"Precisions: {', '.join(PRECISIONS)}.",
+        )
+    rows = [TARGETS.named(name) for name in targets]
+    with_engines = any(row.builds_engines for row in rows)
+    if not with_engines and (builder or compute_capabilities or require_engine):
+        raise ExportError("Engines are built for target 'trt' only.", "Leave the builder out.")
+    engines = EngineRequest(
+        builder=builder or "auto",
+        compute_capabilities=tuple(compute_capabilities)
+        or (RTX_DEFAULT if builder == "rtx" else ()),
+        required=require_engine,
+    )
+    recipes = [
+        ExportRecipe(
+            target=row.name,
+            dc=dc,
+            batch=batch,
+            precision=short,
+            mask_input=mask == "input",
+            keep_op=keep_op,
+            coils=coils,
+            engines=engines if row.builds_engines else None,
+        )
+        for row in rows
+    ]
+    # A file that is named is exported as it is; of a run the copy that was tuned for int8 is taken.
+    named = _is_file(source)
+    networks = _networks(source, model)
+    if out is not None and len(networks) * len(recipes) != 1:
+        raise ExportError(
+            f"{len(networks) * len(recipes)} bundles cannot lie in one folder.",
+            "Name one network and one target, or leave --out out.",
+        )
+    return [
+        ExportJob(
+            checkpoint=checkpoint if named else _tuned(checkpoint, recipe),
+            recipe=recipe,
+            out=folder / recipe.bundle_name(name) if out is None else Path(out),
+        )
+        for name, checkpoint, folder in networks
+        for recipe in recipes
+    ]
+
+
+def export(
+    source: Source | None = None,
+    *,
+    target: str,
+    precision: str = "fp32",
+    model: str = "student",
+    dc: str = "auto",
+    batch: str = "1",
+    mask: str = "fixed",
+    keep_op: bool = False,
+    coils: int = COILS,
+    builder: str | None = None,
+    compute_capabilities: Sequence[str] = (),
+    require_engine: bool = False,
+    out: str | os.PathLike[str] | None = None,
+) -> Bundle:
+    """Write one network for one target, checked against PyTorch.
+
+    Args:
+        source: See `plan_exports`, as are all that follow.
+        target: Name of a row of `TARGETS`, e.g. "openvino".
+        precision: Of the convolutions.
+        model: Which network of a run; not "all".
+        dc: Form of data consistency.
+        batch: Slices per call.
+        mask: Whether the mask is fixed or an input.
+        keep_op: Keep data consistency as one node.
+        coils: Of multi-coil networks.
+        builder: What builds engines.
+        compute_capabilities: GPUs to build for ahead of time.
+        require_engine: Fail where no engine can be built.
+        out: The bundle's folder.
+
+    Returns:
+        The bundle, which appears only if it passes the parity gate.
+
+    Raises:
+        KdmriError: See `plan_exports` and `kdmri_export.export.export_model`.
+        MissingExtraError: PyTorch, or a library that the target needs, is not installed.
+    """
+    require("torch", extra="train")
+    jobs = plan_exports(
+        source,
+        targets=[target],
+        precision=precision,
+        model=model,
+        dc=dc,
+        batch=batch,
+        mask=mask,
+        keep_op=keep_op,
+        coils=coils,
+        builder=builder,
+        compute_capabilities=compute_capabilities,
+        require_engine=require_engine,
+        out=out,
+    )
+    if len(jobs) != 1:
+        raise ExportError(
+            f"{len(jobs)} networks are named.", "Export them one by one: teacher, plain, student."
+        )
+    return jobs[0].run()
+
+
+def _is_file(source: Source | None) -> bool:
+    if source is None or isinstance(source, (Run, RunNetwork)):
+        return False
+    return Path(source).suffix == ".safetensors"
+
+
+def _networks(source: Source | None, model: str) -> list[tuple[str, Path, Path]]:
+    """Return (name, checkpoint, folder for its bundles) of what the user named."""
+    if isinstance(source, RunNetwork):
+        return [(source.role, source.path, source.run.exports_dir)]
+    if isinstance(source, Run):
+        run = source
+    elif source is None:
+        run = newest_run()
+        say(f"Taking the newest run: {run.path}")
+    else:
+        text, path = os.fspath(source), Path(source)
+        if is_reference(text):
+            return [(text, resolve(text), Path("exports"))]
+        if _is_file(source):
+            return [(path.stem, path, path.parent / "exports")]
+        run = open_run(path)
+    roles = run.roles() if model == "all" else [model]
+    if not roles:
+        raise RunError(
+            f"Run {run.path} has no finished network yet.",
+            f"Finish it: `kdmri-edge distill --resume --out {run.path}`.",
+        )
+    return [(role, run.weights(role), run.exports_dir) for role in roles]
+
+
+def _tuned(checkpoint: Path, recipe: ExportRecipe) -> Path:
+    found = tuned_for(checkpoint, recipe.precision, signed=recipe.signed)
+    if found != checkpoint:
+        say(f"{recipe.target}, int8: taking {found.name}, which was tuned for its rounding.")
+    return found
