@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from kdmri_edge.data.formats.registry import read_either, write_image_record
 from kdmri_edge.data.image import ImageRecord
@@ -23,7 +21,6 @@ from kdmri_edge.data.volume import Volume
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.coils import COILS
-from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.bundle import Bundle
 from kdmri_edge.utils.extras import load_attribute
 
