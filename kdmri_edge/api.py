@@ -9,25 +9,215 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from kdmri_edge.data.formats.registry import read_either, write_image_record
 from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
-from kdmri_edge.distillation.run_folder import Run
-from kdmri_edge.errors import DataError
+from kdmri_edge.errors import DataError, MaskError
+from kdmri_edge.models.checkpoint import is_checkpoint
+from kdmri_edge.models.shipped import is_reference, named_mask
 from kdmri_edge.physics.coils import COILS
+from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.bundle import Bundle
+from kdmri_edge.runtime.networks import NetworkLike, cached_export, locate
+from kdmri_edge.runtime.pipeline import Pipeline
+from kdmri_edge.runtime.session import SessionInfo
 from kdmri_edge.utils.extras import load_attribute
 
 __all__ = ["Network", "NetworkLike", "Report", "benchmark", "export", "load", "read", "write"]
 
-NetworkLike: TypeAlias = "str | os.PathLike[str] | Run | Bundle"
-"""What may stand for a network: the name of one of the package, a checkpoint, a bundle, a run."""
+
+def load(
+    network: NetworkLike,
+    *,
+    backend: str | None = None,
+    precision: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    mask: Mask | None = None,
+    cache: bool = True,
+) -> Network:
+    """Open a trained network.
+
+    Args:
+        network: The name of one of the package (`kdmri-edge models`), a checkpoint, a bundle, or a
+            run (its student; `run.teacher` for its teacher).
+        backend: Name of a runtime: "onnxruntime", "openvino", "torch", ... None takes the one that
+            a bundle is made for; a checkpoint is exported once for the fastest runtime that is
+            installed. "torch" runs a checkpoint in PyTorch itself. `Network.info` says what runs.
+        precision: "fp32", "fp16", "bf16" or "int8"; None takes what the bundle was exported for.
+        device: "cpu" or "cuda", for checkpoints in PyTorch.
+        threads: CPU threads; None leaves the runtime's choice.
+        mask: Another mask than the network's own, for a bundle that takes masks as an input.
+        cache: Whether a checkpoint may be exported, and the export kept for the next time.
+
+    Raises:
+        ModelError: There is no such network.
+        BundleError: The bundle is damaged.
+        CheckpointError: The checkpoint is damaged.
+        BackendError: The backend does not take the network, or the precision is not to be had.
+        MissingExtraError: A library that it needs is not installed.
+    """
+    source, name = locate(network)
+    options: dict[str, Any] = {}
+    if is_checkpoint(source):
+        kept = None
+        if backend is None and device is None and cache:
+            shipped = isinstance(network, str) and is_reference(network)
+            kept = cached_export(source, name=name, precision=precision, tuned=shipped)
+        if kept is not None:
+            source = kept
+        elif device is not None:
+            options["device"] = device
+    pipeline = Pipeline(
+        source, backend=backend, mask=mask, precision=precision, threads=threads, **options
+    )
+    return Network(pipeline, name)
+
+
+class Network:
+    """A trained network in a runtime; made by `load`. As a context manager it is closed at the end.
+
+    Attributes:
+        name: What it is called.
+        spec: Its architecture.
+        mask: The sampling pattern that it is made for.
+        matrix: Pixels along H and W.
+        takes_masks: Whether it takes any mask of its kind and matrix.
+    """
+
+    def __init__(self, pipeline: Pipeline, name: str) -> None:
+        self._pipeline = pipeline
+        reads = pipeline.reads
+        self.name, self.spec, self.mask, self.matrix = name, reads.spec, reads.mask, reads.matrix
+        self.takes_masks = pipeline.session.takes_masks
+
+    def __repr__(self) -> str:
+        ran = self.info
+        return (
+            f"<Network {self.name}: {self.matrix} x {self.matrix}, mask {self.mask.name},"
+            f" {ran.backend} {ran.precision_executed} on {ran.device}>"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release what the runtime holds."""
+        self._pipeline.close()
+
+    @property
+    def info(self) -> SessionInfo:
+        """What really runs: runtime, version, device, provider, threads, precision."""
+        return self._pipeline.session.info
+
+    def reconstruct(
+        self,
+        kspace: ArrayLike | Scan | Volume,
+        *,
+        mask: Mask | ArrayLike | str | os.PathLike[str] | None = None,
+        maps: ArrayLike | None = None,
+        noise: ArrayLike | None = None,
+        undersample: bool = False,
+    ) -> NDArray[Any]:
+        """Reconstruct k-space, or what `read` returned.
+
+        Args:
+            kspace: Complex k-space, one coil [H, W] or [S, H, W], several [S, C, H, W]; phase
+                encode along H, zero frequency at index 0 of both axes, orthonormal, the image's
+                origin at its centre (`physics.image_to_kspace`); zero where not sampled. Or a
+                `Scan`, or a `Volume`.
+            mask: What was sampled: a `Mask`, booleans [H] (lines) or [H, W], a mask file, or a
+                network's name; None for the network's own mask, and for what a scan or volume says itself.
+            maps: Coil sensitivities, complex [C, H, W] or [S, C, H, W]; None estimates them.
+            noise: Samples of each coil without signal, complex [C, N], for pre-whitening.
+            undersample: The data is fully sampled: apply the network's mask to it.
+
+        Returns:
+            Images [S, H, W], or [H, W] for one slice [H, W], in the unit of k-space: float32, or
+            complex64 of networks of complex images.
+
+        Raises:
+            DataError: The arrays are of other shapes, hold NaN, or are not what the network reads.
+            MaskError: The data is sampled with another mask than the network is made for.
+            BackendError: The network does not run.
+        """
+        if isinstance(kspace, Scan | Volume):
+            scan: Scan | Volume = kspace
+            single = False
+        else:
+            array = np.asarray(kspace)
+            single = array.ndim == 2
+            scan = self._scan(array, mask, noise, undersample=undersample)
+        given = self._pipeline.prepare(
+            scan,
+            undersample=undersample,
+            maps=None if maps is None else np.asarray(maps, np.complex64),
+        )
+        images: NDArray[Any] = self._pipeline.images(given)
+        return np.asarray(images[0]) if single else images
+
+    def _scan(
+        self,
+        array: NDArray[Any],
+        mask: Mask | ArrayLike | str | os.PathLike[str] | None,
+        noise: ArrayLike | None,
+        *,
+        undersample: bool,
+    ) -> Scan:
+        """Make a scan of arrays."""
+        if not np.iscomplexobj(array):
+            raise DataError(
+                "K-space is complex, and real values were given.",
+                "Read images with `kdmri_edge.read`, and give what it returns.",
+            )
+        if array.ndim in (2, 3):
+            array = array[None, None] if array.ndim == 2 else array[:, None]
+        if array.ndim != 4:
+            raise DataError(
+                f"K-space is of shape {list(array.shape)}.",
+                "Give [H, W], [slices, H, W], or [slices, coils, H, W].",
+            )
+        height, width = array.shape[-2:]
+        sampled = self.mask if mask is None else _mask(mask)
+        if undersample and mask is None:
+            sampled = Mask(samples=np.ones(height, np.bool_), name="all lines")
+        sampled.check_matrix(height, width)
+        keep = sampled.samples[:, None] if sampled.is_lines else sampled.samples
+        if (array * ~keep).any():
+            raise MaskError(
+                f"K-space holds samples that mask {sampled.name!r} does not take.",
+                "Give the mask that was sampled, or undersample=True for fully sampled data.",
+            )
+        return Scan(
+            kspace=np.ascontiguousarray(array, np.complex64),
+            mask=sampled,
+            name="k-space",
+            subject="",
+            noise=None if noise is None else np.asarray(noise, np.complex64),
+        )
+
+
+def _mask(given: Mask | ArrayLike | str | os.PathLike[str]) -> Mask:
+    if isinstance(given, Mask):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return named_mask(os.fspath(given))
+    return Mask(samples=np.asarray(given, np.bool_), name="given")
 
 
 def read(path: str | os.PathLike[str], *, kspace: bool = False) -> Scan | Volume:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdmri_edge.distillation.run_folder import Run, RunNetwork, newest_run, open_run, tuned_for
 from kdmri_edge.errors import ExportError, RunError
+from kdmri_edge.models.checkpoint import is_checkpoint
 from kdmri_edge.models.shipped import is_reference, resolve
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.runtime.bundle import Bundle
@@ -19,7 +20,7 @@ from kdmri_edge.utils.suggest import nearest
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.tensorrt.engines import RTX_DEFAULT, EngineRequest
 
-__all__ = ["ExportJob", "Source", "export", "plan_exports"]
+__all__ = ["ExportJob", "Source", "export", "export_checkpoint", "plan_exports"]
 
 
 Source = str | os.PathLike[str] | Run
@@ -204,10 +205,31 @@ def export(
     return jobs[0].run()
 
 
+def export_checkpoint(
+    checkpoint: Path, *, target: str, precision: str, tuned: bool, out: Path
+) -> Bundle:
+    """Export a checkpoint with the defaults of everything else; see `export`.
+
+    Args:
+        checkpoint: The .safetensors file.
+        target: Name of a row of `TARGETS`.
+        precision: Of the convolutions.
+        tuned: For int8 take the copy beside it that was tuned for that, where there is one.
+        out: The bundle's folder.
+
+    Raises:
+        KdmriError: See `export`.
+    """
+    (job,) = plan_exports(checkpoint, targets=[target], precision=precision, out=out)
+    if tuned:
+        job = replace(job, checkpoint=_tuned(checkpoint, job.recipe))
+    return job.run()
+
+
 def _is_file(source: Source | None) -> bool:
     if source is None or isinstance(source, (Run, RunNetwork)):
         return False
-    return Path(source).suffix == ".safetensors"
+    return is_checkpoint(Path(source))
 
 
 def _networks(source: Source | None, model: str) -> list[tuple[str, Path, Path]]:

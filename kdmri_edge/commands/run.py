@@ -65,7 +65,18 @@ def runs_on(info: SessionInfo) -> str:
     help="Where to run; auto takes a backend that has it [the backend's own].",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [the runtime's choice].")
-@click.option("--magnitude", is_flag=True, help="Write magnitudes of complex reconstructions.")
+@click.option(
+    "--complex",
+    "keep_complex",
+    is_flag=True,
+    help="Write complex reconstructions as they are; without it their magnitudes are written.",
+)
+@click.option("--magnitude", is_flag=True, help="Write magnitudes of real reconstructions, too.")
+@click.option(
+    "--no-cache",
+    is_flag=True,
+    help="Run a checkpoint in PyTorch instead of exporting it once for the fastest runtime.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def run(
     network: Path,
@@ -78,14 +89,18 @@ def run(
     device: str | None,
     threads: int | None,
     magnitude: bool,
+    keep_complex: bool,
+    no_cache: bool,
     as_json: bool,
 ) -> None:
     """Reconstruct files or folders with a bundle; PyTorch is not needed.
 
     INPUTS hold k-space that was sampled with the bundle's mask (HDF5, Siemens raw data), complex
     zero-filled images (.npy, .nii.gz, .cfl), or, for super-resolution, magnitude images (a folder
-    may be a DICOM series). `kdmri-edge data inspect` says what a file is taken as. BUNDLE may also
-    be a .safetensors checkpoint or a network of the package; those run in PyTorch.
+    may be a DICOM series). `kdmri-edge data inspect` says what a file is taken as. Several coils go
+    to any network: they are combined for one that takes one image. BUNDLE may also be a
+    .safetensors checkpoint, a run (its student), or a network of the package: it is exported once
+    for the fastest runtime that is installed, and kept for the next time.
 
     \b
     Examples:
@@ -93,40 +108,46 @@ def run(
       kdmri-edge run bundle scans/ -o reconstructed --backend openvino --precision bf16
       kdmri-edge run dccnn-d3c5@brain-4x T1w.nii.gz -o T1w-4x.nii.gz --undersample
     """  # noqa: D301 - click wants the backspace itself
-    from kdmri_edge.models.shipped import named_mask, resolve_weights
+    from kdmri_edge.models.checkpoint import is_checkpoint
+    from kdmri_edge.models.shipped import is_reference, named_mask
     from kdmri_edge.runtime.files import plan_jobs, run_job
-    from kdmri_edge.runtime.inputs import read_input_spec
-    from kdmri_edge.runtime.session import open_session
+    from kdmri_edge.runtime.networks import cached_export, locate
+    from kdmri_edge.runtime.pipeline import Pipeline
     from kdmri_edge.utils.console import say
 
-    source = resolve_weights(network)
+    source, name = locate(network)
     scanned = named_mask(mask) if mask else None
-    reads = read_input_spec(source, scanned)
     jobs = plan_jobs(inputs, output)
+    if is_checkpoint(source) and backend == "auto" and device is None and not no_cache:
+        tuned = is_reference(str(network))
+        source = cached_export(source, name=name, precision=precision, tuned=tuned) or source
     chosen = at_hand(source, device) if backend == "auto" else backend
     options: dict[str, Any] = {}
-    if device is not None and source.suffix == ".safetensors":
+    if device is not None and is_checkpoint(source):
         options["device"] = device
     elif device is not None and chosen is not None:
         _check_device(chosen, device)
-    session = open_session(
+    pipeline = Pipeline(
         source, backend=chosen, mask=scanned, precision=precision, threads=threads, **options
     )
     done: list[dict[str, Any]] = []
     for job in jobs:
+        replaced = job.destination.exists()
         done.append(
             run_job(
                 job,
-                session,
-                reads,
+                pipeline,
                 undersample=undersample,
                 follow=scanned is None,
                 magnitude=magnitude,
+                keep_complex=keep_complex,
                 network=network.name,
             )
         )
         if len(done) == 1:
-            say(runs_on(session.info))
+            say(runs_on(pipeline.session.info))
+        if replaced:
+            say(f"{job.destination} has been replaced.")
         if not as_json:
             click.echo(_line(done[-1]))
     if as_json:
@@ -146,10 +167,11 @@ def at_hand(source: Path, device: str | None = None) -> str | None:
         BackendError: None of the bundle's backends runs on that device.
     """
     from kdmri_edge.errors import BackendError
+    from kdmri_edge.models.checkpoint import is_checkpoint
     from kdmri_edge.runtime.bundle import open_bundle
     from kdmri_edge.utils.extras import available
 
-    if source.suffix == ".safetensors":
+    if is_checkpoint(source):
         return None
     offered = open_bundle(source, verify=False).target.runs_on
     names = [name for name in offered if device is None or device in BACKENDS[name].devices]

@@ -33,7 +33,7 @@ from kdmri_edge.physics.coils import COILS, combine, expand
 from kdmri_edge.physics.espirit import check_calibration
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.physics.operators import zero_filled
+from kdmri_edge.physics.operators import as_network_reads, zero_filled
 from kdmri_edge.physics.scaling import slice_scale
 from kdmri_edge.utils.console import progress
 
@@ -144,12 +144,8 @@ def make_case(volume: Volume, mask: Mask, channels: int = 1, *, magnitude: bool 
         )
     else:
         x_u = kspace_to_image(volume.kspace)
-        if not volume.is_complex and not magnitude and channels == 1:
-            x_u = x_u.real  # with the magnitude x' = x - P x + x_u would not hold
-    if magnitude:
-        x_u = np.abs(x_u)
+    x_u = as_network_reads(x_u, channels=channels, magnitude=magnitude)
     dtype = np.float32 if channels == 1 else np.complex64
-    x_u = np.ascontiguousarray(x_u, dtype=dtype)
     return Case(
         name=volume.name,
         subject=volume.subject,

@@ -26,7 +26,7 @@ from kdmri_edge.distillation.recipe import (
 )
 from kdmri_edge.distillation.run_folder import open_run
 from kdmri_edge.errors import DataError, MaskError, ModelError, RecipeError, RunError
-from kdmri_edge.models.checkpoint import load_checkpoint
+from kdmri_edge.models.checkpoint import is_checkpoint, load_checkpoint
 from kdmri_edge.models.shipped import is_reference, named_mask, refusal, resolve
 from kdmri_edge.models.specs import Kind, ModelSpec, preset
 from kdmri_edge.physics.espirit import CALIBRATION
@@ -59,7 +59,7 @@ def checkpoint_place(name: str) -> Path | None:
     """
     if is_reference(name):
         return resolve(name)
-    return Path(name) if name.endswith(".safetensors") else None
+    return Path(name) if is_checkpoint(Path(name)) else None
 
 
 @dataclass(frozen=True, kw_only=True)

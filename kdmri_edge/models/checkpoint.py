@@ -32,6 +32,7 @@ __all__ = [
     "MAXIMA",
     "RANGES",
     "Checkpoint",
+    "is_checkpoint",
     "load_checkpoint",
     "load_reconstructor",
     "read_checkpoint_meta",
@@ -68,6 +69,11 @@ class Checkpoint:
     role: str
     training: Mapping[str, Any]
     state: Mapping[str, Tensor]
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Tell whether a path is meant as a checkpoint (rather than as a bundle's or run's folder)."""
+    return path.suffix == ".safetensors"
 
 
 def _damaged(path: Path, why: object) -> CheckpointError:

@@ -6,23 +6,29 @@ root sum of squares. The combination sum_c conj(s_c) x_c then has the intensity 
 squares and almost no phase, so that its real part is what a magnitude network can be given (a
 phase-corrected image, as in homodyne reconstruction; Noll et al., IEEE TMI 1991). Sensitivities
 vary along phase encode, so data consistency on the combined image holds to the extent that they are
-smooth; for one coil and a network of two channels nothing is multiplied and it is exact.
+smooth.
 
 This is the one place that knows how coils are combined; a SENSE network replaces it.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.errors import MaskError
-from kdmri_edge.physics.fourier import kspace_to_image
+from kdmri_edge.physics.fourier import kspace_to_image, mirrored
 from kdmri_edge.physics.masks import Mask
 
-__all__ = ["centre_lines", "combined", "root_sum_of_squares", "smooth_sensitivities"]
+__all__ = [
+    "centre_lines",
+    "combined",
+    "is_zero_phase",
+    "root_sum_of_squares",
+    "smooth_sensitivities",
+]
 
 LEAST_CENTRE: Final = 4
 """Fully sampled lines around zero frequency without which no sensitivity is estimated."""
@@ -90,24 +96,20 @@ def smooth_sensitivities(kspace: NDArray[np.complex64], mask: Mask) -> NDArray[n
     return result
 
 
-def combined(kspace: NDArray[np.complex64], mask: Mask, *, phase: bool) -> NDArray[np.complex64]:
+def combined(kspace: NDArray[np.complex64], mask: Mask) -> NDArray[np.complex64]:
     """Combine the coils of one slice to its zero-filled image.
 
     Args:
         kspace: complex64 [C, H, W], zero where not sampled.
         mask: What was sampled.
-        phase: Keep the phase of a single coil as it is (for networks of complex images).
 
     Returns:
-        complex64 [H, W], in the unit of k-space.
+        complex64 [H, W], almost without phase, in the unit of k-space.
 
     Raises:
         MaskError: See `smooth_sensitivities`.
     """
     images: NDArray[np.complex64] = kspace_to_image(kspace).astype(np.complex64, copy=False)
-    if phase and len(images) == 1:
-        only: NDArray[np.complex64] = images[0]
-        return only
     weights = smooth_sensitivities(kspace, mask)
     image: NDArray[np.complex64] = np.einsum("chw,chw->hw", weights.conj(), images)
     return image
@@ -119,3 +121,25 @@ def root_sum_of_squares(images: NDArray[np.complex64]) -> NDArray[np.float32]:
     power += np.einsum("chw,chw->hw", images.imag, images.imag)
     strength: NDArray[np.float32] = np.sqrt(power).astype(np.float32, copy=False)
     return strength
+
+
+# Deviation of k-space from Hermitian symmetry, over its norm, that counts as no phase: what the
+# noise of a phase-corrected image leaves.
+_PHASE: Final = 0.1
+
+
+def is_zero_phase(kspace: NDArray[np.complexfloating[Any, Any]], mask: Mask) -> bool:
+    """Tell whether k-space of one coil is that of an object without phase.
+
+    K-space of a real object is Hermitian, K(-k) = K(k)*, which shows on the samples whose mirror
+    was taken too; an undersampled image of a real object may be complex.
+
+    Args:
+        kspace: Complex [..., H, W], zero where not sampled.
+        mask: What was sampled.
+    """
+    taken = mask.samples[:, None] if mask.is_lines else mask.samples
+    both = taken & mirrored(taken)  # the one column of lines is its own mirror
+    whole = float(np.linalg.norm(kspace * both))
+    deviation = float(np.linalg.norm((kspace - mirrored(kspace).conj()) * both))
+    return not whole or deviation <= _PHASE * whole

@@ -17,7 +17,14 @@ from kdmri_edge.errors import MaskError
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from kdmri_edge.physics.masks import Mask
 
-__all__ = ["Form", "choose_form", "operator_array", "projection_matrix", "zero_filled"]
+__all__ = [
+    "Form",
+    "as_network_reads",
+    "choose_form",
+    "operator_array",
+    "projection_matrix",
+    "zero_filled",
+]
 
 
 class Form(StrEnum):
@@ -112,3 +119,23 @@ def zero_filled(image: NDArray[np.generic], mask: Mask) -> NDArray[Any]:
     if np.iscomplexobj(image):
         return result.astype(np.complex64, copy=False)
     return result.real.astype(np.float32)
+
+
+def as_network_reads(
+    x_u: NDArray[Any], *, channels: int, magnitude: bool = False
+) -> NDArray[np.float32] | NDArray[np.complex64]:
+    """Return what a network reads of a zero-filled image; the one place of this rule.
+
+    Args:
+        x_u: Zero-filled images [..., H, W], real or complex.
+        channels: Of the network. Two read the complex image. One reads its real part, never its
+            magnitude, with which the identity x' = x - P x + x_u would not hold.
+        magnitude: The network has one channel and no data consistency (super-resolution of KD-MRI),
+            and reads |x_u|.
+
+    Returns:
+        float32 for one channel, complex64 for two, C-contiguous, of the same shape.
+    """
+    if channels == 2:
+        return np.ascontiguousarray(x_u, np.complex64)
+    return np.ascontiguousarray(np.abs(x_u) if magnitude else x_u.real, np.float32)

@@ -25,10 +25,13 @@ from kdmri_edge.data.formats.registry import (
 )
 from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.scan import Scan
+from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import OutputError
 from kdmri_edge.metrics import nmse, psnr
-from kdmri_edge.runtime.inputs import InputSpec, prepare, prepare_scan
-from kdmri_edge.runtime.session import Session, SessionInfo, reconstruct
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.runtime.inputs import InputSpec
+from kdmri_edge.runtime.pipeline import Pipeline
+from kdmri_edge.runtime.session import SessionInfo
 from kdmri_edge.utils.console import progress
 
 __all__ = ["Job", "plan_jobs", "run_job"]
@@ -96,13 +99,13 @@ def _name(file: VolumeFile) -> str:
     return file.name + (row.result if row else ".npy")
 
 
-def derivation(network: str, info: SessionInfo, reads: InputSpec) -> str:
+def derivation(network: str, info: SessionInfo, mask: Mask) -> str:
     """Say in one sentence how an image came about, for files that have a place for it."""
     named = f" {network}" if network else ""
     return (
         f"Reconstructed by the neural network{named} (kdmri-edge {__version__}, {info.backend}"
         f" {info.version}, {info.precision_executed}) from data undersampled"
-        f" {reads.mask.nominal_acceleration:.2f}x with mask {reads.mask.name}: an estimate."
+        f" {mask.nominal_acceleration:.2f}x with mask {mask.name}: an estimate."
     )
 
 
@@ -137,26 +140,45 @@ class _Watch:
         }
 
 
+def load(path: Path, reads: InputSpec, *, undersample: bool = False) -> Scan | Volume:
+    """Read a file as what a network takes of it.
+
+    K-space stays k-space. Of one fully sampled coil a network of one image is given the images,
+    which are brought to its matrix before its mask is applied.
+
+    Args:
+        path: A file, or a dataset of one.
+        reads: What the network has to be given.
+        undersample: The network's mask is to be applied to it.
+
+    Raises:
+        DataError: See `read_either`.
+    """
+    loaded = read_either(path)
+    one_image = isinstance(loaded, Scan) and loaded.coils == 1 and not reads.spec.coils
+    return read_volume(path) if one_image and undersample else loaded
+
+
 def run_job(
     job: Job,
-    session: Session,
-    reads: InputSpec,
+    pipeline: Pipeline,
     *,
     undersample: bool = False,
     follow: bool = True,
     magnitude: bool = False,
+    keep_complex: bool = False,
     network: str = "",
 ) -> dict[str, Any]:
     """Reconstruct one file and write the result.
 
     Args:
         job: From `plan_jobs`.
-        session: The network.
-        reads: What it has to be given.
+        pipeline: The network.
         undersample: Apply its mask to fully sampled images first.
         follow: Take the mask that a file's k-space was sampled with, where the network takes masks
             as an input; else `reads.mask` for every file.
-        magnitude: Write the magnitudes of complex reconstructions.
+        magnitude: Write the magnitudes of real reconstructions, too.
+        keep_complex: Write complex reconstructions as they are, in place of their magnitudes.
         network: What to call it in files that say how they came about.
 
     Returns:
@@ -165,34 +187,23 @@ def run_job(
         `_Watch`), and PSNR and NMSE where the fully sampled images are known.
 
     Raises:
-        KdmriError: See `read_either`, `prepare`, `prepare_scan`, `reconstruct` and
-            `write_image_record`.
+        KdmriError: See `load`, `Pipeline.prepare`, `Pipeline.images` and `write_image_record`.
     """
-    path = job.source.path
-    loaded = read_either(path) if reads.spec.coils else read_volume(path)
-    operator = None
-    if session.takes_masks:
-        own = loaded.mask if isinstance(loaded, Scan) else loaded.kspace_mask
-        if follow and own is not None and not undersample:
-            reads = dataclasses.replace(reads, mask=own)
-        operator = session.operator_for(reads.mask)
-    if isinstance(loaded, Scan):
-        given = prepare_scan(loaded, reads, undersample=undersample)
-    else:
-        given = prepare(loaded, reads, undersample=undersample)
+    loaded = load(job.source.path, pipeline.reads, undersample=undersample)
+    given = pipeline.prepare(loaded, undersample=undersample, own_mask=follow)
     with progress(job.source.name, len(given.zero_filled)) as advance:
         watch = _Watch(advance)
         began = time.perf_counter()
-        image = reconstruct(
-            session, given.zero_filled, advance=watch, maps=given.maps, operator=operator
-        )
+        image = pipeline.images(given, advance=watch)
         seconds = time.perf_counter() - began
     suffix = readable_suffix(job.source.path)
     picture = ImageRecord(
-        image=np.abs(image) if magnitude else image,
+        image=np.abs(image)
+        if magnitude or (np.iscomplexobj(image) and not keep_complex)
+        else image,
         voxel_mm=given.voxel_mm,
         affine=given.affine,
-        derivation=derivation(network, session.info, reads),
+        derivation=derivation(network, pipeline.session.info, given.mask),
         dicom=job.source.path if suffix == ".dcm" else None,
     )
     write_image_record(job.destination, picture)
@@ -208,7 +219,7 @@ def run_job(
     return {
         "input": str(job.source.path),
         "held": given.kind,
-        "mask": reads.mask.name,
+        "mask": given.mask.name,
         "output": str(job.destination),
         "lost": lost,
         "slices": len(image),
@@ -216,5 +227,5 @@ def run_job(
         "network_ms": watch.network_ms(),
         "largest": float(np.abs(image).max()),
         "figures": figures,
-        "session": dataclasses.asdict(session.info),
+        "session": dataclasses.asdict(pipeline.session.info),
     }

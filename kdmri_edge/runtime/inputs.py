@@ -1,15 +1,16 @@
 """From what a user has (k-space, zero-filled or fully sampled images) to what a network reads.
 
-From a measured scan to what a SENSE network reads.
+`slice_input` is the one function for k-space, whatever it came from: a file (`prepare_scan`), a
+scanner's stream or an array (`runtime.pipeline`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,74 +21,30 @@ from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError, MaskError
+from kdmri_edge.models.checkpoint import is_checkpoint, read_checkpoint_meta
 from kdmri_edge.models.specs import ModelSpec
-from kdmri_edge.physics.coils import COILS, noise_weights
+from kdmri_edge.physics.coils import COILS, compress, noise_weights, sense_zero_filled
+from kdmri_edge.physics.combining import combined, is_zero_phase
 from kdmri_edge.physics.espirit import sense_slice
-from kdmri_edge.physics.fourier import image_to_kspace, mirrored
+from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.physics.operators import zero_filled
+from kdmri_edge.physics.operators import as_network_reads, zero_filled
 from kdmri_edge.runtime.bundle import open_bundle
 
 __all__ = [
     "InputSpec",
     "NetworkInput",
-    "SenseInput",
+    "check_slice",
     "prepare",
     "prepare_scan",
     "read_input_spec",
-    "sense_input",
+    "slice_input",
 ]
-
-
-class SenseInput(NamedTuple):
-    """A scan, ready for a SENSE network.
-
-    Attributes:
-        zero_filled: x_u = S^H F^H m y, complex64 [S, H, W], in the unit of k-space.
-        maps: Coil sensitivities, complex64 [S, C, H, W].
-        mask: What was sampled.
-    """
-
-    zero_filled: NDArray[np.complex64]
-    maps: NDArray[np.complex64]
-    mask: Mask
-
-
-def sense_input(
-    scan: Scan,
-    *,
-    coils: int | None = COILS,
-    advance: Callable[[int], None] | None = None,
-) -> SenseInput:
-    """Whiten, compress, estimate sensitivities and combine, slice by slice.
-
-    Args:
-        scan: Measured k-space; its lines around zero frequency have to be sampled without a gap.
-        coils: Virtual coils to compress to, at most; None leaves all.
-        advance: Called with the number of slices that are finished.
-
-    Raises:
-        MaskError: The mask's centre has gaps.
-        DataError: Noise without a usable covariance, or fewer than one coil asked for.
-    """
-    whitening = None if scan.noise is None else noise_weights(scan.noise)
-    images, maps = [], []
-    for kspace in scan.kspace:
-        image, sensitivities = sense_slice(kspace, scan.mask, coils=coils, whitening=whitening)
-        images.append(image)
-        maps.append(sensitivities)
-        if advance is not None:
-            advance(1)
-    return SenseInput(np.stack(images), np.stack(maps), scan.mask)
 
 
 # Norm of what an image holds outside the mask, over its own, up to which it counts as undersampled
 # with that mask: far above float32 rounding, far below what another mask leaves.
 _OUTSIDE = 1e-3
-
-# Deviation of k-space from Hermitian symmetry, over its norm, that counts as no phase: what the
-# noise of a phase-corrected image leaves.
-_PHASE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,21 +66,24 @@ class InputSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class NetworkInput:
-    """A volume, ready for a network.
+    """Slices, ready for a network.
 
     Attributes:
-        zero_filled: [S, H, W] in the volume's own unit.
+        zero_filled: [S, H, W] in the source's own unit, as the network reads it: float32 or
+            complex64 (`physics.operators.as_network_reads`).
+        mask: What was sampled.
         target: The fully sampled images where they are known (undersampled here), else None.
-        kind: What the file held, in words.
+        kind: What the source held, in words.
         voxel_mm: Voxel size along (S, H, W), where the file tells.
         affine: Of these images, see `data.geometry`, where the file tells.
-        maps: Coil sensitivities [S, coils, H, W], for a network that combines coils.
+        maps: Coil sensitivities, complex64 [S, coils, H, W], for a network that combines coils.
     """
 
     zero_filled: NDArray[Any]
-    target: NDArray[Any] | None
-    kind: str
-    voxel_mm: tuple[float, float, float] | None
+    mask: Mask
+    target: NDArray[Any] | None = None
+    kind: str = ""
+    voxel_mm: tuple[float, float, float] | None = None
     affine: Affine | None = None
     maps: NDArray[np.complex64] | None = None
 
@@ -140,9 +100,7 @@ def read_input_spec(source: Path, mask: Mask | None = None) -> InputSpec:
         BundleError: The bundle is not intact.
         CheckpointError: The checkpoint is not intact.
     """
-    if source.suffix == ".safetensors":
-        from kdmri_edge.models.checkpoint import read_checkpoint_meta
-
+    if is_checkpoint(source):
         meta: Mapping[str, Any] = read_checkpoint_meta(source)
     else:
         meta = open_bundle(source, verify=False).manifest
@@ -154,27 +112,102 @@ def read_input_spec(source: Path, mask: Mask | None = None) -> InputSpec:
     )
 
 
-def prepare_scan(scan: Scan, reads: InputSpec, *, undersample: bool = False) -> NetworkInput:
-    """Make a SENSE network's input of a measured scan.
+def check_slice(kspace: NDArray[np.complex64], reads: InputSpec) -> None:
+    """Refuse a slice that no network input can be made of.
+
+    Raises:
+        DataError: Another matrix than the network's, or values that are not finite.
+    """
+    size = reads.matrix
+    height, width = kspace.shape[-2:]
+    if (height, width) != (size, size):
+        raise DataError(
+            f"The scan's matrix is {height} x {width}, the network's {size} x {size}.",
+            "Use a network of the scan's matrix (`kdmri-edge distill` trains one).",
+        )
+    if not np.isfinite(kspace).all():
+        raise DataError(
+            "The slice's k-space holds NaN or infinite values.", "Export the scan again."
+        )
+
+
+def slice_input(
+    kspace: NDArray[np.complex64],
+    mask: Mask,
+    reads: InputSpec,
+    *,
+    whitening: NDArray[np.complex128] | None = None,
+    maps: NDArray[np.complex64] | None = None,
+) -> tuple[NDArray[Any], NDArray[np.complex64] | None]:
+    """Make a network's input of one slice of k-space: files, streams and arrays come by here.
+
+    A network that combines coils (SENSE) gets them whitened and compressed, with their
+    sensitivities (`physics.espirit`). A network of one image gets one coil as it is where it reads
+    complex images or magnitudes, or the object has no phase; anything else is combined, with smooth
+    phase taken out (`physics.combining`), and it reads what `as_network_reads` says.
+
+    Args:
+        kspace: complex64 [C, H, W] under the conventions of `physics.fourier`, zero where not
+            sampled.
+        mask: What was sampled.
+        reads: What the network has to be given.
+        whitening: `coils.noise_weights` [C, C] of the scan's noise, applied before coils are
+            combined, by the network or before it; a single coil of one image is left as it is.
+        maps: Sensitivities of these coils, complex64 [C, H, W], in place of estimated ones; coils
+            are then neither whitened nor compressed.
+
+    Returns:
+        Zero-filled image [H, W] as the network reads it, and for networks that combine coils their
+        sensitivities, complex64 [K, H, W], else None.
+
+    Raises:
+        DataError: Another matrix than the network's, values that are not finite, or maps of another
+            shape.
+        MaskError: The mask is of another matrix, or its centre has gaps where coils or phase have
+            to be estimated.
+    """
+    check_slice(kspace, reads)
+    mask.check_matrix(*kspace.shape[-2:])
+    channels, magnitude = reads.spec.channels, reads.spec.magnitude_input
+    if maps is not None:
+        x_u: NDArray[Any] = sense_zero_filled(kspace, maps)
+        if reads.spec.coils:
+            return x_u, maps.astype(np.complex64, copy=False)
+    elif reads.spec.coils:
+        return sense_slice(kspace, mask, coils=reads.coils, whitening=whitening)
+    elif len(kspace) == 1 and (channels == 2 or magnitude or is_zero_phase(kspace[0], mask)):
+        x_u = kspace_to_image(kspace[0])
+    else:
+        if whitening is not None and len(kspace) > 1:
+            kspace = compress(kspace, whitening)
+        x_u = combined(kspace, mask)
+    return as_network_reads(x_u, channels=channels, magnitude=magnitude), None
+
+
+def prepare_scan(
+    scan: Scan,
+    reads: InputSpec,
+    *,
+    undersample: bool = False,
+    maps: NDArray[np.complex64] | None = None,
+) -> NetworkInput:
+    """Make a network's input of a measured scan, slice by slice (`slice_input`).
 
     Args:
         scan: K-space of any number of coils, sampled with the network's mask; with `undersample`
             fully sampled.
         reads: What the network has to be given.
         undersample: Apply the network's mask to a fully sampled scan first.
+        maps: Coil sensitivities, complex64 [S, C, H, W] or [C, H, W] for all slices, in place of
+            estimated ones.
 
     Raises:
-        DataError: The network combines no coils, the matrix is another, or there is nothing to
-            undersample.
+        DataError: Another matrix than the network's, or there is nothing to undersample.
         MaskError: The scan is sampled with another mask, or its centre has gaps.
     """
-    if not reads.spec.coils:
-        raise DataError(
-            f"{scan.name} has {scan.coils} coils, the network takes one image.",
-            "Use a network that combines coils (dccnn-d3c5-sense).",
-        )
     _check_matrix(scan.name, scan.matrix, reads)
-    kind = f"k-space of {scan.coils} coils"
+    coils = "one coil" if scan.coils == 1 else f"{scan.coils} coils"
+    kind = f"k-space of {coils}"
     if undersample:
         if not scan.mask.samples.all():
             raise DataError(f"{scan.name} is undersampled already.", "Leave --undersample out.")
@@ -182,18 +215,42 @@ def prepare_scan(scan: Scan, reads: InputSpec, *, undersample: bool = False) -> 
         scan = dataclasses.replace(scan, kspace=scan.kspace * keep, mask=reads.mask)
         kind = f"fully sampled {kind}, undersampled here"
     elif scan.mask != reads.mask:
+        if scan.mask.samples.all():
+            raise MaskError(
+                f"{scan.name} is fully sampled, and the network is made for mask"
+                f" {reads.mask.name!r}.",
+                "To try that mask on it, add --undersample.",
+            )
         raise MaskError(
             f"{scan.name} is sampled with another mask than the network's {reads.mask.name!r}.",
-            "Use a network for the mask of this scan; if it is fully sampled, add --undersample.",
+            "Use a network for the mask of this scan.",
         )
-    given = sense_input(scan, coils=reads.coils)
+    whitening = None if scan.noise is None else noise_weights(scan.noise)
+    many = [None] * len(scan.kspace) if maps is None else _for_each_slice(maps, scan)
+    slices = [
+        slice_input(kspace, scan.mask, reads, whitening=whitening, maps=own)
+        for kspace, own in zip(scan.kspace, many, strict=True)
+    ]
+    found = [own for _, own in slices if own is not None]
     return NetworkInput(
-        zero_filled=given.zero_filled,
-        target=None,
+        zero_filled=np.stack([x_u for x_u, _ in slices]),
+        mask=scan.mask,
         kind=kind,
         voxel_mm=scan.voxel_mm,
         affine=scan.affine,
-        maps=given.maps,
+        maps=np.stack(found) if found else None,
+    )
+
+
+def _for_each_slice(maps: NDArray[np.complex64], scan: Scan) -> list[NDArray[np.complex64]]:
+    """Return the sensitivities of each slice."""
+    if maps.shape == scan.kspace.shape[1:]:
+        return [maps] * len(scan.kspace)
+    if maps.shape == scan.kspace.shape:
+        return list(maps)
+    raise DataError(
+        f"Coil sensitivities are {list(maps.shape)}, k-space {list(scan.kspace.shape)}.",
+        "Give one map per coil, as [slices, coils, height, width], or without slices.",
     )
 
 
@@ -227,20 +284,21 @@ def prepare(volume: Volume, reads: InputSpec, *, undersample: bool = False) -> N
         case = make_case(whole, reads.mask, channels, magnitude=magnitude)
         return NetworkInput(
             zero_filled=case.zero_filled,
+            mask=reads.mask,
             target=case.target,
             kind="fully sampled images, undersampled here",
             voxel_mm=whole.voxel_mm,
             affine=whole.affine,
         )
-    if volume.kspace is not None:
-        case = make_case(volume, reads.mask, channels, magnitude=magnitude)
-        return NetworkInput(
-            zero_filled=case.zero_filled,
-            target=None,
-            kind="k-space",
-            voxel_mm=volume.voxel_mm,
-            affine=volume.affine,
+    if volume.kspace is not None and volume.kspace_mask is not None:
+        scan = Scan(
+            kspace=volume.kspace[:, None].astype(np.complex64, copy=False),
+            mask=volume.kspace_mask,
+            name=volume.name,
+            subject=volume.subject,
         )
+        given = prepare_scan(scan, reads)
+        return dataclasses.replace(given, voxel_mm=volume.voxel_mm, affine=volume.affine)
     if not volume.is_complex and not magnitude:
         raise DataError(
             f"{volume.name} holds magnitude images, of which data consistency cannot be computed.",
@@ -255,15 +313,13 @@ def prepare(volume: Volume, reads: InputSpec, *, undersample: bool = False) -> N
         ) from None
     if volume.is_complex:
         x_u, kind = _undersampled(volume, reads.mask), "complex zero-filled images"
-        if channels == 1:  # with the magnitude, x' = x - P x + x_u would not hold
-            if not magnitude:
-                _check_zero_phase(volume.name, x_u, reads.mask)
-            x_u = np.abs(x_u) if magnitude else x_u.real
+        if channels == 1 and not magnitude:
+            _check_zero_phase(volume.name, x_u, reads.mask)
     else:
         x_u, kind = volume.image, "magnitude images of low resolution"
     return NetworkInput(
-        zero_filled=np.ascontiguousarray(x_u),
-        target=None,
+        zero_filled=as_network_reads(x_u, channels=channels, magnitude=magnitude),
+        mask=reads.mask,
         kind=kind,
         voxel_mm=volume.voxel_mm,
         affine=volume.affine,
@@ -287,16 +343,8 @@ def _check_matrix(name: str, matrix: tuple[int, int], reads: InputSpec) -> None:
 
 
 def _check_zero_phase(name: str, image: NDArray[Any], mask: Mask) -> None:
-    """Refuse an image with phase, of which the real part alone would be a wrong image.
-
-    K-space of a real object is Hermitian, K(-k) = K(k)*, which shows on the samples whose mirror
-    was taken too; an undersampled image of a real object may be complex.
-    """
-    kspace = image_to_kspace(image)
-    taken = mask.samples[:, None] if mask.is_lines else mask.samples
-    both = taken & mirrored(taken)  # the one column of lines is its own mirror
-    whole = float(np.linalg.norm(kspace * both))
-    if whole and float(np.linalg.norm((kspace - mirrored(kspace).conj()) * both)) > _PHASE * whole:
+    """Refuse an image with phase, of which the real part alone would be a wrong image."""
+    if not is_zero_phase(image_to_kspace(image), mask):
         raise DataError(
             f"{name} carries phase, and the network takes images without.",
             "Use a network of two channels (dccnn-d3c5-complex), or take out the phase first.",

@@ -1,27 +1,41 @@
-"""From a slice of k-space, one coil or many, to its image: what a scanner's stream calls.
+"""From k-space or images to images: the one road of files, streams, benchmarks and arrays.
 
-The network's image where the slice is within the bundle's scope, else the zero-filled image and the
-reason: there is always an image. Torch-free, but for bundles that run in PyTorch.
+The network's input is made in `runtime.inputs`, scaled and undone in `runtime.session`. What is
+outside the network's scope is refused; a scanner's stream gets the zero-filled image and the reason
+instead (`Pipeline.reconstruct`): there is always an image. Torch-free, but for networks that run in
+PyTorch.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.data.scan import Scan
+from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import BackendError, KdmriError
-from kdmri_edge.physics.coils import compress
-from kdmri_edge.physics.combining import combined, root_sum_of_squares
-from kdmri_edge.physics.espirit import sense_slice
+from kdmri_edge.models.checkpoint import is_checkpoint
+from kdmri_edge.physics.combining import root_sum_of_squares
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.bundle import open_bundle
-from kdmri_edge.runtime.inputs import InputSpec, read_input_spec
+from kdmri_edge.runtime.inputs import (
+    InputSpec,
+    NetworkInput,
+    check_slice,
+    prepare,
+    prepare_scan,
+    read_input_spec,
+    slice_input,
+)
 from kdmri_edge.runtime.session import Session, open_session, operator_of, reconstruct
 
 __all__ = ["Outcome", "Pipeline", "SliceReconstructor", "zero_filled_magnitude"]
@@ -74,15 +88,20 @@ def zero_filled_magnitude(kspace: NDArray[np.complex64]) -> NDArray[np.float32]:
 
 
 class Pipeline:
-    """A bundle, and what surrounds it.
+    """A network and what surrounds it: from k-space or images to images, for every caller.
+
+    `run`, `serve`, the benchmark and the Python API reconstruct by it. As a context manager it is
+    closed at the end.
 
     Args:
         source: A bundle's folder or a .safetensors checkpoint.
         backend: Key of `BACKENDS`; None takes the bundle's own.
+        mask: Another mask than the network's own, for a bundle that takes masks as an input.
         precision: See `open_session`.
         threads: CPU threads; None leaves the runtime's choice.
         sharing: Leave the CPUs to others while there is nothing to compute (ONNX Runtime would let
             its threads spin): a server has the next slice's lines to read meanwhile.
+        **options: Passed to the session, e.g. `device="cuda"` for PyTorch.
 
     Attributes:
         reads: What the network is made for.
@@ -97,18 +116,38 @@ class Pipeline:
         source: Path,
         *,
         backend: str | None = None,
+        mask: Mask | None = None,
         precision: str | None = None,
         threads: int | None = None,
         sharing: bool = False,
+        **options: Any,
     ) -> None:
-        self.reads: InputSpec = read_input_spec(source)
-        self._bundle = None if source.suffix == ".safetensors" else open_bundle(source)
+        self.reads: InputSpec = read_input_spec(source, mask)
+        self._bundle = None if is_checkpoint(source) else open_bundle(source)
         runs_in = backend or (self._bundle.target.runs_on[0] if self._bundle else None)
-        options: dict[str, Any] = {"spin": False} if sharing and runs_in == "onnxruntime" else {}
+        if sharing and runs_in == "onnxruntime":
+            options["spin"] = False
         self.session: Session = open_session(
-            source, backend=backend, precision=precision, threads=threads, **options
+            source, backend=backend, mask=mask, precision=precision, threads=threads, **options
         )
         self._operators: dict[Mask, Any] = {self.reads.mask: self.session.operator}
+
+    def __enter__(self) -> Self:
+        """Return the pipeline."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Release what the runtime holds."""
+        self.session.close()
 
     def warm_up(self) -> None:
         """Run the network once, so that the first slice does not wait for what runtimes defer.
@@ -125,6 +164,95 @@ class Pipeline:
     def _complex(self) -> bool:
         return self.reads.spec.channels == 2
 
+    def prepare(
+        self,
+        loaded: Scan | Volume,
+        *,
+        undersample: bool = False,
+        own_mask: bool = True,
+        maps: NDArray[np.complex64] | None = None,
+    ) -> NetworkInput:
+        """Make the network's input of what was read from a file.
+
+        Args:
+            loaded: K-space of any number of coils, or images; see `inputs.prepare_scan` and
+                `inputs.prepare`.
+            undersample: The source is fully sampled: apply the network's mask to it.
+            own_mask: Take the mask that k-space was sampled with, where the network takes masks as
+                an input; else the network's for every source.
+            maps: See `inputs.prepare_scan`; for scans alone.
+
+        Raises:
+            DataError: The source holds something else than the network reads.
+            MaskError: It is sampled with another mask, or of another matrix.
+        """
+        reads = self.reads
+        sampled = loaded.mask if isinstance(loaded, Scan) else loaded.kspace_mask
+        if self.session.takes_masks and own_mask and sampled is not None and not undersample:
+            reads = dataclasses.replace(reads, mask=sampled)
+        if isinstance(loaded, Scan):
+            return prepare_scan(loaded, reads, undersample=undersample, maps=maps)
+        return prepare(loaded, reads, undersample=undersample)
+
+    def images(
+        self, given: NetworkInput, *, advance: Callable[[int], None] | None = None
+    ) -> NDArray[Any]:
+        """Reconstruct what `prepare` made: scaling, network, output.
+
+        Args:
+            given: The network's input.
+            advance: Called with the number of slices that are finished.
+
+        Returns:
+            Images [S, H, W] in the source's unit, float32 or complex64.
+
+        Raises:
+            BackendError: The network is made for another mask or matrix, does not run, or gives
+                values that are not finite.
+        """
+        operator = self._operator(given.mask)
+        images: NDArray[Any] = reconstruct(
+            self.session, given.zero_filled, advance=advance, maps=given.maps, operator=operator
+        )
+        if not np.isfinite(images).all():
+            raise BackendError(
+                "The network's image holds NaN or infinite values.",
+                "Check the scan; a network far outside its training may do this.",
+            )
+        return images
+
+    def image(
+        self,
+        kspace: NDArray[np.complex64],
+        mask: Mask,
+        *,
+        whitening: NDArray[np.complex128] | None = None,
+        maps: NDArray[np.complex64] | None = None,
+    ) -> NDArray[Any]:
+        """Reconstruct one slice of k-space.
+
+        Args:
+            kspace: complex64 [C, H, W], zero where not sampled.
+            mask: What was sampled.
+            whitening: See `inputs.slice_input`, as is `maps`.
+            maps: Coil sensitivities, complex64 [C, H, W], in place of estimated ones.
+
+        Returns:
+            Image [H, W] in the unit of k-space, float32 or complex64.
+
+        Raises:
+            DataError: See `inputs.slice_input`.
+            MaskError: See `inputs.slice_input`.
+            BackendError: See `images`.
+        """
+        check_slice(kspace, self.reads)
+        self._operator(mask)  # another mask is refused before coils are estimated
+        x_u, own = slice_input(kspace, mask, self.reads, whitening=whitening, maps=maps)
+        many = None if own is None else own[None]
+        given = NetworkInput(zero_filled=x_u[None], mask=mask, maps=many)
+        image: NDArray[Any] = self.images(given)[0]
+        return image
+
     def reconstruct(
         self,
         kspace: NDArray[np.complex64],
@@ -133,68 +261,23 @@ class Pipeline:
     ) -> Outcome:
         """Reconstruct one slice; whatever happens, there is an image.
 
-        A network of two channels gets the combined complex image, one of one channel its real
-        part after phase correction (its magnitude for super-resolution); see `combine`. A network
-        that combines coils gets them compressed, with their sensitivities; see `espirit`.
-
         Args:
             kspace: complex64 [C, H, W], zero where not sampled.
             mask: What was sampled.
-            whitening: `coils.noise_weights` [C, C] of the scan's noise, applied before coils are
-                combined, by the network or before it; a single coil is left as it is. The
-                zero-filled image of a fallback is that of the coils as they were measured.
+            whitening: See `inputs.slice_input`. The zero-filled image of a fallback is that of the
+                coils as they were measured.
 
         Returns:
-            The network's image; the zero-filled one where the matrix or the mask is not the
-            bundle's, samples are not finite, coils cannot be combined, or the network fails or
-            gives values that are not finite.
+            The network's image; the zero-filled one where `image` refuses, with the reason.
         """
         try:
-            return Outcome(image=self._network(kspace, mask, whitening))
+            return Outcome(image=self.image(kspace, mask, whitening=whitening))
         except KdmriError as error:
             reason = error.what
         except Exception as error:  # a runtime may raise anything, and the scan needs its image
             _LOG.exception("the network failed")
             reason = f"The network failed ({type(error).__name__})."
         return Outcome(image=zero_filled_magnitude(kspace), fallback=reason)
-
-    def _network(
-        self,
-        kspace: NDArray[np.complex64],
-        mask: Mask,
-        whitening: NDArray[np.complex128] | None,
-    ) -> NDArray[Any]:
-        size = self.reads.matrix
-        height, width = kspace.shape[-2:]
-        if (height, width) != (size, size):
-            raise BackendError(
-                f"The scan's matrix is {height} x {width}, the network's {size} x {size}.", ""
-            )
-        if not np.isfinite(kspace).all():
-            raise BackendError("The slice's k-space holds NaN or infinite values.", "")
-        operator = self._operator(mask)
-        if self.reads.spec.coils:
-            coils = self.reads.coils
-            x_u, maps = sense_slice(kspace, mask, coils=coils, whitening=whitening)
-            return self._image(x_u, operator, maps)
-        if whitening is not None and len(kspace) > 1:
-            kspace = compress(kspace, whitening)
-        image: NDArray[Any] = combined(kspace, mask, phase=self._complex)
-        if not self._complex:
-            image = np.abs(image) if self.reads.spec.magnitude_input else image.real
-        return self._image(np.ascontiguousarray(image), operator)
-
-    def _image(
-        self,
-        x_u: NDArray[Any],
-        operator: NDArray[np.float32] | None,
-        maps: NDArray[np.complex64] | None = None,
-    ) -> NDArray[Any]:
-        many = None if maps is None else maps[None]
-        image: NDArray[Any] = reconstruct(self.session, x_u[None], maps=many, operator=operator)[0]
-        if not np.isfinite(image).all():
-            raise BackendError("The network's image holds NaN or infinite values.", "")
-        return image
 
     def _operator(self, mask: Mask) -> NDArray[np.float32] | None:
         """Return the operator for a mask, None where the graph holds it.
@@ -208,7 +291,7 @@ class Pipeline:
                 raise BackendError(
                     f"The slice is sampled with another mask ({int(mask.samples.sum())} lines)"
                     f" than the network's ({own.name!r}, {int(own.samples.sum())} lines).",
-                    "",
+                    "Use a network for this mask, or one exported with --mask input.",
                 )
             operator = operator_of(self._bundle, mask)
             while len(self._operators) >= _OPERATORS:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.errors import BackendError, DataError, MaskError
+from kdmri_edge.models.checkpoint import is_checkpoint
 from kdmri_edge.physics.coils import sense_operator_array
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import choose_form, operator_array
@@ -20,7 +21,7 @@ from kdmri_edge.physics.scaling import network_image, network_input, network_map
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.bundle import Bundle, open_bundle
 from kdmri_edge.runtime.targets import PRECISIONS
-from kdmri_edge.utils.extras import load_attribute
+from kdmri_edge.utils.extras import load_attribute, require
 
 __all__ = [
     "Session",
@@ -33,7 +34,6 @@ __all__ = [
 ]
 
 Array = NDArray[np.float32]
-_CHECKPOINT = ".safetensors"
 _EAGER = "kdmri_edge.runtime.backends.pytorch:EagerSession"
 
 
@@ -275,7 +275,8 @@ def open_session(
         CheckpointError: The checkpoint is not intact.
         MissingExtraError: The runtime is not installed.
     """
-    if source.suffix == _CHECKPOINT:
+    if is_checkpoint(source):
+        require("torch", extra="train")
         offered: tuple[str, ...] = ("torch",)
         graph, import_string, written = source, _EAGER, "f32"
         usual = written
@@ -296,12 +297,12 @@ def open_session(
         )
     if precision == "f16":
         precision = "f32"  # what is computed around its halves
-    if source.suffix != _CHECKPOINT:
+    if not is_checkpoint(source):
         check_graph_precision(precision, written, graph)
     make = load_attribute(import_string)
     session: Session = make(graph, precision=precision, threads=threads, **options)
     session.written = written
-    if source.suffix != _CHECKPOINT:
+    if not is_checkpoint(source):
         session.bundle = bundle
         session.operator = operator_of(bundle, mask)
         session.sense, session.coils = bundle.takes_maps, bundle.fixed_coils

@@ -140,7 +140,7 @@ def test_folder_of_mixed_formats(cli: Cli, exports: dict[str, Path], tmp_path: P
     np.save(source / "a.npy", x_u)
     write_image(source / "b.nii", x_u)
     (source / "notes.txt").write_text("not a volume")
-    done = cli("run", exports["complex"], source, "-o", tmp_path / "out")
+    done = cli("run", exports["complex"], source, "-o", tmp_path / "out", "--complex")
     assert done.code == 0, done.err
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["a.npy", "b.nii.gz"]
     first, second = (read_volume(tmp_path / "out" / n).image for n in ("a.npy", "b.nii.gz"))
@@ -173,15 +173,27 @@ def test_one_graph_on_several_backends(
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), wanted, atol=1e-4 * wanted.max())
 
 
-def test_checkpoint_runs_in_pytorch(
+def test_checkpoint_runs_where_it_is_fastest_or_in_pytorch(
     cli: Cli, exports: dict[str, Path], whole: np.ndarray, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "t1.npy", whole)
     place = tmp_path / "out.npy"
-    done = cli("run", exports["checkpoint"], tmp_path / "t1.npy", "-o", place, "--undersample")
-    assert done.code == 0, done.err
-    assert "PyTorch" in done.err
-    assert place.is_file()
+    command = ("run", exports["checkpoint"], tmp_path / "t1.npy", "-o", place, "--undersample")
+    images = []
+    for options, runtime, said in (
+        ((), "OpenVINO", "Exporting"),
+        ((), "OpenVINO", "been replaced"),
+        (("--no-cache",), "PyTorch", "been replaced"),
+        (("--backend", "torch"), "PyTorch", "been replaced"),
+    ):
+        done = cli(*command, *options)
+        assert done.code == 0, done.err
+        assert runtime in done.err
+        assert said in done.err
+        assert ("Exporting" in done.err) == (said == "Exporting")
+        images.append(np.load(place))
+    for image in images[1:]:
+        np.testing.assert_allclose(image, images[0], atol=1e-5 * images[0].max())
 
 
 def test_bundle_whose_runtime_is_absent_runs_elsewhere_and_says_so(

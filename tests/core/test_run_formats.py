@@ -81,15 +81,20 @@ def test_series_to_nifti_leaves_the_patient_behind(
     assert b"Doe" not in raw
 
 
-def test_complex_reconstructions_to_dicom_ask_for_magnitudes(cli: Cli, tmp_path: Path) -> None:
+def test_complex_reconstructions_are_written_as_magnitudes(cli: Cli, tmp_path: Path) -> None:
     network = write_checkpoint(tmp_path / "c.safetensors", spec(channels=2))
     image = phantom_volume(5, slices=2, matrix=32, complex_phase=True).image
     np.save(tmp_path / "x.npy", image)
-    command = ("run", network, tmp_path / "x.npy", "-o", tmp_path / "o.dcm", "--undersample")
-    refused = cli(*command)
+    command = ("run", network, tmp_path / "x.npy", "--undersample", "--no-cache")
+    refused = cli(*command, "-o", tmp_path / "o.dcm", "--complex")
     assert refused.code == 1
-    assert "--magnitude" in refused.err
+    assert "--complex" in refused.err
     assert not (tmp_path / "o.dcm").exists()
-    done = cli(*command, "--magnitude")
-    assert done.code == 0, done.err
+    for options in ((), ("--magnitude",)):  # the second is how it was asked for in version 0.1
+        assert cli(*command, "-o", tmp_path / "o.dcm", *options).code == 0
     assert read_volume(tmp_path / "o.dcm").image.shape == (2, 32, 32)
+    for name, options in (("m.npy", ()), ("c.npy", ("--complex",))):
+        assert cli(*command, "-o", tmp_path / name, *options).code == 0
+    whole = np.load(tmp_path / "c.npy")
+    assert np.iscomplexobj(whole)
+    np.testing.assert_allclose(np.load(tmp_path / "m.npy"), np.abs(whole), rtol=1e-6)

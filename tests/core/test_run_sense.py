@@ -19,13 +19,13 @@ from kdmri_edge.mrd.format.emit import encoding_of, readouts
 from kdmri_edge.mrd.format.header import write_encoding
 from kdmri_edge.mrd.format.images import fallback_of
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.runtime.inputs import sense_input
 from kdmri_edge.runtime.pipeline import Pipeline
 from kdmri_edge.runtime.session import open_session, reconstruct
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
 from tests.core.mrd.conftest import running
 from tests.export.networks import spec, write_checkpoint
+from tests.sense_inputs import sense_input
 
 Cli = Callable[..., Any]
 SIZE = 32
@@ -65,7 +65,9 @@ def _expected(bundle: Path, scan: Scan) -> np.ndarray:
 def test_a_scan_of_many_coils_is_reconstructed(cli: Cli, bundle: Path, tmp_path: Path) -> None:
     scan = _scan(_mask())
     write_bart_scan(tmp_path / "scan.cfl", scan)
-    done = cli("run", bundle, tmp_path / "scan.cfl", "-o", tmp_path / "out.npy", "--json")
+    done = cli(
+        "run", bundle, tmp_path / "scan.cfl", "-o", tmp_path / "out.npy", "--complex", "--json"
+    )
     assert done.code == 0, done.err
     assert json.loads(done.out)[0]["held"] == "k-space of 3 coils"
     image = np.load(tmp_path / "out.npy")
@@ -86,7 +88,14 @@ def test_a_scan_is_compressed_to_the_coils_of_the_export(
     scan = _scan(_mask())
     write_bart_scan(tmp_path / "scan.cfl", scan)
     done = cli(
-        "run", path, tmp_path / "scan.cfl", "-o", tmp_path / "out.npy", "--backend", "onnxruntime"
+        "run",
+        path,
+        tmp_path / "scan.cfl",
+        "-o",
+        tmp_path / "out.npy",
+        "--complex",
+        "--backend",
+        "onnxruntime",
     )
     assert done.code == 0, done.err
     given = sense_input(scan, coils=2)
@@ -104,7 +113,7 @@ def test_a_scan_is_compressed_to_the_coils_of_the_export(
 def test_a_whole_scan_is_undersampled_on_request(cli: Cli, bundle: Path, tmp_path: Path) -> None:
     whole = _scan(Mask(samples=np.ones(SIZE, np.bool_), name="whole"))
     write_bart_scan(tmp_path / "scan.cfl", whole)
-    arguments = ("run", bundle, tmp_path / "scan.cfl", "-o", tmp_path / "out.npy")
+    arguments = ("run", bundle, tmp_path / "scan.cfl", "-o", tmp_path / "out.npy", "--complex")
     cli(*arguments).check_refusal("--undersample")
     assert cli(*arguments, "--undersample").code == 0
     wanted = _expected(bundle, _scan(_mask()))
@@ -115,7 +124,7 @@ def test_a_whole_scan_is_undersampled_on_request(cli: Cli, bundle: Path, tmp_pat
 
 def test_undersampling_twice_is_refused(cli: Cli, bundle: Path, tmp_path: Path) -> None:
     write_bart_scan(tmp_path / "scan.cfl", _scan(_mask()))
-    arguments = ("run", bundle, tmp_path / "scan.cfl", "-o", tmp_path / "out.npy")
+    arguments = ("run", bundle, tmp_path / "scan.cfl", "-o", tmp_path / "out.npy", "--complex")
     cli(*arguments, "--undersample").check_refusal("Leave --undersample out")
     assert not (tmp_path / "out.npy").exists()
 

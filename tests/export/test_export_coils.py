@@ -18,7 +18,7 @@ from kdmri_edge.physics.coils import expand
 from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import variable_density_lines
 from kdmri_edge.runtime.bundle import GOLDEN_INPUT, GOLDEN_MAPS, GOLDEN_OPERATOR, GOLDEN_OUTPUT
-from kdmri_edge.runtime.inputs import prepare, read_input_spec, sense_input
+from kdmri_edge.runtime.inputs import prepare, read_input_spec
 from kdmri_edge.runtime.session import open_session, reconstruct
 from kdmri_edge.runtime.targets import TARGETS
 from kdmri_edge.runtime.verify import verify_bundle
@@ -26,6 +26,7 @@ from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.tensorrt.engines import EngineRequest
 from tests.export.networks import MATRIX, lines, spec, write_checkpoint
+from tests.sense_inputs import sense_input
 
 QUICK = "torchscript"  # the target that is written fastest
 

@@ -26,6 +26,7 @@ from kdmri_bench.measuring.isolation import Job, JobResult
 from kdmri_bench.measuring.latency import sample_latency, throughput
 from kdmri_edge.errors import BackendError, KdmriError, MissingExtraError
 from kdmri_edge.physics.fourier import kspace_to_image
+from kdmri_edge.physics.operators import as_network_reads
 from kdmri_edge.runtime.session import open_session, reconstruct
 from kdmri_edge.utils.extras import load_attribute
 
@@ -37,12 +38,6 @@ if TYPE_CHECKING:
     from kdmri_edge.runtime.session import Session
 
 __all__ = ["main", "measure"]
-
-_PARTS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    "complex": lambda image: image,
-    "real": lambda image: image.real,
-    "magnitude": np.abs,
-}
 
 
 def measure(job: Job) -> JobResult:
@@ -172,8 +167,14 @@ class _Clocked:
 
 def _end_to_end(job: Job, session: Session) -> Callable[[], object]:
     """Return a query from sampled k-space to the image in its own unit."""
-    kspace, part = np.load(str(job.kspace)), _PARTS[job.image]
-    return lambda: reconstruct(session, np.ascontiguousarray(part(kspace_to_image(kspace))))
+    kspace = np.load(str(job.kspace))
+    channels, magnitude = 1 + (job.image == "complex"), job.image == "magnitude"
+
+    def image() -> object:
+        x_u = as_network_reads(kspace_to_image(kspace), channels=channels, magnitude=magnitude)
+        return reconstruct(session, x_u)
+
+    return image
 
 
 def main(arguments: list[str]) -> int:

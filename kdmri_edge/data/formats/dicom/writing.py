@@ -76,7 +76,8 @@ def write_dicom(path: Path, picture: ImageRecord) -> None:
     if np.iscomplexobj(picture.image):
         raise OutputError(
             f"{path} would lose the images' phase: DICOM holds magnitudes.",
-            "Add --magnitude, or write .nii.gz or .npy.",
+            "Write magnitudes (`run` without --complex, `data convert --magnitude`), or write"
+            " .nii.gz or .npy.",
         )
     if path.is_dir():
         _check_ours(path)

@@ -1,0 +1,111 @@
+"""What a user may name as a network, and where it runs fastest.
+
+A checkpoint is exported once for the fastest runtime that is installed, and kept in a cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from kdmri_edge import __version__
+from kdmri_edge.distillation.run_folder import Run, RunNetwork, open_run
+from kdmri_edge.errors import BundleError
+from kdmri_edge.models.shipped import resolve_weights
+from kdmri_edge.runtime.bundle import Bundle, open_bundle
+from kdmri_edge.runtime.targets import PRECISIONS, TARGETS
+from kdmri_edge.utils.console import say
+from kdmri_edge.utils.extras import available, load_attribute
+from kdmri_edge.utils.files import sha256_file
+
+__all__ = ["NetworkLike", "cache_folder", "cached_export", "fastest_target", "locate"]
+
+NetworkLike: TypeAlias = "str | os.PathLike[str] | Run | Bundle"
+"""What may stand for a network: the name of one of the package, a checkpoint, a bundle, a run."""
+
+# Fastest first, on the CPUs that were measured (bench/results/workstation).
+_TARGETS: Final = ("openvino", "onnx")
+
+
+def locate(network: NetworkLike) -> tuple[Path, str]:
+    """Return the checkpoint or bundle that is meant, and what to call it.
+
+    Args:
+        network: The name of a network of the package, a checkpoint, a bundle, or a run (its
+            student).
+
+    Raises:
+        ModelError: There is no such network.
+        RunError: The run has no finished student.
+    """
+    if isinstance(network, Bundle):
+        return network.path, network.path.name
+    if isinstance(network, Run):
+        return network.weights("student"), network.path.name
+    if isinstance(network, RunNetwork):
+        return network.path, network.role
+    place = Path(network)
+    if (place / "run.json").is_file():
+        return open_run(place).weights("student"), place.name
+    return resolve_weights(place), place.name
+
+
+def cache_folder() -> Path:
+    """Return where exports are kept: $XDG_CACHE_HOME/kdmri-edge, by default ~/.cache/kdmri-edge."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "kdmri-edge"
+
+
+def fastest_target() -> str | None:
+    """Return the export target whose runtime is the fastest that is installed, None without any."""
+    for name in _TARGETS:
+        if name in TARGETS and available(TARGETS[name].backend.library):
+            return name
+    return None
+
+
+def cached_export(
+    checkpoint: Path, *, name: str, precision: str | None = None, tuned: bool = False
+) -> Path | None:
+    """Return a bundle of a checkpoint for the fastest runtime; exported now if it is not kept.
+
+    Args:
+        checkpoint: The .safetensors file.
+        name: What to call the network in messages.
+        precision: Of the convolutions; None is fp32, whose images differ from PyTorch's by
+            rounding alone.
+        tuned: For int8 take the copy beside it that was tuned for that, where there is one.
+
+    Returns:
+        The bundle's folder; None where no such runtime is installed, or the export cannot be made
+        here without what is missing (PyTorch, onnx), so that the caller runs the checkpoint itself.
+
+    Raises:
+        KdmriError: The export fails otherwise, e.g. at the parity gate.
+    """
+    target = fastest_target()
+    if target is None:
+        return None
+    written = PRECISIONS.get(precision or "fp32", precision or "f32")
+    key = f"{sha256_file(checkpoint)} {target} {written} {tuned} {__version__}"
+    place = cache_folder() / f"{name.replace('/', '_')}-{target}-{_short(key)}"
+    try:
+        open_bundle(place)
+    except BundleError:
+        pass  # not there, or damaged: made again
+    else:
+        return place
+    if not all(available(library) for library in ("torch", *TARGETS[target].exports_with)):
+        return None
+    say(f"Exporting {name} to {TARGETS[target].backend.title} once; it is kept in {place}.")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    made: Bundle = load_attribute("kdmri_export.jobs:export_checkpoint")(
+        checkpoint, target=target, precision=written, tuned=tuned, out=place
+    )
+    return made.path
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
