@@ -142,7 +142,7 @@ class Network:
                 origin at its centre (`physics.image_to_kspace`); zero where not sampled. Or a
                 `Scan`, or a `Volume`.
             mask: What was sampled: a `Mask`, booleans [H] (lines) or [H, W], a mask file, or a
-                network's name; None for the network's own mask, and for what a scan or volume says itself.
+                network's name; None for the network's own mask; a scan or volume says it itself.
             maps: Coil sensitivities, complex [C, H, W] or [S, C, H, W]; None estimates them.
             noise: Samples of each coil without signal, complex [C, N], for pre-whitening.
             undersample: The data is fully sampled: apply the network's mask to it.
@@ -192,6 +192,8 @@ class Network:
                 f"K-space is of shape {list(array.shape)}.",
                 "Give [H, W], [slices, H, W], or [slices, coils, H, W].",
             )
+        if not np.isfinite(array).all():
+            raise DataError("K-space holds NaN or infinite values.", "Export the scan again.")
         height, width = array.shape[-2:]
         sampled = self.mask if mask is None else _mask(mask)
         if undersample and mask is None:

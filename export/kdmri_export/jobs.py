@@ -6,11 +6,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from kdmri_edge.distillation.run_folder import Run, RunNetwork, newest_run, open_run, tuned_for
 from kdmri_edge.errors import ExportError, RunError
 from kdmri_edge.models.checkpoint import is_checkpoint
-from kdmri_edge.models.shipped import is_reference, resolve
+from kdmri_edge.models.shipped import is_reference, refusal, resolve
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.runtime.bundle import Bundle
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS
@@ -22,6 +23,11 @@ from kdmri_export.targets.tensorrt.engines import RTX_DEFAULT, EngineRequest
 
 __all__ = ["ExportJob", "Source", "export", "export_checkpoint", "plan_exports"]
 
+
+_TAKEN: Final = (
+    "Give a run's folder or a .safetensors checkpoint that `kdmri-edge distill` wrote, or a network"
+    " of `kdmri-edge models`."
+)
 
 Source = str | os.PathLike[str] | Run
 """What a user may name as the network to export."""
@@ -247,6 +253,8 @@ def _networks(source: Source | None, model: str) -> list[tuple[str, Path, Path]]
             return [(text, resolve(text), Path("exports"))]
         if _is_file(source):
             return [(path.stem, path, path.parent / "exports")]
+        if not (path / "run.json").is_file():
+            raise refusal(path, RunError, _TAKEN)
         run = open_run(path)
     roles = run.roles() if model == "all" else [model]
     if not roles:

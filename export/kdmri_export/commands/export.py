@@ -9,48 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdmri_edge.commands.options import NamedChoice, RowChoice
-from kdmri_edge.errors import RunError
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS
 from kdmri_export.targets.tensorrt.engines import BUILDERS, RTX_DEFAULT
 
 if TYPE_CHECKING:
     from kdmri_edge.runtime.bundle import Bundle
-    from kdmri_export.recipe import ExportRecipe
-    from kdmri_export.targets.tensorrt.engines import EngineRequest
 
 __all__ = ["export"]
-
-_TAKEN = (
-    "Give a run's folder or a .safetensors checkpoint that `kdmri-edge distill` wrote, or a network"
-    " of `kdmri-edge models`."
-)
-
-
-def _checkpoints(source: Path | None, model: str) -> list[tuple[str, Path, Path]]:
-    """Return (name, checkpoint, folder for its bundles) of what the user named."""
-    from kdmri_edge.distillation.run_folder import newest_run, open_run
-    from kdmri_edge.models.shipped import is_reference, refusal, resolve
-    from kdmri_edge.utils.console import say
-
-    if source is not None and is_reference(str(source)):
-        return [(str(source), resolve(str(source)), Path("exports"))]
-    if source is not None and source.suffix == ".safetensors":
-        return [(source.stem, source, source.parent / "exports")]
-    if source is not None and not (source / "run.json").is_file():
-        raise refusal(source, RunError, _TAKEN)
-    if source is None:
-        run = newest_run()
-        say(f"Taking the newest run: {run.path}")
-    else:
-        run = open_run(source)
-    roles = run.roles() if model == "all" else [model]
-    if not roles:
-        raise RunError(
-            f"Run {run.path} has no finished network yet.",
-            f"Finish it: `kdmri-edge distill --resume --out {run.path}`.",
-        )
-    return [(role, run.weights(role), run.exports_dir) for role in roles]
 
 
 @click.command()
@@ -172,69 +138,34 @@ def export(
     from kdmri_edge.utils.extras import require
 
     require("torch", extra="train")
-    from kdmri_export.export import export_model
-    from kdmri_export.recipe import ExportRecipe
+    from kdmri_export.jobs import plan_exports
 
-    work = _checkpoints(source, model)
-    if out is not None and len(work) * len(targets) != 1:
+    if out is not None and (len(targets) > 1 or model == "all"):
         raise click.UsageError("--out takes one network and one target.")
-    engines = _engines(targets, builder, capabilities, require_engine)
-    recipes = [
-        ExportRecipe(
-            target=target,
-            dc=dc,
-            batch=batch,
-            precision=PRECISIONS[precision],
-            mask_input=mask_role == "input",
-            keep_op=keep_op,
-            coils=coils,
-            engines=engines if TARGETS[target].builds_engines else None,
-        )
-        for target in targets
-    ]
-    # A file that is named is exported as it is; of a run the copy that was tuned for int8 is taken.
-    named = source is not None and source.suffix == ".safetensors"
-    made = [
-        export_model(
-            checkpoint if named else _tuned(checkpoint, recipe),
-            recipe,
-            out or folder / recipe.bundle_name(name),
-        )
-        for name, checkpoint, folder in work
-        for recipe in recipes
-    ]
+    with_engines = any(TARGETS[target].builds_engines for target in targets)
+    if not with_engines and (builder or capabilities or require_engine):
+        raise click.UsageError("Engines are built for --target trt only.")
+
+    jobs = plan_exports(
+        source,
+        targets=targets,
+        precision=precision,
+        model=model,
+        dc=dc,
+        batch=batch,
+        mask=mask_role,
+        keep_op=keep_op,
+        coils=coils,
+        builder=builder,
+        compute_capabilities=[c.strip() for c in (capabilities or "").split(",") if c.strip()],
+        require_engine=require_engine,
+        out=out,
+    )
+    made = [job.run() for job in jobs]
     if as_json:
         click.echo(json.dumps([_record(bundle) for bundle in made], indent=2))
     else:
         _show(made)
-
-
-def _tuned(checkpoint: Path, recipe: ExportRecipe) -> Path:
-    from kdmri_edge.distillation.run_folder import tuned_for
-    from kdmri_edge.utils.console import say
-
-    found = tuned_for(checkpoint, recipe.precision, signed=recipe.signed)
-    if found != checkpoint:
-        say(f"{recipe.target}, int8: taking {found.name}, which was tuned for its rounding.")
-    return found
-
-
-def _engines(
-    targets: tuple[str, ...], builder: str | None, capabilities: str | None, required: bool
-) -> EngineRequest | None:
-    """Return which engines the options ask for."""
-    from kdmri_export.targets.tensorrt.engines import EngineRequest
-
-    if not any(TARGETS[target].builds_engines for target in targets):
-        if builder or capabilities or required:
-            raise click.UsageError("Engines are built for --target trt only.")
-        return None
-    given = tuple(part.strip() for part in (capabilities or "").split(",") if part.strip())
-    return EngineRequest(
-        builder=builder or "auto",
-        compute_capabilities=given or (RTX_DEFAULT if builder == "rtx" else ()),
-        required=required,
-    )
 
 
 def _engine_line(bundle: Bundle) -> str:
