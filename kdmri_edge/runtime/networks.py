@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 from kdmri_edge import __version__
 from kdmri_edge.distillation.run_folder import Run, RunNetwork, open_run
 from kdmri_edge.errors import BundleError
+from kdmri_edge.models.checkpoint import read_checkpoint_meta
 from kdmri_edge.models.shipped import resolve_weights
 from kdmri_edge.runtime.bundle import Bundle, open_bundle
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS
@@ -47,8 +48,8 @@ def locate(network: NetworkLike) -> tuple[Path, str]:
     if isinstance(network, RunNetwork):
         return network.path, network.role
     place = Path(network)
-    if (place / "run.json").is_file():
-        return open_run(place).weights("student"), place.name
+    if (place / "run.json").is_file() and (run := open_run(place)).has("student"):
+        return run.weights("student"), place.name
     return resolve_weights(place), place.name
 
 
@@ -89,6 +90,9 @@ def cached_export(
     if target is None:
         return None
     written = PRECISIONS.get(precision or "fp32", precision or "f32")
+    if written not in TARGETS[target].precisions:
+        return None
+    read_checkpoint_meta(checkpoint)  # what is no checkpoint is refused before anything is said
     key = f"{sha256_file(checkpoint)} {target} {written} {tuned} {__version__}"
     place = cache_folder() / f"{name.replace('/', '_')}-{target}-{_short(key)}"
     try:

@@ -191,7 +191,7 @@ def _lines() -> Iterator[tuple[str, str]]:
     yield "bench empty --data full.npy", "empty"
     # what is to be reconstructed
     yield f"run {NAME} nowhere.npy -o out.npy", "nowhere.npy does not exist"
-    yield f"run {NAME} full.npy -o out.npy", "--undersample"
+    yield f"run {NAME} full.npy -o out.npy --no-cache", "--undersample"
     yield f"run {NAME} small.npy -o out.npy", "--undersample"
     yield f"run {NAME} complex.npy -o out.npy", "--undersample"
     yield f"run {NAME} odd.npy -o out.npy", "--undersample"
@@ -204,7 +204,7 @@ def _lines() -> Iterator[tuple[str, str]]:
     yield f"run {NAME} full.npy -o out.npy --mask threes.npy", "other than 0 and 1"
     yield f"run {NAME} full.npy -o out.npy --mask dccnn-d3c5@brain-4y", f"'{NAME}'"
     yield f"run {NAME} full.npy -o out.npy --precision fp8", "'fp8'"
-    yield "run dccnn-d3c5-sense@measured-4x full.npy -o out.npy", "combines coils"
+    yield "run dccnn-d3c5-sense@measured-4x full.npy -o out.npy --no-cache", "combines coils"
     yield f"bench {NAME} --data nowhere", "nowhere does not exist"
     yield f"bench {NAME} --data empty", "holds no volume"
     yield f"bench {NAME} --data full.npy --contrast T1w", "contrast 'T1w'"
@@ -279,10 +279,10 @@ def test_a_run_names_the_networks_in_it(cli: Cli, tmp_path: Path) -> None:
     bundle.mkdir(parents=True)
     (run / "run.json").write_text('{"format": 1}')
     (bundle / "manifest.json").write_text("{}")
-    (run / "student.safetensors").write_bytes(b"")
+    (run / "teacher.safetensors").write_bytes(b"")
     np.save(tmp_path / "x.npy", np.zeros((1, 8, 8), np.float32))
     shown = cli("run", run, tmp_path / "x.npy", "-o", tmp_path / "y.npy")
-    shown.check_refusal("is a run", str(bundle), str(run / "student.safetensors"))
+    shown.check_refusal("is a run", str(bundle), str(run / "teacher.safetensors"))
     shown = cli("run", run / "exports", tmp_path / "x.npy", "-o", tmp_path / "y.npy")
     shown.check_refusal("is no bundle, but holds some", str(bundle))
 
