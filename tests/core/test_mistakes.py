@@ -192,10 +192,10 @@ def _lines() -> Iterator[tuple[str, str]]:
     # what is to be reconstructed
     yield f"run {NAME} nowhere.npy -o out.npy", "nowhere.npy does not exist"
     yield f"run {NAME} full.npy -o out.npy --no-cache", "--undersample"
-    yield f"run {NAME} small.npy -o out.npy", "--undersample"
+    yield f"run {NAME} small.npy -o out.npy --no-cache", "--undersample"
     yield f"run {NAME} complex.npy -o out.npy", "--undersample"
     yield f"run {NAME} odd.npy -o out.npy", "--undersample"
-    yield f"run {NAME} small.npy -o out.npy --undersample", "never upsampled"
+    yield f"run {NAME} small.npy -o out.npy --undersample --no-cache", "never upsampled"
     yield f"run {NAME} notes.txt -o out.npy", "no reader knows"
     yield f"run {NAME} empty -o out.npy", "holds no volume"
     yield f"run {NAME} full.npy -o out.xyz", "out.xyz"
