@@ -41,7 +41,6 @@ from kdmri_bench.planning.testdata import (
     central_slices,
     load_data,
 )
-from kdmri_bench.reporting.figures import variant_name
 from kdmri_bench.reporting.page.build import fragment
 from kdmri_bench.reporting.page.charts import pareto_svg
 from kdmri_bench.reporting.page.images import Figure, figures
@@ -49,6 +48,7 @@ from kdmri_bench.reporting.panel import Panel, compose, draw
 from kdmri_bench.reporting.report import read_report, write_report
 from kdmri_bench.reporting.table import plain_table
 from kdmri_bench.results.derive import derived, gap, layer_values
+from kdmri_bench.results.figures import spelled, variant_name
 from kdmri_bench.results.schema import ZERO_FILLED, Network, Report, Row, TestVolume
 from kdmri_bench.results.select import (
     Choice,
@@ -147,7 +147,7 @@ class Benchmark:
 
     def pareto(self) -> Svg:
         """Draw quality against latency; empty where nothing was timed."""
-        return Svg(pareto_svg(self.report, standalone=True))
+        return Svg(spelled(pareto_svg(self.report, standalone=True)))
 
     def picture(self) -> Png:
         """Draw target, input, networks and their residues on the slice of median error.

@@ -15,9 +15,9 @@ from kdmri_bench.measuring.measure import Measured, measure
 from kdmri_bench.planning.rows import Plan
 from kdmri_bench.planning.settings import BenchSettings
 from kdmri_bench.planning.sources import gather
-from kdmri_bench.reporting.figures import precision_text
 from kdmri_bench.reporting.report import read_report
 from kdmri_bench.results.derive import derived
+from kdmri_bench.results.figures import precision_text
 from kdmri_bench.results.schema import Network, Row, Status, TestVolume
 from kdmri_edge.data.case import Case
 from kdmri_edge.distillation.run_folder import Run
@@ -171,7 +171,7 @@ def test_integers_that_a_runtime_undid_are_not_passed_off(run: Measure, tmp_path
 def test_halves_that_are_only_stored_are_called_that() -> None:
     session = {"precision_executed": "f16 weights, f32 arithmetic"}
     row = Row(key="k", network="n", role="student", runtime="x", precision="f16", session=session)
-    assert precision_text(row) == "f16 weights"
+    assert precision_text(row) == "fp16 weights"
 
 
 def test_a_row_without_source_keeps_its_reason(run: Measure, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from kdmri_bench.reporting.page.build import build
 from kdmri_bench.reporting.page.charts import front, pareto_svg
 from kdmri_bench.reporting.page.images import ZOOM, Figure, figures, region
 from kdmri_bench.reporting.report import write_report
+from kdmri_bench.results.figures import FIGURES
 from kdmri_bench.results.ratios import PLAIN_EXPORT
 from kdmri_bench.results.schema import Report, Row, Status
 from kdmri_edge.data.case import Case
@@ -107,12 +109,39 @@ def test_what_comes_from_outside_is_escaped(whole: Report) -> None:
 
 def test_the_summary_names_the_recommended_row_and_its_limits(whole: Report) -> None:
     summary = build(whole).split('id="summary"')[1].split("</section>")[0]
-    assert "student, OpenVINO f32" in summary
+    assert "student, OpenVINO fp32" in summary
     assert "at most 50 ms" in summary
     assert "0.400" in summary  # lost to the teacher
-    none = build(replace(whole, recommended=None, limits={"latency_ms": 1.0}))
-    assert "None." in none
-    assert "latency 8.1 ms (p90) &gt; 1 ms" in none
+
+
+def test_without_a_variant_within_the_limits_the_nearest_is_shown_and_what_it_misses(
+    whole: Report,
+) -> None:
+    page = build(replace(whole, recommended=None, limits={"latency_ms": 1.0}))
+    summary = page.split('id="summary"')[1].split("</section>")[0]
+    shown, _, folded = summary.partition("<details>")
+    assert "student, OpenVINO fp32" in shown
+    assert "it misses: <strong>latency 8.1 ms (p90) &gt; 1 ms</strong>" in shown
+    assert "teacher/PyTorch" not in shown  # misses of the others are folded away
+    assert "teacher/PyTorch" in folded
+
+
+def test_the_page_explains_every_column(whole: Report) -> None:
+    table = build(whole).split('id="table"')[1].split("</section>")[0]
+    legend = table.split('class="legend"')[1]
+    for figure in FIGURES:
+        if f'title="{escape(figure.description)}"' in table:
+            assert f"<dd>{escape(figure.description)}</dd>" in legend, figure.name
+    for words in ("edges and fine detail", "Structural similarity", "Normalised mean squared"):
+        assert words in legend
+
+
+def test_memory_and_size_are_in_the_first_table(whole: Report) -> None:
+    first = build(whole).split('id="table"')[1].split("</table>")[0]
+    heads = re.findall(r'<th scope="col"[^>]*>([^<]*)', first)
+    assert heads[:3] == ["network", "runtime", "precision"]
+    assert {"PSNR", "loss", "end to end p50", "memory", "size"} <= set(heads)
+    assert len(heads) <= 12
 
 
 def test_a_quick_report_says_so(whole: Report) -> None:
@@ -200,20 +229,22 @@ def test_reports_without_the_new_figures_still_make_a_page(whole: Report) -> Non
 PROBE = """<script>
 window.addEventListener("error", (e) => { document.title = "ERROR " + e.message; });
 addEventListener("load", () => setTimeout(() => {
-  const heads = [...document.querySelectorAll("table.sortable thead th")];
+  const heads = [...document.querySelectorAll("#table > .scroll thead th")];
   const column = heads.findIndex((h) => h.textContent.includes("network p50"));
-  const values = () => [...document.querySelectorAll("table.sortable tbody tr")]
+  const values = () => [...document.querySelectorAll("#table > .scroll tbody tr")]
     .map((r) => Number(r.cells[column].dataset.value));
   heads[column].querySelector("button").click();
   const up = values();
   heads[column].querySelector("button").click();
-  const names = [...document.querySelector("table.sticky tbody tr").cells].slice(0, 3);
+  const names = [...document.querySelector("#table > .scroll tbody tr").cells].slice(0, 3);
   const places = () => names.map((cell) => Math.round(cell.getBoundingClientRect().left));
   const still = places();
-  document.querySelector("#table .scroll").scrollLeft = 300;
+  document.querySelector("#table > .scroll").scrollLeft = 300;
   document.body.dataset.probe = JSON.stringify({up, down: values(), still, scrolled: places(),
     resources: performance.getEntriesByType("resource").map((e) => e.name)
       .filter((n) => !n.startsWith("data:")),
+    fits: document.querySelector("#table > .scroll").scrollWidth
+      <= document.querySelector("#table > .scroll").clientWidth + 1,
     overflow: document.documentElement.scrollWidth > innerWidth + 1});
 }, 50));
 </script></head>"""
@@ -224,7 +255,7 @@ addEventListener("load", () => setTimeout(() => {
 def test_a_browser_opens_it_without_errors_or_requests(
     whole: Report, pictures: list[Figure], tmp_path: Path, width: int
 ) -> None:
-    page = write_report(whole, tmp_path, figures=pictures)["html"]
+    page = write_report(whole, tmp_path, slices=pictures)["html"]
     page.write_text(page.read_text().replace("</head>", PROBE, 1))
     done = subprocess.run(
         [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
@@ -245,3 +276,5 @@ def test_a_browser_opens_it_without_errors_or_requests(
     kept = [a == b for a, b in zip(found["still"], found["scrolled"], strict=True)]
     assert kept == ([True] * 3 if width >= 900 else [True, False, False])  # which variant it is
     assert not found["overflow"], "the page scrolls sideways as a whole"
+    if width >= 1280:
+        assert found["fits"], "the table is wider than the page"

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from kdmri_bench.measuring.quality import gap_closed, summary
 from kdmri_bench.planning.settings import BenchSettings
-from kdmri_bench.reporting.report import CSV_COLUMNS, read_report, write_report
+from kdmri_bench.reporting.report import csv_columns, read_report, write_report
 from kdmri_bench.reporting.table import markdown_table, print_table
 from kdmri_bench.results.ratios import ratios
 from kdmri_bench.results.schema import Network, Report, Row, Status, TestVolume
@@ -104,7 +104,7 @@ def test_csv_holds_every_row_and_volume(report: Report, tmp_path: Path) -> None:
     files = write_report(report, tmp_path)
     with files["csv"].open(newline="") as stream:
         lines = list(csv.DictReader(stream))
-    assert tuple(lines[0]) == CSV_COLUMNS
+    assert tuple(lines[0]) == csv_columns()
     assert len(lines) == 5 * 3 + 1
     student = [line for line in lines if line["key"] == "student/ONNX Runtime"]
     assert [line["volume"] for line in student] == ["mean", "v1", "v2"]
@@ -166,7 +166,7 @@ def shown(report: Report, width: int) -> str:
 def test_the_table_shows_figures_reasons_and_counts(report: Report) -> None:
     text = " ".join(shown(report, 140).split())
     for words in ("38.50 ±1.41", "10.00x", "100 (70)", "[1]", "This CPU has no bf16.",
-                  "4 samples", "f32 3/8", "Retrospective data.",
+                  "4 samples", "fp32 3/8", "Retrospective data.",
                   "teacher are 1.00 dB; distillation closes 80 %."):  # fmt: skip
         assert words in text, words
     assert max(map(len, shown(report, 140).splitlines())) <= 140
@@ -178,7 +178,7 @@ def test_a_narrow_table_still_has_the_essentials(report: Report) -> None:
     for words in ("38.50 ±1.41", "10.00x", "100 (70)", "plain export", "ONNX Runtime"):
         assert words in text, words
     assert "HFN" not in text.rpartition("Left out")[0]
-    assert "Left out here, in report.csv: NMSE, HFN" in " ".join(text.split())
+    assert "Left out here, in report.csv: SSIM, NMSE, HFN" in " ".join(text.split())
 
 
 def test_samples_are_those_that_were_taken_not_those_that_were_asked_for(report: Report) -> None:
@@ -280,7 +280,7 @@ def test_readme_blocks_are_generated_and_checked(report: Report, tmp_path: Path)
     text = file.read_text()
     assert text.startswith("# Title\n\nbefore\n")
     assert text.endswith("after\n")
-    assert "| student | ONNX Runtime | f32 | 38.50 ±1.41 |" in text.replace("**", "")
+    assert "| student | ONNX Runtime | fp32 | 38.50 ±1.41 |" in text.replace("**", "")
     assert "**3.0x**" in text
     assert "1.5e-06 plain" in text
     assert str(report.provenance["versions"]["numpy"]) in text

@@ -8,16 +8,24 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdmri_bench.commands.select import select
 from kdmri_bench.reporting.report import write_report
 from kdmri_bench.reporting.selection import lines
 from kdmri_bench.results.schema import Report, Row, Status
-from kdmri_bench.results.select import DEFAULT_LIMITS, Choice, Limits, choose, limits_of, parse
+from kdmri_bench.results.select import (
+    DEFAULT_LIMITS,
+    Choice,
+    Limits,
+    choose,
+    dominates,
+    limits_of,
+    parse,
+)
 from kdmri_edge.errors import BenchError
-from tests.bench.reports import report, row
+from tests.bench.reports import SIZES, report, row
 
 TEACHER = row("teacher", "PyTorch", 40.0, 100.0, mib=400)
 FAST_TEACHER = row("teacher", "OpenVINO", 39.99, 12.0)
@@ -73,6 +81,69 @@ def test_the_upper_end_of_the_loss_counts() -> None:
         {**STUDENT.volumes[0], "psnr": 38.5}, {**STUDENT.volumes[1], "psnr": 41.4}))  # fmt: skip
     found = choose(report(TEACHER, shaky), Limits(loss_db=0.1))
     assert found.misses["student/OpenVINO"] == ["loss 0.050 dB, up to 0.500 > 0.1 dB"]
+
+
+def test_of_equals_in_speed_and_image_the_leaner_is_taken() -> None:
+    """8.1 ms beside 8.0 ms, and 0.001 dB, are within the noise; three times the memory is not."""
+    heavy = row("student", "ONNX Runtime", 39.951, 8.0, mib=300)
+    lean = row("student", "OpenVINO", 39.95, 8.05, mib=100)
+    found = choose(report(TEACHER, heavy, lean), Limits(latency_ms=50)).row
+    assert found is not None
+    assert found.key == lean.key
+
+
+def test_what_another_beats_beyond_the_noise_is_not_taken() -> None:
+    """The smaller network is not recommended where the larger one is better and as fast.
+
+    But size counts as well: only a network that is no larger can dominate.
+    """
+    sizes = {"student": 10, "plain": 10, "teacher": 20}
+    good, poor = row("student", "OpenVINO", 39.9, 8.0), row("plain", "OpenVINO", 39.0, 8.02)
+    assert dominates(good, poor, sizes)
+    assert not dominates(poor, good, sizes)
+    assert not dominates(good, good, sizes)
+    assert not dominates(row("teacher", "OpenVINO", 40.0, 8.0), poor, sizes)
+    faster = row("plain", "OpenVINO", 39.0, 6.0)
+    assert not dominates(good, faster, sizes)
+    noisy = {**(faster.latency or {}), "p50_prediction_ms": [5.0, 9.0]}
+    unsure = replace(faster, latency=noisy, end_to_end=noisy)
+    assert dominates(good, unsure, sizes)  # 6 ms may as well have been 8
+    assert choose(report(TEACHER, good, poor), Limits(latency_ms=50)).row is not None
+
+
+VARIANTS = st.lists(
+    st.tuples(
+        st.sampled_from(["teacher", "student", "plain"]), st.floats(38.0, 38.05),
+        st.floats(8.0, 9.0), st.floats(100, 120),
+    ),
+    min_size=1, max_size=6,
+)  # fmt: skip
+
+
+@settings(max_examples=30, deadline=None)
+@given(variants=VARIANTS)
+def test_the_chosen_one_is_dominated_by_none(
+    variants: list[tuple[str, float, float, float]],
+) -> None:
+    rows = [
+        row(network, "PyTorch", psnr, ms, mib=mib, key=f"{network}/{number}")
+        for number, (network, psnr, ms, mib) in enumerate(variants)
+    ]
+    found = choose(report(*rows), Limits(latency_ms=50)).row
+    assert found is not None
+    free = [row for row in rows if not any(dominates(other, row, SIZES) for other in rows)]
+    assert not free or found.key in {row.key for row in free}
+
+
+def test_the_nearest_to_limits_that_none_keeps_is_named() -> None:
+    limits = Limits(latency_ms=5, loss_db=0.04)
+    choice = choose(REPORT, limits)
+    assert choice.row is None
+    assert choice.nearest is not None
+    assert choice.nearest.key == "student/OpenVINO"  # 8.1 of 5 ms; others 2.4, 6 or 24 times
+    said = lines(REPORT, choice, limits)
+    assert said[1].startswith("Nearest: student/OpenVINO (student, OpenVINO fp32) misses: latency")
+    assert choose(report(STUDENT), Limits(loss_db=0.1)).nearest is None  # the loss is unknown
 
 
 @given(

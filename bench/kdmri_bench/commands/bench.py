@@ -120,7 +120,7 @@ def bench(
         raise click.UsageError("Missing option '--data': the folder of the test volumes.")
     from kdmri_bench.benchmark import benchmark
     from kdmri_bench.planning.settings import FULL, QUICK, USUAL, Precision
-    from kdmri_bench.reporting.figures import seen_lines
+    from kdmri_bench.reporting.notes import seen_lines
     from kdmri_edge.distillation.run_folder import newest_run
     from kdmri_edge.utils.console import say
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from kdmri_bench.planning.variants import DEFAULT, REFERENCE
-from kdmri_bench.reporting.figures import loss_text, variant_name
+from kdmri_bench.results.figures import loss_text, variant_name
 from kdmri_bench.results.repeatability import expected
 from kdmri_bench.results.schema import Report, Row, Status
 from kdmri_bench.results.select import Choice, Limits
@@ -20,6 +20,7 @@ def as_dict(choice: Choice, limits: Limits) -> dict[str, Any]:
     return {
         "limits": asdict(limits),
         "selected": choice.row.key if choice.row else None,
+        "nearest": choice.nearest.key if choice.nearest else None,
         "p50_ms": _times(choice.row) if choice.row else None,
         "misses": {key: list(found) for key, found in choice.misses.items()},
     }
@@ -47,6 +48,11 @@ def lines(report: Report, choice: Choice, limits: Limits) -> list[str]:
             f"Limits: {asked}.",
         ]
     missing = [f"No variant keeps all limits: {asked}."]
+    if choice.nearest is not None:
+        missed = "; ".join(choice.misses[choice.nearest.key])
+        name = variant_name(choice.nearest)
+        missing.append(f"Nearest: {choice.nearest.key} ({name}) misses: {missed}.")
+        missing.append("Each of them misses:")
     for key, found in choice.misses.items():
         other = report.row(key)
         if other is not None and other.status is Status.MEASURED:

@@ -2,39 +2,91 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
-from kdmri_bench.reporting.figures import (
-    COLUMNS,
-    HEADERS,
+from kdmri_bench.reporting.notes import footnotes, header_line, seen_lines
+from kdmri_bench.results.figures import (
     NOTHING,
-    cells,
-    footnotes,
-    header_line,
-    seen_lines,
-    text_of,
+    Figure,
+    figures,
+    network_of,
+    precision_text,
+    runtime_text,
+    spelled,
     variant_name,
 )
 from kdmri_bench.results.schema import ZERO_FILLED, Report, Row, Status
-from kdmri_bench.results.select import limits_of, recommended_row
+from kdmri_bench.results.select import choose, limits_of, recommended_row
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
 __all__ = [
+    "cells",
     "console_width",
+    "further_figures",
+    "main_figures",
     "markdown_details",
     "markdown_report",
     "markdown_table",
     "plain_table",
     "print_table",
     "recommendation",
+    "with_values",
 ]
 
+COLUMNS: Final = (
+    "psnr_db", "ssim", "nmse", "hfn", "p50_ms", "p90_ms", "speedup", "peak_bytes", "size_bytes",
+)  # fmt: skip
+"""Figures of the table, by name."""
+
+DETAILS: Final = (
+    "psnr_to_teacher_db", "p99_ms", "end_to_end_p50_ms", "end_to_end_p90_ms", "end_to_end_p99_ms",
+    "cold_start_s", "slices_per_s_batch_1", "slices_per_s_batch_8", "slices_per_s_batch_32",
+    "gpu_peak_bytes", "parameters", "macs", "fraction_of_peak", "fraction_of_bandwidth",
+    "joules_per_slice",
+)  # fmt: skip
+"""Figures of the second table; what is in neither, report.csv has."""
+
 # Left out where the terminal is narrow; report.csv always has everything.
-SECONDARY = ("NMSE", "HFN", "p90 ms", "size KiB")
-FULL_WIDTH = 132
+SECONDARY: Final = ("ssim", "nmse", "hfn", "p90_ms", "size_bytes")
+FULL_WIDTH: Final = 132
+UNLIMITED: Final = 1000
+"""Columns of files and pipes: names and paths stay whole, whoever reads them can copy them."""
+
+_HEADS: Final = ("network", "runtime", "precision")
+
+
+def main_figures() -> list[Figure]:
+    """Return the figures of the table, in its order."""
+    known = {figure.name: figure for figure in figures()}
+    return [known[name] for name in COLUMNS]
+
+
+def further_figures(report: Report) -> list[Figure]:
+    """Return the figures of the second table that any measured row has."""
+    known = {figure.name: figure for figure in figures()}
+    brought = [figure for figure in figures() if figure.metric and figure.name not in COLUMNS]
+    return with_values(report, [*(known[name] for name in DETAILS), *brought])
+
+
+def with_values(report: Report, wanted: Sequence[Figure]) -> list[Figure]:
+    """Return those figures that any measured row of a report has."""
+    rows = [row for row in report.rows if row.status is Status.MEASURED]
+    return [
+        figure
+        for figure in wanted
+        if any(figure.value(row, network_of(row, report)) is not None for row in rows)
+    ]
+
+
+def cells(row: Row, report: Report) -> list[str]:
+    """Return a row of the table as text: network, runtime, precision, and `COLUMNS`."""
+    network = network_of(row, report)
+    named = [row.network, runtime_text(row), precision_text(row)]
+    return named + [figure.cell(row, network) for figure in main_figures()]
 
 
 def print_table(report: Report, console: Console) -> None:
@@ -50,7 +102,8 @@ def print_table(report: Report, console: Console) -> None:
     if report.limits:
         _line(console, recommendation(report), "bold")
     if not wide:
-        _line(console, f"Left out here, in report.csv: {', '.join(SECONDARY)}.", "dim")
+        titles = [figure.title for figure in main_figures() if figure.name in SECONDARY]
+        _line(console, f"Left out here, in report.csv: {', '.join(titles)}.", "dim")
 
 
 def plain_table(report: Report, width: int | None = None) -> str:
@@ -60,12 +113,13 @@ def plain_table(report: Report, width: int | None = None) -> str:
     from rich.console import Console
 
     stream = StringIO()
-    print_table(report, Console(file=stream, width=width or FULL_WIDTH, color_system=None))
+    print_table(report, Console(file=stream, width=width or UNLIMITED, color_system=None))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
 def _line(console: Console, text: str, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False, highlight=False)
+    whole = console.width >= UNLIMITED  # no terminal: nothing is broken into lines
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=whole)
 
 
 def _table(report: Report, *, wide: bool) -> tuple[Table, list[str]]:
@@ -73,34 +127,35 @@ def _table(report: Report, *, wide: bool) -> tuple[Table, list[str]]:
     from rich import box
     from rich.table import Table
 
-    shown = [i for i, name in enumerate(HEADERS) if i and (wide or name not in SECONDARY)]
+    heads = [*_HEADS, *(figure.head for figure in main_figures())]
+    names = [*_HEADS, *COLUMNS]
+    shown = [i for i, name in enumerate(names) if i and (wide or name not in SECONDARY)]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
     for index in shown:
-        name = HEADERS[index].replace(" (", "\n(")
         left = index <= 2
         table.add_column(
-            name,
+            heads[index].replace(" ", "\n", 1 if wide else -1),
             justify="left" if left else "right",
             no_wrap=index > 1,
             overflow="fold",
-            min_width=28 if index == 1 and wide else None,
+            min_width=None if index != 1 else 28 if wide else 16,
         )
     reasons = _Reasons("[{}]")
     network = None
     for row in report.rows:
-        values = list(cells(row))
+        values = cells(row, report)
         if row.network != network and network is not None:
             table.add_section()
         if row.role == ZERO_FILLED:  # nothing runs it
             values[1] = row.network
         else:
-            values[1] = f"  {values[1]}"
+            values[1] = "  " + (values[1] if wide else values[1].replace(", ", ",\n  "))
             if row.network != network:
                 table.add_row(row.network, style="bold")
         network = row.network
         missing = row.status is not Status.MEASURED
         if missing:
-            values[HEADERS.index("PSNR dB")] = reasons.mark(row)
+            values[len(_HEADS)] = reasons.mark(row)
         table.add_row(*(_plain(values[i]) for i in shown), style="dim" if missing else None)
     return table, reasons.lines()
 
@@ -118,7 +173,7 @@ class _Reasons:
 
     def mark(self, row: Row) -> str:
         """Return the mark of a row's note."""
-        text = f"{row.status}: {row.reason}"
+        text = f"{row.status}: {spelled(str(row.reason))}"
         self._rows.setdefault(text, []).append(row.key)
         return self._mark.format(list(self._rows).index(text) + 1)
 
@@ -145,15 +200,16 @@ def markdown_table(report: Report, *, absent: bool = True) -> str:
         absent: Whether rows that were not measured stand in the table; their reasons always do
             below it.
     """
+    heads = [*_HEADS, *(figure.head for figure in main_figures())]
     lines = [
-        "| " + " | ".join(HEADERS) + " |",
-        "|" + "|".join("---" if index < 3 else "---:" for index in range(len(HEADERS))) + "|",
+        "| " + " | ".join(heads) + " |",
+        "|" + "---|" * len(_HEADS) + "---:|" * len(COLUMNS),
     ]
     reasons = _Reasons("({})")
     for row in report.rows:
-        values = list(cells(row))
+        values = cells(row, report)
         if row.status is not Status.MEASURED:
-            values[HEADERS.index("PSNR dB")] = reasons.mark(row)
+            values[len(_HEADS)] = reasons.mark(row)
             if not absent:
                 continue
         if row.role == "student":
@@ -170,15 +226,9 @@ def markdown_table(report: Report, *, absent: bool = True) -> str:
 
 def markdown_details(report: Report) -> str:
     """Return the figures that the table leaves out as a second GitHub Markdown table."""
-    shown = {name for header in HEADERS for name in header.split()} - {"p50", "p90", "speed-up"}
     rows = [row for row in report.rows if row.status is Status.MEASURED and row.latency]
-    used = [
-        column
-        for column in COLUMNS
-        if column.title not in {*shown, "memory", "own", "network p50", "network p90"}
-        and any(text_of(column, row, report) != NOTHING for row in rows)
-    ]
-    heads = [f"{column.title} {column.unit}".strip() for column in used]
+    used = further_figures(report)
+    heads = [figure.head for figure in used]
     lines = [
         "| " + " | ".join(["variant", *heads]) + " |",
         "|---|" + "---:|" * len(used),
@@ -186,7 +236,7 @@ def markdown_details(report: Report) -> str:
     for row in rows:
         name = variant_name(row)
         name = f"**{name}**" if row.key == report.recommended else name
-        texts = [text_of(column, row, report) for column in used]
+        texts = [figure.cell(row, network_of(row, report)) for figure in used]
         lines.append("| " + " | ".join([name, *texts]) + " |")
     return "\n".join(lines)
 
@@ -196,8 +246,20 @@ def recommendation(report: Report) -> str:
     asked = "; ".join(limits_of(report).describe())
     row = recommended_row(report)
     if row is None:
-        return f"Recommended: none; no variant keeps all limits ({asked})."
+        return _best(report, asked)
     return f"Recommended: {variant_name(row)} (`{row.key}`), which keeps: {asked}."
+
+
+def _best(report: Report, asked: str) -> str:
+    """Name the variant that comes nearest to limits that none keeps."""
+    choice = choose(report, limits_of(report))
+    if choice.nearest is None:
+        return f"Recommended: none; no variant keeps all limits ({asked})."
+    missed = "; ".join(choice.misses[choice.nearest.key])
+    return (
+        f"Best trade-off: {variant_name(choice.nearest)} (`{choice.nearest.key}`). No variant keeps"
+        f" all limits ({asked}); this one comes nearest and misses: {missed}."
+    )
 
 
 def markdown_report(report: Report) -> str:
@@ -214,11 +276,7 @@ def markdown_report(report: Report) -> str:
 
 
 def console_width() -> int | None:
-    """Width for standard output: the terminal's, and room for the whole table in files and pipes.
-
-    Returns:
-        Columns, or None to let rich ask the terminal.
-    """
+    """Width for standard output: None lets rich ask the terminal; files and pipes have no end."""
     import sys
 
-    return None if sys.stdout.isatty() else FULL_WIDTH
+    return None if sys.stdout.isatty() else UNLIMITED

@@ -238,7 +238,8 @@ def _share(group: Mapping[str, Any], student: str, teacher: str) -> str:
     if interval["low"] is None:
         return f"{interval['value']:.0f} % (gap not distinguishable from zero)"
     bounds = f" ({interval['low']:.0f} to {interval['high']:.0f})" if _resampled(group) else ""
-    return f"{interval['value']:.0f} %{bounds}"
+    above = ": above the teacher" if interval["value"] > 100 else ""
+    return f"{interval['value']:.0f} %{bounds}{above}"
 
 
 def _changes(group: Mapping[str, Any], other: str) -> tuple[str, str]:

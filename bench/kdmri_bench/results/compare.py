@@ -6,27 +6,17 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
 
 import click
 import numpy as np
 
 from kdmri_bench.reporting.report import read_report
-from kdmri_bench.results.repeatability import TIMINGS, beyond
+from kdmri_bench.results.repeatability import LARGER, ROUNDING, SLOWER, TIMINGS, beyond
 from kdmri_bench.results.schema import Report, Row, Status
 from kdmri_bench.results.statistics import bootstrap
 from kdmri_edge.metrics import METRICS
 
 __all__ = ["Change", "compare", "compare_files"]
-
-SLOWER: Final = 0.02
-"""Least relative change of latency that counts, however tight the intervals are."""
-
-LARGER: Final = 0.05
-"""The same for peak memory, which allocators and the kernel's counting move by a few per cent."""
-
-ROUNDING: Final = {"psnr": 5e-3, "ssim": 5e-5, "nmse": 5e-6, "hfn": 5e-5}
-"""Least change of quality that counts; below lies the order of sums in another version."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdmri_bench.reporting.figures import NOTHING
+from kdmri_bench.results.figures import NOTHING, spelled
 from kdmri_bench.results.schema import Report, Row
 from kdmri_edge.errors import BenchError
 
@@ -106,7 +106,7 @@ def markdown_student(report: Report) -> str:
     whole = {row.runtime: row for row in ours if row.precision == "f32"}
     lines = [
         "| student in | precision | p50 ms | faster than the teacher's plain export in"
-        f" {_PLAIN_RUNTIME} ({start.latency['p50_ms']:.1f} ms) | faster than itself in f32"
+        f" {_PLAIN_RUNTIME} ({start.latency['p50_ms']:.1f} ms) | faster than itself in fp32"
         " | PSNR dB |",
         "|---|---|---:|---:|---:|---:|",
     ]
@@ -115,8 +115,8 @@ def markdown_student(report: Report) -> str:
         itself = whole.get(row.runtime)
         own = NOTHING if itself in (None, row) else _cell(_paired(row, itself))
         lines.append(
-            f"| {row.runtime} | {row.precision} | {(row.latency or {})['p50_ms']:.1f} | {plain}"
-            f" | {own} | {row.quality['psnr']['mean']:.2f} |"
+            f"| {row.runtime} | {spelled(row.precision)} | {(row.latency or {})['p50_ms']:.1f}"
+            f" | {plain} | {own} | {row.quality['psnr']['mean']:.2f} |"
         )
     slices, rounds = sum(v.slices for v in report.volumes), start.latency["round_p50_ms"]
     return "\n".join(
@@ -149,8 +149,9 @@ def markdown_ratios(report: Report, variant: str = PLAIN_EXPORT) -> str:
         rounds = ", ".join(f"{value:.2f}x" for value in pair.round_ratios)
         nodes = NOTHING if plain.dft_nodes is None else str(plain.dft_nodes)
         lines.append(
-            f"| {row.network} | {row.runtime} | {row.precision} | {plain.latency['p50_ms']:.1f}"
-            f" | {row.latency['p50_ms']:.1f} | **{pair.ratio:.1f}x** | {rounds} | {nodes}"
+            f"| {row.network} | {row.runtime} | {spelled(row.precision)}"
+            f" | {plain.latency['p50_ms']:.1f} | {row.latency['p50_ms']:.1f}"
+            f" | **{pair.ratio:.1f}x** | {rounds} | {nodes}"
             f" | {_largest(plain)} {_word(variant)}, {_largest(row)} default |"
         )
     return "\n".join(lines)

@@ -13,10 +13,30 @@ import numpy as np
 from kdmri_bench.results.ratios import BASELINES
 from kdmri_bench.results.schema import Row
 
-__all__ = ["TIMINGS", "Scatter", "beyond", "expected", "kind_of", "predicted", "repeatability"]
+__all__ = [
+    "LARGER",
+    "ROUNDING",
+    "SLOWER",
+    "TIMINGS",
+    "Scatter",
+    "beyond",
+    "expected",
+    "kind_of",
+    "predicted",
+    "repeatability",
+]
 
 TIMINGS: Final = ("latency", "end_to_end")
 """Fields of a row that `latency.summarise` has made."""
+
+SLOWER: Final = 0.02
+"""Least relative change of latency that counts, however tight the intervals are."""
+
+LARGER: Final = 0.05
+"""The same for peak memory, which allocators and the kernel's counting move by a few per cent."""
+
+ROUNDING: Final = {"psnr": 5e-3, "ssim": 5e-5, "nmse": 5e-6, "hfn": 5e-5}
+"""Least change of quality that counts; below lies the order of sums in another version."""
 
 _LEVEL: Final = 0.975
 

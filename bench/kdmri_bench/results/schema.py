@@ -1,11 +1,12 @@
 """What a benchmark report holds: report.json, version 2.
 
-`report.json` is `Report.to_dict()`; the attributes below document its keys. Units are in the names
-(`_ms`, `_bytes`, `_s`); a value that could not be found is null. Readers must refuse a
-`schema_version` above their own; keys may be added within a version. Version 2 added `end_to_end`,
-`cold`, `throughput`, `energy`, `limit`, `to_teacher`, `worst` and `device` to rows, and `peaks`,
-`limits`, `recommended`, `governor` and `absent` to the report; reports of version 1 are read with
-these empty.
+`report.json` is `Report.to_dict()`; the attributes below document its keys, and
+docs/reference/report-schema.md is made from them. The figures within are declared in `figures`.
+Units are in the names (`_ms`, `_bytes`, `_s`); a value that could not be found is null. Readers
+must refuse a `schema_version` above their own; keys may be added within a version. Version 2 added
+`end_to_end`, `cold`, `throughput`, `energy`, `limit`, `to_teacher`, `worst` and `device` to rows,
+and `peaks`, `limits`, `recommended`, `governor` and `absent` to the report; reports of version 1
+are read with these empty.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ ZERO_FILLED: Final = "zero-filled"
 """Network and role of the row that holds the input itself."""
 
 T = TypeVar("T")
+
+_SINCE_2: Final = {"since": 2}
+"""Metadata of fields that came with version 2; the others are as old as the schema."""
 
 
 class Status(StrEnum):
@@ -69,7 +73,7 @@ class Network:
     parameters: int
     macs: Mapping[str, int]
     attribution: str | None
-    layer_values: int = 0
+    layer_values: int = field(default=0, metadata=_SINCE_2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,16 +120,21 @@ class Row:
             all volumes: `max_range_normalised` (largest difference over the target volume's
             maximum), `psnr_db` and `ssim` (mean changes), `from` (key of that row; in older reports
             it is absent and PyTorch's); null for that row itself.
-        latency: network only, one slice: see `latency.summarise`. p99_ms is null below 1,000
-            samples.
+        latency: network only, one slice: samples, p50_ms, p90_ms, min_ms, mean_ms, round_p50_ms;
+            since version 2 p99_ms (null below 1,000 samples), p50_interval_ms (what the rounds'
+            medians span), p50_prediction_ms (where an independent timing is expected, 95 %: by the
+            scatter between rounds, pooled over the rows of a runtime; absent with one round) and
+            histogram.
         load_s: opening the session, import of the runtime included, per round.
-        memory: bytes: baseline, loaded, peak, above_baseline (largest of the rounds); source.
+        memory: bytes: baseline, loaded, peak, above_baseline (largest of the rounds); source; since
+            version 2 gpu_peak and gpu_source.
         size_bytes: graph and weights on disk.
         speedup: p50 of the teacher in PyTorch over p50 of this row.
         session: the backend about itself: version, device, provider, threads, precision_executed.
         dft_nodes: DFT nodes in the graph, null where it cannot be counted.
         device: "cpu" or "cuda".
-        end_to_end: as `latency`, from sampled k-space to the image in its own unit.
+        end_to_end: as `latency`, from sampled k-space to the image in its own unit; `latency` is
+            then of the same queries, the network in them.
         cold: per round: `load_s`, `first_s` (first query) and `process_s` (from the start of the
             process to the first image).
         throughput: batch size -> slices per second, or the reason why there is none.
@@ -159,14 +168,16 @@ class Row:
     speedup: float | None = None
     session: Mapping[str, Any] | None = None
     dft_nodes: int | None = None
-    device: str = "cpu"
-    end_to_end: Mapping[str, Any] | None = None
-    cold: Mapping[str, Any] | None = None
-    throughput: Mapping[str, float | str] = field(default_factory=dict)
-    energy: Mapping[str, Any] | None = None
-    limit: Mapping[str, Any] | None = None
-    to_teacher: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
-    worst: tuple[Mapping[str, Any], ...] = ()
+    device: str = field(default="cpu", metadata=_SINCE_2)
+    end_to_end: Mapping[str, Any] | None = field(default=None, metadata=_SINCE_2)
+    cold: Mapping[str, Any] | None = field(default=None, metadata=_SINCE_2)
+    throughput: Mapping[str, float | str] = field(default_factory=dict, metadata=_SINCE_2)
+    energy: Mapping[str, Any] | None = field(default=None, metadata=_SINCE_2)
+    limit: Mapping[str, Any] | None = field(default=None, metadata=_SINCE_2)
+    to_teacher: Mapping[str, Mapping[str, float | None]] = field(
+        default_factory=dict, metadata=_SINCE_2
+    )
+    worst: tuple[Mapping[str, Any], ...] = field(default=(), metadata=_SINCE_2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,7 +187,8 @@ class Report:
     Attributes:
         schema_version: of this layout.
         provenance: revision, time, machine, library versions, seed (null: nothing is drawn).
-        settings: see `BenchSettings`.
+        settings: how it was measured, such as threads, samples and rounds, see `BenchSettings`;
+            since version 2 `mode` (quick, full, custom).
         statement: what kind of data this is; belongs beside every figure.
         volumes: what was measured on.
         split: name of the split that chose them, null where all of the folder is test data.
@@ -189,9 +201,11 @@ class Report:
         panel: what the picture shows: volume, slice, residue factor; null without a picture.
         load_average: of the machine in the minute before the benchmark; null where unknown.
         governor: of the CPU's frequency, null where the kernel does not tell.
-        peaks: the machine's own limits, see `peaks.measure_peaks`.
-        limits: what the recommendation had to keep, see `select.Limits`.
-        recommended: key of the row that keeps them, null where none does.
+        peaks: the machine's own limits: runtime -> precision -> 1e9 multiply-accumulates a second;
+            `memory.gb_per_s`.
+        limits: latency_ms, memory_bytes, loss_db: what the recommendation had to keep.
+        recommended: key of the row that `kdmri-edge select` picks by these limits, null where none
+            keeps them.
         absent: what could not be measured here, and why: one sentence each.
     """
 
@@ -208,11 +222,11 @@ class Report:
     gap_closed: Mapping[str, float | None]
     panel: Mapping[str, Any] | None = None
     load_average: float | None = None
-    governor: str | None = None
-    peaks: Mapping[str, Any] = field(default_factory=dict)
-    limits: Mapping[str, float | None] = field(default_factory=dict)
-    recommended: str | None = None
-    absent: tuple[str, ...] = ()
+    governor: str | None = field(default=None, metadata=_SINCE_2)
+    peaks: Mapping[str, Any] = field(default_factory=dict, metadata=_SINCE_2)
+    limits: Mapping[str, float | None] = field(default_factory=dict, metadata=_SINCE_2)
+    recommended: str | None = field(default=None, metadata=_SINCE_2)
+    absent: tuple[str, ...] = field(default=(), metadata=_SINCE_2)
 
     def row(self, key: str) -> Row | None:
         """Return the row of that key, None where there is none."""

@@ -1,13 +1,20 @@
-"""Which variant to ship: the smallest one that keeps the limits."""
+"""Which variant to ship: the smallest one that keeps the limits, or else the nearest to them.
+
+One variant dominates another where it is worse in nothing and better in something, beyond what the
+measurement's own scatter explains: quality, latency, memory, size of the network. What is
+recommended is dominated by no other variant that keeps the limits.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from kdmri_bench.results.ratios import BASELINES
+from kdmri_bench.results.repeatability import LARGER, ROUNDING, SLOWER, expected
 from kdmri_bench.results.schema import ZERO_FILLED, Report, Row, Status
 from kdmri_bench.results.statistics import MARGIN
 from kdmri_edge.errors import BenchError
@@ -17,6 +24,7 @@ __all__ = [
     "Choice",
     "Limits",
     "choose",
+    "dominates",
     "limits_of",
     "parse",
     "recommended_row",
@@ -79,10 +87,13 @@ class Choice:
     Attributes:
         row: the chosen one, None where no variant keeps all limits.
         misses: key -> what the variant misses, one clause each; empty for one that passes.
+        nearest: the variant that exceeds its worst limit by the smallest factor, where none keeps
+            them all; None where nothing was measured, or what is limited is unknown.
     """
 
     row: Row | None
     misses: Mapping[str, Sequence[str]]
+    nearest: Row | None = None
 
 
 def parse(text: str, option: str) -> float:
@@ -123,23 +134,111 @@ def shipped_rows(report: Report) -> list[Row]:
 
 
 def choose(report: Report, limits: Limits) -> Choice:
-    """Pick the smallest network that keeps the limits, and its fastest way of running.
+    """Pick the smallest network that keeps the limits, in the best of its fastest ways of running.
 
-    Among ways that the measured intervals cannot tell apart in speed, the one with the best images
-    is taken.
+    Among ways that the scatter of the timings cannot tell apart in speed, the one with the best
+    images is taken; among those with equal images the one that needs least memory, then the
+    fastest. A variant that another one dominates is passed over.
     """
     rows = shipped_rows(report)
     misses = {row.key: _misses(row, limits) for row in rows}
     passing = [row for row in rows if not misses[row.key] and row.latency]
-    if not passing:
-        return Choice(row=None, misses=misses)
     sizes = {network.name: network.parameters for network in report.networks}
-    smallest = min(sizes.get(row.network, 0) for row in passing)
-    candidates = [row for row in passing if sizes.get(row.network, 0) == smallest]
-    fastest = min(candidates, key=lambda row: _timing(row)["p50_ms"])
-    high = _interval(fastest)[1]
-    alike = [row for row in candidates if _interval(row)[0] <= high]
-    return Choice(row=max(alike, key=lambda r: r.quality["psnr"]["mean"] or 0.0), misses=misses)
+    if not passing:
+        return Choice(row=None, misses=misses, nearest=_nearest(rows, limits, sizes))
+    best = _undominated(passing, sizes)
+    smallest = min(sizes.get(row.network, 0) for row in best)
+    candidates = [row for row in best if sizes.get(row.network, 0) == smallest]
+    fastest = min(candidates, key=_median)
+    alike = [row for row in candidates if not _slower(row, fastest)]
+    finest = max(alike, key=_psnr)
+    equals = [row for row in alike if not _poorer(row, finest)]
+    leanest = min(equals, key=_peak)
+    lean = [row for row in equals if not _larger(_peak(row), _peak(leanest))]
+    return Choice(row=min(lean, key=_median), misses=misses)
+
+
+def dominates(row: Row, other: Row, sizes: Mapping[str, int]) -> bool:
+    """Tell whether a variant is worse than another in nothing and better in something.
+
+    Both were measured. Latency counts where the median of one lies outside of the interval in which
+    an independent timing of the other is expected; quality, memory and size beyond `ROUNDING`,
+    `LARGER` and nothing at all.
+
+    Args:
+        row: the one that may be the better.
+        other: the one that may be dominated.
+        sizes: network -> parameters.
+    """
+
+    def worse(a: Row, b: Row) -> bool:
+        larger = sizes.get(a.network, 0) > sizes.get(b.network, 0)
+        heavier = _larger(_peak(a), _peak(b))
+        return larger or heavier or _slower(a, b) or _poorer(a, b)
+
+    return not worse(row, other) and worse(other, row)
+
+
+def _median(row: Row) -> float:
+    return float(_timing(row)["p50_ms"])
+
+
+def _peak(row: Row) -> float:
+    return float((row.memory or {}).get("peak", 0.0))
+
+
+def _psnr(row: Row) -> float:
+    return row.quality.get("psnr", {}).get("mean") or 0.0
+
+
+def _slower(row: Row, other: Row) -> bool:
+    """Tell whether a row is slower than another beyond the scatter of either."""
+    (a, low, _), (b, _, high) = expected(_timing(row)), expected(_timing(other))
+    return a > high and b < low and a / b > 1 + SLOWER
+
+
+def _poorer(row: Row, other: Row) -> bool:
+    return _psnr(other) - _psnr(row) > ROUNDING["psnr"]
+
+
+def _larger(a: float, b: float) -> bool:
+    return a > b * (1 + LARGER)
+
+
+def _nearest(rows: Sequence[Row], limits: Limits, sizes: Mapping[str, int]) -> Row | None:
+    """Return the measured row that exceeds its worst limit least; of equals the fastest.
+
+    As everywhere, a row that another one dominates is passed over.
+    """
+    known = [row for row in rows if row.status is Status.MEASURED and row.latency]
+    excess = {row.key: _excess(row, limits) for row in known}
+    known = [row for row in known if math.isfinite(excess[row.key])]
+    known = _undominated(known, sizes)
+    least = min((excess[row.key] for row in known), default=0.0)
+    alike = [row for row in known if not _larger(excess[row.key], least)]
+    return min(alike, key=_median, default=None)
+
+
+def _undominated(rows: Sequence[Row], sizes: Mapping[str, int]) -> list[Row]:
+    """Return the rows that no other one dominates.
+
+    The scatter differs from row to row, so that a circle is not ruled out: then it is all of them.
+    """
+    free = [row for row in rows if not any(dominates(other, row, sizes) for other in rows)]
+    return free or list(rows)
+
+
+def _excess(row: Row, limits: Limits) -> float:
+    """Return the factor by which a row exceeds its worst limit, infinity where one is unknown."""
+    factors = []
+    if limits.latency_ms is not None:
+        factors.append(_latency(row)[1] / limits.latency_ms)
+    if limits.memory_bytes is not None:
+        factors.append((_peak(row) or math.inf) / limits.memory_bytes)
+    if limits.loss_db is not None:
+        loss = _worst_loss(row)
+        factors.append(math.inf if loss is None else max(loss, 0.0) / limits.loss_db)
+    return max(factors, default=1.0)
 
 
 def recommended_row(report: Report) -> Row | None:
@@ -153,10 +252,18 @@ def _timing(row: Row) -> Mapping[str, Any]:
     return row.end_to_end or row.latency or {}
 
 
-def _interval(row: Row) -> tuple[float, float]:
+def _latency(row: Row) -> tuple[str, float]:
+    """Return the percentile that a limit is on, p90 where there is one, and its ms."""
     timing = _timing(row)
-    low, high = timing.get("p50_interval_ms") or (timing["p50_ms"], timing["p50_ms"])
-    return float(low), float(high)
+    name = "p90" if timing.get("p90_ms") is not None else "p50"
+    return name, float(timing[f"{name}_ms"])
+
+
+def _worst_loss(row: Row) -> float | None:
+    """Return the loss to the teacher in dB at the upper end of its interval."""
+    difference = row.to_teacher.get("psnr", {})
+    value, low = difference.get("value"), difference.get("low")
+    return None if value is None else -(value if low is None else low)
 
 
 def _misses(row: Row, limits: Limits) -> list[str]:
@@ -165,11 +272,8 @@ def _misses(row: Row, limits: Limits) -> list[str]:
         return [f"not measured: {row.reason}"]
     found = []
     if limits.latency_ms is not None:
-        timing = _timing(row)
-        name = "p90_ms" if timing.get("p90_ms") is not None else "p50_ms"
-        value = float(timing[name])
+        percentile, value = _latency(row)
         if value > limits.latency_ms:
-            percentile = name.removesuffix("_ms")
             found.append(f"latency {value:.1f} ms ({percentile}) > {limits.latency_ms:g} ms")
     if limits.memory_bytes is not None:
         peak = float((row.memory or {}).get("peak", float("inf")))
@@ -183,10 +287,10 @@ def _misses(row: Row, limits: Limits) -> list[str]:
 
 def _loss(row: Row, limit: float) -> list[str]:
     difference = row.to_teacher.get("psnr", {})
-    value, low = difference.get("value"), difference.get("low")
-    if value is None:
+    value, low, worst = difference.get("value"), difference.get("low"), _worst_loss(row)
+    if value is None or worst is None:
         return ["loss unknown: no teacher was measured beside it"]
-    if -(value if low is None else low) <= limit:
+    if worst <= limit:
         return []
-    reaching = "" if low is None else f", up to {-low:.3f}"
+    reaching = "" if low is None else f", up to {worst:.3f}"
     return [f"loss {-value:.3f} dB{reaching} > {limit:g} dB"]

@@ -7,21 +7,24 @@ import struct
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
+from typing import Final
 
-from kdmri_bench.reporting.figures import (
-    COLUMNS,
-    NOTHING,
-    busy_lines,
-    header_line,
-    loss_text,
-    precision_text,
-    seen_lines,
-    text_of,
-)
-from kdmri_bench.reporting.figures import variant_name as name_of
+from kdmri_bench.reporting.notes import busy_lines, header_line, seen_lines
 from kdmri_bench.reporting.page.charts import histogram_svg, pareto_svg, timing
-from kdmri_bench.reporting.page.images import Figure, Tile
+from kdmri_bench.reporting.page.images import Figure as SliceFigure
+from kdmri_bench.reporting.page.images import Tile
 from kdmri_bench.reporting.page.method import method
+from kdmri_bench.reporting.table import further_figures, main_figures, with_values
+from kdmri_bench.results.figures import (
+    Figure,
+    figures,
+    loss_text,
+    network_of,
+    precision_text,
+    runtime_text,
+    spelled,
+)
+from kdmri_bench.results.figures import variant_name as name_of
 from kdmri_bench.results.ratios import BASELINES
 from kdmri_bench.results.repeatability import expected
 from kdmri_bench.results.schema import Report, Row, Status
@@ -30,12 +33,12 @@ from kdmri_bench.results.select import choose, limits_of, recommended_row
 __all__ = ["build", "fragment"]
 
 
-def build(report: Report, figures: Sequence[Figure] = (), picture: bytes | None = None) -> str:
+def build(report: Report, slices: Sequence[SliceFigure] = (), picture: bytes | None = None) -> str:
     """Return the report as one HTML document that loads nothing.
 
     Args:
         report: what was measured.
-        figures: slices to be looked at, see `images.figures`.
+        slices: slices to be looked at, see `images.figures`.
         picture: the comparison of networks as a PNG file.
     """
     date = str(report.provenance.get("time_utc", ""))[:10]
@@ -50,7 +53,7 @@ def build(report: Report, figures: Sequence[Figure] = (), picture: bytes | None 
             _table(report),
             _missing(report),
             _histograms(report),
-            _slices(report, figures),
+            _slices(report, slices),
             method(report),
             "</main>",
             _footer(report),
@@ -103,17 +106,15 @@ def _asset(name: str) -> str:
 
 
 def _header(report: Report, title: str) -> str:
-    mode = report.settings.get("mode", "custom")
     notices = [*seen_lines(report), *busy_lines(report)]
-    if mode == "quick":
-        notices.append(
-            "Quick mode: few samples, and only the central slices of each volume. Good for a first"
-            " look; publish and decide with --full."
-        )
     marks = "".join(f'<p class="notice">{escape(line)}</p>' for line in notices)
+    quick = (
+        '<p class="faint">Quick mode: few samples, and only the central slices of each volume. Good'
+        " for a first look; publish and decide with --full.</p>"
+    )
     return (
         f'<header><h1>{escape(title)}</h1><p class="lead">{escape(header_line(report))}</p>'
-        f"{marks}</header>"
+        f"{quick if report.settings.get('mode') == 'quick' else ''}{marks}</header>"
     )
 
 
@@ -122,23 +123,55 @@ def _card(value: str, label: str) -> str:
 
 
 def _summary(report: Report) -> str:
+    """Show the recommended variant, or the nearest to the limits and what it misses."""
     limits = limits_of(report)
-    asked = "; ".join(limits.describe())
+    asked = escape("; ".join(limits.describe()))
+    own = (
+        "<details><summary>Choose by limits of your own</summary><pre>kdmri-edge select report.json"
+        " --max-latency 20ms --max-memory 300MB --max-loss 0.1dB</pre></details>"
+    )
     row = recommended_row(report)
-    if row is None:
-        choice = choose(report, limits)
-        lines = "".join(
-            f"<li><code>{escape(key)}</code>: {escape('; '.join(found))}</li>"
-            for key, found in choice.misses.items()
-            if found and not found[0].startswith("not measured")
+    if row is not None:
+        return (
+            f'<section id="summary"><h2>Recommended variant</h2>{_named(row)}<p class="faint">The'
+            " smallest network, in the best of its fastest ways of running, that keeps the limits:"
+            f" {asked}.</p>{_cards(row)}{own}</section>"
         )
+    choice = choose(report, limits)
+    lines = "".join(
+        f"<li><code>{escape(key)}</code>: {escape('; '.join(found))}</li>"
+        for key, found in choice.misses.items()
+        if found and not found[0].startswith("not measured")
+    )
+    folded = (
+        f"<details><summary>What each variant misses</summary><ul>{lines}</ul></details>"
+        if lines
+        else ""
+    )
+    if choice.nearest is None:
         return (
             '<section id="summary"><h2>Recommended variant</h2><p><strong>None.</strong> No variant'
-            f" keeps all of the limits: {escape(asked)}.</p><ul>{lines}</ul></section>"
+            f" keeps all of the limits: {asked}.</p>{folded}</section>"
         )
+    missed = escape("; ".join(choice.misses[choice.nearest.key]))
+    return (
+        f'<section id="summary"><h2>Best trade-off</h2>{_named(choice.nearest)}<p>No variant keeps'
+        f" all of the limits ({asked}). This one comes nearest; it misses: <strong>{missed}"
+        f"</strong>.</p>{_cards(choice.nearest)}{folded}{own}</section>"
+    )
+
+
+def _named(row: Row) -> str:
+    return (
+        f'<div class="pick"><strong>{escape(name_of(row))}</strong>'
+        f"<code>{escape(row.key)}</code></div>"
+    )
+
+
+def _cards(row: Row) -> str:
+    """Show what decides about a variant."""
     times = timing(row)
     _, low, high = expected(times)
-    memory = (row.memory or {}).get("peak", 0) / 2**20
     whole = "from k-space to image" if row.end_to_end else "network only"
     cards = [
         _card(
@@ -150,24 +183,24 @@ def _summary(report: Report) -> str:
         ),
     ]
     if row.to_teacher:
-        value, _, ends = loss_text(row).partition(" ")
-        reach = f", 95 % interval {ends.strip('()')}" if ends else ""
-        cards.append(_card(f"{value} dB", f"lost to the teacher in PyTorch{reach}"))
-    cards.append(_card(f"{memory:.0f} MiB", "peak memory of the whole process"))
+        cards.append(_loss_card(row))
+    peak = (row.memory or {}).get("peak", 0) / 2**20
+    cards.append(_card(f"{peak:.0f} MiB", "peak memory of the whole process"))
     if row.size_bytes is not None:
         cards.append(_card(f"{row.size_bytes / 1024:.0f} KiB", "graph and weights on disk"))
-    return (
-        '<section id="summary"><h2>Recommended variant</h2>'
-        f'<div class="pick"><strong>{escape(name_of(row))}</strong><code>{escape(row.key)}</code>'
-        '</div><p class="faint">The smallest network, in its fastest way of running, that keeps'
-        f" the limits: {escape(asked)}. With limits of your own:"
-        "</p><pre>kdmri-edge select report.json --max-latency 20ms --max-memory 300MB"
-        f' --max-loss 0.1dB</pre><div class="cards">{"".join(cards)}</div></section>'
-    )
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _loss_card(row: Row) -> str:
+    value, _, ends = loss_text(row).partition(" ")
+    reach = f", 95 % interval {ends.strip('()')}" if ends else ""
+    if value.startswith("-"):
+        return _card(f"{value[1:]} dB", f"above the teacher in PyTorch (loss {value}{reach})")
+    return _card(f"{value} dB", f"lost to the teacher in PyTorch{reach}")
 
 
 def _pareto(report: Report) -> str:
-    drawing = pareto_svg(report)
+    drawing = spelled(pareto_svg(report))
     if not drawing:
         return ""
     return (
@@ -183,50 +216,72 @@ def _measured(report: Report) -> list[Row]:
     return [row for row in report.rows if row.status is Status.MEASURED]
 
 
+SHOWN: Final = (
+    "psnr_db", "psnr_to_teacher_db", "ssim", "end_to_end_p50_ms", "end_to_end_p90_ms",
+    "p50_ms", "peak_bytes", "size_bytes",
+)  # fmt: skip
+"""Figures of the page's first table, which is as wide as the page; the second has the others."""
+
+
 def _table(report: Report) -> str:
-    rows = _measured(report)
-    used = [c for c in COLUMNS if any(text_of(c, row, report) != NOTHING for row in rows)]
-    heads = '<th scope="col" class="text">network</th><th scope="col" class="text">runtime</th>'
-    heads += '<th scope="col" class="text">precision</th>'
-    for column in used:
-        unit = f"<small>{escape(column.unit)}</small>" if column.unit else ""
-        heads += (
-            f'<th scope="col" title="{escape(column.meaning)}">{escape(column.title)}{unit}</th>'
-        )
-    lines = "".join(_line(report, row, used) for row in rows)
-    left_out = [column.title for column in COLUMNS if column not in used]
-    rest = f" Without any figure here: {', '.join(dict.fromkeys(left_out))}." if left_out else ""
+    known = {figure.name: figure for figure in figures()}
+    shown = with_values(report, [known[name] for name in SHOWN])
+    others = [*main_figures(), *further_figures(report)]
+    rest = with_values(report, [figure for figure in others if figure.name not in SHOWN])
+    meanings = "".join(
+        f"<dt>{escape(figure.head)}</dt><dd>{escape(figure.description)}</dd>"
+        for figure in (*shown, *rest)
+    )
     return (
-        '<section id="table"><h2>All variants</h2><p class="faint">Click a head to sort; scroll'
-        " sideways for more. Grey rows are baselines; the tinted row is the recommended one."
-        " A precision with a share, such as int8 25/35, ran in 25 of 35 layers (OpenVINO) or"
-        " convolutions (others); the rest ran in float32."
-        f"{escape(rest)}</p>"
-        '<div class="scroll" tabindex="0" role="region" aria-label="Table of all variants">'
-        f'<table class="sortable sticky"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody>'
-        "</table></div></section>"
+        '<section id="table"><h2>All variants</h2><p class="faint">Click a head to sort; point at'
+        " it to read what it means. Grey rows are baselines; the tinted row is the recommended"
+        " one. A precision with a share, such as int8 25/35, ran in 25 of 35 layers (OpenVINO) or"
+        " convolutions (others); the rest ran in float32.</p>"
+        f"{_figures_table(report, shown, 'Table of all variants')}"
+        "<details><summary>More figures: HFN, NMSE, other percentiles, throughput, cold start,"
+        " share of the machine's peak</summary>"
+        f"{_figures_table(report, rest, 'More figures of all variants')}</details>"
+        f'<details class="legend"><summary>What the columns mean</summary><dl>{meanings}</dl>'
+        "</details></section>"
     )
 
 
-def _line(report: Report, row: Row, used: Iterable[object]) -> str:
+def _figures_table(report: Report, used: Sequence[Figure], label: str) -> str:
+    heads = "".join(
+        f'<th scope="col" class="text">{name}</th>' for name in ("network", "runtime", "precision")
+    )
+    for figure in used:
+        unit = f"<small>{escape(figure.unit)}</small>" if figure.unit else ""
+        heads += (
+            f'<th scope="col" title="{escape(figure.description)}">'
+            f"{escape(figure.title)}{unit}</th>"
+        )
+    lines = "".join(_line(report, row, used) for row in _measured(report))
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
+        f'<table class="sortable sticky"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody>'
+        "</table></div>"
+    )
+
+
+def _line(report: Report, row: Row, used: Iterable[Figure]) -> str:
     kind = ""
     if row.key == report.recommended:
         kind = ' class="recommended"'
     elif row.variant in BASELINES:
         kind = ' class="baseline"'
-    runtime = row.runtime if row.variant == "default" else f"{row.runtime}, {row.variant}"
+    runtime = escape(runtime_text(row))
+    precision = escape(precision_text(row))
     cells = (
         f'<th scope="row" data-value="{escape(row.network)}">{escape(row.network)}</th>'
-        f'<td class="text" data-value="{escape(runtime)}">{escape(runtime)}</td>'
-        f'<td class="text" data-value="{escape(row.precision)}">{escape(precision_text(row))}</td>'
+        f'<td class="text" data-value="{runtime}">{runtime}</td>'
+        f'<td class="text" data-value="{escape(row.precision)}">{precision}</td>'
     )
-    network = next((n for n in report.networks if n.name == row.network), None)
-    for column in COLUMNS:
-        if column not in used:
-            continue
-        value = column.value(row, network)
+    network = network_of(row, report)
+    for figure in used:
+        value = figure.shown(row, network)
         raw = "" if value is None else f"{value:.6g}"
-        cells += f'<td data-value="{raw}">{escape(text_of(column, row, report))}</td>'
+        cells += f'<td data-value="{raw}">{escape(figure.cell(row, network))}</td>'
     return f"<tr{kind}>{cells}</tr>"
 
 
@@ -236,7 +291,7 @@ def _missing(report: Report) -> str:
         return ""
     reasons: dict[str, list[Row]] = {}
     for row in rows:
-        reasons.setdefault(f"{row.status}: {row.reason}", []).append(row)
+        reasons.setdefault(f"{row.status}: {spelled(str(row.reason))}", []).append(row)
     lines = "".join(
         f'<tr><td class="text wrap">{escape(reason)}</td>'
         f'<td class="text wrap">{"; ".join(escape(name_of(row)) for row in group)}</td></tr>'
@@ -282,7 +337,7 @@ def _tiles(tiles: Iterable[Tile], kind: str) -> str:
     return f'<div class="{kind}">{shown}</div>'
 
 
-def _slices(report: Report, figures: Sequence[Figure]) -> str:
+def _slices(report: Report, figures: Sequence[SliceFigure]) -> str:
     if not figures:
         return ""
     blocks = "".join(

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, Final
 
-from kdmri_bench.reporting.figures import variant_name
+from kdmri_bench.results.figures import recorded_name, variant_name
 from kdmri_bench.results.ratios import BASELINES
+from kdmri_bench.results.repeatability import ROUNDING
 from kdmri_bench.results.schema import ZERO_FILLED, Report, Row
 
 __all__ = ["front", "histogram_svg", "pareto_svg", "timing"]
@@ -22,7 +23,6 @@ svg { --ink: #16202b; --faint: #55606e; --line: #d9dee5; --sheet: #fff;
   --sheet: #0d1117; --teacher: #56b4e9; --student: #f08c3c; --plain: #36c8a0; } }
 </style>"""
 _WIDTH, _HEIGHT = 960, 440
-_ALIKE: Final = 0.005
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 44, 52
 
 
@@ -43,12 +43,12 @@ def _points(report: Report) -> list[tuple[Row, float, float]]:
 def front(report: Report) -> list[Row]:
     """Return the rows that no other one beats in both latency and PSNR, fastest first.
 
-    Baselines are no candidates, and a gain below `_ALIKE` is none: it lies in the order of sums.
+    Baselines are no candidates, and a gain below `ROUNDING` is none.
     """
     kept: list[Row] = []
     best = -math.inf
     for row, _, psnr in sorted(_points(report), key=lambda point: (point[1], -point[2])):
-        if psnr > best + _ALIKE and row.variant not in BASELINES:
+        if psnr > best + ROUNDING["psnr"] and row.variant not in BASELINES:
             kept.append(row)
             best = psnr
     return kept
@@ -79,7 +79,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def pareto_svg(report: Report, *, standalone: bool = False) -> str:
-    """Draw quality against latency.
+    """Draw quality against latency; precisions are written as the report has them.
 
     Args:
         report: what was measured.
@@ -119,7 +119,7 @@ def pareto_svg(report: Report, *, standalone: bool = False) -> str:
         x, y = at(milliseconds, psnr)
         baseline = row.variant in BASELINES
         fill = "none" if baseline else f"var(--{row.role})"
-        said = f"{variant_name(row)}: {milliseconds:.1f} ms, {psnr:.2f} dB"
+        said = f"{recorded_name(row)}: {milliseconds:.1f} ms, {psnr:.2f} dB"
         parts.append(
             f'<g fill="{fill}" stroke="var(--{row.role})" stroke-width="1.5" fill-opacity=".85">'
             f"<title>{escape(said)}</title>"
@@ -130,8 +130,8 @@ def pareto_svg(report: Report, *, standalone: bool = False) -> str:
     text = f"Quality against latency of {len(points)} variants"
     if kept:
         text += (
-            f"; the fastest on the front is {variant_name(kept[0])}, the best"
-            f" {variant_name(kept[-1])}"
+            f"; the fastest on the front is {recorded_name(kept[0])}, the best"
+            f" {recorded_name(kept[-1])}"
         )
     style = _STANDALONE if standalone else ""
     return (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from kdmri_bench.reporting.figures import NOTHING, footnotes
+from kdmri_bench.reporting.notes import footnotes
+from kdmri_bench.results.figures import NOTHING, spelled
 from kdmri_bench.results.schema import Report
 
 __all__ = ["method"]
@@ -72,7 +73,7 @@ def _peaks(report: Report) -> str:
         lines += f'<tr><th scope="row">{escape(name)}</th>{values}</tr>'
     if not lines:
         return ""
-    heads = "".join(f'<th scope="col">{kind}</th>' for kind in kinds)
+    heads = "".join(f'<th scope="col">{spelled(kind)}</th>' for kind in kinds)
     bandwidth = report.peaks.get("memory", {}).get("gb_per_s")
     memory = f" Memory: {bandwidth:.0f} GB/s (triad)." if bandwidth else ""
     return (
