@@ -28,6 +28,7 @@ from kdmri_edge.runtime.bundle import (
 )
 from kdmri_edge.runtime.deviation import tolerance_for
 from kdmri_edge.runtime.session import Session
+from kdmri_edge.runtime.targets import as_users_write
 from kdmri_edge.utils.extras import load_attribute, require
 from kdmri_edge.utils.files import atomic_directory, sha256_file
 from kdmri_edge.utils.provenance import provenance
@@ -64,7 +65,7 @@ def _check_precision(recipe: ExportRecipe, session_class: type[Session]) -> None
     """Refuse a precision of the runtime that this machine lacks: the gate could not run in it."""
     if recipe.executed != recipe.written and recipe.executed not in session_class.precisions_here():
         raise ExportError(
-            f"This CPU has no {recipe.executed} arithmetic to check the export in.",
+            f"This CPU has no {as_users_write(recipe.executed)} arithmetic to check the export in.",
             "Export in fp32, which gives the same graph, and run it in"
             f" {recipe.executed} on a CPU that has it.",
         )

@@ -7,7 +7,7 @@ from typing import Final
 
 from kdmri_edge.errors import ExportError
 from kdmri_edge.physics.coils import COILS
-from kdmri_edge.runtime.targets import TARGETS, Target
+from kdmri_edge.runtime.targets import TARGETS, Target, as_users_write
 from kdmri_export.targets.tensorrt.engines import TORCH_TENSORRT, EngineRequest
 
 __all__ = ["BATCHES", "ExportRecipe"]
@@ -54,7 +54,7 @@ class ExportRecipe:
             raise ExportError(f"There is no batch {self.batch!r}.", f"Use {' or '.join(BATCHES)}.")
         if self.precision not in known.precisions:
             raise ExportError(
-                f"Target {self.target!r} has no precision {self.precision!r}.",
+                f"Target {self.target!r} has no precision {as_users_write(self.precision)!r}.",
                 f"It has {', '.join(known.offered)}.",
             )
         if self.coils < 1:
@@ -109,7 +109,7 @@ class ExportRecipe:
         Args:
             stem: The network's role, or the name of its checkpoint.
         """
-        marks = [self.precision] if self.precision != "f32" else []
+        marks = [as_users_write(self.precision)] if self.precision != "f32" else []
         marks += [self.dc] if self.dc != "auto" else []
         marks += [self.batch] if self.batch != "1" else []
         marks += ["masks"] if self.mask_input else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
@@ -21,11 +21,19 @@ class NamedChoice(click.Choice):  # type: ignore[type-arg]  # generic from click
     Args:
         names: What there is.
         what: What that is called, e.g. "export target".
+        also: Other spellings that are taken, and the names that they stand for.
     """
 
-    def __init__(self, names: Iterable[str], what: str) -> None:
+    def __init__(
+        self, names: Iterable[str], what: str, *, also: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(list(names))
         self.what = what
+        self.also = dict(also or {})
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Say in one line what there is to choose from."""
+        return f"Choose one of {', '.join(map(str, self.choices))}."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return a known name.
@@ -34,6 +42,7 @@ class NamedChoice(click.Choice):  # type: ignore[type-arg]  # generic from click
             ExportError: There is none of that name.
         """
         names = [str(name) for name in self.choices]
+        value = self.also.get(value, value)
         if value in names:
             return str(value)
         raise ExportError(
@@ -55,6 +64,10 @@ class RowChoice(click.Choice):  # type: ignore[type-arg]  # generic from click 8
     def __init__(self, table: str, *further: str) -> None:
         self._table, self._further = table, further
         super().__init__(())
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Say in one line what there is to choose from."""
+        return f"Choose one of {', '.join(self.choices)}."
 
     @property
     def _registry(self) -> Registry[Any]:

@@ -10,6 +10,7 @@ import click
 
 from kdmri_edge.commands.options import RowChoice
 from kdmri_edge.runtime.backends.registry import BACKENDS
+from kdmri_edge.runtime.targets import as_users_write
 
 if TYPE_CHECKING:
     from kdmri_edge.runtime.session import SessionInfo
@@ -21,7 +22,7 @@ def runs_on(info: SessionInfo) -> str:
     """Say in one line what really runs."""
     return (
         f"{info.backend} {info.version} on {info.device} ({info.provider}),"
-        f" {info.threads} thread(s), {info.precision_executed}"
+        f" {info.threads} thread(s), {as_users_write(info.precision_executed)}"
     )
 
 

@@ -10,6 +10,7 @@ import click
 
 from kdmri_edge.commands.options import RowChoice
 from kdmri_edge.runtime.backends.registry import BACKENDS
+from kdmri_edge.runtime.targets import as_users_write
 
 __all__ = ["verify"]
 
@@ -50,12 +51,13 @@ def _show(found: dict[str, Any]) -> None:
     for row in found["rows"]:
         where = BACKENDS[row["backend"]].title
         if row["status"] == "absent":
-            wanted = f" in {row['precision']}" if row["precision"] else ""
+            wanted = f" in {as_users_write(row['precision'])}" if row["precision"] else ""
             click.echo(f"{where}: not run{wanted}. {row['reason']}")
             continue
         limit, session = row["tolerance"]["max_error"], row["session"]
         click.echo(
-            f"{where} {session['version']}, {session['precision_executed']}: {row['status']},"
+            f"{where} {session['version']}, {as_users_write(session['precision_executed'])}:"
+            f" {row['status']},"
             f" max error {row['max_error']:.1e} (limit {limit:.0e}), NRMSE {row['nrmse']:.1e}"
         )
     click.echo("Passed." if found["passed"] else "Failed.")

@@ -20,7 +20,7 @@ from kdmri_edge.physics.operators import choose_form, operator_array
 from kdmri_edge.physics.scaling import network_image, network_input, network_maps, slice_scale
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.bundle import Bundle, open_bundle
-from kdmri_edge.runtime.targets import PRECISIONS
+from kdmri_edge.runtime.targets import PRECISIONS, as_users_write
 from kdmri_edge.utils.extras import load_attribute, require
 
 __all__ = [
@@ -229,7 +229,8 @@ def check_precision(wanted: str, offered: tuple[str, ...], backend: str) -> None
     """
     if wanted not in offered:
         raise BackendError(
-            f"{backend} has no precision {wanted!r}.", f"It has {', '.join(offered)}."
+            f"{backend} has no precision {as_users_write(wanted)!r}.",
+            f"It has {as_users_write(', '.join(offered))}.",
         )
 
 
@@ -241,7 +242,8 @@ def check_graph_precision(wanted: str, written: str, graph: Path) -> None:
     """
     if (wanted == "int8") != (written == "int8"):
         raise BackendError(
-            f"{graph} is written in {written}, so it cannot run in {wanted}.",
+            f"{graph} is written in {as_users_write(written)}, so it cannot run in"
+            f" {as_users_write(wanted)}.",
             "Export the network with `kdmri-edge export --precision int8` for int8, and with fp32"
             " for others.",
         )
@@ -292,7 +294,8 @@ def open_session(
     precision = usual if precision is None else PRECISIONS.get(precision, precision)
     if "f16" in (precision, written) and precision != written:
         raise BackendError(
-            f"{source} is written in {written}, not in {precision}.",
+            f"{source} is written in {as_users_write(written)}, not in"
+            f" {as_users_write(precision)}.",
             "Export the network in that precision.",
         )
     if precision == "f16":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -98,7 +99,13 @@ _ALL = (
 )
 
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "int8"}
-"""What the command line calls the precisions of a graph, and their short names."""
+"""What users call the precisions of a graph, and their names in manifests, reports and sessions."""
+
+
+def as_users_write(text: str) -> str:
+    """Return a text about precisions in users' spelling: "f16 weights" as "fp16 weights"."""
+    return re.sub(r"\bf(16|32)\b", r"fp\1", text)
+
 
 TARGETS: Final = Registry(
     "kdmri_edge.targets",

@@ -75,7 +75,7 @@ def test_complex_zero_filled_image(cli: Cli, bundle: Path, mask: Mask, whole: np
     done = cli("run", bundle, tmp_path / "x.npy", "-o", tmp_path / "out.npy", "--threads", 1)
     assert done.code == 0, done.err
     assert "ONNX Runtime" in done.err
-    assert "f32" in done.err
+    assert "fp32" in done.err
     assert "3 slice(s) of complex zero-filled images" in done.out
     wanted = expected(bundle, x_u.real)
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), wanted, rtol=1e-5, atol=1e-5)

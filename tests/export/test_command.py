@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_usage_errors_exit_with_two(arguments: Sequence[str], words: str, here: 
     ("arguments", "words"),
     [
         (("export", "--target", "openvin"), ("'openvin'", "'openvino'", "torchscript")),
-        (("export", "--target", "onnx", "--precision", "f16"), ("'f16'", "'fp16'", "int8")),
+        (("export", "--target", "onnx", "--precision", "fp8"), ("'fp8'", "fp16", "int8")),
         (("export", "--target", "onnx", "--precision", "bf16"), ("'bf16'", "fp32, fp16, int8")),
         (("check", "model.onnx", "--target", "torchscript"), ("'torchscript'", "openvino")),
     ],
@@ -166,7 +167,7 @@ def test_trt_without_an_engine_says_so_and_can_be_told_to_fail(here: Path) -> No
     shown = call(*options, "--precision", "fp16")
     assert shown.exit_code == 0, shown.output
     assert "engine: not built (none was asked for)" in shown.stdout
-    assert (run.exports_dir / "student-trt-f16" / "build_engine.py").is_file()
+    assert (run.exports_dir / "student-trt-fp16" / "build_engine.py").is_file()
     failed = call(*options, "--require-engine")
     assert isinstance(failed.exception, ExportError)
     assert not (run.exports_dir / "student-trt").exists()
@@ -259,3 +260,31 @@ def test_models_lists_architectures_and_trained_networks() -> None:
     shown = call("models").stdout
     assert "dccnn-d3c5@brain-4x" in shown
     assert f"{entry['figures']['mean']['psnr']:.2f}" in shown
+
+
+@pytest.mark.parametrize(("typed", "named"), [("f16", "-fp16"), ("fp16", "-fp16"), ("f32", "")])
+def test_precisions_are_taken_in_both_spellings_and_shown_in_one(
+    typed: str, named: str, here: Path
+) -> None:
+    run = write_run(here / "runs" / "a", ("student",))
+    result = call("export", run.path, "--target", "torchscript", "--precision", typed)
+    assert result.exit_code == 0, result.output
+    bundle = run.exports_dir / f"student-torchscript{named}"
+    assert bundle.is_dir()
+    assert ("torchscript, fp16" if named else "torchscript, fp32") in result.stdout
+
+
+@pytest.mark.parametrize("target", ["torchscript", "trt"])
+def test_paths_can_be_copied_and_the_next_commands_typed(here: Path, target: str) -> None:
+    """Off a terminal nothing is broken into columns, however long the path is."""
+    run = write_run(here / "a folder" / ("long" * 40), ("student",))
+    shown = call("export", run.path, "--target", target)
+    bundle = run.exports_dir / f"student-{target}"
+    assert str(bundle) in shown.stdout.splitlines()
+    following = [shlex.split(line, comments=True) for line in shown.stderr.splitlines()]
+    assert ["kdmri-edge", "verify", str(bundle)] in following
+    assert ["kdmri-edge", "run", str(bundle), "INPUT", "-o", "OUTPUT"] in following
+    scripts = [words[1] for words in following if words[:1] == ["python3"]]
+    assert bool(scripts) == (target == "trt")
+    assert all(Path(script).is_file() for script in scripts)
+    assert call("verify", bundle).exit_code == 0

@@ -163,7 +163,7 @@ def test_graph_of_other_weights_is_caught_and_the_earlier_bundle_kept(
 
 def test_projection_of_a_two_dimensional_mask_is_refused(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "net.safetensors", mask=points())
-    refuse(KdmriError, "--dc dft", checkpoint, tmp_path / "bundle", dc="projection")
+    refuse(KdmriError, "form dft", checkpoint, tmp_path / "bundle", dc="projection")
 
 
 @pytest.mark.parametrize(
@@ -257,12 +257,12 @@ class TestMaskAsInput:
         with pytest.raises(BackendError, match="--mask input"):
             open_session(fixed, mask=lines(MATRIX, acceleration=2))
         assert open_session(fixed, mask=lines()).operator is None  # its own is no other
-        with pytest.raises(ExportError, match="--mask fixed"):
+        with pytest.raises(ExportError, match="data consistency is an FFT"):
             export_model(
                 checkpoint, ExportRecipe(target=QUICK, dc="fft", mask_input=True), tmp_path / "no"
             )
         weights = write_checkpoint(tmp_path / "sr.safetensors", spec(kind=Kind.VDSR))
-        with pytest.raises(ExportError, match="--mask fixed"):
+        with pytest.raises(ExportError, match="no data consistency"):
             export_model(weights, ExportRecipe(target=QUICK, mask_input=True), tmp_path / "no")
         assert not (tmp_path / "no").exists()
 

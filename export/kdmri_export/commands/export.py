@@ -10,13 +10,20 @@ import click
 
 from kdmri_edge.commands.options import NamedChoice, RowChoice
 from kdmri_edge.physics.coils import COILS
-from kdmri_edge.runtime.targets import PRECISIONS, TARGETS
+from kdmri_edge.runtime.targets import PRECISIONS, TARGETS, as_users_write
 from kdmri_export.targets.tensorrt.engines import BUILDERS, RTX_DEFAULT
 
 if TYPE_CHECKING:
     from kdmri_edge.runtime.bundle import Bundle
 
 __all__ = ["export"]
+
+_FORMS = {
+    "projection": "one matrix product",
+    "dft": "DFT matrix products",
+    "fft": "FFT nodes",
+}
+"""What users read for the forms of data consistency."""
 
 
 @click.command()
@@ -55,7 +62,7 @@ __all__ = ["export"]
 )
 @click.option(
     "--precision",
-    type=NamedChoice(PRECISIONS, "precision"),
+    type=NamedChoice(PRECISIONS, "precision", also={v: k for k, v in PRECISIONS.items()}),
     default="fp32",
     show_default=True,
     help="Arithmetic of the convolutions; in the graph data consistency stays float32. bf16"
@@ -126,6 +133,10 @@ def export(
     A graph that does not reproduce PyTorch is not written. Bundles for trt hold the graph and the
     scripts that build and run its engine on the device; see --builder.
 
+    A bundle is named after its network and target, and after what differs from the defaults:
+    -fp16, -bf16 or -int8; -dft, -fft or -projection (--dc); -dynamic (--batch); -masks (--mask
+    input); -op (--keep-op); -8coils (--coils). Where it lies is printed, or is what --out says.
+
     \b
     Examples:
       kdmri-edge export --target onnx
@@ -193,28 +204,56 @@ def _record(bundle: Bundle) -> dict[str, Any]:
 
 
 def _show(bundles: list[Bundle]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    """Print each bundle's folder, alone on its line so that it can be copied, and what it is."""
+    from kdmri_edge.utils.console import say
 
-    table = Table(box=None)
-    # a path that is cut short cannot be copied
-    table.add_column("bundle", overflow="fold")
-    for title in ("DC", "size", "max error", "NRMSE", "ΔPSNR", "ΔSSIM"):
-        table.add_column(title)
     for bundle in bundles:
-        parity = bundle.manifest["parity"]
-        figures, limits = parity["figures"], parity["tolerance"]
-        shown = [f"{figures[k]:.1e} (limit {limits[k]:.0e})" for k in ("max_error", "nrmse")]
-        shown += [f"{figures['psnr_db']:.1e} dB", f"{figures['ssim']:.1e}"]
-        table.add_row(
-            str(bundle.path), bundle.manifest["dc"], f"{_size(bundle) / 1e3:.0f} kB", *shown
-        )
-    Console().print(table)
-    for bundle in bundles:
+        click.echo(str(bundle.path))
+        click.echo(f"  {_facts(bundle)}")
+        click.echo(f"  against PyTorch: {_parity(bundle)}")
         if bundle.takes_maps:
             macs = bundle.manifest["macs"]
             share = macs["data_consistency"] / sum(macs.values())
             coils = bundle.manifest["coils"]
-            click.echo(f"data consistency with {coils} coils: {share:.0%} of the multiplications")
+            click.echo(f"  data consistency with {coils} coils: {share:.0%} of the multiplications")
         if "engine" in bundle.manifest:
-            click.echo(_engine_line(bundle))
+            click.echo(f"  {_engine_line(bundle)}")
+    say("Next:")
+    for bundle in bundles:
+        for line in _next(bundle):
+            say(f"  {line}")
+
+
+def _facts(bundle: Bundle) -> str:
+    """Say which graph it is."""
+    precision = as_users_write(bundle.meant_for)
+    form = "no data consistency"
+    if bundle.manifest["macs"]["data_consistency"]:
+        form = f"data consistency by {_FORMS.get(bundle.manifest['dc'], bundle.manifest['dc'])}"
+    return f"{bundle.target.name}, {precision}; {form}; {_size(bundle) / 1e3:,.0f} kB"
+
+
+def _parity(bundle: Bundle) -> str:
+    """Say how closely the graph reproduces PyTorch."""
+    parity = bundle.manifest["parity"]
+    figures, limits = parity["figures"], parity["tolerance"]
+    shown = [
+        f"{name} {figures[key]:.1e} (limit {limits[key]:.0e})"
+        for key, name in (("max_error", "max error"), ("nrmse", "NRMSE"))
+    ]
+    return ", ".join((*shown, f"ΔPSNR {figures['psnr_db']:.1e} dB", f"ΔSSIM {figures['ssim']:.1e}"))
+
+
+def _next(bundle: Bundle) -> list[str]:
+    """Return the commands that follow an export, ready to be typed."""
+    from shlex import quote
+
+    place = quote(str(bundle.path))
+    lines = [f"kdmri-edge verify {place}", f"kdmri-edge run {place} INPUT -o OUTPUT"]
+    engine = bundle.manifest.get("engine")
+    if engine is not None:
+        script = quote(str(bundle.path / "build_engine.py"))
+        runs = quote(str(bundle.path / "run_engine.py"))
+        built = [] if engine["built"] else [f"python3 {script}  # on the device: builds its engine"]
+        lines[1:1] = [*built, f"python3 {runs}  # on the device: checks and times it"]
+    return lines
