@@ -29,10 +29,11 @@ def spec(
     kind: Kind = Kind.DCCNN,
     noise_weight: float | None = None,
     coils: bool = False,
+    cascades: int = 3,
 ) -> ModelSpec:
     return ModelSpec(
         kind=kind,
-        cascades=3 if kind is Kind.DCCNN else 1,
+        cascades=cascades if kind is Kind.DCCNN else 1,
         convs=2,
         width=4,
         attention_tap=1,

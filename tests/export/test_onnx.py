@@ -11,7 +11,7 @@ import pytest
 
 from kdmri_edge.errors import BundleError
 from kdmri_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
-from tests.export.parity_cases import CASES, ParityCases
+from tests.export.parity_cases import CASES, EVERY_TIME, ParityCases, some
 
 
 class TestOnnx(ParityCases):
@@ -41,14 +41,18 @@ class TestOnnx(ParityCases):
         products = [node for node in model.graph.node if node.op_type == "MatMul"]
         assert {node.input[0] for node in products} == {square[0].name}
 
-    @pytest.mark.parametrize("name", [n for n in CASES if "FFT" not in n])
+    @pytest.mark.parametrize("name", some([n for n in CASES if "FFT" not in n], EVERY_TIME))
     def test_no_fourier_node_unless_asked_for(self, name: str, tmp_path: Path) -> None:
         kinds = {node.op_type for node in self.graph(name, tmp_path).graph.node}
         assert not kinds & {"DFT", "STFT"}
         assert {node.domain for node in onnx.load(tmp_path / "model.onnx").graph.node} <= {""}
 
     @pytest.mark.parametrize(
-        ("name", "transforms"), [("magnitude, FFT", 2), ("complex, FFT, 2-D mask, odd", 4)]
+        ("name", "transforms"),
+        [
+            pytest.param("magnitude, FFT", 2, marks=pytest.mark.nightly),
+            ("complex, FFT, 2-D mask, odd", 4),
+        ],
     )
     def test_plain_export_holds_its_fourier_nodes(
         self, name: str, transforms: int, tmp_path: Path

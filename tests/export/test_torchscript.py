@@ -93,6 +93,7 @@ def test_loads_in_python_with_torch_alone(bundle: Bundle) -> None:
     assert float(done.stdout) < _allowed(bundle)
 
 
+@pytest.mark.nightly  # compiled against all of libtorch's headers
 def test_loads_from_cpp(bundle: Bundle, program: Path, tmp_path: Path) -> None:
     arguments = [str(program), str(bundle.graph)]
     for name in (GOLDEN_INPUT, GOLDEN_OUTPUT):
