@@ -6,19 +6,25 @@ option, so they are made when the site is built (`maintainer.site`).
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING
+from functools import partial
 from importlib import resources
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from kdmri_edge.cli import COMMANDS, main
 from kdmri_edge.data.formats.registry import FORMATS
-from kdmri_edge.distillation.recipe import DistillRecipe
+from kdmri_edge.distillation.recipe import LOSSES, DistillRecipe
 from kdmri_edge.distillation.recipe import shipped as shipped_recipes
+from kdmri_edge.metrics import METRICS
 from kdmri_edge.models.shipped import served, shipped_networks
+from kdmri_edge.physics.masks import MASK_FAMILIES
+from kdmri_edge.registry import Registry
+from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.targets import TARGETS
 from kdmri_edge.utils.config import known_keys
 
@@ -148,6 +154,55 @@ def recipes() -> str:
     )
 
 
+NAMESPACES: Final = ("data", "distillation", "models", "physics", "runtime")
+"""Public namespaces of `kdmri_edge` that declare their names in a stub."""
+
+_REGISTRIES: Final[tuple[Registry[Any], ...]] = (
+    TARGETS, BACKENDS, FORMATS, MASK_FAMILIES, LOSSES, METRICS,
+)  # fmt: skip
+
+
+def registries() -> str:
+    """Return the table of what packages may add as Markdown."""
+    lines = ["| group of entry points | what | class of a row | built in |", "|---|---|---|---|"]
+    for table in _REGISTRIES:
+        row = type(next(iter(table.values())))
+        path = f"{row.__module__}.{row.__qualname__}"
+        built_in = ", ".join(f"`{name}`" for name in table if table.origin(name) is None)
+        lines.append(f"| `{table.group}` | {table.what} | `{path}` | {built_in} |")
+    return "\n".join(lines)
+
+
+def _stub(namespace: str) -> dict[str, str]:
+    """Return where the public names of a namespace are defined: name -> full path."""
+    folder = resources.files("kdmri_edge")
+    stub = folder / namespace / "__init__.pyi" if namespace else folder / "__init__.pyi"
+    package = f"kdmri_edge.{namespace}" if namespace else "kdmri_edge"
+    return {
+        name.asname or name.name: f"{package}.{node.module}.{name.name}"
+        for node in ast.parse(stub.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for name in node.names
+    }
+
+
+def api(namespace: str) -> str:
+    """Return the public names of a namespace as Markdown, for mkdocstrings to fill in.
+
+    They are read from the stubs, so that neither PyTorch nor a runtime is needed. A name that a
+    deeper namespace has too is described there.
+    """
+    deeper = {} if namespace else {path: n for n in NAMESPACES for path in _stub(n).values()}
+    lines = []
+    for name, path in _stub(namespace).items():
+        if path in deeper:
+            lines.append(f"- [`{name}`][{path}], of [kdmri_edge.{deeper[path]}]({deeper[path]}.md)")
+    for path in _stub(namespace).values():
+        if path not in deeper:
+            lines += ["", f"::: {path}"]
+    return "\n".join(lines) + "\n"
+
+
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "targets": targets,
     "formats": formats,
@@ -158,4 +213,7 @@ MADE: Final[dict[str, Callable[[], str]]] = {
     "commands": commands,
     "recipe": recipe_keys,
     "recipes": recipes,
+    "registries": registries,
+    "api": partial(api, ""),
+    **{f"api.{namespace}": partial(api, namespace) for namespace in NAMESPACES},
 }

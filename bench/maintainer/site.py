@@ -29,7 +29,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 _PAGES: Final = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 _LINK: Final = re.compile(r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<to>[^)#\s]+)(?P<at>#[^)]*)?\)")
-_MADE: Final = re.compile(r"<!-- made:(\w+) -->")
+_MADE: Final = re.compile(r"<!-- made:([\w.]+) -->")
 
 
 def places(root: Path = ROOT) -> dict[str, str]:
