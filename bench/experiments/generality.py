@@ -24,7 +24,7 @@ from kdmri_edge.distillation.recipe import recipe_value
 from kdmri_edge.errors import BenchError
 from kdmri_edge.models.checkpoint import read_checkpoint_meta
 from kdmri_edge.models.shipped import resolve_weights
-from kdmri_edge.models.specs import ModelSpec
+from kdmri_edge.models.specs import spec_from_dict
 from kdmri_edge.physics.masks import Mask, equispaced_lines, random_lines, variable_density_lines
 from kdmri_edge.utils.console import progress
 from kdmri_edge.utils.files import sha256_file
@@ -69,7 +69,7 @@ def compare(
     if len(matrices) != 1:
         raise BenchError("The networks are for different matrices.", "Compare those of one matrix.")
     matrix = matrices.pop()
-    specs = [ModelSpec.from_dict(meta["spec"]) for meta in metas.values()]
+    specs = [spec_from_dict(meta["spec"]) for meta in metas.values()]
     check_same_input(list(zip(metas, specs, strict=True)))
     spec = specs[0]
     if masks is None:

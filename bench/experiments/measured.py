@@ -39,7 +39,7 @@ from kdmri_edge.data.scan import Scan
 from kdmri_edge.errors import BenchError
 from kdmri_edge.metrics import psnr, volume_metrics
 from kdmri_edge.models.shipped import ShippedNetwork, shipped_networks
-from kdmri_edge.models.specs import ModelSpec
+from kdmri_edge.models.specs import spec_from_dict
 from kdmri_edge.mrd.format.hdf5 import write_scan
 from kdmri_edge.physics.coils import combine
 from kdmri_edge.physics.espirit import sense_slice
@@ -303,7 +303,7 @@ def single_coil(
 
     mask = _mask(networks)
     matrix = mask.height
-    spec = ModelSpec.from_dict(next(iter(networks.values())).entry["spec"])
+    spec = spec_from_dict(next(iter(networks.values())).entry["spec"])
     bundles = {name: _bundle(network, folder) for name, network in networks.items()}
     method = "l1-wavelet (SigPy)"
     volumes: list[dict[str, Any]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from kdmri_edge.models.checkpoint import load_reconstructor
 from kdmri_edge.models.dccnn import DCCNN
 from kdmri_edge.models.reconstructor import Reconstructor
+from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.consistency import apply_fft
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
@@ -37,7 +38,7 @@ class _PlainDCCNN(DCCNN):
 
 def _made_plain(reconstructor: Reconstructor, matrix: int) -> None:
     reconstructor.operator = reconstructor.operator.expand(matrix, matrix).contiguous()
-    plain = _PlainDCCNN(reconstructor.spec)
+    plain = _PlainDCCNN(cast(ModelSpec, reconstructor.spec))
     plain.load_state_dict(reconstructor.model.state_dict())
     plain.form = reconstructor.form
     reconstructor.model = plain.to(reconstructor.operator.device).eval()

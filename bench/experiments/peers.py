@@ -22,7 +22,6 @@ from kdmri_bench.planning.sources import Source, gather
 from kdmri_bench.planning.testdata import choose_files, load_cases
 from kdmri_bench.results.ratios import PEER_COMPILE, PEER_EXPORT, markdown_ratios
 from kdmri_bench.results.schema import Row, Status
-from kdmri_edge.models.specs import Kind
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.utils.console import say
 from kdmri_edge.utils.extras import available
@@ -37,7 +36,7 @@ def peer_plans(sources: Sequence[Source], scratch: Path) -> list[Plan]:
     """Lay out the peers' rows of every student with a checkpoint."""
     plans: list[Plan] = []
     for source in sources:
-        if source.role != "teacher" and source.checkpoint and source.spec.kind is Kind.DCCNN:
+        if source.role != "teacher" and source.checkpoint and source.spec.has_data_consistency:
             plans += _of(source, source.checkpoint, scratch)
     return plans
 

@@ -47,7 +47,7 @@ from kdmri_bench.reporting.page.images import Figure, figures
 from kdmri_bench.reporting.panel import Panel, compose, draw
 from kdmri_bench.reporting.report import read_report, write_report
 from kdmri_bench.reporting.table import plain_table
-from kdmri_bench.results.derive import derived, gap, layer_values
+from kdmri_bench.results.derive import derived, gap
 from kdmri_bench.results.figures import spelled, variant_name
 from kdmri_bench.results.schema import ZERO_FILLED, Network, Report, Row, TestVolume
 from kdmri_bench.results.select import (
@@ -421,7 +421,7 @@ def _network(source: Source) -> Network:
         parameters=spec.parameters,
         macs=spec.macs(source.matrix, source.matrix, lines=source.mask.is_lines),
         attribution=source.training.get("attribution"),
-        layer_values=layer_values(spec.widths, spec.cascades, source.matrix**2),
+        layer_values=spec.layer_values(source.matrix, source.matrix),
     )
 
 

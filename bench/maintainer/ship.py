@@ -31,8 +31,9 @@ from kdmri_edge.models.checkpoint import (
     read_checkpoint_meta,
     save_checkpoint,
 )
+from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.shipped import INDEX, INDEX_FORMAT, WEIGHTS
-from kdmri_edge.models.specs import PRESETS, ModelSpec
+from kdmri_edge.models.specs import PRESETS, ModelSpec, spec_from_dict
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.utils.files import atomic_path, sha256_file, write_json
 from kdmri_edge.utils.provenance import provenance
@@ -42,13 +43,15 @@ __all__ = ["calibrated", "entry", "preset_name", "ship", "write_index"]
 _PLACE = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
-def preset_name(spec: ModelSpec) -> str:
+def preset_name(spec: NetworkSpec) -> str:
     """Return the preset that an architecture is, whatever its dilation.
 
     Raises:
         BenchError: It is none.
     """
     for name, known in PRESETS.items():
+        if not isinstance(known, ModelSpec) or not isinstance(spec, ModelSpec):
+            continue
         if known.convs == spec.convs and replace(known, dilation=spec.dilation) == spec:
             return name
     raise BenchError("The network is no preset.", "Ship networks of a named architecture.")
@@ -70,7 +73,7 @@ def entry(checkpoint: Path, data: Path, split: str, file: str) -> tuple[str, dic
         KdmriError: See `read_checkpoint_meta`, `find_parts` and `load_cases`.
     """
     meta = read_checkpoint_meta(checkpoint)
-    spec, mask = ModelSpec.from_dict(meta["spec"]), Mask.from_dict(meta["mask"])
+    spec, mask = spec_from_dict(meta["spec"]), Mask.from_dict(meta["mask"])
     training = meta["training"]
     test = find_parts(data, split=split).test
     tested = load_cases(test, mask=mask, matrix=meta["matrix"], spec=spec)
@@ -168,7 +171,7 @@ def ship(
     with tempfile.TemporaryDirectory() as scratch:
         for given in checkpoints:
             checkpoint = calibrated(given, data, split, Path(scratch))
-            name = preset_name(ModelSpec.from_dict(read_checkpoint_meta(checkpoint)["spec"]))
+            name = preset_name(spec_from_dict(read_checkpoint_meta(checkpoint)["spec"]))
             reference = f"{name}@{place}"
             if reference in found:
                 raise BenchError(f"Two networks would be {reference}.", "Ship one of each preset.")

@@ -13,7 +13,7 @@ from kdmri_edge.distillation.recipe import recipe_value
 from kdmri_edge.errors import ExportError
 from kdmri_edge.models.checkpoint import load_reconstructor, read_checkpoint_meta
 from kdmri_edge.models.reconstructor import Reconstructor
-from kdmri_edge.models.specs import Kind
+from kdmri_edge.models.specs import describe_spec
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form, choose_form
 from kdmri_edge.runtime.bundle import (
@@ -108,10 +108,11 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
         calibrated = _calibrate(reconstructor, data)
     inputs = data.network_input[:1]
     example = torch.from_numpy(inputs)
-    writer: Callable[..., None] = load_attribute(target.exporter)
+    writer: Callable[..., int | None] = load_attribute(target.exporter)
     with atomic_directory(out) as folder:
         graph = folder / target.graph_file
-        writer(reconstructor, example, graph, recipe)
+        transformed = writer(reconstructor, example, graph, recipe)
+        _check_transformed(recipe, transformed)
         session: Session = make(graph, precision=recipe.executed)
         session.sense = spec.coils
         session.coils = None if target.any_coils else coils
@@ -131,6 +132,8 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
             np.save(folder / GOLDEN_OUTPUT, reconstructor(example, maps=maps).numpy())
         manifest = _manifest(recipe, meta, reconstructor, checkpoint, list(inputs.shape))
         manifest |= {"calibrated_on": calibrated, "parity": parity}
+        if transformed is not None:
+            manifest["transformed"] = {"convolutions": transformed}
         if target.builds_engines:
             wanted = recipe.engines or EngineRequest()
             manifest["engine"] = build_engines(
@@ -148,6 +151,16 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
                 manifest["engine"] = run_engines(folder, manifest["engine"], outputs, tolerance)
         write_manifest(folder, manifest)
     return open_bundle(out)
+
+
+def _check_transformed(recipe: ExportRecipe, transformed: int | None) -> None:
+    """Refuse a graph that is not in the precision that was asked for: none of it would be."""
+    if recipe.written != "f32" and transformed == 0:
+        raise ExportError(
+            f"Nothing of this network can be written in {recipe.precision} for target"
+            f" {recipe.target!r}: no convolution is a torch.nn.Conv2d that its kernels take so.",
+            "Export it with --precision fp32.",
+        )
 
 
 def _check_kind(reconstructor: Reconstructor, meta: dict[str, Any], recipe: ExportRecipe) -> None:
@@ -185,7 +198,7 @@ def _reconstructor(checkpoint: Path, meta: dict[str, Any], recipe: ExportRecipe)
         (recipe.mask_input, "take its mask as an input"),
         (recipe.keep_op, "keep data consistency as one node"),
     ):
-        if asked and reconstructor.spec.kind is Kind.VDSR:
+        if asked and not reconstructor.spec.has_data_consistency:
             raise ExportError(
                 f"A network that has no data consistency cannot {aim}.",
                 "Leave that option out.",
@@ -232,6 +245,7 @@ def _manifest(
         },
         "role": meta["role"],
         "spec": spec.to_dict(),
+        "network": describe_spec(spec),
         "parameters": spec.parameters,
         "macs": macs,
         "mask": reconstructor.mask.to_dict(),

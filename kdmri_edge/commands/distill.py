@@ -73,8 +73,8 @@ __all__ = ["distill"]
 @click.option(
     "--recipe",
     metavar="NAME|FILE",
-    help="Shipped recipe (edge, edge-sr, kd-mri, kd-mri-sr, paper-teacher, quickstart) or a file."
-    " Default: edge, for VDSR edge-sr.",
+    help="Shipped recipe (edge, edge-sr, imitation, kd-mri, kd-mri-sr, paper-teacher, quickstart)"
+    " or a file. Default: the student's family's; edge, for VDSR edge-sr.",
 )
 @click.option(
     "--set",

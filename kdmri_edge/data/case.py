@@ -28,7 +28,7 @@ from kdmri_edge.data.simulation import (
 )
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
-from kdmri_edge.models.specs import Kind, ModelSpec
+from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.physics.coils import COILS, combine, expand
 from kdmri_edge.physics.espirit import check_calibration
 from kdmri_edge.physics.fourier import kspace_to_image
@@ -255,7 +255,7 @@ class Undersampling:
         seed: Of what is simulated.
     """
 
-    spec: ModelSpec
+    spec: NetworkSpec
     mask: Mask
     matrix: int
     seed: int
@@ -270,7 +270,7 @@ class Undersampling:
     @property
     def simulates(self) -> bool:
         """Whether magnitudes are given a phase."""
-        return self.spec.channels == 2 and self.spec.kind is Kind.DCCNN
+        return self.spec.channels == 2 and self.spec.has_data_consistency
 
     @property
     def record(self) -> dict[str, Any]:

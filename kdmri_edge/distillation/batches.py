@@ -27,7 +27,7 @@ from kdmri_edge.data.case import Case
 from kdmri_edge.data.simulation import draw_noise
 from kdmri_edge.distillation.recipe import DistillRecipe
 from kdmri_edge.errors import DataError
-from kdmri_edge.models.specs import Kind, ModelSpec
+from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.physics.coils import combine, expand
 from kdmri_edge.physics.masks import (
     Mask,
@@ -191,19 +191,20 @@ class TrainingSlices:
         return chosen
 
 
-def strips_allowed(mask: Mask, spec: ModelSpec) -> bool:
+def strips_allowed(mask: Mask, spec: NetworkSpec) -> bool:
     """Return whether readout strips, mirrored or not, may stand for whole slices.
 
     With data consistency that takes a line mask: its P acts along phase encode alone. Without it
-    (VDSR) the network is convolutions only, which see no farther than their receptive radius, so
-    any mask will do. Mirroring a slice mirrors its mask: super-resolution's block stays as it is,
-    but for the unpaired frequency of an even size.
+    (VDSR) the network sees no farther than its receptive radius, so any mask will do. A network
+    that has no such radius has to see whole slices. Mirroring a slice mirrors its mask:
+    super-resolution's block stays as it is, but for the unpaired frequency of an even size.
 
     Args:
         mask: What the slices were sampled with.
         spec: The network; teacher and student agree in what counts here.
     """
-    return mask.is_lines or spec.kind is Kind.VDSR
+    local = spec.receptive_radius is not None
+    return local and (mask.is_lines or not spec.has_data_consistency)
 
 
 def batch_size(recipe: DistillRecipe, width: int, *, whole: bool) -> int:

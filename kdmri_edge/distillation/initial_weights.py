@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from kdmri_edge.distillation.stages import TrainContext
-from kdmri_edge.models.build import Network, build_model
+from kdmri_edge.models.build import build_model
 from kdmri_edge.models.initialisation import bridge
+from kdmri_edge.models.network import Network
+from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.reparameterisation import reparameterise
-from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.consistency import maps_tensor
 from kdmri_edge.physics.scaling import as_channels
 
@@ -29,7 +30,7 @@ def _seeded(run: int, own: int) -> Iterator[None]:
         yield
 
 
-def init_model(spec: ModelSpec, run: int, own: int) -> Network:
+def init_model(spec: NetworkSpec, run: int, own: int) -> Network:
     """Draw a network.
 
     Args:

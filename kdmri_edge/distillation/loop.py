@@ -30,11 +30,10 @@ from kdmri_edge.distillation.replay import CudaRecorder, Record, Replayed
 from kdmri_edge.distillation.stages import Batch, Stage, TrainContext
 from kdmri_edge.distillation.state import WeightAverage, load_state, save_state
 from kdmri_edge.errors import KdmriError
-from kdmri_edge.models.blocks import Features, channels_last, padded
-from kdmri_edge.models.build import Network
-from kdmri_edge.models.reconstructor import network_operator
+from kdmri_edge.models.blocks import channels_last, padded
+from kdmri_edge.models.network import Features, Network, network_operator
+from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.reparameterisation import sum_branches_once
-from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.consistency import maps_tensor
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form, projection_matrix
@@ -272,7 +271,7 @@ class TrainStep:
         return value
 
 
-def _projection(mask: Mask, spec: ModelSpec, operator: Tensor) -> NDArray[Any]:
+def _projection(mask: Mask, spec: NetworkSpec, operator: Tensor) -> NDArray[Any]:
     """Return what undersamples magnitudes (Re P, which is the operator) or complex images (P)."""
     if spec.channels == 2:
         return projection_matrix(mask).astype(np.complex64)

@@ -24,9 +24,8 @@ from torch.nn import functional as F
 
 from kdmri_edge.distillation.recipe import LOSSES, DistillRecipe, Imitation, Transfer
 from kdmri_edge.distillation.stages import Batch, Criterion
-from kdmri_edge.models.blocks import Features, channels_last, padded
-from kdmri_edge.models.build import Network
-from kdmri_edge.models.dccnn import DCCNN
+from kdmri_edge.models.blocks import channels_last, padded
+from kdmri_edge.models.network import Features, Network
 from kdmri_edge.utils.extras import load_attribute
 
 __all__ = [
@@ -164,11 +163,11 @@ class Joint(nn.Module):
     """Teacher and student in one network, whose output is the teacher's.
 
     Args:
-        teacher: Of as many cascades as the student.
+        teacher: Of as many cascades as the student; both have `features_from`.
         student: Its student.
     """
 
-    def __init__(self, teacher: DCCNN, student: DCCNN) -> None:
+    def __init__(self, teacher: Network, student: Network) -> None:
         super().__init__()
         self.teacher, self.student = teacher, student
 

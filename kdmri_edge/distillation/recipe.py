@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kdmri_edge.errors import RecipeError
-from kdmri_edge.models.specs import Kind
+from kdmri_edge.models.specs import NETWORKS
 from kdmri_edge.registry import Registry
 from kdmri_edge.utils.config import build, nested, override, plain, read_toml, rename
 from kdmri_edge.utils.console import say
@@ -418,9 +418,9 @@ def shipped() -> list[str]:
     return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".toml"))
 
 
-def default_recipe(kind: Kind) -> str:
+def default_recipe(kind: str) -> str:
     """Return the name of the recipe for a family of networks where the user names none."""
-    return "edge-sr" if kind is Kind.VDSR else "edge"
+    return NETWORKS.named(kind).recipe
 
 
 def load_recipe(name_or_file: str, assignments: Iterable[str] = ()) -> DistillRecipe:

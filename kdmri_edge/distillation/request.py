@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from kdmri_edge.distillation.recipe import (
     DistillRecipe,
+    Imitation,
     Masks,
     Quantize,
     Transfer,
@@ -27,8 +28,9 @@ from kdmri_edge.distillation.recipe import (
 from kdmri_edge.distillation.run_folder import open_run
 from kdmri_edge.errors import DataError, MaskError, ModelError, RecipeError, RunError
 from kdmri_edge.models.checkpoint import is_checkpoint, load_checkpoint
+from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.shipped import is_reference, named_mask, refusal, resolve
-from kdmri_edge.models.specs import Kind, ModelSpec, preset
+from kdmri_edge.models.specs import NETWORKS, preset, spec_from_dict
 from kdmri_edge.physics.espirit import CALIBRATION
 from kdmri_edge.physics.masks import MASK_FAMILIES, Mask
 from kdmri_edge.utils.config import plain
@@ -90,9 +92,9 @@ class Settings:
     matrix: int
     mask: Mask
     teacher: str
-    teacher_spec: ModelSpec
+    teacher_spec: NetworkSpec
     student: str
-    student_spec: ModelSpec
+    student_spec: NetworkSpec
     baseline: bool
     recipe: DistillRecipe
     distilled: bool = True
@@ -103,17 +105,17 @@ class Settings:
         Raises:
             RecipeError: It does not suit the student's number of convolutions.
         """
-        dilation, convs = self.recipe.distillation.dilation, self.student_spec.convs
+        dilation = self.recipe.distillation.dilation
         if dilation and self.student_place is None:
-            if len(dilation) not in (convs, convs * self.student_spec.cascades):
+            try:
+                spec = self.student_spec.with_dilation(dilation)
+            except ModelError as error:
+                usual = default_recipe(self.student_spec.kind)
                 raise RecipeError(
-                    f"Recipe {self.recipe.name!r} names the dilation of {len(dilation)}"
-                    f" convolutions, {self.student} has {convs}.",
-                    f"Give {convs} numbers, or {convs * self.student_spec.cascades} for each"
-                    " cascade its own, or use recipe"
-                    f" {default_recipe(self.student_spec.kind)!r}.",
-                )
-            spec = replace(self.student_spec, dilation=self.recipe.distillation.dilation)
+                    f"The dilation of recipe {self.recipe.name!r} does not suit {self.student}:"
+                    f" {error.what[0].lower()}{error.what[1:]}",
+                    f"{error.remedy} Or use recipe {usual!r}.",
+                ) from error
             object.__setattr__(self, "student_spec", spec)
 
     @property
@@ -127,7 +129,7 @@ class Settings:
         return checkpoint_place(self.student)
 
     @property
-    def plain_spec(self) -> ModelSpec:
+    def plain_spec(self) -> NetworkSpec:
         """Architecture of the plain student: the preset's own.
 
         Without a teacher the recipe's dilation makes it worse, and a weak baseline would flatter
@@ -164,8 +166,8 @@ class Settings:
                 **{
                     **value,
                     "mask": Mask.from_dict(value["mask"]),
-                    "teacher_spec": ModelSpec.from_dict(value["teacher_spec"]),
-                    "student_spec": ModelSpec.from_dict(value["student_spec"]),
+                    "teacher_spec": spec_from_dict(value["teacher_spec"]),
+                    "student_spec": spec_from_dict(value["student_spec"]),
                     "recipe": DistillRecipe.from_dict(value["recipe"], "run.json"),
                 }
             )
@@ -189,8 +191,9 @@ class Settings:
         value.pop("data")  # the volumes' own hashes stand for it: a folder may move
         value |= given or {}
         value.pop("distilled")  # which networks come to be does not change the others' weights
-        if self.student_spec.kind is Kind.VDSR:  # earlier versions drew other first weights
-            value["first_weights"] = "He"
+        drawn = NETWORKS.named(self.student_spec.kind).first_weights
+        if drawn is not None:  # earlier versions drew other ones
+            value["first_weights"] = drawn
         usual = DistillRecipe(name="").flat()
         free = {former_key(key) for key in _FREE}
         value["recipe"] = {
@@ -246,7 +249,8 @@ class Request:
             to learn from [dccnn-d5c5].
         student: Preset to train; or a trained student, to be tuned for int8 [dccnn-d3c5].
         baseline: Also train the student without a teacher, for as many steps [True].
-        recipe: A recipe, the name of a shipped one, or a TOML file [edge; for VDSR edge-sr].
+        recipe: A recipe, the name of a shipped one, or a TOML file [the student's family's:
+            edge, for VDSR edge-sr].
         assignments: Changes of single keys of the recipe, each "KEY=VALUE".
         quantize: "int8" or "int8-signed": also tune a copy of the student for that int8 export.
     """
@@ -341,9 +345,9 @@ class Request:
         self,
         *,
         teacher: str,
-        teacher_spec: ModelSpec,
+        teacher_spec: NetworkSpec,
         student: str,
-        student_spec: ModelSpec,
+        student_spec: NetworkSpec,
         recipe: DistillRecipe,
         mask: Mask,
     ) -> Settings:
@@ -351,7 +355,9 @@ class Request:
         data = PHANTOM if self.data is None else str(self.data)
         if data != PHANTOM and not Path(data).exists():
             raise DataError(f"{data} does not exist.", "Check the path given to --data.")
-        alike = ("kind", "cascades", "channels", "coils")
+        alike = ["reads", "has_data_consistency"]
+        # Networks of two families may be paired too, see `_check_pair`.
+        alike += ["cascades"] if teacher_spec.kind == student_spec.kind else []
         if any(getattr(teacher_spec, name) != getattr(student_spec, name) for name in alike):
             raise ModelError(
                 f"Teacher {teacher} ({teacher_spec.kind}, {teacher_spec.cascades} cascades) and"
@@ -418,7 +424,7 @@ class Request:
         return family.draw(size, acceleration, self.mask_seed or 0, centre)
 
 
-def _spec(option: str, given: str) -> ModelSpec:
+def _spec(option: str, given: str) -> NetworkSpec:
     """Return the architecture of a preset, a checkpoint or a trained network of the package."""
     place = checkpoint_place(given)
     if place is not None:
@@ -525,7 +531,7 @@ def _check_masks(settings: Settings) -> None:
     from kdmri_edge.distillation.batches import ACCELERATIONS, SMALLEST
 
     recipe = settings.recipe
-    lines = settings.mask.is_lines and settings.student_spec.kind is Kind.DCCNN
+    lines = settings.mask.is_lines and settings.student_spec.has_data_consistency
     if recipe.batches.noise > 0 and not lines:
         raise RecipeError(
             f"Noise (batches.noise={recipe.batches.noise:g}) is added to lines that a mask samples,"
@@ -540,7 +546,7 @@ def _check_masks(settings: Settings) -> None:
         without = "batches.other_masks=0"
     else:
         return
-    if settings.student_spec.kind is Kind.VDSR:
+    if not settings.student_spec.has_data_consistency:
         raise RecipeError(
             f"Super-resolution takes no mask, so it cannot be trained over line masks ({key}).",
             f"Use --set {without}.",
@@ -562,12 +568,26 @@ def _check_pair(settings: Settings) -> None:
     from kdmri_edge.models.initialisation import check_bridge, check_inherit
 
     recipe, teacher, student = settings.recipe, settings.teacher_spec, settings.student_spec
-    relates = recipe.attention_steps and recipe.distillation.transfer is Transfer.RELATION
-    if relates and teacher.width != student.width:
+    ours, theirs = student.attention_widths, teacher.attention_widths
+    if recipe.attention_steps and (not ours or len(ours) != len(theirs)):
         raise RecipeError(
-            f"The teacher has {teacher.width} feature maps, the student {student.width}; their"
-            " relations cannot be compared.",
+            f"Attention is transferred cascade by cascade, and the teacher shows {len(theirs)}"
+            f" tensors for it, the student {len(ours)}.",
+            "Use --set attention_steps=0, or a recipe of imitation alone (--recipe imitation).",
+        )
+    relates = recipe.attention_steps and recipe.distillation.transfer is Transfer.RELATION
+    if relates and theirs != ours:
+        raise RecipeError(
+            f"The teacher has {theirs[0]} feature maps, the student {ours[0]}; their relations"
+            " cannot be compared.",
             "Pair networks of equal width, or use --set distillation.transfer=attention.",
+        )
+    by_cascade = recipe.distillation.imitation is Imitation.CASCADES
+    if by_cascade and teacher.cascades != student.cascades:
+        raise RecipeError(
+            f"The teacher has {teacher.cascades} cascades, the student {student.cascades}; they"
+            " cannot be imitated one by one.",
+            "Use --set distillation.imitation=final.",
         )
     if recipe.distillation.bridge:
         check_bridge(student, teacher)
@@ -581,7 +601,8 @@ def _check_pair(settings: Settings) -> None:
             "A finished teacher cannot be trained jointly with its student.",
             f"{remedy[:-1]}, or let this run train the teacher.",
         )
-    if teacher.kind is not Kind.DCCNN or teacher.cascades != student.cascades:
+    mixed = teacher.has_features_from and student.has_features_from
+    if not mixed or teacher.cascades != student.cascades:
         raise RecipeError(
             "Joint training mixes the cascades of networks with data consistency (DC-CNN), equally"
             " many of both.",

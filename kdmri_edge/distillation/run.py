@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from filelock import BaseFileLock
 from lightning_fabric import Fabric
@@ -31,7 +31,7 @@ from kdmri_edge.distillation.stage_builders import (
 )
 from kdmri_edge.distillation.stages import Stage, TrainContext
 from kdmri_edge.errors import CheckpointError, RunError
-from kdmri_edge.models.build import Network, build_model
+from kdmri_edge.models.build import build_model
 from kdmri_edge.models.checkpoint import (
     MAXIMA,
     RANGES,
@@ -40,11 +40,10 @@ from kdmri_edge.models.checkpoint import (
     read_checkpoint_meta,
     save_checkpoint,
 )
-from kdmri_edge.models.dccnn import DCCNN
 from kdmri_edge.models.initialisation import inherit_ends
-from kdmri_edge.models.reconstructor import network_operator
+from kdmri_edge.models.network import Network, network_operator
+from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.reparameterisation import fuse
-from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.operators import choose_form
 from kdmri_edge.quantisation.tuning import (
     check_same_tuning,
@@ -204,7 +203,7 @@ class _Distillation:
             },
         )
 
-    def _network(self, spec: ModelSpec, seed: int) -> Network:
+    def _network(self, spec: NetworkSpec, seed: int) -> Network:
         network = init_model(spec, self.settings.recipe.seed, seed)
         network.form = self.form
         return network
@@ -289,7 +288,7 @@ class _Distillation:
                 add_branches(teacher, seed, _TEACHER_BRANCHES)
             if settings.recipe.optim.reparameterise:
                 add_branches(student, seed, _STUDENT_BRANCHES)
-            pair = Joint(cast(DCCNN, teacher), cast(DCCNN, student))
+            pair = Joint(teacher, student)
             train(pair, joint, self.context)
             fuse(pair)
             self._trained(_JOINT_STUDENT, lambda: student, {joint.name: joint.steps})
@@ -324,7 +323,7 @@ class _Distillation:
         return checkpoint
 
     def _from_scratch(
-        self, role: str, spec: ModelSpec, seed: int, stage: Stage, branches: int | None
+        self, role: str, spec: NetworkSpec, seed: int, stage: Stage, branches: int | None
     ) -> Network:
         """Train a network alone; `branches` is the seed of its branches, None for none."""
 

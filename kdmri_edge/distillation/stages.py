@@ -13,8 +13,8 @@ from kdmri_edge.data.case import Case
 from kdmri_edge.distillation.batches import TrainingSlices, strips_allowed
 from kdmri_edge.distillation.log import TrainingLog
 from kdmri_edge.distillation.recipe import DistillRecipe
-from kdmri_edge.models.blocks import Features
-from kdmri_edge.models.specs import ModelSpec
+from kdmri_edge.models.network import Features
+from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.physics.masks import Mask
 
 __all__ = ["Batch", "Criterion", "Stage", "TrainContext"]
@@ -98,7 +98,7 @@ class TrainContext:
     validation: Sequence[Case]
     mask: Mask
     operator: Tensor
-    spec: ModelSpec
+    spec: NetworkSpec
     folder: Path
     log: TrainingLog | None
     key: str

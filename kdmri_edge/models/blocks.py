@@ -1,39 +1,21 @@
-"""The blocks that networks are made of, and what a network shows to distillation.
-
-What a network shows to distillation beside its output.
-
-A plain stack of convolutions, the block that every network here is made of.
-"""
+"""A plain stack of convolutions, the block that DC-CNN and VDSR are made of."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import NamedTuple, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdmri_edge.models.convolutions import Convolution
 from kdmri_edge.models.specs import ModelSpec
 
-__all__ = ["ConvStack", "Features", "channels_last", "padded"]
+__all__ = ["ConvStack", "channels_last", "padded"]
 
 _Module = TypeVar("_Module", bound=nn.Module)
-
-
-class Features(NamedTuple):
-    """Output and inner results of one forward pass.
-
-    Attributes:
-        output: Reconstruction [B, C, H, W].
-        cascade_outputs: Image after each cascade, [B, C, H, W]; the last one is the output.
-        attention: Activations of the attention tap in each cascade, [B, width, H, W].
-    """
-
-    output: Tensor
-    cascade_outputs: list[Tensor]
-    attention: list[Tensor]
 
 
 # What tensor cores take at once in half precision.
@@ -74,6 +56,18 @@ class ConvStack(nn.Module):
             if number == self.tap:
                 tapped = x
         return x, tapped
+
+    def convolutions(self, name: str) -> list[Convolution]:
+        """Describe its convolutions.
+
+        Args:
+            name: Of the stack within its network.
+        """
+        names = [f"{name}.convs.{place}" for place in range(len(self.convs))]
+        return [
+            Convolution(name=own, rectified=before is not None, follows=before)
+            for before, own in zip([None, *names[:-1]], names, strict=True)
+        ]
 
 
 def _padded(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from kdmri_edge.models.dccnn import DCCNN
-from kdmri_edge.models.specs import Kind, ModelSpec
-from kdmri_edge.models.vdsr import VDSR
+from kdmri_edge.models.network import Network, as_network
+from kdmri_edge.models.protocol import NetworkSpec
+from kdmri_edge.models.specs import NETWORKS
+from kdmri_edge.utils.extras import load_attribute
 
 __all__ = ["Network", "build_model"]
 
-Network = DCCNN | VDSR
 
-_FAMILIES: dict[Kind, type[DCCNN] | type[VDSR]] = {Kind.DCCNN: DCCNN, Kind.VDSR: VDSR}
+def build_model(spec: NetworkSpec) -> Network:
+    """Return a network of any family, with freshly drawn weights.
 
-
-def build_model(spec: ModelSpec) -> Network:
-    """Return a network with freshly drawn weights (PyTorch's default initialisation)."""
-    return _FAMILIES[spec.kind](spec)
+    Raises:
+        ModelError: Its family is not installed, or builds something else than networks.
+    """
+    build = load_attribute(NETWORKS.named(spec.kind).build)
+    return as_network(build(spec), spec)

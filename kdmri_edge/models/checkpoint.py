@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdmri_edge.errors import CheckpointError
+from kdmri_edge.errors import CheckpointError, ModelError
 from kdmri_edge.models.foreign import OURS, UNTOLD, file_kind
-from kdmri_edge.models.specs import ModelSpec
+from kdmri_edge.models.protocol import NetworkSpec
+from kdmri_edge.models.specs import spec_from_dict
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.physics.scaling import SCALING_RULE
@@ -63,7 +64,7 @@ class Checkpoint:
         state: Weights by name.
     """
 
-    spec: ModelSpec
+    spec: NetworkSpec
     mask: Mask
     matrix: int
     role: str
@@ -162,7 +163,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except Exception as error:  # safetensors raises its own untyped errors for corrupt files
         raise _damaged(path, error) from error
     try:
-        spec = ModelSpec.from_dict(meta["spec"])
+        spec = spec_from_dict(meta["spec"])
         mask = Mask.from_dict(meta["mask"])
         checkpoint = Checkpoint(
             spec=spec,
@@ -174,6 +175,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, repr(error)) from error
+    except ModelError as error:
+        said = f"{error.what[0].lower()}{error.what[1:]}"
+        raise CheckpointError(f"Checkpoint {path} cannot be read: {said}", error.remedy) from error
     _check_fit(path, checkpoint)
     return checkpoint
 
@@ -182,7 +186,7 @@ def _check_fit(path: Path, checkpoint: Checkpoint) -> None:
     from kdmri_edge.models.build import build_model
 
     expected = {
-        name: value.shape for name, value in build_model(checkpoint.spec).named_parameters()
+        name: value.shape for name, value in build_model(checkpoint.spec).state_dict().items()
     }
     found = {name: value.shape for name, value in checkpoint.state.items()}
     if expected != found:

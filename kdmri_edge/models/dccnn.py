@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from kdmri_edge.errors import ModelError
-from kdmri_edge.models.blocks import ConvStack, Features
+from kdmri_edge.models.blocks import ConvStack
+from kdmri_edge.models.convolutions import Convolution
+from kdmri_edge.models.network import Features, Network
 from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.consistency import data_consistency, gain, sense_consistency
 from kdmri_edge.physics.operators import Form
@@ -13,7 +17,7 @@ from kdmri_edge.physics.operators import Form
 __all__ = ["DCCNN"]
 
 
-class DCCNN(nn.Module):
+class DCCNN(Network):
     """Cascades x_{i+1} = DC(x_i + CNN_i(x_i)), from the zero-filled image x_0 = x_u.
 
     Args:
@@ -24,6 +28,8 @@ class DCCNN(nn.Module):
             made for it (`physics.consistency.operator_tensor`, with coils
             `physics.consistency.sense_operator_tensor`).
     """
+
+    spec: ModelSpec
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -99,3 +105,10 @@ class DCCNN(nn.Module):
     def forward(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Tensor:
         """Reconstruct: normalised zero-filled images [B, C, H, W] to images of the same shape."""
         return self.features(x_u, operator, maps).output
+
+    def convolutions(self) -> list[Convolution]:
+        """Describe its convolutions, by its structure."""
+        found = []
+        for number, stack in enumerate(self.cascades):
+            found += cast(ConvStack, stack).convolutions(f"cascades.{number}")
+        return found

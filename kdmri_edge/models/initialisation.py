@@ -22,8 +22,9 @@ from torch.nn import functional as F
 
 from kdmri_edge.errors import ModelError
 from kdmri_edge.models.blocks import ConvStack
-from kdmri_edge.models.build import Network
 from kdmri_edge.models.dccnn import DCCNN
+from kdmri_edge.models.network import Network
+from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.specs import ModelSpec
 
 __all__ = ["bridge", "check_bridge", "check_inherit", "inherit_ends", "same_outside", "stacks"]
@@ -34,13 +35,17 @@ def stacks(network: nn.Module) -> list[ConvStack]:
     return [m for m in network.modules() if isinstance(m, ConvStack)]
 
 
-def same_outside(student: ModelSpec, teacher: ModelSpec) -> bool:
-    """Return whether the outer convolutions of two networks have the same sizes."""
+def same_outside(student: NetworkSpec, teacher: NetworkSpec) -> bool:
+    """Return whether two networks are made of stacks whose outer convolutions have equal sizes."""
     names = ("kind", "cascades", "width", "kernel", "channels")
-    return all(getattr(student, name) == getattr(teacher, name) for name in names)
+    return (
+        isinstance(student, ModelSpec)
+        and isinstance(teacher, ModelSpec)
+        and all(getattr(student, name) == getattr(teacher, name) for name in names)
+    )
 
 
-def check_inherit(student: ModelSpec, teacher: ModelSpec) -> None:
+def check_inherit(student: NetworkSpec, teacher: NetworkSpec) -> None:
     """Refuse a pair of which one cannot take over the other's convolutions.
 
     Raises:
@@ -112,18 +117,23 @@ def bridge(
     with torch.no_grad():
         for number, (ours, theirs) in enumerate(zip(stacks(student), stacks(teacher), strict=True)):
             _fit(ours, theirs, x, random)
-            if isinstance(student, DCCNN):
-                x = student.cascade(number, x, x_u, operator, maps)[0]
+            if number + 1 < student.spec.cascades:
+                x = cast(DCCNN, student).cascade(number, x, x_u, operator, maps)[0]
 
 
-def check_bridge(student: ModelSpec, teacher: ModelSpec) -> None:
+def check_bridge(student: NetworkSpec, teacher: NetworkSpec) -> None:
     """Refuse networks that cannot be bridged.
 
     Raises:
         ModelError: They differ in cascades or in the sizes of their outer convolutions, the student
             is not the shallower one, or it dilates another convolution than the middle one.
     """
-    if not same_outside(student, teacher) or not 3 <= student.convs < teacher.convs:
+    if (
+        not isinstance(student, ModelSpec)
+        or not isinstance(teacher, ModelSpec)
+        or not same_outside(student, teacher)
+        or not 3 <= student.convs < teacher.convs
+    ):
         raise ModelError(
             "A student that is bridged needs as many cascades as its teacher, of the same width,"
             " and fewer convolutions in each.",

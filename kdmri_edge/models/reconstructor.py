@@ -6,27 +6,12 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from kdmri_edge.models.build import Network
-from kdmri_edge.models.specs import ModelSpec
-from kdmri_edge.physics.consistency import operator_tensor, sense_operator_tensor
+from kdmri_edge.models.network import Network, network_operator
+from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form, choose_form
 
-__all__ = ["Reconstructor", "network_operator"]
-
-
-def network_operator(spec: ModelSpec, mask: Mask, form: Form, *, any_mask: bool = False) -> Tensor:
-    """Return the constant of a network's data consistency, with coils or without.
-
-    Args:
-        spec: The network's architecture.
-        mask: The sampling pattern.
-        form: Form of data consistency.
-        any_mask: See `Reconstructor`.
-    """
-    if spec.coils:
-        return sense_operator_tensor(mask, form, any_mask=any_mask)
-    return operator_tensor(mask, form, spec.channels)
+__all__ = ["Reconstructor"]
 
 
 class Reconstructor(nn.Module):
@@ -70,7 +55,7 @@ class Reconstructor(nn.Module):
         self.register_buffer("operator", operator, persistent=False)
 
     @property
-    def spec(self) -> ModelSpec:
+    def spec(self) -> NetworkSpec:
         """The network's architecture."""
         return self.model.spec
 

@@ -1,38 +1,54 @@
-"""What a network is: one typed specification and the named presets (torch-free)."""
+"""The specification of DC-CNN and VDSR, and the table of all families with their presets.
+
+Everything here is free of PyTorch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from enum import StrEnum
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Final
 
 from kdmri_edge.errors import ModelError
+from kdmri_edge.models.protocol import (
+    InputKind,
+    NetworkFamily,
+    NetworkSpec,
+    SpecDefaults,
+    consistency_macs,
+)
+from kdmri_edge.registry import Registry
 from kdmri_edge.utils.suggest import nearest
 
-__all__ = ["PRESETS", "Kind", "ModelSpec", "preset"]
+__all__ = [
+    "DCCNN",
+    "NETWORKS",
+    "PRESETS",
+    "VDSR",
+    "ModelSpec",
+    "describe_spec",
+    "described_spec",
+    "preset",
+    "spec_from_dict",
+]
 
 
-class Kind(StrEnum):
-    """Family of a network.
+DCCNN: Final = "dccnn"
+"""Cascades of convolutions, each followed by data consistency (Schlemper et al., TMI 2018)."""
 
-    Attributes:
-        DCCNN: Cascades of convolutions, each followed by data consistency (Schlemper et al., TMI
-            2018).
-        VDSR: One stack of convolutions with a global residual (Kim et al., CVPR 2016), for
-            super-resolution; no data consistency.
-    """
+VDSR: Final = "vdsr"
+"""One stack of convolutions with a global residual, for super-resolution; no data consistency.
 
-    DCCNN = "dccnn"
-    VDSR = "vdsr"
+Kim et al., CVPR 2016.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec:
-    """The architecture of a network.
+    """The architecture of a network made of equal stacks of convolutions: DC-CNN or VDSR.
 
     Attributes:
-        kind: Family.
+        kind: Family, "dccnn" or "vdsr".
         cascades: Number of cascades (1 for VDSR).
         convs: Convolutions per cascade.
         width: Feature maps of the hidden convolutions.
@@ -48,7 +64,7 @@ class ModelSpec:
             a further input. It takes two channels, and enforces no sample exactly.
     """
 
-    kind: Kind
+    kind: str
     cascades: int
     convs: int
     width: int
@@ -68,9 +84,9 @@ class ModelSpec:
         """
         if not self.dilation:
             object.__setattr__(self, "dilation", (1,) * self.convs)
-        object.__setattr__(self, "kind", Kind(self.kind))
         object.__setattr__(self, "dilation", tuple(self.dilation))
         checks = {
+            "kind": self.kind in (DCCNN, VDSR),
             "cascades": self.cascades >= 1,
             "convs": self.convs >= 2,
             "width": self.width >= 1,
@@ -80,7 +96,7 @@ class ModelSpec:
             "channels": self.channels in (1, 2),
             "attention_tap": 1 <= self.attention_tap < self.convs,
             "noise_weight": self.noise_weight is None or self.noise_weight > 0,
-            "coils": not self.coils or (self.channels == 2 and self.kind is Kind.DCCNN),
+            "coils": not self.coils or (self.channels == 2 and self.kind == DCCNN),
         }
         wrong = [name for name, good in checks.items() if not good]
         if wrong:
@@ -96,12 +112,56 @@ class ModelSpec:
         return list(zip([self.channels, *inner], [*inner, self.channels], strict=True))
 
     @property
+    def reads(self) -> InputKind:
+        """What its module is given."""
+        if self.channels == 1:
+            return InputKind.MAGNITUDE
+        return InputKind.SENSE if self.coils else InputKind.COMPLEX
+
+    @property
+    def has_data_consistency(self) -> bool:
+        """Whether each cascade ends with data consistency."""
+        return self.kind == DCCNN
+
+    @property
     def magnitude_input(self) -> bool:
         """Whether it reads |x_u|: a magnitude network without data consistency (VDSR of KD-MRI).
 
         With data consistency it must be the real part of x_u, see `physics.operators`.
         """
-        return self.kind is Kind.VDSR and self.channels == 1
+        return not self.has_data_consistency and self.channels == 1
+
+    @property
+    def attention_widths(self) -> tuple[int, ...]:
+        """Feature maps of the tapped activations of each cascade."""
+        return (self.width,) * self.cascades
+
+    @property
+    def has_features_from(self) -> bool:
+        """Whether its module can go on from the image of any cascade."""
+        return self.has_data_consistency
+
+    def layer_values(self, height: int, width: int) -> int:
+        """Count the values that all convolutions read and write for one image."""
+        return sum(i + o for i, o in self.widths) * self.cascades * height * width
+
+    def with_dilation(self, dilation: tuple[int, ...]) -> ModelSpec:
+        """Return the same architecture with dilated convolutions.
+
+        Args:
+            dilation: One number a convolution, for all cascades alike or cascade by cascade.
+
+        Raises:
+            ModelError: Another number of numbers.
+        """
+        if len(dilation) not in (self.convs, self.convs * self.cascades):
+            raise ModelError(
+                f"A dilation of {len(dilation)} numbers does not suit a network of {self.convs}"
+                " convolutions.",
+                f"Give {self.convs} numbers, or {self.convs * self.cascades} for each cascade its"
+                " own.",
+            )
+        return replace(self, dilation=dilation)
 
     @property
     def parameters(self) -> int:
@@ -134,18 +194,15 @@ class ModelSpec:
         """
         convolutions = sum(i * o for i, o in self.widths) * self.kernel**2 * height * width
         consistency = 0
-        if self.kind is Kind.DCCNN:
-            along_h = height * height * width
-            along_w = height * width * width
-            c = self.channels
-            # forward and inverse, real and imaginary; a real image spares half of one each way
-            separable = (2 * c + 2 * c) * along_h + 8 * along_w
-            consistency = c * c * along_h if lines else separable
-            if self.coils:
-                if lines and sampled is not None:  # F_m and F_m^H, where that is cheaper than P
-                    consistency = min(consistency, 2 * c * c * sampled * height * width)
-                # beside the products, one complex multiplication by s and one by its conjugate
-                consistency = coils * (consistency + 8 * height * width)
+        if self.has_data_consistency:
+            consistency = consistency_macs(
+                height,
+                width,
+                self.channels,
+                lines=lines,
+                sampled=sampled,
+                coils=coils if self.coils else None,
+            )
         return {
             "convolutions": convolutions * self.cascades,
             "data_consistency": consistency * self.cascades,
@@ -168,7 +225,7 @@ class ModelSpec:
         Without coils that key is left out, so that single-coil networks stay readable for older
         versions, and runs that these began go on.
         """
-        value = {**asdict(self), "kind": str(self.kind), "dilation": list(self.dilation)}
+        value = {**asdict(self), "dilation": list(self.dilation)}
         if not self.coils:
             del value["coils"]
         return value
@@ -197,7 +254,7 @@ class ModelSpec:
 
 def _dccnn(convs: int, tap: int, *, channels: int = 1, coils: bool = False) -> ModelSpec:
     return ModelSpec(
-        kind=Kind.DCCNN,
+        kind=DCCNN,
         cascades=5,
         convs=convs,
         width=32,
@@ -208,23 +265,63 @@ def _dccnn(convs: int, tap: int, *, channels: int = 1, coils: bool = False) -> M
 
 
 def _vdsr(convs: int, tap: int) -> ModelSpec:
-    return ModelSpec(kind=Kind.VDSR, cascades=1, convs=convs, width=64, attention_tap=tap)
+    return ModelSpec(kind=VDSR, cascades=1, convs=convs, width=64, attention_tap=tap)
 
 
 # Attention taps as in KD-MRI: conv 3 of 5 against conv 2 of 3; conv 6 of 11 against conv 4 of 7.
-PRESETS: dict[str, ModelSpec] = {
-    "dccnn-d5c5": _dccnn(5, 3),
-    "dccnn-d3c5": _dccnn(3, 2),
-    "dccnn-d5c5-complex": _dccnn(5, 3, channels=2),
-    "dccnn-d3c5-complex": _dccnn(3, 2, channels=2),
-    "dccnn-d5c5-sense": _dccnn(5, 3, channels=2, coils=True),
-    "dccnn-d3c5-sense": _dccnn(3, 2, channels=2, coils=True),
-    "vdsr-11": _vdsr(11, 6),
-    "vdsr-7": _vdsr(7, 4),
-}
+NETWORKS: Final = Registry(
+    "kdmri_edge.networks",
+    NetworkFamily,
+    "network family",
+    {
+        DCCNN: NetworkFamily(
+            name=DCCNN,
+            from_dict=ModelSpec.from_dict,
+            build="kdmri_edge.models.dccnn:DCCNN",
+            presets={
+                "dccnn-d5c5": _dccnn(5, 3),
+                "dccnn-d3c5": _dccnn(3, 2),
+                "dccnn-d5c5-complex": _dccnn(5, 3, channels=2),
+                "dccnn-d3c5-complex": _dccnn(3, 2, channels=2),
+                "dccnn-d5c5-sense": _dccnn(5, 3, channels=2, coils=True),
+                "dccnn-d3c5-sense": _dccnn(3, 2, channels=2, coils=True),
+            },
+        ),
+        VDSR: NetworkFamily(
+            name=VDSR,
+            from_dict=ModelSpec.from_dict,
+            build="kdmri_edge.models.vdsr:VDSR",
+            presets={"vdsr-11": _vdsr(11, 6), "vdsr-7": _vdsr(7, 4)},
+            recipe="edge-sr",
+            first_weights="He",
+        ),
+    },
+    error=ModelError,
+    claims=lambda family: family.presets,
+)
 
 
-def preset(name: str) -> ModelSpec:
+class _Presets(Mapping[str, NetworkSpec]):
+    """The presets of all families; those of installed packages are looked at last."""
+
+    def __getitem__(self, name: str) -> NetworkSpec:
+        for family in NETWORKS.values():
+            if name in family.presets:
+                return family.presets[name]
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for family in NETWORKS.values() for name in family.presets)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+PRESETS: Final[Mapping[str, NetworkSpec]] = _Presets()
+"""Architectures by name, of all families."""
+
+
+def preset(name: str) -> NetworkSpec:
     """Return a named architecture.
 
     Raises:
@@ -237,3 +334,98 @@ def preset(name: str) -> ModelSpec:
         f"There is no preset {name!r}; did you mean {near!r}?",
         f"Presets: {', '.join(PRESETS)}.",
     )
+
+
+def spec_from_dict(value: Mapping[str, Any]) -> NetworkSpec:
+    """Rebuild a specification of any family from its `to_dict`.
+
+    Raises:
+        ModelError: Its family is not installed, or the values are damaged.
+    """
+    kind = value.get("kind") if isinstance(value, Mapping) else None
+    if not isinstance(kind, str):
+        raise ModelError("A model specification names no family.", "Make the file again.")
+    if kind not in NETWORKS:
+        raise ModelError(
+            f"The network family {kind!r} is not installed.",
+            "Install the package that brings it, or update kdmri-edge.",
+        )
+    try:
+        spec = NETWORKS[kind].from_dict(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"A model specification is damaged ({error!r}).", "Make the file again."
+        ) from error
+    if not isinstance(spec, NetworkSpec):
+        names = [name for name in dir(NetworkSpec) if not name.startswith("_")]
+        missing = next(name for name in names if not hasattr(spec, name))
+        raise ModelError(
+            f"The specifications of family {kind!r} lack {missing!r}.",
+            f"Update the package {NETWORKS.origin(kind)}.",
+        )
+    return spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Described(SpecDefaults):
+    """What a bundle says of a network whose family is not installed: enough to run it."""
+
+    stored: Mapping[str, Any]
+    reads: InputKind
+    has_data_consistency: bool
+    parameters: int
+    counted: Mapping[str, int]
+    receptive_radius: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """Name of its family."""
+        return str(self.stored.get("kind"))
+
+    def macs(
+        self,
+        height: int,
+        width: int,
+        *,
+        lines: bool = True,
+        sampled: int | None = None,
+        coils: int = 1,
+    ) -> dict[str, int]:
+        """Return what was counted for the bundle's own matrix and mask."""
+        return dict(self.counted)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the bundle holds."""
+        return dict(self.stored)
+
+
+def describe_spec(spec: NetworkSpec) -> dict[str, Any]:
+    """Return what a bundle says of a network for machines without the package of its family."""
+    return {"reads": str(spec.reads), "has_data_consistency": spec.has_data_consistency}
+
+
+def described_spec(meta: Mapping[str, Any]) -> NetworkSpec:
+    """Return the specification in a manifest or in a checkpoint's header.
+
+    Args:
+        meta: With the key `spec`; manifests also have `network` (`describe_spec`), `parameters` and
+            `macs`, by which a bundle runs where its family is not installed.
+
+    Raises:
+        ModelError: See `spec_from_dict`.
+    """
+    stored, network = meta["spec"], meta.get("network")
+    if isinstance(network, Mapping) and stored.get("kind") not in NETWORKS:
+        try:
+            return _Described(
+                stored=stored,
+                reads=InputKind(network["reads"]),
+                has_data_consistency=bool(network["has_data_consistency"]),
+                parameters=int(meta["parameters"]),
+                counted=meta["macs"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"A manifest describes its network wrongly ({error!r}).", "Export it again."
+            ) from error
+    return spec_from_dict(stored)

@@ -7,7 +7,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from kdmri_edge.models.blocks import ConvStack, Features
+from kdmri_edge.models.blocks import ConvStack
+from kdmri_edge.models.convolutions import Convolution
+from kdmri_edge.models.network import Features, Network
 from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.operators import Form
 
@@ -17,7 +19,7 @@ __all__ = ["VDSR"]
 _LAST = 0.1
 
 
-class VDSR(nn.Module):
+class VDSR(Network):
     """Super-resolution of an image whose k-space was cut to its centre.
 
     Args:
@@ -26,6 +28,8 @@ class VDSR(nn.Module):
     Attributes:
         form: Present for uniformity with DC-CNN; without effect.
     """
+
+    spec: ModelSpec
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -67,3 +71,7 @@ class VDSR(nn.Module):
     ) -> Tensor:
         """Reconstruct: images [B, C, H, W] to images of the same shape."""
         return self.features(x_u, operator).output
+
+    def convolutions(self) -> list[Convolution]:
+        """Describe its convolutions, by its structure."""
+        return self.stack.convolutions("stack")

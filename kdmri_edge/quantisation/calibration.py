@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from kdmri_edge.models.blocks import ConvStack
-from kdmri_edge.models.build import Network
+from kdmri_edge.models.network import Network
+from kdmri_edge.quantisation.scheme import reads_image
 
 __all__ = ["activation_maxima"]
 
@@ -40,25 +41,21 @@ def activation_maxima(
     """
     found: dict[str, Tensor] = {}
     seen: Counter[str] = Counter()
-    position: dict[str, int] = {}
+    hidden: dict[str, bool] = {}
     hooks = []
-    for stack_name, stack in network.named_modules():
-        if not isinstance(stack, ConvStack):
-            continue
-        for place, conv in enumerate(stack.convs):
-            position[f"{stack_name}.convs.{place}"] = place
+    for described in network.convolutions():
+        conv = cast(nn.Conv2d, network.get_submodule(described.name))
+        hidden[described.name] = described.rectified or not reads_image(conv.in_channels)
 
-            def look(
-                module: nn.Module, given: tuple[Tensor], name: str = f"{stack_name}.convs.{place}"
-            ) -> None:
-                values = given[0].detach().abs().transpose(0, 1).flatten(1)
-                seen[name] += values.shape[1]
-                if name in found:
-                    values = torch.cat((found[name], values), 1)
-                kept = _KEPT if position[name] else 1
-                found[name] = torch.topk(values, min(kept, values.shape[1]), 1).values
+        def look(module: nn.Module, given: tuple[Tensor], name: str = described.name) -> None:
+            values = given[0].detach().abs().transpose(0, 1).flatten(1)
+            seen[name] += values.shape[1]
+            if name in found:
+                values = torch.cat((found[name], values), 1)
+            kept = _KEPT if hidden[name] else 1
+            found[name] = torch.topk(values, min(kept, values.shape[1]), 1).values
 
-            hooks.append(conv.register_forward_pre_hook(look))
+        hooks.append(conv.register_forward_pre_hook(look))
     try:
         with torch.no_grad():
             for given in batches:
@@ -66,11 +63,11 @@ def activation_maxima(
     finally:
         for hook in hooks:
             hook.remove()
-    if unseen := position.keys() - found.keys():
+    if unseen := hidden.keys() - found.keys():
         raise RuntimeError(f"{min(unseen)} was not called by its network")
     maxima = {}
     for name, largest in found.items():  # in falling order
-        outside = int(_TAIL * seen[name]) if position[name] else 0
+        outside = int(_TAIL * seen[name]) if hidden[name] else 0
         chosen = largest[:, min(outside, largest.shape[1] - 1)]
         maxima[name] = [float(f"{value:.5g}") for value in chosen]
     return maxima

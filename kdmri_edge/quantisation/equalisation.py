@@ -14,8 +14,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from kdmri_edge.models.blocks import ConvStack
-from kdmri_edge.models.build import Network
+from kdmri_edge.models.network import Network
 
 __all__ = ["equalise"]
 
@@ -24,7 +23,7 @@ _LEAST = 1e-2
 
 
 def equalise(network: Network, maxima: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Rescale the hidden channels of a network, in place.
+    """Rescale the hidden channels of a network, in place, where one convolution alone reads them.
 
     The factor of a channel is sqrt(largest activation / largest weight that reads it), halfway
     between equal activations and equal weights.
@@ -37,24 +36,23 @@ def equalise(network: Network, maxima: Mapping[str, Sequence[float]]) -> dict[st
         Largest magnitude that each convolution of `maxima` reads, after rescaling.
     """
     after = {name: max(values) for name, values in maxima.items()}
-    for stack_name, stack in network.named_modules():
-        if not isinstance(stack, ConvStack):
+    for described in network.convolutions():
+        name = described.name
+        if described.follows is None or name not in maxima:
             continue
-        for place in range(1, len(stack.convs)):
-            name = f"{stack_name}.convs.{place}"
-            if name not in maxima:
-                continue
-            writes = cast(nn.Conv2d, stack.convs[place - 1])
-            reads = cast(nn.Conv2d, stack.convs[place])
-            heaviest = reads.weight.detach().abs().amax((0, 2, 3))
-            seen = torch.tensor(maxima[name], dtype=torch.float32, device=heaviest.device)
-            factor = torch.sqrt(_floored(seen) / _floored(heaviest))
-            with torch.no_grad():
-                writes.weight.div_(factor[:, None, None, None])
-                if writes.bias is not None:
-                    writes.bias.div_(factor)
-                reads.weight.mul_(factor[None, :, None, None])
-            after[name] = float((seen / factor).max())
+        writes = cast(nn.Conv2d, network.get_submodule(described.follows))
+        reads = cast(nn.Conv2d, network.get_submodule(name))
+        if reads.groups != 1:  # a weight there does not belong to one channel that is read
+            continue
+        heaviest = reads.weight.detach().abs().amax((0, 2, 3))
+        seen = torch.tensor(maxima[name], dtype=torch.float32, device=heaviest.device)
+        factor = torch.sqrt(_floored(seen) / _floored(heaviest))
+        with torch.no_grad():
+            writes.weight.div_(factor[:, None, None, None])
+            if writes.bias is not None:
+                writes.bias.div_(factor)
+            reads.weight.mul_(factor[None, :, None, None])
+        after[name] = float((seen / factor).max())
     return after
 
 

@@ -15,16 +15,16 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from kdmri_edge.models.blocks import ConvStack
-from kdmri_edge.models.build import Network
+from kdmri_edge.models.convolutions import replace_module
+from kdmri_edge.models.network import Network
 from kdmri_edge.quantisation.scheme import (
     BOUNDS,
     FINE,
     LARGEST,
-    NARROW,
     TINY,
     activation_kind,
     reads_image,
+    taken_apart,
 )
 
 __all__ = ["FakeQuantConv", "add_fake_quantisation", "remove_fake_quantisation"]
@@ -53,9 +53,9 @@ class FakeQuantConv(nn.Module):
         super().__init__()
         self.conv = conv
         self.log_range = nn.Parameter(torch.tensor(math.log(max(largest, TINY)) / _GEAR))
-        self.image = reads_image(conv.in_channels)
+        self.image = reads_image(conv.in_channels, conv.groups)
         self.kind = activation_kind(image=self.image, rectified=rectified, unsigned=unsigned)
-        self.by_tap = unsigned and conv.out_channels <= NARROW
+        self.by_tap = unsigned and taken_apart(conv)
 
     @property
     def largest(self) -> float:
@@ -102,24 +102,22 @@ def add_fake_quantisation(network: Network, ranges: Mapping[str, float], *, unsi
         ranges: Largest magnitude that each convolution reads, by its name.
         unsigned: Round as for CPUs, else as for TensorRT.
     """
-    for stack_name, stack in network.named_modules():
-        if not isinstance(stack, ConvStack):
-            continue
-        for place, conv in enumerate(stack.convs):
-            largest = ranges[f"{stack_name}.convs.{place}"]
-            stack.convs[place] = FakeQuantConv(
-                cast(nn.Conv2d, conv), largest, rectified=place > 0, unsigned=unsigned
-            )
+    for described in network.convolutions():
+        name = described.name
+        conv = cast(nn.Conv2d, network.get_submodule(name))
+        rounded = FakeQuantConv(
+            conv, ranges[name], rectified=described.rectified, unsigned=unsigned
+        )
+        replace_module(network, name, rounded)
 
 
 def remove_fake_quantisation(network: Network) -> dict[str, float]:
     """Give a network its float convolutions back, in place; return the ranges that were learned."""
-    ranges = {}
-    for stack_name, stack in network.named_modules():
-        if not isinstance(stack, ConvStack):
-            continue
-        for place, conv in enumerate(stack.convs):
-            if isinstance(conv, FakeQuantConv):
-                ranges[f"{stack_name}.convs.{place}"] = conv.largest
-                stack.convs[place] = conv.conv
-    return ranges
+    rounded = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, FakeQuantConv)
+    }
+    for name, module in rounded.items():
+        replace_module(network, name, module.conv)
+    return {name: module.largest for name, module in rounded.items()}

@@ -14,9 +14,21 @@ range unused after a ReLU.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["BOUNDS", "FINE", "LARGEST", "NARROW", "TINY", "activation_kind", "reads_image"]
+if TYPE_CHECKING:
+    from torch.nn import Conv2d
+
+__all__ = [
+    "BOUNDS",
+    "FINE",
+    "LARGEST",
+    "NARROW",
+    "TINY",
+    "activation_kind",
+    "reads_image",
+    "taken_apart",
+]
 
 LARGEST: Final = {"s8": 127, "u8": 255, "u8c": 127}
 """Steps from zero to the largest value: of signed, unsigned, and unsigned about 128 activations.
@@ -39,9 +51,19 @@ NARROW: Final = 2
 _IMAGE: Final = 2
 
 
-def reads_image(inputs: int) -> bool:
+def reads_image(inputs: int, groups: int = 1) -> bool:
     """Tell whether a convolution of so many input channels reads an image, to be split in two."""
-    return inputs <= _IMAGE
+    return inputs <= _IMAGE and groups == 1
+
+
+def taken_apart(conv: Conv2d) -> bool:
+    """Tell whether a convolution is exported tap by tap for CPUs: narrow, and a plain square."""
+    return (
+        conv.out_channels <= NARROW
+        and conv.groups == 1
+        and conv.padding_mode == "zeros"
+        and all(len(set(pair)) == 1 for pair in (conv.kernel_size, conv.dilation))
+    )
 
 
 def activation_kind(*, image: bool, rectified: bool, unsigned: bool) -> str:

@@ -32,9 +32,9 @@ from kdmri_edge.distillation.losses import distance
 from kdmri_edge.distillation.recipe import DistillRecipe, Qat, Quantize
 from kdmri_edge.distillation.stages import Batch, Criterion, Stage, TrainContext
 from kdmri_edge.errors import RunError
-from kdmri_edge.models.blocks import Features, channels_last
-from kdmri_edge.models.build import Network
+from kdmri_edge.models.blocks import channels_last
 from kdmri_edge.models.checkpoint import read_checkpoint_meta
+from kdmri_edge.models.network import Features, Network
 from kdmri_edge.physics.consistency import maps_tensor
 from kdmri_edge.physics.scaling import as_channels
 from kdmri_edge.quantisation.calibration import activation_maxima

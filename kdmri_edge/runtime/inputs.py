@@ -22,7 +22,8 @@ from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError, MaskError
 from kdmri_edge.models.checkpoint import is_checkpoint, read_checkpoint_meta
-from kdmri_edge.models.specs import ModelSpec
+from kdmri_edge.models.protocol import NetworkSpec
+from kdmri_edge.models.specs import described_spec
 from kdmri_edge.physics.coils import COILS, compress, noise_weights, sense_zero_filled
 from kdmri_edge.physics.combining import combined, is_zero_phase
 from kdmri_edge.physics.espirit import sense_slice
@@ -58,7 +59,7 @@ class InputSpec:
         coils: Virtual coils that scans are compressed to, at most, for networks that combine coils.
     """
 
-    spec: ModelSpec
+    spec: NetworkSpec
     mask: Mask
     matrix: int
     coils: int = COILS
@@ -105,7 +106,7 @@ def read_input_spec(source: Path, mask: Mask | None = None) -> InputSpec:
     else:
         meta = open_bundle(source, verify=False).manifest
     return InputSpec(
-        spec=ModelSpec.from_dict(meta["spec"]),
+        spec=described_spec(meta),
         mask=mask or Mask.from_dict(meta["mask"]),
         matrix=int(meta["matrix"]),
         coils=int(meta.get("coils", COILS)),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.errors import BackendError, DataError, MaskError
 from kdmri_edge.models.checkpoint import is_checkpoint
+from kdmri_edge.models.specs import described_spec
 from kdmri_edge.physics.coils import sense_operator_array
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import choose_form, operator_array
@@ -343,7 +344,7 @@ def operator_of(bundle: Bundle, mask: Mask | None = None) -> Array | None:
             f"Mask {chosen.name!r} and that of {bundle.path} are not of one kind.",
             "A graph made for line masks takes line masks; export one for the other kind.",
         )
-    channels = int(bundle.manifest["spec"]["channels"])
+    channels = described_spec(bundle.manifest).channels
     if bundle.takes_maps:
         return sense_operator_array(chosen, form, any_mask=True).astype(np.float32)
     return operator_array(chosen, form, channels).astype(np.float32)

@@ -12,12 +12,12 @@ import pytest
 from kdmri_edge.data.case import Case, make_case
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.distillation.run_folder import Run
-from kdmri_edge.models.specs import Kind, ModelSpec
+from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.masks import Mask, variable_density_lines
 
 MATRIX = 32
 SPECS = {
-    role: ModelSpec(kind=Kind.DCCNN, cascades=2, convs=convs, width=4, attention_tap=convs - 1)
+    role: ModelSpec(kind="dccnn", cascades=2, convs=convs, width=4, attention_tap=convs - 1)
     for role, convs in (("teacher", 3), ("plain", 2), ("student", 2))
 }
 

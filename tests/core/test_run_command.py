@@ -19,7 +19,6 @@ import torch
 
 from kdmri_edge.data.formats.registry import read_volume, write_image
 from kdmri_edge.data.phantom.volumes import phantom_volume
-from kdmri_edge.models.specs import Kind
 from kdmri_edge.physics.masks import Mask, variable_density_lines
 from kdmri_edge.physics.operators import zero_filled
 from kdmri_edge.runtime.bundle import MANIFEST, SCHEMA, open_bundle
@@ -40,7 +39,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, architecture in {
         "magnitude": None,
         "complex": spec(channels=2),
-        "sr": spec(kind=Kind.VDSR),
+        "sr": spec(kind="vdsr"),
     }.items():
         weights = write_checkpoint(folder / f"{name}.safetensors", architecture)
         made[name] = export_model(weights, ExportRecipe(target="onnx"), folder / name).path

@@ -14,7 +14,7 @@ from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.checkpoint import Checkpoint, save_checkpoint
 from kdmri_edge.models.reconstructor import Reconstructor
-from kdmri_edge.models.specs import Kind, ModelSpec
+from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.masks import Mask, variable_density_2d, variable_density_lines
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.physics.scaling import network_maps
@@ -26,14 +26,14 @@ MATRIX = 32
 def spec(
     *,
     channels: int = 1,
-    kind: Kind = Kind.DCCNN,
+    kind: str = "dccnn",
     noise_weight: float | None = None,
     coils: bool = False,
     cascades: int = 3,
 ) -> ModelSpec:
     return ModelSpec(
         kind=kind,
-        cascades=cascades if kind is Kind.DCCNN else 1,
+        cascades=cascades if kind == "dccnn" else 1,
         convs=2,
         width=4,
         attention_tap=1,

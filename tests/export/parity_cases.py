@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.errors import BackendError, ExportError
 from kdmri_edge.models.reconstructor import Reconstructor
-from kdmri_edge.models.specs import Kind, ModelSpec
+from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.deviation import compare, tolerance_for
@@ -50,7 +50,7 @@ CASES: dict[str, Case] = {
     "sense, DFT": (small(channels=2, coils=True), lines(31), Form.DFT, (31, 25)),
     "sense, 2-D mask, odd": (small(channels=2, coils=True), points(31, 25), None, (31, 25)),
     "sense, FFT, 2-D mask": (small(channels=2, coils=True), points(32, 24), Form.FFT, (32, 24)),
-    "super-resolution": (small(kind=Kind.VDSR), lines(), None, (32, 24)),
+    "super-resolution": (small(kind="vdsr"), lines(), None, (32, 24)),
 }
 # One of each form, of each kind of mask and of each kind of input, at odd sizes where they go.
 EVERY_TIME = (

@@ -24,7 +24,6 @@ from kdmri_edge.errors import (
 )
 from kdmri_edge.models.checkpoint import load_reconstructor
 from kdmri_edge.models.reconstructor import Reconstructor
-from kdmri_edge.models.specs import Kind
 from kdmri_edge.physics.scaling import SCALING_RULE
 from kdmri_edge.runtime import deviation
 from kdmri_edge.runtime.backends.torchscript import TorchScriptSession
@@ -107,7 +106,7 @@ def test_form_follows_mask_and_choice(
     assert bundle.manifest["dc"] == form
 
 
-@pytest.mark.parametrize("architecture", [spec(channels=2), spec(kind=Kind.VDSR)])
+@pytest.mark.parametrize("architecture", [spec(channels=2), spec(kind="vdsr")])
 def test_other_networks_pass_the_gate(architecture: Any, tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "net.safetensors", architecture)
     bundle = export_model(
@@ -261,7 +260,7 @@ class TestMaskAsInput:
             export_model(
                 checkpoint, ExportRecipe(target=QUICK, dc="fft", mask_input=True), tmp_path / "no"
             )
-        weights = write_checkpoint(tmp_path / "sr.safetensors", spec(kind=Kind.VDSR))
+        weights = write_checkpoint(tmp_path / "sr.safetensors", spec(kind="vdsr"))
         with pytest.raises(ExportError, match="no data consistency"):
             export_model(weights, ExportRecipe(target=QUICK, mask_input=True), tmp_path / "no")
         assert not (tmp_path / "no").exists()

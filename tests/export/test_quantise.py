@@ -44,7 +44,7 @@ def model(*, unsigned: bool, maxima: dict[str, list[float]] | None = None) -> An
         ExportRecipe(target="onnx", precision="int8"),
         narrow=False,
         unsigned=unsigned,
-    )
+    )[0]
 
 
 @pytest.mark.parametrize("unsigned", [True, False])

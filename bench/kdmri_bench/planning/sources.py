@@ -12,8 +12,9 @@ from kdmri_bench.planning.testdata import check_same_input
 from kdmri_edge.distillation.run_folder import ROLES, Run
 from kdmri_edge.errors import BenchError, BundleError, CheckpointError, RunError
 from kdmri_edge.models.checkpoint import read_checkpoint_meta
+from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.shipped import is_reference, refusal, resolve
-from kdmri_edge.models.specs import ModelSpec
+from kdmri_edge.models.specs import described_spec
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.bundle import MANIFEST, open_bundle
 
@@ -48,7 +49,7 @@ class Source:
 
     name: str
     role: str
-    spec: ModelSpec
+    spec: NetworkSpec
     mask: Mask
     matrix: int
     training: Mapping[str, Any]
@@ -86,7 +87,7 @@ def _source(meta: Mapping[str, Any], origin: Path, error: type[CheckpointError |
         return Source(
             name=ROLES.get(role, role),
             role=role,
-            spec=ModelSpec.from_dict(meta["spec"]),
+            spec=described_spec(meta),
             mask=Mask.from_dict(meta["mask"]),
             matrix=int(meta["matrix"]),
             training=meta.get("training") or {},

@@ -17,7 +17,7 @@ from kdmri_edge.distillation.recipe import load_recipe
 from kdmri_edge.distillation.request import PHANTOM, Settings
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError
-from kdmri_edge.models.specs import ModelSpec
+from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.utils.console import progress
 
@@ -132,7 +132,7 @@ def choose_files(
     return chosen, split.name
 
 
-def check_same_input(networks: Sequence[tuple[str, ModelSpec]]) -> None:
+def check_same_input(networks: Sequence[tuple[str, NetworkSpec]]) -> None:
     """Refuse networks that want different inputs of the same volumes.
 
     Args:
@@ -168,7 +168,7 @@ def load_cases(
     *,
     mask: Mask,
     matrix: int,
-    spec: ModelSpec,
+    spec: NetworkSpec,
     split: str | None = None,
 ) -> TestData:
     """Read volumes, bring them to the matrix and undersample them as a network wants them.
@@ -187,7 +187,7 @@ def _cases(
     *,
     mask: Mask,
     matrix: int,
-    spec: ModelSpec,
+    spec: NetworkSpec,
     split: str | None,
 ) -> TestData:
     """Bring volumes to the matrix one at a time, and undersample them."""
@@ -206,7 +206,7 @@ def load_data(
     *,
     mask: Mask,
     matrix: int,
-    spec: ModelSpec,
+    spec: NetworkSpec,
     runs: Sequence[Run] = (),
     contrast: str | None = None,
     subjects: Sequence[str] = (),
@@ -254,7 +254,7 @@ def load_data(
 _PHANTOM_STATEMENT = "A procedural phantom (retrospective, single-coil, zero-phase k-space)."
 
 
-def _phantom(run: Run | None, *, mask: Mask, matrix: int, spec: ModelSpec) -> TestData:
+def _phantom(run: Run | None, *, mask: Mask, matrix: int, spec: NetworkSpec) -> TestData:
     """Draw the test volumes of a run on the phantom; for other networks those of the quickstart."""
     recipe = load_recipe("quickstart")
     split = None
@@ -273,7 +273,7 @@ def _phantom(run: Run | None, *, mask: Mask, matrix: int, spec: ModelSpec) -> Te
     return replace(drawn, statement=_PHANTOM_STATEMENT) if spec.channels == 1 else drawn
 
 
-def _statement(spec: ModelSpec, measured: Sequence[bool]) -> str:
+def _statement(spec: NetworkSpec, measured: Sequence[bool]) -> str:
     if spec.channels == 1:
         return RETROSPECTIVE
     if spec.coils:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from kdmri_bench.planning.settings import USUAL, BenchSettings, Precision
 from kdmri_bench.results.ratios import PLAIN_EXPORT
-from kdmri_edge.models.specs import Kind, ModelSpec
+from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.runtime.backends.registry import BACKENDS, Backend
 from kdmri_edge.runtime.targets import TARGETS, Target
 
@@ -129,7 +129,9 @@ class ExportedVariant:
         return "-".join([name, *marks])
 
 
-def exported_variants(spec: ModelSpec, role: str, settings: BenchSettings) -> list[ExportedVariant]:
+def exported_variants(
+    spec: NetworkSpec, role: str, settings: BenchSettings
+) -> list[ExportedVariant]:
     """Return the exports of a network, and what runs them."""
     found = []
     for target in TARGETS.values():
@@ -147,7 +149,7 @@ def exported_variants(spec: ModelSpec, role: str, settings: BenchSettings) -> li
             for way in variants_for(TARGETS["openvino"], BACKENDS["openvino"], settings)
         ]
     # The plain student has the distilled one's graph: measuring it twice would tell nothing.
-    if settings.plain_export and role != "plain" and spec.kind is Kind.DCCNN:
+    if settings.plain_export and role != "plain" and spec.has_data_consistency:
         found += [
             ExportedVariant(
                 target=way.target,

@@ -15,7 +15,7 @@ from kdmri_bench.results.schema import ZERO_FILLED, Network, Row, TestVolume
 from kdmri_bench.results.statistics import bootstrap
 from kdmri_edge.metrics import METRICS
 
-__all__ = ["derived", "gap", "layer_values", "of_role"]
+__all__ = ["derived", "gap", "of_role"]
 
 # Runtimes without matrix products of their own borrow those of the library beneath.
 _PEAK_OF: Final = {"TorchScript": REFERENCE, "TensorRT": CUDA, "TensorRT-RTX": CUDA}
@@ -79,11 +79,6 @@ def _to_teacher(
         found = bootstrap(subjects, values[:, None], lambda means: means[:, 0])
         result[name] = found.to_dict()
     return result
-
-
-def layer_values(widths: Sequence[tuple[int, int]], cascades: int, pixels: int) -> int:
-    """Count the values that all convolutions of one slice read and write."""
-    return sum(i + o for i, o in widths) * cascades * pixels
 
 
 def _limit(row: Row, network: Network, peaks: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,15 +1,17 @@
 """Convolutions in half precision inside a float32 graph, with explicit casts.
 
-Data consistency and the cascade's residual stay in float32: rounding them would move acquired
+Everything else, data consistency above all, stays in float32: rounding it would move acquired
 samples. Strongly typed builders (TensorRT 11) compute what the graph says, so it has to say it.
 """
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
-from kdmri_edge.models.blocks import ConvStack
+from kdmri_edge.models.convolutions import replace_module
 from kdmri_edge.models.reconstructor import Reconstructor
 
 __all__ = ["DTYPES", "cast_convolutions"]
@@ -18,19 +20,43 @@ DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
 
 
 class _Cast(nn.Module):
-    def __init__(self, stack: ConvStack, dtype: torch.dtype) -> None:
+    """A convolution in half precision.
+
+    Args:
+        conv: The convolution.
+        dtype: What it computes in.
+        given: It is given halves, by the convolution that it follows.
+        hands_on: What reads its output takes halves.
+    """
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, *, given: bool, hands_on: bool) -> None:
         super().__init__()
-        self.stack = stack.to(dtype)
-        self.dtype = dtype
+        self.conv = conv.to(dtype)
+        self.dtype, self.given, self.hands_on = dtype, given, hands_on
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        correction, tapped = self.stack(x.to(self.dtype))
-        return correction.float(), tapped
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.conv(x if self.given else x.to(self.dtype))
+        return made if self.hands_on else made.float()
 
 
-def cast_convolutions(reconstructor: Reconstructor, precision: str) -> None:
-    """Let the convolutions of a network compute in a precision of `DTYPES`, in place."""
-    for module in list(reconstructor.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, ConvStack):
-                setattr(module, name, _Cast(child, DTYPES[precision]))
+def cast_convolutions(reconstructor: Reconstructor, precision: str) -> int:
+    """Let the convolutions of a network compute in a precision of `DTYPES`, in place.
+
+    Between convolutions that follow each other there is no cast.
+
+    Returns:
+        How many there are.
+    """
+    network = reconstructor.model
+    found = network.convolutions()
+    followed = {described.follows for described in found}
+    for described in found:
+        conv = cast(nn.Conv2d, network.get_submodule(described.name))
+        made = _Cast(
+            conv,
+            DTYPES[precision],
+            given=described.follows is not None,
+            hands_on=described.name in followed,
+        )
+        replace_module(network, described.name, made)
+    return len(found)

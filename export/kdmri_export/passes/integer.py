@@ -2,89 +2,122 @@
 
 What is rounded, and how, is in `kdmri_edge.quantisation.scheme`; the values are those of training
 with rounding (`kdmri_edge.quantisation.fake_quantisation`). PyTorch's kernels put out integers
-alone, so the last convolution of a stack, whose image would lose too much in eight bits, reads
-integers and computes with its rounded weights in float, as ONNX Runtime does. Data consistency and
-the cascade's residual stay in float32.
+alone, so a convolution whose output is not read by one other alone, behind a ReLU, such as the last
+one before an image that would lose too much in eight bits, reads integers and computes with its
+rounded weights in float, as ONNX Runtime does. Everything else stays in float32.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from kdmri_edge.errors import ExportError
-from kdmri_edge.models.blocks import ConvStack
+from kdmri_edge.models.convolutions import RECTIFIERS, replace_module
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.quantisation.fake_quantisation import FakeQuantConv, add_fake_quantisation
 from kdmri_edge.quantisation.scheme import FINE, LARGEST, TINY
 
-__all__ = ["quantise_convolutions"]
+__all__ = ["RectifiedIntegers", "quantise_convolutions"]
 
 # PyTorch's kernels take unsigned activations alone: signed integers are moved by half their range.
 _ZERO_POINT = {"u8": 0, "u8c": 128, "s8": 128}
 
 
-class _IntegerConv(nn.Module):
-    """A convolution and a ReLU from integers to the integers that are read next.
+class _Reader(nn.Module):
+    """What a convolution in integers reads.
 
     Args:
         rounded: The convolution.
-        step: Of what it puts out.
-        zero_point: The same.
+        given: It is given its integers, by the convolution that it follows.
     """
 
-    def __init__(self, rounded: FakeQuantConv, step: float, zero_point: int) -> None:
+    def __init__(self, rounded: FakeQuantConv, *, given: bool) -> None:
         super().__init__()
+        self.given, self.image = given, rounded.image
+        self.step = max(rounded.largest, TINY) / LARGEST[rounded.kind]
+        self.zero_point = _ZERO_POINT[rounded.kind]
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        return torch.quantize_per_tensor(x, self.step, self.zero_point, torch.quint8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the integers."""
+        if self.given:
+            return x
+        if self.image:
+            coarse = self._rounded(x).dequantize()
+            x = torch.cat((coarse, FINE * (x - coarse)), 1)
+        return self._rounded(x)
+
+
+class _IntegerConv(nn.Module):
+    """A convolution and the ReLU behind it, to the integers that are read next.
+
+    Args:
+        rounded: The convolution.
+        given: See `_Reader`.
+        next_one: What reads its integers.
+    """
+
+    def __init__(self, rounded: FakeQuantConv, next_one: _Reader, *, given: bool) -> None:
+        super().__init__()
+        self.reader = _Reader(rounded, given=given)
         self.packed = _packed(rounded)  # a module's own attribute, or it could not be traced
-        self.step, self.zero_point = step, zero_point
+        self.step, self.zero_point = next_one.step, next_one.zero_point
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(
             Tensor,
-            torch.ops.quantized.conv2d_relu(x, self.packed, self.step, self.zero_point),
+            torch.ops.quantized.conv2d_relu(
+                self.reader(x), self.packed, self.step, self.zero_point
+            ),
         )
 
 
-class _IntegerStack(nn.Module):
-    """A stack of convolutions that hand integers to each other.
+class _RoundedConv(nn.Module):
+    """A convolution that reads integers and computes with its rounded weights in float.
 
     Args:
-        stack: Of `FakeQuantConv`.
+        rounded: The convolution.
+        given: See `_Reader`.
     """
 
-    def __init__(self, stack: ConvStack) -> None:
+    def __init__(self, rounded: FakeQuantConv, *, given: bool) -> None:
         super().__init__()
-        convs = [cast(FakeQuantConv, conv) for conv in stack.convs]
-        self.image = convs[0].image
-        self.steps = [max(conv.largest, TINY) / LARGEST[conv.kind] for conv in convs]
-        self.zero_points = [_ZERO_POINT[conv.kind] for conv in convs]
-        self.convs = nn.ModuleList(
-            _IntegerConv(conv, step, point)
-            for conv, step, point in zip(convs, self.steps[1:], self.zero_points[1:], strict=False)
-        )
-        last = convs[-1]
-        self.last = copy.deepcopy(last.conv)
-        with torch.no_grad():
-            self.last.weight = nn.Parameter(last.weight())
+        self.reader = _Reader(rounded, given=given)
+        self.conv = copy.deepcopy(rounded.conv)
+        weight = rounded.weight().detach()
+        self.conv.in_channels = weight.shape[1] * self.conv.groups
+        self.conv.weight = nn.Parameter(weight)
 
-    def _integers(self, x: Tensor, place: int) -> Tensor:
-        return torch.quantize_per_tensor(
-            x, self.steps[place], self.zero_points[place], torch.quint8
-        )
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.conv(self.reader(x).dequantize()))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        given = x
-        if self.image:
-            coarse = self._integers(x, 0).dequantize()
-            x = torch.cat((coarse, FINE * (x - coarse)), 1)
-        x = self._integers(x, 0)
-        for conv in self.convs:
-            x = conv(x)
-        return self.last(x.dequantize()), given
+
+class RectifiedIntegers(TorchFunctionMode):
+    """While active, a network's own ReLUs leave integers as they are: their kernels have done it.
+
+    A context for what traces a network after `quantise_convolutions`.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in RECTIFIERS:
+            x = args[0] if args else (kwargs or {})["input"]
+            if x.is_quantized:
+                return x
+        return func(*args, **(kwargs or {}))
 
 
 def _packed(rounded: FakeQuantConv) -> Any:
@@ -100,24 +133,52 @@ def _packed(rounded: FakeQuantConv) -> Any:
     )  # fmt: skip
 
 
-def quantise_convolutions(reconstructor: Reconstructor, ranges: Mapping[str, float]) -> None:
+def _takes_integers(conv: nn.Conv2d) -> bool:
+    """Tell whether PyTorch's kernels have such a convolution: padded with zeros, by numbers."""
+    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def quantise_convolutions(reconstructor: Reconstructor, ranges: Mapping[str, float]) -> int:
     """Let the convolutions of a network compute in integers, in place.
 
     Args:
         reconstructor: A network of equalised weights (`quantisation.equalisation`).
         ranges: Largest magnitude that each of its convolutions reads, by its name.
 
+    Returns:
+        How many of them compute in integers.
+
     Raises:
         ExportError: The range of a convolution is missing.
     """
+    network = reconstructor.model
+    found = network.convolutions()
     try:
-        add_fake_quantisation(reconstructor.model, ranges, unsigned=True)
+        add_fake_quantisation(network, ranges, unsigned=True)
     except KeyError as missing:
         raise ExportError(
             f"What convolution {missing.args[0]!r} reads is not known.",
             "The activation maxima belong to another network; export in another precision.",
         ) from missing
-    for module in list(reconstructor.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, ConvStack):
-                setattr(module, name, _IntegerStack(child))
+    rounded = {
+        described.name: cast(FakeQuantConv, network.get_submodule(described.name))
+        for described in found
+    }
+    # Integers are handed on where one convolution alone reads them, as they are.
+    readers = {
+        described.follows: described.name
+        for described in found
+        if described.follows is not None
+        and _takes_integers(rounded[described.follows].conv)
+        and not rounded[described.name].image
+    }
+    given = set(readers.values())
+    for name, conv in rounded.items():
+        made: nn.Module
+        if name in readers:
+            next_one = _Reader(rounded[readers[name]], given=True)
+            made = _IntegerConv(conv, next_one, given=name in given)
+        else:
+            made = _RoundedConv(conv, given=name in given)
+        replace_module(network, name, made)
+    return len(readers)

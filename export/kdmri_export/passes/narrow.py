@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdmri_edge.models.reconstructor import Reconstructor
-from kdmri_edge.quantisation.scheme import NARROW
+from kdmri_edge.quantisation.scheme import taken_apart
 
 __all__ = ["NarrowConv", "decompose_narrow_convs"]
 
@@ -25,7 +25,7 @@ class NarrowConv(nn.Module):
     """A convolution taken apart into taps, shifts and a sum.
 
     Args:
-        conv: A square convolution of stride 1 with zero padding that keeps the size.
+        conv: A square convolution with zero padding, one group and one dilation.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -34,6 +34,7 @@ class NarrowConv(nn.Module):
         taps = side * side
         self.outputs, self.dilation = outputs, conv.dilation[0]
         self.padding = cast(tuple[int, int], conv.padding)
+        self.stride = cast(tuple[int, int], conv.stride)
         weight = conv.weight.detach().permute(0, 2, 3, 1).reshape(outputs * taps, inputs, 1, 1)
         self.weight = nn.Parameter(weight.contiguous())
         # Given to one tap of each output, the bias needs no addition of its own.
@@ -53,7 +54,7 @@ class NarrowConv(nn.Module):
         taps = F.conv2d(x, self.weight)
         shifts = cast(Tensor, self.shifts)
         moved = F.conv2d(
-            taps, shifts, self.bias, 1, self.padding, self.dilation, groups=len(shifts)
+            taps, shifts, self.bias, self.stride, self.padding, self.dilation, groups=len(shifts)
         )
         if self.outputs == 1:  # a Split into one part would be a node of its own
             return moved.sum(1, keepdim=True)
@@ -65,5 +66,5 @@ def decompose_narrow_convs(reconstructor: Reconstructor) -> None:
     """Replace the narrow convolutions of a network, in place."""
     for module in list(reconstructor.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.Conv2d) and child.out_channels <= NARROW:
+            if isinstance(child, nn.Conv2d) and taken_apart(child):
                 setattr(module, name, NarrowConv(child))

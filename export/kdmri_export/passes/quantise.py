@@ -53,21 +53,27 @@ def quantise_graph(model: Any, ranges: Mapping[str, float], *, unsigned: bool) -
     makers = {output: node for node in graph.node for output in node.output}
     nodes: list[Any] = []
     waiting = set(ranges)
+    rounded: dict[str, str] = {}  # a weight that several nodes have is rounded once
     for node in graph.node:
-        tensor = constants.get(node.input[1]) if node.op_type == "Conv" else None
-        key = tensor.name.removesuffix(_WEIGHT) if tensor is not None else None
-        if key in waiting:
+        name = node.input[1] if node.op_type == "Conv" else ""
+        key = name.removesuffix(_WEIGHT)
+        if name in constants and key in ranges:
             waiting.discard(key)
-            maker = makers.get(node.input[0])
-            weight = onnx.numpy_helper.to_array(tensor)
-            image = reads_image(weight.shape[1])
-            rectified = maker is not None and maker.op_type == "Relu"
+            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+            image = reads_image(constants[name].dims[1], groups)
+            rectified = _is_rectified(node.input[0], makers)
             kind = activation_kind(image=image, rectified=rectified, unsigned=unsigned)
+            own = f"{key}.{node.name}" if name in rounded else key
             if image:
-                nodes += _split_image(onnx, graph, node, key, ranges[key], kind)
-                weight = np.concatenate((weight, weight / FINE), axis=1)
-            nodes += _activation(onnx, graph, node, key, ranges[key], kind)
-            nodes += _weight(onnx, graph, node, tensor, weight)
+                nodes += _split_image(onnx, graph, node, own, ranges[key], kind)
+            nodes += _activation(onnx, graph, node, own, ranges[key], kind)
+            if name not in rounded:
+                weight = onnx.numpy_helper.to_array(constants[name])
+                if image:
+                    weight = np.concatenate((weight, weight / FINE), axis=1)
+                nodes += _weight(onnx, graph, node, constants[name], weight)
+                rounded[name] = node.input[1]
+            node.input[1] = rounded[name]
         nodes.append(node)
     if waiting:
         raise ExportError(
@@ -76,6 +82,14 @@ def quantise_graph(model: Any, ranges: Mapping[str, float], *, unsigned: bool) -
         )
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _is_rectified(name: str, makers: Mapping[str, Any]) -> bool:
+    """Tell whether a tensor is the output of a ReLU, padded or not."""
+    maker = makers.get(name)
+    while maker is not None and maker.op_type == "Pad":
+        maker = makers.get(maker.input[0])
+    return maker is not None and maker.op_type == "Relu"
 
 
 def _constant(onnx: Any, graph: Any, name: str, value: Any) -> str:

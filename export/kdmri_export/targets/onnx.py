@@ -101,8 +101,8 @@ def to_model(
     *,
     narrow: bool = True,
     unsigned: bool = True,
-) -> Any:
-    """Return the network as an `onnx.ModelProto`.
+) -> tuple[Any, int]:
+    """Return the network as an `onnx.ModelProto`, and how many convolutions are not in float32.
 
     Args:
         reconstructor: The network.
@@ -134,8 +134,9 @@ def to_model(
     with torch.no_grad():
         lowered = copy.deepcopy(reconstructor)
         ranges = ranges_of(lowered) if recipe.quantised else {}
+        transformed = len(ranges)
         if recipe.written in DTYPES:
-            cast_convolutions(lowered, recipe.written)
+            transformed = cast_convolutions(lowered, recipe.written)
         # The FFT form is the export that one gets without us.
         if narrow and reconstructor.form is not Form.FFT:
             decompose_narrow_convs(lowered)
@@ -154,7 +155,7 @@ def to_model(
         quantise_graph(model, named, unsigned=unsigned)
     model.metadata_props.add(key=PRECISION_KEY, value=recipe.written)
     onnx.checker.check_model(model, full_check=True)
-    return model
+    return model, transformed
 
 
 def example_maps(images: Tensor, recipe: ExportRecipe) -> Tensor:
@@ -183,6 +184,12 @@ def _strip_traces(model: Any) -> None:
         del value.metadata_props[:]
 
 
-def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: ExportRecipe) -> None:
-    """Write the network as one .onnx file with its weights inside; see `to_model`."""
-    graph.write_bytes(to_model(reconstructor, example, recipe).SerializeToString())
+def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: ExportRecipe) -> int:
+    """Write the network as one .onnx file with its weights inside; see `to_model`.
+
+    Returns:
+        Convolutions that are written in another precision than float32.
+    """
+    model, transformed = to_model(reconstructor, example, recipe)
+    graph.write_bytes(model.SerializeToString())
+    return transformed

@@ -15,7 +15,7 @@ from kdmri_export.targets import onnx as to_onnx
 __all__ = ["write"]
 
 
-def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: ExportRecipe) -> None:
+def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: ExportRecipe) -> int:
     """Convert the network by way of its ONNX graph; weights lie in the .bin beside the .xml.
 
     Args:
@@ -24,15 +24,19 @@ def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: Ex
         graph: Destination, .xml.
         recipe: Gives batch, precision and whether the mask is an input.
 
+    Returns:
+        Convolutions that are written in another precision than float32.
+
     Raises:
         MissingExtraError: openvino, onnx or onnxscript is not installed.
     """
     openvino = require("openvino", extra="openvino")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
-        to_onnx.write(reconstructor, example, source, recipe)
+        transformed = to_onnx.write(reconstructor, example, source, recipe)
         model = openvino.convert_model(source)
     # The converter notes the path of its input, which is a temporary one of this machine.
     if model.has_rt_info(["conversion_parameters"]):
         model.set_rt_info("", ["conversion_parameters"])
     openvino.save_model(model, graph, compress_to_fp16=False)
+    return transformed

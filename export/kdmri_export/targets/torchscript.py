@@ -17,7 +17,7 @@ from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.backends.torchscript import silence_warnings
 from kdmri_export.passes.cast import DTYPES, cast_convolutions
 from kdmri_export.passes.data_consistency import Lowering
-from kdmri_export.passes.integer import quantise_convolutions
+from kdmri_export.passes.integer import RectifiedIntegers, quantise_convolutions
 from kdmri_export.passes.narrow import decompose_narrow_convs
 from kdmri_export.passes.quantise import ranges_of
 from kdmri_export.recipe import ExportRecipe
@@ -28,7 +28,7 @@ __all__ = ["write"]
 _DEBUG = ".debug_pkl"
 
 
-def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: ExportRecipe) -> None:
+def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: ExportRecipe) -> int:
     """Trace a network and save it for libtorch.
 
     Args:
@@ -37,13 +37,17 @@ def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: Ex
         graph: Destination.
         recipe: Gives precision and whether the mask is an input; a trace follows the batch and
             the number of coils by itself. For int8 the network needs its activation maxima.
+
+    Returns:
+        Convolutions that compute in another precision than float32.
     """
+    transformed = 0
     lowered = copy.deepcopy(reconstructor)
     if recipe.precision in DTYPES:
-        cast_convolutions(lowered, recipe.precision)
+        transformed = cast_convolutions(lowered, recipe.precision)
     if recipe.quantised:
         with silence_warnings():
-            quantise_convolutions(lowered, ranges_of(lowered))
+            transformed = quantise_convolutions(lowered, ranges_of(lowered))
     # The FFT form is the export that one gets without us.
     if reconstructor.form is not Form.FFT:
         decompose_narrow_convs(lowered)
@@ -54,7 +58,7 @@ def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: Ex
     if reconstructor.spec.coils:
         shown["maps"] = example_maps(example, recipe)
     buffer = io.BytesIO()
-    with silence_warnings(), torch.no_grad(), Lowering():
+    with silence_warnings(), torch.no_grad(), Lowering(), RectifiedIntegers():
         # The tracer points at the formulas' choices by shape: they are fixed for a graph.
         tracer_warning: type[Warning] = torch.jit.TracerWarning  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", category=tracer_warning)
@@ -63,6 +67,7 @@ def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: Ex
         )
         torch.jit.save(torch.jit.freeze(traced.eval()), buffer)
     graph.write_bytes(_without_debug(buffer.getvalue()))
+    return transformed
 
 
 def _without_debug(archive: bytes) -> bytes:

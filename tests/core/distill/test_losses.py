@@ -5,7 +5,7 @@ import torch
 
 from kdmri_edge.distillation.losses import attention_map, attention_transfer, distance, imitation
 from kdmri_edge.distillation.recipe import LOSSES, Imitation
-from kdmri_edge.models.blocks import Features
+from kdmri_edge.models.network import Features
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:

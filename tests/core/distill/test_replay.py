@@ -23,7 +23,7 @@ from kdmri_edge.distillation.replay import Replayed
 from kdmri_edge.distillation.request import Settings
 from kdmri_edge.distillation.run import distill
 from kdmri_edge.distillation.stages import Batch
-from kdmri_edge.models.blocks import Features
+from kdmri_edge.models.network import Features
 
 Weights = Callable[[Path], dict[str, dict[str, Tensor]]]
 

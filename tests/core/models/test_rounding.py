@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kdmri_edge.models.reconstructor import Reconstructor
-from kdmri_edge.models.specs import Kind, ModelSpec
+from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.quantisation.equalisation import equalise
 from kdmri_edge.quantisation.fake_quantisation import (
     FakeQuantConv,
@@ -26,7 +26,7 @@ SIZE = (32, 24)
 SPECS = {
     "magnitude": spec(),
     "complex": spec(channels=2),
-    "vdsr": spec(kind=Kind.VDSR),
+    "vdsr": spec(kind="vdsr"),
     "coils": spec(channels=2, coils=True),
 }
 
@@ -56,7 +56,7 @@ def test_it_computes_what_the_export_computes(name: str, unsigned: bool) -> None
     ranges = equalise(made.model, made.maxima)
     target = "onnx" if unsigned else "trt"
     tuned = Reconstructor(made.model, made.mask, ranges=ranges)
-    graph = to_model(
+    graph, _ = to_model(
         tuned,
         x_u,
         ExportRecipe(target=target, precision="int8", coils=COILS),

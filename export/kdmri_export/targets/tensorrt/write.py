@@ -40,7 +40,7 @@ def trtexec(*, dynamic: bool, shapes: dict[str, tuple[int, ...]], batches: tuple
     return line
 
 
-def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: ExportRecipe) -> None:
+def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: ExportRecipe) -> int:
     """Write the graph, and beside it the scripts that build, check and time an engine.
 
     Real tensors, static height and width, data consistency in float32, explicit casts where the
@@ -54,11 +54,14 @@ def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: Ex
         recipe: Gives batch (any batch needs a profile of batches), precision (int8 is signed, for
             TensorRT has no other) and whether the mask is an input.
 
+    Returns:
+        Convolutions that are written in another precision than float32.
+
     Raises:
         ExportError: TensorRT does not take a node, such as the DFT of `--dc fft`; it is named.
         MissingExtraError: onnx or onnxscript is not installed.
     """
-    model = to_model(reconstructor, example, recipe, narrow=False, unsigned=False)
+    model, transformed = to_model(reconstructor, example, recipe, narrow=False, unsigned=False)
     checked_graph(model, recipe.target)
     graph.write_bytes(model.SerializeToString())
     for name, module in SCRIPTS.items():
@@ -70,3 +73,4 @@ def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: Ex
     command = trtexec(dynamic=recipe.dynamic, shapes=shapes, batches=BATCHES)
     text = notes.read_text(encoding="utf-8").replace("{trtexec}", command)
     (graph.parent / "README.md").write_text(text, encoding="utf-8")
+    return transformed

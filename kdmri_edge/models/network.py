@@ -1,0 +1,167 @@
+"""The module of a network: what training, export and runtimes call, with defaults for any module.
+
+A family's `build` may return any `torch.nn.Module` with one of these methods, which takes as many
+arguments as its specification asks for (the operator with data consistency, the maps with coils):
+
+    forward(self, x_u)                     images [B, C, H, W] to images of the same shape
+    forward(self, x_u, operator)
+    forward(self, x_u, operator, maps)
+
+`as_network` gives it the rest, by which it can be distilled by imitation of the teacher's image,
+exported and measured. A module that derives from `Network` may have more: features of its cascades,
+and a description of its convolutions that needs no forward pass.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from kdmri_edge.errors import ModelError
+from kdmri_edge.models.convolutions import Convolution, traced_convolutions
+from kdmri_edge.models.protocol import NetworkSpec
+from kdmri_edge.physics.consistency import operator_tensor, sense_operator_tensor
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.operators import Form
+
+__all__ = ["Features", "Network", "as_network", "network_operator"]
+
+# Side of the images by which a network's convolutions are found out; divisible for poolings.
+_SIDE = 64
+_COILS = 2
+
+
+class Features(NamedTuple):
+    """Output and inner results of one forward pass.
+
+    Attributes:
+        output: Reconstruction [B, C, H, W].
+        cascade_outputs: Image after each cascade, [B, C, H, W]; the last one is the output.
+        attention: Activations of the attention tap in each cascade, [B, width, H, W].
+    """
+
+    output: Tensor
+    cascade_outputs: list[Tensor]
+    attention: list[Tensor]
+
+
+class Network(nn.Module):
+    """A reconstruction network.
+
+    Attributes:
+        spec: Its architecture.
+        form: Which form of data consistency is computed; the operator given to `forward` is made
+            for it (`network_operator`).
+    """
+
+    spec: NetworkSpec
+    form: Form
+
+    def features(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Features:
+        """Reconstruct and keep what distillation reads: the image alone, unless overridden.
+
+        Args:
+            x_u: Normalised zero-filled images [B, C, H, W].
+            operator: The constant of data consistency for `self.form`.
+            maps: Coil sensitivities [B, coils, 2, H, W], of networks with `spec.coils` alone.
+        """
+        image: Tensor = self(x_u, operator, maps)
+        return Features(image, [image], [])
+
+    def features_from(
+        self, first: int, x: Tensor, x_u: Tensor, operator: Tensor, maps: Tensor | None = None
+    ) -> Features:
+        """Go on from the image that the cascades before number `first` would have made.
+
+        Only networks whose specification says `has_features_from` can.
+
+        Args:
+            first: Cascades to leave out; with all of them the image itself is the output.
+            x: Image [B, C, H, W].
+            x_u: Normalised zero-filled images, as for `features`.
+            operator: As for `features`.
+            maps: As for `features`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no cascades to go on from")
+
+    def convolutions(self) -> list[Convolution]:
+        """Describe its convolutions, by a small forward pass unless overridden."""
+        device = next((p.device for p in self.parameters()), torch.device("cpu"))
+        x_u = torch.zeros(1, self.spec.channels, _SIDE, _SIDE, device=device)
+        every = Mask(samples=torch.ones(_SIDE, dtype=torch.bool).numpy(), name="every line")
+        operator = network_operator(self.spec, every, self.form).to(device)
+        coils = x_u.new_zeros(1, _COILS, 2, _SIDE, _SIDE) if self.spec.coils else None
+        return traced_convolutions(self, x_u, operator, coils)
+
+
+def network_operator(
+    spec: NetworkSpec, mask: Mask, form: Form, *, any_mask: bool = False
+) -> Tensor:
+    """Return the constant of a network's data consistency, with coils or without.
+
+    Args:
+        spec: The network's architecture.
+        mask: The sampling pattern.
+        form: Form of data consistency.
+        any_mask: Whether the operator's shape has to be that of all masks (for networks with
+            coils, whose operator is otherwise as small as the mask lets it be).
+    """
+    if spec.coils:
+        return sense_operator_tensor(mask, form, any_mask=any_mask)
+    return operator_tensor(mask, form, spec.channels)
+
+
+def as_network(module: nn.Module, spec: NetworkSpec) -> Network:
+    """Make any module a network, in place; the names of its weights stay.
+
+    Args:
+        module: What a family's `build` returned.
+        spec: Its architecture.
+
+    Raises:
+        ModelError: It is no module, or its `forward` does not take what the specification says.
+    """
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            f"The family {spec.kind!r} builds {type(module).__name__}, no torch.nn.Module.",
+            "Update the package that brings it.",
+        )
+    if not isinstance(module, Network):
+        _extend(module, spec)
+    network = cast(Network, module)
+    network.spec = spec
+    if not hasattr(network, "form"):
+        network.form = Form.PROJECTION
+    return network
+
+
+def _extend(module: nn.Module, spec: NetworkSpec) -> None:
+    """Give a module the methods of `Network` that it lacks, by a class derived from its own."""
+    own = type(module)
+    wanted = 3 if spec.coils else 1 + spec.has_data_consistency
+    taken = _positional(own)
+    if taken < wanted:
+        names = ("x_u", "operator", "maps")[:wanted]
+        raise ModelError(
+            f"forward of {own.__name__} takes {taken} of its {wanted} arguments.",
+            f"Write it as forward(self, {', '.join(names)}).",
+        )
+
+    def forward(
+        self: nn.Module, x_u: Tensor, operator: Tensor | None = None, maps: Tensor | None = None
+    ) -> Tensor:
+        return cast(Tensor, own.forward(self, *(x_u, operator, maps)[:taken]))
+
+    module.__class__ = type(own.__name__, (own, Network), {"forward": forward})
+
+
+def _positional(own: type[nn.Module]) -> int:
+    """Count the arguments that a class's `forward` takes by position, three at most."""
+    kinds = [p.kind for p in inspect.signature(own.forward).parameters.values()][1:]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return 3
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return min(3, sum(kind in by_position for kind in kinds))
