@@ -196,7 +196,7 @@ def test_mistakes_about_tuning(settings: Make, tmp_path: Path, cli: Cli) -> None
     # drawn anew, the mask is not the networks'
     shown = cli(*common, "--student", student, "--teacher", teacher, "--quantize", "int8")
     shown.check_refusal("was trained for mask")
-    cli(*common, "--student", "runs/none.onnx").check_refusal("neither a preset")
+    cli(*common, "--student", "runs/none.onnx").check_refusal("does not exist")
     assert cli(*common, "--quantize", "int4").code == 2
     assert not (tmp_path / "new").exists()
 
