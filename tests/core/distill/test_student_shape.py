@@ -36,7 +36,7 @@ def test_the_recipe_dilates_the_student_alone(settings: Make, tmp_path: Path) ->
 
 
 def test_dilation_of_another_length_is_refused(settings: Make) -> None:
-    with pytest.raises(RecipeError, match="dilation of 2 convolutions, dccnn-d3c5 has 3"):
+    with pytest.raises(RecipeError, match="2 numbers does not suit a network of 3 convolutions"):
         settings(dilation=(1, 2))
 
 
