@@ -260,4 +260,4 @@ def test_read_by_run(cli: Cli, tiny_bundles: dict[str, Path], tmp_path: Path) ->
     assert done.code == 0, done.err
     write_scan(tmp_path / "many.h5", noise_scan(coils=3))
     done = cli("run", tiny_bundles["magnitude"], tmp_path / "many.h5", "-o", tmp_path / "o.npy")
-    done.check_refusal("matrix is 8 x 8")
+    done.check_refusal("is 8 x 8, the network takes 32 x 32")
