@@ -218,5 +218,5 @@ def test_form_choice() -> None:
     assert choose_form(lines) is Form.PROJECTION
     assert choose_form(points) is Form.DFT
     assert choose_form(lines, "fft") is Form.FFT
-    with pytest.raises(MaskError, match="--dc dft"):
+    with pytest.raises(MaskError, match="form dft"):
         choose_form(points, "projection")

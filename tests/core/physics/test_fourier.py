@@ -68,7 +68,7 @@ def test_zero_filling_with_a_point_mask_keeps_its_samples_only() -> None:
 
 
 def test_another_matrix_is_refused() -> None:
-    with pytest.raises(MaskError, match="--matrix 64"):
+    with pytest.raises(MaskError, match="64 x 64"):
         zero_filled(np.ones((2, 32, 32)), variable_density_lines(64, 2))
 
 
