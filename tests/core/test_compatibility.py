@@ -83,6 +83,22 @@ def precision_of(network: str) -> str:
     return "sense" if "sense" in network and written == "f32" else str(written)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _help_options_anew() -> None:
+    """Click keeps a command's help option from its first context, in which -h may be unknown.
+
+    Another test of the same process may have run a command without its group.
+    """
+    waiting: list[click.Command] = [main]
+    while waiting:
+        command = waiting.pop()
+        command._help_option = None
+        if isinstance(command, click.Group):
+            with click.Context(command) as context:
+                found = (command.get_command(context, n) for n in command.list_commands(context))
+                waiting += [one for one in found if one is not None]
+
+
 # Networks
 
 

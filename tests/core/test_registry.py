@@ -123,6 +123,6 @@ def test_every_table_names_its_rows_and_says_what_is_unknown(rows: Registry[obje
 
 
 def test_a_recipe_names_a_loss_of_the_table() -> None:
-    assert DistillRecipe.from_dict({"name": "a", "loss": "mse"}, "test").loss == "mse"
+    assert DistillRecipe.from_dict({"name": "a", "loss": "mse"}, "test").optim.loss == "mse"
     with pytest.raises(RecipeError, match="no loss 'l1-sim'; did you mean 'l1-ssim'"):
         DistillRecipe.from_dict({"name": "a", "loss": "l1-sim"}, "test")

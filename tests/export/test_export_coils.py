@@ -103,7 +103,7 @@ def test_what_a_multi_coil_network_cannot_be(tmp_path: Path) -> None:
         (ExportRecipe(target="onnx", keep_op=True), "--keep-op"),
         (
             ExportRecipe(target="trt", engines=EngineRequest(builder="torch-tensorrt")),
-            "--builder tensorrt",
+            "Build it with tensorrt",
         ),
     ):
         with pytest.raises(ExportError, match=remedy):
