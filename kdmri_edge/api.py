@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,13 +20,14 @@ from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError, MaskError
 from kdmri_edge.models.checkpoint import is_checkpoint
-from kdmri_edge.models.shipped import is_reference, named_mask
+from kdmri_edge.models.shipped import named_mask
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.bundle import Bundle
-from kdmri_edge.runtime.networks import NetworkLike, cached_export, locate
+from kdmri_edge.runtime.networks import NetworkLike, where_it_runs
 from kdmri_edge.runtime.pipeline import Pipeline
 from kdmri_edge.runtime.session import SessionInfo
+from kdmri_edge.utils.closing import Closing
 from kdmri_edge.utils.extras import load_attribute
 
 __all__ = ["Network", "NetworkLike", "Report", "benchmark", "export", "load", "read", "write"]
@@ -64,24 +64,19 @@ def load(
         BackendError: The backend does not take the network, or the precision is not to be had.
         MissingExtraError: A library that it needs is not installed.
     """
-    source, name = locate(network)
+    source, name = where_it_runs(
+        network, backend=backend, device=device, precision=precision, cache=cache
+    )
     options: dict[str, Any] = {}
-    if is_checkpoint(source):
-        kept = None
-        if backend is None and device is None and cache:
-            shipped = isinstance(network, str) and is_reference(network)
-            kept = cached_export(source, name=name, precision=precision, tuned=shipped)
-        if kept is not None:
-            source = kept
-        elif device is not None:
-            options["device"] = device
+    if device is not None and is_checkpoint(source):
+        options["device"] = device
     pipeline = Pipeline(
         source, backend=backend, mask=mask, precision=precision, threads=threads, **options
     )
     return Network(pipeline, name)
 
 
-class Network:
+class Network(Closing):
     """A trained network in a runtime; made by `load`. As a context manager it is closed at the end.
 
     Attributes:
@@ -104,17 +99,6 @@ class Network:
             f"<Network {self.name}: {self.matrix} x {self.matrix}, mask {self.mask.name},"
             f" {ran.backend} {ran.precision_executed} on {ran.device}>"
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Release what the runtime holds."""

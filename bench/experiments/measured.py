@@ -1,7 +1,5 @@
 """Networks on k-space that a scanner measured: `python -m experiments.measured`.
 
-Iterative reconstructions by SigPy, as baselines on measured k-space.
-
 SENSE with Tikhonov regularisation (Pruessmann et al., MRM 2001) and with an l1 penalty on wavelet
 coefficients (Lustig et al., MRM 2007). The weight is the best of a grid against the fully sampled
 image, which no user has: the baselines are flattered, never the networks.

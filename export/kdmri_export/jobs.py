@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from kdmri_edge.distillation.run_folder import Run, RunNetwork, newest_run, open_run, tuned_for
 from kdmri_edge.errors import ExportError, RunError
@@ -21,7 +21,7 @@ from kdmri_edge.utils.suggest import nearest
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.tensorrt.engines import RTX_DEFAULT, EngineRequest
 
-__all__ = ["ExportJob", "Source", "export", "export_checkpoint", "plan_exports"]
+__all__ = ["ExportJob", "Source", "export", "plan_exports"]
 
 
 _TAKEN: Final = (
@@ -148,38 +148,13 @@ def plan_exports(
     ]
 
 
-def export(
-    source: Source | None = None,
-    *,
-    target: str,
-    precision: str = "fp32",
-    model: str = "student",
-    dc: str = "auto",
-    batch: str = "1",
-    mask: str = "fixed",
-    keep_op: bool = False,
-    coils: int = COILS,
-    builder: str | None = None,
-    compute_capabilities: Sequence[str] = (),
-    require_engine: bool = False,
-    out: str | os.PathLike[str] | None = None,
-) -> Bundle:
+def export(source: Source | None = None, *, target: str, **options: Any) -> Bundle:
     """Write one network for one target, checked against PyTorch.
 
     Args:
-        source: See `plan_exports`, as are all that follow.
+        source: See `plan_exports`.
         target: Name of a row of `TARGETS`, e.g. "openvino".
-        precision: Of the convolutions.
-        model: Which network of a run; not "all".
-        dc: Form of data consistency.
-        batch: Slices per call.
-        mask: Whether the mask is fixed or an input.
-        keep_op: Keep data consistency as one node.
-        coils: Of multi-coil networks.
-        builder: What builds engines.
-        compute_capabilities: GPUs to build for ahead of time.
-        require_engine: Fail where no engine can be built.
-        out: The bundle's folder.
+        **options: Those of `plan_exports`; "all" is no model here.
 
     Returns:
         The bundle, which appears only if it passes the parity gate.
@@ -189,47 +164,12 @@ def export(
         MissingExtraError: PyTorch, or a library that the target needs, is not installed.
     """
     require("torch", extra="train")
-    jobs = plan_exports(
-        source,
-        targets=[target],
-        precision=precision,
-        model=model,
-        dc=dc,
-        batch=batch,
-        mask=mask,
-        keep_op=keep_op,
-        coils=coils,
-        builder=builder,
-        compute_capabilities=compute_capabilities,
-        require_engine=require_engine,
-        out=out,
-    )
+    jobs = plan_exports(source, targets=[target], **options)
     if len(jobs) != 1:
         raise ExportError(
             f"{len(jobs)} networks are named.", "Export them one by one: teacher, plain, student."
         )
     return jobs[0].run()
-
-
-def export_checkpoint(
-    checkpoint: Path, *, target: str, precision: str, tuned: bool, out: Path
-) -> Bundle:
-    """Export a checkpoint with the defaults of everything else; see `export`.
-
-    Args:
-        checkpoint: The .safetensors file.
-        target: Name of a row of `TARGETS`.
-        precision: Of the convolutions.
-        tuned: For int8 take the copy beside it that was tuned for that, where there is one.
-        out: The bundle's folder.
-
-    Raises:
-        KdmriError: See `export`.
-    """
-    (job,) = plan_exports(checkpoint, targets=[target], precision=precision, out=out)
-    if tuned:
-        job = replace(job, checkpoint=_tuned(checkpoint, job.recipe))
-    return job.run()
 
 
 def _is_file(source: Source | None) -> bool:

@@ -1,9 +1,4 @@
-"""The parity gate: an exported graph must give what PyTorch gives for golden phantom slices.
-
-Golden data: phantom slices that every export has to reproduce.
-
-The parity gate: an exported graph must give what PyTorch gives, in its own runtime.
-"""
+"""The parity gate: an exported graph must give what PyTorch gives for golden phantom slices."""
 
 from __future__ import annotations
 

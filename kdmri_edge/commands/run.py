@@ -110,18 +110,21 @@ def run(
       kdmri-edge run dccnn-d3c5@brain-4x T1w.nii.gz -o T1w-4x.nii.gz --undersample
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.models.checkpoint import is_checkpoint
-    from kdmri_edge.models.shipped import is_reference, named_mask
+    from kdmri_edge.models.shipped import named_mask
     from kdmri_edge.runtime.files import plan_jobs, run_job
-    from kdmri_edge.runtime.networks import cached_export, locate
+    from kdmri_edge.runtime.networks import where_it_runs
     from kdmri_edge.runtime.pipeline import Pipeline
     from kdmri_edge.utils.console import say
 
-    source, name = locate(network)
     scanned = named_mask(mask) if mask else None
-    jobs = plan_jobs(inputs, output)
-    if is_checkpoint(source) and backend == "auto" and device is None and not no_cache:
-        tuned = is_reference(str(network))
-        source = cached_export(source, name=name, precision=precision, tuned=tuned) or source
+    jobs = plan_jobs(inputs, output)  # before a checkpoint is exported
+    source, _ = where_it_runs(
+        network,
+        backend=None if backend == "auto" else backend,
+        device=device,
+        precision=precision,
+        cache=not no_cache,
+    )
     chosen = at_hand(source, device) if backend == "auto" else backend
     options: dict[str, Any] = {}
     if device is not None and is_checkpoint(source):

@@ -1,12 +1,8 @@
 """Undersampled cases: what a network sees and should give, for one volume under one mask.
 
-Complex and multi-coil training cases from magnitude volumes: phase, coils, noise.
-
 Everything follows from a seed and the volume's hash, whatever volumes stand beside it. What is
 simulated is said in `SIMULATION`, which goes into runs and checkpoints: figures on such data say
 nothing about measured k-space.
-
-From fully sampled volumes to what a network is trained or tested with.
 """
 
 from __future__ import annotations

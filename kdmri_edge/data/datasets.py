@@ -1,13 +1,4 @@
-"""Folders of volumes: found, loaded at one matrix, split by subject, attributed to their owners.
-
-Finding the volumes of a folder and loading them at one matrix.
-
-Splits by subject, never by slice: a subject's slices resemble each other too much to test on.
-
-The volumes of a folder (or of the phantom) sorted into training, validation and test.
-
-How the owner of a data folder wants to be named.
-"""
+"""Folders of volumes: found, loaded at one matrix, split by subject, attributed to their owners."""
 
 from __future__ import annotations
 

@@ -1,13 +1,7 @@
 """What a path names: subject and contrast, a dataset inside an HDF5 file, the hash of what is read.
 
-What a file's name tells: subject and contrast, where it follows BIDS.
-
-Naming one dataset of an HDF5 file on the command line: FILE.h5:DATASET or FILE.h5:DATASET:AXES.
-
 AXES has a letter for each axis of the dataset, in its order: s slice, c coil, h phase encode,
 w readout. "swh" is [slice, readout, phase encode].
-
-The hash of what a volume is read from: a file, a pair of files, or a folder of them.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
 """Training batches that depend on (seed, step) alone.
 
-Another line mask at every step, for networks that are to serve any mask of their matrix.
-
 Data consistency takes the mask as an input (its projection matrix P), so one network can serve all
 line masks; it only has to have met many. The families are those that scanners play out (random and
 equispaced lines around a centre, as fastMRI defines them) and the variable density of KD-MRI.
-
-Noise that a stage adds to what its batches sample, of another strength at every step.
 
 No generator state has to be saved: step 137 sees the same strips in one process, in two, and after
 any number of interruptions.

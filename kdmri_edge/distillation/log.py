@@ -1,9 +1,4 @@
-"""What a training says: one CSV row per reported step, and a bar or sparse lines.
-
-The training log: one CSV row per reported step, cut back to the checkpoint when resuming.
-
-Progress of a stage: a bar with loss, PSNR and time left, or sparse lines off a terminal.
-"""
+"""What a training says: one CSV row per reported step, and a bar or sparse lines."""
 
 from __future__ import annotations
 

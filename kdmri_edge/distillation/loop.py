@@ -1,11 +1,4 @@
-"""One stage of training: a resumable loop on Lightning Fabric.
-
-Learning rate as a function of the step alone, so that resuming needs no scheduler state.
-
-Watching a network on the validation subjects while it learns.
-
-One optimiser step of a stage: batch, gradients, update.
-"""
+"""One stage of training: a resumable loop on Lightning Fabric."""
 
 from __future__ import annotations
 

@@ -1,15 +1,9 @@
 """Losses of distillation, with the frozen or learning teacher that they are measured against.
 
-Losses of distillation. All of them are means per image, so that batch size does not weigh.
-
-A teacher that learns together with its student.
-
 Student-friendly training (Gayathri et al., "SFT-KD-Recon", MIDL 2023): besides the teacher's own
 chain of cascades there are chains that begin with some of the teacher's cascades and end with the
 student's. Each of them is taught by the image and by the teacher, and all of them teach the
 teacher, so that what its cascades hand on is what a student's cascade can go on from.
-
-What a student is taught: the losses of its stages, with the teacher that they need.
 """
 
 from __future__ import annotations

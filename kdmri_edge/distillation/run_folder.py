@@ -1,7 +1,4 @@
-"""A run: the folder that `kdmri-edge distill` writes (torch-free).
-
-Which machines a run was trained on: it may have been resumed elsewhere.
-"""
+"""A run: the folder that `kdmri-edge distill` writes (torch-free)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""What a stage goes on with: weights, optimiser, step, and the running average of weights.
-
-A running average of a network's weights.
-
-What a stage saves to go on after an interruption: weights, optimiser and step, in one file.
-"""
+"""What a stage goes on with: weights, optimiser, step, and the running average of weights."""
 
 from __future__ import annotations
 

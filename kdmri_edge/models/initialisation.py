@@ -1,9 +1,5 @@
 """A student's first weights from its teacher: its outer convolutions, one fitted between.
 
-A student that starts with its teacher's first and last convolutions.
-
-A student that starts as its teacher, whose inner convolutions one of its own stands for.
-
 The student takes over the teacher's outer convolutions of each cascade. The one between them is
 fitted by least squares, so that from what the first ones make it makes, as nearly as one
 convolution can, what the last ones are used to read. Nothing is trained: the fit is in closed form,

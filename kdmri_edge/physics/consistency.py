@@ -1,7 +1,5 @@
 """Data consistency as torch operators with three equal forms, for one image and for coils.
 
-Data consistency as one torch operator with three equal forms.
-
     x' = x + g (x_u - P x),    P = F^H diag(m) F,    g = lambda / (1 + lambda)
 
 with g = 1 for hard consistency and g < 1 for noise weight lambda (Schlemper et al., TMI 2018,

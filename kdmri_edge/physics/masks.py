@@ -1,11 +1,7 @@
 """Sampling masks: which k-space samples the scanner acquires, drawn or read from a file.
 
-Sampling masks: which k-space samples the scanner acquires.
-
 Zero frequency is at index 0. A mask of shape `[H]` samples whole readout lines and serves any
 readout length; a mask of shape `[H, W]` samples single points.
-
-Loading a sampling mask from a file.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""The sampling projection P = F^H diag(m) F and its equal forms (numpy, torch-free).
-
-The equal forms of data consistency, by name (torch-free).
-
-The sampling projection P = F^H diag(m) F and retrospective undersampling (numpy).
-"""
+"""The sampling projection P = F^H diag(m) F and its equal forms (numpy, torch-free)."""
 
 from __future__ import annotations
 

@@ -1,14 +1,8 @@
 """Quantisation-aware tuning: a copy of the student that learned with its int8 export's rounding.
 
-Activation maxima of a finished network, on slices that it was trained on.
-
-Quantisation-aware distillation: a copy of the student tuned with its int8 export's rounding.
-
 The copy imitates the float student itself, on whole slices. A finished student lies in the minimum
 of its own losses: on brains at 4x, following those once more, or training on strips, cost 0.003 to
 0.012 dB, while imitating itself gains on the validation volumes.
-
-What a run remembers of its copies that are tuned for int8.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def run_job(
         pipeline: The network.
         undersample: Apply its mask to fully sampled images first.
         follow: Take the mask that a file's k-space was sampled with, where the network takes masks
-            as an input; else `reads.mask` for every file.
+            as an input; else the network's for every file.
         magnitude: Write the magnitudes of real reconstructions, too.
         keep_complex: Write complex reconstructions as they are, in place of their magnitudes.
         network: What to call it in files that say how they came about.

@@ -149,7 +149,7 @@ def slice_input(
 
     Args:
         kspace: complex64 [C, H, W] under the conventions of `physics.fourier`, zero where not
-            sampled.
+            sampled; finite and of the network's matrix, which `Scan` and `check_slice` see to.
         mask: What was sampled.
         reads: What the network has to be given.
         whitening: `coils.noise_weights` [C, C] of the scan's noise, applied before coils are
@@ -162,12 +162,10 @@ def slice_input(
         sensitivities, complex64 [K, H, W], else None.
 
     Raises:
-        DataError: Another matrix than the network's, values that are not finite, or maps of another
-            shape.
+        DataError: Maps of another shape.
         MaskError: The mask is of another matrix, or its centre has gaps where coils or phase have
             to be estimated.
     """
-    check_slice(kspace, reads)
     mask.check_matrix(*kspace.shape[-2:])
     channels, magnitude = reads.spec.channels, reads.spec.magnitude_input
     if maps is not None:

@@ -13,15 +13,22 @@ from typing import Final, TypeAlias
 from kdmri_edge import __version__
 from kdmri_edge.distillation.run_folder import Run, RunNetwork, open_run
 from kdmri_edge.errors import BundleError
-from kdmri_edge.models.checkpoint import read_checkpoint_meta
-from kdmri_edge.models.shipped import resolve_weights
+from kdmri_edge.models.checkpoint import is_checkpoint, read_checkpoint_meta
+from kdmri_edge.models.shipped import is_reference, resolve_weights
 from kdmri_edge.runtime.bundle import Bundle, open_bundle
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS
 from kdmri_edge.utils.console import say
 from kdmri_edge.utils.extras import available, load_attribute
 from kdmri_edge.utils.files import sha256_file
 
-__all__ = ["NetworkLike", "cache_folder", "cached_export", "fastest_target", "locate"]
+__all__ = [
+    "NetworkLike",
+    "cache_folder",
+    "cached_export",
+    "fastest_target",
+    "locate",
+    "where_it_runs",
+]
 
 NetworkLike: TypeAlias = "str | os.PathLike[str] | Run | Bundle"
 """What may stand for a network: the name of one of the package, a checkpoint, a bundle, a run."""
@@ -67,17 +74,48 @@ def fastest_target() -> str | None:
     return None
 
 
+def where_it_runs(
+    network: NetworkLike,
+    *,
+    backend: str | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    cache: bool = True,
+) -> tuple[Path, str]:
+    """Return what is run for a network, and what to call it.
+
+    A checkpoint for which neither backend nor device is asked is exported for the fastest runtime.
+
+    Args:
+        network: See `locate`.
+        backend: Of the user's choice.
+        device: Of the user's choice.
+        precision: See `cached_export`.
+        cache: Whether an export may be made and kept.
+
+    Raises:
+        KdmriError: See `locate` and `cached_export`.
+    """
+    source, name = locate(network)
+    if is_checkpoint(source) and backend is None and device is None and cache:
+        # of the package's networks int8 takes the copy that was tuned for it
+        named = isinstance(network, str | Path) and is_reference(str(network))
+        exported = name if named else source
+        source = cached_export(source, name=name, exported=exported, precision=precision) or source
+    return source, name
+
+
 def cached_export(
-    checkpoint: Path, *, name: str, precision: str | None = None, tuned: bool = False
+    checkpoint: Path, *, name: str, exported: str | Path, precision: str | None = None
 ) -> Path | None:
     """Return a bundle of a checkpoint for the fastest runtime; exported now if it is not kept.
 
     Args:
         checkpoint: The .safetensors file.
         name: What to call the network in messages.
+        exported: What the exporter is given: the checkpoint, or the name of the package's network.
         precision: Of the convolutions; None is fp32, whose images differ from PyTorch's by
             rounding alone.
-        tuned: For int8 take the copy beside it that was tuned for that, where there is one.
 
     Returns:
         The bundle's folder; None where no such runtime is installed, or the export cannot be made
@@ -93,7 +131,7 @@ def cached_export(
     if written not in TARGETS[target].precisions:
         return None
     read_checkpoint_meta(checkpoint)  # what is no checkpoint is refused before anything is said
-    key = f"{sha256_file(checkpoint)} {target} {written} {tuned} {__version__}"
+    key = f"{sha256_file(checkpoint)} {target} {written} {exported == name} {__version__}"
     place = cache_folder() / f"{name.replace('/', '_')}-{target}-{_short(key)}"
     try:
         open_bundle(place)
@@ -105,8 +143,8 @@ def cached_export(
         return None
     say(f"Exporting {name} to {TARGETS[target].backend.title} once; it is kept in {place}.")
     place.parent.mkdir(parents=True, exist_ok=True)
-    made: Bundle = load_attribute("kdmri_export.jobs:export_checkpoint")(
-        checkpoint, target=target, precision=written, tuned=tuned, out=place
+    made: Bundle = load_attribute("kdmri_export.jobs:export")(
+        exported, target=target, precision=written, out=place
     )
     return made.path
 

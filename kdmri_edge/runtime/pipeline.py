@@ -13,8 +13,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +36,7 @@ from kdmri_edge.runtime.inputs import (
     slice_input,
 )
 from kdmri_edge.runtime.session import Session, open_session, operator_of, reconstruct
+from kdmri_edge.utils.closing import Closing
 
 __all__ = ["Outcome", "Pipeline", "SliceReconstructor", "zero_filled_magnitude"]
 
@@ -87,7 +87,7 @@ def zero_filled_magnitude(kspace: NDArray[np.complex64]) -> NDArray[np.float32]:
     return shown
 
 
-class Pipeline:
+class Pipeline(Closing):
     """A network and what surrounds it: from k-space or images to images, for every caller.
 
     `run`, `serve`, the benchmark and the Python API reconstruct by it. As a context manager it is
@@ -132,19 +132,6 @@ class Pipeline:
         )
         self._operators: dict[Mask, Any] = {self.reads.mask: self.session.operator}
 
-    def __enter__(self) -> Self:
-        """Return the pipeline."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
-
     def close(self) -> None:
         """Release what the runtime holds."""
         self.session.close()
@@ -155,14 +142,10 @@ class Pipeline:
         Raises:
             BackendError: The network does not run.
         """
-        size = self.reads.matrix
-        blank = np.zeros((1, size, size), np.complex64 if self._complex else np.float32)
-        maps = np.zeros((1, 1, size, size), np.complex64) if self.reads.spec.coils else None
+        size, spec = self.reads.matrix, self.reads.spec
+        blank = np.zeros((1, size, size), np.complex64 if spec.channels == 2 else np.float32)
+        maps = np.zeros((1, 1, size, size), np.complex64) if spec.coils else None
         reconstruct(self.session, blank, maps=maps)
-
-    @property
-    def _complex(self) -> bool:
-        return self.reads.spec.channels == 2
 
     def prepare(
         self,
@@ -241,7 +224,7 @@ class Pipeline:
             Image [H, W] in the unit of k-space, float32 or complex64.
 
         Raises:
-            DataError: See `inputs.slice_input`.
+            DataError: See `inputs.check_slice` and `inputs.slice_input`.
             MaskError: See `inputs.slice_input`.
             BackendError: See `images`.
         """

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from kdmri_edge.physics.scaling import network_image, network_input, network_map
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.bundle import Bundle, open_bundle
 from kdmri_edge.runtime.targets import PRECISIONS, as_users_write
+from kdmri_edge.utils.closing import Closing
 from kdmri_edge.utils.extras import load_attribute, require
 
 __all__ = [
@@ -61,7 +61,7 @@ class SessionInfo:
     precision_executed: str
 
 
-class Session(ABC):
+class Session(Closing):
     """A loaded network; as a context manager it is closed at the end.
 
     Whoever opens a graph says what the graph takes (operator, coils), for the file of a graph does
@@ -83,26 +83,13 @@ class Session(ABC):
     coils: int | None = None
     _closed: bool = False
 
-    def __enter__(self) -> Self:
-        """Return the session."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
-
     def close(self) -> None:
         """Release what the runtime holds; closing twice does nothing."""
         if not self._closed:
             self._closed = True
             self._release()
 
-    def _release(self) -> None:  # noqa: B027 - a session may hold nothing
+    def _release(self) -> None:
         """Let go of the loaded graph."""
 
     @property

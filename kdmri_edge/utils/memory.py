@@ -1,9 +1,4 @@
-"""How glibc handles freed memory: kept between training steps, given back between scans.
-
-Keeping freed memory for the next step.
-
-Giving freed memory back to the system between scans.
-"""
+"""How glibc handles freed memory: kept between training steps, given back between scans."""
 
 from __future__ import annotations
 

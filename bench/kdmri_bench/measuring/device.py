@@ -1,13 +1,4 @@
-"""What the machine says of itself: memory, energy, clocks.
-
-Resident memory of the current process, in bytes.
-
-Memory and energy of the first NVIDIA GPU, through NVML.
-
-Energy of the timed queries: RAPL for the CPU packages, NVML for the GPU.
-
-What a reader has to know of the machine beside its name: clock, and what it does not show.
-"""
+"""What the machine says of itself: memory, energy, clocks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Running a job in its own process, so that a crash costs one row and memory is that row's own.
-
-What the benchmark and the process of one row say to each other, as JSON files.
-"""
+"""Running a job in its own process, so that a crash costs one row and memory is that row's own."""
 
 from __future__ import annotations
 

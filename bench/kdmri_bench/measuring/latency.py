@@ -1,9 +1,4 @@
-"""Timing: single queries, and slices per second when all of them lie ready.
-
-Timing single queries and summarising the samples.
-
-Offline throughput: slices per second when all of them lie ready (MLPerf's offline scenario).
-"""
+"""Timing: single queries, and slices per second when all of them lie ready."""
 
 from __future__ import annotations
 

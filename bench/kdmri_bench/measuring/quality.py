@@ -1,9 +1,4 @@
-"""Quality of a backend's own outputs, over the test volumes and slice by slice.
-
-Quality of a backend's own outputs, summed up over the test volumes.
-
-Single slices: where a variant loses most, which a mean over volumes would hide.
-"""
+"""Quality of a backend's own outputs, over the test volumes and slice by slice."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Which rows a benchmark has: every network in every way that `variants` knows.
 
-The rows of a benchmark before they are measured.
-
 The backends come from the table of export targets; a new target appears here by itself.
 """
 

@@ -1,7 +1,5 @@
 """Several trainings at once, each in a process of its own.
 
-A training in a process of its own: how it starts, fails and ends.
-
 These networks are so small that one training leaves most of a GPU idle, waiting for the next kernel
 to be started; several of them fill it. On a CPU there is nothing to fill: they share its cores.
 """

@@ -1,7 +1,5 @@
 """What `kdmri-edge reproduce` trains: decided in full before anything runs (torch-free).
 
-The kinds of data of the comparison, each with its networks and splits (torch-free).
-
 The comparison of KD-MRI made fair. In every case (data, acceleration, split, seed) five networks
 are trained on the same volumes with the same number of optimiser steps, all stages counted:
 

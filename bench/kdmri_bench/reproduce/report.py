@@ -1,7 +1,5 @@
 """The report of `kdmri-edge reproduce`, as JSON, Markdown and CSV, without PyTorch.
 
-The report of `kdmri-edge reproduce`: gathered from the cases' figures, without PyTorch.
-
 Nothing in it depends on when or how often the command ran, but for the provenance: the same weights
 give the same tables.
 
@@ -16,8 +14,6 @@ of networks that are not finished; `trained_on`, devices and precisions; `proven
   null where the gap is not distinguishable from zero, all three where there is none;
 - `differences`: the edge student minus another -> measure -> {value, low, high, verdict};
 - `rows`: network -> the figures of each volume, averaged over seeds.
-
-The report as Markdown and CSV.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """Explicit quantisation: QuantizeLinear and DequantizeLinear around convolutions.
 
-What the convolutions of a network to be quantised read.
-
 What is rounded, and how, is in `kdmri_edge.quantisation.scheme`. Data consistency, the cascade's
 residual and the sum of the shifted taps stay in float32.
 """

@@ -1,14 +1,6 @@
 """File formats: the table of them, and reading and writing by it.
 
-The one table of file formats: what reads them, what writes them, what they keep.
-
 Readers, writers, `kdmri-edge data` and the README's table follow it.
-
-Reading a file of images by its suffix; the formats are in `data.formats.registry`.
-
-Reading measured k-space by the suffix of its file; the formats are in `data.formats.registry`.
-
-Writing reconstructions by the suffix of their file; the formats are in `data.formats.registry`.
 """
 
 from __future__ import annotations

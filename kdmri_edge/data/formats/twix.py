@@ -1,7 +1,5 @@
 """Siemens raw data, .dat of VB to XA (twixtools, extra `scanner`): Cartesian scans of slices.
 
-Sorting the lines of a Siemens raw-data file into slices, coils and phase encodes.
-
 Counters and flags are those of the measurement data headers (MDH) as the library twixtools names
 them. Zero frequency is where the headers' CenterLin and CenterCol say; a sequence that leaves
 CenterLin at 0 (Pulseq) is taken to have it in the middle of its lines.

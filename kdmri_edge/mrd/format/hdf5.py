@@ -1,9 +1,4 @@
-"""MRD's HDF5 files: readouts in and out, and series of images with their place in the patient.
-
-MRD's HDF5 files: readouts in and out, and reconstructed images out.
-
-Images in MRD's HDF5 files: one series of slices, with their place in the patient.
-"""
+"""MRD's HDF5 files: readouts in and out, and series of images with their place in the patient."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A checkpoint in PyTorch: eager, compiled, or as a CUDA graph.
-
-Replaying a network's kernels as one CUDA graph (PyTorch).
-"""
+"""A checkpoint in PyTorch: eager, compiled, or as a CUDA graph."""
 
 from __future__ import annotations
 
