@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +20,9 @@ from kdmri_edge.physics.coils import sense_normal
 from kdmri_edge.physics.masks import Mask, variable_density_2d, variable_density_lines
 from kdmri_edge.physics.operators import zero_filled
 from kdmri_edge.physics.scaling import network_input, network_maps, slice_scale
+from kdmri_edge.quantisation.calibration import activation_maxima
 from kdmri_edge.runtime.deviation import Figures, compare, tolerance_for
 from kdmri_edge.runtime.session import Session, reconstruct
-
-if TYPE_CHECKING:
-    from kdmri_edge.models.reconstructor import Reconstructor
 
 __all__ = [
     "Golden",
@@ -70,10 +68,6 @@ class Golden:
 
 def phantom_maxima(reconstructor: Reconstructor, data: Golden) -> dict[str, list[float]]:
     """Return activation maxima of a network whose checkpoint brings none, from golden slices."""
-    import torch
-
-    from kdmri_edge.quantisation.calibration import activation_maxima
-
     x_u, maps = torch.from_numpy(data.network_input), data.network_maps
     further = () if maps is None else (torch.from_numpy(maps),)
     return activation_maxima(reconstructor.model, [(x_u, reconstructor.operator, *further)])

@@ -243,7 +243,7 @@ def resolve(reference: str, root: Path = WEIGHTS) -> Path:
             f"Shipped are {', '.join(known)}.",
         )
     network = known[reference]
-    # copies that were tuned for int8 are found by their names (`runs.tuned_for`)
+    # copies that were tuned for int8 are found by their names (`run_folder.tuned_for`)
     files = [network.entry, *network.entry.get("tuned", {}).values()]
     if not all(_intact(root, entry) for entry in files):
         raise CheckpointError(

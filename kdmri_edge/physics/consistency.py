@@ -1,24 +1,17 @@
 """Data consistency as torch operators with three equal forms, for one image and for coils.
 
-    x' = x + g (x_u - P x),    P = F^H diag(m) F,    g = lambda / (1 + lambda)
+    x' = x + g (x_u - P x),          P = F^H diag(m) F,    x_u = F^H m y
+    x' = x + g (x_u - S^H P S x),                          x_u = S^H F^H m y
 
-with g = 1 for hard consistency and g < 1 for noise weight lambda (Schlemper et al., TMI 2018,
-eq. 8). x_u is the complex zero-filled image; on a magnitude network (one channel) only real parts
-are kept, which is the behaviour of KD-MRI (Murugesan et al., MIDL 2020).
+with g = lambda / (1 + lambda): 1 for hard consistency, below 1 for noise weight lambda (Schlemper
+et al., TMI 2018, eq. 8). On a magnitude network (one channel) only real parts are kept, which is
+the behaviour of KD-MRI (Murugesan et al., MIDL 2020). With coils (SENSE; what it means and when it
+is valid: `physics.coils`) images are [B, 2, H, W] and maps [B, C, 2, H, W]; axes of two hold real
+and imaginary part. The number of coils C is free in every form: a coil whose map is zero changes
+nothing.
 
-Models call the custom op `kdmri::data_consistency`; exporters replace it by one of the `apply_*`
-functions below, which hold standard operations only.
-
-SENSE data consistency as one torch operator with three equal forms.
-
-    x' = x + g (x_u - S^H P S x),    x_u = S^H F^H m y
-
-What it means and when it is valid: `physics.coils`. Images are [B, 2, H, W], maps [B, C, 2, H, W];
-axes of two hold real and imaginary part. The number of coils C is free in every form: a coil whose
-map is zero changes nothing.
-
-Models call the custom op `kdmri::sense_consistency`; exporters replace it by one of the formulas,
-which hold standard operations only.
+Models call the custom ops `kdmri::data_consistency` and `kdmri::sense_consistency`; exporters
+replace them by `FORMULAS` and `SENSE_FORMULAS`, which hold standard operations only.
 """
 
 from __future__ import annotations

@@ -362,7 +362,7 @@ def reconstruct(
         batch: Slices per call of the network; a graph with a fixed batch of one needs 1.
         advance: Called with the number of slices that each call has finished.
         maps: Coil sensitivities [S, coils, H, W], for a network that combines coils; see
-            `runtime.inputs.sense_input`.
+            `runtime.inputs.slice_input`.
         operator: See `Session.run`.
 
     Returns:

@@ -30,7 +30,7 @@ class TestOnnx(ParityCases):
         assert counts["Sub"] == cascades
         # x + CNN(x), and the residual of data consistency: two additions per cascade
         assert counts["Add"] == 2 * cascades
-        # The last convolution of a cascade is taken apart (lowerings.narrow).
+        # The last convolution of a cascade is taken apart (passes.narrow).
         assert counts["ReduceSum"] == cascades
         assert set(counts) == {"Conv", "Relu", "MatMul", "Add", "Sub", "ReduceSum"}
 

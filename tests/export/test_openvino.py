@@ -51,7 +51,7 @@ class TestOpenVino(ParityCases):
         # OpenVINO would take bf16 by itself on a CPU that has it.
         _, graph = self.write("magnitude", tmp_path)
         architecture = CASES["magnitude"][0]
-        # the last convolution is taken apart into two (lowerings.narrow); one product each
+        # the last convolution is taken apart into two (passes.narrow); one product each
         total = architecture.cascades * (architecture.convs + 2)
         assert self.open(graph).info.precision_executed == f"f32 in {total}/{total} layers"
 

@@ -58,7 +58,7 @@ def quiet() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            # About its own retirements, which it also lays at the door of the standard library.
+            # Deprecations of its own, some of which name a module of the standard library.
             for category in (DeprecationWarning, FutureWarning):
                 warnings.simplefilter("ignore", category)
             warnings.filterwarnings("ignore", module=r"(torch|onnxscript|onnx_ir)\b")
@@ -111,7 +111,7 @@ def to_model(
             stays one node, and for networks that combine coils their number, where the target has
             a fixed one. For int8 the network needs its activation maxima.
         unsigned: With int8, whether activations behind a ReLU may be unsigned.
-        narrow: Take narrow convolutions apart (`lowerings.narrow`), which helps CPUs.
+        narrow: Take narrow convolutions apart (`passes.narrow`), which helps CPUs.
 
     Raises:
         ExportError: Data consistency of coils is to stay one node.

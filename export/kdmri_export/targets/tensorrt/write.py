@@ -45,7 +45,7 @@ def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: Ex
 
     Real tensors, static height and width, data consistency in float32, explicit casts where the
     convolutions are not: TensorRT 11 computes what the graph says. Convolutions stay whole, since
-    GPUs have no use for `lowerings.narrow`.
+    GPUs have no use for `passes.narrow`.
 
     Args:
         reconstructor: The network.
