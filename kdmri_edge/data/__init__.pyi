@@ -7,6 +7,7 @@ from .datasets import find_volumes as find_volumes
 from .datasets import load_volumes as load_volumes
 from .formats.registry import FORMATS as FORMATS
 from .formats.registry import Format as Format
+from .formats.registry import origin_of as origin_of
 from .formats.registry import read_either as read_either
 from .formats.registry import read_scan as read_scan
 from .formats.registry import read_volume as read_volume
@@ -22,3 +23,4 @@ from .simulation import coil_maps as coil_maps
 from .simulation import complex_noise as complex_noise
 from .simulation import smooth_phase as smooth_phase
 from .volume import Volume as Volume
+from .volume import checked_image as checked_image

@@ -3,9 +3,16 @@ from .build import build_model as build_model
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import save_checkpoint as save_checkpoint
+from .network import Features as Features
+from .protocol import InputKind as InputKind
+from .protocol import NetworkFamily as NetworkFamily
+from .protocol import NetworkSpec as NetworkSpec
+from .protocol import SpecDefaults as SpecDefaults
+from .protocol import consistency_macs as consistency_macs
 from .reconstructor import Reconstructor as Reconstructor
 from .shipped import ShippedNetwork as ShippedNetwork
 from .shipped import shipped_networks as shipped_networks
+from .specs import NETWORKS as NETWORKS
 from .specs import PRESETS as PRESETS
 from .specs import ModelSpec as ModelSpec
 from .specs import preset as preset

@@ -1,0 +1,1 @@
+"""Networks, files and a runtime of Acme for kdmri-edge."""
