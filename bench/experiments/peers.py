@@ -14,14 +14,14 @@ from pathlib import Path
 
 import click
 
+from experiments.ratios import markdown_ratios
 from experiments.script import Script
 from kdmri_bench.benchmark import measure_networks
-from kdmri_bench.planning.rows import Plan
+from kdmri_bench.planning.rows import Plan, planned_row
 from kdmri_bench.planning.settings import FULL, QUICK
 from kdmri_bench.planning.sources import Source, gather
 from kdmri_bench.planning.testdata import choose_files, load_cases
-from kdmri_bench.results.ratios import PEER_COMPILE, PEER_EXPORT, markdown_ratios
-from kdmri_bench.results.schema import Row, Status
+from kdmri_bench.results.schema import PEER_COMPILE, PEER_EXPORT, Status
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.utils.console import say
 from kdmri_edge.utils.extras import available
@@ -41,31 +41,20 @@ def peer_plans(sources: Sequence[Source], scratch: Path) -> list[Plan]:
     return plans
 
 
-def _row(source: Source, key: str, runtime: str, precision: str, variant: str) -> Row:
-    return Row(
-        key=f"{source.name}/{key}",
-        network=source.name,
-        role=source.role,
-        runtime=runtime,
-        precision=precision,
-        variant=variant,
-    )
-
-
 def _of(source: Source, checkpoint: Path, scratch: Path) -> list[Plan]:
     graph = scratch / f"peer-{checkpoint.stem}-{source.role}.onnx"
     reason, nodes = _export(source, checkpoint, graph)
     plans = []
     for name, precision in _GRAPHS:
         key = f"peer-{name}-{precision}"
-        row = _row(source, key, BACKENDS[name].title, precision, PEER_EXPORT)
+        row = planned_row(source, key, BACKENDS[name].title, precision, variant=PEER_EXPORT)
         if reason is not None:
             failed = replace(row, status=Status.FAILED, reason=reason)
             plans.append(Plan(row=failed, source=None))
             continue
         row = replace(row, size_bytes=graph.stat().st_size, dft_nodes=nodes)
         plans.append(Plan(row=row, source=graph, backend=name, opener=_OPENER))
-    row = _row(source, "peer-compile-f32", "PyTorch", "f32", PEER_COMPILE)
+    row = planned_row(source, "peer-compile-f32", "PyTorch", "f32", variant=PEER_COMPILE)
     row = replace(row, size_bytes=checkpoint.stat().st_size)
     options = {"matrix": source.matrix}
     plans.append(Plan(row=row, source=checkpoint, opener=_OPENER, options=options))

@@ -38,12 +38,12 @@ from typing import Any, Final
 
 import click
 
+from experiments.ratios import markdown_ratios, markdown_student
 from experiments.script import Script
 from kdmri_bench.reporting.page.charts import pareto_svg
 from kdmri_bench.reporting.report import read_report
 from kdmri_bench.reporting.table import markdown_details, markdown_table, recommendation
-from kdmri_bench.results.ratios import PEER_COMPILE, PEER_EXPORT, markdown_ratios, markdown_student
-from kdmri_bench.results.schema import Report, Status
+from kdmri_bench.results.schema import PEER_COMPILE, PEER_EXPORT, Report, Status
 from kdmri_edge.errors import BenchError
 from kdmri_edge.utils.extras import load_attribute
 from kdmri_edge.utils.files import atomic_path, read_json

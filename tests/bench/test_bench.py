@@ -387,7 +387,7 @@ def test_a_given_bundle_in_a_precision_that_is_not_asked_for_keeps_its_row(
     bundle = export_for(source, "onnx", dc="auto", scratch=tmp_path, precision="f16")
     (plan,) = rows.plan_rows(gather([bundle]), QUICK, tmp_path)
     assert plan.row.status is Status.SKIPPED
-    assert "Measure with --precision f16." in (plan.row.reason or "")
+    assert "Measure with --precision fp16." in (plan.row.reason or "")
     asked = replace(QUICK, precisions=(Precision.F16,))
     (plan,) = rows.plan_rows(gather([bundle]), asked, tmp_path)
     assert plan.row.status is Status.MEASURED

@@ -21,8 +21,7 @@ from kdmri_bench.reporting.page.charts import front, pareto_svg
 from kdmri_bench.reporting.page.images import ZOOM, Figure, figures, region
 from kdmri_bench.reporting.report import write_report
 from kdmri_bench.results.figures import FIGURES
-from kdmri_bench.results.ratios import PLAIN_EXPORT
-from kdmri_bench.results.schema import Report, Row, Status
+from kdmri_bench.results.schema import PLAIN_EXPORT, Report, Row, Status
 from kdmri_edge.data.case import Case
 from tests.bench.reports import report, row
 

@@ -10,8 +10,9 @@ import pytest
 
 from experiments.peer_sessions import open_peer, plain_network, write_onnx
 from experiments.peers import peer_plans
+from experiments.ratios import markdown_ratios, ratios
 from kdmri_bench.planning.sources import gather
-from kdmri_bench.results.ratios import PEER_EXPORT, markdown_ratios, ratios
+from kdmri_bench.results.schema import PEER_EXPORT
 from kdmri_bench.results.select import shipped_rows
 from kdmri_edge.data.case import Case
 from kdmri_edge.distillation.run_folder import Run

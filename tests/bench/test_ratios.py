@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kdmri_bench.results.ratios import PLAIN_EXPORT, markdown_student
+from experiments.ratios import markdown_student
+from kdmri_bench.results.schema import PLAIN_EXPORT
 from kdmri_edge.errors import BenchError
 from tests.bench.reports import report, row
 

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdmri_bench.measuring.latency import summarise
-from kdmri_bench.results.ratios import PLAIN_EXPORT
 from kdmri_bench.results.repeatability import expected, predicted, repeatability
-from kdmri_bench.results.schema import Row
+from kdmri_bench.results.schema import PLAIN_EXPORT, Row
 from tests.bench.reports import row
 
 UNREST = 0.03

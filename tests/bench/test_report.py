@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from experiments.ratios import ratios
 from kdmri_bench.measuring.quality import gap_closed, summary
 from kdmri_bench.planning.settings import BenchSettings
 from kdmri_bench.reporting.report import csv_columns, read_report, write_report
 from kdmri_bench.reporting.table import markdown_table, print_table
-from kdmri_bench.results.ratios import ratios
 from kdmri_bench.results.schema import Network, Report, Row, Status, TestVolume
 from kdmri_edge.data.formats.registry import FORMATS
 from kdmri_edge.errors import BenchError, OutputError

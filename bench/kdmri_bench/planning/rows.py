@@ -1,4 +1,4 @@
-"""Which rows a benchmark has: every network in every way that `variants` knows.
+"""The rows of a benchmark before they are measured: every network in every variant of it.
 
 The backends come from the table of export targets; a new target appears here by itself.
 """
@@ -23,8 +23,8 @@ from kdmri_bench.planning.variants import (
     exported_variants,
     variants_for,
 )
-from kdmri_bench.results.ratios import PLAIN_EXPORT
-from kdmri_bench.results.schema import Row, Status
+from kdmri_bench.results.figures import spelled
+from kdmri_bench.results.schema import DEFAULT, PLAIN_EXPORT, Row, Status
 from kdmri_edge.errors import BackendError, BenchError, KdmriError, MissingExtraError
 from kdmri_edge.runtime.backends.registry import Backend
 from kdmri_edge.runtime.bundle import open_bundle
@@ -32,7 +32,7 @@ from kdmri_edge.runtime.targets import TARGETS
 from kdmri_edge.utils.console import progress
 from kdmri_edge.utils.extras import available
 
-__all__ = ["Plan", "plan_rows"]
+__all__ = ["Plan", "plan_rows", "planned_row"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,51 +67,78 @@ def plan_rows(
 
     Args:
         sources: the networks.
-        settings: precisions, and which ways are wanted.
+        settings: precisions, and which variants are wanted.
         scratch: folder for the exports of networks that belong to no run.
         make: makes one export, in this process or in another.
     """
-    ways = {
+    exported = {
         source.name: exported_variants(source.spec, source.role, settings)
         if source.checkpoint
         else []
         for source in sources
     }
     plans: list[Plan] = []
-    with progress("Exporting", sum(map(len, ways.values()))) as advance:
+    with progress("Exporting", sum(map(len, exported.values()))) as advance:
         for source in sources:
             if source.checkpoint is not None:
-                plans.extend(_live(source, way, settings) for way in eager_variants(settings))
-            for way in ways[source.name]:
-                plans.append(_exported(source, way, settings, scratch, make))
+                plans.extend(
+                    _eager_plan(source, variant, settings) for variant in eager_variants(settings)
+                )
+            for variant in exported[source.name]:
+                plans.append(_exported_plan(source, variant, settings, scratch, make))
                 advance(1)
-            plans.extend(_given(source, settings))
+            plans.extend(_bundle_plans(source, settings))
     return plans
 
 
-def _row(source: Source, runtime: str, key: str, precision: Precision, device: str) -> Row:
+def planned_row(
+    source: Source,
+    key: str,
+    runtime: str,
+    precision: str,
+    *,
+    variant: str = DEFAULT,
+    device: str = "cpu",
+) -> Row:
+    """Return a row of a network that nothing is measured of yet.
+
+    Args:
+        source: the network.
+        key: the row's, after the network's name.
+        runtime: title of what will run it.
+        precision: that is asked for.
+        variant: what is special about it.
+        device: "cpu" or "cuda".
+    """
     return Row(
         key=f"{source.name}/{key}",
         network=source.name,
         role=source.role,
         runtime=runtime,
         precision=str(precision),
+        variant=variant,
         device=device,
     )
 
 
-def _live(source: Source, way: EagerVariant, settings: BenchSettings) -> Plan:
-    row = _row(source, way.runtime, way.key, Precision.F32, way.device)
-    row = replace(row, variant=way.variant)
+def _eager_plan(source: Source, variant: EagerVariant, settings: BenchSettings) -> Plan:
+    row = planned_row(
+        source,
+        variant.key,
+        variant.runtime,
+        Precision.F32,
+        variant=variant.variant,
+        device=variant.device,
+    )
     if source.checkpoint is not None:
         row = replace(row, size_bytes=source.checkpoint.stat().st_size)
     if not available("torch"):
-        return _absent(row, MissingExtraError("torch", "train"))
-    if way.device == "cuda" and not _cuda():
-        return _absent(row, _NO_CUDA)
-    if way.variant == COMPILED and not settings.compile:
-        return _absent(row, _NOT_QUICK)
-    return Plan(row=row, source=source.checkpoint, options=way.options)
+        return _skipped(row, MissingExtraError("torch", "train"))
+    if variant.device == "cuda" and not _cuda():
+        return _skipped(row, _NO_CUDA)
+    if variant.variant == COMPILED and not settings.compile:
+        return _skipped(row, _NOT_QUICK)
+    return Plan(row=row, source=source.checkpoint, options=variant.options)
 
 
 _NO_CUDA = BackendError("This machine has no CUDA device.", "Measure where there is one.")
@@ -131,7 +158,7 @@ def _cuda() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def _absent(row: Row, error: KdmriError) -> Plan:
+def _skipped(row: Row, error: KdmriError) -> Plan:
     return Plan(row=replace(row, status=Status.SKIPPED, reason=str(error)), source=None)
 
 
@@ -143,30 +170,36 @@ def _missing(backend: Backend) -> KdmriError | None:
     return _NO_CUDA if backend.devices == ("cuda",) and not _cuda() else None
 
 
-def _exported(
-    source: Source, way: ExportedVariant, settings: BenchSettings, scratch: Path, make: Make
+def _exported_plan(
+    source: Source, variant: ExportedVariant, settings: BenchSettings, scratch: Path, make: Make
 ) -> Plan:
-    row = _row(source, way.backend.title, way.key, way.precision, way.device)
-    row = replace(row, variant=way.variant)
-    missing = _missing(way.backend)
+    row = planned_row(
+        source,
+        variant.key,
+        variant.backend.title,
+        variant.precision,
+        variant=variant.variant,
+        device=variant.device,
+    )
+    missing = _missing(variant.backend)
     if missing is not None:
-        return _absent(row, missing)
+        return _skipped(row, missing)
     work = partial(
         export_for,
         source,
-        way.target.name,
-        dc=way.dc,
+        variant.target.name,
+        dc=variant.dc,
         scratch=scratch,
-        precision=way.written,
-        **({"builder": way.builder} if way.builder else {}),
+        precision=variant.written,
+        **({"builder": variant.builder} if variant.builder else {}),
     )
     made = make(work)
     if isinstance(made, Refused):
         status = Status.SKIPPED if made.absent else Status.FAILED
         return Plan(row=replace(row, status=status, reason=made.reason), source=None)
     plan = _ready(row, made)
-    backend = None if way.backend is way.target.backend else way.backend.name
-    plan = replace(plan, backend=backend, options=way.options)
+    backend = None if variant.backend is variant.target.backend else variant.backend.name
+    plan = replace(plan, backend=backend, options=variant.options)
     if max(settings.batches, default=1) > 1:
         plan = replace(plan, dynamic=partial(make, partial(work, batch="dynamic")))
     return plan
@@ -180,28 +213,33 @@ def _ready(row: Row, bundle: Path) -> Plan:
 
 def _not_asked(source: Source, path: Path, backend: Backend, written: str) -> Plan:
     """The row of a bundle in a precision that is not to be measured."""
+    name = spelled(written)
     key = f"{path.name}-{written}"
-    row = _row(source, backend.title, key, Precision(written), backend.devices[0])
-    return _absent(
-        row, BenchError(f"It is written in {written}.", f"Measure with --precision {written}.")
+    row = planned_row(source, key, backend.title, written, device=backend.devices[0])
+    return _skipped(
+        row, BenchError(f"It is written in {name}.", f"Measure with --precision {name}.")
     )
 
 
-def _given(source: Source, settings: BenchSettings) -> Iterable[Plan]:
+def _bundle_plans(source: Source, settings: BenchSettings) -> Iterable[Plan]:
     """Rows of bundles that the user named."""
     for path in source.bundles:
         manifest = open_bundle(path).manifest
         target = TARGETS[manifest["target"]]
         written = str(manifest.get("precision", "f32"))
-        ways = [
-            way for way in variants_for(target, target.backend, settings) if way.written == written
-        ]
-        if not ways:
+        known = variants_for(target, target.backend, settings)
+        variants = [variant for variant in known if variant.written == written]
+        if not variants:
             yield _not_asked(source, path, target.backend, written)
-        for way in ways:
-            key = f"{path.name}-{way.precision}"
-            row = _row(source, target.backend.title, key, way.precision, way.device)
-            if manifest.get("dc") == "fft" and target.name in ("onnx", "openvino"):
-                row = replace(row, variant=PLAIN_EXPORT)
+        plain = manifest.get("dc") == "fft" and target.name in ("onnx", "openvino")
+        for variant in variants:
+            row = planned_row(
+                source,
+                f"{path.name}-{variant.precision}",
+                target.backend.title,
+                variant.precision,
+                variant=PLAIN_EXPORT if plain else DEFAULT,
+                device=variant.device,
+            )
             missing = _missing(target.backend)
-            yield _absent(row, missing) if missing else _ready(row, path)
+            yield _skipped(row, missing) if missing else _ready(row, path)

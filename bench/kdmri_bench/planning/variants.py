@@ -1,4 +1,4 @@
-"""Every way in which a network can be run on some machine: what the rows of a benchmark are."""
+"""Variants of a network: each runtime, precision and option that it can be run with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from kdmri_bench.planning.settings import USUAL, BenchSettings, Precision
-from kdmri_bench.results.ratios import PLAIN_EXPORT
+from kdmri_bench.results.schema import DEFAULT, PLAIN_EXPORT
 from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.runtime.backends.registry import BACKENDS, Backend
 from kdmri_edge.runtime.targets import TARGETS, Target
@@ -15,7 +15,6 @@ from kdmri_edge.runtime.targets import TARGETS, Target
 __all__ = [
     "COMPILED",
     "CUDA",
-    "DEFAULT",
     "REFERENCE",
     "EagerVariant",
     "ExportedVariant",
@@ -29,7 +28,6 @@ REFERENCE: Final = "PyTorch"
 """Title of the runtime that speed-ups and differences refer to."""
 
 CUDA: Final = "PyTorch CUDA"
-DEFAULT: Final = "default"
 COMPILED: Final = "torch.compile"
 _THROUGHPUT: Final = "throughput hint"
 
@@ -62,7 +60,7 @@ def _cuda(key: str, variant: str, mode: str) -> EagerVariant:
     return EagerVariant(key=key, runtime=CUDA, variant=variant, device="cuda", options=options)
 
 
-_LIVE: Final = (
+_EAGER: Final = (
     EagerVariant(key="pytorch-f32", options={"layout": "channels_last"}),
     EagerVariant(key="pytorch-f32-layout", variant="default layout", options={"layout": "default"}),
     EagerVariant(
@@ -77,10 +75,10 @@ _LIVE: Final = (
 
 
 def eager_variants(settings: BenchSettings) -> list[EagerVariant]:
-    """Return the ways in PyTorch; the first one is the reference."""
+    """Return the variants in PyTorch; the first one is the reference."""
     if Precision.F32 not in settings.precisions:
         return []
-    return list(_LIVE) if settings.every_way else [_LIVE[0]]
+    return list(_EAGER) if settings.every_way else [_EAGER[0]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,27 +138,27 @@ def exported_variants(
         found += variants_for(TARGETS["trt"], BACKENDS["tensorrt-rtx"], settings)
         found += [
             ExportedVariant(
-                target=way.target,
-                backend=way.backend,
-                precision=way.precision,
+                target=variant.target,
+                backend=variant.backend,
+                precision=variant.precision,
                 variant=_THROUGHPUT,
                 options={"hint": "THROUGHPUT"},
             )
-            for way in variants_for(TARGETS["openvino"], BACKENDS["openvino"], settings)
+            for variant in variants_for(TARGETS["openvino"], BACKENDS["openvino"], settings)
         ]
     # The plain student has the distilled one's graph: measuring it twice would tell nothing.
     if settings.plain_export and role != "plain" and spec.has_data_consistency:
         found += [
             ExportedVariant(
-                target=way.target,
-                backend=way.backend,
-                precision=way.precision,
+                target=variant.target,
+                backend=variant.backend,
+                precision=variant.precision,
                 dc=_PLAIN_DC,
                 variant=PLAIN_EXPORT,
             )
             for name in _PLAIN_TARGETS
-            for way in variants_for(TARGETS[name], TARGETS[name].backend, settings)
-            if way.precision in (Precision.F32, Precision.BF16)
+            for variant in variants_for(TARGETS[name], TARGETS[name].backend, settings)
+            if variant.precision in (Precision.F32, Precision.BF16)
         ]
     return found
 
@@ -168,7 +166,7 @@ def exported_variants(
 def variants_for(
     target: Target, backend: Backend, settings: BenchSettings
 ) -> list[ExportedVariant]:
-    """Return the ways of a target's graphs in a backend, one for each precision."""
+    """Return the variants of a target's graphs in a backend, one for each precision."""
     return [
         ExportedVariant(target=target, backend=backend, precision=precision)
         for precision in precisions(backend, settings)

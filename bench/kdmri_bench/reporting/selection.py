@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from kdmri_bench.planning.variants import DEFAULT, REFERENCE
+from kdmri_bench.planning.variants import REFERENCE
 from kdmri_bench.results.figures import loss_text, variant_name
 from kdmri_bench.results.repeatability import expected
-from kdmri_bench.results.schema import Report, Row, Status
+from kdmri_bench.results.schema import DEFAULT, Report, Row, Status
 from kdmri_bench.results.select import Choice, Limits
 
 __all__ = ["as_dict", "lines"]

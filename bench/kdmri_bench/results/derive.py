@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 
 from kdmri_bench.measuring.quality import gap_closed
-from kdmri_bench.planning.variants import CUDA, DEFAULT, REFERENCE
+from kdmri_bench.planning.variants import CUDA, REFERENCE
 from kdmri_bench.results.repeatability import predicted
-from kdmri_bench.results.schema import ZERO_FILLED, Network, Row, TestVolume
+from kdmri_bench.results.schema import DEFAULT, ZERO_FILLED, Network, Row, TestVolume
 from kdmri_bench.results.statistics import bootstrap
 from kdmri_edge.metrics import METRICS
 

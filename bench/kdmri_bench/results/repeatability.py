@@ -10,8 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from kdmri_bench.results.ratios import BASELINES
-from kdmri_bench.results.schema import Row
+from kdmri_bench.results.schema import BASELINES, Row
 
 __all__ = [
     "LARGER",

@@ -20,6 +20,11 @@ from typing import Any, Final, TypeVar
 from kdmri_edge.errors import BenchError
 
 __all__ = [
+    "BASELINES",
+    "DEFAULT",
+    "PEER_COMPILE",
+    "PEER_EXPORT",
+    "PLAIN_EXPORT",
     "SCHEMA_VERSION",
     "ZERO_FILLED",
     "Network",
@@ -33,6 +38,15 @@ __all__ = [
 SCHEMA_VERSION: Final = 2
 ZERO_FILLED: Final = "zero-filled"
 """Network and role of the row that holds the input itself."""
+
+DEFAULT: Final = "default"
+"""Variant of a row with nothing special about it."""
+
+PLAIN_EXPORT: Final = "plain export"
+PEER_EXPORT: Final = "peer, torch.onnx"
+PEER_COMPILE: Final = "peer, torch.compile"
+BASELINES: Final = (PLAIN_EXPORT, PEER_EXPORT, PEER_COMPILE)
+"""Variants that are measured for comparison and never recommended."""
 
 T = TypeVar("T")
 
@@ -155,7 +169,7 @@ class Row:
     role: str
     runtime: str
     precision: str
-    variant: str = "default"
+    variant: str = DEFAULT
     status: Status = Status.MEASURED
     reason: str | None = None
     quality: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
@@ -178,6 +192,11 @@ class Row:
         default_factory=dict, metadata=_SINCE_2
     )
     worst: tuple[Mapping[str, Any], ...] = field(default=(), metadata=_SINCE_2)
+
+    @property
+    def timing(self) -> Mapping[str, Any]:
+        """Latency from k-space to image, or of the network alone where that is all there is."""
+        return self.end_to_end or self.latency or {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

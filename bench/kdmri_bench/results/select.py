@@ -11,11 +11,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
-from kdmri_bench.results.ratios import BASELINES
 from kdmri_bench.results.repeatability import LARGER, ROUNDING, SLOWER, expected
-from kdmri_bench.results.schema import ZERO_FILLED, Report, Row, Status
+from kdmri_bench.results.schema import BASELINES, ZERO_FILLED, Report, Row, Status
 from kdmri_bench.results.statistics import MARGIN
 from kdmri_edge.errors import BenchError
 
@@ -180,7 +179,7 @@ def dominates(row: Row, other: Row, sizes: Mapping[str, int]) -> bool:
 
 
 def _median(row: Row) -> float:
-    return float(_timing(row)["p50_ms"])
+    return float(row.timing["p50_ms"])
 
 
 def _peak(row: Row) -> float:
@@ -193,7 +192,7 @@ def _psnr(row: Row) -> float:
 
 def _slower(row: Row, other: Row) -> bool:
     """Tell whether a row is slower than another beyond the scatter of either."""
-    (a, low, _), (b, _, high) = expected(_timing(row)), expected(_timing(other))
+    (a, low, _), (b, _, high) = expected(row.timing), expected(other.timing)
     return a > high and b < low and a / b > 1 + SLOWER
 
 
@@ -248,13 +247,9 @@ def recommended_row(report: Report) -> Row | None:
     return choose(report, limits_of(report)).row
 
 
-def _timing(row: Row) -> Mapping[str, Any]:
-    return row.end_to_end or row.latency or {}
-
-
 def _latency(row: Row) -> tuple[str, float]:
     """Return the percentile that a limit is on, p90 where there is one, and its ms."""
-    timing = _timing(row)
+    timing = row.timing
     name = "p90" if timing.get("p90_ms") is not None else "p50"
     return name, float(timing[f"{name}_ms"])
 

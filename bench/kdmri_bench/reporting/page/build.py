@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Final
 
 from kdmri_bench.reporting.notes import busy_lines, header_line, seen_lines
-from kdmri_bench.reporting.page.charts import histogram_svg, pareto_svg, timing
+from kdmri_bench.reporting.page.charts import histogram_svg, pareto_svg
 from kdmri_bench.reporting.page.images import Figure as SliceFigure
 from kdmri_bench.reporting.page.images import Tile
 from kdmri_bench.reporting.page.method import method
@@ -25,9 +25,8 @@ from kdmri_bench.results.figures import (
     spelled,
 )
 from kdmri_bench.results.figures import variant_name as name_of
-from kdmri_bench.results.ratios import BASELINES
 from kdmri_bench.results.repeatability import expected
-from kdmri_bench.results.schema import Report, Row, Status
+from kdmri_bench.results.schema import BASELINES, Report, Row, Status
 from kdmri_bench.results.select import choose, limits_of, recommended_row
 
 __all__ = ["build", "fragment"]
@@ -170,7 +169,7 @@ def _named(row: Row) -> str:
 
 def _cards(row: Row) -> str:
     """Show what decides about a variant."""
-    times = timing(row)
+    times = row.timing
     _, low, high = expected(times)
     whole = "from k-space to image" if row.end_to_end else "network only"
     cards = [

@@ -8,11 +8,10 @@ from html import escape
 from typing import Any, Final
 
 from kdmri_bench.results.figures import recorded_name, variant_name
-from kdmri_bench.results.ratios import BASELINES
 from kdmri_bench.results.repeatability import ROUNDING
-from kdmri_bench.results.schema import ZERO_FILLED, Report, Row
+from kdmri_bench.results.schema import BASELINES, ZERO_FILLED, Report, Row
 
-__all__ = ["front", "histogram_svg", "pareto_svg", "timing"]
+__all__ = ["front", "histogram_svg", "pareto_svg"]
 
 # Colour and shape say the same, for readers who do not tell colours apart (Okabe and Ito).
 _SHAPES: Final = {"teacher": "square", "student": "circle", "plain": "triangle"}
@@ -26,17 +25,12 @@ _WIDTH, _HEIGHT = 960, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 44, 52
 
 
-def timing(row: Row) -> dict[str, Any]:
-    """Return the latency from k-space to image, or network only where that is all there is."""
-    return dict(row.end_to_end or row.latency or {})
-
-
 def _points(report: Report) -> list[tuple[Row, float, float]]:
     found = []
     for row in report.rows:
         psnr = row.quality.get("psnr", {}).get("mean")
         if row.role != ZERO_FILLED and row.latency and psnr is not None:
-            found.append((row, float(timing(row)["p50_ms"]), float(psnr)))
+            found.append((row, float(row.timing["p50_ms"]), float(psnr)))
     return found
 
 

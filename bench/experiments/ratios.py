@@ -5,28 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kdmri_bench.results.figures import NOTHING, spelled
-from kdmri_bench.results.schema import Report, Row
+from kdmri_bench.results.schema import PLAIN_EXPORT, Report, Row
 from kdmri_edge.errors import BenchError
 
 __all__ = [
-    "BASELINES",
-    "PEER_COMPILE",
-    "PEER_EXPORT",
-    "PLAIN_EXPORT",
     "Ratio",
     "markdown_ratios",
     "markdown_student",
     "ratios",
 ]
 
-PLAIN_EXPORT = "plain export"
 _PLAIN_RUNTIME = "ONNX Runtime"
-PEER_EXPORT = "peer, torch.onnx"
-PEER_COMPILE = "peer, torch.compile"
 _PYTORCH = "pytorch-f32"
-
-BASELINES = (PLAIN_EXPORT, PEER_EXPORT, PEER_COMPILE)
-"""Variants that are measured for comparison and never recommended."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +41,7 @@ def ratios(report: Report, variant: str = PLAIN_EXPORT) -> list[Ratio]:
 
     Args:
         report: what was measured.
-        variant: one of `BASELINES`.
+        variant: one of `schema.BASELINES`.
     """
     plain = {
         (row.network, row.runtime, row.precision): row
