@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ __all__ = [
     "load_split",
     "load_volumes",
     "phantom_parts",
+    "read_found",
     "split_for",
 ]
 
@@ -50,8 +52,9 @@ class VolumeFile:
 
     Attributes:
         path: the file, a dataset of it, or the folder of a DICOM series.
-        name: its name without suffix.
-        subject: as the name tells, the whole name where it does not.
+        name: its name without suffix; in a BIDS folder it begins with subject and session.
+        subject: as the name tells, the whole name where it does not; in a BIDS folder that of its
+            sub- folder.
         contrast: as the name tells, else None.
     """
 
@@ -62,18 +65,22 @@ class VolumeFile:
 
 
 def find_volumes(folder: Path, contrast: str | None = None) -> list[VolumeFile]:
-    """List the volumes of a folder, sorted by name.
+    """List the volumes of a folder, sorted by path.
 
-    Its sub-folders are not looked into, but one that holds DICOM files straight in it is a volume,
-    as is the folder itself if it does. Files that no reader knows (licences, notes) and hidden
-    files are passed over. A single file counts as a folder of one.
+    Of its sub-folders only two kinds are looked into: one that holds DICOM files straight in it is
+    a volume, as is the folder itself if it does; and the folder of a subject as BIDS lays it out,
+    `sub-01`, is searched in itself, in its sessions (`ses-1`), and in `anat` of either, where
+    BIDS keeps structural images. What lies in a subject's folder is of that subject. Files that no
+    reader knows (licences, notes) and hidden files are passed over. A single file counts as a
+    folder of one.
 
     Args:
-        folder: a folder or a file; a dataset as FILE.h5:DATASET:AXES.
+        folder: a folder, the folder of one subject, or a file; a dataset as FILE.h5:DATASET:AXES.
         contrast: keep only this one, letter case ignored; None keeps all.
 
     Raises:
-        DataError: missing folder, no volume in it, or no volume of that contrast.
+        DataError: missing folder, no volume in it, no volume of that contrast, or a file that is
+            named after another subject than its folder.
         MissingExtraError: a DICOM series without pydicom.
     """
     folder = Path(folder)
@@ -81,11 +88,12 @@ def find_volumes(folder: Path, contrast: str | None = None) -> list[VolumeFile]:
     if not file.exists():
         raise DataError(f"{file} does not exist.", "Check the path.")
     if folder.is_dir():
-        files = [_describe(path) for path in _volumes_in(folder)]
+        files = _files_in(folder)
         if not files:
             raise DataError(
                 f"{folder} holds no volume.",
-                f"Put files of these kinds straight into it: {', '.join(READERS)}.",
+                "Put files straight into it, or in the folders of BIDS (sub-01/anat)."
+                f" Read are {', '.join(READERS)}.",
             )
     elif readable_suffix(folder):
         files = [_describe(folder)]
@@ -120,6 +128,70 @@ def _volumes_in(folder: Path) -> list[Path]:
         others = [path for path in entries if path not in slices]
         return [folder, *(p for p in others if (suffix_of(p) and p.is_file()) or is_series(p))]
     return [p for p in entries if (suffix_of(p) and p.is_file()) or is_series(p)]
+
+
+_SUBJECT_FOLDER: Final = re.compile(r"sub-([A-Za-z0-9]+)")
+_SESSION_FOLDER: Final = re.compile(r"ses-[A-Za-z0-9]+")
+_STRUCTURAL: Final = "anat"
+"""Folder of BIDS for structural images; what the others hold is no volume to reconstruct."""
+
+
+def _files_in(folder: Path) -> list[VolumeFile]:
+    """Describe the volumes of a folder of any layout."""
+    if _subject_of(folder) and (_anat(folder) or _folders(folder, _SESSION_FOLDER)):
+        return _subject_files(folder)
+    files = [_describe(path) for path in _volumes_in(folder)]
+    for subject in _folders(folder, _SUBJECT_FOLDER):
+        if not is_series(subject):
+            files.extend(_subject_files(subject))
+    return files
+
+
+def _subject_of(folder: Path) -> str | None:
+    """The subject that a folder of BIDS is named after, None for another folder."""
+    match = _SUBJECT_FOLDER.fullmatch(folder.absolute().name)
+    return match[1] if match else None
+
+
+def _folders(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
+    try:
+        return sorted(p for p in folder.iterdir() if pattern.fullmatch(p.name) and p.is_dir())
+    except OSError:  # `_volumes_in` says why a folder cannot be listed
+        return []
+
+
+def _anat(folder: Path) -> list[Path]:
+    return [path for path in (folder / _STRUCTURAL,) if path.is_dir()]
+
+
+def _subject_files(folder: Path) -> list[VolumeFile]:
+    """Describe the volumes below a subject's folder; they are all of that subject.
+
+    Raises:
+        DataError: a file is named after another subject.
+    """
+    subject = str(_subject_of(folder))
+    found: dict[Path, VolumeFile] = {}  # a series that lies straight in anat is met twice
+    for place in (folder, *_folders(folder, _SESSION_FOLDER)):
+        session = "" if place == folder else place.name
+        for path in (path for part in (place, *_anat(place)) for path in _volumes_in(part)):
+            found[path] = _of_subject(_describe(path), subject, session)
+    return list(found.values())
+
+
+def _of_subject(file: VolumeFile, subject: str, session: str) -> VolumeFile:
+    """Give a volume its folder's subject, and a name that no other volume of the data has."""
+    named = parse_name(file.name).subject
+    if file.name.startswith(f"sub-{named}") and named != subject:
+        raise DataError(
+            f"{file.path} is named after subject {named} and lies in the folder of {subject}.",
+            "Rename or move it: a subject must not be both trained and tested on.",
+        )
+    rest = file.name.removeprefix(f"sub-{subject}").removeprefix("_")
+    rest = rest.removeprefix(session).removeprefix("_") if session else rest
+    name = "_".join(part for part in (f"sub-{subject}", session, rest) if part)
+    contrast = file.contrast or (parse_name(name).contrast if rest else None)
+    return replace(file, name=name, subject=subject, contrast=contrast)
 
 
 def _describe(path: Path) -> VolumeFile:
@@ -159,9 +231,21 @@ def load_volumes(files: Sequence[VolumeFile], matrix: int) -> list[Volume]:
     volumes = []
     with progress("Reading volumes", len(files)) as advance:
         for file in files:
-            volumes.append(to_matrix(read_volume(file.path), matrix))
+            volumes.append(to_matrix(read_found(file), matrix))
             advance(1)
     return volumes
+
+
+def read_found(file: VolumeFile) -> Volume:
+    """Read a volume under the name and subject that its place in the folder gives it.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    volume = read_volume(file.path)
+    return replace(
+        volume, name=file.name, subject=file.subject, contrast=volume.contrast or file.contrast
+    )
 
 
 PARTS: Final = ("train", "validation", "test")

@@ -9,8 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from kdmri_edge.data.case import Case, Undersampling
-from kdmri_edge.data.datasets import Split, VolumeFile, find_volumes, phantom_parts, split_for
-from kdmri_edge.data.formats.registry import read_volume
+from kdmri_edge.data.datasets import (
+    Split,
+    VolumeFile,
+    find_volumes,
+    phantom_parts,
+    read_found,
+    split_for,
+)
 from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.distillation.recipe import load_recipe
@@ -177,7 +183,7 @@ def load_cases(
         DataError: a volume is unreadable or below the matrix.
         MaskError: the mask is of another size.
     """
-    volumes = (read_volume(file.path) for file in files)
+    volumes = (read_found(file) for file in files)
     return _cases(volumes, len(files), mask=mask, matrix=matrix, spec=spec, split=split)
 
 
