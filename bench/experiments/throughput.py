@@ -26,7 +26,7 @@ from kdmri_edge.distillation.batches import TrainingSlices
 from kdmri_edge.distillation.engine import Engine, describe, make_fabric
 from kdmri_edge.distillation.loop import train
 from kdmri_edge.distillation.losses import distance
-from kdmri_edge.distillation.recipe import DistillRecipe
+from kdmri_edge.distillation.recipe import DistillRecipe, load_recipe
 from kdmri_edge.distillation.stages import Stage, TrainContext
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.specs import preset
@@ -36,7 +36,7 @@ from kdmri_edge.physics.operators import Form
 from kdmri_edge.utils.console import progress, say
 from kdmri_edge.utils.provenance import provenance
 
-__all__ = ["measure", "sentence"]
+__all__ = ["duration", "measure", "sentence"]
 
 SCHEMA: Final = 1
 _MATRIX: Final = 240
@@ -186,6 +186,29 @@ def sentence(result: dict[str, Any]) -> str:
         f" {result['plain_loop']['slices_per_s']:.1f}: {ratio['median']:.1f}x as fast"
         f" ({ratio['smallest']:.1f} to {ratio['largest']:.1f} over {result['rounds']} rounds that"
         " took turns)."
+    )
+
+
+def duration(result: dict[str, Any]) -> str:
+    """Say what a distillation with the default recipe takes at the rate that was measured."""
+    recipe = load_recipe("edge")
+    trained, size = result["network"], result["matrix"]
+    slices = recipe.batches.size * recipe.batches.strip / size  # as many pixels
+    macs = {
+        name: sum(preset(name).macs(size, size).values())
+        for name in (trained, "dccnn-d3c5", "dccnn-d5c5")
+    }
+    pace = slices / result["kdmri_edge"]["slices_per_s"] / macs[trained] / 3600  # hours
+    student = recipe.imitation_steps * pace * macs["dccnn-d3c5"]
+    teacher = recipe.teacher_steps * pace * macs["dccnn-d5c5"]
+    return (
+        f"Recipe `edge` has {recipe.teacher_steps:,} steps of {recipe.batches.size} strips of"
+        f" {recipe.batches.strip} columns for each of three networks. At the"
+        f" {result['kdmri_edge']['slices_per_s']:.1f} slices of {size} x {size} per second of"
+        f" {trained} on {result['ran_on']['device']}, {result['ran_on']['threads']} threads,"
+        f" {result['ran_on']['precision']}, these are at least {teacher:.1f} hours for the teacher"
+        f" and {student:.1f} for each student (imitation, which runs the teacher too, and"
+        f" validation not counted)."
     )
 
 

@@ -17,6 +17,7 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `ablation`: what each idea is worth;
 - `generality`: what it costs to serve any mask;
 - `throughput`: how fast training is beside a plain loop;
+- `duration`: what a distillation takes at that rate;
 - `precisions`: what every target and precision costs in quality;
 - `cold`: time and memory from a process's start to its first image;
 - `soak`: a server under many scans, some of them faulty;
@@ -161,6 +162,7 @@ _LAZY: Final = {
     "ablation": "experiments.ablation:markdown",
     "generality": "experiments.generality:markdown",
     "throughput": "experiments.throughput:sentence",
+    "duration": "experiments.throughput:duration",
     "cold": "experiments.cold_start:markdown",
     "precisions": "experiments.targets:markdown",
     "soak": "experiments.soak:markdown",

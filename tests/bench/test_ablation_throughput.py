@@ -103,3 +103,17 @@ def test_throughput_times_both_loops() -> None:
     assert report["kdmri_edge"]["slices_per_s"] > 0
     assert report["ratio"]["smallest"] <= report["ratio"]["median"] <= report["ratio"]["largest"]
     assert "slices of 240 x 240 per second" in throughput.sentence(report)
+
+
+def test_duration_follows_from_the_rate() -> None:
+    report = {
+        "network": "dccnn-d3c5",
+        "matrix": 240,
+        "ran_on": {"device": "CPU", "threads": 2, "precision": "float32"},
+        "kdmri_edge": {"slices_per_s": 2.0},
+    }
+    # 8,000 steps of 8 x 60 columns: two slices of 240 columns, a second each step
+    said = throughput.duration(report)
+    hours = 8000 / 3600
+    assert f"and {hours:.1f} for each student" in said
+    assert f"at least {hours * 8.20 / 2.89:.1f} hours for the teacher" in said
