@@ -22,6 +22,7 @@ from kdmri_edge.distillation.recipe import LOSSES, DistillRecipe
 from kdmri_edge.distillation.recipe import shipped as shipped_recipes
 from kdmri_edge.metrics import METRICS
 from kdmri_edge.models.shipped import served, shipped_networks
+from kdmri_edge.models.specs import NETWORKS
 from kdmri_edge.physics.masks import MASK_FAMILIES
 from kdmri_edge.registry import Registry
 from kdmri_edge.runtime.backends.registry import BACKENDS
@@ -158,7 +159,7 @@ NAMESPACES: Final = ("data", "distillation", "models", "physics", "runtime")
 """Public namespaces of `kdmri_edge` that declare their names in a stub."""
 
 _REGISTRIES: Final[tuple[Registry[Any], ...]] = (
-    TARGETS, BACKENDS, FORMATS, MASK_FAMILIES, LOSSES, METRICS,
+    NETWORKS, TARGETS, BACKENDS, FORMATS, MASK_FAMILIES, LOSSES, METRICS,
 )  # fmt: skip
 
 

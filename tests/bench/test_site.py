@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kdmri_edge.cli import COMMANDS
+from maintainer.code_tables import registries
 from maintainer.site import places, resolved
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +57,16 @@ def test_every_command_and_picture_is_there(site: Path) -> None:
     shown = (site / "results" / "runtimes.html").read_text("utf-8")
     assert 'src="workstation/panel.png"' in shown
     assert (site / "results" / "workstation" / "panel.png").is_file()
+
+
+def test_what_packages_may_add_is_listed() -> None:
+    found = {
+        group
+        for file in (ROOT / "kdmri_edge").rglob("*.py")
+        for group in re.findall(r"= Registry\(\s*\"([\w.]+)\"", file.read_text("utf-8"))
+    }
+    assert found == set(re.findall(r"^\| `([\w.]+)` \|", registries(), re.M))
+    assert "kdmri_edge.networks" in found
 
 
 def test_links_lead_to_the_site() -> None:

@@ -118,6 +118,29 @@ def test_modules_of_the_library_import_from_their_layer_or_below() -> None:
     assert not wrong
 
 
+def test_modules_that_the_changelog_leads_to_are_there() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    table = re.search(r"^\| 0\.1\.0 \| now \|\n(.*?)\n\n", text, re.M | re.S)
+    assert table is not None
+    cells = [line.split("|")[2] for line in table[1].splitlines()]
+    names = set(re.findall(r"`(\w+\.[\w.]+)`", " ".join(cells)))
+    assert len(names) > 70
+    roots = ("kdmri_edge", "export/kdmri_export", "bench/kdmri_bench", "bench")
+    for name in names:
+        places = [(ROOT / root).joinpath(*name.split(".")) for root in roots]
+        assert any(p.is_dir() or p.with_suffix(".py").is_file() for p in places), name
+
+
+def test_paths_that_contributors_are_told_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"`((?:[\w.]+/)+[\w.]*)`", text))
+    assert len(paths) > 20
+    within = (ROOT, ROOT / "export" / "kdmri_export")
+    made = {"bench/results/NAME", "shared/data"}  # by whoever follows the page
+    own = {p for p in paths - made if not p.startswith(("commands/", "brain/"))}
+    assert not {path for path in own if not any((root / path).exists() for root in within)}
+
+
 @pytest.mark.parametrize("file", ["kdmri_edge/missing.py", "docs/architecture.md"])
 def test_a_row_of_another_file_is_seen(file: str) -> None:
     row = f"| [`kdmri_edge/api.py`](../{file}) | `load` | |"
