@@ -257,8 +257,14 @@ def test_models_lists_architectures_and_trained_networks() -> None:
     assert found["presets"]["dccnn-d5c5"]["parameters"] == 141_765
     entry = found["shipped"]["dccnn-d3c5@brain-4x"]
     assert entry["figures"]["mean"]["psnr"] > 38
+    reads = {name: network["reads"] for name, network in found["shipped"].items()}
+    assert reads["dccnn-d3c5@brain-4x"] == "magnitude"
+    assert reads["dccnn-d3c5-complex@measured-4x"] == "complex"
+    assert reads["dccnn-d3c5-sense@measured-4x"] == "sense"
+    assert entry["anatomy"] == "brain"
     shown = call("models").stdout
-    assert "dccnn-d3c5@brain-4x" in shown
+    (line,) = [line for line in shown.splitlines() if "dccnn-d3c5@brain-4x " in line]
+    assert line.split()[1:3] == ["brain", "magnitude"]
     assert f"{entry['figures']['mean']['psnr']:.2f}" in shown
 
 

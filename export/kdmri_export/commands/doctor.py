@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from kdmri_edge.runtime.targets import TARGETS, Target
+from kdmri_edge.runtime.targets import TARGETS, Target, as_users_write
 from kdmri_edge.utils.extras import available, load_attribute
 from kdmri_export.targets.tensorrt.engines import BUILDERS, TORCH_TENSORRT, builder_module, probe
 
@@ -124,7 +124,7 @@ def doctor(as_json: bool) -> None:
             "yes" if row["can_export"] else "no",
             "yes" if row["can_run"] else "no",
             ", ".join(row["devices"]),
-            ", ".join(row["precisions"]),
+            as_users_write(", ".join(row["precisions"])),
         )
     console.print(table)
     for row in found["targets"]:  # not in the table, which would cut a command that has to be typed
