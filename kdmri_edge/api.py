@@ -24,7 +24,7 @@ from kdmri_edge.models.shipped import named_mask
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.bundle import Bundle
-from kdmri_edge.runtime.networks import NetworkLike, where_it_runs
+from kdmri_edge.runtime.networks import NetworkLike, backend_at_hand, where_it_runs
 from kdmri_edge.runtime.pipeline import Pipeline
 from kdmri_edge.runtime.session import SessionInfo
 from kdmri_edge.utils.closing import Closing
@@ -49,8 +49,9 @@ def load(
         network: The name of one of the package (`kdmri-edge models`), a checkpoint, a bundle, or a
             run (its student; `run.teacher` for its teacher).
         backend: Name of a runtime: "onnxruntime", "openvino", "torch", ... None takes the one that
-            a bundle is made for; a checkpoint is exported once for the fastest runtime that is
-            installed. "torch" runs a checkpoint in PyTorch itself. `Network.info` says what runs.
+            a bundle is made for, or the next that is installed; a checkpoint is exported once for
+            the fastest runtime that is installed. "torch" runs a checkpoint in PyTorch itself.
+            `Network.info` says what runs.
         precision: "fp32", "fp16", "bf16" or "int8"; None takes what the bundle was exported for.
         device: "cpu" or "cuda", for checkpoints in PyTorch.
         threads: CPU threads; None leaves the runtime's choice.
@@ -67,6 +68,7 @@ def load(
     source, name = where_it_runs(
         network, backend=backend, device=device, precision=precision, cache=cache
     )
+    backend = backend or backend_at_hand(source)
     options: dict[str, Any] = {}
     if device is not None and is_checkpoint(source):
         options["device"] = device

@@ -15,7 +15,7 @@ from kdmri_edge.runtime.targets import as_users_write
 if TYPE_CHECKING:
     from kdmri_edge.runtime.session import SessionInfo
 
-__all__ = ["at_hand", "run", "runs_on"]
+__all__ = ["run", "runs_on"]
 
 
 def runs_on(info: SessionInfo) -> str:
@@ -112,7 +112,7 @@ def run(
     from kdmri_edge.models.checkpoint import is_checkpoint
     from kdmri_edge.models.shipped import named_mask
     from kdmri_edge.runtime.files import plan_jobs, run_job
-    from kdmri_edge.runtime.networks import where_it_runs
+    from kdmri_edge.runtime.networks import backend_at_hand, where_it_runs
     from kdmri_edge.runtime.pipeline import Pipeline
     from kdmri_edge.utils.console import say
 
@@ -125,7 +125,7 @@ def run(
         precision=precision,
         cache=not no_cache,
     )
-    chosen = at_hand(source, device) if backend == "auto" else backend
+    chosen = backend_at_hand(source, device) if backend == "auto" else backend
     options: dict[str, Any] = {}
     if device is not None and is_checkpoint(source):
         options["device"] = device
@@ -156,39 +156,6 @@ def run(
             click.echo(_line(done[-1]))
     if as_json:
         click.echo(json.dumps(done, indent=2))
-
-
-def at_hand(source: Path, device: str | None = None) -> str | None:
-    """Return the first backend for a bundle whose library is installed, None for its own.
-
-    Nothing is silent about it: what runs is printed with the first image.
-
-    Args:
-        source: A bundle or a checkpoint, which has PyTorch alone.
-        device: Take those that run there only; without any installed, the first that would.
-
-    Raises:
-        BackendError: None of the bundle's backends runs on that device.
-    """
-    from kdmri_edge.errors import BackendError
-    from kdmri_edge.models.checkpoint import is_checkpoint
-    from kdmri_edge.runtime.bundle import open_bundle
-    from kdmri_edge.utils.extras import available
-
-    if is_checkpoint(source):
-        return None
-    offered = open_bundle(source, verify=False).target.runs_on
-    names = [name for name in offered if device is None or device in BACKENDS[name].devices]
-    if not names:
-        raise BackendError(
-            f"{source} runs on {' or '.join(offered)}, of which none runs on {device!r}.",
-            "Export the network for a target that does, or leave --device out.",
-        )
-    for name in names:
-        libraries = (BACKENDS[name].library, *BACKENDS[name].runs_with)
-        if all(available(library) for library in libraries):
-            return name
-    return None if device is None else names[0]
 
 
 def _check_device(backend: str, device: str) -> None:

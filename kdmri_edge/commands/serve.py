@@ -125,9 +125,10 @@ def serve(
     Each slice of a Cartesian 2-D scan goes back as soon as its last line has come. Where the
     network cannot be used (another matrix or mask, NaN, a missed deadline, a failure) the
     zero-filled image goes back instead, flagged in its meta attributes, with the reason in text.
-    A bundle that was exported with --mask input takes scans of any line mask. The log is one JSON
-    object a line on standard error, without patient data. SIGTERM ends the server after the running
-    scans.
+    A bundle that was exported with --mask input takes scans of any line mask. A checkpoint, a run
+    or a network of the package is exported first, once, as by `kdmri-edge run`. The server's log is
+    one JSON object a line on standard error, without patient data. SIGTERM ends it after the
+    running scans.
 
     \b
     Examples:
@@ -135,9 +136,9 @@ def serve(
       kdmri-edge serve bundle --host 0.0.0.0 --format int16 --metrics-port 9100
       kdmri-edge send scan.h5 -o images.h5
     """  # noqa: D301 - click wants the backspace itself
-    from kdmri_edge.commands.run import at_hand, runs_on
+    from kdmri_edge.commands.run import runs_on
     from kdmri_edge.errors import StreamError
-    from kdmri_edge.models.shipped import resolve_weights
+    from kdmri_edge.runtime.networks import backend_at_hand, where_it_runs
     from kdmri_edge.runtime.pipeline import Pipeline
     from kdmri_edge.utils.extras import require
 
@@ -148,8 +149,9 @@ def serve(
     from kdmri_edge.mrd.server.settings import DEFAULT_CONFIGS, ServerSettings
     from kdmri_edge.mrd.server.telemetry import Metrics, log_event, log_to_stderr
 
-    source = resolve_weights(network)
-    chosen = at_hand(source) if backend == "auto" else backend
+    asked = None if backend == "auto" else backend
+    source, _ = where_it_runs(network, backend=asked, precision=precision)
+    chosen = asked or backend_at_hand(source)
     pipeline = Pipeline(source, backend=chosen, precision=precision, threads=threads, sharing=True)
     pipeline.warm_up()
     settings = ServerSettings(

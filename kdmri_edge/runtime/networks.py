@@ -12,9 +12,10 @@ from typing import Final, TypeAlias
 
 from kdmri_edge import __version__
 from kdmri_edge.distillation.run_folder import Run, RunNetwork, open_run
-from kdmri_edge.errors import BundleError
+from kdmri_edge.errors import BackendError, BundleError
 from kdmri_edge.models.checkpoint import is_checkpoint, read_checkpoint_meta
 from kdmri_edge.models.shipped import is_reference, resolve_weights
+from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.bundle import Bundle, open_bundle
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS
 from kdmri_edge.utils.console import say
@@ -23,6 +24,7 @@ from kdmri_edge.utils.files import sha256_file
 
 __all__ = [
     "NetworkLike",
+    "backend_at_hand",
     "cache_folder",
     "cached_export",
     "fastest_target",
@@ -103,6 +105,34 @@ def where_it_runs(
         exported = name if named else source
         source = cached_export(source, name=name, exported=exported, precision=precision) or source
     return source, name
+
+
+def backend_at_hand(source: Path, device: str | None = None) -> str | None:
+    """Return the first backend for a bundle whose library is installed, None for its own.
+
+    Nothing is silent about it: what runs is in the session's `info`, which commands print.
+
+    Args:
+        source: A bundle or a checkpoint, which has PyTorch alone.
+        device: Take those that run there only; without any installed, the first that would.
+
+    Raises:
+        BackendError: None of the bundle's backends runs on that device.
+    """
+    if is_checkpoint(source):
+        return None
+    offered = open_bundle(source, verify=False).target.runs_on
+    names = [name for name in offered if device is None or device in BACKENDS[name].devices]
+    if not names:
+        raise BackendError(
+            f"{source} runs on {' or '.join(offered)}, of which none runs on {device!r}.",
+            "Export the network for a target that does, or leave --device out.",
+        )
+    for name in names:
+        libraries = (BACKENDS[name].library, *BACKENDS[name].runs_with)
+        if all(available(library) for library in libraries):
+            return name
+    return None if device is None else names[0]
 
 
 def cached_export(

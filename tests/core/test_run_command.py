@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 import torch
 
+import kdmri_edge as ke
 from kdmri_edge.data.formats.registry import read_volume, write_image
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.physics.masks import Mask, variable_density_lines
 from kdmri_edge.physics.operators import zero_filled
 from kdmri_edge.runtime.bundle import MANIFEST, SCHEMA, open_bundle
+from kdmri_edge.runtime.pipeline import Pipeline
 from kdmri_edge.runtime.session import open_session, reconstruct
 from kdmri_edge.utils.extras import available
 from kdmri_export.export import export_model
@@ -195,6 +197,29 @@ def test_checkpoint_runs_where_it_is_fastest_or_in_pytorch(
         np.testing.assert_allclose(image, images[0], atol=1e-5 * images[0].max())
 
 
+def test_serve_takes_a_checkpoint_where_run_does(
+    cli: Cli, exports: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ismrmrd")
+    pytest.importorskip("prometheus_client")
+    runtimes = []
+
+    class Started:
+        def __init__(self, pipeline: Pipeline, *_: object) -> None:
+            runtimes.append(pipeline.session.info.backend)
+
+        def serve(self) -> None:
+            pass
+
+    monkeypatch.setattr("kdmri_edge.mrd.server.server.Server", Started)
+    monkeypatch.setattr("kdmri_edge.mrd.server.telemetry.log_to_stderr", lambda **_: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    for options in ((), ("--backend", "torch")):
+        done = cli("serve", exports["checkpoint"], *options)
+        assert done.code == 0, done.err
+    assert runtimes == ["OpenVINO", "PyTorch"]
+
+
 def test_bundle_whose_runtime_is_absent_runs_elsewhere_and_says_so(
     cli: Cli, exports: dict[str, Path], whole: np.ndarray, tmp_path: Path
 ) -> None:
@@ -218,6 +243,8 @@ def test_bundle_whose_runtime_is_absent_runs_elsewhere_and_says_so(
     place.unlink()
     cli(*arguments, "--backend", "tensorrt").check_refusal("kdmri-edge[trt]")
     assert not place.exists()
+    with ke.load(bundle) as net:
+        assert net.info.backend == runs
 
 
 def without_pytorch(*arguments: object) -> subprocess.CompletedProcess[str]:
