@@ -185,8 +185,7 @@ class Network(Closing):
         if undersample and mask is None:
             sampled = Mask(samples=np.ones(height, np.bool_), name="all lines")
         sampled.check_matrix(height, width)
-        keep = sampled.samples[:, None] if sampled.is_lines else sampled.samples
-        if (array * ~keep).any():
+        if (array * ~sampled.grid).any():
             raise MaskError(
                 f"K-space holds samples that mask {sampled.name!r} does not take.",
                 "Give the mask that was sampled, or undersample=True for fully sampled data.",

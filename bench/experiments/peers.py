@@ -53,7 +53,7 @@ def _of(source: Source, checkpoint: Path, scratch: Path) -> list[Plan]:
             plans.append(Plan(row=failed, source=None))
             continue
         row = replace(row, size_bytes=graph.stat().st_size, dft_nodes=nodes)
-        plans.append(Plan(row=row, source=graph, backend=name, opener=_OPENER))
+        plans.append(Plan(row=row, source=graph, backend=name, opener=_OPENER, reads=checkpoint))
     row = planned_row(source, "peer-compile-f32", "PyTorch", "f32", variant=PEER_COMPILE)
     row = replace(row, size_bytes=checkpoint.stat().st_size)
     options = {"matrix": source.matrix}

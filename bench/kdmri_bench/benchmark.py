@@ -311,8 +311,7 @@ def measure_networks(
         plans = plan_rows(networks, settings, workspace / "exports", make=make)
         plans += extra(networks, workspace) if extra else []
         peaks = _peaks(plans, settings)
-        image = "magnitude" if networks[0].spec.magnitude_input else "real"
-        measured = measure(plans, cases, settings, workspace, worker=worker, image=image)
+        measured = measure(plans, cases, settings, workspace, worker=worker)
         report = _report(networks, replace(data, cases=tuple(cases)), settings, measured, peaks)
         report = _recommending(replace(report, load_average=load), limits)
         panel = compose(cases[0], _outputs(networks, measured), networks[0].mask)

@@ -138,7 +138,7 @@ def is_zero_phase(kspace: NDArray[np.complexfloating[Any, Any]], mask: Mask) -> 
         kspace: Complex [..., H, W], zero where not sampled.
         mask: What was sampled.
     """
-    taken = mask.samples[:, None] if mask.is_lines else mask.samples
+    taken = mask.grid
     both = taken & mirrored(taken)  # the one column of lines is its own mirror
     whole = float(np.linalg.norm(kspace * both))
     deviation = float(np.linalg.norm((kspace - mirrored(kspace).conj()) * both))

@@ -80,6 +80,11 @@ class Mask:
         return self.samples.ndim == 1
 
     @property
+    def grid(self) -> NDArray[np.bool_]:
+        """The samples as they multiply k-space [..., H, W]: [H, 1] for lines, else [H, W]."""
+        return self.samples[:, None] if self.is_lines else self.samples
+
+    @property
     def height(self) -> int:
         """Number of phase-encode lines N."""
         return int(self.samples.shape[0])

@@ -88,8 +88,7 @@ def operator_array(mask: Mask, form: Form, channels: int) -> NDArray[np.float64]
         p = projection_matrix(mask)
         real = p.real if channels == 1 else np.block([[p.real, -p.imag], [p.imag, p.real]])
         return np.ascontiguousarray(real)
-    samples = mask.samples[:, None] if mask.is_lines else mask.samples
-    return samples.astype(np.float64)
+    return mask.grid.astype(np.float64)
 
 
 def zero_filled(image: NDArray[np.generic], mask: Mask) -> NDArray[Any]:
@@ -109,8 +108,7 @@ def zero_filled(image: NDArray[np.generic], mask: Mask) -> NDArray[Any]:
     height, width = image.shape[-2:]
     mask.check_matrix(height, width)
     axes = (-2,) if mask.is_lines else (-2, -1)
-    keep = mask.samples[:, None] if mask.is_lines else mask.samples
-    result = kspace_to_image(image_to_kspace(image, axes) * keep, axes)
+    result = kspace_to_image(image_to_kspace(image, axes) * mask.grid, axes)
     if np.iscomplexobj(image):
         return result.astype(np.complex64, copy=False)
     return result.real.astype(np.float32)

@@ -143,8 +143,9 @@ class _Watch:
 def load(path: Path, reads: InputSpec, *, undersample: bool = False) -> Scan | Volume:
     """Read a file as what a network takes of it.
 
-    K-space stays k-space. Of one fully sampled coil a network of one image is given the images,
-    which are brought to its matrix before its mask is applied.
+    What is read as k-space stays k-space (`Pipeline.prepare` makes images of one coil that is
+    undersampled here), but for lines at the edges that are zeros of padding: only the format's
+    reader of images knows them from lines that were not sampled.
 
     Args:
         path: A file, or a dataset of one.
@@ -155,8 +156,9 @@ def load(path: Path, reads: InputSpec, *, undersample: bool = False) -> Scan | V
         DataError: See `read_either`.
     """
     loaded = read_either(path)
-    one_image = isinstance(loaded, Scan) and loaded.coils == 1 and not reads.spec.coils
-    return read_volume(path) if one_image and undersample else loaded
+    if not isinstance(loaded, Scan) or loaded.coils > 1 or reads.spec.coils or not undersample:
+        return loaded
+    return loaded if loaded.mask.samples.all() else read_volume(path)
 
 
 def run_job(

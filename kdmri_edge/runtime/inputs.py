@@ -210,8 +210,8 @@ def prepare_scan(
     if undersample:
         if not scan.mask.samples.all():
             raise DataError(f"{scan.name} is undersampled already.", "Leave --undersample out.")
-        keep = reads.mask.samples[:, None] if reads.mask.is_lines else reads.mask.samples
-        scan = dataclasses.replace(scan, kspace=scan.kspace * keep, mask=reads.mask)
+        kspace = scan.kspace * reads.mask.grid
+        scan = dataclasses.replace(scan, kspace=kspace, mask=reads.mask)
         kind = f"fully sampled {kind}, undersampled here"
     elif scan.mask != reads.mask:
         if scan.mask.samples.all():

@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.data.formats.measured import volume_of
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import BackendError, KdmriError
@@ -160,7 +161,8 @@ class Pipeline(Closing):
         Args:
             loaded: K-space of any number of coils, or images; see `inputs.prepare_scan` and
                 `inputs.prepare`.
-            undersample: The source is fully sampled: apply the network's mask to it.
+            undersample: The source is fully sampled: apply the network's mask to it. One coil
+                for a network of one image is brought to its matrix first, as images are.
             own_mask: Take the mask that k-space was sampled with, where the network takes masks as
                 an input; else the network's for every source.
             maps: See `inputs.prepare_scan`; for scans alone.
@@ -174,6 +176,8 @@ class Pipeline(Closing):
         if self.session.takes_masks and own_mask and sampled is not None and not undersample:
             reads = dataclasses.replace(reads, mask=sampled)
         if isinstance(loaded, Scan):
+            if undersample and maps is None and loaded.coils == 1 and not reads.spec.coils:
+                return prepare(volume_of(loaded), reads, undersample=True)
             return prepare_scan(loaded, reads, undersample=undersample, maps=maps)
         return prepare(loaded, reads, undersample=undersample)
 

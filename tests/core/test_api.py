@@ -14,14 +14,11 @@ import numpy as np
 import pytest
 
 import kdmri_edge as ke
-from kdmri_edge.data.formats.bart import write_bart_scan
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.scan import Scan
-from kdmri_edge.mrd.format.hdf5 import write_scan
 from kdmri_edge.physics.coils import expand
 from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.runtime.pipeline import Pipeline
 from tests.core.mrd.scans import phantom_scan
 from tests.export.networks import spec, write_checkpoint
 
@@ -86,39 +83,6 @@ def bundles(
     )
     made = ke.export(weights, target="onnx", out=folder / "sense")
     return {**tiny_bundles, "sense": made.path}
-
-
-@pytest.mark.parametrize("coils", [1, 3])
-@pytest.mark.parametrize("network", ["magnitude", "complex", "sense", "any-mask"])
-def test_a_scan_gives_one_image_on_every_road(
-    cli: Cli, bundles: dict[str, Path], network: str, coils: int, tmp_path: Path
-) -> None:
-    bundle = bundles[network]
-    with Pipeline(bundle, threads=1) as pipeline:
-        mask = pipeline.reads.mask
-        scan = one_coil(mask) if coils == 1 else phantom_scan(mask, coils=coils)
-        streamed = [pipeline.reconstruct(kspace, mask) for kspace in scan.kspace]
-    assert [outcome.fallback for outcome in streamed] == [None, None]
-    wanted = np.stack([outcome.image for outcome in streamed])
-    close = {"atol": 1e-5 * np.abs(wanted).max(), "rtol": 0.0}
-    with ke.load(bundle, threads=1) as net:
-        np.testing.assert_allclose(net.reconstruct(scan), wanted, **close)
-        np.testing.assert_allclose(net.reconstruct(scan.kspace, mask=mask), wanted, **close)
-        np.testing.assert_allclose(net.reconstruct(scan.kspace, mask=mask.samples), wanted, **close)
-        if coils == 1 and not net.spec.coils:
-            np.testing.assert_allclose(net.reconstruct(scan.kspace[:, 0]), wanted, **close)
-            np.testing.assert_allclose(net.reconstruct(scan.kspace[0, 0]), wanted[0], **close)
-    write_scan(tmp_path / "scan.h5", scan)
-    write_bart_scan(tmp_path / "scan.cfl", scan)
-    files = ["scan.h5"] if coils == 1 else ["scan.h5", "scan.cfl"]  # one coil of BART may be images
-    for name in files:
-        out = tmp_path / f"{name}.npy"
-        done = cli("run", bundle, tmp_path / name, "-o", out, "--complex", "--threads", 1)
-        assert done.code == 0, done.err
-        np.testing.assert_allclose(np.load(out), wanted, **close)
-    with ke.load(bundle, threads=1) as net:
-        read = ke.read(tmp_path / "scan.h5")
-        np.testing.assert_allclose(net.reconstruct(read), wanted, **close)
 
 
 def test_sensitivities_can_be_given(bundles: dict[str, Path]) -> None:

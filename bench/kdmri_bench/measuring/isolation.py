@@ -30,9 +30,9 @@ class Job:
         warmup: untimed queries.
         samples: timed queries, network only.
         seconds: timing ends sooner after so many, of both kinds together; None sets no limit.
-        kspace: .npy file, complex64 [1, H, W]: sampled k-space of the same slice, for timing end to
-            end; None times the network alone.
-        image: what the network reads of the zero-filled image: "complex", "real" or "magnitude".
+        kspace: .npy file, complex64 [1, H, W]: fully sampled k-space of one coil of that slice, for
+            timing end to end; None times the network alone.
+        reads: checkpoint or bundle that says what is made of k-space; None for the source.
         end_to_end: timed queries, k-space in and image out; they count as samples too.
         batches: batch sizes of the offline throughput; empty measures none.
         throughput_s: seconds for each of them.
@@ -52,7 +52,7 @@ class Job:
     samples: int
     seconds: float | None = None
     kspace: str | None = None
-    image: str = "real"
+    reads: str | None = None
     end_to_end: int = 0
     batches: tuple[int, ...] = ()
     throughput_s: float = 1.0

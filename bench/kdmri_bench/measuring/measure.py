@@ -57,7 +57,6 @@ def measure(
     workspace: Path,
     *,
     worker: str = WORKER,
-    image: str = "real",
 ) -> Measured:
     """Measure every planned row.
 
@@ -71,9 +70,8 @@ def measure(
         settings: samples, rounds, threads, timeout.
         workspace: an existing scratch folder; it holds the cases once, for all processes.
         worker: the module that each process runs.
-        image: what networks of one channel read of the zero-filled image: "real" or "magnitude".
     """
-    bench = _Bench(cases=cases, settings=settings, workspace=workspace, worker=worker, image=image)
+    bench = _Bench(cases=cases, settings=settings, workspace=workspace, worker=worker)
     bench.write_inputs()
     rounds = settings.samples_per_round
     runnable = sum(plan.source is not None for plan in plans)
@@ -130,7 +128,6 @@ class _Bench:
     settings: BenchSettings
     workspace: Path
     worker: str
-    image: str = "real"
     outputs: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
     references: dict[str, Row] = field(default_factory=dict)
     views: dict[str, list[View]] = field(default_factory=dict)
@@ -159,7 +156,8 @@ class _Bench:
         first = self.cases[0]
         middle = slice(len(first.target) // 2, len(first.target) // 2 + 1)
         np.save(self.query, network_input(first.zero_filled[middle], first.scale[middle]))
-        np.save(self.kspace, image_to_kspace(first.zero_filled[middle]))
+        kspace = image_to_kspace(first.target[middle])
+        np.save(self.kspace, kspace.astype(np.complex64, copy=False))
         for index, case in enumerate(self.cases):
             np.save(self.volume(index), case.zero_filled)
 
@@ -190,7 +188,7 @@ class _Bench:
             samples=samples,
             seconds=settings.seconds,
             kspace=str(self.kspace),
-            image="complex" if np.iscomplexobj(self.cases[0].target) else self.image,
+            reads=None if plan.reads is None else str(plan.reads),
             end_to_end=end_to_end,
             batches=settings.batches if last else (),
             throughput_s=settings.throughput_s,

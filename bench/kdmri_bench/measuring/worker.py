@@ -25,8 +25,7 @@ from kdmri_bench.measuring.device import Meter, Nvml, open_nvml, resident
 from kdmri_bench.measuring.isolation import Job, JobResult
 from kdmri_bench.measuring.latency import sample_latency, throughput
 from kdmri_edge.errors import BackendError, KdmriError, MissingExtraError
-from kdmri_edge.physics.fourier import kspace_to_image
-from kdmri_edge.physics.operators import as_network_reads
+from kdmri_edge.runtime.inputs import read_input_spec, slice_input
 from kdmri_edge.runtime.session import open_session, reconstruct
 from kdmri_edge.utils.extras import load_attribute
 
@@ -166,13 +165,13 @@ class _Clocked:
 
 
 def _end_to_end(job: Job, session: Session) -> Callable[[], object]:
-    """Return a query from sampled k-space to the image in its own unit."""
-    kspace = np.load(str(job.kspace))
-    channels, magnitude = 1 + (job.image == "complex"), job.image == "magnitude"
+    """Return a query from sampled k-space to the image in its own unit, on the road of scans."""
+    reads = read_input_spec(Path(job.reads or job.source))
+    kspace = np.load(str(job.kspace)) * reads.mask.grid
 
     def image() -> object:
-        x_u = as_network_reads(kspace_to_image(kspace), channels=channels, magnitude=magnitude)
-        return reconstruct(session, x_u)
+        x_u, _ = slice_input(kspace, reads.mask, reads)
+        return reconstruct(session, x_u[None])
 
     return image
 

@@ -47,6 +47,7 @@ class Plan:
         dynamic: makes the bundle that takes any batch, when it is needed; None where the source
             itself takes any batch, or nothing larger than one slice can be run.
         opener: import string of what opens the source instead of `open_session`.
+        reads: checkpoint or bundle that says what the source has to be given; None for itself.
     """
 
     row: Row
@@ -55,6 +56,7 @@ class Plan:
     options: Mapping[str, Any] = field(default_factory=dict)
     dynamic: Callable[[], Path | Refused] | None = None
     opener: str | None = None
+    reads: Path | None = None
 
 
 def plan_rows(

@@ -144,9 +144,8 @@ def _decibel(error: Image) -> float:
 
 def _sampling(mask: Mask, shape: tuple[int, ...]) -> Image:
     """Draw the mask as [H, W], centred."""
-    samples = mask.samples[:, None] if mask.is_lines else mask.samples
     axes = (0,) if mask.is_lines else (0, 1)
-    return np.array(np.broadcast_to(np.fft.fftshift(samples, axes), shape), dtype=np.float64)
+    return np.array(np.broadcast_to(np.fft.fftshift(mask.grid, axes), shape), dtype=np.float64)
 
 
 def _factor(residues: Mapping[str, Image]) -> int:
