@@ -124,7 +124,8 @@ class Pipeline(Closing):
         **options: Any,
     ) -> None:
         self.reads: InputSpec = read_input_spec(source, mask)
-        self._bundle = None if is_checkpoint(source) else open_bundle(source)
+        # its hashes are compared by `open_session`
+        self._bundle = None if is_checkpoint(source) else open_bundle(source, verify=False)
         runs_in = backend or (self._bundle.target.runs_on[0] if self._bundle else None)
         if sharing and runs_in == "onnxruntime":
             options["spin"] = False

@@ -1,7 +1,7 @@
 """What goes back to a client: slices that are being reconstructed, and texts, in order.
 
 A thread of its own sends, so that a client that only writes until it has sent everything is read
-all the while. The outbox is bounded by slots: a slice takes one from its last line until its image
+all the while. The queue is bounded by slots: a slice takes one from its last line until its image
 has been sent.
 """
 

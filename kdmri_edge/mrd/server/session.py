@@ -68,10 +68,10 @@ class ClientSession:
         connection.settimeout(settings.idle_s)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._outbox = SendQueue(connection, settings, metrics)
+        self._send_queue = SendQueue(connection, settings, metrics)
 
     def run(self, refusal: str | None = None) -> None:
-        """Hold the conversation to its end; whatever goes wrong is told to the client and logged.
+        """Read the scan and send its images; what goes wrong is told to the client and logged.
 
         Args:
             refusal: Say this and close instead.
@@ -83,7 +83,7 @@ class ClientSession:
                 outcome = "probe"
             elif refusal is not None:
                 outcome, reason = "refused", refusal
-            elif not self._converse():
+            elif not self._read_scan():
                 outcome = "probe"
         except KdmriError as error:
             outcome, reason = "failed", str(error)
@@ -94,7 +94,7 @@ class ClientSession:
             if reason is not None:
                 self._give_up(reason)
         finally:
-            self._outbox.finish()
+            self._send_queue.finish()
             self._linger()
             self._connection.close()
             if outcome != "probe":
@@ -109,9 +109,9 @@ class ClientSession:
                 readouts=self._readouts,
                 ignored=0 if self._assembler is None else self._assembler.ignored,
                 received_bytes=self._received,
-                images=self._outbox.images,
-                zero_filled=self._outbox.fallbacks,
-                clipped=self._outbox.clipped,
+                images=self._send_queue.images,
+                zero_filled=self._send_queue.fallbacks,
+                clipped=self._send_queue.clipped,
                 seconds=round(time.monotonic() - began, 3),
             )  # fmt: skip
 
@@ -125,7 +125,7 @@ class ClientSession:
         except OSError:
             return True
 
-    def _converse(self) -> bool:
+    def _read_scan(self) -> bool:
         """Read until CLOSE; return whether anything came at all.
 
         Raises:
@@ -157,11 +157,11 @@ class ClientSession:
                     f"Nothing came for {self._settings.idle_s:g} s.", "Send CLOSE after a scan."
                 ) from None
             except OSError as error:
-                self._outbox.check()
+                self._send_queue.check()
                 raise StreamError(
                     f"The client went away ({type(error).__name__}).", "Send the scan again."
                 ) from None
-            self._outbox.check()
+            self._send_queue.check()
             if not data:
                 if not self._received:
                     yield None
@@ -197,13 +197,13 @@ class ClientSession:
                     self._submit(part)
             case Image():
                 if not self._pictures:
-                    self._outbox.put_text("WRN Images are not taken; k-space is.")
+                    self._send_queue.put_text("WRN Images are not taken; k-space is.")
                 self._pictures += 1
 
     def _submit(self, part: Slice, given_up: str | None = None) -> None:
         """Have a slice reconstructed, or sent as it is where the scan was given up."""
         came = time.monotonic()
-        self._outbox.reserve()
+        self._send_queue.reserve()
         assert self._assembler is not None
         if self._maker is None:
             int16 = self._choice is not None and self._choice.int16
@@ -216,7 +216,7 @@ class ClientSession:
         else:
             future = Future()
             future.set_result(Outcome(image=zero_filled_magnitude(part.kspace), fallback=reason))
-        self._outbox.put_slice(part, future, self._maker, came)
+        self._send_queue.put_slice(part, future, self._maker, came)
         self._slices += 1
 
     def _whitening(self) -> NDArray[np.complex128] | None:
@@ -229,7 +229,7 @@ class ClientSession:
             try:
                 self._weights = None if noise is None else noise_weights(noise)
             except DataError as error:  # an image without whitening is better than none
-                self._outbox.put_text(f"WRN {error.what} Coils are not whitened.")
+                self._send_queue.put_text(f"WRN {error.what} Coils are not whitened.")
         return self._weights
 
     def _give_up(self, reason: str) -> None:
@@ -238,7 +238,7 @@ class ClientSession:
             if self._assembler is not None:
                 for part in self._assembler.finish():
                     self._submit(part, given_up=f"The scan broke off: {reason}")
-        self._outbox.put_text(f"ERR {reason}")
+        self._send_queue.put_text(f"ERR {reason}")
 
     def _linger(self) -> None:
         """Throw away what still comes: closing with unread data would take our last words back."""

@@ -185,14 +185,14 @@ def test_the_deadline_counts_from_the_last_line(serving, monkeypatch: pytest.Mon
     came: list[float] = []
     reserve, put_slice = SendQueue.reserve, SendQueue.put_slice
 
-    def slowly(outbox: SendQueue) -> None:
+    def slowly(queue: SendQueue) -> None:
         asked.append(time.monotonic())
         time.sleep(0.1)
-        reserve(outbox)
+        reserve(queue)
 
-    def noted(outbox: SendQueue, part: Slice, future: Any, maker: Any, at: float) -> None:
+    def noted(queue: SendQueue, part: Slice, future: Any, maker: Any, at: float) -> None:
         came.append(at)
-        put_slice(outbox, part, future, maker, at)
+        put_slice(queue, part, future, maker, at)
 
     monkeypatch.setattr(SendQueue, "reserve", slowly)
     monkeypatch.setattr(SendQueue, "put_slice", noted)
