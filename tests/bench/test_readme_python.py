@@ -1,4 +1,4 @@
-"""The Python of README and docs calls what exists, with arguments that it takes.
+"""The Python of README and docs calls what exists, and their keys of recipes are today's.
 
 `tests.core.test_api` runs the README's lines on the phantom.
 """
@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 import kdmri_edge as ke
+from kdmri_edge.distillation.recipe import DistillRecipe
 from kdmri_edge.distillation.run_folder import Run
+from kdmri_edge.utils.config import known_keys
 from maintainer.readme import pages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,16 +60,20 @@ def check(source: str) -> int:
 
 
 def test_calls_of_the_pages_are_those_of_the_library() -> None:
-    blocks = {
-        page: BLOCK.findall(page.read_text(encoding="utf-8"))
-        for page in pages(ROOT)
-    }  # fmt: skip
+    blocks = {page: BLOCK.findall(page.read_text(encoding="utf-8")) for page in pages(ROOT)}
     (readme,) = blocks[ROOT / "README.md"]
     assert check(readme) >= 6
     assert len(readme.splitlines()) <= 12
     for texts in blocks.values():
         for text in texts:
             check(text)
+
+
+def test_keys_of_the_pages_are_those_of_recipes() -> None:
+    texts = [page.read_text(encoding="utf-8") for page in pages(ROOT)]
+    keys = {key for text in texts for key in re.findall(r"--set ([\w.]+)=", text)} - {"key"}
+    assert len(keys) > 4
+    assert not keys - set(known_keys(DistillRecipe))  # flat ones of groups work, and are not taught
 
 
 @pytest.mark.parametrize(
