@@ -9,7 +9,7 @@ from collections.abc import Callable
 import click
 
 from kdmri_edge import __version__
-from kdmri_edge.errors import KdmriError
+from kdmri_edge.errors import Interrupted, KdmriError
 from kdmri_edge.utils.extras import load_attribute
 from kdmri_edge.utils.suggest import nearest
 
@@ -77,7 +77,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 # Commands whose work is kept when they are stopped, and how it goes on.
 _GOES_ON = {
-    "distill": " The run goes on with --resume and its --out.",
     "reproduce": " The same command goes on.",
 }
 
@@ -142,10 +141,14 @@ def _guarded(command: Callable[[], object]) -> int:
         if speaks:
             click.echo(f"Error: {error}", err=True)
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as stop:
         if speaks:
+            # click turns every KeyboardInterrupt into an Abort, and remembers it.
+            cause = stop.__cause__ if isinstance(stop, click.Abort) else stop
+            kept = isinstance(cause, Interrupted)
+            said = str(cause) if kept else "Interrupted: nothing half-written is left."
             goes_on = _GOES_ON.get(next(iter(sys.argv[1:]), ""), "")
-            click.echo(f"Interrupted: nothing half-written is left.{goes_on}", err=True)
+            click.echo(f"{said}{goes_on}", err=True)
         return 1
     except BrokenPipeError:
         return 0

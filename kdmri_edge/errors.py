@@ -13,6 +13,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "ExportError",
+    "Interrupted",
     "KdmriError",
     "MaskError",
     "MissingExtraError",
@@ -92,6 +93,10 @@ class StreamError(KdmriError):
 
 class OutputError(KdmriError):
     """A place that cannot be written to."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a training that has kept its state; the message says where it goes on."""
 
 
 class MissingExtraError(KdmriError):

@@ -150,7 +150,6 @@ def distill(
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.distillation.request import Request
     from kdmri_edge.distillation.start import start
-    from kdmri_edge.utils.console import say
 
     # Defaults of this command are those of a new run: a resumed one keeps what it was begun with.
     named = {name: value for name, value in options.items() if _is_named(ctx, name)}
@@ -171,10 +170,14 @@ def distill(
         threads=threads,
     )
     from kdmri_edge.distillation.engine import is_first_process
+    from kdmri_edge.distillation.messages import next_commands
+    from kdmri_edge.utils.console import say
 
     if as_json and is_first_process():
         click.echo(json.dumps({"run": str(run.path), **_summary(run)}, indent=2))
-    say(f"Run: {run.path}. Next: kdmri-edge export {run.path} --target onnx")
+    say(f"Run: {run.path}. Next:")
+    for line in next_commands(run):
+        say(f"  {line}")
 
 
 def _is_named(ctx: click.Context, option: str) -> bool:

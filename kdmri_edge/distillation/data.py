@@ -22,7 +22,7 @@ from kdmri_edge.distillation.request import PHANTOM, Settings
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.espirit import check_calibration
 
-__all__ = ["TrainingData", "gather", "joined", "recorded_hashes"]
+__all__ = ["TrainingData", "gather", "merged_records", "recorded_hashes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,9 @@ def recorded_hashes(volumes: Iterable[Mapping[str, Any]]) -> list[str]:
     return [str(volume["sha256"]) for volume in volumes]
 
 
-def joined(mine: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def merged_records(
+    mine: list[dict[str, Any]], others: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Return the volumes of two records, each once."""
     known = set(recorded_hashes(mine))
     return mine + [volume for volume in others if volume["sha256"] not in known]

@@ -1,14 +1,13 @@
-"""What a training says: one CSV row per reported step, and a bar or sparse lines."""
+"""What a stage of training reports: one CSV row per reported step, and a bar or sparse lines."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from pathlib import Path
 from types import TracebackType
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from kdmri_edge.utils.console import get_console, say
+from kdmri_edge.utils.console import get_console, progress, say
 from kdmri_edge.utils.files import atomic_path, writing
 
 __all__ = ["COLUMNS", "StageProgress", "TrainingLog"]
@@ -72,22 +71,14 @@ class StageProgress:
         self.title = title
         self.steps = steps
         self.show = show
-        self.psnr = ""
-        self._lines = show and not get_console().is_terminal
-        self._bar = Progress(
-            TextColumn("{task.description:<34}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[loss]}"),
-            TextColumn("{task.fields[psnr]}"),
-            TimeRemainingColumn(),
-            console=get_console(),
-            disable=not show or self._lines,
-        )
-        self._task = self._bar.add_task(title, total=steps, completed=done, loss="", psnr="")
+        self._done = done
+        self._psnr = ""
+        self._inside = contextlib.ExitStack()
 
     def __enter__(self) -> StageProgress:
-        self._bar.start()
+        self._phase = self._inside.enter_context(
+            progress(self.title, self.steps, done=self._done, keep=True)
+        )
         return self
 
     def __exit__(
@@ -96,16 +87,17 @@ class StageProgress:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        self._inside.close()
 
     def advance(self, step: int, loss: float) -> None:
         """Move the bar to `step`."""
-        self._bar.update(self._task, completed=step, loss=f"loss {loss:.5f}")
+        self._phase(step - self._phase.done, note=f"loss {loss:.5f}{self._psnr}")
 
     def validated(self, step: int, loss: float, psnr: float) -> None:
         """Show a validation result."""
-        self._bar.update(self._task, psnr=f"{psnr:.2f} dB")
-        if self._lines:
+        self._psnr = f", {psnr:.2f} dB"
+        self._phase(0, note=f"loss {loss:.5f}{self._psnr}")
+        if self.show and not get_console().is_terminal:
             say(
                 f"{self.title}: step {step}/{self.steps}, loss {loss:.5f}, validation {psnr:.2f} dB"
             )

@@ -22,7 +22,7 @@ from kdmri_edge.distillation.recipe import DistillRecipe, Masks, Schedule
 from kdmri_edge.distillation.replay import CudaRecorder, Record, Replayed
 from kdmri_edge.distillation.stages import Batch, Stage, TrainContext
 from kdmri_edge.distillation.state import WeightAverage, load_state, save_state
-from kdmri_edge.errors import KdmriError
+from kdmri_edge.errors import Interrupted, KdmriError
 from kdmri_edge.models.blocks import channels_last, padded
 from kdmri_edge.models.network import Features, Network, network_operator
 from kdmri_edge.models.protocol import NetworkSpec
@@ -31,6 +31,8 @@ from kdmri_edge.physics.consistency import maps_tensor
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form, projection_matrix
 from kdmri_edge.physics.scaling import network_image, network_input
+from kdmri_edge.utils.console import Phase, progress
+from kdmri_edge.utils.interrupts import StopRequest, stop_on_interrupt
 
 __all__ = ["TrainStep", "rate", "recorder", "thinned", "train", "validation_psnr"]
 
@@ -79,26 +81,39 @@ def thinned(cases: Sequence[Case], slices: int) -> list[Case]:
 
 
 @torch.no_grad()
-def validation_psnr(model: nn.Module, operator: Tensor, cases: Sequence[Case]) -> float:
+def validation_psnr(
+    model: nn.Module, operator: Tensor, cases: Sequence[Case], title: str = "validation"
+) -> float:
     """Return the mean over volumes of the PSNR in dB, in float32.
 
     Data range is the maximum of the target's slices given, as in the benchmark.
+
+    Args:
+        model: The network; it is left in training mode.
+        operator: Constant of data consistency, on the network's device.
+        cases: Volumes, at least one.
+        title: What to call it while it takes its time.
     """
-    values = []
     model.eval()
-    for case in cases:
-        inputs = torch.from_numpy(network_input(case.zero_filled, case.scale))
-        inputs = inputs.to(operator.device).contiguous(memory_format=torch.channels_last)
-        calls = []
-        for start, x in zip(range(0, len(inputs), 4), torch.split(inputs, 4), strict=True):
-            own = case.maps_of(slice(start, start + 4))
-            maps = None if own is None else maps_tensor(own).to(operator.device)
-            calls.append(model(x, operator, maps).cpu().numpy())
-        output = network_image(np.concatenate(calls), case.scale)
-        error = np.mean(np.abs(output - case.target) ** 2, dtype=np.float64)
-        values.append(10 * np.log10(float(np.abs(case.target).max()) ** 2 / error))
+    with progress(title, sum(len(case.target) for case in cases)) as advance:
+        values = [_psnr(model, operator, case, advance) for case in cases]
     model.train()
     return float(np.mean(values))
+
+
+def _psnr(model: nn.Module, operator: Tensor, case: Case, advance: Phase) -> float:
+    """Return the PSNR of one volume in dB."""
+    inputs = torch.from_numpy(network_input(case.zero_filled, case.scale))
+    inputs = inputs.to(operator.device).contiguous(memory_format=torch.channels_last)
+    calls = []
+    for start, x in zip(range(0, len(inputs), 4), torch.split(inputs, 4), strict=True):
+        own = case.maps_of(slice(start, start + 4))
+        maps = None if own is None else maps_tensor(own).to(operator.device)
+        calls.append(model(x, operator, maps).cpu().numpy())
+        advance(len(x))
+    output = network_image(np.concatenate(calls), case.scale)
+    error = np.mean(np.abs(output - case.target) ** 2, dtype=np.float64)
+    return float(10 * np.log10(float(np.abs(case.target).max()) ** 2 / error))
 
 
 Wrapped = Callable[[Tensor, Tensor, Tensor | None], Features]
@@ -124,6 +139,7 @@ class TrainStep:
         stage: What is trained.
         context: What all stages share.
         record: See `recorder`.
+        stop: Whether the user has asked this process to stop.
     """
 
     def __init__(
@@ -134,7 +150,9 @@ class TrainStep:
         stage: Stage,
         context: TrainContext,
         record: Record | None,
+        stop: StopRequest,
     ) -> None:
+        self._stop, self._stopped = stop, False
         self._wrapped, self._optimiser, self._average = wrapped, optimiser, average
         self._stage, self._context = stage, context
         # This process's shards of the batch; their gradients are averaged here, the processes' by
@@ -168,6 +186,11 @@ class TrainStep:
             return value
         total, norm = self._replayed(tensors, kind=progress >= stage.switch)
         return self._checked(total, norm, step)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether any process was asked to stop before the last step ended."""
+        return self._stopped
 
     def close(self) -> None:
         """Let go of what was recorded."""
@@ -254,7 +277,10 @@ class TrainStep:
 
     def _checked(self, total: Tensor, norm: Tensor, step: int) -> float:
         # Over all processes, so that they go on or stop together.
-        value = float(cast(Tensor, self._context.fabric.all_reduce(total, reduce_op="mean")))
+        asked = torch.full_like(total, float(self._stop.asked))
+        both = torch.stack((total, asked))
+        reduced = cast(Tensor, self._context.fabric.all_reduce(both, reduce_op="mean"))
+        value, self._stopped = float(reduced[0]), bool(reduced[1] > 0)
         if not (math.isfinite(value) and math.isfinite(float(norm))):
             raise KdmriError(
                 f"The loss of stage {self._stage.name!r} became {value:g} (gradient"
@@ -288,6 +314,7 @@ def train(network: Network | Joint, stage: Stage, context: TrainContext) -> None
     """Train `network` in place for one stage, from its last checkpoint if there is one.
 
     Raises:
+        Interrupted: The user has asked to stop; the state after the last step is saved.
         KdmriError: The loss or its gradient is not finite.
         CheckpointError: The state to resume from is damaged or of other settings.
     """
@@ -304,7 +331,6 @@ def train(network: Network | Joint, stage: Stage, context: TrainContext) -> None
     done = load_state(state_file, network, optimiser, context.key, average)
     wrapped, optimiser = fabric.setup(_WithFeatures(network), optimiser)
     wrapped.train()
-    train_step = TrainStep(wrapped, optimiser, average, stage, context, record)
     if context.log is not None:
         context.log.rewind(stage.name, done)
     began = time.perf_counter()
@@ -312,7 +338,10 @@ def train(network: Network | Joint, stage: Stage, context: TrainContext) -> None
     # What tensor cores need, in training only.
     on_gpu = fabric.device.type == "cuda"
     with (
-        contextlib.closing(train_step),
+        stop_on_interrupt() as stop,
+        contextlib.closing(
+            TrainStep(wrapped, optimiser, average, stage, context, record, stop)
+        ) as train_step,
         padded(network) if on_gpu else nullcontext(),
         StageProgress(stage.title, stage.steps, done, show=show) as shown,
     ):
@@ -321,19 +350,28 @@ def train(network: Network | Joint, stage: Stage, context: TrainContext) -> None
             finished = step + 1
             last = finished == stage.steps
             shown.advance(finished, loss)
+            if context.forecast is not None:
+                context.forecast.stepped(stage.name, finished)
             if last or finished % recipe.validate_every == 0:
                 psnr = None
                 if show and context.validation:
                     with nullcontext() if average is None else average.applied():
-                        psnr = validation_psnr(network, context.operator, context.validation)
+                        title = f"{stage.title}: validation"
+                        psnr = validation_psnr(network, context.operator, context.validation, title)
                     shown.validated(finished, loss, psnr)
                 if context.log is not None:
                     seconds = time.perf_counter() - began
                     learning_rate = stage.rate * rate(recipe, step, stage.steps)
                     context.log.add(stage.name, finished, loss, learning_rate, psnr, seconds)
-            if show and (last or finished % recipe.checkpoint_every == 0):
+            stopped = train_step.stopped
+            if show and (last or stopped or finished % recipe.checkpoint_every == 0):
                 save_state(state_file, network, optimiser, finished, context.key, average)
             if last or finished % recipe.validate_every == 0:
                 fabric.barrier()
+            if stopped:
+                raise Interrupted(
+                    f"Interrupted after step {finished} of {stage.steps} of {stage.title}, which is"
+                    " saved."
+                )
     if average is not None:
         average.apply()

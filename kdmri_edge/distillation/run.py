@@ -12,13 +12,19 @@ from filelock import BaseFileLock
 from lightning_fabric import Fabric
 
 from kdmri_edge.distillation.batches import TrainingSlices
-from kdmri_edge.distillation.data import TrainingData, gather, joined, recorded_hashes
+from kdmri_edge.distillation.data import TrainingData, gather, merged_records, recorded_hashes
 from kdmri_edge.distillation.engine import Engine, announce, describe, launched
 from kdmri_edge.distillation.initial_weights import add_branches, init_from_teacher, init_model
 from kdmri_edge.distillation.lock import lock_run
 from kdmri_edge.distillation.log import TrainingLog
 from kdmri_edge.distillation.loop import thinned, train, validation_psnr
 from kdmri_edge.distillation.losses import DistillationLoss, Joint
+from kdmri_edge.distillation.messages import (
+    Forecast,
+    announce_request,
+    announce_times,
+    stage_costs,
+)
 from kdmri_edge.distillation.pretrained import pretrained_weights
 from kdmri_edge.distillation.recipe import Quantize
 from kdmri_edge.distillation.request import Settings, check_settings
@@ -52,7 +58,7 @@ from kdmri_edge.quantisation.tuning import (
     tune,
     with_tuning,
 )
-from kdmri_edge.utils.console import say
+from kdmri_edge.utils.console import phase_times, say
 from kdmri_edge.utils.files import read_json, sweep, write_json
 from kdmri_edge.utils.provenance import provenance
 
@@ -86,25 +92,26 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
     """
     engine = engine or Engine()
     check_settings(settings, engine.processes)
-    with launched(engine, settings.recipe.precision) as fabric:
+    with phase_times() as times, launched(engine, settings.recipe.precision) as fabric:
         # A default name holds the time, which differs between processes.
         out = Path(fabric.broadcast(str(out)))
-        material = gather(settings)
-        key = settings.fingerprint(material.hashes, pretrained_weights(settings, Run(out)))
+        data = gather(settings)
+        key = settings.fingerprint(data.hashes, pretrained_weights(settings, Run(out)))
         # Taken once: hours later the checkout may hold another revision than the one that runs.
         origin = provenance(settings.recipe.seed)
-        work = _Distillation(settings, Run(out), material, fabric, key, origin)
+        work = _Distillation(settings, Run(out), data, fabric, key, origin)
         try:
             work.open()
             teacher = work.teacher()
             if settings.baseline:
                 work.plain()
             if settings.distilled:
-                teaching = DistillationLoss(fabric, settings.recipe, teacher)
-                student = work.student(teacher, teaching)
+                loss = DistillationLoss(fabric, settings.recipe, teacher)
+                student = work.student(teacher, loss)
                 if settings.recipe.qat.quantize is not Quantize.NONE:
                     work.quantised(student)
             work.close()
+            announce_times(times)
         finally:
             if work.lock is not None:
                 work.lock.release()
@@ -117,7 +124,7 @@ class _Distillation:
 
     settings: Settings
     run: Run
-    material: TrainingData
+    data: TrainingData
     fabric: Fabric
     key: str
     origin: dict[str, Any]
@@ -133,7 +140,7 @@ class _Distillation:
         mask, spec = self.settings.mask, self.settings.student_spec
         first = self.fabric.is_global_zero
         self.form = choose_form(mask)
-        slices = TrainingSlices.from_cases(self.material.train)
+        slices = TrainingSlices.from_cases(self.data.train)
         for role, given in self._places.items():
             if given is not None and not self.run.has(role):
                 self._given(role, given)
@@ -142,6 +149,7 @@ class _Distillation:
             self._check_same()
         # Every process has looked before the first one writes.
         self.fabric.barrier()
+        announce_request(self.settings, self.data)
         ran = announce(self.fabric)
         folder = self.run.path / "state"
         if first:
@@ -156,13 +164,14 @@ class _Distillation:
             fabric=self.fabric,
             recipe=self.settings.recipe,
             slices=slices,
-            validation=thinned(self.material.validation, _WATCHED_SLICES),
+            validation=thinned(self.data.validation, _WATCHED_SLICES),
             mask=mask,
             operator=self.fabric.to_device(network_operator(spec, mask, self.form)),
             spec=spec,
             folder=folder,
             log=TrainingLog(self.run.path / "log.csv") if first else None,
             key=self.key,
+            forecast=Forecast(stage_costs(self.settings)) if first else None,
         )
 
     def _check_same(self) -> None:
@@ -172,10 +181,10 @@ class _Distillation:
         compared here, since batches are drawn by their order.
         """
         stored = self.run.meta
-        if stored.get("key") == self.settings.fingerprint(self.material.hashes):
+        if stored.get("key") == self.settings.fingerprint(self.data.hashes):
             self.key = stored["key"]  # of an earlier version, which its states have too
         same = stored.get("key") == self.key and all(
-            recorded_hashes(stored["data"][part]) == recorded_hashes(self.material.record[part])
+            recorded_hashes(stored["data"][part]) == recorded_hashes(self.data.record[part])
             for part in ("train", "validation")
         )
         if not same:
@@ -195,9 +204,9 @@ class _Distillation:
                 "recipe": self.settings.recipe.to_dict(),
                 "matrix": self.settings.matrix,
                 "mask": self.settings.mask.to_dict(),
-                "data": self.material.record,
-                "attribution": self.material.attribution,
-                **self.material.simulation,
+                "data": self.data.record,
+                "attribution": self.data.attribution,
+                **self.data.simulation,
                 "ran_on": ran,
                 "provenance": self.origin,
             },
@@ -216,16 +225,16 @@ class _Distillation:
             note_machine(self.run.path / "run.json", describe(self.fabric))
         network = make()
         if self.fabric.is_global_zero:
-            data = self.material.record["train"]
+            data = self.data.record["train"]
             if role == "student":  # what the teacher saw has reached the student too
-                data = joined(data, self._teacher_data())
+                data = merged_records(data, self._teacher_data())
             training = {
                 "recipe": self.settings.recipe.to_dict(),
                 "steps": steps,
                 "data": data,
-                "split": self.material.record["split"],
-                "attribution": self.material.attribution,
-                **self.material.simulation,
+                "split": self.data.record["split"],
+                "attribution": self.data.attribution,
+                **self.data.simulation,
                 "ran_on": describe(self.fabric),
                 "provenance": self.origin,
             }
@@ -246,11 +255,16 @@ class _Distillation:
     def _save(self, role: str, network: Network, training: Mapping[str, Any]) -> None:
         psnr = None
         self.fabric.to_device(network)
-        maxima = training_maxima(network, self.context.operator, self.context.slices)
-        if self.material.validation:
-            psnr = validation_psnr(network, self.context.operator, self.material.validation)
+        if MAXIMA not in training:  # a network that was given brings its own
+            maxima = training_maxima(
+                network, self.context.operator, self.context.slices, f"{role}: activation maxima"
+            )
+            training = {MAXIMA: maxima, **training}
+        if self.data.validation:
+            title = f"{role}: validation, whole volumes"
+            psnr = validation_psnr(network, self.context.operator, self.data.validation, title)
             say(f"{role}: {psnr:.2f} dB on the validation volumes.")
-        training = {MAXIMA: maxima, **training, "validation_psnr_db": psnr}
+        training = {**training, "validation_psnr_db": psnr}
         self._write_checkpoint(self.run.file(role), role, network, training)
 
     def _write_checkpoint(
@@ -343,12 +357,12 @@ class _Distillation:
         branches = _STUDENT_BRANCHES if self.settings.recipe.optim.reparameterise else None
         return self._from_scratch("plain", self.settings.plain_spec, 1, stage, branches)
 
-    def student(self, teacher: Network, teaching: DistillationLoss) -> Network:
+    def student(self, teacher: Network, loss: DistillationLoss) -> Network:
         """Distil the student: attention transfer, then reconstruction and imitation."""
         if (given := self.settings.student_place) is not None:
             return self._taken_over("student", given)
         recipe = self.settings.recipe
-        stages = student_stages(self.settings, teaching)
+        stages = student_stages(self.settings, loss)
 
         def make() -> Network:
             # The same first weights as the plain student's: only the training differs.
@@ -378,12 +392,20 @@ class _Distillation:
         if file.is_file():
             check_same_tuning(file, recipe)
             return
-        tuned = tune(student, self.context, list(self.material.validation))
+        known = read_checkpoint_meta(self.run.weights("student"))["training"]
+        # Those of a student that was given are of the slices that it was trained on, not of these.
+        maxima = None if self.settings.student_place is not None else known.get(MAXIMA)
+        tuned = tune(
+            student,
+            self.context,
+            list(self.data.validation),
+            float_psnr=known["validation_psnr_db"],
+            maxima=maxima,
+        )
         if self.fabric.is_global_zero:
-            known = read_checkpoint_meta(self.run.weights("student"))["training"]
             training = {
                 **{key: value for key, value in known.items() if key != MAXIMA},
-                **origin_of_copy(known, self.material, recipe),
+                **origin_of_copy(known, self.data, recipe),
                 RANGES: tuned.ranges,
                 "provenance": self.origin,
                 "steps": {**known["steps"], str(recipe.qat.quantize): recipe.qat.steps},

@@ -12,6 +12,7 @@ from torch import Tensor
 from kdmri_edge.data.case import Case
 from kdmri_edge.distillation.batches import TrainingSlices, strips_allowed
 from kdmri_edge.distillation.log import TrainingLog
+from kdmri_edge.distillation.messages import Forecast
 from kdmri_edge.distillation.recipe import DistillRecipe
 from kdmri_edge.models.network import Features
 from kdmri_edge.models.protocol import NetworkSpec
@@ -90,6 +91,7 @@ class TrainContext:
         folder: Where state files go.
         log: The training log (written by the first process only).
         key: Fingerprint of the run's settings.
+        forecast: Says how long the run will take; None where nobody watches.
     """
 
     fabric: Fabric
@@ -102,6 +104,7 @@ class TrainContext:
     folder: Path
     log: TrainingLog | None
     key: str
+    forecast: Forecast | None = None
 
     @property
     def strips(self) -> bool:

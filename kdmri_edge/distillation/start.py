@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdmri_edge.distillation.request import Request
 from kdmri_edge.distillation.run_folder import RUNS_FOLDER, Run
-from kdmri_edge.errors import OutputError, RunError
+from kdmri_edge.errors import Interrupted, OutputError, RunError
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.utils.extras import require
 from kdmri_edge.utils.files import check_writable
 
 if TYPE_CHECKING:
+    from kdmri_edge.distillation.engine import Engine
     from kdmri_edge.distillation.recipe import DistillRecipe
 
 __all__ = ["distill", "start"]
@@ -128,6 +130,7 @@ def start(
         The finished run.
 
     Raises:
+        Interrupted: Ctrl-C, after the state was saved; the message says how to go on.
         RunError: There is no run to resume, or one where a new one should be.
         OutputError: The folder cannot be made or written to.
         MissingExtraError: PyTorch or Lightning Fabric is not installed.
@@ -148,7 +151,24 @@ def start(
     from kdmri_edge.distillation.run import distill as train
 
     engine = Engine(accelerator=accelerator, devices=devices, num_nodes=num_nodes, threads=threads)
-    return train(settings, out, engine=engine)
+    try:
+        return train(settings, out, engine=engine)
+    except KeyboardInterrupt as stop:
+        if not (out / "run.json").is_file():  # there is nothing yet to go on with
+            raise
+        what = str(stop) if isinstance(stop, Interrupted) else "Interrupted."
+        raise Interrupted(f"{what} Go on with: {_resume_command(out, engine)}") from None
+
+
+def _resume_command(out: Path, engine: Engine) -> str:
+    """Return what to type to go on with a run, on the same machine in the same way."""
+    words = ["kdmri-edge", "distill", "--resume", "--out", str(out)]
+    usual = type(engine)()
+    for name in ("accelerator", "devices", "num_nodes", "threads"):
+        value = getattr(engine, name)
+        if value != getattr(usual, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
 
 
 def _check_new(out: Path) -> None:

@@ -22,7 +22,7 @@ _KEPT = 8192  # largest values of a channel that are held at once: the tail of 1
 
 
 def activation_maxima(
-    network: Network, batches: Iterable[tuple[Tensor, ...]]
+    network: Network, batches: Iterable[tuple[Tensor, ...]], *, values: int | None = None
 ) -> dict[str, list[float]]:
     """Return the largest magnitude of each channel that each convolution reads.
 
@@ -32,6 +32,8 @@ def activation_maxima(
         network: A float network, which is run without gradients.
         batches: (normalised zero-filled images [B, C, H, W], operator of data consistency), and
             for networks with coils their sensitivities.
+        values: How many values a channel has at most in all batches together; None where that is
+            not known. Fewer of them have to be held then.
 
     Returns:
         By the convolution's name, e.g. {"cascades.0.convs.0": [3.2]}.
@@ -39,6 +41,7 @@ def activation_maxima(
     Raises:
         RuntimeError: The network computes a convolution without calling it.
     """
+    held = _KEPT if values is None else min(_KEPT, int(_TAIL * values) + 1)
     found: dict[str, Tensor] = {}
     seen: Counter[str] = Counter()
     hidden: dict[str, bool] = {}
@@ -48,12 +51,9 @@ def activation_maxima(
         hidden[described.name] = described.rectified or not reads_image(conv.in_channels)
 
         def look(module: nn.Module, given: tuple[Tensor], name: str = described.name) -> None:
-            values = given[0].detach().abs().transpose(0, 1).flatten(1)
-            seen[name] += values.shape[1]
-            if name in found:
-                values = torch.cat((found[name], values), 1)
-            kept = _KEPT if hidden[name] else 1
-            found[name] = torch.topk(values, min(kept, values.shape[1]), 1).values
+            magnitudes = given[0].detach().abs().transpose(0, 1).flatten(1)
+            seen[name] += magnitudes.shape[1]
+            found[name] = _largest(found.get(name), magnitudes, held if hidden[name] else 1)
 
         hooks.append(conv.register_forward_pre_hook(look))
     try:
@@ -71,3 +71,26 @@ def activation_maxima(
         chosen = largest[:, min(outside, largest.shape[1] - 1)]
         maxima[name] = [float(f"{value:.5g}") for value in chosen]
     return maxima
+
+
+def _largest(found: Tensor | None, values: Tensor, kept: int) -> Tensor:
+    """Return the largest values of each channel, of those found before and of new ones.
+
+    Args:
+        found: [C, n], in falling order; None where there are none yet.
+        values: [C, N], not negative.
+        kept: How many to return, or all if there are fewer.
+    """
+    if found is not None and found.shape[1] == kept:
+        # Of millions of values few are still among the largest: these are sorted, not all. The
+        # comparison is not `>`, which would lose values that are not numbers.
+        channel, place = (values <= found[:, -1:]).logical_not_().nonzero(as_tuple=True)
+        counts = torch.bincount(channel, minlength=len(values))
+        own_place = torch.arange(len(channel), device=values.device)
+        own_place -= (counts.cumsum(0) - counts)[channel]
+        fresh = values.new_full((len(values), int(counts.max())), -1.0)
+        fresh[channel, own_place] = values[channel, place]
+        values = fresh
+    if found is not None:
+        values = torch.cat((found, values), 1)
+    return torch.topk(values, min(kept, values.shape[1]), 1).values

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kdmri_edge.data.case import Case
 from kdmri_edge.distillation.batches import TrainingSlices
-from kdmri_edge.distillation.data import TrainingData, joined
+from kdmri_edge.distillation.data import TrainingData, merged_records
 from kdmri_edge.distillation.loop import train, validation_psnr
 from kdmri_edge.distillation.losses import distance
 from kdmri_edge.distillation.recipe import DistillRecipe, Qat, Quantize
@@ -38,7 +38,7 @@ from kdmri_edge.quantisation.fake_quantisation import (
     remove_fake_quantisation,
 )
 from kdmri_edge.utils.config import plain
-from kdmri_edge.utils.console import say
+from kdmri_edge.utils.console import progress, say
 
 __all__ = ["Tuned", "check_same_tuning", "origin_of_copy", "training_maxima", "tune", "with_tuning"]
 
@@ -47,7 +47,7 @@ _AT_ONCE = 4
 
 
 def training_maxima(
-    network: Network, operator: Tensor, slices: TrainingSlices
+    network: Network, operator: Tensor, slices: TrainingSlices, title: str = "activation maxima"
 ) -> dict[str, list[float]]:
     """Return what int8 exports need, from training slices spread evenly over the volumes.
 
@@ -55,18 +55,22 @@ def training_maxima(
         network: The network, on the operator's device.
         operator: Constant of data consistency.
         slices: Training slices, under the network's own mask.
+        title: What to call it while it takes its time.
     """
+    chosen = slices.spread(_SLICES)
 
     def batches() -> Iterator[tuple[Tensor, ...]]:
-        chosen = slices.spread(_SLICES)
         for start in range(0, len(chosen), _AT_ONCE):
             numbers = chosen[start : start + _AT_ONCE]
             x_u = torch.from_numpy(as_channels(slices.zero_filled[numbers])).to(operator.device)
             maps = slices.maps_of(numbers)
             further = () if maps is None else (maps_tensor(maps).to(operator.device),)
             yield x_u.contiguous(memory_format=torch.channels_last), operator, *further
+            advance(len(numbers))
 
-    return activation_maxima(network, batches())
+    _, height, width = slices.zero_filled.shape
+    with progress(title, len(chosen)) as advance:
+        return activation_maxima(network, batches(), values=len(chosen) * height * width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +89,22 @@ class Tuned:
     figures: Mapping[str, float | None]
 
 
-def tune(student: Network, context: TrainContext, validation: list[Case]) -> Tuned:
+def tune(
+    student: Network,
+    context: TrainContext,
+    validation: list[Case],
+    *,
+    float_psnr: float | None,
+    maxima: Mapping[str, list[float]] | None = None,
+) -> Tuned:
     """Tune a copy of a finished student with rounding; it starts as its post-training int8 export.
 
     Args:
         student: The float student, on the device; it stays as it is.
         context: TrainContext of the run; the recipe says which integers, and how many steps.
         validation: Whole validation volumes; may be empty.
+        float_psnr: What the student has on them, in dB; None without them.
+        maxima: What `training_maxima` found of the student; None measures it.
 
     Raises:
         KdmriError: See `train`.
@@ -99,15 +112,17 @@ def tune(student: Network, context: TrainContext, validation: list[Case]) -> Tun
     recipe = context.recipe
     rounded = copy.deepcopy(student).requires_grad_(True)
     context.fabric.to_device(rounded)
-    float_psnr = _psnr(rounded, context, validation)
-    maxima = training_maxima(rounded, context.operator, context.slices)
+    title = f"student in {recipe.qat.quantize}"
+    if maxima is None:
+        what = f"{title}: activation maxima"
+        maxima = training_maxima(rounded, context.operator, context.slices, what)
     ranges = equalise(rounded, maxima)
     add_fake_quantisation(rounded, ranges, unsigned=recipe.qat.quantize is Quantize.INT8)
     context.fabric.to_device(rounded)
-    before = _psnr(rounded, context, validation)
+    before = _psnr(rounded, context, validation, f"{title}: validation before tuning")
     stage = Stage(
         name=str(recipe.qat.quantize),
-        title=f"student in {recipe.qat.quantize}",
+        title=title,
         steps=recipe.qat.steps,
         criterion=_like(student, context.fabric),
         first=recipe.student_steps,
@@ -118,10 +133,10 @@ def tune(student: Network, context: TrainContext, validation: list[Case]) -> Tun
     key = f"{context.key} {json.dumps(own, sort_keys=True)}"
     whole = replace(recipe, batches=replace(recipe.batches, whole_slices=1.0))
     train(rounded, stage, replace(context, key=key, recipe=whole))
-    after = _psnr(rounded, context, validation)
+    after = _psnr(rounded, context, validation, f"{title}: validation, whole volumes")
     if float_psnr is not None and before is not None and after is not None:
         say(
-            f"student in {recipe.qat.quantize}: {after:.2f} dB on the validation volumes"
+            f"{title}: {after:.2f} dB on the validation volumes"
             f" ({before:.2f} before tuning, {float_psnr:.2f} in float)."
         )
     learned = remove_fake_quantisation(rounded)
@@ -142,8 +157,10 @@ def _like(student: Network, fabric: Fabric) -> Criterion:
     return loss
 
 
-def _psnr(network: Network, context: TrainContext, validation: list[Case]) -> float | None:
-    return validation_psnr(network, context.operator, validation) if validation else None
+def _psnr(
+    network: Network, context: TrainContext, validation: list[Case], title: str
+) -> float | None:
+    return validation_psnr(network, context.operator, validation, title) if validation else None
 
 
 def with_tuning(meta: Mapping[str, Any], recipe: DistillRecipe) -> dict[str, Any] | None:
@@ -179,21 +196,21 @@ def check_same_tuning(copy: Path, recipe: DistillRecipe) -> None:
 
 
 def origin_of_copy(
-    known: Mapping[str, Any], material: TrainingData, recipe: DistillRecipe
+    known: Mapping[str, Any], training_data: TrainingData, recipe: DistillRecipe
 ) -> dict[str, Any]:
     """Return recipe, data, owners and simulation of a copy: what it was tuned on has reached it.
 
     Args:
         known: `training` of the student that it stems from.
-        material: Data of the run that tunes it.
+        training_data: Data of the run that tunes it.
         recipe: Of that run.
     """
     owners = dict.fromkeys(
-        text for text in (known.get("attribution"), material.attribution) if text
+        text for text in (known.get("attribution"), training_data.attribution) if text
     )
     return {
-        **material.simulation,
+        **training_data.simulation,
         "recipe": recipe.to_dict(),
-        "data": joined(list(known.get("data", [])), material.record["train"]),
+        "data": merged_records(list(known.get("data", [])), training_data.record["train"]),
         "attribution": "\n\n".join(owners) or None,
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kdmri_edge.models.blocks import padded
 from kdmri_edge.models.build import build_model
@@ -42,6 +44,31 @@ def test_rare_values_of_hidden_channels_are_left_out_and_none_of_the_image(
     wanted = values[:, int(0.01 * values.shape[1])].tolist()
     assert maxima["cascades.0.convs.1"] == pytest.approx(wanted, rel=1e-4)
     assert maxima["cascades.0.convs.0"] == pytest.approx([float(x_u.max())], rel=1e-4)
+
+
+@given(
+    kept=st.integers(1, 9),
+    sizes=st.lists(st.integers(1, 7), min_size=1, max_size=6),
+    seed=st.integers(0, 99),
+)
+def test_the_largest_values_are_kept_however_they_are_spread_over_batches(
+    kept: int, sizes: list[int], seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # few different values, so that there are ties
+    batches = [torch.randint(0, 9, (3, size), generator=generator).float() for size in sizes]
+    found = None
+    for batch in batches:
+        found = calibrate._largest(found, batch, kept)
+    wanted = torch.cat(batches, 1).sort(descending=True).values[:, :kept]
+    assert found is not None
+    assert torch.equal(found, wanted)
+
+
+def test_a_value_that_is_not_a_number_is_not_lost() -> None:
+    found = calibrate._largest(None, torch.ones(1, 4), 2)
+    found = calibrate._largest(found, torch.tensor([[0.0, torch.nan, 0.0]]), 2)
+    assert found.isnan().any()
 
 
 def test_the_network_is_left_as_it_was() -> None:
