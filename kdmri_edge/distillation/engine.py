@@ -192,8 +192,7 @@ def describe(fabric: Fabric) -> dict[str, Any]:
 def announce(fabric: Fabric) -> dict[str, Any]:
     """Say what is really running; return it as `describe` does."""
     ran = describe(fabric)
-    say(
-        f"Training on {ran['device']}: {ran['processes']} process(es),"
-        f" {ran['threads']} thread(s) each, {ran['precision']}."
-    )
+    threads = "1 thread" if ran["threads"] == 1 else f"{ran['threads']} threads"
+    processes = "" if ran["processes"] == 1 else f"{ran['processes']} processes of "
+    say(f"Training on {ran['device']}: {processes}{threads}, {ran['precision']}.")
     return ran

@@ -39,6 +39,10 @@ __all__ = ["TrainStep", "rate", "recorder", "thinned", "train", "validation_psnr
 # 40, 80 and 120 of 150 epochs, as KD-MRI's published code trains its teacher.
 _MILESTONES = (40 / 150, 80 / 150, 120 / 150)
 
+_STOPPING = "Stopping after this step, which is then saved. Ctrl-C again ends at once."
+# Slices that networks are evaluated on at once.
+_AT_ONCE = 4
+
 
 def rate(recipe: DistillRecipe, step: int, steps: int) -> float:
     """Return the learning rate of a step.
@@ -106,8 +110,9 @@ def _psnr(model: nn.Module, operator: Tensor, case: Case, advance: Phase) -> flo
     inputs = torch.from_numpy(network_input(case.zero_filled, case.scale))
     inputs = inputs.to(operator.device).contiguous(memory_format=torch.channels_last)
     calls = []
-    for start, x in zip(range(0, len(inputs), 4), torch.split(inputs, 4), strict=True):
-        own = case.maps_of(slice(start, start + 4))
+    for start in range(0, len(inputs), _AT_ONCE):
+        x = inputs[start : start + _AT_ONCE]
+        own = case.maps_of(slice(start, start + _AT_ONCE))
         maps = None if own is None else maps_tensor(own).to(operator.device)
         calls.append(model(x, operator, maps).cpu().numpy())
         advance(len(x))
@@ -310,6 +315,15 @@ class _WithFeatures(nn.Module):
             return self.network.features(x_u, operator, maps)
 
 
+def _evaluated(network: Network | Joint, context: TrainContext) -> int:
+    """Evaluate a network on a few slices, for how long that takes; return how many."""
+    if not context.validation:
+        return 0
+    few = context.validation[0].part(slice(_AT_ONCE))
+    validation_psnr(network, context.operator, [few], "expected duration")
+    return len(few.target)
+
+
 def train(network: Network | Joint, stage: Stage, context: TrainContext) -> None:
     """Train `network` in place for one stage, from its last checkpoint if there is one.
 
@@ -338,7 +352,7 @@ def train(network: Network | Joint, stage: Stage, context: TrainContext) -> None
     # What tensor cores need, in training only.
     on_gpu = fabric.device.type == "cuda"
     with (
-        stop_on_interrupt() as stop,
+        stop_on_interrupt(_STOPPING if show else None) as stop,
         contextlib.closing(
             TrainStep(wrapped, optimiser, average, stage, context, record, stop)
         ) as train_step,
@@ -349,9 +363,8 @@ def train(network: Network | Joint, stage: Stage, context: TrainContext) -> None
             loss = train_step(step)
             finished = step + 1
             last = finished == stage.steps
-            shown.advance(finished, loss)
             if context.forecast is not None:
-                context.forecast.stepped(stage.name, finished)
+                context.forecast.stepped(stage.name, finished, lambda: _evaluated(network, context))
             if last or finished % recipe.validate_every == 0:
                 psnr = None
                 if show and context.validation:
@@ -363,6 +376,8 @@ def train(network: Network | Joint, stage: Stage, context: TrainContext) -> None
                     seconds = time.perf_counter() - began
                     learning_rate = stage.rate * rate(recipe, step, stage.steps)
                     context.log.add(stage.name, finished, loss, learning_rate, psnr, seconds)
+            # Not before the validation: the bar would stand at its end meanwhile.
+            shown.advance(finished, loss)
             stopped = train_step.stopped
             if show and (last or stopped or finished % recipe.checkpoint_every == 0):
                 save_state(state_file, network, optimiser, finished, context.key, average)

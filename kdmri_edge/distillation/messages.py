@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kdmri_edge.distillation.data import TrainingData
@@ -32,18 +32,27 @@ class StageCost:
         stage: Its name.
         steps: Its optimiser steps.
         each: Cost of one of them, in multiply-accumulates for an image of the run's matrix.
+        evaluated: Slices that its network is evaluated on, for validation and int8 ranges.
+        forward: Cost of one of these, likewise.
     """
 
     stage: str
     steps: int
     each: float
+    evaluated: int
+    forward: float
 
 
-def stage_costs(settings: Settings) -> list[StageCost]:
+def stage_costs(settings: Settings, *, watched: int, finished: int) -> list[StageCost]:
     """Return what the stages of a run cost, in the order in which they are trained.
 
     A training step costs three forward passes (one forward, two for both gradients); a teacher that
     is imitated adds a forward pass of its own.
+
+    Args:
+        settings: The run's.
+        watched: Slices of the validations during training.
+        finished: Slices that a finished network is evaluated on.
     """
     recipe = settings.recipe
     teacher, plain, student = (
@@ -56,29 +65,38 @@ def stage_costs(settings: Settings) -> list[StageCost]:
     )
     # Joint training runs the student from after each of the teacher's cascades to the end.
     chains = student * (settings.student_spec.cascades + 1) / 2
-    stages: list[tuple[str, int, float]] = []
+    costs: list[StageCost] = []
+
+    def add(stage: str, steps: int, each: float, forward: float, further: int = 0) -> None:
+        validations = -(-steps // recipe.validate_every)
+        cost = StageCost(
+            stage=stage,
+            steps=steps,
+            each=each,
+            evaluated=validations * watched + further,
+            forward=forward,
+        )
+        if steps:
+            costs.append(cost)
+
     if settings.teacher_place is None:
-        stages += [
-            ("joint", recipe.joint_steps, 3 * (teacher + chains)),
-            ("teacher", recipe.teacher_steps - recipe.joint_steps, 3 * teacher),
-        ]
+        alone = recipe.teacher_steps - recipe.joint_steps
+        add("joint", recipe.joint_steps, 3 * (teacher + chains), teacher, finished)
+        add("teacher", alone, 3 * teacher, teacher, finished)
     if settings.baseline:
-        stages.append(("plain", recipe.student_steps, 3 * plain))
+        add("plain", recipe.student_steps, 3 * plain, plain, finished)
     if settings.distilled and settings.student_place is None:
         until = recipe.distillation.imitation_until
-        stages += [
-            ("attention", recipe.attention_steps, 3 * student + teacher),
-            ("imitation", recipe.imitation_steps, 3 * student + until * teacher),
-        ]
+        add("attention", recipe.attention_steps, 3 * student + teacher, student)
+        imitation = 3 * student + until * teacher
+        add("imitation", recipe.imitation_steps, imitation, student, finished)
     if settings.distilled and recipe.qat.quantize is not Quantize.NONE:
-        stages.append((str(recipe.qat.quantize), recipe.qat.steps, 4 * student))
-    return [
-        StageCost(stage=stage, steps=steps, each=each) for stage, steps, each in stages if steps
-    ]
+        add(str(recipe.qat.quantize), recipe.qat.steps, 4 * student, student, finished)
+    return costs
 
 
 class Forecast:
-    """Says once how long the optimiser steps of a run will take, from the first ones that it does.
+    """Says once how long a run will take, from the first optimiser steps that it does.
 
     Args:
         costs: The stages that are still to be trained, in order.
@@ -95,12 +113,14 @@ class Forecast:
         self._began = 0.0
         self.said = False
 
-    def stepped(self, stage: str, finished: int) -> None:
+    def stepped(self, stage: str, finished: int, evaluate: Callable[[], int]) -> None:
         """Note that a step has ended.
 
         Args:
             stage: Its stage's name.
             finished: Steps of that stage that are done, earlier ones included.
+            evaluate: Evaluates the stage's network on some slices, and returns how many; 0 where
+                there are none. It is called once at most.
         """
         if self.said:
             return
@@ -115,13 +135,24 @@ class Forecast:
         if not places:
             return
         own, *later = self._costs[places[0] :]
-        left = own.steps - finished + sum(c.steps * c.each for c in later) / own.each
-        if left * each >= self._SHORT:
-            steps = own.steps - finished + sum(cost.steps for cost in later)
-            say(
-                f"Expected: about {duration(left * each)} for the {steps:,} optimiser steps to"
-                " come; validation takes its time besides."
-            )
+        steps = own.steps - finished + sum(cost.steps for cost in later)
+        training = each * (
+            own.steps - finished + sum(cost.steps * cost.each for cost in later) / own.each
+        )
+        if training < self._SHORT:
+            return
+        began = time.perf_counter()
+        slices = evaluate()
+        of_training = f"{duration(training)} for the {steps:,} optimiser steps to come"
+        if not slices:
+            say(f"Expected: about {of_training}; finishing each network takes its time besides.")
+            return
+        each_cost = (time.perf_counter() - began) / slices / own.forward
+        evaluation = each_cost * sum(cost.evaluated * cost.forward for cost in (own, *later))
+        say(
+            f"Expected: about {duration(training + evaluation)}: {of_training},"
+            f" {duration(evaluation)} for validation and int8 ranges."
+        )
 
 
 def announce_request(settings: Settings, data: TrainingData) -> None:
@@ -136,8 +167,9 @@ def announce_request(settings: Settings, data: TrainingData) -> None:
     for part, title in (("train", "training"), ("validation", "validation"), ("test", "test")):
         volumes = record.get(part, [])
         subjects = _listed(sorted({str(volume["subject"]) for volume in volumes}))
-        kept = " (not read)" if part == "test" else ""
-        say(f"  {title}: {subjects}; {len(volumes)} volume(s){counted.get(part, '')}{kept}")
+        kept = " (kept for `kdmri-edge bench`)" if part == "test" else ""
+        count = "1 volume" if len(volumes) == 1 else f"{len(volumes)} volumes"
+        say(f"  {title}: {subjects}; {count}{counted.get(part, '')}{kept}")
     mask = settings.mask
     effective = (
         f", {mask.effective_acceleration:.2f}x effective (zero-phase images)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from filelock import BaseFileLock
 from lightning_fabric import Fabric
 
+from kdmri_edge.data.case import Case
 from kdmri_edge.distillation.batches import TrainingSlices
 from kdmri_edge.distillation.data import TrainingData, gather, merged_records, recorded_hashes
 from kdmri_edge.distillation.engine import Engine, announce, describe, launched
@@ -52,6 +53,7 @@ from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.reparameterisation import fuse
 from kdmri_edge.physics.operators import choose_form
 from kdmri_edge.quantisation.tuning import (
+    calibration_slices,
     check_same_tuning,
     origin_of_copy,
     training_maxima,
@@ -118,6 +120,11 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
     return Run(out)
 
 
+def _count(cases: Sequence[Case]) -> int:
+    """Return the slices of some volumes."""
+    return sum(len(case.target) for case in cases)
+
+
 @dataclass
 class _Distillation:
     """State of a running distillation."""
@@ -160,19 +167,29 @@ class _Distillation:
                 self._write("running", ran)
             elif (meta := with_tuning(self.run.meta, self.settings.recipe)) is not None:
                 write_json(self.run.path / "run.json", meta)
+        watched = thinned(self.data.validation, _WATCHED_SLICES)
         self.context = TrainContext(
             fabric=self.fabric,
             recipe=self.settings.recipe,
             slices=slices,
-            validation=thinned(self.data.validation, _WATCHED_SLICES),
+            validation=watched,
             mask=mask,
             operator=self.fabric.to_device(network_operator(spec, mask, self.form)),
             spec=spec,
             folder=folder,
             log=TrainingLog(self.run.path / "log.csv") if first else None,
             key=self.key,
-            forecast=Forecast(stage_costs(self.settings)) if first else None,
+            forecast=self._forecast(slices, watched) if first else None,
         )
+
+    def _forecast(self, slices: TrainingSlices, watched: Sequence[Case]) -> Forecast:
+        """Return what says how long the run will take."""
+        costs = stage_costs(
+            self.settings,
+            watched=_count(watched),
+            finished=_count(self.data.validation) + len(calibration_slices(slices)),
+        )
+        return Forecast(costs)
 
     def _check_same(self) -> None:
         """Refuse to go on with a run of another request.
@@ -257,7 +274,7 @@ class _Distillation:
         self.fabric.to_device(network)
         if MAXIMA not in training:  # a network that was given brings its own
             maxima = training_maxima(
-                network, self.context.operator, self.context.slices, f"{role}: activation maxima"
+                network, self.context.operator, self.context.slices, f"{role}: ranges for int8"
             )
             training = {MAXIMA: maxima, **training}
         if self.data.validation:

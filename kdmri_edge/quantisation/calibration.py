@@ -51,8 +51,8 @@ def activation_maxima(
         hidden[described.name] = described.rectified or not reads_image(conv.in_channels)
 
         def look(module: nn.Module, given: tuple[Tensor], name: str = described.name) -> None:
-            magnitudes = given[0].detach().abs().transpose(0, 1).flatten(1)
-            seen[name] += magnitudes.shape[1]
+            magnitudes = given[0].detach().abs()
+            seen[name] += magnitudes[:, 0].numel()
             found[name] = _largest(found.get(name), magnitudes, held if hidden[name] else 1)
 
         hooks.append(conv.register_forward_pre_hook(look))
@@ -78,19 +78,35 @@ def _largest(found: Tensor | None, values: Tensor, kept: int) -> Tensor:
 
     Args:
         found: [C, n], in falling order; None where there are none yet.
-        values: [C, N], not negative.
+        values: [B, C, H, W], not negative.
         kept: How many to return, or all if there are fewer.
     """
+    if found is None and len(values) > 1:
+        # What one image holds tells which few values of the others to look at.
+        found, values = _largest(None, values[:1], kept), values[1:]
     if found is not None and found.shape[1] == kept:
-        # Of millions of values few are still among the largest: these are sorted, not all. The
-        # comparison is not `>`, which would lose values that are not numbers.
-        channel, place = (values <= found[:, -1:]).logical_not_().nonzero(as_tuple=True)
-        counts = torch.bincount(channel, minlength=len(values))
-        own_place = torch.arange(len(channel), device=values.device)
-        own_place -= (counts.cumsum(0) - counts)[channel]
-        fresh = values.new_full((len(values), int(counts.max())), -1.0)
-        fresh[channel, own_place] = values[channel, place]
-        values = fresh
+        fresh = _above(values, found[:, -1])
+    else:
+        fresh = values.transpose(0, 1).flatten(1)
     if found is not None:
-        values = torch.cat((found, values), 1)
-    return torch.topk(values, min(kept, values.shape[1]), 1).values
+        fresh = torch.cat((found, fresh), 1)
+    return torch.topk(fresh, min(kept, fresh.shape[1]), 1).values
+
+
+def _above(values: Tensor, threshold: Tensor) -> Tensor:
+    """Return the values of each channel above a threshold [C], filled up with -1: [C, most].
+
+    Of millions of values few are still among the largest. They are looked for in the order in which
+    channels-last images lie in memory: to gather each channel's values first takes as long as the
+    convolution.
+    """
+    rows = values.permute(0, 2, 3, 1).reshape(-1, len(threshold))
+    # Not `>`, which would lose values that are not numbers.
+    places = (rows <= threshold).bitwise_not_().flatten().nonzero().flatten()
+    chosen = rows.flatten()[places]
+    channel, order = (places % len(threshold)).sort()
+    counts = torch.bincount(channel, minlength=len(threshold))
+    column = torch.arange(len(channel), device=values.device) - (counts.cumsum(0) - counts)[channel]
+    fresh = values.new_full((len(threshold), int(counts.max())), -1.0)
+    fresh[channel, column] = chosen[order]
+    return fresh

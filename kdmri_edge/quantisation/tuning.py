@@ -40,14 +40,27 @@ from kdmri_edge.quantisation.fake_quantisation import (
 from kdmri_edge.utils.config import plain
 from kdmri_edge.utils.console import progress, say
 
-__all__ = ["Tuned", "check_same_tuning", "origin_of_copy", "training_maxima", "tune", "with_tuning"]
+__all__ = [
+    "Tuned",
+    "calibration_slices",
+    "check_same_tuning",
+    "origin_of_copy",
+    "training_maxima",
+    "tune",
+    "with_tuning",
+]
 
 _SLICES = 64
 _AT_ONCE = 4
 
 
+def calibration_slices(slices: TrainingSlices) -> list[int]:
+    """Return the numbers of the training slices that activations are measured on."""
+    return slices.spread(_SLICES)
+
+
 def training_maxima(
-    network: Network, operator: Tensor, slices: TrainingSlices, title: str = "activation maxima"
+    network: Network, operator: Tensor, slices: TrainingSlices, title: str = "ranges for int8"
 ) -> dict[str, list[float]]:
     """Return what int8 exports need, from training slices spread evenly over the volumes.
 
@@ -57,7 +70,7 @@ def training_maxima(
         slices: Training slices, under the network's own mask.
         title: What to call it while it takes its time.
     """
-    chosen = slices.spread(_SLICES)
+    chosen = calibration_slices(slices)
 
     def batches() -> Iterator[tuple[Tensor, ...]]:
         for start in range(0, len(chosen), _AT_ONCE):
@@ -114,7 +127,7 @@ def tune(
     context.fabric.to_device(rounded)
     title = f"student in {recipe.qat.quantize}"
     if maxima is None:
-        what = f"{title}: activation maxima"
+        what = f"{title}: ranges"
         maxima = training_maxima(rounded, context.operator, context.slices, what)
     ranges = equalise(rounded, maxima)
     add_fake_quantisation(rounded, ranges, unsigned=recipe.qat.quantize is Quantize.INT8)

@@ -134,7 +134,7 @@ def _launchers() -> dict[str, list[object]]:
 def _assert_quiet(printed: str, shown: str, out: Path) -> None:
     """One process speaks."""
     assert printed.count('"run"') == 1
-    for line in ("Training on CPU: 2 process(es)", "teacher: ", f"Run: {out}"):
+    for line in ("Training on CPU: 2 processes of ", "teacher: ", f"Run: {out}"):
         assert shown.count(line) == 1, shown
     known = ("Training", "teacher", "student", "Run")
     assert not [line for line in shown.splitlines() if not line.startswith(known)], shown

@@ -48,26 +48,31 @@ def test_rare_values_of_hidden_channels_are_left_out_and_none_of_the_image(
 
 @given(
     kept=st.integers(1, 9),
-    sizes=st.lists(st.integers(1, 7), min_size=1, max_size=6),
+    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=6),
+    width=st.integers(1, 3),
+    memory=st.sampled_from((torch.contiguous_format, torch.channels_last)),
     seed=st.integers(0, 99),
 )
 def test_the_largest_values_are_kept_however_they_are_spread_over_batches(
-    kept: int, sizes: list[int], seed: int
+    kept: int, sizes: list[int], width: int, memory: torch.memory_format, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     # few different values, so that there are ties
-    batches = [torch.randint(0, 9, (3, size), generator=generator).float() for size in sizes]
+    batches = [
+        torch.randint(0, 9, (size, 3, 2, width), generator=generator).float() for size in sizes
+    ]
     found = None
     for batch in batches:
-        found = calibrate._largest(found, batch, kept)
-    wanted = torch.cat(batches, 1).sort(descending=True).values[:, :kept]
+        found = calibrate._largest(found, batch.contiguous(memory_format=memory), kept)
+    values = torch.cat(batches).transpose(0, 1).flatten(1)
+    wanted = values.sort(descending=True).values[:, :kept]
     assert found is not None
     assert torch.equal(found, wanted)
 
 
 def test_a_value_that_is_not_a_number_is_not_lost() -> None:
-    found = calibrate._largest(None, torch.ones(1, 4), 2)
-    found = calibrate._largest(found, torch.tensor([[0.0, torch.nan, 0.0]]), 2)
+    found = calibrate._largest(None, torch.ones(1, 1, 1, 4), 2)
+    found = calibrate._largest(found, torch.tensor([[[[0.0, torch.nan, 0.0]]]]), 2)
     assert found.isnan().any()
 
 

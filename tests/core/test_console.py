@@ -1,0 +1,117 @@
+"""What a person sees of phases: names, bars, lines, and the times they took."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+
+import pytest
+from rich.console import Console
+
+from kdmri_edge.utils import console
+from kdmri_edge.utils.console import Phase, duration, phase_times, progress
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What is written off a terminal, with lines that come soon."""
+    stream = io.StringIO()
+    plain = Console(file=stream, force_terminal=False, width=200)
+    monkeypatch.setattr(console, "get_console", lambda: plain)
+    monkeypatch.setattr(console, "_NAMED_AFTER", 0.02)
+    monkeypatch.setattr(console, "_EVERY", 0.02)
+    return stream
+
+
+def _until(stream: io.StringIO, text: str) -> None:
+    end = time.monotonic() + 20
+    while text not in stream.getvalue():
+        assert time.monotonic() < end, f"{text!r} is not in {stream.getvalue()!r}"
+        time.sleep(0.005)
+
+
+def test_a_phase_is_reported_while_one_part_of_it_takes_long(shown: io.StringIO) -> None:
+    with progress("reading", 3) as advance:
+        _until(shown, "reading: 0 of 3.\n")
+        advance(2, note="loss 0.5")
+        _until(shown, "reading: 2 of 3, loss 0.5, about ")
+        assert re.search(r"about \d+ s left\.\n", shown.getvalue())
+    lines = shown.getvalue()
+    time.sleep(0.1)
+    assert shown.getvalue() == lines  # none after its end
+
+
+def test_a_phase_without_parts_is_named(shown: io.StringIO) -> None:
+    with progress("compiling"):
+        _until(shown, "compiling ...\n")
+
+
+def test_short_phases_are_not_reported(shown: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_NAMED_AFTER", 30.0)
+    with progress("blinking", 1) as advance:
+        advance()
+    assert shown.getvalue() == ""
+
+
+def test_of_phases_within_each_other_the_innermost_is_reported(shown: io.StringIO) -> None:
+    with progress("outer", 2) as advance:
+        with progress("inner", 5):
+            _until(shown, "inner: 0 of 5")
+            before = shown.getvalue().count("outer")
+            time.sleep(0.1)
+            assert shown.getvalue().count("outer") <= before
+        advance()
+        _until(shown, "outer: 1 of 2")
+
+
+def test_what_was_done_before_does_not_shorten_the_estimate() -> None:
+    phase = Phase("training", 100, done=90)
+    assert phase.line() == "training: 90 of 100."
+    phase._began -= 10.0
+    phase(5)
+    assert phase.line() == "training: 95 of 100, about 10 s left."
+
+
+def test_bars_lie_below_each_other_on_a_terminal_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    terminal = Console(file=stream, force_terminal=True, width=120, color_system=None)
+    monkeypatch.setattr(console, "get_console", lambda: terminal)
+    with progress("outer", 2, keep=True) as advance:
+        bar = advance.bar
+        assert bar is not None
+        with progress("inner", 5) as step:
+            step(3, note="29.1 dB")
+            assert [(task.description, task.completed) for task in bar.tasks] == [
+                ("outer", 0),
+                ("inner", 3),
+            ]
+        assert [task.description for task in bar.tasks] == ["outer"]
+        advance(2)
+    assert "2/2" in stream.getvalue()
+
+
+def test_times_are_of_the_innermost_phase(shown: io.StringIO) -> None:
+    with phase_times() as times:
+        with progress("outer"):
+            with progress("inner"):
+                time.sleep(0.2)
+            time.sleep(0.02)
+        with progress("inner"):
+            pass
+    assert times.seconds["inner"] >= 0.2
+    assert 0.02 <= times.seconds["outer"] <= times.whole - 0.2
+    times.seconds = {"short": 0.4, "long": 125.0}
+    times._began = time.perf_counter() - 130
+    assert times.lines() == [
+        "  long                   2 min",
+        "  everything else          5 s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (99.4, "99 s"), (100, "2 min"), (5900, "98 min"), (12000, "3 h 20 min")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
