@@ -298,4 +298,5 @@ def test_interrupted_commands_do_not_speak_of_others(
     shown = cli(command)
     assert shown.code == 1
     assert shown.err.strip() == "Interrupted: nothing half-written is left."
-    assert "--resume" in cli("distill").err
+    assert cli("distill").err == shown.err  # there is no run yet to go on with
+    assert "The same command goes on." in cli("reproduce").err
