@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
-__all__ = ["models"]
+if TYPE_CHECKING:
+    from kdmri_edge.models.protocol import NetworkSpec
 
-_WIDTH: Final = 120  # of the widest table
+__all__ = ["models"]
 
 
 @click.command()
@@ -17,9 +20,10 @@ _WIDTH: Final = 120  # of the widest table
 def models(as_json: bool) -> None:
     """List the architectures, and the trained networks that come with the package.
 
-    They read magnitude images (with data consistency: the real part of the combined image), complex
-    images, or the coils with their sensitivities (sense). A trained network is named PRESET@PLACE
-    and can stand wherever weights are taken:
+    They read magnitude images (with data consistency: the real part of the combined image) or
+    complex ones. A network of several coils combines them itself, by their sensitivities; for one
+    of one coil `run` and `serve` combine them. A trained network is named PRESET@PLACE and can
+    stand wherever weights are taken:
 
     \b
       kdmri-edge export dccnn-d3c5@brain-4x --target onnx
@@ -32,17 +36,17 @@ def models(as_json: bool) -> None:
 
     presets = {
         name: {
-            "reads": str(spec.reads),
             "parameters": spec.parameters,
             "macs_240": sum(spec.macs(240, 240, coils=COILS).values()),
+            **_input(spec),
         }
         for name, spec in PRESETS.items()
     }
     shipped = {
         name: {
             **network.entry,
-            "reads": str(spec_from_dict(network.entry["spec"]).reads),
-            "anatomy": network.entry["figures"]["split"],
+            "anatomy": network.anatomy,
+            **_input(spec_from_dict(network.entry["spec"])),
         }
         for name, network in shipped_networks().items()
     }
@@ -52,34 +56,56 @@ def models(as_json: bool) -> None:
     _show(presets, shipped)
 
 
+def _input(spec: NetworkSpec) -> dict[str, str]:
+    """Say which scans a network is for: its images, and how many coils it combines itself."""
+    return {
+        "reads": str(spec.reads),
+        "images": "magnitude" if spec.channels == 1 else "complex",
+        "coils": "several" if spec.coils else "one",
+    }
+
+
+def _mask(entry: Mapping[str, Any]) -> str:
+    """Say which sampling a trained network is for."""
+    if entry.get("masks") == "lines":
+        return "any lines"
+    # super-resolution takes the centre of k-space, whose size says more than its acceleration
+    centre = str(entry["mask"]).startswith("centre-")
+    return str(entry["mask"]) if centre else f"{entry['nominal_acceleration']:g}x"
+
+
 def _show(presets: dict[str, dict[str, Any]], shipped: dict[str, dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from kdmri_edge.models.shipped import served
-
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:  # a pipe has no width that a table would have to keep to
-        console = Console(soft_wrap=True, width=_WIDTH)
+    # Whoever reads a file or a pipe copies names out of it: there no cell is broken.
+    console = Console(width=None if sys.stdout.isatty() else 200)
     table = Table(box=None, title="architectures", title_justify="left")
-    for title in ("preset", "reads", "parameters", "GMAC at 240 x 240"):
+    for title in ("preset", "images", "coils", "parameters", "GMAC at 240 x 240"):
         table.add_column(title)
     for name, facts in presets.items():
         table.add_row(
-            name, facts["reads"], f"{facts['parameters']:,}", f"{facts['macs_240'] / 1e9:.2f}"
+            name,
+            facts["images"],
+            facts["coils"],
+            f"{facts['parameters']:,}",
+            f"{facts['macs_240'] / 1e9:.2f}",
         )
     console.print(table)
     table = Table(box=None, title="trained networks", title_justify="left")
     table.add_column("name", no_wrap=True)  # a name that is cut short cannot be copied
-    for title in ("anatomy", "reads", "mask", "matrix", "PSNR dB", "gain dB", "SSIM"):
+    for title in (
+        "anatomy", "images", "coils", "mask", "matrix", "PSNR dB", "gain dB", "SSIM"
+    ):  # fmt: skip
         table.add_column(title)
     for name, entry in shipped.items():
         figures = entry["figures"]
         table.add_row(
             name,
             entry["anatomy"],
-            entry["reads"],
-            f"{served(entry)}{entry['nominal_acceleration']:.2f}x",
+            entry["images"],
+            entry["coils"],
+            _mask(entry),
             str(entry["matrix"]),
             f"{figures['mean']['psnr']:.2f}",
             f"{figures['mean']['psnr'] - figures['zero_filled']['psnr']:+.2f}",

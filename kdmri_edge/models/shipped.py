@@ -70,6 +70,11 @@ class ShippedNetwork:
     path: Path
     entry: Mapping[str, Any]
 
+    @property
+    def anatomy(self) -> str:
+        """What it was trained on and measured on: the splits are named after it."""
+        return str(self.entry["figures"]["split"]).partition("-")[0]
+
 
 def served(entry: Mapping[str, Any]) -> str:
     """Return what a table puts before the mask of a network's figures: whether others will do."""

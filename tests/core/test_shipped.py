@@ -10,7 +10,14 @@ import pytest
 
 from kdmri_edge.errors import CheckpointError, ModelError
 from kdmri_edge.models.checkpoint import load_checkpoint, read_checkpoint_meta
-from kdmri_edge.models.shipped import WEIGHTS, is_reference, resolve, shipped_networks
+from kdmri_edge.models.shipped import (
+    WEIGHTS,
+    is_reference,
+    named_mask,
+    refusal,
+    resolve,
+    shipped_networks,
+)
 from kdmri_edge.models.specs import PRESETS, ModelSpec
 from kdmri_edge.utils.files import sha256_file
 
@@ -97,3 +104,19 @@ def test_altered_weights_and_a_damaged_index_are_refused(tmp_path: Path) -> None
         with pytest.raises(CheckpointError, match="damaged"):
             shipped_networks(root)
     assert shipped_networks(tmp_path / "none") == {}
+
+
+def test_a_networks_name_stands_for_its_mask(tmp_path: Path) -> None:
+    checkpoint = resolve("dccnn-d3c5@brain-4x")
+    wanted = load_checkpoint(checkpoint).mask
+    for named in ("dccnn-d3c5@brain-4x", str(checkpoint)):
+        found = named_mask(named)
+        assert found.sha256 == wanted.sha256
+    with pytest.raises(ModelError, match="dccnn-d3c5@brain-4x"):
+        named_mask("dccnn-d3c5@brain-4")
+
+
+def test_an_architectures_name_suggests_its_trained_networks() -> None:
+    error = refusal(Path("dccnn-d3c5"), ModelError)
+    assert "dccnn-d3c5@brain-4x" in error.remedy
+    assert "dccnn-d5c5" not in error.remedy

@@ -268,6 +268,24 @@ def test_models_lists_architectures_and_trained_networks() -> None:
     assert f"{entry['figures']['mean']['psnr']:.2f}" in shown
 
 
+def test_models_says_which_scan_each_network_is_for() -> None:
+    found = json.loads(call("models", "--json").stdout)
+    assert (found["presets"]["vdsr-7"]["images"], found["presets"]["vdsr-7"]["coils"]) == (
+        "magnitude",
+        "one",
+    )
+    told = {
+        name: (entry["anatomy"], entry["images"], entry["coils"])
+        for name, entry in found["shipped"].items()
+    }
+    assert told["dccnn-d3c5@brain-4x"] == ("brain", "magnitude", "one")
+    assert told["dccnn-d3c5-complex@measured-4x"] == ("brain", "complex", "one")
+    assert told["dccnn-d3c5-sense@measured-4x"] == ("brain", "complex", "several")
+    lines = {line.split()[0]: line.split() for line in call("models").stdout.splitlines() if line}
+    assert lines["dccnn-d3c5-sense@measured-4x"][1:5] == ["brain", "complex", "several", "4x"]
+    assert lines["dccnn-d3c5@brain-any-mask"][4:6] == ["any", "lines"]
+
+
 @pytest.mark.parametrize(("typed", "named"), [("f16", "-fp16"), ("fp16", "-fp16"), ("f32", "")])
 def test_precisions_are_taken_in_both_spellings_and_shown_in_one(
     typed: str, named: str, here: Path
