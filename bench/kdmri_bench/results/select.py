@@ -149,7 +149,7 @@ def choose(report: Report, limits: Limits) -> Choice:
     smallest = min(sizes.get(row.network, 0) for row in best)
     candidates = [row for row in best if sizes.get(row.network, 0) == smallest]
     fastest = min(candidates, key=_median)
-    alike = [row for row in candidates if not _slower(row, fastest)]
+    alike = [row for row in candidates if not _slower(row, fastest, sizes)]
     finest = max(alike, key=_psnr)
     equals = [row for row in alike if not _poorer(row, finest)]
     leanest = min(equals, key=_peak)
@@ -161,7 +161,8 @@ def dominates(row: Row, other: Row, sizes: Mapping[str, int]) -> bool:
     """Tell whether a variant is worse than another in nothing and better in something.
 
     Both were measured. Latency counts where the median of one lies outside of the interval in which
-    an independent timing of the other is expected; quality, memory and size beyond `ROUNDING`,
+    an independent timing of the other is expected, and not at all between networks of one size that
+    run in the same way; quality, memory and size beyond `ROUNDING`,
     `LARGER` and nothing at all.
 
     Args:
@@ -173,7 +174,7 @@ def dominates(row: Row, other: Row, sizes: Mapping[str, int]) -> bool:
     def worse(a: Row, b: Row) -> bool:
         larger = sizes.get(a.network, 0) > sizes.get(b.network, 0)
         heavier = _larger(_peak(a), _peak(b))
-        return larger or heavier or _slower(a, b) or _poorer(a, b)
+        return larger or heavier or _slower(a, b, sizes) or _poorer(a, b)
 
     return not worse(row, other) and worse(other, row)
 
@@ -190,10 +191,21 @@ def _psnr(row: Row) -> float:
     return row.quality.get("psnr", {}).get("mean") or 0.0
 
 
-def _slower(row: Row, other: Row) -> bool:
-    """Tell whether a row is slower than another beyond the scatter of either."""
+def _slower(row: Row, other: Row, sizes: Mapping[str, int]) -> bool:
+    """Tell whether a row is slower than another beyond the scatter of either.
+
+    Networks of one size that run in the same way make the same computation with other weights, as
+    the plain and the distilled student do: what their times differ by is the machine's unrest.
+    """
+    if sizes.get(row.network) == sizes.get(other.network) and _way(row) == _way(other):
+        return False
     (a, low, _), (b, _, high) = expected(row.timing), expected(other.timing)
     return a > high and b < low and a / b > 1 + SLOWER
+
+
+def _way(row: Row) -> tuple[str, ...]:
+    """Return what a row has in common with others that make the same computation."""
+    return row.runtime, row.precision, row.variant, row.device
 
 
 def _poorer(row: Row, other: Row) -> bool:
