@@ -61,7 +61,7 @@ from kdmri_bench.results.select import (
 from kdmri_edge.data.case import Case
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError
-from kdmri_edge.utils.console import say
+from kdmri_edge.utils.console import progress, say
 from kdmri_edge.utils.extras import require
 from kdmri_edge.utils.files import check_writable
 from kdmri_edge.utils.provenance import provenance
@@ -227,6 +227,7 @@ def benchmark(
         MissingExtraError: scikit-image or matplotlib is not installed.
         OutputError: `out` cannot be written to.
     """
+    load = load_average()  # before the volumes are read
     chosen = {"quick": QUICK, "full": FULL}[settings] if isinstance(settings, str) else settings
     if threads is not None:
         chosen = replace(chosen, threads=threads)
@@ -247,7 +248,7 @@ def benchmark(
         subjects=subjects,
     )
     say(_measured_on(loaded, chosen))
-    return measure_networks(sources, loaded, chosen, out=folder, limits=limits)
+    return measure_networks(sources, loaded, chosen, out=folder, limits=limits, load=load)
 
 
 def _measured_on(data: TestData, settings: BenchSettings) -> str:
@@ -312,13 +313,14 @@ def measure_networks(
         plans += extra(networks, workspace) if extra else []
         peaks = _peaks(plans, settings)
         measured = measure(plans, cases, settings, workspace, worker=worker)
-        report = _report(networks, replace(data, cases=tuple(cases)), settings, measured, peaks)
-        report = _recommending(replace(report, load_average=load), limits)
-        panel = compose(cases[0], _outputs(networks, measured), networks[0].mask)
-        report = replace(report, panel=panel.to_dict())
-        pictures = tuple(_figures(report, cases, measured))
-    done = Benchmark(report=report, panel=panel, pictures=pictures)
-    return done if out is None else replace(done, files=done.save(out))
+        with progress("Drawing the page"):
+            report = _report(networks, replace(data, cases=tuple(cases)), settings, measured, peaks)
+            report = _recommending(replace(report, load_average=load), limits)
+            panel = compose(cases[0], _outputs(networks, measured), networks[0].mask)
+            report = replace(report, panel=panel.to_dict())
+            pictures = tuple(_figures(report, cases, measured))
+            done = Benchmark(report=report, panel=panel, pictures=pictures)
+            return done if out is None else replace(done, files=done.save(out))
 
 
 def _peaks(plans: Sequence[Plan], settings: BenchSettings) -> dict[str, Any]:
@@ -327,7 +329,8 @@ def _peaks(plans: Sequence[Plan], settings: BenchSettings) -> dict[str, Any]:
         return {}
     runtimes = dict.fromkeys(plan.row.runtime for plan in plans if plan.source is not None)
     threads = settings.threads or available_threads()
-    return measure_peaks(list(runtimes), threads=threads, seconds=settings.peaks_s)
+    with progress("Measuring the machine's own limits"):
+        return measure_peaks(list(runtimes), threads=threads, seconds=settings.peaks_s)
 
 
 def _check_cases(cases: Sequence[Case], source: Source) -> None:

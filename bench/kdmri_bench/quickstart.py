@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdmri_bench.benchmark import Benchmark, measure_networks
+from kdmri_bench.measuring.device import load_average
 from kdmri_bench.planning.settings import BenchSettings
 from kdmri_bench.planning.testdata import TestData
 from kdmri_edge.data.case import make_case
@@ -16,6 +17,7 @@ from kdmri_edge.distillation.run import distill
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.masks import variable_density_lines
+from kdmri_edge.utils.console import say
 
 __all__ = ["MATRIX", "Quickstart", "quickstart"]
 
@@ -38,7 +40,7 @@ class Quickstart:
 
 
 def quickstart(out: Path, recipe: DistillRecipe, settings: BenchSettings) -> Quickstart:
-    """Distil on the phantom, export every network to every target, and compare them.
+    """Distil on the phantom, export every network for every runtime of this machine, compare them.
 
     Args:
         out: The run folder; a run of the same settings there goes on where it stopped.
@@ -49,6 +51,7 @@ def quickstart(out: Path, recipe: DistillRecipe, settings: BenchSettings) -> Qui
         RunError: `out` holds another run.
         KdmriError: See `distill` and `bench`.
     """
+    load = load_average()  # of others: training keeps the machine busy itself
     mask = variable_density_lines(MATRIX, _ACCELERATION, seed=recipe.seed)
     request = Settings(
         data=PHANTOM,
@@ -63,10 +66,17 @@ def quickstart(out: Path, recipe: DistillRecipe, settings: BenchSettings) -> Qui
         baseline=True,
         recipe=recipe,
     )
+    say(f"1 of 2: training a teacher and two students on {recipe.phantom_volumes} drawn heads.")
     run = distill(request, out)
+    say("2 of 2: exporting them for each runtime of this machine, and measuring them.")
     volumes = phantom_parts(
-        recipe.seed, recipe.phantom_volumes, slices=recipe.phantom_slices, matrix=MATRIX
+        recipe.seed,
+        recipe.phantom_volumes,
+        slices=recipe.phantom_slices,
+        matrix=MATRIX,
+        wanted=["test"],
     )["test"]
     cases = tuple(make_case(volume, mask) for volume in volumes)
     data = TestData(cases=cases, split=PHANTOM, statement=_STATEMENT)
-    return Quickstart(run, measure_networks(run, data, settings, out=out / "bench"))
+    measured = measure_networks(run, data, settings, out=out / "bench", load=load)
+    return Quickstart(run, measured)

@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from kdmri_bench import quickstart
+from kdmri_bench import benchmark, quickstart
 from kdmri_edge.cli import COMMANDS, main
 from kdmri_edge.runtime.targets import TARGETS
 from maintainer.readme import pages
@@ -67,11 +67,15 @@ def test_quickstart_ends_with_every_network_on_every_runtime(
 ) -> None:
     assert "kdmri-edge quickstart" in ours(README)
     monkeypatch.setattr(quickstart, "MATRIX", 48)  # as shipped it takes minutes
+    monkeypatch.setattr(quickstart, "load_average", lambda: 0.25)  # before its own training
+    monkeypatch.setattr(benchmark, "load_average", lambda: 99.0)
     monkeypatch.chdir(tmp_path)
     sets = [word for value in SMALL for word in ("--set", value)]
     done = CliRunner().invoke(main, ["quickstart", "--json", *sets])
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
+    assert report["load_average"] == 0.25
+    assert "Page to open in a browser: quickstart/bench/report.html" in done.stderr
     measured = {(r["role"], r["runtime"]) for r in report["rows"] if r["status"] == "measured"}
     runtimes = {"PyTorch"} | {
         target.backend.title for target in TARGETS.values() if target.name != "trt"

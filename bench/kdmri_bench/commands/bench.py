@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -119,8 +118,8 @@ def bench(
     if data is None:
         raise click.UsageError("Missing option '--data': the folder of the test volumes.")
     from kdmri_bench.benchmark import benchmark
+    from kdmri_bench.commands.outcome import next_steps, print_outcome
     from kdmri_bench.planning.settings import FULL, QUICK, USUAL, Precision
-    from kdmri_bench.reporting.notes import seen_lines
     from kdmri_edge.distillation.run_folder import newest_run
     from kdmri_edge.utils.console import say
 
@@ -155,20 +154,12 @@ def bench(
         limits=limits,
         out=out or (runs[0] / "bench" if len(runs) == 1 else Path("kdmri-bench")),
     )
-    if as_json:
-        for line in seen_lines(done.report):
-            say(f"Warning: {line}")
-        click.echo(json.dumps(done.report.to_dict(), indent=1, ensure_ascii=False))
-    else:
-        from rich.console import Console
-
-        from kdmri_bench.reporting.table import console_width, print_table
-
-        print_table(done.report, Console(width=console_width()))
+    print_outcome(done, as_json=as_json)
     if quick:
-        say("This was the quick mode: few samples on central slices; publish with --full.")
-    for kind, path in done.files.items():
-        say(f"{kind}: {path}")
+        say("This was the quick mode: few samples on central slices.")
+    say("Next:")
+    for step in next_steps(done, sources, quick=quick):
+        say(f"  {step}")
 
 
 def _batches(text: str | None) -> tuple[int, ...] | None:

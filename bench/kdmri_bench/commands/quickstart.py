@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -29,14 +28,16 @@ __all__ = ["quickstart"]
 def quickstart(out: Path, assignments: tuple[str, ...], as_json: bool) -> None:
     """Distil, export and benchmark on an embedded phantom, in minutes on two cores.
 
-    It shows that the whole path works on this machine. How good a student gets is shown by
-    `kdmri-edge distill` on your own data, with its full number of steps.
+    It trains a teacher and two students, exports them for every runtime that this machine has,
+    measures each, and writes a page. It shows that the whole path works here. How good a student
+    gets is shown by `kdmri-edge distill` on your own data, with its full number of steps.
     """
     from kdmri_edge.utils.extras import require
 
     require("torch", extra="all")
     require("lightning_fabric", extra="all")
     require("matplotlib", extra="all")
+    from kdmri_bench.commands.outcome import next_steps, print_outcome
     from kdmri_bench.planning.settings import BenchSettings
     from kdmri_bench.quickstart import quickstart as run_quickstart
     from kdmri_edge.distillation.recipe import load_recipe
@@ -44,15 +45,10 @@ def quickstart(out: Path, assignments: tuple[str, ...], as_json: bool) -> None:
 
     settings = BenchSettings(samples=20, warmup=3, rounds=1, end_to_end=5)
     done = run_quickstart(out, load_recipe("quickstart", assignments), settings)
-    if as_json:
-        click.echo(json.dumps(done.benchmark.report.to_dict(), indent=1, ensure_ascii=False))
-    else:
-        from rich.console import Console
-
-        from kdmri_bench.reporting.table import console_width, print_table
-
-        print_table(done.benchmark.report, Console(width=console_width()))
-    say(f"Picture: {done.benchmark.files['panel']}")
-    say("Next, on your own volumes (NIfTI, DICOM, HDF5, .npy, ...):")
+    print_outcome(done.benchmark, as_json=as_json)
+    say("Next, with what was made:")
+    for step in next_steps(done.benchmark, [out], quick=False):
+        say(f"  {step}")
+    say("Then, on your own volumes (NIfTI, DICOM, HDF5, .npy, ...):")
     say("  kdmri-edge distill --data DIR --acceleration 4 --out runs/mine")
     say("  kdmri-edge bench runs/mine --data DIR")

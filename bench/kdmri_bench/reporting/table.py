@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "cells",
     "console_width",
+    "explained",
     "further_figures",
     "main_figures",
     "markdown_details",
@@ -89,6 +90,11 @@ def cells(row: Row, report: Report) -> list[str]:
     return named + [figure.cell(row, network) for figure in main_figures()]
 
 
+def explained() -> list[str]:
+    """Explain the figure of the table that few readers will have met."""
+    return [f"HFN: {figure.description}" for figure in main_figures() if figure.name == "hfn"]
+
+
 def print_table(report: Report, console: Console) -> None:
     """Print the table, what was not measured and why, and how to read the figures."""
     for line in seen_lines(report):
@@ -97,7 +103,7 @@ def print_table(report: Report, console: Console) -> None:
     wide = console.width >= FULL_WIDTH
     table, reasons = _table(report, wide=wide)
     console.print(table)
-    for line in reasons + footnotes(report):
+    for line in reasons + footnotes(report) + (explained() if wide else []):
         _line(console, line, "dim")
     if report.limits:
         _line(console, recommendation(report), "bold")
@@ -268,6 +274,7 @@ def markdown_report(report: Report) -> str:
         "# Reconstruction benchmark",
         recommendation(report),
         markdown_table(report),
+        *explained(),
         "## More figures",
         markdown_details(report),
         "\n".join(f"- {line}" for line in report.absent),

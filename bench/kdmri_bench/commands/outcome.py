@@ -1,0 +1,98 @@
+"""What a command prints of a finished benchmark: the page, the results, and what to type next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from shlex import quote
+from typing import TYPE_CHECKING
+
+import click
+
+from kdmri_edge.utils.console import say
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kdmri_bench.benchmark import Benchmark
+    from kdmri_bench.results.schema import Row
+
+__all__ = ["export_command", "next_steps", "print_outcome"]
+
+
+def print_outcome(done: Benchmark, *, as_json: bool) -> None:
+    """Name the page first, then print the results and where the other files lie.
+
+    Args:
+        done: a benchmark that was saved.
+        as_json: print the report as JSON on standard output, not as a table.
+    """
+    files = dict(done.files)
+    page = files.pop("html", None)
+    if page is not None:
+        say(f"Page to open in a browser: {page}")
+    if as_json:
+        from kdmri_bench.reporting.notes import seen_lines
+
+        for line in seen_lines(done.report):
+            say(f"Warning: {line}")
+        click.echo(json.dumps(done.report.to_dict(), indent=1, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        from kdmri_bench.reporting.table import console_width, print_table
+
+        print_table(done.report, Console(width=console_width()))
+    for kind, path in files.items():
+        say(f"{kind}: {path}")
+
+
+def next_steps(done: Benchmark, sources: Sequence[Path], *, quick: bool) -> list[str]:
+    """Return the commands that follow a benchmark, ready to be typed.
+
+    Args:
+        done: a benchmark that was saved.
+        sources: what was measured, as it was named.
+        quick: whether it was measured quickly, so that it should be measured again.
+    """
+    from kdmri_bench.results.select import choose, limits_of
+
+    report = done.files["json"]
+    limits = "--max-latency 20ms --max-memory 300MB --max-loss 0.1dB"
+    steps = [f"kdmri-edge select {quote(str(report))} {limits}  # other limits, measured already"]
+    row = done.recommended or choose(done.report, limits_of(done.report)).nearest
+    command = None if row is None else export_command(row, sources)
+    if command is not None:
+        steps.append(f"{command}  # that variant as a bundle")
+    if quick:
+        named = " ".join(quote(str(source)) for source in sources)
+        steps.append(f"kdmri-edge bench {named} --data DIR --full  # for publication")
+    return steps
+
+
+def export_command(row: Row, sources: Sequence[Path]) -> str | None:
+    """Return the command that writes a variant as a bundle; None for one that is no export.
+
+    Args:
+        row: of the report.
+        sources: what was measured, as it was named: networks of the package, or one run. Of other
+            sources it is not known which one a row belongs to.
+    """
+    from kdmri_edge.models.shipped import shipped_networks
+    from kdmri_edge.runtime.targets import PRECISIONS, TARGETS
+
+    target = next((t for t in TARGETS.values() if t.backend.title == row.runtime), None)
+    users = {short: name for name, short in PRECISIONS.items()}
+    if target is None or row.precision not in users or row.precision not in target.precisions:
+        return None
+    known = shipped_networks()
+    alike = [s for s in map(str, sources) if s in known and known[s].entry["role"] == row.role]
+    if len(alike) == 1 and all(str(source) in known for source in sources):
+        source = alike[0]
+    elif len(sources) == 1 and (sources[0] / "run.json").is_file():
+        source = quote(str(sources[0]))
+        source += "" if row.role == "student" else f" --model {row.role}"
+    else:
+        return None
+    precision = "" if row.precision == "f32" else f" --precision {users[row.precision]}"
+    return f"kdmri-edge export {source} --target {target.name}{precision}"
