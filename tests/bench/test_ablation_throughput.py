@@ -40,6 +40,18 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CaseSpec:
     return only
 
 
+def test_ablation_trains_what_is_asked_for(case: CaseSpec, tmp_path: Path) -> None:
+    variants = [v for v in ablation.VARIANTS if v.name in ("base", "edge")]
+    report = ablation.ablate(case, tmp_path / "out", variants=variants)
+    assert [row["title"] for row in report["rows"]] == [v.title for v in variants]
+    assert all(row["validation_psnr_db"] > 10 for row in report["rows"])
+    again = ablation.ablate(case, tmp_path / "out", variants=variants, train=False)
+    assert again["rows"] == report["rows"]
+    nothing = ablation.ablate(case, tmp_path / "none", variants=variants, train=False)
+    assert "not trained yet" in ablation.markdown(nothing)
+
+
+@pytest.mark.nightly
 def test_ablation_changes_one_thing_at_a_time(case: CaseSpec, tmp_path: Path) -> None:
     report = ablation.ablate(case, tmp_path / "out")
     rows = {row["title"]: row for row in report["rows"]}
@@ -72,6 +84,7 @@ def test_ablation_changes_one_thing_at_a_time(case: CaseSpec, tmp_path: Path) ->
     assert f"Trained on 1: {gpu}; 2: {cpu}." in lines[-1]
 
 
+@pytest.mark.nightly
 def test_ablation_side_by_side_gives_the_same_rows(case: CaseSpec, tmp_path: Path) -> None:
     variants = [v for v in ablation.VARIANTS if v.name in ("base", "edge")]
     threads, engine = torch.get_num_threads(), Engine(threads=1)
@@ -87,6 +100,7 @@ def test_ablation_side_by_side_gives_the_same_rows(case: CaseSpec, tmp_path: Pat
     assert json.loads((tmp_path / "2" / "report.json").read_text()) == two
 
 
+@pytest.mark.nightly
 def test_cold_start_needs_no_pytorch() -> None:
     report = cold_start.measure(samples=1, threads=1, matrix=64)
     rows = {row["backend"]: row for row in report["rows"]}
@@ -98,6 +112,7 @@ def test_cold_start_needs_no_pytorch() -> None:
     assert "| OpenVINO |" in cold_start.markdown(report)
 
 
+@pytest.mark.nightly
 def test_throughput_times_both_loops() -> None:
     report = throughput.measure(rounds=1, steps=4)
     assert report["kdmri_edge"]["slices_per_s"] > 0

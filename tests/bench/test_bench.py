@@ -98,6 +98,7 @@ def test_backends_agree_with_pytorch(done: Benchmark) -> None:
         assert 0 <= row.difference["max_range_normalised"] < 1e-4, row.key  # type: ignore[operator]
 
 
+@pytest.mark.nightly
 def test_integers_are_measured_as_integers(run: Run, cases: list[Case], tmp_path: Path) -> None:
     copy = Run(shutil.copytree(run.path, tmp_path / "run"))
     (copy.path / "teacher.safetensors").unlink()
@@ -272,12 +273,14 @@ def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
-def test_the_command_measures_a_checkpoint_on_a_folder(
-    run: Run, data_folder: Path, tmp_path: Path
+@pytest.mark.parametrize("given", ["bundle", pytest.param("checkpoint", marks=pytest.mark.nightly)])
+def test_the_command_measures_a_network_on_a_folder(
+    done: Benchmark, given: str, run: Run, data_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "report"
+    network = run.exports_dir / "student-onnx" if given == "bundle" else run.weights("student")
     result = invoke(
-        run.weights("student"), "--data", data_folder, "--out", out, "--threads", 1, "--samples", 2,
+        network, "--data", data_folder, "--out", out, "--threads", 1, "--samples", 1,
         "--warmup", 0, "--precision", "f32", "--limit-slices", 2, "--usual-only",
         "--without-plain-export", "--json", "--max-latency", "60s", "--max-memory", "8GB",
     )  # fmt: skip

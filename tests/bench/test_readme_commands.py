@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from kdmri_bench import benchmark, quickstart
+from kdmri_bench.planning.settings import USUAL, BenchSettings, Precision
 from kdmri_edge.cli import COMMANDS, main
 from kdmri_edge.runtime.targets import TARGETS
 from maintainer.readme import pages
@@ -62,13 +64,26 @@ def test_commands_name_options_that_exist() -> None:
             command.parse_args(context, arguments)
 
 
+@pytest.mark.parametrize(
+    ("precisions", "kinds"),
+    [
+        ((Precision.F32,), ("",)),
+        pytest.param(USUAL, ("", "-int8"), marks=pytest.mark.nightly),
+    ],
+    ids=["f32", "as shipped"],
+)
 def test_quickstart_ends_with_every_network_on_every_runtime(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precisions: tuple[Precision, ...],
+    kinds: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert "kdmri-edge quickstart" in ours(README)
     monkeypatch.setattr(quickstart, "MATRIX", 48)  # as shipped it takes minutes
     monkeypatch.setattr(quickstart, "load_average", lambda: 0.25)  # before its own training
     monkeypatch.setattr(benchmark, "load_average", lambda: 99.0)
+    measure = partial(BenchSettings, precisions=precisions)
+    monkeypatch.setattr("kdmri_bench.planning.settings.BenchSettings", measure)
     monkeypatch.chdir(tmp_path)
     sets = [word for value in SMALL for word in ("--set", value)]
     done = CliRunner().invoke(main, ["quickstart", "--json", *sets])
@@ -91,7 +106,7 @@ def test_quickstart_ends_with_every_network_on_every_runtime(
         f"{role}-{made}{kind}"
         for role in ("teacher", "plain", "student")
         for made in ("torchscript", "onnx", "openvino")
-        for kind in ("", "-int8")
+        for kind in kinds
     }
     assert "kdmri-edge distill --data DIR" in done.stderr
     assert "Traceback" not in done.stderr

@@ -110,6 +110,7 @@ def test_a_failing_piece_says_why_and_ends_the_others(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.log"))
 
 
+@pytest.mark.nightly
 def test_a_process_that_dies_is_one_sentence(tmp_path: Path) -> None:
     piece = _piece(tmp_path / "killed", steps=ENDLESS)
 
@@ -158,6 +159,7 @@ def _training(pieces: list[Piece], request: Path) -> Iterator[subprocess.Popen[s
             process.kill()
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_interrupted_it_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
     pieces = [_piece(tmp_path / "cut", steps=80)]

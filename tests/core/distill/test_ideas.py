@@ -137,14 +137,32 @@ def test_chains_begin_with_the_teacher_and_end_with_the_student() -> None:
     ("changes", "cuts"),
     [
         (
-            {"joint_steps": 4, "reparameterise": True, "reparameterise_teacher": True},
+            {
+                "joint_steps": 4,
+                "reparameterise": True,
+                "reparameterise_teacher": True,
+                "ema": 0.5,
+                "noise": 0.1,
+            },
             [("jointly", 2), ("teacher dccnn", 3), ("imitation", 4)],
         ),
-        ({"ema": 0.5}, [("teacher", 3), ("plain", 5)]),
-        ({"noise": 0.1}, [("imitation", 3)]),
-        ({"bridge": True, "reparameterise": True, "dilation": (1, 2, 1)}, [("imitation", 3)]),
-        ({"loss": "l1-ssim", "transfer": Transfer.RELATION}, [("relation", 3)]),
-        ({"dilation": (1, 2, 1, 1, 3, 1, 1, 1, 1, 1, 2, 1, 2, 2, 1)}, [("imitation", 3)]),
+        pytest.param({"ema": 0.5}, [("teacher", 3), ("plain", 5)], marks=pytest.mark.nightly),
+        pytest.param({"noise": 0.1}, [("imitation", 3)], marks=pytest.mark.nightly),
+        pytest.param(
+            {"bridge": True, "reparameterise": True, "dilation": (1, 2, 1)},
+            [("imitation", 3)],
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            {"loss": "l1-ssim", "transfer": Transfer.RELATION},
+            [("relation", 3)],
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            {"dilation": (1, 2, 1, 1, 3, 1, 1, 1, 1, 1, 2, 1, 2, 2, 1)},
+            [("imitation", 3)],
+            marks=pytest.mark.nightly,
+        ),
     ],
 )
 def test_an_interrupted_idea_goes_on(

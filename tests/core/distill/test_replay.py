@@ -79,10 +79,12 @@ def test_the_criterion_changes_at_the_switch_and_nowhere_else(
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
         {"shards": 2},
-        {"imitation_until": 0.5, "ema": 0.5, "attention_steps": 0},
-        {"masks": Masks.LINES},
+        pytest.param({}, marks=pytest.mark.nightly),
+        pytest.param(
+            {"imitation_until": 0.5, "ema": 0.5, "attention_steps": 0}, marks=pytest.mark.nightly
+        ),
+        pytest.param({"masks": Masks.LINES}, marks=pytest.mark.nightly),
     ],
 )
 def test_replayed_steps_train_the_same_networks(

@@ -43,7 +43,7 @@ def _needs(precision: str) -> None:
         pytest.skip("this CPU has no bf16 convolutions")
 
 
-@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@pytest.mark.parametrize("precision", ["f32", pytest.param("bf16", marks=pytest.mark.nightly)])
 def test_interrupted_in_every_stage(
     settings: Callable[..., Settings],
     weights: Weights,
@@ -92,7 +92,12 @@ def _wait_for_stage(run: Path, stage: str, process: subprocess.Popen[str]) -> No
 
 
 @pytest.mark.parametrize(
-    ("precision", "stages"), [("f32", STAGES), ("bf16", ("teacher", "imitation"))]
+    ("precision", "stages"),
+    [
+        ("f32", ("imitation",)),
+        pytest.param("f32", STAGES, marks=pytest.mark.nightly),
+        pytest.param("bf16", ("teacher", "imitation"), marks=pytest.mark.nightly),
+    ],
 )
 def test_kill_9(
     start: Callable[..., subprocess.Popen[str]],

@@ -147,8 +147,11 @@ def _assert_moved(trained: dict[str, Tensor]) -> None:
     assert min(moved) > 30 * TOLERANCE
 
 
-def test_both_launchers_give_the_weights_of_one_process(
-    start: Start, tiny: tuple[str, ...], weights: Weights, tmp_path: Path
+@pytest.mark.parametrize(
+    "launcher", ["fabric", pytest.param("torchrun", marks=pytest.mark.nightly)]
+)
+def test_a_launcher_gives_the_weights_of_one_process(
+    launcher: str, start: Start, tiny: tuple[str, ...], weights: Weights, tmp_path: Path
 ) -> None:
     command = ["distill", *tiny, *SHARDS, "--no-baseline", "--json", "--out"]
     one = start(["kdmri_edge", *command, tmp_path / "one"])
@@ -156,17 +159,18 @@ def test_both_launchers_give_the_weights_of_one_process(
     assert one.returncode == 0, shown
     reference = weights(tmp_path / "one")
     _assert_moved(reference["teacher"])
-    for name, launcher in _launchers().items():
-        out = tmp_path / name
-        two = start([*launcher, *command, out, "--devices=2"], TORCHELASTIC_ERROR_FILE="")
-        printed, shown = two.communicate()
-        assert two.returncode == 0, shown
-        for role, state in weights(out).items():
-            for key, value in state.items():
-                assert torch.equal(value, reference[role][key]), (name, role, key)
-        _assert_quiet(printed, shown, out)
+    out = tmp_path / launcher
+    words = _launchers()[launcher]
+    two = start([*words, *command, out, "--devices=2"], TORCHELASTIC_ERROR_FILE="")
+    printed, shown = two.communicate()
+    assert two.returncode == 0, shown
+    for role, state in weights(out).items():
+        for key, value in state.items():
+            assert torch.equal(value, reference[role][key]), (role, key)
+    _assert_quiet(printed, shown, out)
 
 
+@pytest.mark.nightly
 def test_another_order_of_summation_agrees_at_a_small_rate(
     start: Start, tiny: tuple[str, ...], weights: Weights, tmp_path: Path
 ) -> None:
@@ -180,6 +184,7 @@ def test_another_order_of_summation_agrees_at_a_small_rate(
     _compare(weights(tmp_path / "two"), reference)
 
 
+@pytest.mark.nightly
 def test_killed_two_processes_resume(
     start: Start, tiny: tuple[str, ...], weights: Weights, tmp_path: Path
 ) -> None:
