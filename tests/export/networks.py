@@ -29,7 +29,7 @@ def spec(
     kind: str = "dccnn",
     noise_weight: float | None = None,
     coils: bool = False,
-    cascades: int = 3,
+    cascades: int = 2,
 ) -> ModelSpec:
     return ModelSpec(
         kind=kind,

@@ -55,7 +55,7 @@ CASES: dict[str, Case] = {
 # One of each form, of each kind of mask and of each kind of input, at odd sizes where they go.
 EVERY_TIME = (
     "magnitude", "magnitude, noise weight, odd", "magnitude, DFT", "complex, 2-D mask, odd",
-    "complex, FFT, 2-D mask, odd", "sense", "sense, few lines, odd", "sense, 2-D mask, odd",
+    "complex, FFT, 2-D mask, odd", "sense, few lines, odd", "sense, 2-D mask, odd",
     "super-resolution",
 )  # fmt: skip
 SENSE = [name for name in CASES if "sense" in name]

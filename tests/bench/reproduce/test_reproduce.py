@@ -76,6 +76,7 @@ def test_every_network_gets_the_same_steps_and_data(brains: Path) -> None:
     assert len(_cases(brains, accelerations=(4, 5), seeds=2)) == 10
 
 
+@pytest.mark.nightly
 def test_interrupted_anywhere_or_side_by_side_it_ends_with_the_same_tables(
     brains: Path, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

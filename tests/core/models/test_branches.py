@@ -62,7 +62,7 @@ def test_expanding_changes_nothing_yet() -> None:
     assert float((output - expected).abs().max()) < 1e-5 * float(expected.max() - expected.min())
 
 
-@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("at_once", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_every_branch_learns_and_weighs(at_once: bool) -> None:
     torch.manual_seed(0)
     network = build_model(preset("dccnn-d3c5"))

@@ -61,7 +61,7 @@ def test_what_one_convolution_can_do_it_does(big: str, small: str) -> None:
 
 
 @pytest.mark.parametrize(("big", "small"), PAIRS)
-@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("dilation", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_it_starts_nearer_to_its_teacher(big: str, small: str, dilation: int) -> None:
     teacher, student = _pair(big, small)
     spread = [1] * student.spec.convs
