@@ -105,13 +105,14 @@ class MissingExtraError(KdmriError):
     Args:
         package: The library that was needed.
         extra: The extra of this project that brings it.
+        otherwise: How to do without it, as a sentence.
     """
 
-    def __init__(self, package: str, extra: str) -> None:
+    def __init__(self, package: str, extra: str, otherwise: str = "") -> None:
         """Name the library and print the exact pip command."""
         self.package = package
         self.extra = extra
         super().__init__(
             f"This needs the package {package!r}, which is not installed.",
-            f'Install it with: pip install "kdmri-edge[{extra}]"',
+            f'Install it with: pip install "kdmri-edge[{extra}]" {otherwise}',
         )

@@ -20,6 +20,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from kdmri_edge.distillation.recipe import Precision
 from kdmri_edge.errors import BackendError
 from kdmri_edge.utils.console import get_console, say
+from kdmri_edge.utils.cuda import no_cuda
 from kdmri_edge.utils.memory import keep_freed_memory
 
 __all__ = [
@@ -111,7 +112,7 @@ def make_fabric(engine: Engine, precision: Precision) -> Fabric:
         ("cuda" if has_cuda else "cpu") if engine.accelerator == "auto" else (engine.accelerator)
     )
     if accelerator == "cuda" and not has_cuda:
-        raise BackendError("PyTorch finds no CUDA device here.", "Use --accelerator cpu.")
+        raise no_cuda("Or use --accelerator cpu.")
     if accelerator == "cuda" and engine.devices > torch.cuda.device_count():
         raise BackendError(
             f"--devices {engine.devices} asks for more GPUs than the"

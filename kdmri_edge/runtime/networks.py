@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 from kdmri_edge import __version__
 from kdmri_edge.distillation.run_folder import Run, RunNetwork, open_run
-from kdmri_edge.errors import BackendError, BundleError
+from kdmri_edge.errors import BackendError, BundleError, MissingExtraError
 from kdmri_edge.models.checkpoint import is_checkpoint, read_checkpoint_meta
 from kdmri_edge.models.shipped import is_reference, resolve_weights
 from kdmri_edge.runtime.backends.registry import BACKENDS
@@ -97,6 +97,7 @@ def where_it_runs(
 
     Raises:
         KdmriError: See `locate` and `cached_export`.
+        MissingExtraError: It is a checkpoint, and PyTorch is not installed.
     """
     source, name = locate(network)
     if is_checkpoint(source) and backend is None and device is None and cache:
@@ -104,6 +105,12 @@ def where_it_runs(
         named = isinstance(network, str | Path) and is_reference(str(network))
         exported = name if named else source
         source = cached_export(source, name=name, exported=exported, precision=precision) or source
+    if is_checkpoint(source) and not available("torch"):
+        raise MissingExtraError(
+            "torch",
+            "train",
+            "or, without PyTorch, give a bundle: `kdmri-edge export` writes it elsewhere.",
+        )
     return source, name
 
 

@@ -144,7 +144,7 @@ def test_without_a_gpu_cuda_is_refused(weights: Path) -> None:
 
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
-    with pytest.raises(BackendError, match="no CUDA device"):
+    with pytest.raises(BackendError, match=r"no CUDA device|built for CPUs alone"):
         open_session(weights, threads=1, device="cuda")
 
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kdmri_edge.errors import MissingExtraError
@@ -42,25 +45,61 @@ def test_available_does_not_import() -> None:
     assert "this" not in sys.modules
 
 
-def test_distill_without_torch_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As on a scanner's computer, where only the base is installed."""
-    import subprocess
-
+def without_torch(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Type a command as on a scanner's computer, where only the base is installed."""
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "sys.argv = ['kdmri-edge', 'distill', '--out', sys.argv[1]]\n"
+        "sys.argv = ['kdmri-edge', *sys.argv[1:]]\n"
         "from kdmri_edge.cli import run; run()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "run")],
-        env={"PYTHONPATH": ":".join(p for p in sys.path if p), "PATH": ""},
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={"PYTHONPATH": ":".join(p for p in sys.path if p), "PATH": "", "HOME": os.devnull},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_distill_without_torch_says_what_to_install(tmp_path: Path) -> None:
+    done = without_torch("distill", "--out", tmp_path / "run")
     assert done.returncode == 1
     assert done.stderr.startswith("Error: This needs the package 'torch'")
     assert 'pip install "kdmri-edge[train]"' in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_of_the_package_without_torch_is_one_sentence(tmp_path: Path) -> None:
+    np.save(tmp_path / "T1w.npy", np.ones((1, 256, 256), np.float32))
+    command = ("run", "dccnn-d3c5@brain-4x", tmp_path / "T1w.npy", "-o", tmp_path / "out.npy")
+    done = without_torch(*command, "--undersample")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: This needs the package 'torch'")
+    assert 'pip install "kdmri-edge[train]" or, without PyTorch, give a bundle' in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out.npy").exists()
+
+
+@pytest.mark.parametrize("command", [("models",), ("--help",), ("data", "inspect", "T1w.npy")])
+def test_what_needs_no_torch_does_without(command: tuple[str, ...], tmp_path: Path) -> None:
+    np.save(tmp_path / "T1w.npy", np.ones((1, 16, 16), np.float32))
+    place = [tmp_path / word if word.endswith(".npy") else word for word in command]
+    done = without_torch(*place)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not available("torch"), reason="torch is not installed")
+@pytest.mark.parametrize(("built", "said"), [(None, "built for CPUs alone"), ("13.0", "no CUDA")])
+def test_a_gpu_that_pytorch_cannot_use_is_explained(
+    monkeypatch: pytest.MonkeyPatch, built: str | None, said: str
+) -> None:
+    import torch
+
+    from kdmri_edge.utils.cuda import no_cuda
+
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(torch.version, "hip", None)
+    error = no_cuda("Or use the CPU.")
+    assert said in error.what
+    assert error.remedy.endswith("Or use the CPU.")
+    assert ("Install a build" in error.remedy) == (built is None)

@@ -12,6 +12,7 @@ from kdmri_edge.errors import BackendError
 from kdmri_edge.models.checkpoint import load_reconstructor
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.session import Array, Session, SessionInfo, check_precision
+from kdmri_edge.utils.cuda import no_cuda
 
 __all__ = ["CudaGraph", "EagerSession"]
 
@@ -101,7 +102,7 @@ class EagerSession(Session):
         _one_of(device, _DEVICES, "device")
         _one_of(mode, tuple(_MODES), "mode")
         if device == "cuda" and not torch.cuda.is_available():
-            raise BackendError("PyTorch finds no CUDA device here.", "Use the CPU.")
+            raise no_cuda("Or use the CPU.")
         if mode == "graph" and device != "cuda":
             raise BackendError("CUDA graphs run on CUDA devices alone.", "Use mode eager.")
         if device == "cpu" and precision not in self.precisions_here():
