@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -249,6 +250,41 @@ def test_doctor_counts_what_a_runtime_needs_beside_it(monkeypatch: pytest.Monkey
     row = next(row for row in doctor.examine()["targets"] if row["target"] == "trt")
     assert not row["can_run"]
     assert row["run_remedy"] == 'pip install "kdmri-edge[trt]"'
+
+
+def test_doctor_fits_a_screen_and_lists_what_packages_add(tmp_path: Path) -> None:
+    """A package that is broken is named with the reason, and hides nothing else."""
+    (tmp_path / "acme_edge.py").write_text(
+        "from kdmri_edge.metrics import Metric\n"
+        "METRIC = Metric(name='acme', measure=max, higher_is_better=True)\n"
+    )
+    folder = tmp_path / "acme_edge-1.2.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-edge\nVersion: 1.2\n")
+    (folder / "entry_points.txt").write_text(
+        "[kdmri_edge.metrics]\nacme = acme_edge:METRIC\n"
+        "[kdmri_edge.targets]\nbroken = acme_edge:NONE\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "kdmri_edge", "doctor"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = done.stdout.splitlines()
+    assert len(shown) <= 24
+    assert all(len(line) <= 100 for line in shown if not line.startswith("plug-in"))
+    (good, broken) = (line for line in shown if line.startswith("plug-in"))
+    if good.startswith("plug-in: export target"):
+        good, broken = broken, good
+    assert good.endswith("acme of acme-edge 1.2")
+    assert broken.startswith("plug-in: export target broken of acme-edge 1.2: ")
+    assert "cannot be loaded" in broken
+    assert {"onnx", "openvino", "torchscript", "trt"} <= {
+        line.split()[0] for line in shown if line.split()
+    }
 
 
 def test_models_lists_architectures_and_trained_networks() -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import sys
+from collections.abc import Iterator
 from typing import Any, Final
 
 import click
 
+from kdmri_edge.errors import KdmriError
+from kdmri_edge.registry import Registry
 from kdmri_edge.runtime.targets import TARGETS, Target, as_users_write
 from kdmri_edge.utils.extras import available, load_attribute
 from kdmri_export.targets.tensorrt.engines import BUILDERS, TORCH_TENSORRT, builder_module, probe
@@ -20,6 +24,21 @@ _BUILT_WITH: Final = {
     TORCH_TENSORRT: "pip install torch-tensorrt",  # of the version of torch that is installed
 }
 """What brings each builder of engines."""
+
+
+_TABLES: Final = (
+    "kdmri_edge.models.specs:NETWORKS",
+    "kdmri_edge.runtime.targets:TARGETS",
+    "kdmri_edge.runtime.backends.registry:BACKENDS",
+    "kdmri_edge.data.formats.registry:FORMATS",
+    "kdmri_edge.physics.masks:MASK_FAMILIES",
+    "kdmri_edge.distillation.recipe:LOSSES",
+    "kdmri_edge.metrics:METRICS",
+)
+"""The tables that installed packages may add to."""
+
+_WIDTH: Final = 100
+"""Columns off a terminal."""
 
 
 def _version(library: str) -> str | None:
@@ -60,35 +79,85 @@ def _row(target: Target) -> dict[str, Any]:
     }
 
 
+def _plug_ins() -> list[dict[str, str | None]]:
+    """List what installed packages add to the tables; a broken one says so, and ends nothing."""
+    found: list[dict[str, str | None]] = []
+    for place in _TABLES:
+        table: Registry[Any] = load_attribute(place)
+        try:
+            added = [name for name in table if table.origin(name) is not None]
+        except KdmriError as error:  # two packages have one name
+            found.append({"what": table.what, "name": None, "package": None, "problem": str(error)})
+            continue
+        for name in added:
+            problem = None
+            try:
+                table[name]
+            except KdmriError as error:
+                problem = str(error)
+            found.append(
+                {
+                    "what": table.what,
+                    "name": name,
+                    "package": table.origin(name),
+                    "problem": problem,
+                }
+            )
+    return found
+
+
+def _targets() -> Iterator[dict[str, Any]]:
+    """Describe the targets; those that cannot be loaded are among the plug-ins, with the reason."""
+    try:
+        names = list(TARGETS)
+    except KdmriError:
+        return
+    for name in names:
+        try:
+            yield _row(TARGETS[name])
+        except KdmriError:
+            continue
+
+
 def examine() -> dict[str, Any]:
     """Return what was found, as plain JSON values."""
     from kdmri_edge.utils.provenance import machine, versions
 
     cuda: bool | None = None
+    gpu = "PyTorch is not installed"
     if available("torch"):
         import torch
 
+        from kdmri_edge.utils.cuda import no_cuda
+
         cuda = torch.cuda.is_available()
+        gpu = "CUDA GPU" if cuda else no_cuda("").what.rstrip(".")
     training = available("torch") and available("lightning_fabric")
     return {
         "machine": machine(),
         "versions": versions(),
         "cuda": cuda,
+        "gpu": gpu,
         "can_train": training,
         "train_remedy": None if training else _pip("train"),
-        "targets": [_row(target) for target in TARGETS.values()],
+        "targets": list(_targets()),
         "builders": {builder: probe(builder) for builder in BUILDERS[2:]},
         "builder_remedies": {
             builder: None if available(builder_module(builder)) else command
             for builder, command in _BUILT_WITH.items()
         },
+        "plug_ins": _plug_ins(),
     }
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def doctor(as_json: bool) -> None:
-    """Say what this machine can train, export and run, and how to add what is missing."""
+    """Say what this machine can train, export and run, and how to add what is missing.
+
+    Last come the networks, targets, runtimes, formats, masks, losses and measures that installed
+    packages add.
+    """
     found = examine()
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -96,16 +165,15 @@ def doctor(as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     machine = found["machine"]
     features = ", ".join(machine["cpu_features"]) or "no wide vectors"
     console.print(
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB ({features})",
         highlight=False,
     )
-    gpu = {True: "CUDA GPU", False: "no CUDA GPU", None: "PyTorch is not installed"}[found["cuda"]]
     train = "can train" if found["can_train"] else f"cannot train: {found['train_remedy']}"
-    console.print(f"{gpu}; {train}", highlight=False, markup=False)
+    console.print(f"{found['gpu']}; {train}", highlight=False, markup=False)
     table = Table(
         "target",
         "runtime",
@@ -136,3 +204,8 @@ def doctor(as_json: bool) -> None:
         command = found["builder_remedies"][builder]
         hint = f": {command}" if reason and command else ""
         click.echo(f"engines by --builder {builder}: {reason or 'can be built here'}{hint}")
+    for one in found["plug_ins"]:
+        named = f"{one['what']} {one['name']} of {one['package']}" if one["name"] else one["what"]
+        click.echo(f"plug-in: {named}" + (f": {one['problem']}" if one["problem"] else ""))
+    if not found["plug_ins"]:
+        click.echo("plug-ins: none installed")
