@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from kdmri_edge.data.inspection import FileInfo
 
 __all__ = ["data"]
+
+_DIRECTIONS: Final = {
+    "R": "right", "L": "left", "A": "anterior", "P": "posterior", "S": "superior", "I": "inferior",
+}  # fmt: skip
+"""What the letters of an orientation stand for, of the patient."""
 
 _KSPACE = click.option(
     "--kspace",
@@ -86,14 +91,15 @@ def _text(facts: FileInfo) -> str:
         lines.append(
             ("noise scan", f"{facts.noise_samples} samples" if facts.noise_samples else "none")
         )
-    voxel = "unknown" if facts.voxel_mm is None else f"{_times(facts.voxel_mm)} mm"
-    lines.append(("voxel", f"{voxel} (slice, phase encode, readout)"))
-    where = "unknown" if facts.directions is None else " ".join(facts.directions)
-    lines.append(("axes run to", f"{where} (slice, phase encode, readout)"))
+    axes = "(slice, phase encode, readout)"
+    voxel = None if facts.voxel_mm is None else f"{_times(facts.voxel_mm)} mm {axes}"
+    lines.append(("voxel", voxel or "unknown"))
+    towards = ", ".join(_DIRECTIONS.get(letter, letter) for letter in facts.directions or "")
+    lines.append(("axes point", f"{towards} {axes}" if towards else "unknown"))
     lines.append(("subject", facts.subject))
     if facts.contrast:
         lines.append(("contrast", facts.contrast))
-    lines.append(("run takes it as" if facts.taken else "run", facts.run))
+    lines.append(("run takes it as" if facts.taken else "run does not take it", facts.run))
     return "\n".join([facts.file, *(f"  {name}: {value}" for name, value in lines)])
 
 

@@ -158,30 +158,33 @@ def _mask(mask: Mask) -> MaskInfo:
 
 
 def _run(loaded: Scan | Volume, path: Path) -> tuple[bool, str]:
-    """Whether `kdmri-edge run` takes it, and as what, or why not."""
-    if isinstance(loaded, Scan) and loaded.coils > 1:
-        whole = ", with --undersample" if loaded.mask.samples.all() else " and its sampling mask"
-        return True, (
-            f"k-space of {loaded.coils} coils, by a network that combines coils (dccnn-d3c5-sense)"
-            f"{whole}; for networks of one image `kdmri-edge data convert {path} OUT.nii.gz"
-            " --magnitude` combines them"
+    """Whether `kdmri-edge run` takes it, and as what, or why not and the remedy."""
+    if isinstance(loaded, Scan) and loaded.coils == 1 and readable_suffix(path) == ".cfl":
+        return False, (
+            "a .cfl file of one coil is read as images, since it does not say that it holds"
+            f" k-space; `kdmri-edge data convert {path} OUT.h5 --kspace` writes k-space that run"
+            " knows (extra mrd)"
         )
     mask = loaded.mask if isinstance(loaded, Scan) else loaded.kspace_mask
-    if mask is not None and not mask.samples.all():
-        return True, "k-space, by a network for its sampling mask"
-    if isinstance(loaded, Scan):
-        if readable_suffix(path) == ".cfl":
-            return False, (
-                "taken as images, since BART's files do not say that they hold k-space; `kdmri-edge"
-                f" data convert {path} OUT.nii.gz --kspace` makes complex images of it."
-            )
-        return True, "fully sampled complex images, with --undersample"
-    if loaded.is_complex:
+    if mask is not None:
+        coils = loaded.coils if isinstance(loaded, Scan) else 1
+        several = (
+            "" if coils == 1
+            else f"; run combines the {coils} coils for a network of one image, and networks such"
+            " as dccnn-d3c5-sense combine them themselves"
+        )  # fmt: skip
+        if mask.samples.all():
+            return True, f"fully sampled k-space: give --undersample{several}"
         return True, (
-            "complex zero-filled images, by a network for the mask that undersampled them; fully"
-            " sampled ones with --undersample"
+            "undersampled k-space, for a network of this sampling mask or one that was exported"
+            f" with --mask input{several}"
+        )
+    if isinstance(loaded, Volume) and loaded.is_complex:
+        return True, (
+            "complex images: zero-filled ones of undersampled k-space, for a network of the mask"
+            " that they were sampled with; for fully sampled ones give --undersample"
         )
     return True, (
-        "magnitude images: fully sampled ones with --undersample, or of low resolution by a network"
-        " for super-resolution"
+        "magnitude images: for fully sampled ones give --undersample; images of low resolution go"
+        " to a network for super-resolution (vdsr-7)"
     )

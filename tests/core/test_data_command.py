@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kdmri_edge.data.formats.registry import write_image
+from kdmri_edge.data.geometry import from_axes
+
 Cli = Callable[..., Any]
 
 
@@ -25,6 +28,14 @@ def test_inspect_for_people(cli: Cli, images: Path) -> None:
     assert done.code == 0, done.err
     for words in ("NumPy", "complex images, 2 slice(s) of 8 x 6", "subject: 01", "run takes it as"):
         assert words in done.out
+
+
+def test_directions_are_words(cli: Cli, tmp_path: Path) -> None:
+    affine = from_axes((0, 0, 4), (-1.5, 0, 0), (0, -0.5, 0), (50, 60, 10))
+    write_image(tmp_path / "a.nii", np.ones((3, 8, 6), np.float32), None, affine)
+    shown = cli("data", "inspect", tmp_path / "a.nii").out
+    assert "axes point: superior, left, posterior (slice, phase encode, readout)" in shown
+    assert "voxel: 4 x 1.5 x 0.5 mm (slice, phase encode, readout)" in shown
 
 
 def test_inspect_for_machines(cli: Cli, images: Path) -> None:

@@ -80,8 +80,8 @@ def test_raw_data_with_noise_and_coils(tmp_path: Path) -> None:
     assert (facts.slices, facts.matrix, facts.noise_samples) == (3, (10, 8), 32)
     assert facts.voxel_mm == pytest.approx((4, 18, 30))
     assert facts.taken
-    assert "combines coils" in facts.run
-    assert "convert" in facts.run
+    assert "give --undersample; run combines the 2 coils" in facts.run
+    assert "dccnn-d3c5-sense" in facts.run
 
 
 def test_mask_of_undersampled_kspace(tmp_path: Path) -> None:
@@ -95,7 +95,9 @@ def test_mask_of_undersampled_kspace(tmp_path: Path) -> None:
     assert (facts.mask.kind, facts.mask.sampled, facts.mask.of) == ("lines", 4, 10)
     assert (facts.mask.acceleration, facts.mask.centre_lines) == (2.5, 3)
     assert facts.taken
-    assert "mask" in facts.run
+    assert facts.run.startswith("undersampled k-space, for a network of this sampling mask")
+    assert "coils" not in facts.run
+    assert "--undersample" not in facts.run
 
 
 def test_layouts_have_their_names(tmp_path: Path) -> None:
@@ -115,4 +117,13 @@ def test_bart_of_one_coil_is_what_the_user_says(tmp_path: Path) -> None:
     assert inspect(tmp_path / "a.cfl").holds == "complex images"
     facts = inspect(tmp_path / "a.cfl", kspace=True)
     assert facts.holds == "k-space"
-    assert "--kspace" in facts.run
+    assert not facts.taken
+    assert f"data convert {tmp_path / 'a.cfl'} OUT.h5 --kspace" in facts.run
+
+
+def test_undersampled_bart_of_one_coil_is_no_kspace_to_run_either(tmp_path: Path) -> None:
+    kspace = np.zeros((1, 1, 10, 8), np.complex64)
+    kspace[:, :, LINES] = drawn(1, 1, 4, 8)
+    scan = Scan(kspace=kspace, mask=mask_of(kspace, "a"), name="a", subject="a")
+    write_bart_scan(tmp_path / "a.cfl", scan)
+    assert not inspect(tmp_path / "a.cfl", kspace=True).taken
