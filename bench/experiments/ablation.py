@@ -197,7 +197,7 @@ def ablate(
     for name in dict.fromkeys((base.name, *(variant.name for variant in variants))):
         settings = _settings(case, next(v for v in variants if v.name == name), out)
         # The base run first: its teacher teaches the others.
-        after = (base,) if settings.teacher_place is not None else ()
+        after = (base,) if settings.teacher_checkpoint is not None else ()
         pieces.append(Piece(out / name, settings, f"Variant {name}", after))
 
     report: dict[str, Any] = {}

@@ -14,7 +14,7 @@ import click
 
 from experiments.script import Script
 from kdmri_edge.distillation.recipe import Quantize
-from kdmri_edge.distillation.run_folder import Run, open_run, tuned_place
+from kdmri_edge.distillation.run_folder import Run, open_run, tuned_path
 from kdmri_edge.errors import BenchError
 from kdmri_edge.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kdmri_edge.models.shipped import WEIGHTS, resolve, shipped_networks
@@ -52,7 +52,7 @@ def ship_tuned(runs: Sequence[Path], place: str, root: Path = WEIGHTS) -> list[P
                     f"Tune it with: kdmri-edge distill --student {reference} --quantize {quantise}",
                 )
             entry = networks[reference]
-            copy = tuned_place(root / entry["file"], quantise)
+            copy = tuned_path(root / entry["file"], quantise)
             described: dict[str, Any] = {
                 "file": copy.relative_to(root).as_posix(),
                 "steps": held.training["steps"][quantise],

@@ -19,7 +19,7 @@ from kdmri_edge.physics.scaling import as_channels
 
 __all__ = ["add_branches", "init_from_teacher", "init_model"]
 
-# Slices that the fit of a bridged student looks at.
+# Slices on which a student's first weights are fitted to its teacher's feature maps.
 _SLICES = 16
 
 
@@ -49,7 +49,7 @@ def add_branches(network: nn.Module, run: int, own: int) -> None:
 
 
 def init_from_teacher(student: Network, teacher: Network, context: TrainContext) -> None:
-    """Start a student as its teacher with the inner convolutions bridged, in place.
+    """Start a student as its teacher, with convolutions fitted in place of the inner ones.
 
     Args:
         student: The student; it is moved to the run's device.

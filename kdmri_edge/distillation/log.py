@@ -7,7 +7,7 @@ import csv
 from pathlib import Path
 from types import TracebackType
 
-from kdmri_edge.utils.console import get_console, progress, say
+from kdmri_edge.utils.console import duration, get_console, progress, say
 from kdmri_edge.utils.files import atomic_path, writing
 
 __all__ = ["COLUMNS", "StageProgress", "TrainingLog"]
@@ -76,9 +76,7 @@ class StageProgress:
         self._inside = contextlib.ExitStack()
 
     def __enter__(self) -> StageProgress:
-        self._phase = self._inside.enter_context(
-            progress(self.title, self.steps, done=self._done, keep=True)
-        )
+        self._phase = self._inside.enter_context(progress(self.title, self.steps, done=self._done))
         return self
 
     def __exit__(
@@ -88,6 +86,12 @@ class StageProgress:
         trace: TracebackType | None,
     ) -> None:
         self._inside.close()
+        # A bar that stood at its end would look like a stage that still goes on. Off a terminal the
+        # last validation's line, where there are volumes for one, says the same.
+        steps, seconds = self._phase.done - self._done, duration(self._phase.seconds)
+        said = bool(self._psnr) and not get_console().is_terminal
+        if kind is None and steps and self.show and not said:
+            say(f"{self.title}: {steps} steps in {seconds}, {self._phase.note}")
 
     def advance(self, step: int, loss: float) -> None:
         """Move the bar to `step`."""

@@ -90,7 +90,7 @@ def validation_psnr(
 ) -> float:
     """Return the mean over volumes of the PSNR in dB, in float32.
 
-    Data range is the maximum of the target's slices given, as in the benchmark.
+    Data range is the maximum of the target's slices, as in the benchmark.
 
     Args:
         model: The network; it is left in training mode.
@@ -249,8 +249,8 @@ class TrainStep:
         operator, images = fabric.to_device(tensors[0]), tensors[1:]
         each = len(images) // self._own
         for shard in range(self._own):
-            shares = images[shard * each : (shard + 1) * each]
-            x_u, target, *maps = [fabric.to_device(t) for t in shares]
+            own_images = images[shard * each : (shard + 1) * each]
+            x_u, target, *maps = [fabric.to_device(t) for t in own_images]
             batch = Batch(
                 x_u=x_u,
                 target=target,

@@ -2,8 +2,8 @@
 
 Student-friendly training (Gayathri et al., "SFT-KD-Recon", MIDL 2023): besides the teacher's own
 chain of cascades there are chains that begin with some of the teacher's cascades and end with the
-student's. Each of them is taught by the image and by the teacher, and all of them teach the
-teacher, so that what its cascades hand on is what a student's cascade can go on from.
+student's. Each of them imitates the image and the teacher, and all of them train the
+teacher too, so that what its cascades hand on is what a student's cascade can go on from.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def distance(loss: str, image: Tensor, target: Tensor) -> Tensor:
 
     Args:
         loss: A name of `LOSSES`.
-        image: What is taught.
+        image: What is trained.
         target: What it is measured against.
     """
     measure: Callable[[Tensor, Tensor], Tensor] = load_attribute(LOSSES[loss].distance)

@@ -59,7 +59,7 @@ def stage_costs(settings: Settings, *, watched: int, finished: int) -> list[Stag
         float(sum(spec.macs(settings.matrix, settings.matrix).values()))
         for spec in (
             settings.teacher_spec,
-            settings.plain_spec if settings.student_place is None else settings.student_spec,
+            settings.plain_spec if settings.student_checkpoint is None else settings.student_spec,
             settings.student_spec,
         )
     )
@@ -79,13 +79,13 @@ def stage_costs(settings: Settings, *, watched: int, finished: int) -> list[Stag
         if steps:
             costs.append(cost)
 
-    if settings.teacher_place is None:
+    if settings.teacher_checkpoint is None:
         alone = recipe.teacher_steps - recipe.joint_steps
         add("joint", recipe.joint_steps, 3 * (teacher + chains), teacher, finished)
         add("teacher", alone, 3 * teacher, teacher, finished)
     if settings.baseline:
         add("plain", recipe.student_steps, 3 * plain, plain, finished)
-    if settings.distilled and settings.student_place is None:
+    if settings.distilled and settings.student_checkpoint is None:
         until = recipe.distillation.imitation_until
         add("attention", recipe.attention_steps, 3 * student + teacher, student)
         imitation = 3 * student + until * teacher
@@ -204,7 +204,7 @@ def _networks(settings: Settings) -> list[str]:
             "teacher",
             settings.teacher,
             settings.teacher_spec,
-            teacher_steps if settings.teacher_place is None else finished,
+            teacher_steps if settings.teacher_checkpoint is None else finished,
         )
     ]
     if settings.baseline:
@@ -218,7 +218,7 @@ def _networks(settings: Settings) -> list[str]:
         }
         what = ", ".join(f"{steps} of {name}" for name, steps in stages.items() if steps)
         what = f"{recipe.student_steps} steps ({what})"
-        what = what if settings.student_place is None else finished
+        what = what if settings.student_checkpoint is None else finished
         lines.append(line("student", settings.student, settings.student_spec, what))
         if recipe.qat.quantize is not Quantize.NONE:
             lines.append(f"its copy for {recipe.qat.quantize}: {recipe.qat.steps} steps")

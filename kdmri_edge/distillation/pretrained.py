@@ -1,4 +1,4 @@
-"""Networks that a run was given: known by their weights, wherever their files lie."""
+"""Pretrained networks of a run: known by their weights, wherever their files lie."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ __all__ = ["pretrained_weights"]
 
 
 def pretrained_weights(settings: Settings, run: Run) -> dict[str, str]:
-    """Return the SHA-256 of the weights of the networks that a run was given, by role.
+    """Return the SHA-256 of the weights of a run's pretrained networks, by role.
 
-    A run keeps a copy of them; where that is made the given file may move, or go.
+    A run keeps a copy of them; once that is made the original file may move, or go.
 
     Args:
         settings: The request.
         run: Its run folder, which need not be there yet.
 
     Raises:
-        RunError: The given file holds other weights now than those the run was begun with.
+        RunError: The original file holds other weights now than those the run was begun with.
         CheckpointError: Neither file can be read.
     """
     found = {}
-    for role, place in (("teacher", settings.teacher_place), ("student", settings.student_place)):
-        if place is None:
+    paths = {"teacher": settings.teacher_checkpoint, "student": settings.student_checkpoint}
+    for role, path in paths.items():
+        if path is None:
             continue
         own = run.file(role)
-        found[role] = _sha256(own if own.is_file() else place)
-        if own.is_file() and place.is_file() and _sha256(place) != found[role]:
+        found[role] = _sha256(own if own.is_file() else path)
+        if own.is_file() and path.is_file() and _sha256(path) != found[role]:
             raise RunError(
-                f"{run.path} was begun with another {role} than {place} holds now.",
+                f"{run.path} was begun with another {role} than {path} holds now.",
                 "Choose another --out, or delete that folder to begin anew.",
             )
     return found

@@ -30,7 +30,7 @@ class Record(Protocol):
         """Record it."""
 
     def running(self) -> AbstractContextManager[None]:
-        """Return the surroundings in which the work must run before it is recorded too."""
+        """Return the context in which the work must run before it is recorded too."""
 
 
 # Steps of a kind that run as they are before it is recorded: optimiser states, workspaces and
@@ -80,8 +80,8 @@ class Replayed:
     def _done(self, inputs: Sequence[Tensor], kind: Hashable) -> Result:
         known = self._kinds.setdefault((kind, *(t.shape for t in inputs)), _Kind())
         if known.replay is not None:
-            for mine, given in zip(known.inputs, inputs, strict=True):
-                mine.copy_(given)
+            for recorded, fresh in zip(known.inputs, inputs, strict=True):
+                recorded.copy_(fresh)
             return known.replay()
         known.seen += 1
         placed = [t.to(self._device, copy=True) for t in inputs]
@@ -121,7 +121,7 @@ class CudaRecorder:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Run what is inside on the recorder's stream, after what the device was given before."""
+        """Run what is inside on the recorder's stream, after all that was queued before."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             yield

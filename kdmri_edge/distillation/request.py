@@ -42,7 +42,7 @@ __all__ = [
     "Settings",
     "check_settings",
     "check_sharding",
-    "checkpoint_place",
+    "checkpoint_path",
 ]
 
 # How often a run reports or saves does not change its weights, so it may differ when resuming. Nor
@@ -53,7 +53,7 @@ _FREE = ("validate_every", "checkpoint_every", "qat.quantize", "qat.steps", "qat
 PHANTOM = "phantom"
 
 
-def checkpoint_place(name: str) -> Path | None:
+def checkpoint_path(name: str) -> Path | None:
     """Return the checkpoint that a path or the name of a shipped network means; None for presets.
 
     Raises:
@@ -106,7 +106,7 @@ class Settings:
             RecipeError: It does not suit the student's number of convolutions.
         """
         dilation = self.recipe.distillation.dilation
-        if dilation and self.student_place is None:
+        if dilation and self.student_checkpoint is None:
             try:
                 spec = self.student_spec.with_dilation(dilation)
             except ModelError as error:
@@ -119,14 +119,14 @@ class Settings:
             object.__setattr__(self, "student_spec", spec)
 
     @property
-    def teacher_place(self) -> Path | None:
-        """The given teacher's checkpoint; None where a preset is trained."""
-        return checkpoint_place(self.teacher)
+    def teacher_checkpoint(self) -> Path | None:
+        """The pretrained teacher's checkpoint; None where a preset is trained."""
+        return checkpoint_path(self.teacher)
 
     @property
-    def student_place(self) -> Path | None:
-        """The given student's checkpoint; None where a preset is trained."""
-        return checkpoint_place(self.student)
+    def student_checkpoint(self) -> Path | None:
+        """The pretrained student's checkpoint; None where a preset is trained."""
+        return checkpoint_path(self.student)
 
     @property
     def plain_spec(self) -> NetworkSpec:
@@ -176,7 +176,7 @@ class Settings:
                 f"The settings in run.json are damaged ({error!r}).", "Start a new run."
             ) from error
 
-    def fingerprint(self, hashes: list[str], given: Mapping[str, str] | None = None) -> str:
+    def fingerprint(self, hashes: list[str], pretrained: Mapping[str, str] | None = None) -> str:
         """Return a hash of the settings that decide the weights, and of the data they met.
 
         Keys of the recipe that have their default are left out, so that a version with a new key
@@ -184,16 +184,16 @@ class Settings:
 
         Args:
             hashes: SHA-256 of the volumes.
-            given: SHA-256 of the weights of the networks that are given, by role; they stand for
-                the files' places. Without them, the places themselves, as earlier versions had it.
+            pretrained: SHA-256 of the weights of pretrained networks, by role; they stand for the
+                files' paths. Without them, the paths themselves, as earlier versions had it.
         """
         value = self.to_dict()
         value.pop("data")  # the volumes' own hashes stand for it: a folder may move
-        value |= given or {}
+        value |= pretrained or {}
         value.pop("distilled")  # which networks come to be does not change the others' weights
-        drawn = NETWORKS.named(self.student_spec.kind).first_weights
-        if drawn is not None:  # earlier versions drew other ones
-            value["first_weights"] = drawn
+        first_weights = NETWORKS.named(self.student_spec.kind).first_weights
+        if first_weights is not None:  # earlier versions drew other ones
+            value["first_weights"] = first_weights
         usual = DistillRecipe(name="").flat()
         free = {former_key(key) for key in _FREE}
         value["recipe"] = {
@@ -206,16 +206,16 @@ class Settings:
     def difference(self, other: Settings) -> str | None:
         """Return the first setting in which two requests differ that decides the weights.
 
-        Not the places of the data and of given networks: they may move. `fingerprint` compares the
-        volumes and the weights themselves.
+        Not the paths of the data and of pretrained networks: they may move. `fingerprint` compares
+        the volumes and the weights themselves.
         """
         mine, others = (
             {**s.to_dict(), **plain(s.recipe), "recipe": s.recipe.name} for s in (self, other)
         )
         free = {"data", "name", "distilled", *_FREE}
-        if self.teacher_place is not None and other.teacher_place is not None:
+        if self.teacher_checkpoint is not None and other.teacher_checkpoint is not None:
             free.add("teacher")
-        if self.student_place is not None and other.student_place is not None:
+        if self.student_checkpoint is not None and other.student_checkpoint is not None:
             free.add("student")
         decisive = [key for key in mine if key not in free]
         # What the user named comes before what follows from it.
@@ -313,7 +313,7 @@ class Request:
         if self == Request():
             return stored
         named = {f.name for f in fields(self) if getattr(self, f.name) not in (None, ())}
-        # The run has copies of the networks that it was given: the originals may be gone.
+        # The run has copies of its pretrained networks: the originals may be gone.
         teacher, teacher_spec = stored.teacher, stored.teacher_spec
         student, student_spec = stored.student, stored.student_spec
         if self.teacher is not None:
@@ -384,7 +384,7 @@ class Request:
             student=student,
             student_spec=student_spec,
             # A finished student is not trained again, so there is nothing to compare it with.
-            baseline=self.baseline is not False and checkpoint_place(student) is None,
+            baseline=self.baseline is not False and checkpoint_path(student) is None,
             recipe=recipe,
         )
         _check_tuning(settings)
@@ -424,30 +424,30 @@ class Request:
         return family.draw(size, acceleration, self.mask_seed or 0, centre)
 
 
-def _spec(option: str, given: str) -> NetworkSpec:
+def _spec(option: str, name: str) -> NetworkSpec:
     """Return the architecture of a preset, a checkpoint or a trained network of the package."""
-    place = checkpoint_place(given)
-    if place is not None:
-        return load_checkpoint(place).spec
-    if Path(given).suffix or "/" in given or Path(given).exists():
+    path = checkpoint_path(name)
+    if path is not None:
+        return load_checkpoint(path).spec
+    if Path(name).suffix or "/" in name or Path(name).exists():
         takes = (
             f"As {option} give an architecture or a network of `kdmri-edge models`, or a"
             " .safetensors checkpoint."
         )
-        raise refusal(Path(given), ModelError, takes)
-    return preset(given)
+        raise refusal(Path(name), ModelError, takes)
+    return preset(name)
 
 
 def _check_tuning(settings: Settings) -> None:
     """Refuse a finished student with which nothing, or too much, would be done."""
-    if settings.student_place is None:
+    if settings.student_checkpoint is None:
         return
     if settings.recipe.qat.quantize is Quantize.NONE:
         raise ModelError(
             f"--student {settings.student} is trained already.",
             "Give a preset to train one, or --quantize int8 to tune this one.",
         )
-    if settings.teacher_place is None:
+    if settings.teacher_checkpoint is None:
         raise ModelError(
             f"--student {settings.student} would be tuned by a teacher that is not trained yet.",
             "Give its teacher's weights, e.g. --teacher RUN/teacher.safetensors.",
@@ -522,7 +522,7 @@ def check_settings(settings: Settings, processes: int) -> None:
         ModelError: A student that cannot take over its teacher's convolutions.
     """
     _check_masks(settings)
-    if settings.student_place is None and settings.distilled:
+    if settings.student_checkpoint is None and settings.distilled:
         _check_pair(settings)
     check_sharding(settings, processes)
 
@@ -596,7 +596,7 @@ def _check_pair(settings: Settings) -> None:
     if not recipe.joint_steps:
         return
     remedy = "Use --set joint_steps=0."
-    if settings.teacher_place is not None:
+    if settings.teacher_checkpoint is not None:
         raise RecipeError(
             "A finished teacher cannot be trained jointly with its student.",
             f"{remedy[:-1]}, or let this run train the teacher.",

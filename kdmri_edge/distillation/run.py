@@ -86,7 +86,7 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
         The finished run.
 
     Raises:
-        RunError: `out` holds a run of other settings, other data or other given networks, or
+        RunError: `out` holds a run of other settings, other data or other pretrained networks, or
             another process trains it.
         CheckpointError: The teacher's checkpoint does not suit the student or the mask.
         RecipeError: See `check_settings`.
@@ -138,9 +138,9 @@ class _Distillation:
     lock: BaseFileLock | None = None
 
     @property
-    def _places(self) -> dict[str, Path | None]:
+    def _pretrained(self) -> dict[str, Path | None]:
         settings = self.settings
-        return {"teacher": settings.teacher_place, "student": settings.student_place}
+        return {"teacher": settings.teacher_checkpoint, "student": settings.student_checkpoint}
 
     def open(self) -> None:
         """Check all that can be checked; then make the run folder, or go on with the one there."""
@@ -148,9 +148,9 @@ class _Distillation:
         first = self.fabric.is_global_zero
         self.form = choose_form(mask)
         slices = TrainingSlices.from_cases(self.data.train)
-        for role, given in self._places.items():
-            if given is not None and not self.run.has(role):
-                self._given(role, given)
+        for role, path in self._pretrained.items():
+            if path is not None and not self.run.has(role):
+                self._load_pretrained(role, path)
         known = (self.run.path / "run.json").exists()
         if known:
             self._check_same()
@@ -272,7 +272,7 @@ class _Distillation:
     def _save(self, role: str, network: Network, training: Mapping[str, Any]) -> None:
         psnr = None
         self.fabric.to_device(network)
-        if MAXIMA not in training:  # a network that was given brings its own
+        if MAXIMA not in training:  # a pretrained network brings its own
             maxima = training_maxima(
                 network, self.context.operator, self.context.slices, f"{role}: ranges for int8"
             )
@@ -298,9 +298,9 @@ class _Distillation:
         save_checkpoint(file, checkpoint)
 
     def teacher(self) -> Network:
-        """Train the teacher, or take the given checkpoint."""
-        if (given := self.settings.teacher_place) is not None:
-            return self._taken_over("teacher", given)
+        """Train the teacher, or take a pretrained one."""
+        if (path := self.settings.teacher_checkpoint) is not None:
+            return self._copy_pretrained("teacher", path)
         stage = teacher_stage(self.settings)
         if self.settings.recipe.joint_steps:
             return self._jointly_trained(stage)
@@ -331,18 +331,18 @@ class _Distillation:
 
         return self._trained("teacher", make, {joint.name: joint.steps, stage.name: stage.steps})
 
-    def _taken_over(self, role: str, path: Path) -> Network:
-        """Copy a given network into the run; how it was trained goes along unchanged."""
+    def _copy_pretrained(self, role: str, path: Path) -> Network:
+        """Copy a pretrained network into the run, with how it was trained."""
         if self.run.has(role):
             return self._network_of(load_checkpoint(self.run.weights(role)))
-        checkpoint = self._given(role, path)
+        checkpoint = self._load_pretrained(role, path)
         network = self._network_of(checkpoint)
         if self.fabric.is_global_zero:
             self._save(role, network, checkpoint.training)
         self.fabric.barrier()
         return network
 
-    def _given(self, role: str, path: Path) -> Checkpoint:
+    def _load_pretrained(self, role: str, path: Path) -> Checkpoint:
         checkpoint = load_checkpoint(path)
         if checkpoint.mask != self.settings.mask or checkpoint.matrix != self.settings.matrix:
             raise CheckpointError(
@@ -376,8 +376,8 @@ class _Distillation:
 
     def student(self, teacher: Network, loss: DistillationLoss) -> Network:
         """Distil the student: attention transfer, then reconstruction and imitation."""
-        if (given := self.settings.student_place) is not None:
-            return self._taken_over("student", given)
+        if (path := self.settings.student_checkpoint) is not None:
+            return self._copy_pretrained("student", path)
         recipe = self.settings.recipe
         stages = student_stages(self.settings, loss)
 
@@ -403,15 +403,15 @@ class _Distillation:
         return self._trained("student", make, steps)
 
     def quantised(self, student: Network) -> None:
-        """Tune a copy of the distilled student with the rounding of its int8 export."""
+        """Tune a copy of the distilled student with fake quantisation."""
         recipe = self.settings.recipe
         file = self.run.tuned(str(recipe.qat.quantize))
         if file.is_file():
             check_same_tuning(file, recipe)
             return
         known = read_checkpoint_meta(self.run.weights("student"))["training"]
-        # Those of a student that was given are of the slices that it was trained on, not of these.
-        maxima = None if self.settings.student_place is not None else known.get(MAXIMA)
+        # Those of a pretrained student are of the slices that it was trained on, not of these.
+        maxima = None if self.settings.student_checkpoint is not None else known.get(MAXIMA)
         tuned = tune(
             student,
             self.context,

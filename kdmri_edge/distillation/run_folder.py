@@ -24,7 +24,7 @@ __all__ = [
     "note_machine",
     "open_run",
     "tuned_for",
-    "tuned_place",
+    "tuned_path",
 ]
 
 RUN_FORMAT = 1
@@ -118,7 +118,7 @@ class Run:
         Args:
             quantise: "int8" (CPUs) or "int8-signed" (TensorRT).
         """
-        return tuned_place(self.file("student"), quantise)
+        return tuned_path(self.file("student"), quantise)
 
     def weights(self, role: str) -> Path:
         """Return the checkpoint of a role.
@@ -173,7 +173,7 @@ def open_run(path: Path) -> Run:
     return run
 
 
-def tuned_place(checkpoint: Path, quantise: str) -> Path:
+def tuned_path(checkpoint: Path, quantise: str) -> Path:
     """Return where the copy of a checkpoint lies that was tuned for "int8" or "int8-signed"."""
     return checkpoint.with_name(f"{checkpoint.stem}-{quantise}{checkpoint.suffix}")
 
@@ -192,7 +192,7 @@ def tuned_for(checkpoint: Path, precision: str, *, signed: bool) -> Path:
     """
     if precision != "int8":
         return checkpoint
-    tuned = tuned_place(checkpoint, "int8-signed" if signed else "int8")
+    tuned = tuned_path(checkpoint, "int8-signed" if signed else "int8")
     return tuned if tuned.is_file() else checkpoint
 
 

@@ -48,7 +48,7 @@ def plain_stage(settings: Settings) -> Stage:
     )
 
 
-def student_stages(settings: Settings, teaching: DistillationLoss) -> list[Stage]:
+def student_stages(settings: Settings, loss: DistillationLoss) -> list[Stage]:
     """Return the distilled student's own stages, in order: transfer, then imitation."""
     recipe, title = settings.recipe, f"student {settings.student}"
     attention = Stage(
@@ -56,14 +56,14 @@ def student_stages(settings: Settings, teaching: DistillationLoss) -> list[Stage
         first=recipe.joint_steps,
         title=f"{title}: {recipe.distillation.transfer}",
         steps=recipe.attention_steps,
-        criterion=teaching.attention,
+        criterion=loss.attention,
     )
     imitation = Stage(
         name="imitation",
         first=recipe.joint_steps + recipe.attention_steps,
         title=f"{title}: imitation",
         steps=recipe.imitation_steps,
-        criterion=teaching.imitation,
+        criterion=loss.imitation,
         switch=recipe.distillation.imitation_until,
         other_masks=recipe.batches.other_masks,
         noise=recipe.batches.noise,

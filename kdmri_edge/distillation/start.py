@@ -11,6 +11,7 @@ from kdmri_edge.distillation.request import Request
 from kdmri_edge.distillation.run_folder import RUNS_FOLDER, Run
 from kdmri_edge.errors import Interrupted, OutputError, RunError
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.utils.console import progress
 from kdmri_edge.utils.extras import require
 from kdmri_edge.utils.files import check_writable
 
@@ -147,8 +148,9 @@ def start(
     require("torch", extra="train")
     require("lightning_fabric", extra="train")
     check_writable(out)  # found out now, not when the volumes have been read
-    from kdmri_edge.distillation.engine import Engine
-    from kdmri_edge.distillation.run import distill as train
+    with progress("loading PyTorch"):
+        from kdmri_edge.distillation.engine import Engine
+        from kdmri_edge.distillation.run import distill as train
 
     engine = Engine(accelerator=accelerator, devices=devices, num_nodes=num_nodes, threads=threads)
     try:

@@ -1,4 +1,4 @@
-"""What convolutions read, for the steps of their integers."""
+"""Calibration for int8: the largest magnitudes that convolutions read, channel by channel."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def activation_maxima(
         conv = cast(nn.Conv2d, network.get_submodule(described.name))
         hidden[described.name] = described.rectified or not reads_image(conv.in_channels)
 
-        def look(module: nn.Module, given: tuple[Tensor], name: str = described.name) -> None:
-            magnitudes = given[0].detach().abs()
+        def look(module: nn.Module, inputs: tuple[Tensor], name: str = described.name) -> None:
+            magnitudes = inputs[0].detach().abs()
             seen[name] += magnitudes[:, 0].numel()
             found[name] = _largest(found.get(name), magnitudes, held if hidden[name] else 1)
 
         hooks.append(conv.register_forward_pre_hook(look))
     try:
         with torch.no_grad():
-            for given in batches:
-                network(*given)
+            for batch in batches:
+                network(*batch)
     finally:
         for hook in hooks:
             hook.remove()

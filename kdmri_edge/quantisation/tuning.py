@@ -1,4 +1,4 @@
-"""Quantisation-aware tuning: a copy of the student that learned with its int8 export's rounding.
+"""Quantisation-aware tuning: a copy of the student that learns with fake quantisation.
 
 The copy imitates the float student itself, on whole slices. A finished student lies in the minimum
 of its own losses: on brains at 4x, following those once more, or training on strips, cost 0.003 to
@@ -110,11 +110,11 @@ def tune(
     float_psnr: float | None,
     maxima: Mapping[str, list[float]] | None = None,
 ) -> Tuned:
-    """Tune a copy of a finished student with rounding; it starts as its post-training int8 export.
+    """Tune a copy of a finished student for int8; it starts as its post-training int8 export.
 
     Args:
         student: The float student, on the device; it stays as it is.
-        context: TrainContext of the run; the recipe says which integers, and how many steps.
+        context: TrainContext of the run; the recipe says which int8 scheme, and how many steps.
         validation: Whole validation volumes; may be empty.
         float_psnr: What the student has on them, in dB; None without them.
         maxima: What `training_maxima` found of the student; None measures it.
@@ -123,21 +123,21 @@ def tune(
         KdmriError: See `train`.
     """
     recipe = context.recipe
-    rounded = copy.deepcopy(student).requires_grad_(True)
-    context.fabric.to_device(rounded)
+    quantised = copy.deepcopy(student).requires_grad_(True)
+    context.fabric.to_device(quantised)
     title = f"student in {recipe.qat.quantize}"
     if maxima is None:
         what = f"{title}: ranges"
-        maxima = training_maxima(rounded, context.operator, context.slices, what)
-    ranges = equalise(rounded, maxima)
-    add_fake_quantisation(rounded, ranges, unsigned=recipe.qat.quantize is Quantize.INT8)
-    context.fabric.to_device(rounded)
-    before = _psnr(rounded, context, validation, f"{title}: validation before tuning")
+        maxima = training_maxima(quantised, context.operator, context.slices, what)
+    ranges = equalise(quantised, maxima)
+    add_fake_quantisation(quantised, ranges, unsigned=recipe.qat.quantize is Quantize.INT8)
+    context.fabric.to_device(quantised)
+    before = _psnr(quantised, context, validation, f"{title}: validation before tuning")
     stage = Stage(
         name=str(recipe.qat.quantize),
         title=title,
         steps=recipe.qat.steps,
-        criterion=_like(student, context.fabric),
+        criterion=_imitation_of(student, context.fabric),
         first=recipe.student_steps,
         rate=recipe.qat.rate,
     )
@@ -145,27 +145,27 @@ def tune(
     own = {key: value for key, value in recipe.flat().items() if key.startswith("quantise")}
     key = f"{context.key} {json.dumps(own, sort_keys=True)}"
     whole = replace(recipe, batches=replace(recipe.batches, whole_slices=1.0))
-    train(rounded, stage, replace(context, key=key, recipe=whole))
-    after = _psnr(rounded, context, validation, f"{title}: validation, whole volumes")
+    train(quantised, stage, replace(context, key=key, recipe=whole))
+    after = _psnr(quantised, context, validation, f"{title}: validation, whole volumes")
     if float_psnr is not None and before is not None and after is not None:
         say(
             f"{title}: {after:.2f} dB on the validation volumes"
             f" ({before:.2f} before tuning, {float_psnr:.2f} in float)."
         )
-    learned = remove_fake_quantisation(rounded)
+    learned = remove_fake_quantisation(quantised)
     figures: dict[str, Any] = {"float": float_psnr, "untuned": before, "tuned": after}
-    return Tuned(network=rounded, ranges=learned, figures=figures)
+    return Tuned(network=quantised, ranges=learned, figures=figures)
 
 
-def _like(student: Network, fabric: Fabric) -> Criterion:
+def _imitation_of(student: Network, fabric: Fabric) -> Criterion:
     """Return the loss against what the float student makes of the same batch."""
     reference = channels_last(copy.deepcopy(student).eval().requires_grad_(False))
     fabric.to_device(reference)
 
-    def loss(rounded: Features, batch: Batch) -> Tensor:
+    def loss(quantised: Features, batch: Batch) -> Tensor:
         with torch.no_grad(), fabric.autocast():
             wanted = reference.features(batch.x_u, batch.operator, batch.maps).output
-        return distance("l1", rounded.output, wanted)
+        return distance("l1", quantised.output, wanted)
 
     return loss
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -23,10 +24,14 @@ _EVERY: Final = 30.0
 
 @cache
 def get_console() -> Console:
-    """Return the console on standard error (made at first use: rich takes a while to import)."""
+    """Return the console on standard error (made at first use: rich takes a while to import).
+
+    Of the processes that a distributed launcher starts on a host, the first one speaks.
+    """
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    quiet = os.environ.get("LOCAL_RANK", "0") != "0"
+    return Console(stderr=True, highlight=False, quiet=quiet)
 
 
 def say(message: str) -> None:
@@ -154,7 +159,7 @@ class Phase:
         return self._bar
 
 
-def _new_bar(*, keep: bool) -> Progress:
+def _new_bar() -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 
@@ -165,14 +170,12 @@ def _new_bar(*, keep: bool) -> Progress:
         TextColumn("{task.fields[note]}"),
         TimeLeft(),
         console=get_console(),
-        transient=not keep,
+        transient=True,
     )
 
 
 @contextlib.contextmanager
-def progress(
-    title: str, total: int | None = None, *, done: int = 0, keep: bool = False
-) -> Iterator[Phase]:
+def progress(title: str, total: int | None = None, *, done: int = 0) -> Iterator[Phase]:
     """Show how far a phase is, with the time left; yields what to call when a part is done.
 
     On a terminal that is a bar; a phase within another one is drawn below it. Elsewhere it is a
@@ -183,7 +186,6 @@ def progress(
         title: What is being done.
         total: Its parts; None where they are not known.
         done: Parts that were done earlier.
-        keep: Leave the bar on the screen at the end.
     """
     phase, outer = Phase(title, total, done), _current.get()
     token = _current.set(phase)
@@ -202,8 +204,7 @@ def progress(
             finally:
                 phase.hide()
         else:
-            bar = _new_bar(keep=keep)
-            with bar:
+            with _new_bar() as bar:
                 phase.show(bar)
                 yield phase
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kdmri_edge.distillation.run_folder import Run, tuned_for, tuned_place
+from kdmri_edge.distillation.run_folder import Run, tuned_for, tuned_path
 from kdmri_edge.errors import BenchError, CheckpointError
 from kdmri_edge.models.checkpoint import RANGES, load_checkpoint, save_checkpoint
 from kdmri_edge.models.shipped import WEIGHTS, resolve, shipped_networks
@@ -62,7 +62,7 @@ def tuned(tmp_path: Path) -> Callable[..., Path]:
 def test_copies_lie_where_exports_look(root: Path, tuned: Callable[..., Path]) -> None:
     copies = ship_tuned([tuned("int8"), tuned("int8-signed")], "brain-4x", root)
     path = resolve(NAME, root)
-    assert copies == [tuned_place(path, "int8"), tuned_place(path, "int8-signed")]
+    assert copies == [tuned_path(path, "int8"), tuned_path(path, "int8-signed")]
     assert tuned_for(path, "int8", signed=False) == copies[0]
     assert tuned_for(path, "int8", signed=True) == copies[1]
     assert tuned_for(path, "f32", signed=False) == path

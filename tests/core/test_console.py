@@ -77,7 +77,7 @@ def test_bars_lie_below_each_other_on_a_terminal_and_go(monkeypatch: pytest.Monk
     stream = io.StringIO()
     terminal = Console(file=stream, force_terminal=True, width=120, color_system=None)
     monkeypatch.setattr(console, "get_console", lambda: terminal)
-    with progress("outer", 2, keep=True) as advance:
+    with progress("outer", 2) as advance:
         bar = advance.bar
         assert bar is not None
         with progress("inner", 5) as step:
