@@ -47,14 +47,14 @@ def test_what_follows_can_be_typed(tmp_path: Path) -> None:
     run = tmp_path / "my run"
     run.mkdir()
     (run / "run.json").write_text("{}")
-    steps = next_steps(DONE, [run], quick=True)
+    steps = next_steps(DONE, [run], again_on=Path("my data"))
     for step in steps:
         parses(step)
     words = [shlex.split(step, comments=True)[1:] for step in steps]
     assert words[0][:2] == ["select", "out/report.json"]
     assert words[1] == ["export", str(run), "--target", "openvino", "--precision", "int8"]
-    assert words[2] == ["bench", str(run), "--data", "DIR", "--full"]
-    assert len(next_steps(DONE, [run], quick=False)) == 2
+    assert words[2] == ["bench", str(run), "--data", "my data", "--full"]
+    assert len(next_steps(DONE, [run])) == 2
 
 
 def test_the_best_trade_off_is_exported_where_nothing_is_recommended(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_the_best_trade_off_is_exported_where_nothing_is_recommended(tmp_path: P
     slow = report(replace(STUDENT, role="plain", network="plain", latency=TEACHER.latency,
                           end_to_end=TEACHER.end_to_end))  # fmt: skip
     assert Benchmark(report=slow).recommended is None
-    steps = next_steps(Benchmark(report=slow, files=FILES), [tmp_path], quick=False)
+    steps = next_steps(Benchmark(report=slow, files=FILES), [tmp_path])
     assert f"export {tmp_path} --model plain --target openvino --precision int8" in steps[1]
 
 

@@ -22,8 +22,8 @@ _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "f32", "f16"]
 @click.argument("sources", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--data", type=click.Path(path_type=Path),
-    help="Folder of volumes (or one file). Of a folder that follows the run's split or a known one"
-    " only the test subjects are measured; any other folder is all test data.",
+    help="Folder of volumes, BIDS too, or one file. Of a folder that follows the run's split or a"
+    " known one only the test subjects are measured; any other folder is all test data.",
 )  # fmt: skip
 @click.option("--contrast", help="Measure on this contrast only, e.g. T1w.")
 @click.option(
@@ -158,7 +158,7 @@ def bench(
     if quick:
         say("This was the quick mode: few samples on central slices.")
     say("Next:")
-    for step in next_steps(done, sources, quick=quick):
+    for step in next_steps(done, sources, again_on=data if quick else None):
         say(f"  {step}")
 
 

@@ -47,13 +47,15 @@ def print_outcome(done: Benchmark, *, as_json: bool) -> None:
         say(f"{kind}: {path}")
 
 
-def next_steps(done: Benchmark, sources: Sequence[Path], *, quick: bool) -> list[str]:
+def next_steps(
+    done: Benchmark, sources: Sequence[Path], *, again_on: Path | None = None
+) -> list[str]:
     """Return the commands that follow a benchmark, ready to be typed.
 
     Args:
         done: a benchmark that was saved.
         sources: what was measured, as it was named.
-        quick: whether it was measured quickly, so that it should be measured again.
+        again_on: the data of a quick benchmark, which should be measured again; else None.
     """
     from kdmri_bench.results.select import choose, limits_of
 
@@ -64,9 +66,10 @@ def next_steps(done: Benchmark, sources: Sequence[Path], *, quick: bool) -> list
     command = None if row is None else export_command(row, sources)
     if command is not None:
         steps.append(f"{command}  # that variant as a bundle")
-    if quick:
+    if again_on is not None:
         named = " ".join(quote(str(source)) for source in sources)
-        steps.append(f"kdmri-edge bench {named} --data DIR --full  # for publication")
+        data = quote(str(again_on))
+        steps.append(f"kdmri-edge bench {named} --data {data} --full  # for publication")
     return steps
 
 

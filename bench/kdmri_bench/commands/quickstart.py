@@ -47,7 +47,7 @@ def quickstart(out: Path, assignments: tuple[str, ...], as_json: bool) -> None:
     done = run_quickstart(out, load_recipe("quickstart", assignments), settings)
     print_outcome(done.benchmark, as_json=as_json)
     say("Next, with what was made:")
-    for step in next_steps(done.benchmark, [out], quick=False):
+    for step in next_steps(done.benchmark, [out]):
         say(f"  {step}")
     say("Then, on your own volumes (NIfTI, DICOM, HDF5, .npy, ...):")
     say("  kdmri-edge distill --data DIR --acceleration 4 --out runs/mine")
