@@ -1,0 +1,329 @@
+"""Fourier transforms of an exported program as products with DFT matrices.
+
+PyTorch has three: `_fft_c2c` between complex tensors, `_fft_r2c` of a real one, and `_fft_c2r` to a
+real one from half a spectrum. A transform of several axes is a product along each. Where a
+network shifts zero frequency right before or after (fftshift, or the slices and concatenation that
+fastMRI writes), rows or columns of the matrix are shifted instead, which costs nothing.
+
+Matrices are computed in float64 and stored in float32, one for all products that it serves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import Tensor, fx, nn
+
+from kdmri_edge.errors import ExportError
+from kdmri_export.passes.complex_operators import Pair, as_float32, as_pair
+from kdmri_export.passes.user_code import source_line
+
+__all__ = ["Matrices", "Plan", "Transform", "dft_matrix", "is_transform", "plan_transforms"]
+
+_aten: Final = torch.ops.aten
+_TRANSFORMS: Final = (_aten._fft_c2c, _aten._fft_r2c, _aten._fft_c2r)
+_SAME: Final = (_aten.clone, _aten.alias, _aten.contiguous, _aten.detach)
+_POWERS: Final = {0: 0.0, 1: -0.5, 2: -1.0}
+"""The power of its size by which a transform is scaled, for PyTorch's three normalisations."""
+
+
+def dft_matrix(
+    size: int,
+    *,
+    inverse: bool,
+    norm: int = 0,
+    rows: int | None = None,
+    before: int = 0,
+    after: int = 0,
+) -> Tensor:
+    """Return the matrix M of y = M x, [rows, size] complex128.
+
+    Args:
+        size: Number N of points.
+        inverse: Take exp(+2 pi i k n / N).
+        norm: 0 for none, 1 divides by the root of N, 2 by N.
+        rows: How many frequencies are computed; None for all.
+        before: By how much x was to be rolled before the transform.
+        after: By how much y was to be rolled after it.
+    """
+    rows = size if rows is None else rows
+    # The product k n is reduced first, so that large ones lose no digits.
+    turns = torch.outer(torch.arange(rows), torch.arange(size)) % size
+    angle = turns.double() * (2 * math.pi / size)
+    matrix = torch.polar(
+        torch.full_like(angle, float(size) ** _POWERS[norm]), angle if inverse else -angle
+    )
+    return matrix.roll(-before, 1).roll(after, 0)
+
+
+def _half_spectrum_matrix(size: int, norm: int, before: int, after: int) -> Tensor:
+    """Return M of y = Re(M z) for half a spectrum z, [size, size // 2 + 1] complex128."""
+    half = size // 2 + 1
+    matrix = dft_matrix(size, inverse=True, norm=norm)[:, :half].clone()
+    # The other half is the conjugate; zero frequency and, of an even size, the last have no twin.
+    matrix[:, 1 : (size + 1) // 2] *= 2
+    alone = [0] if size % 2 else [0, half - 1]
+    matrix.imag[:, alone] = 0.0  # not sin(pi), which is not quite zero
+    return matrix.roll(-before, 1).roll(after, 0)
+
+
+class Matrices(nn.Module):
+    """DFT matrices as buffers, each stored once."""
+
+    def add(self, matrix: Tensor, name: str) -> tuple[str, str]:
+        """Keep the real and imaginary parts of a matrix; return the names of their buffers."""
+        return (
+            self._kept(matrix.real.float().contiguous(), f"{name}_real"),
+            self._kept(matrix.imag.float().contiguous(), f"{name}_imag"),
+        )
+
+    def _kept(self, part: Tensor, name: str) -> str:
+        for known, buffer in self.named_buffers():
+            if buffer.shape == part.shape and torch.equal(buffer, part):
+                return known
+        unique, count = name, 1
+        while hasattr(self, unique):
+            count += 1
+            unique = f"{name}_{count}"
+        self.register_buffer(unique, part)
+        return unique
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A product along one axis.
+
+    Args:
+        axis: Counted from the front.
+        real: Name of the buffer with the matrix's real part.
+        imag: Name of that with its imaginary part.
+        left: The matrix is multiplied from the left: the axis is the last but one.
+    """
+
+    axis: int
+    real: str
+    imag: str
+    left: bool
+
+
+@dataclass(frozen=True)
+class Transform:
+    """One Fourier transform of a program.
+
+    Args:
+        source: The node whose value is transformed: behind it are only shifts that are folded in.
+        steps: Products along its axes, in order.
+        to_real: The last product gives a real tensor.
+    """
+
+    source: fx.Node
+    steps: tuple[_Step, ...]
+    to_real: bool
+
+    def __call__(self, value: Any, matrices: nn.Module) -> Any:
+        """Compute it.
+
+        Args:
+            value: A real tensor or a pair.
+            matrices: Holds the buffers.
+
+        Returns:
+            A pair, or a real tensor in float32.
+        """
+        made = value if isinstance(value, Pair) else as_float32(value)
+        for step in self.steps:
+            real, imag = getattr(matrices, step.real), getattr(matrices, step.imag)
+            last = self.to_real and step is self.steps[-1]
+            made = _product(step, made, real, imag, to_real=last)
+        return made if self.to_real else as_pair(made)
+
+
+def _product(step: _Step, value: Any, real: Tensor, imag: Tensor, *, to_real: bool) -> Any:
+    def along(part: Tensor, matrix: Tensor) -> Tensor:
+        if step.left:
+            return torch.matmul(matrix, part)
+        if step.axis == part.ndim - 1:
+            return torch.matmul(part, matrix)
+        return torch.matmul(part.transpose(step.axis, -1), matrix).transpose(step.axis, -1)
+
+    if not isinstance(value, Pair):
+        return Pair(along(value, real), along(value, imag))
+    first = along(value.real, real) - along(value.imag, imag)
+    if to_real:
+        return first
+    return Pair(first, along(value.real, imag) + along(value.imag, real))
+
+
+@dataclass
+class Plan:
+    """The transforms of a program.
+
+    Attributes:
+        transforms: By their nodes.
+        passed: Shifts that a transform before them has done already, and what they shift: their
+            value is that of the other node.
+    """
+
+    transforms: dict[fx.Node, Transform] = field(default_factory=dict)
+    passed: dict[fx.Node, fx.Node] = field(default_factory=dict)
+
+
+def is_transform(node: fx.Node) -> bool:
+    """Whether a node is one of PyTorch's Fourier transforms."""
+    return _packet(node) in _TRANSFORMS
+
+
+def plan_transforms(graph: fx.Graph, matrices: Matrices) -> Plan:
+    """Lay out the products for all transforms of a graph.
+
+    Args:
+        graph: Of an exported program, functional.
+        matrices: Is given the matrices that they need.
+
+    Raises:
+        ExportError: A transform runs along an axis whose size is not fixed.
+    """
+    plan = Plan()
+    for node in graph.nodes:
+        if is_transform(node):
+            plan.transforms[node] = _planned(node, matrices, plan)
+    return plan
+
+
+def _planned(node: fx.Node, matrices: Matrices, plan: Plan) -> Transform:
+    kind, (given, dims, norm, last) = _packet(node), _arguments(node)
+    shape = list(_shape(given))
+    axes: list[int] = [axis % len(shape) for axis in dims]
+    to_real = kind is _aten._fft_c2r
+    inverse = to_real or (kind is _aten._fft_c2c and not last)
+    sizes = {axis: last if to_real and axis == axes[-1] else shape[axis] for axis in axes}
+    for axis, size in sizes.items():
+        if not isinstance(size, int):
+            raise ExportError(
+                f"The Fourier transform in {source_line(node)} runs along axis {axis}, whose size"
+                " is not fixed, so that there is no matrix for it.",
+                "Export with a fixed size along that axis; the batch may stay free.",
+            )
+    source, before = _shifts_before(node, axes)
+    after = _shifts_after(node, axes, plan)
+    # From real numbers the half spectrum comes first, to real ones last: complex in between.
+    order = axes if to_real else axes[::-1]
+    steps = []
+    for axis in order:
+        size = sizes[axis]
+        shifts = {"before": before.get(axis, 0), "after": after.get(axis, 0)}
+        if to_real and axis == axes[-1]:
+            matrix, name = _half_spectrum_matrix(size, norm, **shifts), f"to_real_{size}"
+        else:
+            half = kind is _aten._fft_r2c and axis == axes[-1] and bool(last)
+            matrix = dft_matrix(
+                size, inverse=inverse, norm=norm, rows=size // 2 + 1 if half else None, **shifts
+            )
+            name = f"{'inverse' if inverse else 'forward'}_{size}"
+        left = axis == len(shape) - 2
+        steps.append(_Step(axis, *matrices.add(matrix if left else matrix.T, name), left))
+    return Transform(source, tuple(steps), to_real)
+
+
+# --- shifts around a transform ------------------------------------------------------------------
+
+
+def _packet(node: fx.Node) -> Any:
+    return getattr(node.target, "overloadpacket", None) if node.op == "call_function" else None
+
+
+def _arguments(node: fx.Node) -> tuple[Any, ...]:
+    return node.args
+
+
+def _shape(node: Any) -> torch.Size:
+    shape: torch.Size = node.meta["val"].shape
+    return shape
+
+
+def _added(*shifts: Mapping[int, int]) -> dict[int, int]:
+    return {axis: sum(one.get(axis, 0) for one in shifts) for one in shifts for axis in one}
+
+
+def _shift(node: fx.Node) -> tuple[fx.Node, dict[int, int]] | None:
+    """Return what a node rolls, and by how much along which axes; None if it rolls nothing."""
+    if _packet(node) is _aten.roll:
+        source, shifts, axes = (*_arguments(node), ())[:3]
+        if not axes or not all(isinstance(one, int) for one in shifts):
+            return None
+        rank = len(_shape(source))
+        pairs = zip(axes, shifts, strict=True)
+        return source, _added(*({axis % rank: shift} for axis, shift in pairs))
+    return _shift_in_two_slices(node)
+
+
+def _shift_in_two_slices(node: fx.Node) -> tuple[fx.Node, dict[int, int]] | None:
+    """Recognise a concatenation of the end of a tensor and what lies before it."""
+    if _packet(node) is not _aten.cat:
+        return None
+    parts, axis = (*_arguments(node), 0)[:2]
+    end, start = (_slice(parts[0]), _slice(parts[1])) if len(parts) == 2 else (None, None)
+    if end is None or start is None:
+        return None
+    (source, axis_a, first, past), (other, axis_b, zero, cut) = end, start
+    axis %= len(_shape(node))
+    size = _shape(source)[axis]
+    fits = source is other and axis_a == axis_b == axis and isinstance(size, int)
+    if not fits or zero != 0 or first != cut or past != size:
+        return None
+    return source, {axis: -first}
+
+
+def _slice(node: fx.Node) -> tuple[fx.Node, int, int, int] | None:
+    """Return source, axis, start and end of a slice of fixed bounds and step 1."""
+    if _packet(node) is not _aten.slice:
+        return None
+    source, axis, start, end, step = (*_arguments(node), None, None, None, None)[:5]
+    axis = (axis or 0) % len(_shape(source))
+    size = _shape(source)[axis]
+    if step not in (None, 1) or not isinstance(size, int):
+        return None
+    start, end = start or 0, size if end is None else end
+    if not isinstance(start, int) or not isinstance(end, int):
+        return None
+    start, end = (min(max(at + size if at < 0 else at, 0), size) for at in (start, end))
+    return source, axis, start, end
+
+
+def _shifts_before(node: fx.Node, axes: list[int]) -> tuple[fx.Node, dict[int, int]]:
+    """Go back over shifts along the transform's axes; return what they start from."""
+    source: fx.Node = _arguments(node)[0]
+    shifts: dict[int, int] = {}
+    at = source
+    while True:
+        found = _shift(at)
+        if found and set(found[1]) <= set(axes):
+            source = at = found[0]
+            shifts = _added(shifts, found[1])
+        elif _packet(at) in (*_SAME, _aten.view_as_complex):
+            at = _arguments(at)[0]
+        else:
+            return source, shifts
+
+
+def _shifts_after(node: fx.Node, axes: list[int], plan: Plan) -> dict[int, int]:
+    """Go on over shifts along the transform's axes, as long as nothing else reads its result."""
+    shifts: dict[int, int] = {}
+    at = node
+    while True:
+        users = list(at.users)
+        if len(users) == 2 and all(_slice(user) and len(user.users) == 1 for user in users):
+            users = list(users[0].users)
+        if len(users) != 1:
+            return shifts
+        found = _shift(users[0])
+        if found and found[0] is at and set(found[1]) <= set(axes):
+            shifts = _added(shifts, found[1])
+            plan.passed[users[0]] = at
+        elif _packet(users[0]) not in (*_SAME, _aten.view_as_real):
+            return shifts
+        at = users[0]
