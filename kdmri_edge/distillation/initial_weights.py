@@ -16,6 +16,7 @@ from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.reparameterisation import reparameterise
 from kdmri_edge.physics.consistency import maps_tensor
 from kdmri_edge.physics.scaling import as_channels
+from kdmri_edge.utils.console import progress
 
 __all__ = ["add_branches", "init_from_teacher", "init_model"]
 
@@ -60,11 +61,12 @@ def init_from_teacher(student: Network, teacher: Network, context: TrainContext)
     numbers = slices.spread(_SLICES)
     x_u = torch.from_numpy(as_channels(slices.zero_filled[numbers])).to(device)
     maps = slices.maps_of(numbers)
-    bridge(
-        student.to(device),
-        teacher.to(device),
-        x_u,
-        context.operator,
-        None if maps is None else maps_tensor(maps).to(device),
-        seed=context.recipe.seed,
-    )
+    with progress("student: first weights, fitted to the teacher"):
+        bridge(
+            student.to(device),
+            teacher.to(device),
+            x_u,
+            context.operator,
+            None if maps is None else maps_tensor(maps).to(device),
+            seed=context.recipe.seed,
+        )
