@@ -27,6 +27,7 @@ from kdmri_edge.runtime.bundle import Bundle
 from kdmri_edge.runtime.networks import NetworkLike, backend_at_hand, where_it_runs
 from kdmri_edge.runtime.pipeline import Pipeline
 from kdmri_edge.runtime.session import SessionInfo
+from kdmri_edge.runtime.targets import as_users_write
 from kdmri_edge.utils.closing import Closing
 from kdmri_edge.utils.extras import load_attribute
 
@@ -99,7 +100,7 @@ class Network(Closing):
         ran = self.info
         return (
             f"<Network {self.name}: {self.matrix} x {self.matrix}, mask {self.mask.name},"
-            f" {ran.backend} {ran.precision_executed} on {ran.device}>"
+            f" {ran.backend} {as_users_write(ran.precision_executed)} on {ran.device}>"
         )
 
     def close(self) -> None:

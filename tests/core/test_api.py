@@ -121,6 +121,7 @@ def test_mistakes_are_sentences(
 def test_a_closed_network_says_so(tiny_bundles: dict[str, Path]) -> None:
     net = ke.load(tiny_bundles["magnitude"], threads=1)
     assert "32 x 32" in repr(net)
+    assert "ONNX Runtime fp32 on CPU" in repr(net)
     net.close()
     with pytest.raises(ke.errors.BackendError, match="closed"):
         net.reconstruct(one_coil(net.mask))
