@@ -110,6 +110,9 @@ def versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    torch = sys.modules.get("torch")
+    if torch is not None:  # it also says its build, +cpu or +cu130, which its metadata may not
+        found["torch"] = str(torch.__version__)
     return found
 
 

@@ -33,7 +33,8 @@ def silence_warnings() -> Iterator[None]:
     TorchScript says so at each use, integer tensors once in a process: C++ users still need both.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
+        for category in (DeprecationWarning, FutureWarning):  # the latter since PyTorch 2.14
+            warnings.filterwarnings("ignore", r"`torch\.jit\.", category)
         warnings.filterwarnings("ignore", r"torch\.quantize_per_tensor", UserWarning)
         yield
 
