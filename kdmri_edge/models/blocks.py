@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -106,5 +106,6 @@ def padded(*networks: nn.Module) -> Iterator[None]:
 
 def channels_last(network: _Module) -> _Module:
     """Lay the weights out channels-last, in place: several times faster convolutions on CPUs."""
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # PyTorch 2.13 and 2.14 do not type this argument alike
+    cast(Any, network).to(memory_format=torch.channels_last)
     return network

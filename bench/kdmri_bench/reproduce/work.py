@@ -22,6 +22,7 @@ from kdmri_edge.distillation.pretrained import pretrained_weights
 from kdmri_edge.distillation.request import Settings
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError, RunError
+from kdmri_edge.models.blocks import channels_last
 from kdmri_edge.models.checkpoint import load_reconstructor
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.models.specs import preset
@@ -136,7 +137,7 @@ def reconstruct(
     network = load_reconstructor(checkpoint)
     if mask is not None:
         network = Reconstructor(network.model, mask).eval()
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    channels_last(network)
     volumes = []
     with torch.inference_mode():
         for case in cases:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdmri_edge.models.blocks import channels_last
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.backends.torchscript import silence_warnings
@@ -51,7 +52,7 @@ def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: Ex
     # The FFT form is the export that one gets without us.
     if reconstructor.form is not Form.FFT:
         decompose_narrow_convs(lowered)
-        lowered.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(lowered)
     shown = {"x_u": example}
     if recipe.mask_input:
         shown["operator"] = reconstructor.operator

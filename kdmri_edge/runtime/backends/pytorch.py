@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdmri_edge.errors import BackendError
+from kdmri_edge.models.blocks import channels_last
 from kdmri_edge.models.checkpoint import load_reconstructor
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.session import Array, Session, SessionInfo, check_precision
@@ -117,7 +118,7 @@ class EagerSession(Session):
         self._bf16 = precision == "bf16"
         model = load_reconstructor(checkpoint, form).to(device)
         self.sense = model.spec.coils
-        self._model: nn.Module = model.to(memory_format=self._format)  # type: ignore[call-overload]
+        self._model: nn.Module = channels_last(model) if layout == "channels_last" else model
         self._forward = torch.compile(self._model) if mode == "compile" else self._model
         self._graph = CudaGraph(self._compute) if mode == "graph" else None
         self._warm = mode != "compile"
