@@ -15,6 +15,7 @@ from kdmri_export.passes.complex_operators import RULES, Pair, UnsupportedError,
 
 aten = torch.ops.aten
 C64 = torch.complex64
+NOT_A_NUMBER = torch.tensor([1j, complex("nan"), complex(1, float("nan"))])
 
 
 class Draw:
@@ -114,6 +115,7 @@ CASES: dict[str, Callable[[Draw], list[Call]]] = {
     ],
     "contiguous": lambda d: [(aten.contiguous.default, d.z(2, 3).T)],
     "copy": lambda d: [(aten.copy.default, d.z(3, 2), d.z(2)), (aten.copy.default, d.z(2), d.r(2))],
+    "cos": lambda d: [(aten.cos.default, d.z())],
     "cumsum": lambda d: [(aten.cumsum.default, d.z(3, 4), 1)],
     "detach": lambda d: [(aten.detach.default, d.z())],
     "diagonal": lambda d: [(aten.diagonal.default, d.z(3, 4), 1)],
@@ -160,6 +162,7 @@ CASES: dict[str, Callable[[Draw], list[Call]]] = {
         (aten.index_put.default, d.z(5), [d.up_to(5, 4)], d.z(4), True),
     ],
     "index_select": lambda d: [(aten.index_select.default, d.z(3, 4), 0, d.up_to(3, 2))],
+    "isnan": lambda d: [(aten.isnan.default, NOT_A_NUMBER)],
     "lift_fresh_copy": lambda d: [(aten.lift_fresh_copy.default, d.z())],
     "linalg_vector_norm": lambda d: [
         (aten.linalg_vector_norm.default, d.z(3, 4), 2, [1], True),
@@ -196,6 +199,7 @@ CASES: dict[str, Callable[[Draw], list[Call]]] = {
         (aten.mul.Tensor, d.r(), 2 + 3j),
     ],
     "mv": lambda d: [(aten.mv.default, d.z(2, 3), d.z(3))],
+    "nan_to_num": lambda d: [(aten.nan_to_num.default, NOT_A_NUMBER, 0.5)],
     "narrow": lambda d: [(aten.narrow.default, d.z(3, 5), 1, 2, 3)],
     "ne": lambda d: [
         (aten.ne.Scalar, torch.tensor([1, 1 + 1j, 0]), 1),
@@ -236,6 +240,8 @@ CASES: dict[str, Callable[[Draw], list[Call]]] = {
     "select": lambda d: [(aten.select.int, d.z(3, 4), 1, 2)],
     "select_scatter": lambda d: [(aten.select_scatter.default, d.z(3, 4), d.z(4), 0, 1)],
     "sgn": lambda d: [(aten.sgn.default, d.z() * d.mask())],
+    "sigmoid": lambda d: [(aten.sigmoid.default, 2 * d.z())],
+    "sin": lambda d: [(aten.sin.default, d.z())],
     "slice": lambda d: [(aten.slice.Tensor, d.z(3, 7), 1, 1, 6, 2)],
     "slice_scatter": lambda d: [(aten.slice_scatter.default, d.z(3, 7), d.z(3, 2), 1, 2, 4)],
     "split": lambda d: [(aten.split.Tensor, d.z(5, 2), 2)],
@@ -262,12 +268,14 @@ CASES: dict[str, Callable[[Draw], list[Call]]] = {
     "sym_numel": lambda d: [(aten.sym_numel.default, d.z())],
     "sym_size": lambda d: [(aten.sym_size.int, d.z(3, 4), 1)],
     "t": lambda d: [(aten.t.default, d.z(3, 4))],
+    "tanh": lambda d: [(aten.tanh.default, d.z()), (aten.tanh.default, d.z() + 60)],
     "transpose": lambda d: [(aten.transpose.int, d.z(2, 3, 4), 0, -1)],
     "tril": lambda d: [(aten.tril.default, d.z(3, 4), 1)],
     "triu": lambda d: [(aten.triu.default, d.z(3, 4), -1)],
     "unbind": lambda d: [(aten.unbind.int, d.z(3, 2), 0)],
     "unfold": lambda d: [(aten.unfold.default, d.z(7), 0, 3, 2)],
     "unsqueeze": lambda d: [(aten.unsqueeze.default, d.z(3, 4), -1)],
+    "var": lambda d: [(aten.var.correction, d.z(3, 4), [1], {"correction": 1, "keepdim": True})],
     "vdot": lambda d: [(aten.vdot.default, d.z(5), d.z(5))],
     "view": lambda d: [
         (aten.view.default, d.z(4, 6), [8, 3]),

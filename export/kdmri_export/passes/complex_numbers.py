@@ -176,7 +176,11 @@ def _taken_apart(program: ExportedProgram) -> ExportedProgram:
         if not further:
             return program
         chosen |= further
-        program = program.run_decompositions(dict(chosen))
+        try:
+            program = program.run_decompositions(dict(chosen))
+        except Exception as error:  # PyTorch's own rules may raise anything
+            met = next(node for node in program.graph.nodes if node.target in further)
+            raise _unsupported(met) from error
 
 
 # --- running the program on pairs ---------------------------------------------------------------

@@ -347,6 +347,38 @@ def _sgn(_op: Any, value: Pair) -> Pair:
     return Pair(value.real / divisor, value.imag / divisor)
 
 
+def _sin(_op: Any, value: Pair) -> Pair:
+    real, imag = value.real, value.imag
+    return Pair(torch.sin(real) * torch.cosh(imag), torch.cos(real) * torch.sinh(imag))
+
+
+def _cos(_op: Any, value: Pair) -> Pair:
+    real, imag = value.real, value.imag
+    return Pair(torch.cos(real) * torch.cosh(imag), -torch.sin(real) * torch.sinh(imag))
+
+
+def _tanh(_op: Any, value: Pair) -> Pair:
+    # By the sum formula: quotients of cosh and sinh would overflow.
+    real, imag = torch.tanh(value.real), torch.tan(value.imag)
+    divisor = 1 + (real * imag) ** 2
+    return Pair(real * (1 + imag**2) / divisor, imag * (1 - real**2) / divisor)
+
+
+def _sigmoid(_op: Any, value: Pair) -> Pair:
+    half = _tanh(None, Pair(value.real / 2, value.imag / 2))
+    return Pair(0.5 + half.real / 2, half.imag / 2)
+
+
+def _var(op: Any, value: Pair, *args: Any, **kwargs: Any) -> Tensor:
+    """Compute the mean square distance from the mean, which is real."""
+    made: Tensor = op(value.real, *args, **kwargs) + op(value.imag, *args, **kwargs)
+    return made
+
+
+def _isnan(_op: Any, value: Pair) -> Tensor:
+    return torch.logical_or(torch.isnan(value.real), torch.isnan(value.imag))
+
+
 def _compared(a: Any, b: Any) -> tuple[Any, Any]:
     """Return where real parts and where imaginary parts are equal."""
     (ar, ai), (br, bi) = _parts(a), _parts(b)
@@ -365,7 +397,7 @@ def _ne(_op: Any, a: Any, b: Any) -> Tensor:
 
 _ON_PARTS: Final = {
     (0,): "alias cat clone contiguous detach diagonal expand flip gather index index_select "
-    "lift_fresh_copy mean narrow neg permute repeat reshape roll select slice split "
+    "lift_fresh_copy mean nan_to_num narrow neg permute repeat reshape roll select slice split "
     "split_with_sizes squeeze stack sum t transpose tril triu unbind unfold unsqueeze "
     "_unsafe_view view_copy cumsum",
     (0, 1): "copy fill full_like select_scatter slice_scatter",
@@ -391,6 +423,7 @@ _OTHERS: Final[dict[str, Rule]] = {
     "complex": _complex,
     "conj": _conj,
     "conj_physical": _conj,
+    "cos": _cos,
     "div": _div,
     "dot": _dot,
     "empty": _filled,
@@ -398,6 +431,7 @@ _OTHERS: Final[dict[str, Rule]] = {
     "eq": _eq,
     "exp": _exp,
     "imag": _imag,
+    "isnan": _isnan,
     "linalg_vector_norm": _norm,
     "linear": _linear_layer,
     "log": _log,
@@ -419,10 +453,14 @@ _OTHERS: Final[dict[str, Rule]] = {
     "rsub": _rsub,
     "scalar_tensor": _on_parts(0),
     "sgn": _sgn,
+    "sigmoid": _sigmoid,
+    "sin": _sin,
     "sqrt": _sqrt,
     "sub": _sub,
     "sym_numel": _of_shape,
     "sym_size": _of_shape,
+    "tanh": _tanh,
+    "var": _var,
     "vdot": _vdot,
     "view": _view,
     "view_as_complex": _view_as_complex,

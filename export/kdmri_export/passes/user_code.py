@@ -50,7 +50,8 @@ def raised_line(error: BaseException) -> str:
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
     """Keep what torch.export logs, prints and warns of from the user; its errors are raised."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.fx")]
+    names = ("torch.export", "torch.fx", "torch._subclasses")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
