@@ -191,6 +191,29 @@ def test_shifts_next_to_a_transform_cost_nothing(style: str, shape: tuple[int, .
     assert sum("matmul" in name for name in names) == 8
 
 
+@pytest.mark.parametrize("size", [8, 10])  # four products, and two
+@pytest.mark.parametrize("inverse", [False, True])
+def test_large_matrices_are_taken_apart(
+    size: int, inverse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdmri_export.passes.fourier._LARGE", 8)
+
+    class Shifted(nn.Module):
+        def forward(self, z: Tensor) -> Any:
+            transform = torch.fft.ifftn if inverse else torch.fft.fftn
+            z = transform(torch.roll(z, (3, 1), (-1, -2)), dim=(-2, -1), norm="ortho")
+            z = torch.roll(z, (5, 2), (-1, -2))
+            return transform(z, dim=0)
+
+    z = torch.randn(size, size, size, dtype=torch.complex64)
+    made = lowered(Shifted(), z)
+    check(Shifted(), made, z)
+    count = 4 if size == 8 else 2
+    assert all(one.shape == (size // count, size // count) for one in made.program.buffers())
+    products = [node for node in made.program.graph.nodes if "matmul" in str(node.target)]
+    assert len(products) == 3 * 4 * count
+
+
 class ReadTwice(nn.Module):
     def forward(self, x: Tensor) -> Any:
         y = torch.fft.fft(torch.fft.ifftshift(x, dim=-1))
@@ -265,6 +288,39 @@ def test_complex_data_as_a_last_axis_of_2_with_a_free_batch() -> None:
     types = check_onnx(network, made, inputs)
     assert types.count("MatMul") == 5 * 8
     assert set(network.state_dict()) <= set(made.program.state_dict)
+
+
+class Views(nn.Module):
+    """What networks do with data whose last axis of 2 is real and imaginary part."""
+
+    def forward(self, z: Tensor, mask: Tensor, weight: Tensor) -> Any:
+        x = torch.view_as_real(torch.fft.fft(torch.view_as_complex(z)))
+        x = torch.where(mask, x - z, torch.zeros(1, 1, 1)) * weight + x / 2
+        channels = x.permute(0, 2, 1).reshape(-1, 2, z.shape[1]) * torch.tensor([[2.0], [3.0]])
+        x = x + channels.permute(0, 2, 1)
+        energy = (x**2).sum(-1) + (x**2).sum(dim=-1, keepdim=True)[..., 0]
+        coils = (x - 1.5).sum(dim=0, keepdim=True)
+        back = torch.fft.ifft(torch.view_as_complex(coils.contiguous()))
+        return energy, back.abs(), coils.sum((0, 1)), channels, x[..., 1], x.sum((0, 2))
+
+
+def test_parts_of_a_last_axis_are_followed() -> None:
+    inputs = torch.randn(2, 6, 2), torch.rand(6, 1) > 0.5, torch.randn(1)
+    made = lowered(Views(), *inputs, shapes=({0: BATCH}, None, None))
+    inputs = torch.randn(3, 6, 2), *inputs[1:]
+    check(Views(), made, *inputs)
+    wheres = [node for node in made.program.graph.nodes if "where" in str(node.target)]
+    assert [node.meta["val"].ndim for node in wheres] == [2, 2]  # not along an axis of 2
+
+
+def test_a_free_axis_that_is_2_in_the_example_is_no_pair_of_parts() -> None:
+    class Batch(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            turned = x.permute(1, 0)
+            return turned.sum(-1), (turned * turned).sum(-1)
+
+    made = lowered(Batch(), torch.randn(2, 3), shapes=({0: BATCH},))
+    check(Batch(), made, torch.randn(5, 3))
 
 
 class ComplexConv(nn.Module):
@@ -387,6 +443,7 @@ def test_an_operator_without_a_form_is_named_with_its_line(network: nn.Module) -
     with pytest.raises(ExportError) as raised:
         without_complex(program)
     text = raised.value.what
+    assert str(raised.value) == f"{text} {raised.value.remedy}"
     assert "aten." in text
     assert __file__ in text
     assert "# the line at fault" in text

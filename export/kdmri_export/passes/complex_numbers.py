@@ -38,6 +38,7 @@ from kdmri_export.passes.complex_operators import (
     rule_of,
 )
 from kdmri_export.passes.fourier import Matrices, Plan, is_transform, plan_transforms
+from kdmri_export.passes.last_axis import LastAxis
 from kdmri_export.passes.user_code import silence, source_line
 
 __all__ = ["RealProgram", "without_complex"]
@@ -336,14 +337,15 @@ class _Interpreter(fx.Interpreter):
         # transforms look for values behind the shifts that they take in
         super().__init__(program.graph_module, garbage_collect_values=False)
         self._plan, self._matrices = plan, matrices
-        # Real tensors of a last axis of 2 whose two parts are at hand. Networks go to and fro
-        # between the two views; the parts are handed on, and the axis made only where it is read.
-        self._known: dict[fx.Node, Pair] = {}
+        self.extra_traceback = False  # errors for users stay as they are
+        self._last_axis = LastAxis(lambda node: self.env[node])
 
     def run_node(self, node: fx.Node) -> Any:
         if node in self._plan.passed:
             source = self._plan.passed[node]
-            self._remember(node, source)
+            parts = self._last_axis.parts(source)
+            if parts is not None:
+                self._last_axis.note(node, parts)
             return self.env[source]
         value = self._computed(node)
         expected = node.meta.get("val")
@@ -361,17 +363,14 @@ class _Interpreter(fx.Interpreter):
             return super().run_node(node)
         if is_transform(node):
             transform = self._plan.transforms[node]
-            return transform(self._as_transformed(transform.source, node), self._matrices)
-        part = self._part(node)
-        if part is not None:
-            return part
+            return transform(self._before(transform.source, node), self._matrices)
         if not _touches_complex(node):
-            self._follow(node)
-            return super().run_node(node)
+            followed = self._last_axis.follow(node)
+            return super().run_node(node) if followed is None else followed
         if node.target is _aten.view_as_complex.default:
-            pair = self._known.get(node.all_input_nodes[0])
-            if pair is not None:
-                return pair
+            parts = self._last_axis.parts(node.all_input_nodes[0])
+            if parts is not None:
+                return parts
         return self._by_rule(node)
 
     def _by_rule(self, node: fx.Node) -> Any:
@@ -384,17 +383,16 @@ class _Interpreter(fx.Interpreter):
         except UnsupportedError as error:
             raise _unsupported(node, f" {error}") from error
         if node.target is _aten.view_as_real.default:
-            self._known[node] = args[0]
+            self._last_axis.note(node, args[0])
         return value
 
-    def _as_transformed(self, source: fx.Node, node: fx.Node) -> Any:
+    def _before(self, source: fx.Node, node: fx.Node) -> Any:
         """Return the value that a transform takes, behind the shifts that it does itself."""
         value = self.env[source]
-        complex_input = is_complex(node.args[0].meta["val"])  # type: ignore[union-attr]
-        if complex_input and not isinstance(value, Pair):
-            known = self._known.get(source)
-            return known or Pair(*(as_float32(part) for part in value.unbind(-1)))
-        return value
+        if isinstance(value, Pair) or not is_complex(node.all_input_nodes[0].meta["val"]):
+            return value
+        parts = self._last_axis.parts(source)
+        return parts or Pair(*(as_float32(part) for part in value.unbind(-1)))
 
     def _outputs(self, node: fx.Node) -> list[Any]:
         outputs = []
@@ -406,31 +404,3 @@ class _Interpreter(fx.Interpreter):
                 value = value.as_last_axis().to(dtype)
             outputs.append(value)
         return outputs
-
-    # --- real tensors with a last axis of 2 -----------------------------------------------------
-
-    def _remember(self, node: fx.Node, source: Any) -> None:
-        if source in self._known:
-            self._known[node] = self._known[source]
-
-    def _follow(self, node: fx.Node) -> None:
-        """Note where a real tensor's two parts along the last axis are at hand."""
-        packet = getattr(node.target, "overloadpacket", None)
-        args: tuple[Any, ...] = node.args
-        if packet in (_aten.clone, _aten.alias, _aten.detach):
-            self._remember(node, args[0])
-        elif packet is _aten.stack and len(args[0]) == 2:
-            axis = args[1] if len(args) > 1 else 0
-            if axis in (-1, node.meta["val"].ndim - 1):
-                self._known[node] = Pair(*(as_float32(self.env[one]) for one in args[0]))
-
-    def _part(self, node: fx.Node) -> Tensor | None:
-        """Return a selected part that is at hand."""
-        args: tuple[Any, ...] = node.args
-        if node.target is not _aten.select.int or args[0] not in self._known:
-            return None
-        source, axis, index = args
-        if axis not in (-1, source.meta["val"].ndim - 1):
-            return None
-        pair = self._known[source]
-        return pair.imag if index in (1, -1) else pair.real

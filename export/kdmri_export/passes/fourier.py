@@ -5,13 +5,17 @@ real one from half a spectrum. A transform of several axes is a product along ea
 network shifts zero frequency right before or after (fftshift, or the slices and concatenation that
 fastMRI writes), rows or columns of the matrix are shifted instead, which costs nothing.
 
+A matrix of N x N for many points is taken apart as one step of the fast transform does (Cooley and
+Tukey 1965, decimation in frequency): sums of N/4 points each, and four products with matrices of
+N/4 x N/4. On a CPU that is three times as fast, and its matrices are a quarter as large.
+
 Matrices are computed in float64 and stored in float32, one for all products that it serves.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -29,6 +33,8 @@ _TRANSFORMS: Final = (_aten._fft_c2c, _aten._fft_r2c, _aten._fft_c2r)
 _SAME: Final = (_aten.clone, _aten.alias, _aten.contiguous, _aten.detach)
 _POWERS: Final = {0: 0.0, 1: -0.5, 2: -1.0}
 """The power of its size by which a transform is scaled, for PyTorch's three normalisations."""
+_LARGE: Final = 128
+"""Points from which on a matrix is taken apart: below, the sums cost what the products save."""
 
 
 def dft_matrix(
@@ -71,15 +77,29 @@ def _half_spectrum_matrix(size: int, norm: int, before: int, after: int) -> Tens
     return matrix.roll(-before, 1).roll(after, 0)
 
 
+@dataclass(frozen=True)
+class _Block:
+    """A product that gives every R-th point of a transform along an axis.
+
+    Args:
+        real: Name of the buffer with the matrix's real part.
+        imag: Name of that with its imaginary part.
+        turn: What it multiplies is the sum of the R shares of the input along the axis, each
+            turned by turn / R of a full turn more than the one before.
+    """
+
+    real: str
+    imag: str
+    turn: int
+
+
 class Matrices(nn.Module):
     """DFT matrices as buffers, each stored once."""
 
-    def add(self, matrix: Tensor, name: str) -> tuple[str, str]:
-        """Keep the real and imaginary parts of a matrix; return the names of their buffers."""
-        return (
-            self._kept(matrix.real.float().contiguous(), f"{name}_real"),
-            self._kept(matrix.imag.float().contiguous(), f"{name}_imag"),
-        )
+    def add(self, matrix: Tensor, name: str, turn: int = 0) -> _Block:
+        """Keep the real and imaginary parts of a matrix."""
+        real, imag = matrix.real.float().contiguous(), matrix.imag.float().contiguous()
+        return _Block(self._kept(real, f"{name}_real"), self._kept(imag, f"{name}_imag"), turn)
 
     def _kept(self, part: Tensor, name: str) -> str:
         for known, buffer in self.named_buffers():
@@ -95,18 +115,17 @@ class Matrices(nn.Module):
 
 @dataclass(frozen=True)
 class _Step:
-    """A product along one axis.
+    """Products along one axis.
 
     Args:
         axis: Counted from the front.
-        real: Name of the buffer with the matrix's real part.
-        imag: Name of that with its imaginary part.
-        left: The matrix is multiplied from the left: the axis is the last but one.
+        blocks: One product, or those that the axis is taken apart into: R of them give the points
+            0, R, 2 R ..., 1, R + 1 ... and so on.
+        left: The matrices are multiplied from the left: the axis is the last but one.
     """
 
     axis: int
-    real: str
-    imag: str
+    blocks: tuple[_Block, ...]
     left: bool
 
 
@@ -136,19 +155,47 @@ class Transform:
         """
         made = value if isinstance(value, Pair) else as_float32(value)
         for step in self.steps:
-            real, imag = getattr(matrices, step.real), getattr(matrices, step.imag)
             last = self.to_real and step is self.steps[-1]
-            made = _product(step, made, real, imag, to_real=last)
+            made = _along(step, made, matrices, to_real=last)
         return made if self.to_real else as_pair(made)
 
 
-def _product(step: _Step, value: Any, real: Tensor, imag: Tensor, *, to_real: bool) -> Any:
+def _along(step: _Step, value: Any, matrices: nn.Module, *, to_real: bool) -> Any:
+    """Transform along one axis."""
+    rank = (value.real if isinstance(value, Pair) else value).ndim
+    axis = rank - 2 if step.left else rank - 1
+    if step.axis < rank - 2:  # brought to the end for the product
+        value = _each(value, lambda part: part.transpose(step.axis, -1))
+    inputs = _split(value, len(step.blocks), axis)
+    sums: dict[tuple[int, int], Pair] = {}
+    made = [
+        _product(
+            _combined(inputs, block.turn, sums),
+            getattr(matrices, block.real),
+            getattr(matrices, block.imag),
+            left=step.left,
+            to_real=to_real,
+        )
+        for block in step.blocks
+    ]
+    found = made[0] if len(made) == 1 else _interleaved(made, axis)
+    if step.axis < rank - 2:
+        found = _each(found, lambda part: part.transpose(step.axis, -1))
+    return found
+
+
+def _each(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to a real tensor, or to both parts of a pair."""
+    if isinstance(value, Pair):
+        return Pair(function(value.real), function(value.imag))
+    return function(value)
+
+
+def _product(value: Any, real: Tensor, imag: Tensor, *, left: bool, to_real: bool) -> Any:
+    """Multiply with one matrix."""
+
     def along(part: Tensor, matrix: Tensor) -> Tensor:
-        if step.left:
-            return torch.matmul(matrix, part)
-        if step.axis == part.ndim - 1:
-            return torch.matmul(part, matrix)
-        return torch.matmul(part.transpose(step.axis, -1), matrix).transpose(step.axis, -1)
+        return torch.matmul(matrix, part) if left else torch.matmul(part, matrix)
 
     if not isinstance(value, Pair):
         return Pair(along(value, real), along(value, imag))
@@ -156,6 +203,59 @@ def _product(step: _Step, value: Any, real: Tensor, imag: Tensor, *, to_real: bo
     if to_real:
         return first
     return Pair(first, along(value.real, imag) + along(value.imag, real))
+
+
+def _split(value: Any, count: int, axis: int) -> list[Any]:
+    """Return the parts of a pair along an axis, of equal size."""
+    if count == 1:
+        return [value]
+    size = value.real.shape[axis] // count
+    return [
+        _each(value, lambda part, at=at: part.narrow(axis, at, size))  # type: ignore[misc]
+        for at in range(0, count * size, size)
+    ]
+
+
+def _combined(parts: list[Any], turn: int, sums: dict[tuple[int, int], Pair]) -> Any:
+    """Add one, two or four parts, each turned once more than the one before.
+
+    Args:
+        parts: Equal shares of a transform's input.
+        turn: By how many of their number's shares of a full turn each is turned.
+        sums: Sums of two that were computed before.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    halves = []
+    for first in range(len(parts) // 2):  # parts that lie half a turn apart, or whole ones
+        key = first, turn % 2
+        if key not in sums:
+            second = parts[first + len(parts) // 2]
+            sums[key] = _plus_turned(parts[first], second, 2 * (turn % 2))
+        halves.append(sums[key])
+    return halves[0] if len(halves) == 1 else _plus_turned(halves[0], halves[1], turn % 4)
+
+
+def _plus_turned(a: Pair, b: Pair, quarters: int) -> Pair:
+    """Compute a + b exp(pi i quarters / 2)."""
+    match quarters:
+        case 0:
+            return Pair(a.real + b.real, a.imag + b.imag)
+        case 1:
+            return Pair(a.real - b.imag, a.imag + b.real)
+        case 2:
+            return Pair(a.real - b.real, a.imag - b.imag)
+        case _:
+            return Pair(a.real + b.imag, a.imag - b.real)
+
+
+def _interleaved(parts: Sequence[Pair], axis: int) -> Pair:
+    """Take points from each part in turn."""
+
+    def along(values: list[Tensor]) -> Tensor:
+        return torch.stack(values, axis + 1).flatten(axis, axis + 1)
+
+    return Pair(along([part.real for part in parts]), along([part.imag for part in parts]))
 
 
 @dataclass
@@ -216,17 +316,33 @@ def _planned(node: fx.Node, matrices: Matrices, plan: Plan) -> Transform:
     for axis in order:
         size = sizes[axis]
         shifts = {"before": before.get(axis, 0), "after": after.get(axis, 0)}
+        rows: int | None = None
+        count = 1
         if to_real and axis == axes[-1]:
             matrix, name = _half_spectrum_matrix(size, norm, **shifts), f"to_real_{size}"
         else:
-            half = kind is _aten._fft_r2c and axis == axes[-1] and bool(last)
-            matrix = dft_matrix(
-                size, inverse=inverse, norm=norm, rows=size // 2 + 1 if half else None, **shifts
-            )
+            if kind is _aten._fft_r2c and axis == axes[-1]:
+                rows = size // 2 + 1 if last else size
+            else:
+                count = _blocks(size)
+            matrix = dft_matrix(size, inverse=inverse, norm=norm, rows=rows, **shifts)
             name = f"{'inverse' if inverse else 'forward'}_{size}"
         left = axis == len(shape) - 2
-        steps.append(_Step(axis, *matrices.add(matrix if left else matrix.T, name), left))
+        blocks = []
+        for first in range(count):
+            part = matrix[first::count, : matrix.shape[1] // count]
+            turn = (first - shifts["after"]) * (1 if inverse else -1)
+            label = name if count == 1 else f"{name}_{first}"
+            blocks.append(matrices.add(part if left else part.T, label, turn))
+        steps.append(_Step(axis, tuple(blocks), left))
     return Transform(source, tuple(steps), to_real)
+
+
+def _blocks(size: int) -> int:
+    """Return into how many products a transform between complex points is taken apart."""
+    if size < _LARGE or size % 2:
+        return 1
+    return 2 if size % 4 else 4
 
 
 # --- shifts around a transform ------------------------------------------------------------------
