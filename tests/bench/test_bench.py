@@ -150,6 +150,7 @@ def test_files_are_written_and_complete(done: Benchmark) -> None:
     assert done.report.panel["shown"] == ["zero-filled", "target", "teacher", "ours (distilled)"]
 
 
+@pytest.mark.nightly
 def test_exports_are_kept_and_made_again_only_when_stale(
     done: Benchmark, run: Run, cases: list[Case], mask: Mask, tmp_path: Path
 ) -> None:

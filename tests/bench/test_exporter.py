@@ -98,6 +98,7 @@ def test_what_an_exporter_raises_is_the_reason(
     assert isinstance(run(works.good), Path)
 
 
+@pytest.mark.nightly
 def test_rows_are_planned_with_it(
     make: Exporter, make_run: Callable[..., Run], mask: Mask, tmp_path: Path
 ) -> None:

@@ -56,6 +56,7 @@ def scan(coils: int, name: str) -> Scan:
     return Scan(kspace=kspace, mask=WHOLE, name=name, subject=name, contrast="T1w")
 
 
+@pytest.mark.nightly
 def test_the_table_holds_what_was_run(tmp_path: Path) -> None:
     pytest.importorskip("sigpy")
     write_bart_scan(tmp_path / "coils.cfl", scan(6, "coils"))

@@ -250,7 +250,7 @@ addEventListener("load", () => setTimeout(() => {
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH (Debian: apt install chromium)")
-@pytest.mark.parametrize("width", [1280, 500])
+@pytest.mark.parametrize("width", [1280, pytest.param(500, marks=pytest.mark.nightly)])
 def test_a_browser_opens_it_without_errors_or_requests(
     whole: Report, pictures: list[Figure], tmp_path: Path, width: int
 ) -> None:

@@ -88,7 +88,8 @@ def test_weights_are_those_of_one_by_one_and_the_taught_wait_for_their_teachers(
         ]
         train_side_by_side(pieces, jobs, ENGINE, finished=lambda: calls.append(None))
     assert len(calls) == 6
-    said = [line for line in capsys.readouterr().err.splitlines() if ": " in line][-6:]
+    shown = capsys.readouterr().err.splitlines()
+    said = [line for line in shown if line.startswith(("Started: ", "Finished: "))][-6:]
     assert said[:2] == ["Started: teacher", "Started: alone"]
     assert said.index("Started: taught") > said.index("Finished: teacher")
     for name, role in (("teacher", "teacher"), ("taught", "student"), ("alone", "teacher")):
@@ -98,6 +99,7 @@ def test_weights_are_those_of_one_by_one_and_the_taught_wait_for_their_teachers(
     assert not list((tmp_path / "2").glob("*.log"))
 
 
+@pytest.mark.nightly
 def test_a_failing_piece_says_why_and_ends_the_others(tmp_path: Path) -> None:
     pieces = [
         _piece(tmp_path / "long", steps=ENDLESS),

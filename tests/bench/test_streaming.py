@@ -14,7 +14,7 @@ from kdmri_edge.physics.masks import variable_density_lines
 
 
 @pytest.mark.parametrize(
-    ("slices", "sessions"), [(140, 20), pytest.param(2800, 40, marks=pytest.mark.nightly)]
+    ("slices", "sessions"), [(70, 10), pytest.param(2800, 40, marks=pytest.mark.nightly)]
 )
 def test_a_soak_loses_nothing_and_does_not_grow(slices: int, sessions: int) -> None:
     settings = soak.SoakSettings(slices=slices, sessions=sessions, at_once=3, matrix=48, coils=3)

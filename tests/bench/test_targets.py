@@ -54,6 +54,7 @@ def report(student: Path, cases: list[Case]) -> dict[str, Any]:
     return measure(gather([student]), cases, recipes)
 
 
+@pytest.mark.nightly
 def test_float_loses_nothing_and_integers_little(report: dict[str, Any]) -> None:
     (network,) = report["networks"]
     float_row, integers, _, signed = network["rows"]
@@ -64,6 +65,7 @@ def test_float_loses_nothing_and_integers_little(report: dict[str, Any]) -> None
     assert "int8" in integers["executed"]
 
 
+@pytest.mark.nightly
 def test_a_tuned_copy_has_a_row_beside_its_start(report: dict[str, Any]) -> None:
     (network,) = report["networks"]
     rows = network["rows"]
@@ -77,6 +79,7 @@ def test_a_tuned_copy_has_a_row_beside_its_start(report: dict[str, Any]) -> None
     assert "rounded after training" in text
 
 
+@pytest.mark.nightly
 def test_loss_is_the_difference_of_what_the_volumes_say(report: dict[str, Any]) -> None:
     (network,) = report["networks"]
     for row in network["rows"]:
@@ -85,6 +88,7 @@ def test_loss_is_the_difference_of_what_the_volumes_say(report: dict[str, Any]) 
         assert row["quality"]["psnr"]["mean"] == pytest.approx(ran)
 
 
+@pytest.mark.nightly
 def test_table_has_a_row_per_recipe_and_one_for_pytorch(report: dict[str, Any]) -> None:
     name = report["networks"][0]["network"]
     rows = [line for line in markdown(report).splitlines() if line.startswith(f"| {name} |")]

@@ -45,12 +45,14 @@ def bundle(tmp_path: Path) -> Path:
     return export_model(checkpoint, ExportRecipe(target="openvino"), tmp_path / "bundle").path
 
 
+@pytest.mark.nightly
 def test_golden_output_is_reproduced(program: Path, bundle: Path) -> None:
     ran = done(program, bundle)
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["max_error"] < 1e-5
 
 
+@pytest.mark.nightly
 def test_another_image_is_an_error(program: Path, bundle: Path) -> None:
     wrong = np.load(bundle / GOLDEN_OUTPUT)
     np.save(bundle / GOLDEN_OUTPUT, wrong + np.float32(0.1 * np.ptp(wrong)))

@@ -68,7 +68,7 @@ def test_strips_carry_their_own_coils(
         assert torch.equal(share[2], maps[rank::2])
 
 
-@pytest.mark.parametrize("kind", ["complex", "sense"])
+@pytest.mark.parametrize("kind", [pytest.param("complex", marks=pytest.mark.nightly), "sense"])
 def test_a_tiny_run_learns(settings: Make, kind: str, tmp_path: Path) -> None:
     wanted = pair(
         settings, kind, teacher_steps=0, attention_steps=0, imitation_steps=60, alpha=1.0,

@@ -147,6 +147,7 @@ def test_kill_9(
     ]
 
 
+@pytest.mark.nightly
 def test_a_run_is_trained_by_one_process_at_a_time(
     start: Callable[..., subprocess.Popen[str]], tiny: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -257,6 +257,7 @@ def test_several_hosts_need_a_launcher(settings: Callable[..., Settings], tmp_pa
         distill(settings(), tmp_path / "run", engine=Engine(accelerator="cpu", num_nodes=2))
 
 
+@pytest.mark.nightly
 def test_failure_of_all_processes_is_told_once(
     start: Start, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:

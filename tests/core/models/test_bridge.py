@@ -13,8 +13,13 @@ from kdmri_edge.models.build import Network, build_model
 from kdmri_edge.models.initialisation import bridge, inherit_ends, stacks
 from kdmri_edge.models.specs import ModelSpec, preset
 
-PAIRS = [("dccnn-d5c5", "dccnn-d3c5"), ("dccnn-d5c5-complex", "dccnn-d3c5-complex")]
-PAIRS += [("vdsr-11", "vdsr-7")]
+PAIRS = [
+    ("dccnn-d5c5", "dccnn-d3c5"),
+    *(
+        pytest.param(*pair, marks=pytest.mark.nightly)
+        for pair in (("dccnn-d5c5-complex", "dccnn-d3c5-complex"), ("vdsr-11", "vdsr-7"))
+    ),
+]
 
 
 def _operator(spec: ModelSpec, size: int) -> Tensor:
@@ -81,6 +86,7 @@ def test_it_starts_nearer_to_its_teacher(big: str, small: str, dilation: int) ->
     assert error() < 0.5 * before
 
 
+@pytest.mark.nightly
 def test_the_same_images_give_the_same_weights() -> None:
     teacher, student = _pair("dccnn-d5c5", "dccnn-d3c5")
     operator, images = _operator(teacher.spec, 24), _images(teacher.spec, 1)
