@@ -111,8 +111,15 @@ class _LazyGroup(click.Group):
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+@click.option(
+    "--code",
+    multiple=True,
+    metavar="FILE.py:FACTORY",
+    help="Allow the code that a checkpoint's network is made by, which you know and trust, to be"
+    " called; may be repeated. Code that you named once is allowed.",
+)
 @click.version_option(__version__, prog_name="kdmri-edge")
-def main() -> None:
+def main(code: tuple[str, ...]) -> None:
     """Compress MR reconstruction networks and ship them to scanner-side hardware.
 
     A heavy teacher is distilled into a compact student, exported to runtimes that need no PyTorch,
@@ -125,6 +132,11 @@ def main() -> None:
 
     New here? `kdmri-edge quickstart` runs all of it on an embedded phantom.
     """  # noqa: D301 - click wants the backspace itself
+    if code:
+        from kdmri_edge.models.permission import allow_code
+
+        for reference in code:
+            allow_code(reference)
 
 
 def _guarded(command: Callable[[], object]) -> int:

@@ -1,9 +1,11 @@
+from .adapter import Adapter as Adapter
 from .build import Network as Network
 from .build import build_model as build_model
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import save_checkpoint as save_checkpoint
 from .network import Features as Features
+from .permission import allow_code as allow_code
 from .protocol import InputKind as InputKind
 from .protocol import NetworkFamily as NetworkFamily
 from .protocol import NetworkSpec as NetworkSpec

@@ -176,18 +176,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, repr(error)) from error
     except ModelError as error:
-        said = f"{error.what[0].lower()}{error.what[1:]}"
-        raise CheckpointError(f"Checkpoint {path} cannot be read: {said}", error.remedy) from error
+        raise _unreadable(path, error) from error
     _check_fit(path, checkpoint)
     return checkpoint
+
+
+def _unreadable(path: Path, error: ModelError) -> CheckpointError:
+    said = f"{error.what[0].lower()}{error.what[1:]}"
+    return CheckpointError(f"Checkpoint {path} cannot be read: {said}", error.remedy)
 
 
 def _check_fit(path: Path, checkpoint: Checkpoint) -> None:
     from kdmri_edge.models.build import build_model
 
-    expected = {
-        name: value.shape for name, value in build_model(checkpoint.spec).state_dict().items()
-    }
+    try:
+        network = build_model(checkpoint.spec)
+    except ModelError as error:
+        raise _unreadable(path, error) from error
+    expected = {name: value.shape for name, value in network.state_dict().items()}
     found = {name: value.shape for name, value in checkpoint.state.items()}
     if expected != found:
         odd = sorted(set(expected.items()) ^ set(found.items()), key=str)[0][0]

@@ -29,6 +29,8 @@ from kdmri_edge.physics.operators import Form
 
 __all__ = ["Features", "Network", "as_network", "network_operator"]
 
+# Arguments that a network is called with: x_u, operator, maps.
+_GIVEN = 3
 # Side of the images by which a network's convolutions are found out; divisible for poolings.
 _SIDE = 64
 _COILS = 2
@@ -89,11 +91,15 @@ class Network(nn.Module):
 
     def convolutions(self) -> list[Convolution]:
         """Describe its convolutions, by a small forward pass unless overridden."""
+        return self.convolutions_at(_SIDE, _SIDE)
+
+    def convolutions_at(self, height: int, width: int) -> list[Convolution]:
+        """Describe its convolutions by a forward pass on images of height x width."""
         device = next((p.device for p in self.parameters()), torch.device("cpu"))
-        x_u = torch.zeros(1, self.spec.channels, _SIDE, _SIDE, device=device)
-        every = Mask(samples=torch.ones(_SIDE, dtype=torch.bool).numpy(), name="every line")
+        x_u = torch.zeros(1, self.spec.channels, height, width, device=device)
+        every = Mask(samples=torch.ones(height, dtype=torch.bool).numpy(), name="every line")
         operator = network_operator(self.spec, every, self.form).to(device)
-        coils = x_u.new_zeros(1, _COILS, 2, _SIDE, _SIDE) if self.spec.coils else None
+        coils = x_u.new_zeros(1, _COILS, 2, height, width) if self.spec.coils else None
         return traced_convolutions(self, x_u, operator, coils)
 
 
@@ -129,7 +135,7 @@ def as_network(module: nn.Module, spec: NetworkSpec) -> Network:
             f"The family {spec.kind!r} builds {type(module).__name__}, no torch.nn.Module.",
             "Update the package that brings it.",
         )
-    if not isinstance(module, Network):
+    if not isinstance(module, Network) or _positional(type(module)) < _GIVEN:
         _extend(module, spec)
     network = cast(Network, module)
     network.spec = spec
@@ -162,6 +168,6 @@ def _positional(own: type[nn.Module]) -> int:
     """Count the arguments that a class's `forward` takes by position, three at most."""
     kinds = [p.kind for p in inspect.signature(own.forward).parameters.values()][1:]
     if inspect.Parameter.VAR_POSITIONAL in kinds:
-        return 3
+        return _GIVEN
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return min(3, sum(kind in by_position for kind in kinds))
+    return min(_GIVEN, sum(kind in by_position for kind in kinds))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kdmri_edge.errors import CheckpointError, KdmriError, ModelError
+from kdmri_edge.models.code import is_code
 from kdmri_edge.models.foreign import OURS, file_kind
 from kdmri_edge.models.specs import PRESETS
 from kdmri_edge.physics.masks import Mask, load_mask_option
@@ -144,6 +145,16 @@ def refusal(source: Path, error: type[KdmriError], takes: str = TAKEN) -> KdmriE
         An error that says what `source` is, and names what may have been meant.
     """
     text = str(source)
+    if is_code(text):
+        return error(
+            f"{text} is code that makes a network, not one with weights.",
+            f"Export it: `kdmri-edge export {text} --weights FILE --for-mask MASK --target onnx`.",
+        )
+    if source.suffix == ".py" and source.is_file():
+        return error(
+            f"{source} is a file of Python, and says not what in it makes a network.",
+            f"Name that after a colon: {source}:FACTORY.",
+        )
     if source.is_file():
         kind = file_kind(source)
         if kind == OURS:

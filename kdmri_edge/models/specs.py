@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
 from kdmri_edge.errors import ModelError
+from kdmri_edge.models.code import CODE, CodeSpec
 from kdmri_edge.models.protocol import (
     InputKind,
     NetworkFamily,
@@ -294,6 +295,12 @@ NETWORKS: Final = Registry(
             presets={"vdsr-11": _vdsr(11, 6), "vdsr-7": _vdsr(7, 4)},
             recipe="edge-sr",
             first_weights="He",
+        ),
+        CODE: NetworkFamily(
+            name=CODE,
+            from_dict=CodeSpec.from_dict,
+            build="kdmri_edge.models.adapter:build",
+            recipe="imitation",
         ),
     },
     error=ModelError,

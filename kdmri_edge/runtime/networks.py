@@ -14,10 +14,13 @@ from kdmri_edge import __version__
 from kdmri_edge.distillation.run_folder import Run, RunNetwork, open_run
 from kdmri_edge.errors import BackendError, BundleError, MissingExtraError
 from kdmri_edge.models.checkpoint import is_checkpoint, read_checkpoint_meta
+from kdmri_edge.models.code import CODE, CodeSpec
+from kdmri_edge.models.permission import permitted_code
 from kdmri_edge.models.shipped import is_reference, resolve_weights
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.bundle import Bundle, open_bundle
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS
+from kdmri_edge.utils.cache import cache_folder
 from kdmri_edge.utils.console import say
 from kdmri_edge.utils.extras import available, load_attribute
 from kdmri_edge.utils.files import sha256_file
@@ -25,7 +28,6 @@ from kdmri_edge.utils.files import sha256_file
 __all__ = [
     "NetworkLike",
     "backend_at_hand",
-    "cache_folder",
     "cached_export",
     "fastest_target",
     "locate",
@@ -60,12 +62,6 @@ def locate(network: NetworkLike) -> tuple[Path, str]:
     if (place / "run.json").is_file() and (run := open_run(place)).has("student"):
         return run.weights("student"), place.name
     return resolve_weights(place), place.name
-
-
-def cache_folder() -> Path:
-    """Return where exports are kept: $XDG_CACHE_HOME/kdmri-edge, by default ~/.cache/kdmri-edge."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "kdmri-edge"
 
 
 def fastest_target() -> str | None:
@@ -167,7 +163,11 @@ def cached_export(
     written = PRECISIONS.get(precision or "fp32", precision or "f32")
     if written not in TARGETS[target].precisions:
         return None
-    read_checkpoint_meta(checkpoint)  # what is no checkpoint is refused before anything is said
+    # what is no checkpoint, or whose code may not be called, is refused before anything is said
+    stored = read_checkpoint_meta(checkpoint).get("spec")
+    if isinstance(stored, dict) and stored.get("kind") == CODE:
+        spec = CodeSpec.from_dict(stored)
+        permitted_code(spec.reference, spec.sha256)
     key = f"{sha256_file(checkpoint)} {target} {written} {exported == name} {__version__}"
     place = cache_folder() / f"{name.replace('/', '_')}-{target}-{_short(key)}"
     try:

@@ -32,6 +32,9 @@ NOT_FOR_HELP = (*HEAVY, "h5py")
 # Modules whose whole purpose is PyTorch.
 WITH_TORCH = {
     "kdmri_edge.models.reconstructor",
+    "kdmri_edge.bring.trial",
+    "kdmri_edge.models.adapter",
+    "kdmri_edge.models.foreign_weights",
     "kdmri_edge.physics.consistency",
     "kdmri_edge.models.reparameterisation",
     "kdmri_edge.models.initialisation",

@@ -1,0 +1,1 @@
+"""Networks that users bring as code: named, tried on a phantom, and given their weights."""

@@ -1,0 +1,248 @@
+"""The first forward pass of a network of one's own, on a phantom.
+
+It finds a wrong convention, and what else would fail after hours of training, and it counts the
+multiplications.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdmri_edge.data.case import make_case
+from kdmri_edge.data.phantom.volumes import phantom_volume
+from kdmri_edge.data.simulation import coil_maps
+from kdmri_edge.errors import MaskError, ModelError
+from kdmri_edge.models.adapter import GUIDE
+from kdmri_edge.models.code import CodeSpec, Convention
+from kdmri_edge.models.network import Network, network_operator
+from kdmri_edge.physics.coils import sense_normal
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.operators import choose_form
+from kdmri_edge.physics.scaling import network_input, network_maps, slice_scale
+
+__all__ = ["try_network"]
+
+_SEED: Final = 1
+_IMAGES: Final = 2
+_COILS: Final = 3
+_MULTIPLES: Final = (2, 4, 8, 16, 32, 64)
+"""What the sides of an image may have to be multiples of, by poolings and strides."""
+
+
+def try_network(network: Network, spec: CodeSpec, mask: Mask, matrix: int) -> CodeSpec:
+    """Run a network once on a phantom, forwards and backwards.
+
+    Args:
+        network: The network, with its weights or freshly drawn; it is as it was afterwards.
+        spec: What is known of it.
+        mask: The mask that it is meant for.
+        matrix: Side of its square images.
+
+    Returns:
+        The specification, with its multiplications counted.
+
+    Raises:
+        ModelError: It fails, gives something else than an image of the size that it was given,
+            changes its input, or cannot be trained.
+        MaskError: The mask is of another matrix.
+    """
+    mask.check_matrix(matrix, matrix)
+    network.form = choose_form(mask)
+    inputs = _inputs(spec, mask, matrix, network)
+    training = network.training
+    try:
+        network.eval()
+        output = _forward(network, spec, inputs)
+        _check_output(output, spec, inputs[0], network)
+        counted = _counted(network, spec, inputs, matrix)
+        network.train()
+        _check_gradients(network, spec, inputs)
+    finally:
+        network.zero_grad(set_to_none=True)
+        network.train(training)
+    return counted
+
+
+def _inputs(
+    spec: CodeSpec, mask: Mask, matrix: int, network: Network
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return zero-filled phantoms, the operator and, with coils, their sensitivities."""
+    if matrix < 16:
+        raise MaskError(f"A matrix of {matrix} is too small for an image.", "Give 16 or more.")
+    volume = phantom_volume(
+        _SEED, slices=_IMAGES + 2, matrix=matrix, complex_phase=spec.channels == 2
+    )
+    maps = None
+    if spec.coils:
+        drawn = np.stack([coil_maps(_COILS, matrix, matrix, seed=n) for n in range(_IMAGES)])
+        images = volume.image[1:-1].astype(np.complex64)
+        x_u = sense_normal(images, drawn, mask).astype(np.complex64)
+        scale = slice_scale(x_u)
+        maps = torch.from_numpy(network_maps(drawn))
+    else:
+        case = make_case(volume, mask, spec.channels, magnitude=spec.magnitude_input)
+        x_u, scale = case.zero_filled[1:-1], case.scale[1:-1]
+    operator = network_operator(spec, mask, network.form)
+    return torch.from_numpy(network_input(x_u, scale)), operator, maps
+
+
+def _given(spec: CodeSpec, x_u: Tensor) -> str:
+    """Say in words what a network is given."""
+    kind = {
+        (1, False): "the zero-filled magnitude x_u",
+        (1, True): "the real part of the zero-filled image, x_u",
+        (2, False): "real and imaginary part of the zero-filled image, x_u",
+        (2, True): "real and imaginary part of the zero-filled image, x_u",
+    }[spec.channels, spec.has_data_consistency]
+    further = ", the operator" if spec.has_data_consistency else ""
+    further += " and the coils' maps" if spec.coils else ""
+    return f"{kind} {list(x_u.shape)} (float32){further}"
+
+
+def _forward(network: Network, spec: CodeSpec, inputs: tuple[Tensor, Tensor, Tensor | None]) -> Any:
+    x_u = inputs[0]
+    before = x_u.clone()
+    try:
+        with torch.no_grad():
+            output = network(*inputs)
+    except Exception as error:  # whatever the user's own module raises
+        raise _failure(network, spec, x_u, error) from error
+    if not torch.equal(before, x_u):
+        raise ModelError(
+            f"forward of {spec.reference} changes its input in place.",
+            "Write x = x + y instead of x += y, where x is the input.",
+        )
+    return output
+
+
+def _failure(network: Network, spec: CodeSpec, x_u: Tensor, error: Exception) -> ModelError:
+    if (sizes := _sizes(network, spec, x_u)) is not None:
+        return sizes
+    text = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    return ModelError(
+        f"{spec.reference} fails on a phantom: {text}. By convention {spec.convention!s} it is"
+        f" given {_given(spec, x_u)}.",
+        f"Name another convention with it, or write an adapter; {GUIDE}.",
+    )
+
+
+def _sizes(network: Network, spec: CodeSpec, x_u: Tensor) -> ModelError | None:
+    """Return the error for a network that takes some sizes alone, None where that is not why."""
+    side = x_u.shape[-1]
+    for multiple in _MULTIPLES:
+        fitting = math.ceil(side / multiple) * multiple
+        odd = fitting if fitting // multiple % 2 else fitting + multiple  # of no larger power of 2
+        if fitting != side and _takes(network, spec, odd):
+            return ModelError(
+                f"{spec.reference} takes images whose sides are multiples of {multiple}, and the"
+                f" matrix is {side}.",
+                f"Use a matrix and a mask of {fitting}, or pad and crop in an adapter; {GUIDE}.",
+            )
+    return None
+
+
+def _takes(network: Network, spec: CodeSpec, side: int) -> bool:
+    """Tell whether a network gives back an image of a size."""
+    every = Mask(samples=np.ones(side, np.bool_), name="every line")
+    x_u = torch.zeros(1, spec.channels, side, side)
+    maps = torch.zeros(1, _COILS, 2, side, side) if spec.coils else None
+    try:
+        with torch.no_grad():
+            output = network(x_u, network_operator(spec, every, network.form), maps)
+    except Exception:  # its reason is that of the first pass
+        return False
+    return isinstance(output, Tensor) and output.shape == x_u.shape
+
+
+def _check_output(output: Any, spec: CodeSpec, x_u: Tensor, network: Network) -> None:
+    """Refuse what is no image like the input."""
+    wanted = f"an image {list(x_u.shape)} in float32"
+    said = f"{spec.reference} was given {_given(spec, x_u)}, and has to return {wanted}"
+    remedy = f"Change what it returns, name another convention, or write an adapter; {GUIDE}."
+    if not isinstance(output, Tensor):
+        kind = type(output).__name__
+        many = f" of {len(output)}" if isinstance(output, tuple | list | dict) else ""
+        raise ModelError(f"{said}; it returned a {kind}{many}.", remedy)
+    if output.is_complex():
+        parts = "two real channels" if spec.channels == 2 else "the magnitude"
+        raise ModelError(
+            f"{said}; it returned complex numbers {list(output.shape)}.",
+            f"Return {parts}, which every runtime takes; {GUIDE}.",
+        )
+    if output.shape != x_u.shape:
+        if (sizes := _sizes(network, spec, x_u)) is not None:
+            raise sizes
+        raise ModelError(f"{said}; it returned {list(output.shape)}.", remedy)
+    if output.dtype != torch.float32:
+        raise ModelError(f"{said}; it returned {output.dtype}.", remedy)
+    if not torch.isfinite(output).all():
+        raise ModelError(
+            f"{spec.reference} gives NaN or infinite values for a phantom.",
+            "Look for a division by zero, a root or a logarithm in it, or give its weights.",
+        )
+
+
+def _check_gradients(
+    network: Network, spec: CodeSpec, inputs: tuple[Tensor, Tensor, Tensor | None]
+) -> None:
+    """Refuse what cannot be trained; running averages of normalisations are put back."""
+    kept = {name: value.clone() for name, value in network.named_buffers()}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network(*inputs).square().mean().backward()
+    except Exception as error:  # whatever autograd says to the user's own module
+        text = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+        raise ModelError(
+            f"{spec.reference} cannot be trained: {text}.",
+            "Its output has to depend on its weights by differentiable operations, none of which"
+            " changes in place what another one needs.",
+        ) from error
+    finally:
+        for name, value in network.named_buffers():
+            value.copy_(kept[name])
+
+
+def _counted(
+    network: Network,
+    spec: CodeSpec,
+    inputs: tuple[Tensor, Tensor, Tensor | None],
+    matrix: int,
+) -> CodeSpec:
+    """Count the multiplications of one image."""
+    calls: list[str] = []
+
+    def consistency(name: str) -> Callable[..., int]:
+        def count(*shapes: Any, **more: Any) -> int:
+            calls.append(name)
+            return 0
+
+        return count
+
+    operators = {
+        torch.ops.kdmri.data_consistency: consistency("data_consistency"),
+        torch.ops.kdmri.sense_consistency: consistency("sense_consistency"),
+    }
+    counter = FlopCounterMode(display=False, custom_mapping=operators)
+    with torch.no_grad(), counter:
+        network(*(None if one is None else one[:1] if one is not inputs[1] else one
+                  for one in inputs))  # fmt: skip
+    if spec.convention is Convention.OPERATOR and not calls:
+        raise ModelError(
+            f"{spec.reference} is given the operator of data consistency, and does not use it.",
+            "Call kdmri_edge.physics.data_consistency (with coils sense_consistency) with it, or"
+            " leave it out of forward.",
+        )
+    return replace(
+        spec,
+        counted_at=(matrix, matrix),
+        convolutions=counter.get_total_flops() // 2,
+        consistencies=len(calls),
+    )

@@ -1,0 +1,359 @@
+"""Networks of one's own: the code is called, and its module told what it is given.
+
+Which convention a module follows is found by the signature of its `forward`, and by the channels
+that its first convolution reads. Modules of other conventions are wrapped in a class that derives
+from `Adapter`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pickle
+import sys
+import traceback
+import types
+from collections.abc import Callable
+from typing import Any, ClassVar, Final, NamedTuple
+
+from torch import Tensor, nn
+
+from kdmri_edge.errors import ModelError
+from kdmri_edge.models.code import OBJECT, CodeSpec, Convention
+from kdmri_edge.models.convolutions import Convolution
+from kdmri_edge.models.network import Network
+from kdmri_edge.models.permission import PermittedCode, permitted_code
+from kdmri_edge.models.protocol import InputKind
+from kdmri_edge.physics.operators import Form
+from kdmri_edge.utils.suggest import nearest
+
+__all__ = ["GUIDE", "Adapted", "Adapter", "adapted", "build", "call"]
+
+GUIDE: Final = "see docs/tutorials/bring-a-network.md"
+"""Where adapters are explained."""
+
+
+class Adapter(Network):
+    """A network around any module, for one whose `forward` follows no named convention.
+
+    A subclass says what it reads and gives that to its module in its own `forward`:
+
+        class Slices(Adapter):
+            reads = InputKind.MAGNITUDE
+
+            def forward(self, x_u):
+                image, _ = self.module(x_u[:, 0])
+                return image[:, None]
+
+    The factory that the user names returns `Slices(module)`.
+
+    Args:
+        module: What does the work. Its weights have "module." before their names here.
+
+    Attributes:
+        reads: What `forward` is given as `x_u`, and with `InputKind.SENSE` as `maps`.
+        has_data_consistency: Whether it is given the operator of data consistency as well.
+        module: See above.
+    """
+
+    reads: ClassVar[InputKind] = InputKind.MAGNITUDE
+    has_data_consistency: ClassVar[bool] = False
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    @property
+    def form(self) -> Form:
+        """Form of data consistency that the operator is made for; the module has it as well."""
+        return self._form
+
+    @form.setter
+    def form(self, form: Form) -> None:
+        self._form = form
+        if self.has_data_consistency:  # others may use the name for something of their own
+            self.module.form = form  # type: ignore[assignment]
+
+    def convolutions(self) -> list[Convolution]:
+        """Describe its convolutions by a forward pass at a matrix that it is known to take."""
+        spec = self.spec
+        counted = spec.counted_at if isinstance(spec, CodeSpec) else (0, 0)
+        return self.convolutions_at(*counted) if all(counted) else super().convolutions()
+
+
+class _Image(Adapter):
+    """A module that maps an image to an image."""
+
+    def forward(
+        self, x_u: Tensor, operator: Tensor | None = None, maps: Tensor | None = None
+    ) -> Tensor:
+        """Give it the image alone."""
+        made: Tensor = self.module(x_u)
+        return made
+
+
+class _Operator(Adapter):
+    """A module that uses the operator of data consistency."""
+
+    has_data_consistency = True
+
+    def forward(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Tensor:
+        """Give it the operator and, with coils, their sensitivities."""
+        made: Tensor = (
+            self.module(x_u, operator)
+            if self.spec.reads is not InputKind.SENSE
+            else self.module(x_u, operator, maps)
+        )
+        return made
+
+
+_ARGUMENTS: Final = {
+    Convention.IMAGE: 1,
+    Convention.COMPLEX_IMAGE: 1,
+    Convention.OPERATOR: 2,
+}
+_KSPACE: Final = frozenset(
+    ("masked_kspace", "kspace", "k_space", "masked_k_space", "physics", "sens_maps", "smaps")
+)
+"""Names by which networks of other libraries take k-space: fastMRI's, MONAI's, deepinv's."""
+
+
+def call(code: PermittedCode) -> nn.Module:
+    """Import the code and call it.
+
+    Raises:
+        ModelError: It cannot be imported, its factory is not there, asks for other arguments,
+            fails, or gives no module with trainable parameters.
+    """
+    name = str(code.reference.portable)
+    module = _unpickled(code, name) if code.reference.place == OBJECT else _called(code, name)
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            f"{name} gives {_a(module)}, not a torch.nn.Module.",
+            "Name a class that is one, or a function that returns one.",
+        )
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise ModelError(
+            f"The module of {name} has no trainable parameters.",
+            "Name one that has layers with weights.",
+        )
+    if any(value.is_complex() for value in module.state_dict().values()):
+        raise ModelError(
+            f"The module of {name} has complex weights, which no runtime here takes.",
+            "Write them as two real channels.",
+        )
+    return module.float()
+
+
+def _called(code: PermittedCode, name: str) -> Any:
+    where = _imported(code, name)
+    factory: Any = where
+    for part in code.reference.factory.split("."):
+        if not hasattr(factory, part):
+            there = [one for one in vars(factory) if callable(getattr(factory, one, None))]
+            near = nearest(part, there)
+            hint = f"; did you mean {near!r}?" if near else "."
+            raise ModelError(
+                f"{code.reference.place} has no {part!r}{hint}", "Name a function or a class of it."
+            )
+        factory = getattr(factory, part)
+    if not callable(factory):
+        raise ModelError(
+            f"{name} is {_a(factory)}, and cannot be called.", "Name a function or a class."
+        )
+    keywords = code.reference.keywords
+    _check_arguments(factory, keywords, name)
+    try:
+        return factory(**keywords)
+    except Exception as error:  # whatever the user's own code raises
+        raise ModelError(f"{name} fails: {_reason(error, code)}", "Mend that code.") from error
+
+
+def _check_arguments(factory: Callable[..., Any], keywords: dict[str, Any], name: str) -> None:
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # of C code: nothing is known, the call itself will tell
+        return
+    plain = name.partition("?")[0]
+    free = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    known = {key: one for key, one in signature.parameters.items() if one.kind not in free}
+    any_keyword = any(
+        p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values()
+    )
+    if not any_keyword and (strange := next((key for key in keywords if key not in known), None)):
+        takes = f"It takes {', '.join(known)}." if known else "It takes no arguments."
+        near = nearest(strange, known)
+        hint = f"; did you mean {near!r}?" if near else "."
+        raise ModelError(f"{plain} takes no argument {strange!r}{hint}", takes)
+    for key, one in known.items():
+        if one.default is inspect.Parameter.empty and key not in keywords:
+            raise ModelError(
+                f"{plain} needs the argument {key!r}.",
+                f"Give it: '{name}{'&' if '?' in name else '?'}{key}=...', or name a function"
+                " that needs none.",
+            )
+
+
+def _imported(code: PermittedCode, name: str) -> types.ModuleType:
+    """Import a module, or run a file as one, once for each content that it has."""
+    try:
+        if not code.reference.is_file:
+            return importlib.import_module(code.reference.place)
+        source = code.file.read_bytes()
+        known = f"kdmri_code_{code.sha256[:12]}_{code.file.stem}"
+        if known in sys.modules:
+            return sys.modules[known]
+        module = types.ModuleType(known)
+        module.__file__ = str(code.file)
+        sys.modules[known] = module  # dataclasses and pickles look for it
+        folder = str(code.file.parent)
+        sys.path.insert(0, folder)  # what lies beside it can be imported, as by a script
+        try:
+            exec(compile(source, str(code.file), "exec"), module.__dict__)
+        except BaseException:
+            del sys.modules[known]
+            raise
+        finally:
+            sys.path.remove(folder)
+        return module
+    except Exception as error:  # whatever the user's own code raises when it is imported
+        raise ModelError(
+            f"{code.reference.place} cannot be imported: {_reason(error, code)}",
+            "Mend it, or install what it needs.",
+        ) from error
+
+
+def _unpickled(code: PermittedCode, name: str) -> Any:
+    try:
+        return pickle.loads(code.file.read_bytes())
+    except Exception as error:  # of the classes that are looked for
+        raise ModelError(
+            f"{name} was given as an object, and its class cannot be found here:"
+            f" {_reason(error, code)}",
+            "Put the class into a file, and name it FILE.py:CLASS.",
+        ) from error
+
+
+def _reason(error: BaseException, code: PermittedCode) -> str:
+    """Say in one sentence what the user's code raised, and in which of its lines."""
+    text = " ".join(str(error).split())[:300].rstrip(".") or "no message"
+    own = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(code.file)]
+    line = error.lineno if isinstance(error, SyntaxError) else own[-1].lineno if own else None
+    place = "" if line is None else f" (line {line} of {code.file.name})"
+    return f"{type(error).__name__}: {text}{place}."
+
+
+def _a(value: object) -> str:
+    """Say what a value is, with its article."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return "None" if value is None else f"an object of class {type(value).__name__}"
+
+
+class Adapted(NamedTuple):
+    """A module that is given what it takes.
+
+    Attributes:
+        network: Calls the module.
+        convention: What the module takes.
+        reads: What the network is given.
+    """
+
+    network: Adapter
+    convention: Convention
+    reads: InputKind
+
+
+def adapted(module: nn.Module, name: str, said: Convention | None = None) -> Adapted:
+    """Find out what a module takes, and give it that.
+
+    Args:
+        module: The module.
+        name: What to call it in messages.
+        said: The convention that the user named; None to find it.
+
+    Raises:
+        ModelError: The signature of `forward` tells no convention, or is not that of the one said.
+    """
+    if isinstance(module, Adapter):
+        if said not in (None, Convention.ADAPTER):
+            raise ModelError(
+                f"{name} is an adapter, and says itself what it takes.",
+                "Leave the convention out.",
+            )
+        return Adapted(module, Convention.ADAPTER, module.reads)
+    if said is Convention.ADAPTER:
+        raise ModelError(
+            f"{name} gives {_a(module)}, not one that derives from kdmri_edge.models.Adapter.",
+            "Leave the convention out, or return an adapter.",
+        )
+    needed, most, names = _positional(module)
+    strange = next((one for one in names[:needed] if one in _KSPACE), None)
+    if strange is not None and "operator" not in names:
+        raise ModelError(
+            f"forward of {name} takes k-space ({strange}): forward({', '.join(names)}); the"
+            " conventions here give an image.",
+            f"Write an adapter that makes k-space of it; {GUIDE}.",
+        )
+    channels = _channels_read(module)
+    convention = said or _found(names, needed, name, channels)
+    wanted = _ARGUMENTS[convention]
+    if convention is Convention.OPERATOR and (needed == 3 or "maps" in names[:3]):
+        wanted = 3
+    if not needed <= wanted <= most:
+        counted = f"{needed}" if needed == most else f"{needed} to {most}"
+        raise ModelError(
+            f"forward of {name} takes {counted} arguments ({', '.join(names)}), and convention"
+            f" {convention!s} gives it {wanted}.",
+            f"Write it so, or write an adapter; {GUIDE}.",
+        )
+    network = _Operator(module) if convention is Convention.OPERATOR else _Image(module)
+    return Adapted(network, convention, _reads(convention, wanted, channels))
+
+
+def _reads(convention: Convention, arguments: int, channels: int | None) -> InputKind:
+    if arguments == 3:
+        return InputKind.SENSE
+    two = convention is Convention.COMPLEX_IMAGE or (
+        convention is Convention.OPERATOR and channels == 2
+    )
+    return InputKind.COMPLEX if two else InputKind.MAGNITUDE
+
+
+def _found(names: list[str], needed: int, name: str, channels: int | None) -> Convention:
+    """Return the convention that a signature tells."""
+    if needed == 1:
+        return Convention.COMPLEX_IMAGE if channels == 2 else Convention.IMAGE
+    if needed in (2, 3) and names[1] in ("operator", "op") and names[2:3] in ([], ["maps"]):
+        return Convention.OPERATOR
+    raise ModelError(
+        f"forward({', '.join(names)}) of {name} follows no convention that is known here.",
+        f"Take an image, (x_u, operator) or (x_u, operator, maps); else write an adapter; {GUIDE}.",
+    )
+
+
+def _positional(module: nn.Module) -> tuple[int, int, list[str]]:
+    """Return how many arguments `forward` needs, how many it takes at most, and their names."""
+    every = list(inspect.signature(module.forward).parameters.values())
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    own = [one for one in every if one.kind in kinds]
+    needed = sum(one.default is inspect.Parameter.empty for one in own)
+    many = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in every)
+    return needed, 3 if many else len(own), [one.name for one in own]
+
+
+def _channels_read(module: nn.Module) -> int | None:
+    """Return the channels that its first convolution reads, None without any."""
+    every = (one for one in module.modules() if isinstance(one, nn.Conv2d))
+    first = next(every, None)
+    return None if first is None else first.in_channels
+
+
+def build(spec: CodeSpec) -> Network:
+    """Make the network of a specification, if its code may be called.
+
+    Raises:
+        ModelError: See `permission.permitted_code`, `call` and `adapted`.
+    """
+    module = call(permitted_code(spec.reference, spec.sha256))
+    return adapted(module, spec.reference, spec.convention).network
