@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +30,9 @@ from kdmri_edge.runtime.session import SessionInfo
 from kdmri_edge.runtime.targets import as_users_write
 from kdmri_edge.utils.closing import Closing
 from kdmri_edge.utils.extras import load_attribute
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["Network", "NetworkLike", "Report", "benchmark", "export", "load", "read", "write"]
 
@@ -268,7 +271,7 @@ def write(
 
 
 def export(
-    network: NetworkLike,
+    network: NetworkLike | nn.Module,
     *,
     target: str,
     precision: str = "fp32",
@@ -281,12 +284,18 @@ def export(
     builder: str | None = None,
     compute_capabilities: Sequence[str] = (),
     require_engine: bool = False,
+    weights: str | os.PathLike[str] | None = None,
+    for_mask: Mask | str | os.PathLike[str] | None = None,
+    matrix: int | None = None,
+    convention: str | None = None,
 ) -> Bundle:
     """Write a network for another runtime, checked against PyTorch.
 
     Args:
         network: A trained network: the name of one of the package, a checkpoint, or a run (its
             student, or `run.teacher`). Of a run, int8 exports take the copy that was tuned for it.
+            Or a network of one's own: code that makes it, "FILE.py:factory" or
+            "package.module:factory", or a `torch.nn.Module`.
         target: "onnx", "openvino", "trt", "torchscript", or one that an installed package brings.
         precision: Of the convolutions: "fp32", "fp16", "bf16" or "int8"; data consistency stays in
             float32.
@@ -301,6 +310,11 @@ def export(
             "torch-tensorrt" or "none"; None as "auto".
         compute_capabilities: GPUs that TensorRT-RTX builds for ahead of time, e.g. "sm86".
         require_engine: Fail where no engine can be built.
+        weights: Of a network that is code: file of its weights (safetensors, or a state dict).
+        for_mask: Of a network of one's own: the mask that it reconstructs for, a file, or a network
+            whose mask is taken.
+        matrix: Side of its square images; None takes the mask's.
+        convention: What its `forward` takes, where the signature does not tell.
 
     Raises:
         ExportError: The target cannot do what is asked for.
@@ -321,6 +335,10 @@ def export(
         builder=builder,
         compute_capabilities=compute_capabilities,
         require_engine=require_engine,
+        weights=weights,
+        for_mask=for_mask,
+        matrix=matrix,
+        convention=convention,
     )
     return made
 
@@ -353,7 +371,7 @@ class Report(Protocol):
 
 
 def benchmark(
-    networks: NetworkLike | Sequence[NetworkLike],
+    networks: NetworkLike | nn.Module | Sequence[NetworkLike | nn.Module],
     data: str | os.PathLike[str] | Volume | Sequence[Volume],
     *,
     contrast: str | None = None,
@@ -362,6 +380,10 @@ def benchmark(
     threads: int | None = None,
     precisions: Sequence[str] = (),
     out: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    for_mask: Mask | str | os.PathLike[str] | None = None,
+    matrix: int | None = None,
+    convention: str | None = None,
 ) -> Report:
     """Compare quality, latency and memory of networks on every runtime of this machine.
 
@@ -369,7 +391,7 @@ def benchmark(
     own; missing exports are made first. What this machine lacks keeps its row, with the reason.
 
     Args:
-        networks: Networks for one mask and one matrix.
+        networks: Networks for one mask and one matrix; code that makes one, or a module, as well.
         data: A folder of volumes or one file; volumes that were read; or "phantom". Of a folder
             that follows the run's split, or a known one, only the test subjects are measured.
         contrast: Measure on this contrast alone, e.g. "T1w".
@@ -379,6 +401,10 @@ def benchmark(
         threads: CPU threads of every runtime; None takes all CPUs.
         precisions: Of "fp32", "fp16", "bf16" and "int8"; empty takes the usual ones.
         out: Folder that the report is also saved in.
+        weights: Of networks that are code: files of their weights, one each in their order.
+        for_mask: See `export`, as for the two that follow.
+        matrix: Side of their images.
+        convention: What their `forward` takes.
 
     Raises:
         BenchError: There is nothing to measure, or the networks take different inputs.
@@ -395,5 +421,9 @@ def benchmark(
         threads=threads,
         precisions=precisions,
         out=out,
+        weights=weights,
+        for_mask=for_mask,
+        matrix=matrix,
+        convention=convention,
     )
     return report

@@ -33,6 +33,7 @@ from kdmri_bench.planning.sources import (
     from_run,
     gather,
     runs_of,
+    with_checkpoints,
 )
 from kdmri_bench.planning.testdata import (
     RETROSPECTIVE,
@@ -61,6 +62,7 @@ from kdmri_bench.results.select import (
 from kdmri_edge.data.case import Case
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError
+from kdmri_edge.physics.masks import Mask
 from kdmri_edge.utils.console import progress, say
 from kdmri_edge.utils.extras import require
 from kdmri_edge.utils.files import check_writable
@@ -194,6 +196,10 @@ def benchmark(
     precisions: Sequence[str] = (),
     limits: Limits | None = None,
     out: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    for_mask: Mask | str | os.PathLike[str] | None = None,
+    matrix: int | None = None,
+    convention: str | None = None,
 ) -> Benchmark:
     """Compare quality, latency and memory of networks on every runtime of this machine.
 
@@ -203,7 +209,8 @@ def benchmark(
 
     Args:
         networks: one or several runs, checkpoints, bundles, or names of shipped networks
-            (`kdmri-edge models`); all of them for one mask and one matrix.
+            (`kdmri-edge models`); code that makes a network, or a module; all of them for one mask
+            and one matrix.
         data: a folder of volumes or one file; volumes that were read; cases; or "phantom" for the
             volumes that a run on the phantom left for its test. Of a folder that follows the run's
             split, or a known one, only the test subjects are measured.
@@ -215,6 +222,10 @@ def benchmark(
         precisions: of "fp32", "fp16", "bf16", "int8"; empty as in `settings`.
         limits: what the recommended variant has to keep; None takes `select.DEFAULT_LIMITS`.
         out: folder that the report is also saved in; None saves nothing.
+        weights: see `planning.sources.with_checkpoints`, as for the three that follow.
+        for_mask: of networks that are code.
+        matrix: of their images.
+        convention: of their `forward`.
 
     Example:
         >>> report = benchmark(["dccnn-d5c5@brain-4x", "dccnn-d3c5@brain-4x"], "brains/")
@@ -233,6 +244,9 @@ def benchmark(
         chosen = replace(chosen, threads=threads)
     if precisions:
         chosen = replace(chosen, precisions=tuple(Precision.of(name) for name in precisions))
+    networks = with_checkpoints(
+        networks, weights=weights, for_mask=for_mask, matrix=matrix, convention=convention
+    )
     sources = gather(networks)
     folder = None if out is None else Path(out)
     if folder is not None:

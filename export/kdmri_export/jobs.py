@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
+from kdmri_edge.bring.network import bring_checkpoint, check_not_brought, is_brought
 from kdmri_edge.distillation.run_folder import Run, RunNetwork, newest_run, open_run, tuned_for
 from kdmri_edge.errors import ExportError, RunError
 from kdmri_edge.models.checkpoint import is_checkpoint
 from kdmri_edge.models.shipped import is_reference, refusal, resolve
 from kdmri_edge.physics.coils import COILS
+from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.bundle import Bundle
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS
 from kdmri_edge.utils.console import say
@@ -20,6 +22,9 @@ from kdmri_edge.utils.extras import require
 from kdmri_edge.utils.suggest import nearest
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.tensorrt.engines import RTX_DEFAULT, EngineRequest
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["ExportJob", "Source", "export", "plan_exports"]
 
@@ -29,7 +34,7 @@ _TAKEN: Final = (
     " of `kdmri-edge models`."
 )
 
-Source = str | os.PathLike[str] | Run
+Source: TypeAlias = "str | os.PathLike[str] | Run | nn.Module"
 """What a user may name as the network to export."""
 
 
@@ -73,12 +78,17 @@ def plan_exports(
     compute_capabilities: Sequence[str] = (),
     require_engine: bool = False,
     out: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    for_mask: Mask | str | os.PathLike[str] | None = None,
+    matrix: int | None = None,
+    convention: str | None = None,
 ) -> list[ExportJob]:
     """Decide what is exported, before anything is.
 
     Args:
         source: A run or its folder, a network of it, a .safetensors checkpoint, or the name of a
-            trained network of the package; None takes the newest run under runs/.
+            trained network of the package; code that makes a network, or a module; None takes the
+            newest run under runs/.
         targets: Names of rows of `TARGETS`.
         precision: Of the convolutions: "fp32", "fp16", "bf16" or "int8".
         model: Which network of a run: "student", "teacher", "plain", or "all".
@@ -93,6 +103,11 @@ def plan_exports(
         require_engine: Fail where no engine can be built.
         out: The bundle's folder; None makes one beside the network, named after what differs from
             the defaults.
+        weights: File of weights of a source that is code (`bring.network.bring_checkpoint`, as are
+            the three that follow); checkpoints and runs say all of it themselves.
+        for_mask: The mask that such a network reconstructs for.
+        matrix: Side of its images.
+        convention: What its `forward` takes.
 
     Raises:
         ExportError: An unknown target, or an option that the target does not have.
@@ -129,9 +144,11 @@ def plan_exports(
         )
         for row in rows
     ]
+    brought = {"weights": weights, "mask": for_mask, "matrix": matrix, "convention": convention}
+    networks = _brought(source, brought)
     # A file that is named is exported as it is; of a run the copy that was tuned for int8 is taken.
     named = _is_file(source)
-    networks = _networks(source, model)
+    networks = networks or _networks(source, model)
     if out is not None and len(networks) * len(recipes) != 1:
         raise ExportError(
             f"{len(networks) * len(recipes)} bundles cannot lie in one folder.",
@@ -172,10 +189,24 @@ def export(source: Source | None = None, *, target: str, **options: Any) -> Bund
     return jobs[0].run()
 
 
+def _brought(source: Source | None, said: Mapping[str, Any]) -> list[tuple[str, Path, Path]]:
+    """Return a network that is named as code or given as a module, as `_networks` does.
+
+    Raises:
+        ExportError: Something was said of a network that is none.
+        KdmriError: See `bring.network.bring_checkpoint`.
+    """
+    if source is None or isinstance(source, Run | RunNetwork) or not is_brought(source):
+        check_not_brought(said, ExportError)
+        return []
+    checkpoint = bring_checkpoint(source, **said)
+    return [(checkpoint.stem.rpartition("-")[0], checkpoint, Path("exports"))]
+
+
 def _is_file(source: Source | None) -> bool:
-    if source is None or isinstance(source, (Run, RunNetwork)):
+    if source is None or isinstance(source, Run | RunNetwork) or is_brought(source):
         return False
-    return is_checkpoint(Path(source))
+    return is_checkpoint(Path(cast(str, source)))
 
 
 def _networks(source: Source | None, model: str) -> list[tuple[str, Path, Path]]:
@@ -188,7 +219,8 @@ def _networks(source: Source | None, model: str) -> list[tuple[str, Path, Path]]
         run = newest_run()
         say(f"Taking the newest run: {run.path}")
     else:
-        text, path = os.fspath(source), Path(source)
+        text = os.fspath(cast(str, source))  # modules are taken by `_brought`
+        path = Path(text)
         if is_reference(text):
             return [(text, resolve(text), Path("exports"))]
         if _is_file(source):

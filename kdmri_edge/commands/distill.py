@@ -52,16 +52,36 @@ __all__ = ["distill"]
     "--teacher",
     default="dccnn-d5c5",
     show_default=True,
-    metavar="PRESET|CHECKPOINT|NAME",
+    metavar="PRESET|CHECKPOINT|NAME|CODE",
     help="Train this preset, or reuse a .safetensors checkpoint or a trained network of the package"
-    " (`kdmri-edge models`).",
+    " (`kdmri-edge models`). CODE, FILE.py:factory or package.module:factory, makes a network of"
+    " your own, with arguments as 'FILE.py:factory?width=16'.",
 )
 @click.option(
     "--student",
     default="dccnn-d3c5",
     show_default=True,
-    metavar="PRESET|CHECKPOINT|NAME",
-    help="Train this preset; or, with --quantize, tune a trained student.",
+    metavar="PRESET|CHECKPOINT|NAME|CODE",
+    help="Train this preset, or what this code makes; or, with --quantize, tune a trained student.",
+)
+@click.option(
+    "--teacher-weights",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Weights of a teacher that is code: safetensors, or what torch.save wrote of a state dict."
+    " It is then not trained.",
+)
+@click.option(
+    "--student-weights",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Weights of a student that is code, which is then tuned by --quantize.",
+)
+@click.option(
+    "--convention",
+    metavar="NAME",
+    help="What forward of networks that are code takes, where its signature does not tell: image,"
+    " complex-image, operator or adapter.",
 )
 @click.option(
     "--quantize",
@@ -146,6 +166,7 @@ def distill(
       kdmri-edge distill --data brains/ --teacher dccnn-d5c5-sense --student dccnn-d3c5-sense
       kdmri-edge distill --data brains/ --teacher runs/brain/teacher.safetensors
       kdmri-edge distill --resume --out runs/brain --quantize int8
+      kdmri-edge distill --teacher 'unet.py:UNet?width=32' --student 'unet.py:UNet?width=8'
       torchrun --nproc-per-node 2 -m kdmri_edge distill --devices 2 --data brains/ ...
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.distillation.request import Request

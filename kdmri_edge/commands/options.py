@@ -1,8 +1,9 @@
-"""Options that name a row of one of this project's tables."""
+"""Options that commands share: a row of one of this project's tables, a network that is code."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,7 +13,50 @@ from kdmri_edge.registry import Registry
 from kdmri_edge.utils.extras import load_attribute
 from kdmri_edge.utils.suggest import nearest
 
-__all__ = ["NamedChoice", "RowChoice"]
+__all__ = ["NamedChoice", "RowChoice", "brought_options"]
+
+
+def brought_options(*, several: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make options that say of a network that is code what a checkpoint says itself.
+
+    Args:
+        several: Whether weights can be named for several networks.
+    """
+    repeated = "; may be repeated, in the order of the networks." if several else "."
+    options = (
+        click.option(
+            "--weights",
+            type=click.Path(path_type=Path),
+            multiple=several,
+            metavar="FILE",
+            help="Weights of a network that is code: safetensors, or what torch.save wrote of a"
+            f" state dict{repeated}",
+        ),
+        click.option(
+            "--for-mask",
+            metavar="FILE[:KEY]|NETWORK",
+            help="The mask that a network which is code reconstructs for: a mask file, or a network"
+            " whose mask is taken.",
+        ),
+        click.option(
+            "--matrix",
+            type=click.IntRange(min=16),
+            help="Side of the square images of a network that is code [the mask's].",
+        ),
+        click.option(
+            "--convention",
+            metavar="NAME",
+            help="What forward of a network that is code takes, where its signature does not tell:"
+            " image, complex-image, operator or adapter.",
+        ),
+    )
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 class NamedChoice(click.Choice):  # type: ignore[type-arg]  # generic from click 8.2 on

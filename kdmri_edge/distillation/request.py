@@ -12,8 +12,9 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from kdmri_edge.bring.network import bring, bring_trained, is_brought, tried
 from kdmri_edge.distillation.recipe import (
     DistillRecipe,
     Imitation,
@@ -28,6 +29,7 @@ from kdmri_edge.distillation.recipe import (
 from kdmri_edge.distillation.run_folder import open_run
 from kdmri_edge.errors import DataError, MaskError, ModelError, RecipeError, RunError
 from kdmri_edge.models.checkpoint import is_checkpoint, load_checkpoint
+from kdmri_edge.models.code import CODE, CodeSpec, is_module
 from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.shipped import is_reference, named_mask, refusal, resolve
 from kdmri_edge.models.specs import NETWORKS, preset, spec_from_dict
@@ -35,6 +37,9 @@ from kdmri_edge.physics.espirit import CALIBRATION
 from kdmri_edge.physics.masks import MASK_FAMILIES, Mask
 from kdmri_edge.utils.config import plain
 from kdmri_edge.utils.files import sha256_bytes
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = [
     "PHANTOM",
@@ -130,11 +135,13 @@ class Settings:
 
     @property
     def plain_spec(self) -> NetworkSpec:
-        """Architecture of the plain student: the preset's own.
+        """Architecture of the plain student: the preset's own, or that of the student's code.
 
         Without a teacher the recipe's dilation makes it worse, and a weak baseline would flatter
         the distilled student.
         """
+        if self.student_spec.kind == CODE:
+            return self.student_spec
         return preset(self.student)
 
     def to_dict(self) -> dict[str, Any]:
@@ -226,6 +233,8 @@ class Settings:
 # Matrix and nominal acceleration of a mask that is drawn where nothing is said about it.
 _MATRIX: Final = 240
 _ACCELERATION: Final = 4.0
+# Networks of a new run where nothing is said about them.
+_DEFAULTS: Final = {"teacher": "dccnn-d5c5", "student": "dccnn-d3c5"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,8 +255,15 @@ class Request:
         mask_seed: Seed of the draw [0].
         acceleration: Nominal acceleration of a drawn mask [4].
         teacher: Preset to train; or a .safetensors checkpoint, or a trained network of the package,
-            to learn from [dccnn-d5c5].
-        student: Preset to train; or a trained student, to be tuned for int8 [dccnn-d3c5].
+            to learn from; or code that makes a network, "FILE.py:factory", or a
+            `torch.nn.Module`, which is learned from as it is [dccnn-d5c5].
+        student: Preset to train; or code or a module, likewise; or a trained student, to be tuned
+            for int8 [dccnn-d3c5].
+        teacher_weights: File of the weights of a teacher that is named as code; without it such a
+            teacher is trained [None].
+        student_weights: The same of a student that is to be tuned for int8 [None].
+        convention: What `forward` of networks that are named as code takes, where its signature
+            does not tell: the name of a `models.code.Convention` [found].
         baseline: Also train the student without a teacher, for as many steps [True].
         recipe: A recipe, the name of a shipped one, or a TOML file [the student's family's:
             edge, for VDSR edge-sr].
@@ -263,8 +279,11 @@ class Request:
     mask_family: str | None = None
     mask_seed: int | None = None
     acceleration: float | None = None
-    teacher: str | Path | None = None
-    student: str | Path | None = None
+    teacher: str | Path | nn.Module | None = None
+    student: str | Path | nn.Module | None = None
+    teacher_weights: str | Path | None = None
+    student_weights: str | Path | None = None
+    convention: str | None = None
     baseline: bool | None = None
     recipe: DistillRecipe | str | Path | None = None
     assignments: tuple[str, ...] = ()
@@ -276,11 +295,11 @@ class Request:
         Raises:
             KdmriError: Anything that does not exist, or does not fit together.
         """
-        teacher, student = str(self.teacher or "dccnn-d5c5"), str(self.student or "dccnn-d3c5")
-        student_spec = _spec("student", student)
+        teacher, teacher_spec = self._network("teacher")
+        student, student_spec = self._network("student")
         return self._resolved(
             teacher=teacher,
-            teacher_spec=_spec("teacher", teacher),
+            teacher_spec=teacher_spec,
             student=student,
             student_spec=student_spec,
             recipe=self.chosen_recipe(),
@@ -296,8 +315,9 @@ class Request:
         """
         if self.recipe is not None:
             return self._recipe(self.recipe)
-        kind = _spec("student", str(self.student or "dccnn-d3c5")).kind
-        return self._recipe(default_recipe(kind))
+        if is_brought(self.student):
+            return self._recipe(default_recipe(CODE))
+        return self._recipe(default_recipe(self._network("student")[1].kind))
 
     def resumed(self, out: Path) -> Settings:
         """Take the settings of the run in a folder; refuse what contradicts them.
@@ -316,12 +336,10 @@ class Request:
         # The run has copies of its pretrained networks: the originals may be gone.
         teacher, teacher_spec = stored.teacher, stored.teacher_spec
         student, student_spec = stored.student, stored.student_spec
-        if self.teacher is not None:
-            teacher = str(self.teacher)
-            teacher_spec = _spec("teacher", teacher)
-        if self.student is not None:
-            student = str(self.student)
-            student_spec = _spec("student", student)
+        if self.teacher is not None or self.teacher_weights is not None:
+            teacher, teacher_spec = self._network("teacher")
+        if self.student is not None or self.student_weights is not None:
+            student, student_spec = self._network("student")
         same = {"data", "contrast", "split", "matrix", "baseline"} - named
         merged = replace(self, **{name: getattr(stored, name) for name in same})
         masks = {"mask", "mask_family", "mask_seed", "acceleration"}
@@ -356,6 +374,8 @@ class Request:
         if data != PHANTOM and not Path(data).exists():
             raise DataError(f"{data} does not exist.", "Check the path given to --data.")
         alike = ["reads", "has_data_consistency"]
+        if CODE in (teacher_spec.kind, student_spec.kind):
+            _check_same_input(teacher, teacher_spec, student, student_spec)
         # Networks of two families may be paired too, see `_check_pair`.
         alike += ["cascades"] if teacher_spec.kind == student_spec.kind else []
         if any(getattr(teacher_spec, name) != getattr(student_spec, name) for name in alike):
@@ -373,6 +393,8 @@ class Request:
             raise MaskError(
                 error.what, f"Train at its matrix (--matrix {mask.height}), or give another mask."
             ) from None
+        teacher, teacher_spec = self._tried("teacher", teacher, teacher_spec, mask, matrix)
+        student, student_spec = self._tried("student", student, student_spec, mask, matrix)
         settings = Settings(
             data=data,
             contrast=self.contrast,
@@ -389,6 +411,33 @@ class Request:
         )
         _check_tuning(settings)
         return settings
+
+    def _network(self, role: str) -> tuple[str, NetworkSpec]:
+        """Return what a network is called in settings, and its architecture."""
+        given = getattr(self, role)
+        if is_brought(given):
+            brought = bring(given, convention=self.convention)
+            return brought.reference, brought
+        if getattr(self, f"{role}_weights") is not None:
+            raise ModelError(
+                f"--{role}-weights are for a {role} that is named as code.",
+                f"Name it with --{role} FILE.py:factory, or give a checkpoint as --{role}.",
+            )
+        name = _DEFAULTS[role] if given is None else str(given)
+        return name, _spec(role, name)
+
+    def _tried(
+        self, role: str, name: str, spec: NetworkSpec, mask: Mask, matrix: int
+    ) -> tuple[str, NetworkSpec]:
+        """Run a network that was brought as code once; with its weights it is a checkpoint."""
+        if not isinstance(spec, CodeSpec) or spec.counted_at != (0, 0):
+            return name, spec
+        weights = getattr(self, f"{role}_weights")
+        if weights is None and not (role == "teacher" and is_module(self.teacher)):
+            return name, tried(spec, mask, matrix)
+        place = None if weights is None else Path(weights)
+        checkpoint = bring_trained(spec, place, mask, matrix)
+        return str(checkpoint), _spec(role, str(checkpoint))
 
     def _recipe(self, chosen: DistillRecipe | str | Path) -> DistillRecipe:
         """Return a recipe with what was said about its keys."""
@@ -422,6 +471,23 @@ class Request:
         # Coil sensitivities are estimated from so many lines around zero frequency.
         centre = CALIBRATION if coils else 0
         return family.draw(size, acceleration, self.mask_seed or 0, centre)
+
+
+def _check_same_input(
+    teacher: str, teacher_spec: NetworkSpec, student: str, student_spec: NetworkSpec
+) -> None:
+    """Refuse a network of one's own whose partner is given another input."""
+
+    def reads(spec: NetworkSpec) -> str:
+        consistency = "with" if spec.has_data_consistency else "without"
+        return f"{spec.reads!s} images, {consistency} data consistency"
+
+    if reads(teacher_spec) != reads(student_spec):
+        raise ModelError(
+            f"Teacher {teacher} reads {reads(teacher_spec)}; student {student} reads"
+            f" {reads(student_spec)}.",
+            "Pair networks that read the same, e.g. two of one file in different widths.",
+        )
 
 
 def _spec(option: str, name: str) -> NetworkSpec:

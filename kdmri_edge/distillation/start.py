@@ -16,6 +16,8 @@ from kdmri_edge.utils.extras import require
 from kdmri_edge.utils.files import check_writable
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from kdmri_edge.distillation.engine import Engine
     from kdmri_edge.distillation.recipe import DistillRecipe
 
@@ -24,8 +26,11 @@ __all__ = ["distill", "start"]
 
 def distill(
     *,
-    teacher: str | Path | None = None,
-    student: str | Path | None = None,
+    teacher: str | Path | nn.Module | None = None,
+    student: str | Path | nn.Module | None = None,
+    teacher_weights: str | Path | None = None,
+    student_weights: str | Path | None = None,
+    convention: str | None = None,
     data: str | Path | None = None,
     acceleration: float | None = None,
     mask: Mask | str | Path | None = None,
@@ -47,12 +52,16 @@ def distill(
 ) -> Run:
     """Train a teacher and distil it into a compact student.
 
-    What the first fourteen mean, and their defaults, stands at `Request`. When a run is resumed,
+    What the first seventeen mean, and their defaults, stands at `Request`. When a run is resumed,
     what is left out is as it was begun.
 
     Args:
-        teacher: Preset to train, or trained network to learn from.
-        student: Preset to train, or trained student to tune for int8.
+        teacher: Preset to train, or trained network to learn from; or code that makes a network,
+            "FILE.py:factory", or a module.
+        student: Preset to train, or trained student to tune for int8; or code, or a module.
+        teacher_weights: Weights of a teacher that is named as code, which is then not trained.
+        student_weights: Weights of such a student, to tune it for int8.
+        convention: What `forward` of networks that are named as code takes.
         data: Folder of volumes, or "phantom".
         acceleration: Nominal acceleration of a drawn mask.
         mask: A mask, a file, or a network whose mask is taken.
@@ -82,6 +91,9 @@ def distill(
     request = Request(
         teacher=teacher,
         student=student,
+        teacher_weights=teacher_weights,
+        student_weights=student_weights,
+        convention=convention,
         data=data,
         acceleration=acceleration,
         mask=mask,

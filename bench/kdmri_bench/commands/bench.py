@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from kdmri_bench.commands.limits import limit_options, read_limits
+from kdmri_edge.commands.options import brought_options
 from kdmri_edge.errors import BenchError
 
 __all__ = ["bench"]
@@ -67,6 +68,7 @@ _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "f32", "f16"]
     help="Measure on the central N slices of each volume.  [quick: 4, full: all]",
 )
 @limit_options
+@brought_options(several=True)
 @click.option(
     "--compare", nargs=2, type=click.Path(path_type=Path), metavar="A.json B.json",
     help="Measure nothing: say where report B is worse than A beyond the noise; exit 1 if it is.",
@@ -90,14 +92,20 @@ def bench(
     max_latency: str | None,
     max_memory: str | None,
     max_loss: str | None,
+    weights: tuple[Path, ...],
+    for_mask: str | None,
+    matrix: int | None,
+    convention: str | None,
     compare: tuple[Path, Path] | None,
     as_json: bool,
 ) -> None:
     """Compare quality, latency and memory of networks on every runtime of this machine.
 
     SOURCES are runs, checkpoints, bundles, folders of bundles, or trained networks of the package
-    (`kdmri-edge models`); without any, the newest run under
-    runs/ is measured. For a run, missing exports are made first and kept under RUN/exports.
+    (`kdmri-edge models`); without any, the newest run under runs/ is measured. Code,
+    FILE.py:factory or package.module:factory, makes a network of your own, whose --weights and
+    --for-mask are named as well; of several, --weights is repeated. For a run, missing exports are
+    made first and kept under RUN/exports.
 
     Every row is measured in a process of its own; quality comes from that runtime's own output on
     the test volumes. What this machine lacks keeps its row, with the reason. The report recommends
@@ -120,6 +128,7 @@ def bench(
     from kdmri_bench.benchmark import benchmark
     from kdmri_bench.commands.outcome import next_steps, print_outcome
     from kdmri_bench.planning.settings import FULL, QUICK, USUAL, Precision
+    from kdmri_bench.planning.sources import with_checkpoints
     from kdmri_edge.distillation.run_folder import newest_run
     from kdmri_edge.utils.console import say
 
@@ -144,6 +153,12 @@ def bench(
     if not sources:
         sources = (newest_run().path,)
         say(f"Measuring the newest run, {sources[0]}.")
+    sources = tuple(
+        cast(Path, source)  # of what is named by text there is nothing else
+        for source in with_checkpoints(
+            sources, weights=weights, for_mask=for_mask, matrix=matrix, convention=convention
+        )
+    )
     runs = [path for path in sources if (path / "run.json").is_file()]
     done = benchmark(
         sources,

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kdmri_bench.planning.testdata import check_same_input
+from kdmri_edge.bring.network import BROUGHT, bring_checkpoint, check_not_brought, is_brought
 from kdmri_edge.distillation.run_folder import ROLES, Run
 from kdmri_edge.errors import BenchError, BundleError, CheckpointError, RunError
 from kdmri_edge.models.checkpoint import read_checkpoint_meta
+from kdmri_edge.models.code import CodeSpec, is_code
 from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.shipped import is_reference, refusal, resolve
 from kdmri_edge.models.specs import described_spec
@@ -28,6 +30,7 @@ __all__ = [
     "from_run",
     "gather",
     "runs_of",
+    "with_checkpoints",
 ]
 
 
@@ -83,11 +86,14 @@ def _source(meta: Mapping[str, Any], origin: Path, error: type[CheckpointError |
             **more: Any) -> Source:  # fmt: skip
     """Build a source from the keys that checkpoints and manifests share."""
     try:
-        role = str(meta["role"])
+        role, spec = str(meta["role"]), described_spec(meta)
+        name = ROLES.get(role, role)
+        if role == BROUGHT and isinstance(spec, CodeSpec):
+            name = spec.reference
         return Source(
-            name=ROLES.get(role, role),
+            name=name,
             role=role,
-            spec=described_spec(meta),
+            spec=spec,
             mask=Mask.from_dict(meta["mask"]),
             matrix=int(meta["matrix"]),
             training=meta.get("training") or {},
@@ -158,6 +164,54 @@ def runs_of(networks: Networks) -> list[Run]:
         near = (path, path.parent.parent if exported else path.parent)
         folders += [folder for folder in near if (folder / "run.json").is_file()][:1]
     return [Run(folder) for folder in dict.fromkeys(folders)]
+
+
+def with_checkpoints(
+    networks: Networks,
+    *,
+    weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    for_mask: Mask | str | os.PathLike[str] | None = None,
+    matrix: int | None = None,
+    convention: str | None = None,
+) -> list[Named]:
+    """Return networks with a checkpoint in the place of each that is code, or a module.
+
+    Args:
+        networks: what the user named.
+        weights: one file for each that is code, in their order.
+        for_mask: the mask that these are for.
+        matrix: side of their images.
+        convention: what their `forward` takes.
+
+    Raises:
+        BenchError: other than one file for each, or something is said of none.
+        KdmriError: see `kdmri_edge.bring.network.bring_checkpoint`.
+    """
+    named = _listed(networks)
+    files = [weights] if isinstance(weights, str | os.PathLike) else list(weights or ())
+    coded = sum(is_code(network) for network in named)
+    if not any(map(is_brought, named)):
+        said = {"weights": files or None, "mask": for_mask}
+        check_not_brought({**said, "matrix": matrix, "convention": convention}, BenchError)
+        return named
+    if len(files) not in (0, coded):
+        raise BenchError(
+            f"{coded} network(s) are named as code, with {len(files)} file(s) of weights.",
+            "Give one for each, in their order.",
+        )
+    left = iter(files)
+    return [
+        bring_checkpoint(
+            network,
+            weights=next(left, None) if is_code(network) else None,
+            mask=for_mask,
+            matrix=matrix,
+            convention=convention,
+        )
+        if is_brought(network)
+        else network
+        for network in named
+    ]
 
 
 def gather(networks: Networks) -> list[Source]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdmri_edge.commands.options import NamedChoice, RowChoice
+from kdmri_edge.commands.options import NamedChoice, RowChoice, brought_options
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS, as_users_write
 from kdmri_export.targets.tensorrt.engines import BUILDERS, RTX_DEFAULT
@@ -28,7 +28,7 @@ _FORMS = {
 
 @click.command()
 @click.argument(
-    "source", required=False, type=click.Path(path_type=Path), metavar="[RUN|WEIGHTS|NAME]"
+    "source", required=False, type=click.Path(path_type=Path), metavar="[RUN|WEIGHTS|NAME|CODE]"
 )
 @click.option(
     "--target",
@@ -108,6 +108,7 @@ _FORMS = {
     type=click.Path(path_type=Path),
     help="Folder of the bundle (one network, one target) [RUN/exports/...].",
 )
+@brought_options()
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def export(
     source: Path | None,
@@ -123,12 +124,17 @@ def export(
     capabilities: str | None,
     require_engine: bool,
     out: Path | None,
+    weights: Path | None,
+    for_mask: str | None,
+    matrix: int | None,
+    convention: str | None,
     as_json: bool,
 ) -> None:
     """Write a network for another runtime, checked against PyTorch.
 
     Without a run the newest one under runs/ is taken; NAME is a trained network of the package, see
-    `kdmri-edge models`. Each bundle is a folder with the graph, a
+    `kdmri-edge models`. CODE, FILE.py:factory or package.module:factory, makes a network of your
+    own, whose --weights and --for-mask are named as well. Each bundle is a folder with the graph, a
     golden input and output, and a manifest that holds mask, scaling, hashes, parity and origin.
     A graph that does not reproduce PyTorch is not written. Bundles for trt hold the graph and the
     scripts that build and run its engine on the device; see --builder.
@@ -143,6 +149,7 @@ def export(
       kdmri-edge export dccnn-d3c5@brain-4x --target onnx
       kdmri-edge export runs/brain --target onnx --target openvino --model all
       kdmri-edge export runs/brain/student.safetensors --target torchscript --out bundle
+      kdmri-edge export unet.py:UNet --weights unet.pt --for-mask mask.npy --target onnx
       kdmri-edge export --target trt --precision fp16
       kdmri-edge export --target trt --builder rtx --compute-capability sm86,sm89
     """  # noqa: D301 - click wants the backspace itself
@@ -171,6 +178,10 @@ def export(
         compute_capabilities=[c.strip() for c in (capabilities or "").split(",") if c.strip()],
         require_engine=require_engine,
         out=out,
+        weights=weights,
+        for_mask=for_mask,
+        matrix=matrix,
+        convention=convention,
     )
     made = [job.run() for job in jobs]
     if as_json:
