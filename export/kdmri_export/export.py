@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
         transformed = writer(reconstructor, example, graph, recipe)
         _check_transformed(recipe, transformed)
         session: Session = make(graph, precision=recipe.executed)
+        _check_integers(recipe, session)
         session.sense = spec.coils
         session.coils = None if target.any_coils else coils
         if recipe.mask_input:
@@ -160,6 +162,21 @@ def _check_transformed(recipe: ExportRecipe, transformed: int | None) -> None:
             f"Nothing of this network can be written in {recipe.precision} for target"
             f" {recipe.target!r}: no convolution is a torch.nn.Conv2d that its kernels take so.",
             "Export it with --precision fp32.",
+        )
+
+
+def _check_integers(recipe: ExportRecipe, session: Session) -> None:
+    """Refuse an int8 graph that the target's own runtime computes in floating point throughout."""
+    target = recipe.row
+    if not recipe.quantised or target.checker is not target.backend:
+        return
+    executed = session.info.precision_executed
+    if "int8" not in executed or re.search(r"\bint8 in 0\b", executed):
+        raise ExportError(
+            f"{target.backend.title} would compute nothing of this network in int8 ({executed}):"
+            " its integer kernels need convolutions that hand their results to each other.",
+            "Export it with --precision fp32, or for a target that has other kernels, e.g."
+            " --target openvino.",
         )
 
 

@@ -21,8 +21,14 @@ __all__ = ["CHECKED", "Finding", "check_graph", "checked_graph"]
 _ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Neg", "Relu", "Cast", "Identity"}
 _SHAPES = {"Concat", "Constant", "Expand", "Gather", "Reshape", "Shape", "Slice", "Split",
            "Squeeze", "Transpose", "Unsqueeze"}  # fmt: skip
+# Of networks that users bring: run by ONNX Runtime and OpenVINO, and built by TensorRT-RTX.
+_BROUGHT = {"AveragePool", "BatchNormalization", "Clip", "ConvTranspose", "DepthToSpace", "Elu",
+            "Erf", "Exp", "Flatten", "GlobalAveragePool", "HardSigmoid", "HardSwish",
+            "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Log", "Max", "MaxPool",
+            "Min", "PRelu", "Pad", "Pow", "Reciprocal", "ReduceMax", "ReduceMean", "Resize",
+            "Sigmoid", "Softmax", "Softplus", "SpaceToDepth", "Sqrt", "Tanh", "Tile"}  # fmt: skip
 _COMMON = {"Conv", "MatMul", "Gemm", "ReduceSum", "QuantizeLinear", "DequantizeLinear"}
-_TAKEN = _COMMON | _ELEMENTWISE | _SHAPES
+_TAKEN = _COMMON | _ELEMENTWISE | _SHAPES | _BROUGHT
 # target -> operators of the standard domain that it takes.
 CHECKED: Final[dict[str, frozenset[str]]] = {
     "onnx": frozenset(_TAKEN | {"DFT"}),

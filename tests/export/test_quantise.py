@@ -158,7 +158,8 @@ def test_copies_tuned_for_other_integers_are_refused(
 def test_maxima_travel_with_the_checkpoint(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "student.safetensors")
     checkpoint = load_checkpoint(path)
-    maxima = {f"cascades.{n}.convs.0": [3.0] for n in range(2)}
+    wide = {0: [3.0], 1: [3.0] * 4}  # by the channels that each convolution reads
+    maxima = {f"cascades.{n}.convs.{m}": wide[m] for n in range(2) for m in range(2)}
     save_checkpoint(path, replace(checkpoint, training={**checkpoint.training, MAXIMA: maxima}))
     bundle = export_model(path, ExportRecipe(target="onnx", precision="int8"), tmp_path / "bundle")
     assert bundle.manifest["calibrated_on"] == "training volumes"

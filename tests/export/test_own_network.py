@@ -1,0 +1,200 @@
+"""A U-Net that a user brings: int8 is int8, what has no integers is refused, TensorRT takes it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from kdmri_edge.bring.network import bring_checkpoint
+from kdmri_edge.errors import ExportError
+from kdmri_edge.models.adapter import call
+from kdmri_edge.models.permission import allow_code
+from kdmri_edge.runtime.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT, Bundle
+from kdmri_edge.runtime.session import open_session
+from kdmri_edge.utils.extras import available
+from kdmri_export.export import export_model
+from kdmri_export.graph_check import CHECKED, check_graph
+from kdmri_export.recipe import ExportRecipe
+from tests.export.networks import lines
+
+UNET = Path(__file__).resolve().parents[2] / "examples" / "own_network" / "unet.py"
+
+
+@pytest.fixture(autouse=True)
+def _memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("KDMRI_EDGE_CODE", "")
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Callable[[str, str, str], Bundle]:
+    """Export what code makes, with weights as if it were trained."""
+
+    def make(code: str, target: str, precision: str) -> Bundle:
+        torch.manual_seed(0)
+        module = call(allow_code(code))
+        if "last.weight" in module.state_dict():
+            nn.init.normal_(module.get_submodule("last").weight, std=0.02)
+        torch.save(module.state_dict(), tmp_path / "weights.pt")
+        checkpoint = bring_checkpoint(code, weights=tmp_path / "weights.pt", mask=lines())
+        recipe = ExportRecipe(target=target, precision=precision)
+        return export_model(checkpoint, recipe, tmp_path / f"{target}-{precision}")
+
+    return make
+
+
+def test_int8_is_int8(export: Callable[..., Bundle]) -> None:
+    bundle = export(f"{UNET}:UNet?width=4", "openvino", "int8")
+    assert bundle.manifest["transformed"] == {"convolutions": 7}
+    session = open_session(bundle.path, threads=1)
+    counted = re.search(r"int8 in (\d+)", session.info.precision_executed)
+    assert counted is not None
+    assert int(counted[1]) >= 7  # asked of the runtime, not of the label
+    given, wanted = (np.load(bundle.path / part) for part in (GOLDEN_INPUT, GOLDEN_OUTPUT))
+    image = session.run(given)
+    assert 0 < np.abs(image - wanted).max() < 0.1 * np.ptp(wanted)
+
+
+def test_int8_that_the_runtime_computes_in_float_is_refused(
+    export: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    """Here each convolution is normalised, and ONNX Runtime has no integer kernel for that."""
+    with pytest.raises(ExportError, match=r"int8 in 0/") as caught:
+        export(f"{UNET}:UNet?width=4", "onnx", "int8")
+    assert "openvino" in caught.value.remedy
+    assert not (tmp_path / "onnx-int8").exists()
+
+
+@pytest.mark.parametrize("precision", ["f32", "f16", "int8"])
+def test_tensorrt_takes_its_graph(export: Callable[..., Bundle], precision: str) -> None:
+    bundle = export(f"{UNET}:UNet?width=4", "trt", precision)
+    counts, findings = check_graph(bundle.graph, "trt")
+    assert not findings
+    assert {"MaxPool", "ConvTranspose", "InstanceNormalization"} <= counts.keys()
+
+
+@pytest.mark.parametrize("precision", ["f16", "int8"])
+@pytest.mark.parametrize(
+    "layers",
+    ["nn.Linear(32, 32)", "nn.ConvTranspose2d(1, 1, 3, padding=1)"],
+    ids=["linear", "transposed"],
+)
+def test_a_network_without_convolutions_is_not_labelled(
+    export: Callable[..., Bundle], layers: str, precision: str, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(f"from torch import nn\ndef net(): return {layers}\n")
+    with pytest.raises(ExportError, match=f"Nothing .* in {precision}"):
+        export(f"{tmp_path / 'own.py'}:net", "onnx", precision)
+    assert not (tmp_path / f"onnx-{precision}").exists()
+
+
+def node(kind: str, inputs: Sequence[str] = ("x",), **attributes: Any) -> list[Any]:
+    return [helper.make_node(kind, list(inputs), ["y"], name="n", **attributes)]
+
+
+CHANNELS = {"s": np.full(4, 0.5, np.float32), "b": np.full(4, 0.1, np.float32)}
+MOMENTS = {"m": np.zeros(4, np.float32), "v": np.ones(4, np.float32)}
+AXES = {"a": np.array([2, 3])}
+# A graph for each operator of networks that users bring.
+GRAPHS: dict[str, tuple[list[Any], dict[str, Any]]] = {
+    "AveragePool": (node("AveragePool", kernel_shape=[2, 2], strides=[2, 2]), {}),
+    "MaxPool": (node("MaxPool", kernel_shape=[2, 2], strides=[2, 2]), {}),
+    "BatchNormalization": (
+        node("BatchNormalization", ("x", "s", "b", "m", "v")), CHANNELS | MOMENTS
+    ),
+    "InstanceNormalization": (node("InstanceNormalization", ("x", "s", "b")), CHANNELS),
+    "LayerNormalization": (
+        node("LayerNormalization", ("x", "s"), axis=-1), {"s": np.full(16, 0.5, np.float32)}
+    ),
+    "Clip": (
+        node("Clip", ("x", "l", "h")), {"l": np.float32(0.2), "h": np.float32(0.6)}
+    ),
+    "ConvTranspose": (
+        node("ConvTranspose", ("x", "w"), strides=[2, 2]),
+        {"w": np.linspace(-1, 1, 64, dtype=np.float32).reshape(4, 4, 2, 2)},
+    ),
+    "PRelu": (node("PRelu", ("x", "p")), {"p": np.full((4, 1, 1), 0.3, np.float32)}),
+    "Max": (node("Max", ("x", "l")), {"l": np.float32(0.3)}),
+    "Min": (node("Min", ("x", "l")), {"l": np.float32(0.3)}),
+    "Pow": (node("Pow", ("x", "l")), {"l": np.float32(2)}),
+    "ReduceMax": (node("ReduceMax", ("x", "a")), AXES),
+    "ReduceMean": (node("ReduceMean", ("x", "a")), AXES),
+    "Pad": (
+        node("Pad", ("x", "p"), mode="reflect"), {"p": np.array([0, 0, 1, 2, 0, 0, 3, 1])}
+    ),
+    "Resize": (
+        node("Resize", ("x", "", "f"), mode="linear"),
+        {"f": np.array([1, 1, 2, 2], np.float32)},
+    ),
+    "Tile": (node("Tile", ("x", "t")), {"t": np.array([1, 1, 2, 1])}),
+    "DepthToSpace": (node("DepthToSpace", blocksize=2), {}),
+    "SpaceToDepth": (node("SpaceToDepth", blocksize=2), {}),
+    "Softmax": (node("Softmax", axis=1), {}),
+    **{
+        name: (node(name), {})
+        for name in ("Elu", "Erf", "Exp", "Flatten", "GlobalAveragePool", "HardSigmoid",
+                     "HardSwish", "LeakyRelu", "Log", "Reciprocal", "Sigmoid", "Softplus",
+                     "Sqrt", "Tanh")
+    },
+}  # fmt: skip
+
+
+def model(name: str) -> onnx.ModelProto:
+    nodes, constants = GRAPHS[name]
+    ports = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 16, 16]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+    ]
+    held = [numpy_helper.from_array(np.asarray(v), key) for key, v in constants.items()]
+    graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], held)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return onnx.shape_inference.infer_shapes(made)
+
+
+def test_every_operator_of_the_table_has_its_graph() -> None:
+    from kdmri_export import graph_check
+
+    assert set(GRAPHS) == graph_check._BROUGHT
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_runtimes_agree_on_an_operator(name: str) -> None:
+    """The table says that it is taken: ONNX Runtime and OpenVINO give one result."""
+    import onnxruntime
+    import openvino
+
+    graph = model(name)
+    for target in CHECKED:
+        assert check_graph(graph, target) == (Counter({name: 1}), [])
+    x = np.random.default_rng(0).uniform(0.1, 1, (1, 4, 16, 16)).astype(np.float32)
+    content = graph.SerializeToString()
+    (wanted,) = onnxruntime.InferenceSession(content).run(None, {"x": x})
+    core = openvino.Core()
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(content), "CPU", exact)
+    np.testing.assert_allclose(compiled(x)[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not available("tensorrt_rtx"), reason="TensorRT-RTX is not installed")
+def test_tensorrt_rtx_builds_every_operator() -> None:
+    import tensorrt_rtx as trt
+
+    quiet = trt.Logger(trt.Logger.ERROR)
+    for name in GRAPHS:
+        builder = trt.Builder(quiet)
+        network = builder.create_network(0)
+        assert trt.OnnxParser(network, quiet).parse(model(name).SerializeToString()), name
+        config = builder.create_builder_config()
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+        assert builder.build_serialized_network(network, config) is not None, name
