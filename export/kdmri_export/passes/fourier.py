@@ -103,7 +103,8 @@ class Matrices(nn.Module):
 
     def _kept(self, part: Tensor, name: str) -> str:
         for known, buffer in self.named_buffers():
-            if buffer.shape == part.shape and torch.equal(buffer, part):
+            same = buffer.shape == part.shape and buffer.device == part.device
+            if same and torch.equal(buffer, part):
                 return known
         unique, count = name, 1
         while hasattr(self, unique):
@@ -221,7 +222,7 @@ def _combined(parts: list[Any], turn: int, sums: dict[tuple[int, int], Pair]) ->
 
     Args:
         parts: Equal shares of a transform's input.
-        turn: By how many of their number's shares of a full turn each is turned.
+        turn: By how much, in full turns divided by the number of parts.
         sums: Sums of two that were computed before.
     """
     if len(parts) == 1:
@@ -327,6 +328,7 @@ def _planned(node: fx.Node, matrices: Matrices, plan: Plan) -> Transform:
                 count = _blocks(size)
             matrix = dft_matrix(size, inverse=inverse, norm=norm, rows=rows, **shifts)
             name = f"{'inverse' if inverse else 'forward'}_{size}"
+        matrix = matrix.to(given.meta["val"].device)
         left = axis == len(shape) - 2
         blocks = []
         for first in range(count):
