@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import io
+import os
 import statistics
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -174,6 +175,20 @@ def _written(program: Any) -> Any:
     return exported.model_proto
 
 
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """Keep off standard output what is written from C++: the whole graph, where it stops."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def _by_older_exporter(network: Any, shown: Any, constants: Mapping[str, Any]) -> Any:
     """Write a network by the exporter that came before torch.export."""
     import onnx
@@ -189,10 +204,9 @@ def _by_older_exporter(network: Any, shown: Any, constants: Mapping[str, Any]) -
         def forward(self, x: Any) -> Any:
             return self.network(x, **constants)
 
-    torch._C._jit_set_onnx_log_enabled(False)  # it prints the whole graph where it stops
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "graph.onnx"
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        with warnings.catch_warnings(), _muted(), torch.no_grad():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 Bound().eval(), (shown,), graph, opset_version=OPSET, dynamo=False, verbose=False
