@@ -266,7 +266,7 @@ class Undersampling:
     @property
     def simulates(self) -> bool:
         """Whether magnitudes are given a phase."""
-        return self.spec.channels == 2 and self.spec.has_data_consistency
+        return self.spec.channels == 2
 
     @property
     def record(self) -> dict[str, Any]:

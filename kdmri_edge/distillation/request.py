@@ -614,7 +614,8 @@ def _check_masks(settings: Settings) -> None:
         return
     if not settings.student_spec.has_data_consistency:
         raise RecipeError(
-            f"Super-resolution takes no mask, so it cannot be trained over line masks ({key}).",
+            f"A network without data consistency takes no mask, so it cannot be trained over line"
+            f" masks ({key}).",
             f"Use --set {without}.",
         )
     if not settings.mask.is_lines:

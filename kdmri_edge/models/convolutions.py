@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["RECTIFIERS", "Convolution", "replace_module", "traced_convolutions"]
+__all__ = ["RECTIFIERS", "Convolution", "is_convolution", "replace_module", "traced_convolutions"]
 
 RECTIFIERS: Final = frozenset(
     (nn.functional.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
@@ -38,6 +38,17 @@ class Convolution:
     name: str
     rectified: bool
     follows: str | None = None
+
+
+def is_convolution(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Tell whether a module is a `torch.nn.Conv2d` and computes what one computes.
+
+    A class that derives from it may normalise its weights first, or do more than convolve.
+    """
+    return isinstance(module, nn.Conv2d) and (
+        type(module).forward is nn.Conv2d.forward
+        and type(module)._conv_forward is nn.Conv2d._conv_forward
+    )
 
 
 def replace_module(network: nn.Module, name: str, module: nn.Module) -> None:
@@ -62,7 +73,7 @@ def traced_convolutions(network: nn.Module, *inputs: Tensor | None) -> list[Conv
     hooks = [
         hook
         for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d)
+        if is_convolution(module)
         for hook in (
             module.register_forward_pre_hook(follow.before(name)),
             module.register_forward_hook(follow.after(name)),

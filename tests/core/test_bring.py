@@ -257,6 +257,15 @@ class TestCommands:
         assert roles == {"teacher", "plain", "student"}
         assert load_checkpoint(Path("run/teacher.safetensors")).training["steps"] == {"teacher": 3}
 
+    def test_complex_images_have_a_phase(self, cli: Cli) -> None:
+        code = net("return x + 0.1 * self.conv(x)", channels=2)
+        both = ("--teacher", code, "--student", code, "--no-baseline", "--out", "run")
+        done = cli("distill", *both, *QUICK)
+        assert done.code == 0, done.err
+        checkpoint = load_checkpoint(Path("run/student.safetensors"))
+        assert checkpoint.spec.reads is ke.models.InputKind.COMPLEX
+        assert checkpoint.training["simulation"]["phase"] == "smooth and local"
+
     def test_export_of_code_and_weights(self, cli: Cli, weights: Path) -> None:
         np.save("mask.npy", MASK.samples)
         given = (f"{UNET}:UNet?width=6", "--weights", weights, "--for-mask", "mask.npy")

@@ -98,6 +98,57 @@ def test_a_network_without_convolutions_is_not_labelled(
     assert not (tmp_path / f"onnx-{precision}").exists()
 
 
+def test_sizes_that_are_computed_are_constants(
+    export: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    """fastMRI's U-Net pads where a sum of numbers of its own is not zero."""
+    (tmp_path / "own.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Net(nn.Conv2d):\n"
+        "    def __init__(self): super().__init__(1, 1, 3, padding=1)\n"
+        "    def forward(self, x):\n"
+        "        if torch.sum(torch.tensor([0, x.shape[-1] % 2])) != 0:\n"
+        "            x = nn.functional.pad(x, [0, 1])\n"
+        "        return super().forward(x)\n"
+    )
+    export(f"{tmp_path / 'own.py'}:Net", "onnx", "f32")
+
+
+def test_what_depends_on_values_is_named_with_its_line(
+    export: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv = nn.Conv2d(1, 1, 3, padding=1)\n"
+        "    def forward(self, x):\n"
+        "        return self.conv(x) if x.mean() > 0 else x\n"
+    )
+    with pytest.raises(ExportError, match=r"values of its inputs in line 7 of .*own\.py"):
+        export(f"{tmp_path / 'own.py'}:Net", "onnx", "f32")
+    assert not (tmp_path / "onnx-f32").exists()
+
+
+def test_a_class_that_does_more_than_convolve_is_left_alone(
+    export: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    """Weights that are standardised by a class of one's own; the parity gate compares."""
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        "class Standardised(nn.Conv2d):\n"
+        "    def forward(self, x):\n"
+        "        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)\n"
+        "        return self._conv_forward(x, weight / weight.std(), self.bias)\n"
+        "def net(): return Standardised(1, 1, 3, padding=1)\n"
+    )
+    export(f"{tmp_path / 'own.py'}:net", "onnx", "f32")
+    with pytest.raises(ExportError, match="Nothing"):
+        export(f"{tmp_path / 'own.py'}:net", "openvino", "int8")
+
+
 def node(kind: str, inputs: Sequence[str] = ("x",), **attributes: Any) -> list[Any]:
     return [helper.make_node(kind, list(inputs), ["y"], name="n", **attributes)]
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdmri_edge.models.convolutions import is_convolution
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.quantisation.scheme import taken_apart
 
@@ -66,5 +67,5 @@ def decompose_narrow_convs(reconstructor: Reconstructor) -> None:
     """Replace the narrow convolutions of a network, in place."""
     for module in list(reconstructor.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.Conv2d) and taken_apart(child):
+            if is_convolution(child) and taken_apart(child):
                 setattr(module, name, NarrowConv(child))

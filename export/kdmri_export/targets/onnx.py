@@ -24,6 +24,7 @@ from kdmri_export.passes.narrow import decompose_narrow_convs
 from kdmri_export.passes.onnx_function import INPUTS as FUNCTION_INPUTS
 from kdmri_export.passes.onnx_function import Formula, add_function
 from kdmri_export.passes.quantise import quantise_graph, ranges_of
+from kdmri_export.passes.tracing import trace
 from kdmri_export.recipe import ExportRecipe
 
 __all__ = [
@@ -79,7 +80,7 @@ def _exported(
     with quiet(), torch.no_grad():
         # makes the DFT matrices now: made while exporting, they would be symbolic
         module(*shown, **(named or {}))
-        program = torch.export.export(module, shown, named, dynamic_shapes=shapes, strict=False)
+        program = trace(module, shown, named, dynamic_shapes=shapes)
         exported = torch.onnx.export(
             program,
             input_names=inputs,
