@@ -208,7 +208,12 @@ def _mask(given: Mask | ArrayLike | str | os.PathLike[str]) -> Mask:
         return given
     if isinstance(given, str | os.PathLike):
         return named_mask(os.fspath(given))
-    return Mask(samples=np.asarray(given, np.bool_), name="given")
+    samples = np.asarray(given)
+    if samples.dtype.kind not in "buif" or not np.isin(samples, (0, 1)).all():
+        raise MaskError(
+            "The mask holds values other than 0 and 1.", "Give booleans, [H] or [H, W]."
+        )
+    return Mask(samples=samples.astype(np.bool_), name="given")
 
 
 def read(path: str | os.PathLike[str], *, kspace: bool = False) -> Scan | Volume:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -78,6 +79,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
 # Commands whose work is kept when they are stopped, and how it goes on.
 _GOES_ON = {
     "reproduce": " The same command goes on.",
+}
+
+
+_SYSTEM = {
+    errno.ENOSPC: "Free some space.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.EACCES: "Choose a place that you may read and write.",
 }
 
 
@@ -164,6 +172,13 @@ def _guarded(command: Callable[[], object]) -> int:
         return 1
     except BrokenPipeError:
         return 0
+    except OSError as error:  # of places that no reader or writer speaks for, such as a full stdout
+        name = f" {error.filename}" if error.filename else ""
+        remedy = _SYSTEM.get(error.errno or 0, "Check the path.")
+        if speaks:
+            said = f"The system refused{name} ({error.strerror or error})."
+            click.echo(f"Error: {said} {remedy}", err=True)
+        return 1
     return code if isinstance(code, int) else 0  # click returns the code of ctx.exit()
 
 

@@ -123,7 +123,8 @@ class Registry(Mapping[str, Row], Generic[Row]):
         source = f"The {self.what} {point.name!r} of the package {_distribution(point)}"
         try:
             row = point.load()
-        except Exception as error:  # whatever another's module raises when it is imported
+        # whatever another's module raises when it is imported
+        except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {error}"
             raise self.error(f"{source} cannot be loaded ({reason}).", remedy) from error
         if not isinstance(row, self._class):

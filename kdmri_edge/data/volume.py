@@ -107,7 +107,8 @@ def checked_image(pixels: NDArray[Any], source: Path) -> NDArray[Any]:
         if lowest < -NEGATIVE_TOLERANCE * peak:
             raise DataError(
                 f"{source} holds negative values (down to {lowest:g}), so it is no magnitude.",
-                "Store the magnitude, or complex values if the sign carries phase.",
+                "Store the magnitude (of its own results `kdmri-edge run --magnitude` does), or"
+                " complex values if the sign carries phase.",
             )
         if lowest < 0.0:
             image = np.maximum(image, np.float32(0.0))

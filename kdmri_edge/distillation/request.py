@@ -178,7 +178,7 @@ class Settings:
                     "recipe": DistillRecipe.from_dict(value["recipe"], "run.json"),
                 }
             )
-        except (KeyError, TypeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise RunError(
                 f"The settings in run.json are damaged ({error!r}).", "Start a new run."
             ) from error

@@ -193,8 +193,8 @@ def _check_fit(path: Path, checkpoint: Checkpoint) -> None:
         network = build_model(checkpoint.spec)
     except ModelError as error:
         raise _unreadable(path, error) from error
-    expected = {name: value.shape for name, value in network.state_dict().items()}
-    found = {name: value.shape for name, value in checkpoint.state.items()}
+    expected = {name: (value.shape, value.dtype) for name, value in network.state_dict().items()}
+    found = {name: (value.shape, value.dtype) for name, value in checkpoint.state.items()}
     if expected != found:
         odd = sorted(set(expected.items()) ^ set(found.items()), key=str)[0][0]
         raise CheckpointError(

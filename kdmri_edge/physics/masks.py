@@ -423,16 +423,32 @@ def load_mask(path: Path, key: str | None = None) -> Mask:
         raise MaskError(f"Mask file {path} does not exist.", "Check the path.")
     try:
         if path.suffix == ".json":
-            return _from_json(json.loads(path.read_text(encoding="utf-8")), path, key)
+            held = json.loads(path.read_text(encoding="utf-8"))
+            return _zero_first(_from_json(held, path, key), path)
         with path.open("rb") as stream:  # numpy leaves a file open whose archive is cut short
             array = np.load(stream, allow_pickle=False)
             if not isinstance(array, np.ndarray):  # an .npz archive, whatever its name
                 raise MaskError(f"{path} is an .npz archive.", "Save its one mask with numpy.save.")
-        return _from_array(array, path)
+        return _zero_first(_from_array(array, path), path)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise MaskError(
             f"{path} is not a readable mask ({error}).", "Give a .npy array or a .json file."
         ) from error
+
+
+def _zero_first(mask: Mask, path: Path) -> Mask:
+    """Refuse a mask whose zero frequency lies in the middle: it would be read as another one.
+
+    Raises:
+        MaskError: It leaves zero frequency out, at index 0, and takes the middle.
+    """
+    middle = tuple(size // 2 for size in mask.samples.shape)
+    if not mask.samples.flat[0] and mask.samples[middle]:
+        raise MaskError(
+            f"{path} does not sample index 0, where zero frequency is, but the middle.",
+            "Store it as numpy.fft.ifftshift gives it.",
+        )
+    return mask
 
 
 def load_mask_option(text: str) -> Mask:

@@ -31,7 +31,8 @@ def slice_scale(x_u: NDArray[Any]) -> NDArray[np.float32]:
         float32 [S], the unit of `x_u`: max |x_u| of the slice, or 1 for a blank slice.
 
     Raises:
-        DataError: `x_u` is not [S, H, W], has no pixels, or holds a NaN or an infinity.
+        DataError: `x_u` is not [S, H, W], has no pixels, holds a NaN or an infinity, or is not
+            blank and yet so small that all of it would count as blank.
     """
     x_u = np.asarray(x_u)
     if x_u.ndim != 3 or x_u.size == 0:
@@ -45,6 +46,12 @@ def slice_scale(x_u: NDArray[Any]) -> NDArray[np.float32]:
         raise DataError(
             f"Slice {bad} of the zero-filled image holds a NaN or an infinity.",
             "Check the k-space that it was made from.",
+        )
+    if 0 < scale.max() <= FLOOR:
+        raise DataError(
+            f"The zero-filled image has values of {scale.max():.2g} at most, too small to be told"
+            " from a blank one.",
+            "Multiply the data by a constant, such as 1e9; the image is in the same unit.",
         )
     return np.where(scale > FLOOR, scale, 1.0).astype(np.float32)
 

@@ -10,7 +10,7 @@ from typing import Any
 from kdmri_edge.errors import BundleError
 from kdmri_edge.models.shipped import refusal
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.runtime.targets import TARGETS, Target
+from kdmri_edge.runtime.targets import PRECISIONS, TARGETS, Target
 from kdmri_edge.utils.files import read_json, sha256_file, write_json
 
 __all__ = [
@@ -148,6 +148,8 @@ def _read(file: Path) -> dict[str, Any]:
     for key, kind in _REQUIRED.items():
         if not isinstance(manifest.get(key), kind):
             raise BundleError(f"{file} lacks a valid {key!r}.", _AGAIN)
+    if manifest.get("precision", "f32") not in PRECISIONS.values():
+        raise BundleError(f"{file} names no precision that there is.", _AGAIN)
     return dict(manifest)
 
 

@@ -20,7 +20,7 @@ from kdmri_edge.data.geometry import Affine
 from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
-from kdmri_edge.errors import DataError, MaskError
+from kdmri_edge.errors import BundleError, CheckpointError, DataError, MaskError
 from kdmri_edge.models.checkpoint import is_checkpoint, read_checkpoint_meta
 from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.specs import described_spec
@@ -31,6 +31,7 @@ from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import as_network_reads, zero_filled
 from kdmri_edge.runtime.bundle import open_bundle
+from kdmri_edge.utils.files import damaged
 
 __all__ = [
     "InputSpec",
@@ -105,12 +106,13 @@ def read_input_spec(source: Path, mask: Mask | None = None) -> InputSpec:
         meta: Mapping[str, Any] = read_checkpoint_meta(source)
     else:
         meta = open_bundle(source, verify=False).manifest
-    return InputSpec(
-        spec=described_spec(meta),
-        mask=mask or Mask.from_dict(meta["mask"]),
-        matrix=int(meta["matrix"]),
-        coils=int(meta.get("coils", COILS)),
-    )
+    with damaged(source, CheckpointError if is_checkpoint(source) else BundleError):
+        return InputSpec(
+            spec=described_spec(meta),
+            mask=mask or Mask.from_dict(meta["mask"]),
+            matrix=int(meta["matrix"]),
+            coils=int(meta.get("coils", COILS)),
+        )
 
 
 def check_slice(kspace: NDArray[np.complex64], reads: InputSpec) -> None:

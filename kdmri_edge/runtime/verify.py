@@ -14,8 +14,10 @@ from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.bundle import GOLDEN_INPUT, GOLDEN_MAPS, GOLDEN_OUTPUT, Bundle, open_bundle
 from kdmri_edge.runtime.deviation import coarser, compare, tolerance_for
+from kdmri_edge.runtime.inputs import read_input_spec
 from kdmri_edge.runtime.session import open_session
 from kdmri_edge.utils.extras import load_attribute, require
+from kdmri_edge.utils.files import damaged
 
 __all__ = ["verify_bundle"]
 
@@ -38,12 +40,14 @@ def verify_bundle(path: Path, *, backend: str | None = None) -> dict[str, Any]:
         BackendError: The backend does not take the graph.
     """
     bundle = open_bundle(path)
+    read_input_spec(path)  # what `run` would ask of the manifest
     golden = tuple(_golden(bundle, name) for name in (GOLDEN_INPUT, GOLDEN_OUTPUT))
     offered = bundle.target.runs_on
     if backend not in (None, *offered):
         open_session(path, backend=backend)  # refuses, with the remedy
     names = offered if backend is None else (backend,)
-    rows = [row for name in names for row in _rows(bundle, name, *golden)]
+    with damaged(path, BundleError, "Export the network again."):
+        rows = [row for name in names for row in _rows(bundle, name, *golden)]
     statuses = {row["status"] for row in rows}
     return {
         "bundle": str(path),

@@ -113,6 +113,8 @@ def atomic_path(final: Path) -> Iterator[Path]:
         OutputError: The place cannot be written to.
     """
     with writing(final):
+        if final.exists() and not final.is_file() and not final.is_dir():
+            raise OutputError(f"{final} is a device or a pipe.", "Choose the name of a file.")
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary(final)
         try:
@@ -173,8 +175,21 @@ def read_json(path: Path, error: type[KdmriError]) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path} does not exist.", "Check the path.") from None
-    except (OSError, ValueError) as cause:
+    except (OSError, ValueError, RecursionError) as cause:
         raise error(f"{path} is not readable JSON ({cause}).", "Make it again.") from cause
+
+
+@contextlib.contextmanager
+def damaged(path: Path, error: type[KdmriError], remedy: str = "Make it again.") -> Iterator[None]:
+    """Call a file damaged whose values are of other kinds than they should be.
+
+    Raises:
+        KdmriError: Of the given type, for what Python raises when it meets such values.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as cause:
+        raise error(f"{path} is damaged ({type(cause).__name__}: {cause}).", remedy) from cause
 
 
 def sha256_bytes(data: bytes) -> str:

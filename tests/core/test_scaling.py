@@ -40,9 +40,12 @@ def test_complex_goes_by_magnitude() -> None:
 
 def test_floor_is_what_the_rule_records() -> None:
     assert SCALING_RULE == {"rule": "max-abs-zero-filled", "floor": FLOOR}
-    below = np.full((1, 2, 2), FLOOR / 2, np.float64)
+    below = np.full((2, 2, 2), FLOOR / 2, np.float64)
+    below[1] = 1.0
     assert slice_scale(below)[0] == 1.0
-    assert slice_scale(below * 4)[0] == pytest.approx(2 * FLOOR)
+    assert slice_scale(below[:1] * 4)[0] == pytest.approx(2 * FLOOR)
+    with pytest.raises(DataError, match="too small"):
+        slice_scale(below[:1])
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (0, 4, 4), (1, 1, 4, 4)])

@@ -39,14 +39,17 @@ def select(
     from kdmri_bench.reporting.report import read_report
     from kdmri_bench.reporting.selection import as_dict, lines
     from kdmri_bench.results.select import choose, limits_of
+    from kdmri_edge.errors import BenchError
+    from kdmri_edge.utils.files import damaged
 
     found = read_report(report)
-    limits = read_limits(max_latency, max_memory, max_loss) or limits_of(found)
-    choice = choose(found, limits)
-    if as_json:
-        click.echo(json.dumps(as_dict(choice, limits), indent=1))
-    else:
-        for line in lines(found, choice, limits):
-            click.echo(line)
+    limits = read_limits(max_latency, max_memory, max_loss)
+    with damaged(report, BenchError):
+        limits = limits or limits_of(found)
+        choice = choose(found, limits)
+        shown = json.dumps(as_dict(choice, limits), indent=1) if as_json else ""
+        said = [] if as_json else list(lines(found, choice, limits))
+    for line in [shown] if as_json else said:
+        click.echo(line)
     if choice.row is None:
         sys.exit(1)

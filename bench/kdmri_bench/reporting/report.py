@@ -15,7 +15,7 @@ from kdmri_bench.reporting.table import markdown_report
 from kdmri_bench.results.figures import LABELS, figures, network_of
 from kdmri_bench.results.schema import Report, finite
 from kdmri_edge.errors import BenchError
-from kdmri_edge.utils.files import atomic_path, read_json
+from kdmri_edge.utils.files import atomic_path, damaged, read_json
 
 __all__ = ["csv_columns", "csv_rows", "read_report", "write_report"]
 
@@ -110,4 +110,5 @@ def read_report(path: Path) -> Report:
     value = read_json(path, BenchError)
     if not isinstance(value, dict):
         raise BenchError(f"{path} is not a report.", "Give a report.json of `kdmri-edge bench`.")
-    return Report.from_dict(value)
+    with damaged(path, BenchError):
+        return Report.from_dict(value)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypedDict
 
+import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.data.formats.dicom.files import is_dicom, is_series
@@ -380,6 +381,10 @@ def write_image_record(path: Path, picture: ImageRecord) -> None:
     if suffix is None:
         raise OutputError(
             f"{path} has a suffix that no writer knows.", f"Supported are {', '.join(WRITERS)}."
+        )
+    if not np.isfinite(picture.image).all():
+        raise OutputError(
+            f"The images for {path} hold NaN or infinite values.", "Check what they were made from."
         )
     writer: Writer = load_attribute(WRITERS[suffix])
     writer(path, picture)

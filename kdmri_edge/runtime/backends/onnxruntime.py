@@ -122,7 +122,13 @@ class OnnxRuntimeSession(Session):
 
     def run(self, x_u: Array, *, operator: Array | None = None, maps: Array | None = None) -> Array:
         """Reconstruct; see `Session.run`."""
-        given = dict(zip(self._names, self.inputs(x_u, operator=operator, maps=maps), strict=True))
+        arrays = self.inputs(x_u, operator=operator, maps=maps)
+        if len(arrays) != len(self._names):
+            raise BackendError(
+                f"The graph takes {len(self._names)} input(s), by its manifest {len(arrays)}.",
+                "Export the network again.",
+            )
+        given = dict(zip(self._names, arrays, strict=True))
         try:
             result: Array = self._session.run(None, given)[0]
         except self._ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
