@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", str(min(2, max(1, (os.cpu_count() or 1)
 
 # A change is refused or taken by the same examples each time; new ones are drawn at night, by
 # --hypothesis-profile=nightly.
-settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=40)
 settings.register_profile("nightly", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("ci")
 

@@ -75,6 +75,7 @@ def _weights(out: Path, role: str) -> dict[str, bytes]:
     return {key: tensor.numpy().tobytes() for key, tensor in state.items()}
 
 
+@pytest.mark.nightly
 def test_weights_are_those_of_one_by_one_and_the_taught_wait_for_their_teachers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

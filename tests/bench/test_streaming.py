@@ -13,9 +13,8 @@ from kdmri_edge.errors import BenchError
 from kdmri_edge.physics.masks import variable_density_lines
 
 
-@pytest.mark.parametrize(
-    ("slices", "sessions"), [(70, 10), pytest.param(2800, 40, marks=pytest.mark.nightly)]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize(("slices", "sessions"), [(70, 10), (2800, 40)])
 def test_a_soak_loses_nothing_and_does_not_grow(slices: int, sessions: int) -> None:
     settings = soak.SoakSettings(slices=slices, sessions=sessions, at_once=3, matrix=48, coils=3)
     good = sessions - sessions // 10
