@@ -8,7 +8,8 @@ import logging
 import re
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
@@ -48,19 +49,32 @@ def raised_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Keep what torch.export logs, prints and warns of from the user; its errors are raised."""
-    names = ("torch.export", "torch.fx", "torch._subclasses")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+def silence(
+    loggers: Sequence[str] = ("torch.export", "torch.fx", "torch._subclasses"),
+    *,
+    level: int = logging.CRITICAL,
+    redirect: Callable[[io.StringIO], AbstractContextManager[object]] = contextlib.redirect_stderr,
+    modules: str = r"torch\b",
+) -> Iterator[None]:
+    """Keep what an exporter logs, prints and warns of from the user; its errors are raised.
+
+    Args:
+        loggers: Names of its loggers.
+        level: From which level on their messages are still shown.
+        redirect: Which of Python's streams it prints to.
+        modules: Pattern of the modules whose warnings are kept back, beside all deprecations, some
+            of which name a module of the standard library.
+    """
+    found = [logging.getLogger(name) for name in loggers]
+    levels = [logger.level for logger in found]
+    for logger in found:
+        logger.setLevel(level)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(), redirect(io.StringIO()):
             for category in (DeprecationWarning, FutureWarning):
                 warnings.simplefilter("ignore", category)
-            warnings.filterwarnings("ignore", module=r"torch\b")
+            warnings.filterwarnings("ignore", module=modules)
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for logger, former in zip(found, levels, strict=True):
+            logger.setLevel(former)

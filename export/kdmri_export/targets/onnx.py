@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
 import logging
-import warnings
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from kdmri_export.passes.onnx_function import INPUTS as FUNCTION_INPUTS
 from kdmri_export.passes.onnx_function import Formula, add_function
 from kdmri_export.passes.quantise import quantise_graph, ranges_of
 from kdmri_export.passes.tracing import trace
+from kdmri_export.passes.user_code import silence
 from kdmri_export.recipe import ExportRecipe
 
 __all__ = [
@@ -48,24 +47,17 @@ MAPS = "maps"
 OUTPUT = "reconstruction"
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> AbstractContextManager[None]:
     """Keep the exporter's chatter, and its warnings about itself, from the user.
 
     Its errors are raised all the same, and the parity gate judges its result.
     """
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            # Deprecations of its own, some of which name a module of the standard library.
-            for category in (DeprecationWarning, FutureWarning):
-                warnings.simplefilter("ignore", category)
-            warnings.filterwarnings("ignore", module=r"(torch|onnxscript|onnx_ir)\b")
-            yield
-    finally:
-        logger.setLevel(level)
+    return silence(
+        ("torch.onnx",),
+        level=logging.ERROR,
+        redirect=contextlib.redirect_stdout,
+        modules=r"(torch|onnxscript|onnx_ir)\b",
+    )
 
 
 def _exported(
