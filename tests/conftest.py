@@ -23,7 +23,19 @@ settings.register_profile("nightly", deadline=None, max_examples=1000, print_blo
 settings.load_profile("ci")
 
 # What takes longest begins first, so that no worker is left alone with it at the end.
-LONGEST_FIRST: tuple[str, ...] = ()
+LONGEST_FIRST = (
+    "bench/test_bench.py",
+    "export/test_openvino.py",
+    "bench/test_examples.py",
+    "core/distill/test_resume.py",
+    "bench/test_readme_commands.py",
+    "export/test_trt.py",
+    "export/test_complex_numbers.py",
+    "export/test_onnx.py",
+    "core/test_compatibility.py",
+    "core/distill/test_two_processes.py",
+    "core/test_run_command.py",
+)
 
 
 @pytest.hookimpl(trylast=True)

@@ -133,13 +133,21 @@ def test_a_report_of_what_is_there(brains: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "report.json").read_text())["schema"] == 1
 
 
-def test_another_request_into_the_same_folder_is_refused(brains: Path, tmp_path: Path) -> None:
+def test_another_request_into_the_same_folder_is_refused(
+    brains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def advance(*_: object) -> None:
+        raise _PowerCut  # whoever comes this far was let in
+
+    monkeypatch.setattr(StageProgress, "advance", advance)
     first = [replace(case, steps=4) for case in _cases(brains, folds=False)]
-    reproduce(first, tmp_path / "out")
+    with pytest.raises(_PowerCut):
+        reproduce(first, tmp_path / "out")
     other = [replace(case, steps=8) for case in first]
     with pytest.raises(RunError, match="steps"):
         reproduce(other, tmp_path / "out")
-    reproduce(first, tmp_path / "out")
+    with pytest.raises(_PowerCut):
+        reproduce(first, tmp_path / "out")
     np.save(brains / "sub-01_ses-1_T1w.npy", phantom_volume(99, slices=3, matrix=48).image)
     with pytest.raises(RunError, match="other volumes"):
         reproduce(first, tmp_path / "out")

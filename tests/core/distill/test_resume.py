@@ -19,6 +19,7 @@ from kdmri_edge.distillation.request import Settings
 from kdmri_edge.distillation.run import distill
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import OutputError, RunError
+from tests.core.conftest import Outcome
 from tests.waiting import until
 
 Weights = Callable[[Path], dict[str, dict[str, Tensor]]]
@@ -101,6 +102,7 @@ def _wait_for_stage(run: Path, stage: str, process: subprocess.Popen[str]) -> No
 )
 def test_kill_9(
     start: Callable[..., subprocess.Popen[str]],
+    cli: Callable[..., Outcome],
     tiny: tuple[str, ...],
     weights: Weights,
     tmp_path: Path,
@@ -108,20 +110,14 @@ def test_kill_9(
     stages: tuple[str, ...],
 ) -> None:
     _needs(precision)
-    # Stages of about a second, so that the kill falls within the one that it is meant for.
-    longer = [
-        f"--set={name}"
-        for name in (
-            f"precision={precision}",
-            "teacher_steps=30",
-            "attention_steps=30",
-            "imitation_steps=30",
-            "checkpoint_every=4",
-        )
-    ]
-    whole = start(["kdmri_edge", "distill", *tiny, *longer, "--out", tmp_path / "whole"])
-    assert whole.wait() == 0, whole.communicate()
-    whole.communicate()
+    longer = [f"--set=precision={precision}", "--set=checkpoint_every=4"]
+    # Of about a second, so that the kill falls within the stage that it is meant for.
+    longer += [
+        f"--set={stage}_steps=30" for stage in ("teacher", "attention", "imitation")
+        if stage in stages
+    ]  # fmt: skip
+    whole = cli("distill", *tiny, *longer, "--out", tmp_path / "whole")
+    assert whole.code == 0, whole.err
     out = tmp_path / "killed"
     first = ["kdmri_edge", "distill", *tiny, *longer, "--out", out]
     resume = ["kdmri_edge", "distill", "--resume", "--threads", 1, "--out", out]

@@ -24,6 +24,7 @@ from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.consistency import operator_tensor
 from kdmri_edge.physics.masks import variable_density_lines
 from kdmri_edge.physics.operators import choose_form
+from tests.core.conftest import Outcome
 from tests.waiting import until
 
 Weights = Callable[[Path], dict[str, dict[str, Tensor]]]
@@ -57,6 +58,7 @@ SMALL_RATE = (
 # The student is bridged, so that its first weights are compared too.
 SHARDS = (
     *STEPS,
+    *(f"--set={stage}_steps=8" for stage in ("teacher", "attention", "imitation")),
     "--set=optim.learning_rate=2e-3",
     "--set=batches.shards=2",
     "--set=distillation.bridge=true",
@@ -151,12 +153,16 @@ def _assert_moved(trained: dict[str, Tensor]) -> None:
     "launcher", ["fabric", pytest.param("torchrun", marks=pytest.mark.nightly)]
 )
 def test_a_launcher_gives_the_weights_of_one_process(
-    launcher: str, start: Start, tiny: tuple[str, ...], weights: Weights, tmp_path: Path
+    launcher: str,
+    start: Start,
+    cli: Callable[..., Outcome],
+    tiny: tuple[str, ...],
+    weights: Weights,
+    tmp_path: Path,
 ) -> None:
     command = ["distill", *tiny, *SHARDS, "--no-baseline", "--json", "--out"]
-    one = start(["kdmri_edge", *command, tmp_path / "one"])
-    _, shown = one.communicate()
-    assert one.returncode == 0, shown
+    one = cli(*command, tmp_path / "one")
+    assert one.code == 0, one.err
     reference = weights(tmp_path / "one")
     _assert_moved(reference["teacher"])
     out = tmp_path / launcher
