@@ -23,12 +23,13 @@ from kdmri_edge.errors import MaskError, ModelError
 from kdmri_edge.models.adapter import GUIDE
 from kdmri_edge.models.code import CodeSpec, Convention
 from kdmri_edge.models.network import Network, network_operator
+from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.physics.coils import sense_normal
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import choose_form
 from kdmri_edge.physics.scaling import network_input, network_maps, slice_scale
 
-__all__ = ["try_network"]
+__all__ = ["phantom_inputs", "try_network"]
 
 _SEED: Final = 1
 _IMAGES: Final = 2
@@ -56,7 +57,7 @@ def try_network(network: Network, spec: CodeSpec, mask: Mask, matrix: int) -> Co
     """
     mask.check_matrix(matrix, matrix)
     network.form = choose_form(mask)
-    inputs = _inputs(spec, mask, matrix, network)
+    inputs = phantom_inputs(spec, mask, matrix, network)
     training = network.training
     try:
         network.eval()
@@ -71,10 +72,23 @@ def try_network(network: Network, spec: CodeSpec, mask: Mask, matrix: int) -> Co
     return counted
 
 
-def _inputs(
-    spec: CodeSpec, mask: Mask, matrix: int, network: Network
+def phantom_inputs(
+    spec: NetworkSpec, mask: Mask, matrix: int, network: Network
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return zero-filled phantoms, the operator and, with coils, their sensitivities."""
+    """Return what a network reads of two slices of a phantom.
+
+    Args:
+        spec: What is known of it.
+        mask: What the slices are sampled with.
+        matrix: Side of the square images.
+        network: Its `form` decides about the operator.
+
+    Returns:
+        Zero-filled images, the operator and, with coils, their sensitivities.
+
+    Raises:
+        MaskError: The mask is of another matrix.
+    """
     if matrix < 16:
         raise MaskError(f"A matrix of {matrix} is too small for an image.", "Give 16 or more.")
     volume = phantom_volume(

@@ -94,7 +94,8 @@ __all__ = ["distill"]
     "--recipe",
     metavar="NAME|FILE",
     help="Shipped recipe (edge, edge-sr, imitation, kd-mri, kd-mri-sr, paper-teacher, quickstart)"
-    " or a file. Default: the student's family's; edge, for VDSR edge-sr.",
+    " or a file. Default: the student's family's (edge, for VDSR edge-sr); imitation, where teacher"
+    " and student are of two families or read two inputs.",
 )
 @click.option(
     "--set",

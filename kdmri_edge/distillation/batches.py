@@ -152,15 +152,22 @@ class TrainingSlices:
     received: NDArray[np.intp] | None = None
 
     @classmethod
-    def from_cases(cls, cases: Sequence[Case]) -> TrainingSlices:
+    def from_cases(
+        cls, cases: Sequence[Case], like: Sequence[Case] | None = None
+    ) -> TrainingSlices:
         """Join volumes, leaving blank slices out.
+
+        Args:
+            cases: The volumes.
+            like: The same volumes for another network, by which it is told which slices are blank,
+                so that both have the same ones; None tells it by `cases`.
 
         Raises:
             DataError: No slice is left.
         """
         targets, inputs, received = [], [], []
-        for case in cases:
-            keep = np.abs(case.zero_filled).max((1, 2)) > _BLANK * np.abs(case.zero_filled).max()
+        for case, other in zip(cases, cases if like is None else like, strict=True):
+            keep = np.abs(other.zero_filled).max((1, 2)) > _BLANK * np.abs(other.zero_filled).max()
             scale = case.scale[keep, None, None]
             targets.append(case.target[keep] / scale)
             inputs.append(case.zero_filled[keep] / scale)
@@ -187,7 +194,7 @@ class TrainingSlices:
         return chosen
 
 
-def strips_allowed(mask: Mask, spec: NetworkSpec) -> bool:
+def strips_allowed(mask: Mask, *specs: NetworkSpec) -> bool:
     """Return whether readout strips, mirrored or not, may stand for whole slices.
 
     With data consistency that takes a line mask: its P acts along phase encode alone. Without it
@@ -197,10 +204,12 @@ def strips_allowed(mask: Mask, spec: NetworkSpec) -> bool:
 
     Args:
         mask: What the slices were sampled with.
-        spec: The network; teacher and student agree in what counts here.
+        specs: The networks that see the same batches: all of them have to allow it.
     """
-    local = spec.receptive_radius is not None
-    return local and (mask.is_lines or not spec.has_data_consistency)
+    return all(
+        spec.receptive_radius is not None and (mask.is_lines or not spec.has_data_consistency)
+        for spec in specs
+    )
 
 
 def batch_size(recipe: DistillRecipe, width: int, *, whole: bool) -> int:

@@ -20,9 +20,25 @@ from kdmri_edge.data.volume import Volume
 from kdmri_edge.distillation.recipe import Masks
 from kdmri_edge.distillation.request import PHANTOM, Settings
 from kdmri_edge.errors import DataError
+from kdmri_edge.models.protocol import NetworkSpec, same_input
 from kdmri_edge.physics.espirit import check_calibration
 
-__all__ = ["TrainingData", "gather", "merged_records", "recorded_hashes"]
+__all__ = ["Reading", "TrainingData", "gather", "merged_records", "recorded_hashes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A run's volumes as one of its networks reads them.
+
+    Attributes:
+        train: Training volumes, undersampled.
+        validation: Validation volumes, undersampled.
+        simulation: {"simulation": ...} for complex networks: what was added to magnitude images.
+    """
+
+    train: Sequence[Case]
+    validation: Sequence[Case]
+    simulation: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +51,8 @@ class TrainingData:
         record: For run.json: split name and, for each part, name, subject, contrast and hash.
         attribution: How the data's owner wants to be named; None where unknown.
         simulation: {"simulation": ...} for complex networks: what was added to magnitude images.
+        teacher: The same volumes as the teacher reads them; None where it reads what the student
+            reads.
     """
 
     train: Sequence[Case]
@@ -42,6 +60,7 @@ class TrainingData:
     record: dict[str, Any]
     attribution: str | None
     simulation: dict[str, Any] = field(default_factory=dict)
+    teacher: Reading | None = None
 
     @property
     def hashes(self) -> list[str]:
@@ -78,11 +97,8 @@ def gather(settings: Settings) -> TrainingData:
         DataError: See `find_parts`, `load_volumes` and `make_case`.
         MaskError: The mask does not fit the matrix, or (with coils) its centre has gaps.
     """
-    if settings.student_spec.coils:
+    if settings.student_spec.coils or settings.teacher_spec.coils:
         check_calibration(settings.mask, settings.matrix)
-    undersampled = Undersampling(
-        settings.student_spec, settings.mask, settings.matrix, settings.recipe.seed
-    )
     if settings.data == PHANTOM:
         recipe = settings.recipe
         drawn = phantom_parts(
@@ -91,21 +107,28 @@ def gather(settings: Settings) -> TrainingData:
             slices=recipe.phantom_slices,
             matrix=settings.matrix,
         )
-        cases = {part: undersampled(volumes) for part, volumes in drawn.items()}
+        own, teacher = _readings(settings, drawn["train"], drawn["validation"])
+        cases = {"train": own.train, "validation": own.validation}
         record: dict[str, Any] = {
-            part: [_describe(case, case.sha256) for case in found] for part, found in cases.items()
+            part: [_describe(case, case.sha256) for case in cases.get(part, volumes)]
+            for part, volumes in drawn.items()
         }
         return TrainingData(
-            train=cases["train"],
-            validation=cases["validation"],
+            train=own.train,
+            validation=own.validation,
             record={"split": PHANTOM, **record},
             attribution=None,
-            simulation=_simulation(undersampled, settings),
+            simulation=own.simulation,
+            teacher=teacher,
         )
     folder = Path(settings.data)
     parts = find_parts(folder, contrast=settings.contrast, split=settings.split)
-    train = undersampled(load_volumes(parts.train, settings.matrix))
-    validation = undersampled(load_volumes(parts.validation, settings.matrix))
+    own, teacher = _readings(
+        settings,
+        load_volumes(parts.train, settings.matrix),
+        load_volumes(parts.validation, settings.matrix),
+    )
+    train, validation = own.train, own.validation
     seen = {case.sha256: case.name for case in train}
     test = [_describe(file, source_sha256(file.path)) for file in parts.test]
     for held in [_describe(case, case.sha256) for case in validation] + test:
@@ -124,8 +147,25 @@ def gather(settings: Settings) -> TrainingData:
             "test": test,
         },
         attribution=attribution_of(folder),
-        simulation=_simulation(undersampled, settings),
+        simulation=own.simulation,
+        teacher=teacher,
     )
+
+
+def _readings(
+    settings: Settings, train: Sequence[Volume], validation: Sequence[Volume]
+) -> tuple[Reading, Reading | None]:
+    """Undersample volumes for the student and, where it reads another input, for the teacher."""
+
+    def reading(spec: NetworkSpec) -> Reading:
+        undersampled = Undersampling(spec, settings.mask, settings.matrix, settings.recipe.seed)
+        cases = undersampled(train), undersampled(validation)
+        simulation = _simulation(undersampled, settings)
+        return Reading(train=cases[0], validation=cases[1], simulation=simulation)
+
+    own = reading(settings.student_spec)
+    alike = same_input(settings.teacher_spec, settings.student_spec)
+    return own, None if alike else reading(settings.teacher_spec)
 
 
 def _simulation(undersampled: Undersampling, settings: Settings) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
+from kdmri_edge.distillation.recipe import DistillRecipe
 from kdmri_edge.distillation.stages import TrainContext
+from kdmri_edge.distillation.taps import TapPair, projections
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.initialisation import bridge
 from kdmri_edge.models.network import Network
@@ -18,7 +20,10 @@ from kdmri_edge.physics.consistency import maps_tensor
 from kdmri_edge.physics.scaling import as_channels
 from kdmri_edge.utils.console import progress
 
-__all__ = ["add_branches", "init_from_teacher", "init_model"]
+__all__ = ["add_branches", "init_from_teacher", "init_model", "init_projections"]
+
+# Number of the projections of tapped maps among a run's networks.
+_PROJECTIONS = 4
 
 # Slices on which a student's first weights are fitted to its teacher's feature maps.
 _SLICES = 16
@@ -47,6 +52,17 @@ def add_branches(network: nn.Module, run: int, own: int) -> None:
     """Give a network branches, in place; their weights are drawn apart from the network's own."""
     with _seeded(run, own):
         reparameterise(network)
+
+
+def init_projections(pairs: Sequence[TapPair], recipe: DistillRecipe) -> nn.ModuleList:
+    """Draw the projections of tapped maps, apart from the networks' weights.
+
+    Args:
+        pairs: What is compared.
+        recipe: Gives the seed, and how it is compared.
+    """
+    with _seeded(recipe.seed, _PROJECTIONS):
+        return projections(pairs, recipe.distillation.transfer)
 
 
 def init_from_teacher(student: Network, teacher: Network, context: TrainContext) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -20,8 +20,9 @@ from kdmri_edge.distillation.log import StageProgress
 from kdmri_edge.distillation.losses import Joint
 from kdmri_edge.distillation.recipe import DistillRecipe, Masks, Schedule
 from kdmri_edge.distillation.replay import CudaRecorder, Record, Replayed
-from kdmri_edge.distillation.stages import Batch, Stage, TrainContext
+from kdmri_edge.distillation.stages import Batch, Inputs, Stage, TrainContext
 from kdmri_edge.distillation.state import WeightAverage, load_state, save_state
+from kdmri_edge.distillation.taps import Taught
 from kdmri_edge.errors import Interrupted, KdmriError
 from kdmri_edge.models.blocks import channels_last, padded
 from kdmri_edge.models.network import Features, Network, network_operator
@@ -163,11 +164,21 @@ class TrainStep:
         # This process's shards of the batch; their gradients are averaged here, the processes' by
         # DDP.
         self._own = max(1, context.recipe.batches.shards // context.fabric.world_size)
+        # Who reads the batches: the network in training, and a teacher that reads another input.
+        self._readers = [context]
+        if stage.taught and context.teacher is not None:
+            self._readers.append(context.teacher)
         # Noise needs the targets undersampled anew, also with the run's own mask.
-        self._projection = None
+        self._projections: list[NDArray[Any] | None] = [None for _ in self._readers]
         if stage.noise:
-            own = network_operator(context.spec, context.mask, Form.PROJECTION)
-            self._projection = _projection(context.mask, context.spec, own)
+            self._projections = [
+                _projection(
+                    context.mask,
+                    reader.spec,
+                    network_operator(reader.spec, context.mask, Form.PROJECTION),
+                )
+                for reader in self._readers
+            ]
         self._replayed = None
         if record is not None:
             self._replayed = Replayed(self._whole, record, context.fabric.device)
@@ -210,57 +221,77 @@ class TrainStep:
                 group["lr"] = value
 
     def _draw(self, step: int) -> list[Tensor]:
-        """Return operator and, shard by shard, zero-filled images, targets and coil maps."""
+        """Return the readers' operators and, shard by shard, what each of them reads.
+
+        That is zero-filled images, targets and coil maps, of the same parts of the same slices.
+        """
         stage, context = self._stage, self._context
         recipe, fabric = context.recipe, context.fabric
         number = stage.first + step
-        operator, projection = context.operator, self._projection
+        operators = [reader.operator for reader in self._readers]
+        projections = list(self._projections)
         if recipe.batches.masks is Masks.LINES or sees_other_mask(
             stage.other_masks, seed=recipe.seed, step=number
         ):
             height = context.slices.target.shape[1]
             mask = step_mask(height, seed=recipe.seed, step=number)
             # Recorded, of one shape: another one would have to be recorded anew.
-            operator = network_operator(
-                context.spec, mask, Form.PROJECTION, any_mask=self._replayed is not None
-            )
-            projection = _projection(mask, context.spec, operator)
+            recorded = self._replayed is not None
+            operators = [
+                network_operator(reader.spec, mask, Form.PROJECTION, any_mask=recorded)
+                for reader in self._readers
+            ]
+            projections = [
+                _projection(mask, reader.spec, operator)
+                for reader, operator in zip(self._readers, operators, strict=True)
+            ]
         noise = step_noise(stage.noise, seed=recipe.seed, step=number)
-        tensors = [operator]
+        tensors = list(operators)
         for shard in range(self._own):
-            tensors += draw(
-                context.slices,
-                recipe,
-                step=number,
-                whole=not context.strips
-                or step >= round(stage.steps * (1 - recipe.batches.whole_slices)),
-                flip=context.strips and recipe.batches.flip,
-                rank=fabric.global_rank * self._own + shard,
-                world=fabric.world_size * self._own,
-                projection=projection,
-                noise=noise,
-            )
+            for reader, projection in zip(self._readers, projections, strict=True):
+                tensors += draw(
+                    reader.slices,
+                    recipe,
+                    step=number,
+                    whole=not context.strips
+                    or step >= round(stage.steps * (1 - recipe.batches.whole_slices)),
+                    flip=context.strips and recipe.batches.flip,
+                    rank=fabric.global_rank * self._own + shard,
+                    world=fabric.world_size * self._own,
+                    projection=projection,
+                    noise=noise,
+                )
         return tensors
+
+    def _batch(
+        self, operators: Sequence[Tensor], images: Iterator[Tensor], progress: float
+    ) -> Batch:
+        """Put a shard of what `_draw` returned together, on the device."""
+        read = [
+            {
+                "operator": operator,
+                "x_u": next(images),
+                "target": next(images),
+                "maps": None if reader.slices.maps is None else next(images),
+            }
+            for reader, operator in zip(self._readers, operators, strict=True)
+        ]
+        own, *other = read
+        teacher = Inputs(**cast(Any, other[0])) if other else None
+        return Batch(**cast(Any, own), progress=progress, teacher=teacher)
 
     def _gradients(self, tensors: Sequence[Tensor], progress: float) -> tuple[Tensor, Tensor]:
         """Return the loss and the norm of its gradient, which is clipped."""
         fabric, stage = self._context.fabric, self._stage
         total = torch.zeros((), device=fabric.device)
-        operator, images = fabric.to_device(tensors[0]), tensors[1:]
-        each = len(images) // self._own
+        count = len(self._readers)
+        operators = [fabric.to_device(operator) for operator in tensors[:count]]
+        images = (fabric.to_device(tensor) for tensor in tensors[count:])
         for shard in range(self._own):
-            own_images = images[shard * each : (shard + 1) * each]
-            x_u, target, *maps = [fabric.to_device(t) for t in own_images]
-            batch = Batch(
-                x_u=x_u,
-                target=target,
-                operator=operator,
-                progress=progress,
-                maps=maps[0] if maps else None,
-            )
+            batch = self._batch(operators, images, progress)
             waits = fabric.world_size > 1 and shard + 1 < self._own
             with fabric.no_backward_sync(cast(Any, self._wrapped)) if waits else nullcontext():
-                features = self._wrapped(batch.x_u, operator, batch.maps)
+                features = self._wrapped(batch.x_u, batch.operator, batch.maps)
                 loss = stage.criterion(features, batch) / self._own
                 fabric.backward(loss)
             total += loss.detach()
@@ -306,7 +337,7 @@ def _projection(mask: Mask, spec: NetworkSpec, operator: Tensor) -> NDArray[Any]
 class _WithFeatures(nn.Module):
     """Make `features` the forward pass, which is what autocast and DDP wrap."""
 
-    def __init__(self, network: Network | Joint) -> None:
+    def __init__(self, network: Network | Joint | Taught) -> None:
         super().__init__()
         self.network = network
 
@@ -315,7 +346,7 @@ class _WithFeatures(nn.Module):
             return self.network.features(x_u, operator, maps)
 
 
-def _evaluated(network: Network | Joint, context: TrainContext) -> int:
+def _evaluated(network: Network | Joint | Taught, context: TrainContext) -> int:
     """Evaluate a network on a few slices, for how long that takes; return how many."""
     if not context.validation:
         return 0
@@ -324,7 +355,7 @@ def _evaluated(network: Network | Joint, context: TrainContext) -> int:
     return len(few.target)
 
 
-def train(network: Network | Joint, stage: Stage, context: TrainContext) -> None:
+def train(network: Network | Joint | Taught, stage: Stage, context: TrainContext) -> None:
     """Train `network` in place for one stage, from its last checkpoint if there is one.
 
     Raises:
@@ -356,7 +387,8 @@ def train(network: Network | Joint, stage: Stage, context: TrainContext) -> None
         contextlib.closing(
             TrainStep(wrapped, optimiser, average, stage, context, record, stop)
         ) as train_step,
-        padded(network) if on_gpu else nullcontext(),
+        # not of tapped networks: padded convolutions are not called as modules
+        padded(network) if on_gpu and not isinstance(network, Taught) else nullcontext(),
         StageProgress(stage.title, stage.steps, done, show=show) as shown,
     ):
         for step in range(done, stage.steps):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdmri_edge.distillation.recipe import LOSSES, DistillRecipe, Imitation, Transfer
-from kdmri_edge.distillation.stages import Batch, Criterion
+from kdmri_edge.distillation.stages import Batch, Criterion, Inputs
+from kdmri_edge.distillation.taps import Listener, Tap
 from kdmri_edge.models.blocks import channels_last, padded
 from kdmri_edge.models.network import Features, Network
 from kdmri_edge.utils.extras import load_attribute
@@ -28,11 +30,17 @@ __all__ = [
     "attention_map",
     "attention_transfer",
     "distance",
+    "feature_transfer",
     "imitation",
+    "in_units_of",
     "joint_criterion",
+    "on_common_ground",
+    "paired",
     "relation_transfer",
     "similarity",
 ]
+
+_T = TypeVar("_T")
 
 # How much 1 - SSIM counts beside the mean absolute difference, which is about a hundredth as large.
 _SSIM_WEIGHT = 0.02
@@ -96,24 +104,59 @@ def attention_map(activations: Tensor) -> Tensor:
         [B, H * W] float32: sum over channels of squares, divided by its own Euclidean norm
         (Zagoruyko & Komodakis, ICLR 2017, eq. 1-2).
     """
-    energy = activations.float().square().sum(1).flatten(1)
-    return F.normalize(energy, dim=1)
+    return F.normalize(_energy(activations).flatten(1), dim=1)
+
+
+def _energy(activations: Tensor) -> Tensor:
+    return activations.float().square().sum(1, keepdim=True)
+
+
+def _same_grid(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Return maps [B, C, h, w] on one grid: along each axis the larger one is averaged by area."""
+    size = min(one.shape[2], other.shape[2]), min(one.shape[3], other.shape[3])
+
+    def on_grid(maps: Tensor) -> Tensor:
+        return maps if maps.shape[2:] == size else F.adaptive_avg_pool2d(maps, size)
+
+    return on_grid(one), on_grid(other)
 
 
 def attention_transfer(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """Return the mean over cascades and images of the distance between attention maps.
 
     KD-MRI eq. 3, with maps normalised per image (the published code normalises over the batch).
+    Of maps of two sizes the larger is averaged by area before it is normalised.
 
     Args:
         student: Activations of the tap in each cascade, [B, C_s, H, W].
-        teacher: As many of the teacher's, [B, C_t, H, W].
+        teacher: As many of the teacher's, [B, C_t, H', W'].
     """
-    gaps = [
-        torch.linalg.vector_norm(attention_map(s) - attention_map(t.detach()), dim=1).mean()
-        for s, t in zip(student, teacher, strict=True)
-    ]
+    return _gap(
+        [_energy(s) for s in student],
+        [_energy(t.detach()) for t in teacher],
+    )
+
+
+def _gap(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Return the mean distance of maps [B, C, h, w] at unit norm per image, on one grid."""
+    gaps = []
+    for own, other in zip(student, teacher, strict=True):
+        s, t = (F.normalize(maps.flatten(1), dim=1) for maps in _same_grid(own, other))
+        gaps.append(torch.linalg.vector_norm(s - t, dim=1).mean())
     return torch.stack(gaps).mean()
+
+
+def feature_transfer(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Return the mean over taps and images of the distance between feature maps.
+
+    Hints of FitNets (Romero et al., ICLR 2015), but at unit norm per image, so that neither scale
+    nor size matters. Of maps of two sizes the larger is averaged by area first.
+
+    Args:
+        student: Feature maps of each tap, [B, C, H, W], projected to the teacher's width.
+        teacher: As many of the teacher's, with as many channels.
+    """
+    return _gap([s.float() for s in student], [t.detach().float() for t in teacher])
 
 
 def relation_transfer(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -138,17 +181,72 @@ def _relation(activations: Tensor) -> Tensor:
     return F.normalize(torch.matmul(maps, maps.transpose(1, 2)).flatten(1), dim=1)
 
 
+def paired(student: Sequence[_T], teacher: Sequence[_T]) -> tuple[list[_T], list[_T]]:
+    """Pair what two networks show cascade by cascade: evenly, and the last with the last.
+
+    Args:
+        student: Of each of the student's cascades, at least one.
+        teacher: Of each of the teacher's, perhaps of another number.
+
+    Returns:
+        As many of both as the fewer are.
+    """
+    fewer = min(len(student), len(teacher))
+
+    def chosen(every: Sequence[_T]) -> list[_T]:
+        # The one whose part of the cascades is nearest, k / fewer, for k = 1 to fewer.
+        return [every[(2 * k * len(every) + fewer) // (2 * fewer) - 1] for k in range(1, fewer + 1)]
+
+    return chosen(student), chosen(teacher)
+
+
+def _magnitude(image: Tensor) -> Tensor:
+    """Return the magnitude [B, 1, H, W] of complex images [B, 2, H, W]; others as they are."""
+    if image.shape[1] == 1:
+        return image
+    magnitude: Tensor = torch.linalg.vector_norm(image.float(), dim=1, keepdim=True)
+    return magnitude
+
+
+def on_common_ground(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Return images as both networks can give them: magnitudes where one has one channel."""
+    if one.shape[1] == other.shape[1]:
+        return one, other
+    return _magnitude(one), _magnitude(other)
+
+
+def in_units_of(target: Tensor, features: Features, theirs: Tensor) -> Features:
+    """Return the images that a teacher shows in the student's units.
+
+    Each network's input is divided by the largest value of its own zero-filled image. Both targets
+    show the same image, which gives the factor; in the least-squares sense, so that noise of a
+    simulation does not move it.
+
+    Args:
+        target: The student's targets [B, C, H, W].
+        features: What the teacher shows of the same slices.
+        theirs: The teacher's targets.
+    """
+    own, other = _magnitude(target.float()), _magnitude(theirs.float())
+    energy = other.square().sum((1, 2, 3), keepdim=True)
+    factor = (own * other).sum((1, 2, 3), keepdim=True) / energy
+    factor = torch.where(energy > 0, factor, torch.ones_like(factor))  # of a strip beside the head
+    images = [image * factor for image in features.cascade_outputs]
+    return features._replace(output=features.output * factor, cascade_outputs=images)
+
+
 def imitation(kind: Imitation, loss: str, student: Features, teacher: Features) -> Tensor:
     """Return the distance of the student's images to the teacher's (KD-MRI eq. 5).
 
     The published code divides it by the number of pixels once more, which makes it inert; here it
-    has the scale of the reconstruction loss.
+    has the scale of the reconstruction loss. See `paired` and `on_common_ground` for networks that
+    differ in cascades or channels.
     """
     if kind is Imitation.FINAL:
-        return distance(loss, student.output, teacher.output.detach())
+        return distance(loss, *on_common_ground(student.output, teacher.output.detach()))
     gaps = [
-        distance(loss, s, t.detach())
-        for s, t in zip(student.cascade_outputs, teacher.cascade_outputs, strict=True)
+        distance(loss, *on_common_ground(s, t.detach()))
+        for s, t in zip(*paired(student.cascade_outputs, teacher.cascade_outputs), strict=True)
     ]
     return torch.stack(gaps).mean()
 
@@ -198,6 +296,13 @@ def joint_criterion(recipe: DistillRecipe) -> Criterion:
     return loss
 
 
+_TRANSFERS = {
+    Transfer.ATTENTION: attention_transfer,
+    Transfer.RELATION: relation_transfer,
+    Transfer.FEATURES: feature_transfer,
+}
+
+
 class DistillationLoss:
     """A frozen teacher and the losses that are measured against it.
 
@@ -213,19 +318,33 @@ class DistillationLoss:
         self._teacher = channels_last(teacher)
         fabric.to_device(self._teacher)
         self._fabric, self._recipe = fabric, recipe
+        taps = [Tap.parse(name) for name in recipe.distillation.taps.values()]
+        self._listener = Listener(teacher, taps, "teacher") if taps else None
 
     def _features(self, batch: Batch) -> Features:
-        on_gpu = self._fabric.device.type == "cuda"
-        padding = padded(self._teacher) if on_gpu else nullcontext()
-        with torch.no_grad(), self._fabric.autocast(), padding:
-            return self._teacher.features(batch.x_u, batch.operator, batch.maps)
+        given: Inputs = batch if batch.teacher is None else batch.teacher
+        # Padded convolutions are not called as modules, so that nobody would hear them.
+        pads = self._fabric.device.type == "cuda" and self._listener is None
+        padding = padded(self._teacher) if pads else nullcontext()
+        listening = nullcontext() if self._listener is None else self._listener.listening()
+        with torch.no_grad(), self._fabric.autocast(), padding, listening:
+            shown = self._teacher.features(given.x_u, given.operator, given.maps)
+        if self._listener is not None:
+            shown = shown._replace(taps=self._listener.maps(given.x_u))
+        if batch.teacher is not None:
+            shown = in_units_of(batch.target, shown, given.target)
+        return shown
+
+    def _transfer(self, student: Features, teacher: Features) -> Tensor:
+        """Return the distance of the tapped activations, the recipe's own or the networks'."""
+        measure = _TRANSFERS[self._recipe.distillation.transfer]
+        if self._listener is not None:
+            return measure(student.taps, teacher.taps)
+        return measure(*paired(student.attention, teacher.attention))
 
     def attention(self, student: Features, batch: Batch) -> Tensor:
         """Return the loss of attention transfer, or of what the recipe transfers in its place."""
-        chosen = {Transfer.ATTENTION: attention_transfer, Transfer.RELATION: relation_transfer}
-        transfer = chosen[self._recipe.distillation.transfer](
-            student.attention, self._features(batch).attention
-        )
+        transfer = self._transfer(student, self._features(batch))
         # The second term is zero. It gives the convolutions behind the last tap a gradient, for
         # which distributed training would wait in vain.
         return transfer + 0 * student.output.float().sum()
@@ -235,8 +354,12 @@ class DistillationLoss:
         recipe = self._recipe
         reconstruction = distance(recipe.optim.loss, student.output, batch.target)
         if batch.progress >= recipe.distillation.imitation_until:
+            for tap in student.taps:  # see above: of projections, which have done their work
+                reconstruction = reconstruction + 0 * tap.float().sum()
             return reconstruction
-        gap = imitation(
-            recipe.distillation.imitation, recipe.optim.loss, student, self._features(batch)
-        )
-        return recipe.distillation.alpha * reconstruction + (1 - recipe.distillation.alpha) * gap
+        teacher = self._features(batch)
+        gap = imitation(recipe.distillation.imitation, recipe.optim.loss, student, teacher)
+        loss = recipe.distillation.alpha * reconstruction + (1 - recipe.distillation.alpha) * gap
+        if self._listener is not None:
+            loss = loss + recipe.distillation.taps_weight * self._transfer(student, teacher)
+        return loss

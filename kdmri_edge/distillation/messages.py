@@ -11,7 +11,8 @@ from kdmri_edge.distillation.data import TrainingData
 from kdmri_edge.distillation.recipe import Quantize
 from kdmri_edge.distillation.request import PHANTOM, Settings
 from kdmri_edge.distillation.run_folder import Run
-from kdmri_edge.models.protocol import NetworkSpec
+from kdmri_edge.models.protocol import NetworkSpec, same_input
+from kdmri_edge.models.specs import spec_from_dict
 from kdmri_edge.utils.console import PhaseTimes, duration, say
 
 __all__ = [
@@ -237,4 +238,11 @@ def next_commands(run: Run) -> list[str]:
     place = shlex.quote(str(run.path))
     data = run.meta["settings"]["data"]
     with_data = "" if data == PHANTOM else f" --data {shlex.quote(data)}"
-    return [f"kdmri-edge export {place} --target onnx", f"kdmri-edge bench {place}{with_data}"]
+    measured = place
+    teacher, student = (
+        spec_from_dict(run.meta["settings"][f"{role}_spec"]) for role in ("teacher", "student")
+    )
+    if not same_input(teacher, student):  # a benchmark gives one input to all
+        roles = [role for role in run.roles() if role != "teacher"]
+        measured = " ".join(shlex.quote(str(run.weights(role))) for role in roles)
+    return [f"kdmri-edge export {place} --target onnx", f"kdmri-edge bench {measured}{with_data}"]

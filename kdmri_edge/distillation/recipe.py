@@ -108,18 +108,24 @@ class Quantize(StrEnum):
 
 
 class Transfer(StrEnum):
-    """What of the tapped activations is transferred before imitation.
+    """What of the tapped activations is transferred.
 
     ATTENTION is where they are large (KD-MRI), RELATION which of them go together: the products of
-    all pairs of feature maps (Yim et al., CVPR 2017, within one layer).
+    all pairs of feature maps (Yim et al., CVPR 2017, within one layer), FEATURES the maps
+    themselves (Romero et al., FitNets, ICLR 2015, at unit norm per image).
     """
 
     ATTENTION = "attention"
     RELATION = "relation"
+    FEATURES = "features"
 
 
 class Imitation(StrEnum):
-    """Which images of the teacher the student imitates: the last, or each cascade's."""
+    """Which images of the teacher the student imitates: the last, or those of the cascades.
+
+    Where the two have different numbers of cascades, the fewer are spread evenly over the more, the
+    last one upon the last.
+    """
 
     FINAL = "final"
     CASCADES = "cascades"
@@ -205,9 +211,17 @@ class Distillation:
     """How the student learns from its teacher, and what it starts from.
 
     Attributes:
-        transfer: What attention_steps transfer of the activations.
+        transfer: What attention_steps transfer of the activations, and taps compare.
+        taps: Modules whose outputs are compared, the student's name = the teacher's, as
+            `kdmri-edge models NETWORK` lists them; with NAME#2 the second call of one that is
+            called several times, else the last. Given, attention_steps transfer these. A learned
+            1x1 projection fits the student's width to the teacher's, where transfer is not
+            attention and they differ; it is not part of the finished student.
+        taps_weight: Weight of what transfer compares at the taps, beside reconstruction and
+            imitation while the student imitates.
         alpha: Weight of the reconstruction loss; 1 - alpha is that of the imitation loss.
-        imitation: Which images of the teacher are imitated: the last, or each cascade's.
+        imitation: Which images of the teacher are imitated: the last, or each cascade's. As
+            magnitudes, where one of the two networks gives magnitudes.
         imitation_until: First fraction of the imitation stage in which the student imitates; then
             it learns from the reconstruction loss alone. A small network that must follow its
             teacher to the end is held back from what it could reach by itself.
@@ -219,6 +233,8 @@ class Distillation:
     """
 
     transfer: Transfer = Transfer.ATTENTION
+    taps: dict[str, str] = field(default_factory=dict)
+    taps_weight: float = _range(0.01, 0.0)
     alpha: float = _range(0.5, 0.0, 1.0)
     imitation: Imitation = Imitation.FINAL
     imitation_until: float = _range(1.0, 0.0, 1.0)
@@ -362,6 +378,9 @@ def former_key(key: str) -> str:
     return _TODAYS_KEYS.get(key, key)
 
 
+# Keys that are tables, whose entries are keys of their own after --set.
+_TABLES: Final = ("distillation.taps",)
+
 LISTING: Final = "kdmri-edge distill --list-keys"
 """Command that shows all keys of a recipe."""
 
@@ -453,7 +472,7 @@ def overridden(recipe: DistillRecipe, assignments: Iterable[str]) -> DistillReci
     Raises:
         RecipeError: Unknown key or bad value.
     """
-    changes = _todays(override({}, assignments), "--set")
+    changes = _todays(override({}, assignments, tables=_TABLES), "--set")
     return DistillRecipe.from_dict({**plain(recipe), **changes}, "--set")
 
 

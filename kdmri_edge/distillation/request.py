@@ -30,7 +30,7 @@ from kdmri_edge.distillation.run_folder import open_run
 from kdmri_edge.errors import DataError, MaskError, ModelError, RecipeError, RunError
 from kdmri_edge.models.checkpoint import is_checkpoint, load_checkpoint
 from kdmri_edge.models.code import CODE, CodeSpec, is_module
-from kdmri_edge.models.protocol import NetworkSpec
+from kdmri_edge.models.protocol import NetworkSpec, same_input
 from kdmri_edge.models.shipped import is_reference, named_mask, refusal, resolve
 from kdmri_edge.models.specs import NETWORKS, preset, spec_from_dict
 from kdmri_edge.physics.espirit import CALIBRATION
@@ -266,7 +266,8 @@ class Request:
             does not tell: the name of a `models.code.Convention` [found].
         baseline: Also train the student without a teacher, for as many steps [True].
         recipe: A recipe, the name of a shipped one, or a TOML file [the student's family's:
-            edge, for VDSR edge-sr].
+            edge, for VDSR edge-sr; imitation where the teacher is of another family, or reads
+            another input].
         assignments: Changes of single keys of the recipe, each "KEY=VALUE".
         quantize: "int8" or "int8-signed": also tune a copy of the student for that int8 export.
     """
@@ -303,7 +304,7 @@ class Request:
             student=student,
             student_spec=student_spec,
             recipe=self.chosen_recipe(),
-            mask=self._mask(coils=student_spec.coils),
+            mask=self._mask(coils=student_spec.coils or teacher_spec.coils),
         )
 
     def chosen_recipe(self) -> DistillRecipe:
@@ -315,9 +316,13 @@ class Request:
         """
         if self.recipe is not None:
             return self._recipe(self.recipe)
-        if is_brought(self.student):
+        student = self._network("student")[1]
+        if student.kind == CODE:
             return self._recipe(default_recipe(CODE))
-        return self._recipe(default_recipe(self._network("student")[1].kind))
+        teacher = self._network("teacher")[1]
+        # A family's own recipe is for pairs of that family: the student may start as its teacher.
+        strangers = teacher.kind != student.kind or not same_input(teacher, student)
+        return self._recipe("imitation" if strangers else default_recipe(student.kind))
 
     def resumed(self, out: Path) -> Settings:
         """Take the settings of the run in a folder; refuse what contradicts them.
@@ -343,13 +348,14 @@ class Request:
         same = {"data", "contrast", "split", "matrix", "baseline"} - named
         merged = replace(self, **{name: getattr(stored, name) for name in same})
         masks = {"mask", "mask_family", "mask_seed", "acceleration"}
+        coils = student_spec.coils or teacher_spec.coils
         asked = merged._resolved(
             teacher=teacher,
             teacher_spec=teacher_spec,
             student=student,
             student_spec=student_spec,
             recipe=self._recipe(stored.recipe if self.recipe is None else self.recipe),
-            mask=merged._mask(coils=student_spec.coils) if named & masks else stored.mask,
+            mask=merged._mask(coils=coils) if named & masks else stored.mask,
         )
         difference = stored.difference(asked)
         if difference:
@@ -373,19 +379,6 @@ class Request:
         data = PHANTOM if self.data is None else str(self.data)
         if data != PHANTOM and not Path(data).exists():
             raise DataError(f"{data} does not exist.", "Check the path given to --data.")
-        alike = ["reads", "has_data_consistency"]
-        if CODE in (teacher_spec.kind, student_spec.kind):
-            _check_same_input(teacher, teacher_spec, student, student_spec)
-        # Networks of two families may be paired too, see `_check_pair`.
-        alike += ["cascades"] if teacher_spec.kind == student_spec.kind else []
-        if any(getattr(teacher_spec, name) != getattr(student_spec, name) for name in alike):
-            raise ModelError(
-                f"Teacher {teacher} ({teacher_spec.kind}, {teacher_spec.cascades} cascades) and"
-                f" student {student} ({student_spec.kind}, {student_spec.cascades} cascades)"
-                " cannot be compared cascade by cascade.",
-                "Pair a teacher and a student of one family, e.g. dccnn-d5c5 with dccnn-d3c5, or"
-                " dccnn-d5c5-sense with dccnn-d3c5-sense.",
-            )
         matrix = self.matrix or mask.height
         try:
             mask.check_matrix(matrix, matrix)
@@ -473,23 +466,6 @@ class Request:
         return family.draw(size, acceleration, self.mask_seed or 0, centre)
 
 
-def _check_same_input(
-    teacher: str, teacher_spec: NetworkSpec, student: str, student_spec: NetworkSpec
-) -> None:
-    """Refuse a network of one's own whose partner is given another input."""
-
-    def reads(spec: NetworkSpec) -> str:
-        consistency = "with" if spec.has_data_consistency else "without"
-        return f"{spec.reads!s} images, {consistency} data consistency"
-
-    if reads(teacher_spec) != reads(student_spec):
-        raise ModelError(
-            f"Teacher {teacher} reads {reads(teacher_spec)}; student {student} reads"
-            f" {reads(student_spec)}.",
-            "Pair networks that read the same, e.g. two of one file in different widths.",
-        )
-
-
 def _spec(option: str, name: str) -> NetworkSpec:
     """Return the architecture of a preset, a checkpoint or a trained network of the package."""
     path = checkpoint_path(name)
@@ -533,7 +509,8 @@ def check_sharding(settings: Settings, processes: int) -> None:
     # PyTorch is imported late: what only reads a request does without it
     from kdmri_edge.distillation.batches import batch_size, strips_allowed
 
-    recipe, strips = settings.recipe, strips_allowed(settings.mask, settings.student_spec)
+    recipe = settings.recipe
+    strips = strips_allowed(settings.mask, settings.student_spec, settings.teacher_spec)
     shards = max(recipe.batches.shards, processes)
     if shards % processes:
         raise RecipeError(
@@ -597,12 +574,14 @@ def _check_masks(settings: Settings) -> None:
     from kdmri_edge.distillation.batches import ACCELERATIONS, SMALLEST
 
     recipe = settings.recipe
-    lines = settings.mask.is_lines and settings.student_spec.has_data_consistency
+    both = settings.student_spec, settings.teacher_spec
+    consistent = all(spec.has_data_consistency for spec in both)
+    lines = settings.mask.is_lines and consistent
     if recipe.batches.noise > 0 and not lines:
         raise RecipeError(
             f"Noise (batches.noise={recipe.batches.noise:g}) is added to lines that a mask samples,"
             " which this run has none of.",
-            "Use --set batches.noise=0, or a network with data consistency (DC-CNN) and a line"
+            "Use --set batches.noise=0, or networks with data consistency (DC-CNN) and a line"
             " mask.",
         )
     if recipe.batches.masks is Masks.LINES:
@@ -612,7 +591,7 @@ def _check_masks(settings: Settings) -> None:
         without = "batches.other_masks=0"
     else:
         return
-    if not settings.student_spec.has_data_consistency:
+    if not consistent:
         raise RecipeError(
             f"A network without data consistency takes no mask, so it cannot be trained over line"
             f" masks ({key}).",
@@ -636,26 +615,40 @@ def _check_pair(settings: Settings) -> None:
 
     recipe, teacher, student = settings.recipe, settings.teacher_spec, settings.student_spec
     ours, theirs = student.attention_widths, teacher.attention_widths
-    if recipe.attention_steps and (not ours or len(ours) != len(theirs)):
+    wanted = recipe.distillation
+    if wanted.taps:
+        _check_taps(recipe)
+    elif recipe.attention_steps and not (ours and theirs):
         raise RecipeError(
             f"Attention is transferred cascade by cascade, and the teacher shows {len(theirs)}"
             f" tensors for it, the student {len(ours)}.",
-            "Use --set attention_steps=0, or a recipe of imitation alone (--recipe imitation).",
+            "Name modules of both in distillation.taps, use --set attention_steps=0, or a recipe of"
+            " imitation alone (--recipe imitation).",
         )
-    relates = recipe.attention_steps and recipe.distillation.transfer is Transfer.RELATION
-    if relates and theirs != ours:
+    elif recipe.attention_steps and wanted.transfer is not Transfer.ATTENTION:
+        widths = {*ours, *theirs}
+        if len(widths) > 1:
+            what = "relations" if wanted.transfer is Transfer.RELATION else "features"
+            raise RecipeError(
+                f"The teacher has {theirs[0]} feature maps, the student {ours[0]}; their {what}"
+                " cannot be compared.",
+                "Pair networks of equal width, use --set distillation.transfer=attention, or name"
+                " modules in distillation.taps, whose maps are projected.",
+            )
+    cascades = {teacher.cascades, student.cascades}
+    if wanted.imitation is Imitation.CASCADES and len(cascades) > 1 and 1 in cascades:
         raise RecipeError(
-            f"The teacher has {theirs[0]} feature maps, the student {ours[0]}; their relations"
-            " cannot be compared.",
-            "Pair networks of equal width, or use --set distillation.transfer=attention.",
-        )
-    by_cascade = recipe.distillation.imitation is Imitation.CASCADES
-    if by_cascade and teacher.cascades != student.cascades:
-        raise RecipeError(
-            f"The teacher has {teacher.cascades} cascades, the student {student.cascades}; they"
-            " cannot be imitated one by one.",
+            f"The teacher has {teacher.cascades} cascade{'s' * (teacher.cascades > 1)}, the student"
+            f" {student.cascades}; there is no image between to imitate.",
             "Use --set distillation.imitation=final.",
         )
+    for key in ("bridge", "inherit"):
+        if getattr(wanted, key) and not same_input(student, teacher):
+            raise RecipeError(
+                f"The teacher reads {_reads(teacher)}, the student {_reads(student)}; its"
+                " convolutions cannot start as the teacher's.",
+                f"Use --set distillation.{key}=false, or --recipe imitation.",
+            )
     if recipe.distillation.bridge:
         check_bridge(student, teacher)
     elif recipe.distillation.inherit:
@@ -667,6 +660,12 @@ def _check_pair(settings: Settings) -> None:
         raise RecipeError(
             "A finished teacher cannot be trained jointly with its student.",
             f"{remedy[:-1]}, or let this run train the teacher.",
+        )
+    if not same_input(teacher, student):
+        raise RecipeError(
+            f"Joint training mixes cascades, and the teacher reads {_reads(teacher)}, the student"
+            f" {_reads(student)}.",
+            remedy,
         )
     mixed = teacher.has_features_from and student.has_features_from
     if not mixed or teacher.cascades != student.cascades:
@@ -680,4 +679,28 @@ def _check_pair(settings: Settings) -> None:
             f"{recipe.joint_steps} joint steps are more than the teacher's"
             f" {recipe.teacher_steps} in all.",
             f"Use --set joint_steps={recipe.teacher_steps}, or fewer.",
+        )
+
+
+def _reads(spec: NetworkSpec) -> str:
+    consistency = "with" if spec.has_data_consistency else "without"
+    return f"{spec.reads} images {consistency} data consistency"
+
+
+def _check_taps(recipe: DistillRecipe) -> None:
+    from kdmri_edge.distillation.taps import Tap
+
+    for name in (*recipe.distillation.taps, *recipe.distillation.taps.values()):
+        Tap.parse(name)
+    if not recipe.attention_steps and not recipe.distillation.taps_weight:
+        raise RecipeError(
+            "What distillation.taps name is compared nowhere: attention_steps and"
+            " distillation.taps_weight are 0.",
+            "Use --set distillation.taps_weight=0.01, or --set distillation.taps={}.",
+        )
+    if not recipe.attention_steps and not recipe.distillation.imitation_until:
+        raise RecipeError(
+            "What distillation.taps name is compared while the student imitates, and it never does"
+            " (distillation.imitation_until=0).",
+            "Use --set distillation.imitation_until=1, or --set distillation.taps={}.",
         )

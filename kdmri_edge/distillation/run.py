@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import BaseFileLock
 from lightning_fabric import Fabric
 
+from kdmri_edge.bring.trial import phantom_inputs
 from kdmri_edge.data.case import Case
 from kdmri_edge.distillation.batches import TrainingSlices
 from kdmri_edge.distillation.data import TrainingData, gather, merged_records, recorded_hashes
 from kdmri_edge.distillation.engine import Engine, announce, describe, launched
-from kdmri_edge.distillation.initial_weights import add_branches, init_from_teacher, init_model
+from kdmri_edge.distillation.initial_weights import (
+    add_branches,
+    init_from_teacher,
+    init_model,
+    init_projections,
+)
 from kdmri_edge.distillation.lock import lock_run
 from kdmri_edge.distillation.log import TrainingLog
 from kdmri_edge.distillation.loop import thinned, train, validation_psnr
@@ -37,6 +43,7 @@ from kdmri_edge.distillation.stage_builders import (
     teacher_stage,
 )
 from kdmri_edge.distillation.stages import Stage, TrainContext
+from kdmri_edge.distillation.taps import Given, TapPair, Taught, check_image, pair_taps
 from kdmri_edge.errors import CheckpointError, RunError
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.checkpoint import (
@@ -136,6 +143,7 @@ class _Distillation:
     key: str
     origin: dict[str, Any]
     lock: BaseFileLock | None = None
+    pairs: list[TapPair] = field(default_factory=list)
 
     @property
     def _pretrained(self) -> dict[str, Path | None]:
@@ -151,6 +159,7 @@ class _Distillation:
         for role, path in self._pretrained.items():
             if path is not None and not self.run.has(role):
                 self._load_pretrained(role, path)
+        self.pairs = self._tried_pair()
         known = (self.run.path / "run.json").exists()
         if known:
             self._check_same()
@@ -168,7 +177,8 @@ class _Distillation:
             elif (meta := with_tuning(self.run.meta, self.settings.recipe)) is not None:
                 write_json(self.run.path / "run.json", meta)
         watched = thinned(self.data.validation, _WATCHED_SLICES)
-        self.context = TrainContext(
+        teacher_spec = self.settings.teacher_spec
+        context = TrainContext(
             fabric=self.fabric,
             recipe=self.settings.recipe,
             slices=slices,
@@ -180,7 +190,55 @@ class _Distillation:
             log=TrainingLog(self.run.path / "log.csv") if first else None,
             key=self.key,
             forecast=self._forecast(slices, watched) if first else None,
+            partner=teacher_spec,
         )
+        teacher = None
+        if (read := self.data.teacher) is not None:
+            teacher = replace(
+                context,
+                slices=TrainingSlices.from_cases(read.train, self.data.train),
+                validation=thinned(read.validation, _WATCHED_SLICES),
+                operator=self.fabric.to_device(network_operator(teacher_spec, mask, self.form)),
+                spec=teacher_spec,
+                partner=spec,
+            )
+        self.context = replace(context, teacher=teacher)
+
+    def _context_of(self, role: str) -> TrainContext:
+        """Return what the stages of a network share."""
+        other = self.context.teacher if role == "teacher" else None
+        return other or self.context
+
+    def _tried_pair(self) -> list[TapPair]:
+        """Let a trained teacher and what the recipe taps run once, on a phantom.
+
+        Returns:
+            The modules whose outputs are compared.
+
+        Raises:
+            RecipeError: See `taps.pair_taps`.
+            ModelError: The teacher does not give an image of finite numbers.
+        """
+        settings = self.settings
+        trained = settings.teacher_checkpoint
+        wanted = settings.recipe.distillation
+        if not settings.distilled or settings.student_checkpoint is not None:
+            return []
+        if trained is None and not wanted.taps:
+            return []
+        if trained is None:
+            teacher = self._network(settings.teacher_spec, 0)
+        else:
+            known = self.run.weights("teacher") if self.run.has("teacher") else trained
+            teacher = self._network_of(load_checkpoint(known))
+        student = self._network(settings.student_spec, 1)
+        given = [
+            Given(*phantom_inputs(network.spec, settings.mask, settings.matrix, network))
+            for network in (student, teacher)
+        ]
+        if trained is not None:
+            check_image(teacher, given[1], settings.matrix, f"Teacher {settings.teacher}")
+        return pair_taps(wanted, student, teacher, *given)
 
     def _forecast(self, slices: TrainingSlices, watched: Sequence[Case]) -> Forecast:
         """Return what says how long the run will take."""
@@ -245,13 +303,14 @@ class _Distillation:
             data = self.data.record["train"]
             if role == "student":  # what the teacher saw has reached the student too
                 data = merged_records(data, self._teacher_data())
+            read = self.data.teacher if role == "teacher" else None
             training = {
                 "recipe": self.settings.recipe.to_dict(),
                 "steps": steps,
                 "data": data,
                 "split": self.data.record["split"],
                 "attribution": self.data.attribution,
-                **self.data.simulation,
+                **(self.data if read is None else read).simulation,
                 "ran_on": describe(self.fabric),
                 "provenance": self.origin,
             }
@@ -272,14 +331,17 @@ class _Distillation:
     def _save(self, role: str, network: Network, training: Mapping[str, Any]) -> None:
         psnr = None
         self.fabric.to_device(network)
+        context = self._context_of(role)
         if MAXIMA not in training:  # a pretrained network brings its own
             maxima = training_maxima(
-                network, self.context.operator, self.context.slices, f"{role}: ranges for int8"
+                network, context.operator, context.slices, f"{role}: ranges for int8"
             )
             training = {MAXIMA: maxima, **training}
-        if self.data.validation:
+        read = self.data.teacher if role == "teacher" else None
+        volumes = (self.data if read is None else read).validation
+        if volumes:
             title = f"{role}: validation, whole volumes"
-            psnr = validation_psnr(network, self.context.operator, self.data.validation, title)
+            psnr = validation_psnr(network, context.operator, volumes, title)
             say(f"{role}: {psnr:.2f} dB on the validation volumes.")
         training = {**training, "validation_psnr_db": psnr}
         self._write_checkpoint(self.run.file(role), role, network, training)
@@ -362,7 +424,7 @@ class _Distillation:
             network = self._network(spec, seed)
             if branches is not None:
                 add_branches(network, self.settings.recipe.seed, branches)
-            train(network, stage, self.context)
+            train(network, stage, self._context_of(role))
             fuse(network)
             return network
 
@@ -392,9 +454,12 @@ class _Distillation:
                 inherit_ends(network, teacher)
             if recipe.optim.reparameterise:
                 add_branches(network, self.settings.recipe.seed, _STUDENT_BRANCHES)
+            taught: Network | Taught = network
+            if self.pairs:
+                taught = Taught(network, self.pairs, init_projections(self.pairs, recipe))
             for stage in stages:
-                train(network, stage, self.context)
-            fuse(network)
+                train(taught, stage, self.context)
+            fuse(taught)
             return network
 
         steps = {"attention": recipe.attention_steps, "imitation": recipe.imitation_steps}

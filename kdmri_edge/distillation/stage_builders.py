@@ -57,6 +57,7 @@ def student_stages(settings: Settings, loss: DistillationLoss) -> list[Stage]:
         title=f"{title}: {recipe.distillation.transfer}",
         steps=recipe.attention_steps,
         criterion=loss.attention,
+        taught=True,
     )
     imitation = Stage(
         name="imitation",
@@ -67,6 +68,7 @@ def student_stages(settings: Settings, loss: DistillationLoss) -> list[Stage]:
         switch=recipe.distillation.imitation_until,
         other_masks=recipe.batches.other_masks,
         noise=recipe.batches.noise,
+        taught=True,
         ema=recipe.optim.ema,
     )
     return [stage for stage in (attention, imitation) if stage.steps]

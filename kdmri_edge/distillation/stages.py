@@ -18,26 +18,38 @@ from kdmri_edge.models.network import Features
 from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.physics.masks import Mask
 
-__all__ = ["Batch", "Criterion", "Stage", "TrainContext"]
+__all__ = ["Batch", "Criterion", "Inputs", "Stage", "TrainContext"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """What a step trains on.
+class Inputs:
+    """What a network reads, and the image that it should give.
 
     Attributes:
         x_u: Zero-filled images [B, C, H, W], normalised.
         target: Fully sampled images, same shape and scale.
         operator: Constant of data consistency of the mask that `x_u` was sampled with.
-        progress: Part of the stage's steps that lies behind, from 0 to below 1.
         maps: Coil sensitivities [B, coils, 2, H, W]; None for one coil.
     """
 
     x_u: Tensor
     target: Tensor
     operator: Tensor
-    progress: float
     maps: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch(Inputs):
+    """What a step trains on.
+
+    Attributes:
+        progress: Part of the stage's steps that lies behind, from 0 to below 1.
+        teacher: The same slices as the teacher reads them; None where it reads what the network in
+            training reads.
+    """
+
+    progress: float
+    teacher: Inputs | None = None
 
 
 Criterion = Callable[[Features, Batch], Tensor]
@@ -60,6 +72,7 @@ class Stage:
             there, once. On a GPU the steps on each side are recorded once and replayed.
         other_masks: Part of the steps whose batches are sampled with another line mask each.
         noise: Largest strength of the noise that its batches are sampled with.
+        taught: Whether the criterion asks the teacher.
         ema: Decay of the running average of the weights that the stage ends with; 0 for the last
             weights themselves.
     """
@@ -73,6 +86,7 @@ class Stage:
     switch: float = 1.0
     other_masks: float = 0.0
     noise: float = 0.0
+    taught: bool = False
     ema: float = 0.0
 
 
@@ -87,11 +101,16 @@ class TrainContext:
         validation: Volumes to watch (thinned).
         mask: The run's own mask.
         operator: Its constant of data consistency, on the device.
-        spec: Architecture of the student; the teacher agrees in channels and coils.
+        spec: Architecture of a network that reads these slices: the student, or a teacher that
+            reads the same.
         folder: Where state files go.
         log: The training log (written by the first process only).
         key: Fingerprint of the run's settings.
         forecast: Says how long the run will take; None where nobody watches.
+        partner: Architecture of the other network of the pair, which sees the same parts of the
+            same slices; None without one.
+        teacher: What a teacher's stages share, and its slices, the same ones in the same order,
+            where it reads another input than the student; else None.
     """
 
     fabric: Fabric
@@ -105,6 +124,8 @@ class TrainContext:
     log: TrainingLog | None
     key: str
     forecast: Forecast | None = None
+    partner: NetworkSpec | None = None
+    teacher: TrainContext | None = None
 
     @property
     def strips(self) -> bool:
@@ -112,4 +133,4 @@ class TrainContext:
 
         Otherwise whole slices are drawn, never mirrored.
         """
-        return strips_allowed(self.mask, self.spec)
+        return strips_allowed(self.mask, self.spec, self.partner or self.spec)

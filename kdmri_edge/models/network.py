@@ -43,11 +43,14 @@ class Features(NamedTuple):
         output: Reconstruction [B, C, H, W].
         cascade_outputs: Image after each cascade, [B, C, H, W]; the last one is the output.
         attention: Activations of the attention tap in each cascade, [B, width, H, W].
+        taps: Outputs of the modules that a recipe names, [B, width, h, w] each; added by who asks
+            for them (`distillation.taps`), never by the network.
     """
 
     output: Tensor
     cascade_outputs: list[Tensor]
     attention: list[Tensor]
+    taps: tuple[Tensor, ...] = ()
 
 
 class Network(nn.Module):

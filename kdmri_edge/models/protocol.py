@@ -30,6 +30,7 @@ __all__ = [
     "NetworkSpec",
     "SpecDefaults",
     "consistency_macs",
+    "same_input",
 ]
 
 
@@ -142,6 +143,11 @@ class NetworkSpec(Protocol):
         Raises:
             ModelError: It has no such setting, or it does not take so many numbers.
         """
+
+
+def same_input(one: NetworkSpec, other: NetworkSpec) -> bool:
+    """Tell whether two networks are given the same of a scan, so that one can stand for both."""
+    return (one.reads, one.magnitude_input) == (other.reads, other.magnitude_input)
 
 
 class SpecDefaults:

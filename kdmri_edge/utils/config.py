@@ -1,6 +1,8 @@
 """Typed settings: frozen dataclasses filled from TOML and from `--set key=value`.
 
 Fields that are dataclasses themselves are groups: tables in TOML, `group.key` on the command line.
+A field of texts by text is a table as well, of which one entry is `group.key.NAME`; names may have
+dots.
 A field's metadata may hold `minimum` and `maximum`; what a key means is said once, under
 `Attributes:` in the docstring of its class.
 """
@@ -12,7 +14,7 @@ import json
 import re
 import textwrap
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -52,12 +54,16 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path} is not valid TOML ({error}).", "Correct the file.") from error
 
 
-def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+def override(
+    values: Mapping[str, Any], assignments: Iterable[str], *, tables: Collection[str] = ()
+) -> dict[str, Any]:
     """Apply `key=value` assignments on top of `values`; a value is read as TOML, else as text.
 
     Args:
         values: By key, those of groups as `group.key`.
         assignments: What `--set` was given.
+        tables: Keys that are tables of texts, whose entries are read as texts without quotation
+            marks: the name "0.10" would be a number otherwise.
 
     Raises:
         RecipeError: An assignment without "=".
@@ -73,8 +79,10 @@ def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
             read = tomllib.loads(f"value = {text}")
         except tomllib.TOMLDecodeError:
             read = {}
+        entry = any(key.strip().startswith(f"{table}.") for table in tables)
         # More than the value: a text of several lines that happens to be TOML.
-        result[key.strip()] = read["value"] if len(read) == 1 else text.strip()
+        known = len(read) == 1 and (not entry or isinstance(read["value"], str))
+        result[key.strip()] = read["value"] if known else text.strip()
     return result
 
 
@@ -101,6 +109,8 @@ class Key:
     @property
     def values(self) -> str:
         """What may be given, in words."""
+        if get_origin(self.kind) is dict:
+            return "table of texts"
         if get_origin(self.kind) is tuple:
             return f"list of {_WORDS[get_args(self.kind)[0]]}s"
         if issubclass(self.kind, StrEnum):
@@ -167,6 +177,8 @@ def plain(settings: Any) -> dict[str, Any]:
 def _plain_value(value: Any) -> Any:
     if isinstance(value, StrEnum):
         return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -251,7 +263,7 @@ def build(
 
     Args:
         cls: A frozen dataclass whose fields are int, float, bool, str or StrEnum, tuples of
-            one of them, or groups (dataclasses) of such fields.
+            one of them, tables of texts (`dict[str, str]`), or groups (dataclasses) of such fields.
         values: Plain values by field name, those of groups in tables or as `group.key`.
         source: What to call their origin in messages, such as a file name.
         other_words: Keys by words that other programs have for them, to suggest.
@@ -262,7 +274,7 @@ def build(
     """
     known = known_keys(cls)
     clean: dict[str, Any] = {}
-    for name, value in _flat(cls, values, source).items():
+    for name, value in _joined(_flat(cls, values, source), known, source).items():
         place = _Place(source, name)
         if name not in known:
             near = _nearest(name, known, other_words)
@@ -277,6 +289,30 @@ def build(
     if missing:
         raise RecipeError(f"{source} lacks the key {missing[0]!r}.", "Add it.")
     return _made(cls, nested(clean))
+
+
+def _joined(values: Mapping[str, Any], known: Mapping[str, Key], source: str) -> dict[str, Any]:
+    """Return values with the entries of tables, written as `table.NAME`, in their tables."""
+    result = dict(values)
+    for table in (name for name, key in known.items() if get_origin(key.kind) is dict):
+        entries = {name: result.pop(name) for name in values if name.startswith(f"{table}.")}
+        if not entries and not isinstance(result.get(table), Mapping):
+            continue
+        whole = result.get(table, {})
+        if not isinstance(whole, Mapping):
+            raise _Place(source, table).error(f"is {whole!r}", _ENTRIES)
+        added = {name.removeprefix(f"{table}."): value for name, value in entries.items()}
+        result[table] = _dotted({**whole, **added})
+    return result
+
+
+def _dotted(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return the entries of a table by their whole names: TOML reads a.b = "c" as a table a."""
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        inner = isinstance(value, Mapping)
+        found |= _dotted(value, f"{before}{name}.") if inner else {f"{before}{name}": value}
+    return found
 
 
 def _made(cls: type[T], values: Mapping[str, Any]) -> T:
@@ -306,7 +342,14 @@ def _nearest(name: str, known: Mapping[str, Key], other_words: Mapping[str, str]
     return None if near is None else keys[near]
 
 
+_ENTRIES: Final = 'Give a table of texts, e.g. {"encoder.0" = "encoder.1"}.'
+
+
 def _convert(value: Any, kind: Any, place: _Place) -> Any:
+    if get_origin(kind) is dict:
+        if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
+            raise place.error(f"is {value!r}", _ENTRIES)
+        return dict(value)
     if get_origin(kind) is tuple:
         item = get_args(kind)[0]
         if not isinstance(value, list | tuple):
@@ -367,4 +410,7 @@ def _toml(value: Any) -> str:
         return json.dumps(str(value), ensure_ascii=False)
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, Mapping):
+        entries = (f"{_toml(name)} = {_toml(one)}" for name, one in value.items())
+        return "{" + ", ".join(entries) + "}"
     return repr(value)

@@ -292,7 +292,10 @@ class TestCommands:
             (("distill", "--teacher", "missing.py:Net"), ("missing.py does not exist",)),
             (("distill", "--student", "own.py"), ("own.py:FACTORY",)),
             (("distill", "--student", "own.py:Nte"), ("did you mean 'Net'",)),
-            (("distill", "--teacher", "own.py:Net"), ("own.py:Net reads magnitude", "dccnn-d3c5")),
+            (
+                ("distill", "--teacher", "own.py:Net", "--recipe", "edge"),
+                ("The teacher has 1 cascade,", "no image between"),
+            ),
             (("distill", "--teacher-weights", "w.pt"), ("--teacher-weights", "named as code")),
             (("export", "own.py:Net", "--target", "onnx"), ("without weights", "--weights")),
             (

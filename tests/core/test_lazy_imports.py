@@ -59,6 +59,7 @@ WITH_TORCH = {
     "kdmri_edge.distillation.run",
     "kdmri_edge.distillation.loop",
     "kdmri_edge.distillation.stages",
+    "kdmri_edge.distillation.taps",
     "kdmri_edge.runtime.backends.pytorch",
     "kdmri_edge.runtime.backends.torchscript",
 }
