@@ -26,14 +26,11 @@ __all__ = ["open_peer", "plain_network", "write_onnx"]
 class _PlainDCCNN(DCCNN):
     """The network with data consistency as published code has it: torch.fft over both axes."""
 
-    def cascade(
-        self, number: int, x: Tensor, x_u: Tensor, operator: Tensor, maps: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Compute one cascade; see `DCCNN.cascade`."""
-        correction, tapped = self.cascades[number](x)
-        if self.spec.residual:
-            correction = x + correction
-        return apply_fft(correction, x_u, operator, self.gain), tapped
+    def consistent(
+        self, x: Tensor, x_u: Tensor, operator: Tensor, maps: Tensor | None = None
+    ) -> Tensor:
+        """Put the acquired samples into an image; see `DCCNN.consistent`."""
+        return apply_fft(x, x_u, operator, self.gain)
 
 
 def _made_plain(reconstructor: Reconstructor, matrix: int) -> None:

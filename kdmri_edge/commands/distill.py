@@ -93,9 +93,9 @@ __all__ = ["distill"]
 @click.option(
     "--recipe",
     metavar="NAME|FILE",
-    help="Shipped recipe (edge, edge-sr, imitation, kd-mri, kd-mri-sr, paper-teacher, quickstart)"
-    " or a file. Default: the student's family's (edge, for VDSR edge-sr); imitation, where teacher"
-    " and student are of two families or read two inputs.",
+    help="Shipped recipe (carried, edge, edge-sr, imitation, kd-mri, kd-mri-sr, paper-teacher,"
+    " quickstart) or a file. Default: the student's family's (edge, for VDSR edge-sr); imitation,"
+    " where teacher and student are of two families or read two inputs.",
 )
 @click.option(
     "--set",

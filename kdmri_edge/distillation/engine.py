@@ -27,6 +27,7 @@ __all__ = [
     "Engine",
     "announce",
     "describe",
+    "in_bf16",
     "is_first_process",
     "launched",
     "make_fabric",
@@ -172,6 +173,11 @@ def launched(engine: Engine, precision: Precision) -> Iterator[Fabric]:
         torch.distributed.destroy_process_group()
 
 
+def in_bf16(fabric: Fabric) -> bool:
+    """Tell whether convolutions are computed in bf16."""
+    return "bf16" in str(fabric._precision.precision)
+
+
 def is_first_process() -> bool:
     """Tell whether this is the process that speaks; true also outside a distributed run."""
     return int(getattr(rank_zero_only, "rank", 0)) == 0
@@ -181,7 +187,7 @@ def describe(fabric: Fabric) -> dict[str, Any]:
     """Return what is really running, for run.json and for the person watching."""
     device = fabric.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    bf16 = "bf16" in str(fabric._precision.precision)
+    bf16 = in_bf16(fabric)
     return {
         "device": name,
         "processes": fabric.world_size,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kdmri_edge.data.case import Case
 from kdmri_edge.distillation.batches import draw, sees_other_mask, step_mask, step_noise
+from kdmri_edge.distillation.engine import in_bf16
 from kdmri_edge.distillation.log import StageProgress
 from kdmri_edge.distillation.losses import Joint
 from kdmri_edge.distillation.recipe import DistillRecipe, Masks, Schedule
@@ -24,7 +25,7 @@ from kdmri_edge.distillation.stages import Batch, Inputs, Stage, TrainContext
 from kdmri_edge.distillation.state import WeightAverage, load_state, save_state
 from kdmri_edge.distillation.taps import Taught
 from kdmri_edge.errors import Interrupted, KdmriError
-from kdmri_edge.models.blocks import channels_last, padded
+from kdmri_edge.models.blocks import channels_last, padded, sound_gradients
 from kdmri_edge.models.network import Features, Network, network_operator
 from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.reparameterisation import sum_branches_once
@@ -380,8 +381,9 @@ def train(network: Network | Joint | Taught, stage: Stage, context: TrainContext
         context.log.rewind(stage.name, done)
     began = time.perf_counter()
     show = fabric.is_global_zero
-    # What tensor cores need, in training only.
+    # In training only: what tensor cores need, and what CPUs get wrong otherwise.
     on_gpu = fabric.device.type == "cuda"
+    on_cpu = fabric.device.type == "cpu" and in_bf16(fabric)
     with (
         stop_on_interrupt(_STOPPING if show else None) as stop,
         contextlib.closing(
@@ -389,6 +391,7 @@ def train(network: Network | Joint | Taught, stage: Stage, context: TrainContext
         ) as train_step,
         # not of tapped networks: padded convolutions are not called as modules
         padded(network) if on_gpu and not isinstance(network, Taught) else nullcontext(),
+        sound_gradients(network) if on_cpu else nullcontext(),
         StageProgress(stage.title, stage.steps, done, show=show) as shown,
     ):
         for step in range(done, stage.steps):

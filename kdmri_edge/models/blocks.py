@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -13,13 +14,15 @@ from torch.nn import functional as F
 from kdmri_edge.models.convolutions import Convolution
 from kdmri_edge.models.specs import ModelSpec
 
-__all__ = ["ConvStack", "channels_last", "padded"]
+__all__ = ["ConvStack", "channels_last", "padded", "sound_gradients"]
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
 # What tensor cores take at once in half precision.
 _AT_ONCE = 8
+# Input channels that CPU kernels take at once in bf16.
+_BLOCK = 16
 
 
 class ConvStack(nn.Module):
@@ -40,7 +43,7 @@ class ConvStack(nn.Module):
         self.padded = False
         self.convs = nn.ModuleList(
             nn.Conv2d(i, o, spec.kernel, padding=d * (spec.kernel // 2), dilation=d)
-            for (i, o), d in zip(spec.widths, spec.dilation_of(cascade), strict=True)
+            for (i, o), d in zip(spec.widths_of(cascade), spec.dilation_of(cascade), strict=True)
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,7 +53,7 @@ class ConvStack(nn.Module):
         for number, conv in enumerate(self.convs, start=1):
             # not one that rounds as int8 would
             padded = self.padded and isinstance(conv, nn.Conv2d)
-            x = _padded(cast(nn.Conv2d, conv), x) if padded else conv(x)
+            x = _padded(cast(nn.Conv2d, conv), x, _AT_ONCE) if padded else conv(x)
             if number < last:
                 x = F.relu(x)
             if number == self.tap:
@@ -70,8 +73,9 @@ class ConvStack(nn.Module):
         ]
 
 
-def _padded(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    inputs, outputs = -conv.in_channels % _AT_ONCE, -conv.out_channels % _AT_ONCE
+def _padded(conv: nn.Conv2d, x: Tensor, block: int) -> Tensor:
+    """Convolve with as many channels as are taken at once, zeros for those that are missing."""
+    inputs, outputs = -conv.in_channels % block, -conv.out_channels % block
     if not inputs and not outputs:
         return cast(Tensor, conv(x))
     weight = F.pad(conv.weight, (0, 0, 0, 0, 0, inputs, 0, outputs))
@@ -82,6 +86,7 @@ def _padded(conv: nn.Conv2d, x: Tensor) -> Tensor:
         x.contiguous(memory_format=layout),
         weight.contiguous(memory_format=layout),
         bias,
+        stride=cast(tuple[int, int], conv.stride),
         padding=cast(tuple[int, int], conv.padding),
         dilation=cast(tuple[int, int], conv.dilation),
     )
@@ -102,6 +107,34 @@ def padded(*networks: nn.Module) -> Iterator[None]:
     finally:
         for stack in stacks:
             stack.padded = False
+
+
+@contextlib.contextmanager
+def sound_gradients(network: nn.Module) -> Iterator[None]:
+    """Pad the convolutions inside whose gradient CPUs get wrong in bf16, for training there.
+
+    oneDNN (as of PyTorch 2.14) takes the gradient of a dilated convolution's weights in blocks of
+    16 input channels, and fills up the last one, if there are others before it, from memory that
+    was never written: 24 channels give gradients that are wrong or not finite.
+    """
+    found = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d)
+        and module.groups == 1
+        and module.in_channels > _BLOCK
+        and module.in_channels % _BLOCK
+        and max(module.dilation) > 1
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+    ]
+    for conv in found:
+        vars(conv)["forward"] = partial(_padded, conv, block=_BLOCK)
+    try:
+        yield
+    finally:
+        for conv in found:
+            del vars(conv)["forward"]
 
 
 def channels_last(network: _Module) -> _Module:

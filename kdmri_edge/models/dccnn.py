@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kdmri_edge.errors import ModelError
 from kdmri_edge.models.blocks import ConvStack
@@ -14,11 +16,31 @@ from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.consistency import data_consistency, gain, sense_consistency
 from kdmri_edge.physics.operators import Form
 
-__all__ = ["DCCNN"]
+__all__ = ["DCCNN", "Cascaded"]
+
+
+class Cascaded(NamedTuple):
+    """What a cascade makes.
+
+    Attributes:
+        image: [B, C, H, W].
+        attention: The tapped activations [B, width, H / f, W / f], f being `spec.shuffle`.
+        carried: Feature maps for the next cascade, [B, spec.carried, H / f, W / f]; None where
+            there are none.
+    """
+
+    image: Tensor
+    attention: Tensor
+    carried: Tensor | None = None
 
 
 class DCCNN(Network):
     """Cascades x_{i+1} = DC(x_i + CNN_i(x_i)), from the zero-filled image x_0 = x_u.
+
+    Where the specification says so, cascades hand feature maps m_i on, past data consistency, which
+    acts on the image alone, and read the zero-filled image as well:
+
+        c_i, m_{i+1} = CNN_i(x_i, x_u, m_i)        x_{i+1} = DC(x_i + c_i)
 
     Args:
         spec: The architecture.
@@ -47,7 +69,8 @@ class DCCNN(Network):
             maps: Coil sensitivities [B, coils, 2, H, W], of networks with `spec.coils` alone.
 
         Raises:
-            ModelError: Maps are missing, or given to a network that has no use for them.
+            ModelError: Maps are missing, or given to a network that has no use for them; or H or W
+                is no multiple of `spec.shuffle`.
         """
         if (maps is not None) != self.spec.coils:
             raise ModelError(
@@ -56,7 +79,7 @@ class DCCNN(Network):
                 else "This network knows of no coils.",
                 "Give maps to networks of the kind dccnn-d3c5-sense, and to no others.",
             )
-        return self.features_from(0, x_u, x_u, operator, maps)
+        return self._from(0, x_u, x_u, operator, maps)
 
     def features_from(
         self, first: int, x: Tensor, x_u: Tensor, operator: Tensor, maps: Tensor | None = None
@@ -69,17 +92,37 @@ class DCCNN(Network):
             x_u: Normalised zero-filled images, as for `features`.
             operator: As for `features`.
             maps: As for `features`.
+
+        Raises:
+            ModelError: An image is not all that its cascades hand on.
         """
-        stages, attention = [], []
+        if self.spec.carried:
+            raise ModelError(
+                "This network's cascades hand on feature maps beside the image.",
+                "Begin with its first cascade.",
+            )
+        return self._from(first, x, x_u, operator, maps)
+
+    def _from(
+        self, first: int, x: Tensor, x_u: Tensor, operator: Tensor, maps: Tensor | None
+    ) -> Features:
+        images, attention = [], []
+        carried: Tensor | None = None
         for number in range(first, len(self.cascades)):
-            x, tapped = self.cascade(number, x, x_u, operator, maps)
-            stages.append(x)
+            x, tapped, carried = self.cascade(number, x, x_u, operator, maps, carried)
+            images.append(x)
             attention.append(tapped)
-        return Features(x, stages, attention)
+        return Features(x, images, attention)
 
     def cascade(
-        self, number: int, x: Tensor, x_u: Tensor, operator: Tensor, maps: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        number: int,
+        x: Tensor,
+        x_u: Tensor,
+        operator: Tensor,
+        maps: Tensor | None = None,
+        carried: Tensor | None = None,
+    ) -> Cascaded:
         """Compute one cascade: convolutions, then data consistency.
 
         Args:
@@ -88,19 +131,47 @@ class DCCNN(Network):
             x_u: Normalised zero-filled images, as for `features`.
             operator: As for `features`.
             maps: As for `features`.
-
-        Returns:
-            Its image [B, C, H, W], and the tapped activations [B, width, H, W].
+            carried: Feature maps that the one before it made, if it makes any.
         """
-        correction, tapped = self.cascades[number](x)
-        if self.spec.residual:
+        spec = self.spec
+        read = [x] if number == 0 or not spec.shows_zero_filled else [x, x_u]
+        if spec.shuffle > 1:
+            read = [self._smaller(image) for image in read]
+        if carried is not None:
+            read.append(carried)
+        written, tapped = self.cascades[number](read[0] if len(read) == 1 else torch.cat(read, 1))
+        correction, carried = written, None
+        if spec.carried and number + 1 < len(self.cascades):
+            image = written.shape[1] - spec.carried
+            correction, carried = written[:, :image], F.relu(written[:, image:])
+        if spec.shuffle > 1:
+            correction = F.pixel_shuffle(correction, spec.shuffle)
+        if spec.residual:
             correction = x + correction
+        return Cascaded(self.consistent(correction, x_u, operator, maps), tapped, carried)
+
+    def consistent(
+        self, x: Tensor, x_u: Tensor, operator: Tensor, maps: Tensor | None = None
+    ) -> Tensor:
+        """Return an image [B, C, H, W] with the acquired samples; arguments as for `cascade`."""
         form = self.form.value
-        if maps is None:
-            x = data_consistency(correction, x_u, operator, self.gain, form)
-        else:
-            x = sense_consistency(correction, x_u, maps, operator, self.gain, form)
-        return x, tapped
+        made: Tensor = (
+            data_consistency(x, x_u, operator, self.gain, form)
+            if maps is None
+            else sense_consistency(x, x_u, maps, operator, self.gain, form)
+        )
+        return made
+
+    def _smaller(self, image: Tensor) -> Tensor:
+        factor = self.spec.shuffle
+        height, width = image.shape[-2:]
+        if height % factor or width % factor:
+            raise ModelError(
+                f"This network takes images whose sides are multiples of {factor}, not"
+                f" {height} x {width}.",
+                "Use another network, or another matrix.",
+            )
+        return F.pixel_unshuffle(image, factor)
 
     def forward(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Tensor:
         """Reconstruct: normalised zero-filled images [B, C, H, W] to images of the same shape."""

@@ -33,7 +33,10 @@ def stacks(network: nn.Module) -> list[ConvStack]:
 
 def same_outside(student: NetworkSpec, teacher: NetworkSpec) -> bool:
     """Return whether two networks are made of stacks whose outer convolutions have equal sizes."""
-    names = ("kind", "cascades", "width", "kernel", "channels")
+    names = (
+        "kind", "cascades", "width", "kernel", "channels", "carried", "shows_zero_filled",
+        "shuffle",
+    )  # fmt: skip
     return (
         isinstance(student, ModelSpec)
         and isinstance(teacher, ModelSpec)
@@ -114,7 +117,7 @@ def bridge(
         for number, (ours, theirs) in enumerate(zip(stacks(student), stacks(teacher), strict=True)):
             _fit(ours, theirs, x, random)
             if number + 1 < student.spec.cascades:
-                x = cast(DCCNN, student).cascade(number, x, x_u, operator, maps)[0]
+                x = cast(DCCNN, student).cascade(number, x, x_u, operator, maps).image
 
 
 def check_bridge(student: NetworkSpec, teacher: NetworkSpec) -> None:
@@ -128,11 +131,13 @@ def check_bridge(student: NetworkSpec, teacher: NetworkSpec) -> None:
         not isinstance(student, ModelSpec)
         or not isinstance(teacher, ModelSpec)
         or not same_outside(student, teacher)
+        or student.carried
+        or student.shows_zero_filled
         or not 3 <= student.convs < teacher.convs
     ):
         raise ModelError(
             "A student that is bridged needs as many cascades as its teacher, of the same width,"
-            " and fewer convolutions in each.",
+            " fewer convolutions in each, and none that read more than the image.",
             "Pair such networks, or use --set distillation.bridge=false.",
         )
     middle = student.convs // 2

@@ -22,6 +22,7 @@ from kdmri_edge.registry import Registry
 from kdmri_edge.utils.suggest import nearest
 
 __all__ = [
+    "CARRYING",
     "DCCNN",
     "NETWORKS",
     "PRESETS",
@@ -37,6 +38,12 @@ __all__ = [
 DCCNN: Final = "dccnn"
 """Cascades of convolutions, each followed by data consistency (Schlemper et al., TMI 2018)."""
 
+CARRYING: Final = "dccnn-carrying"
+"""DC-CNN whose cascades hand feature maps on past data consistency, and read the zero-filled image.
+
+They may compute at a lower resolution than the image's.
+"""
+
 VDSR: Final = "vdsr"
 """One stack of convolutions with a global residual, for super-resolution; no data consistency.
 
@@ -44,12 +51,16 @@ Kim et al., CVPR 2016.
 """
 
 
+_LATER: Final = {"coils": False, "carried": 0, "shows_zero_filled": False, "shuffle": 1}
+"""Fields that came after version 1 of the format, and their values where they are not used."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec:
     """The architecture of a network made of equal stacks of convolutions: DC-CNN or VDSR.
 
     Attributes:
-        kind: Family, "dccnn" or "vdsr".
+        kind: Family, "dccnn", "dccnn-carrying" or "vdsr".
         cascades: Number of cascades (1 for VDSR).
         convs: Convolutions per cascade.
         width: Feature maps of the hidden convolutions.
@@ -63,6 +74,11 @@ class ModelSpec:
             one channel half of a line whose mirror was not taken: `physics.operators`).
         coils: Whether data consistency is SENSE's (`physics.coils`), with coil sensitivities as
             a further input. It takes two channels, and enforces no sample exactly.
+        carried: Feature maps that each cascade hands to the next one beside its image, past data
+            consistency.
+        shows_zero_filled: Whether every cascade reads the zero-filled image as well.
+        shuffle: Factor f by which images become smaller, with f^2 times the channels, before a
+            cascade's convolutions (pixel unshuffle, Shi et al., CVPR 2016), and larger after them.
     """
 
     kind: str
@@ -76,6 +92,9 @@ class ModelSpec:
     residual: bool = True
     noise_weight: float | None = None
     coils: bool = False
+    carried: int = 0
+    shows_zero_filled: bool = False
+    shuffle: int = 1
 
     def __post_init__(self) -> None:
         """Fill in the dilation and check every field.
@@ -87,7 +106,7 @@ class ModelSpec:
             object.__setattr__(self, "dilation", (1,) * self.convs)
         object.__setattr__(self, "dilation", tuple(self.dilation))
         checks = {
-            "kind": self.kind in (DCCNN, VDSR),
+            "kind": self.kind in (DCCNN, CARRYING, VDSR),
             "cascades": self.cascades >= 1,
             "convs": self.convs >= 2,
             "width": self.width >= 1,
@@ -97,7 +116,10 @@ class ModelSpec:
             "channels": self.channels in (1, 2),
             "attention_tap": 1 <= self.attention_tap < self.convs,
             "noise_weight": self.noise_weight is None or self.noise_weight > 0,
-            "coils": not self.coils or (self.channels == 2 and self.kind == DCCNN),
+            "coils": not self.coils or (self.channels == 2 and self.kind != VDSR),
+            "carried": self.carried == 0 or (self.carried > 0 and self.kind == CARRYING),
+            "shows_zero_filled": not self.shows_zero_filled or self.kind == CARRYING,
+            "shuffle": self.shuffle == 1 or (self.shuffle > 1 and self.kind == CARRYING),
         }
         wrong = [name for name, good in checks.items() if not good]
         if wrong:
@@ -106,11 +128,25 @@ class ModelSpec:
                 "See the fields of ModelSpec.",
             )
 
-    @property
-    def widths(self) -> list[tuple[int, int]]:
-        """Input and output channels of each convolution of a cascade."""
+    def widths_of(self, cascade: int) -> list[tuple[int, int]]:
+        """Return input and output channels of each convolution of a cascade, counted from 0.
+
+        The first cascade reads the zero-filled image once and no carried maps, and the last one
+        writes none.
+        """
+        image = self.channels * self.shuffle**2
+        read = written = image
+        if cascade > 0:
+            read += image * self.shows_zero_filled + self.carried
+        if cascade + 1 < self.cascades:
+            written += self.carried
         inner = [self.width] * (self.convs - 1)
-        return list(zip([self.channels, *inner], [*inner, self.channels], strict=True))
+        return list(zip([read, *inner], [*inner, written], strict=True))
+
+    @property
+    def _products(self) -> int:
+        """Input times output channels, summed over all convolutions."""
+        return sum(i * o for number in range(self.cascades) for i, o in self.widths_of(number))
 
     @property
     def reads(self) -> InputKind:
@@ -122,7 +158,7 @@ class ModelSpec:
     @property
     def has_data_consistency(self) -> bool:
         """Whether each cascade ends with data consistency."""
-        return self.kind == DCCNN
+        return self.kind != VDSR
 
     @property
     def magnitude_input(self) -> bool:
@@ -140,11 +176,12 @@ class ModelSpec:
     @property
     def has_features_from(self) -> bool:
         """Whether its module can go on from the image of any cascade."""
-        return self.has_data_consistency
+        return self.has_data_consistency and not self.carried
 
     def layer_values(self, height: int, width: int) -> int:
         """Count the values that all convolutions read and write for one image."""
-        return sum(i + o for i, o in self.widths) * self.cascades * height * width
+        values = sum(i + o for number in range(self.cascades) for i, o in self.widths_of(number))
+        return values * height * width // self.shuffle**2
 
     def with_dilation(self, dilation: tuple[int, ...]) -> ModelSpec:
         """Return the same architecture with dilated convolutions.
@@ -167,8 +204,8 @@ class ModelSpec:
     @property
     def parameters(self) -> int:
         """Number of trainable parameters, biases included."""
-        per = sum(i * o * self.kernel**2 + o for i, o in self.widths)
-        return per * self.cascades
+        biases = sum(o for number in range(self.cascades) for _, o in self.widths_of(number))
+        return self._products * self.kernel**2 + biases
 
     def macs(
         self,
@@ -193,7 +230,7 @@ class ModelSpec:
         Returns:
             `{"convolutions": ..., "data_consistency": ...}`.
         """
-        convolutions = sum(i * o for i, o in self.widths) * self.kernel**2 * height * width
+        convolutions = self._products * self.kernel**2 * height * width // self.shuffle**2
         consistency = 0
         if self.has_data_consistency:
             consistency = consistency_macs(
@@ -205,7 +242,7 @@ class ModelSpec:
                 coils=coils if self.coils else None,
             )
         return {
-            "convolutions": convolutions * self.cascades,
+            "convolutions": convolutions,
             "data_consistency": consistency * self.cascades,
         }
 
@@ -213,7 +250,8 @@ class ModelSpec:
     def receptive_radius(self) -> int:
         """How many pixels away a pixel of the input can act, convolutions alone."""
         every = (d for number in range(self.cascades) for d in self.dilation_of(number))
-        return sum(d * (self.kernel // 2) for d in every)
+        radius = sum(d * (self.kernel // 2) for d in every)
+        return radius * self.shuffle + (self.shuffle - 1) * self.cascades
 
     def dilation_of(self, cascade: int) -> tuple[int, ...]:
         """Return the dilation of each convolution of a cascade, counted from 0."""
@@ -223,12 +261,13 @@ class ModelSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values.
 
-        Without coils that key is left out, so that single-coil networks stay readable for older
-        versions, and runs that these began go on.
+        What an older version did not know is left out where it is not used, so that it can read
+        the network, and runs that it began go on.
         """
         value = {**asdict(self), "dilation": list(self.dilation)}
-        if not self.coils:
-            del value["coils"]
+        for name, unused in _LATER.items():
+            if value[name] == unused:
+                del value[name]
         return value
 
     @classmethod
@@ -265,6 +304,44 @@ def _dccnn(convs: int, tap: int, *, channels: int = 1, coils: bool = False) -> M
     )
 
 
+def _carrying(
+    convs: int,
+    width: int,
+    carried: int,
+    *,
+    shuffle: int = 1,
+    dilation: tuple[int, ...] = (),
+    channels: int = 1,
+    coils: bool = False,
+) -> ModelSpec:
+    """Return DC-CNN whose cascades hand on feature maps and read the zero-filled image."""
+    return replace(
+        _dccnn(convs, convs // 2 + 1, channels=channels, coils=coils),
+        kind=CARRYING,
+        width=width,
+        carried=carried,
+        shows_zero_filled=True,
+        shuffle=shuffle,
+        dilation=dilation or (1,) * convs,
+    )
+
+
+def _carrying_presets() -> dict[str, ModelSpec]:
+    """Return teacher and students with carried maps, for each kind of input."""
+    presets: dict[str, ModelSpec] = {}
+    for suffix, channels, coils in (("", 1, False), ("-complex", 2, False), ("-sense", 2, True)):
+        presets |= {
+            f"dccnn-d5c5-carried{suffix}": _carrying(5, 32, 16, channels=channels, coils=coils),
+            f"dccnn-edge{suffix}": _carrying(
+                3, 24, 8, dilation=(1, 2, 1), channels=channels, coils=coils
+            ),
+            f"dccnn-edge-small{suffix}": _carrying(
+                3, 32, 12, shuffle=2, channels=channels, coils=coils
+            ),
+        }
+    return presets
+
+
 def _vdsr(convs: int, tap: int) -> ModelSpec:
     return ModelSpec(kind=VDSR, cascades=1, convs=convs, width=64, attention_tap=tap)
 
@@ -287,6 +364,13 @@ NETWORKS: Final = Registry(
                 "dccnn-d5c5-sense": _dccnn(5, 3, channels=2, coils=True),
                 "dccnn-d3c5-sense": _dccnn(3, 2, channels=2, coils=True),
             },
+        ),
+        CARRYING: NetworkFamily(
+            name=CARRYING,
+            from_dict=ModelSpec.from_dict,
+            build="kdmri_edge.models.dccnn:DCCNN",
+            presets=_carrying_presets(),
+            recipe="carried",
         ),
         VDSR: NetworkFamily(
             name=VDSR,

@@ -30,16 +30,21 @@ def spec(
     noise_weight: float | None = None,
     coils: bool = False,
     cascades: int = 2,
+    carried: int = 0,
+    shuffle: int = 1,
 ) -> ModelSpec:
     return ModelSpec(
-        kind=kind,
-        cascades=cascades if kind == "dccnn" else 1,
+        kind="dccnn-carrying" if carried else kind,
+        cascades=1 if kind == "vdsr" else cascades,
         convs=2,
         width=4,
         attention_tap=1,
         channels=channels,
         noise_weight=noise_weight,
         coils=coils,
+        carried=carried,
+        shows_zero_filled=carried > 0,
+        shuffle=shuffle,
     )
 
 

@@ -50,12 +50,20 @@ CASES: dict[str, Case] = {
     "sense, DFT": (small(channels=2, coils=True), lines(31), Form.DFT, (31, 25)),
     "sense, 2-D mask, odd": (small(channels=2, coils=True), points(31, 25), None, (31, 25)),
     "sense, FFT, 2-D mask": (small(channels=2, coils=True), points(32, 24), Form.FFT, (32, 24)),
+    "carried maps, odd": (small(carried=3), lines(31), None, (31, 25)),
+    "carried maps, half size": (small(carried=3, shuffle=2), lines(), None, (32, 24)),
+    "carried maps, half size, sense": (
+        small(carried=3, shuffle=2, channels=2, coils=True),
+        lines(),
+        None,
+        (32, 24),
+    ),
     "super-resolution": (small(kind="vdsr"), lines(), None, (32, 24)),
 }
 # One of each form, of each kind of mask and of each kind of input, at odd sizes where they go.
 EVERY_TIME = (
     "magnitude", "magnitude, noise weight, odd", "magnitude, DFT", "complex, 2-D mask, odd",
-    "complex, FFT, 2-D mask, odd", "sense, few lines, odd",
+    "complex, FFT, 2-D mask, odd", "sense, few lines, odd", "carried maps, half size",
     "super-resolution",
 )  # fmt: skip
 SENSE = [name for name in CASES if "sense" in name]
@@ -180,9 +188,13 @@ class ParityCases:
     @pytest.mark.parametrize(
         "name",
         some(
-            ["magnitude", "complex", "sense", "super-resolution"], ["magnitude", "super-resolution"]
+            [
+                "magnitude", "complex", "sense", "carried maps, odd", "carried maps, half size",
+                "super-resolution",
+            ],
+            ["magnitude", "carried maps, half size", "super-resolution"],
         ),
-    )
+    )  # fmt: skip
     def test_every_precision_of_the_graph(self, name: str, tmp_path: Path) -> None:
         architecture, _, _, size = CASES[name]
         for precision in self.row.precisions:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from kdmri_edge.errors import ModelError
-from kdmri_edge.models.blocks import ConvStack, padded
+from kdmri_edge.models.blocks import ConvStack, padded, sound_gradients
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.reconstructor import Reconstructor
-from kdmri_edge.models.specs import PRESETS, ModelSpec, preset
+from kdmri_edge.models.specs import CARRYING, PRESETS, ModelSpec, preset
 from kdmri_edge.physics.consistency import operator_tensor
 from kdmri_edge.physics.masks import variable_density_lines
 from kdmri_edge.physics.operators import Form
@@ -23,6 +25,29 @@ COUNTS = {
     "dccnn-d3c5-complex": 49_285 + 5 * (2 * 288 + 1),
     "dccnn-d5c5-sense": 141_765 + 5 * (2 * 288 + 1),
     "dccnn-d3c5-sense": 49_285 + 5 * (2 * 288 + 1),
+    # 24 maps, 8 carried: 1 and 9 to 24, 24 to 24, 24 to 9 and 1, and the biases
+    "dccnn-edge": 9 * 24 * (5 * 24 + (1 + 4 * 10) + (4 * 9 + 1)) + 5 * 48 + 4 * 9 + 1,
+    # 4 channels an image at half resolution
+    "dccnn-edge-small": 9 * 32 * (5 * 32 + (4 + 4 * 20) + (4 * 16 + 4)) + 5 * 64 + 4 * 16 + 4,
+    "dccnn-d5c5-carried": 9 * 32 * (15 * 32 + (1 + 4 * 18) + (4 * 17 + 1)) + 20 * 32 + 4 * 17 + 1,
+    **{
+        f"dccnn-edge{kind}": 9 * 24 * (5 * 24 + (2 + 4 * 12) + (4 * 10 + 2)) + 5 * 48 + 4 * 10 + 2
+        for kind in ("-complex", "-sense")
+    },
+    **{
+        f"dccnn-edge-small{kind}": 9 * 32 * (5 * 32 + (8 + 4 * 28) + (4 * 20 + 8))
+        + 5 * 64
+        + 4 * 20
+        + 8
+        for kind in ("-complex", "-sense")
+    },
+    **{
+        f"dccnn-d5c5-carried{kind}": 9 * 32 * (15 * 32 + (2 + 4 * 20) + (4 * 18 + 2))
+        + 20 * 32
+        + 4 * 18
+        + 2
+        for kind in ("-complex", "-sense")
+    },
     "vdsr-11": 333_569,
     "vdsr-7": 185_857,
 }
@@ -30,11 +55,13 @@ COUNTS = {
 
 def small(kind: str = "dccnn", **changes: object) -> ModelSpec:
     values = {"cascades": 2, "convs": 3, "width": 4, "attention_tap": 2, **changes}
+    if kind == "dccnn" and {"carried", "shuffle"} & changes.keys():
+        kind = CARRYING
     return ModelSpec(kind=kind, **values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_parameter_counts_are_the_papers(name: str) -> None:
+def test_parameter_counts(name: str) -> None:
     model = build_model(preset(name))
     assert sum(p.numel() for p in model.parameters()) == COUNTS[name]
     assert preset(name).parameters == COUNTS[name]
@@ -102,6 +129,110 @@ def test_receptive_radius(dilation: tuple[int, ...]) -> None:
     assert x.grad is not None
     reached = x.grad[0, 0].nonzero() - 15
     assert reached.abs().max() == spec.receptive_radius == sum(dilation)
+
+
+MAPS = {"carried": 3, "shows_zero_filled": True}
+
+
+@pytest.mark.parametrize("shuffle", [1, 2])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_carried_maps(shuffle: int, channels: int) -> None:
+    """Against the cascades written out."""
+    spec = small(cascades=3, channels=channels, shuffle=shuffle, **MAPS)
+    model = build_model(spec)
+    x_u = torch.randn(2, channels, 24, 10)
+    operator = operator_tensor(MASK, Form.PROJECTION, channels)
+    features = model.features(x_u, operator)
+    assert [tuple(tap.shape) for tap in features.attention] == [
+        (2, spec.width, 24 // shuffle, 10 // shuffle)
+    ] * 3
+    down = torch.nn.PixelUnshuffle(shuffle)
+    up = torch.nn.PixelShuffle(shuffle)
+    x, image, maps = x_u, channels * shuffle**2, []
+    for number, stack in enumerate(model.cascades):
+        read = [down(x)] if number == 0 else [down(x), down(x_u), *maps]
+        hidden = torch.cat(read, 1)
+        for conv in stack.convs[:-1]:
+            hidden = torch.relu(conv(hidden))
+        written = stack.convs[-1](hidden)
+        corrected = x + up(written[:, :image])
+        maps = [torch.relu(written[:, image:])]
+        x = reference_consistency(corrected, x_u)
+        torch.testing.assert_close(features.cascade_outputs[number], x)
+    assert maps[0].shape[1] == 0  # the last cascade writes none
+    assert spec.parameters == sum(p.numel() for p in model.parameters())
+    assert not spec.has_features_from
+    with pytest.raises(ModelError, match="hand on feature maps"):
+        model.features_from(1, x, x_u, operator)
+
+
+def reference_consistency(x: torch.Tensor, x_u: torch.Tensor) -> torch.Tensor:
+    """Return x + x_u - P x, with P by FFT along phase encode."""
+    sampled = torch.tensor(MASK.samples)[:, None]
+    imaginary = x[:, 1] if x.shape[1] == 2 else torch.zeros_like(x[:, 0])
+    held = torch.fft.ifft(sampled * torch.fft.fft(torch.complex(x[:, 0], imaginary), dim=1), dim=1)
+    return x + x_u - torch.stack((held.real, held.imag), 1)[:, : x.shape[1]]
+
+
+@pytest.mark.parametrize("shuffle", [1, 2, 3])
+def test_receptive_radius_of_cascades(shuffle: int) -> None:
+    """Along readout, where data consistency moves nothing."""
+    spec = small(cascades=2, dilation=(1, 2, 1), shuffle=shuffle, **MAPS)
+    model = build_model(spec)
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, 0.1)
+    operator = operator_tensor(MASK, Form.PROJECTION, 1)
+    farthest = 0
+    for column in range(36, 36 + shuffle):
+        x = torch.zeros(1, 1, 24, 72, requires_grad=True)
+        model(x, operator)[0, 0, :, column].sum().backward()
+        assert x.grad is not None
+        reached = x.grad[0, 0].abs().sum(0).nonzero() - column
+        farthest = max(farthest, int(reached.abs().max()))
+    radius = spec.receptive_radius
+    assert radius - (shuffle - 1) <= farthest <= radius
+
+
+def test_a_matrix_that_the_shuffle_does_not_divide_is_refused() -> None:
+    model = build_model(small(shuffle=2))
+    with pytest.raises(ModelError, match="multiples of 2, not 24 x 9"):
+        model(torch.randn(1, 1, 24, 9), operator_tensor(MASK, Form.PROJECTION, 1))
+
+
+def test_older_versions_can_read_what_they_know() -> None:
+    later = {"coils", "carried", "shows_zero_filled", "shuffle"}
+    assert not later & small().to_dict().keys()
+    assert later & small(shuffle=2).to_dict().keys() == {"shuffle"}
+
+
+@pytest.mark.parametrize("name", ["carried", "shows_zero_filled", "shuffle"])
+@pytest.mark.parametrize("kind", ["dccnn", "vdsr"])
+def test_other_families_carry_nothing(kind: str, name: str) -> None:
+    plain = small(kind, cascades=1)
+    with pytest.raises(ModelError, match=name):
+        replace(plain, **{name: 2})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("channels", "dilation"), [(24, 2), (40, 3), (24, 1)])
+def test_gradients_in_bf16_are_sound(channels: int, dilation: int) -> None:
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU has no bf16 convolutions")
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
+    network = torch.nn.Sequential(conv).to(memory_format=torch.channels_last)
+    for _ in range(6):
+        # what is free now holds values that would be seen
+        junk = [torch.full((1 << size,), torch.nan) for size in range(8, 20)]
+        del junk
+        x = torch.randn(2, channels, 64, 48).to(memory_format=torch.channels_last)
+        with sound_gradients(network), torch.autocast("cpu", torch.bfloat16):
+            made = network(x)
+        weight = torch.randn_like(made)
+        found, bias = torch.autograd.grad(made, list(network.parameters()), weight)
+        exact, _ = torch.autograd.grad(network(x), list(network.parameters()), weight.float())
+        assert torch.linalg.vector_norm(found - exact) < 0.02 * torch.linalg.vector_norm(exact)
+        assert torch.isfinite(bias).all()
+    assert "forward" not in vars(conv)
 
 
 def test_spec_round_trip_and_presets() -> None:
