@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -60,6 +62,13 @@ __all__ = ["serve"]
     help="Scans at once; more are told to try again later.",
 )
 @click.option(
+    "--opening",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(min=0.1),
+    help="Seconds for a client to send its configuration and header.",
+)
+@click.option(
     "--idle",
     default=600.0,
     show_default=True,
@@ -111,6 +120,7 @@ def serve(
     form: str,
     deadline: float,
     sessions: int,
+    opening: float,
     idle: float,
     stall: float,
     scan_memory: int,
@@ -128,7 +138,7 @@ def serve(
     A bundle that was exported with --mask input takes scans of any line mask. A checkpoint, a run
     or a network of the package is exported first, once, as by `kdmri-edge run`. The server's log is
     one JSON object a line on standard error, without patient data. SIGTERM ends it after the
-    running scans.
+    running scans, a second one at once.
 
     \b
     Examples:
@@ -156,7 +166,7 @@ def serve(
     pipeline.warm_up()
     settings = ServerSettings(
         host=host, port=port, format=form, deadline_s=deadline, sessions=sessions,
-        idle_s=idle, send_s=stall, configs=configs or DEFAULT_CONFIGS,
+        opening_s=opening, idle_s=idle, send_s=stall, configs=configs or DEFAULT_CONFIGS,
         capacity=Capacity(open_bytes=scan_memory * 2**20),
     )  # fmt: skip
     metrics = Metrics()
@@ -170,9 +180,31 @@ def serve(
             ) from None
     server = Server(pipeline, settings, metrics)
     log_to_stderr(quiet=quiet)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: server.stop())
     reads = pipeline.reads
     log_event("network", runs=runs_on(pipeline.session.info), matrix=reads.matrix,
               mask=reads.mask.name, channels=reads.spec.channels)  # fmt: skip
-    server.serve()
+    with _signals(server.stop):
+        server.serve()
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Stop at the first SIGTERM or Ctrl-C, end at the second; a closed terminal ends nothing."""
+    usual = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def first(*_: object) -> None:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+        stop()
+
+    before = dict(usual)
+    for number in usual:
+        signal.signal(number, first)
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+    if hangup is not None:
+        before[hangup] = signal.signal(hangup, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -23,6 +23,7 @@ from kdmri_edge.runtime.bundle import Bundle, open_bundle
 from kdmri_edge.runtime.targets import PRECISIONS, as_users_write
 from kdmri_edge.utils.closing import Closing
 from kdmri_edge.utils.extras import load_attribute, require
+from kdmri_edge.utils.threads import bound_threads
 
 __all__ = [
     "Session",
@@ -255,7 +256,8 @@ def open_session(
         mask: Another mask than the bundle's own, for a bundle that takes masks as an input.
         precision: One of those that the backend has, "fp16" or "f16"; None takes what the bundle
             was exported for. A graph of float16 or int8 has no other.
-        threads: CPU threads; None leaves the runtime's choice.
+        threads: CPU threads of the runtime, and from now on of this process's linear algebra; None
+            leaves the libraries' choice.
         **options: Passed to the session, e.g. `layout="default"` for PyTorch.
 
     Raises:
@@ -290,6 +292,7 @@ def open_session(
         precision = "f32"  # what is computed around its halves
     if not is_checkpoint(source):
         check_graph_precision(precision, written, graph)
+    bound_threads(threads)
     make = load_attribute(import_string)
     session: Session = make(graph, precision=precision, threads=threads, **options)
     session.written = written

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,19 +67,18 @@ def writing(destination: Path) -> Iterator[None]:
 
 
 def check_writable(out: Path) -> None:
-    """Try to write into the output folder before anything is measured, and leave no trace of it.
+    """Try to write where an output folder is or will be, before anything is measured.
+
+    Nothing is left there: the file has no name, or one that nothing had before. Folders that are
+    not there yet are not made, so that several processes may try at once.
 
     Raises:
         OutputError: That place cannot be written to.
     """
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".kdmri-edge-probe"
-        probe.write_bytes(b"")
-        probe.unlink()
-        for folder in made:  # innermost first
-            folder.rmdir()
+        place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=place):
+            pass
 
 
 def _temporary(final: Path) -> Path:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from kdmri_edge.errors import OutputError, RunError
 from kdmri_edge.utils.files import (
     atomic_directory,
     atomic_path,
+    check_writable,
     read_json,
     sha256_bytes,
     sha256_file,
@@ -202,3 +204,40 @@ def test_sweep_removes_what_a_killed_process_left(tmp_path: Path) -> None:
     sweep(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "kept.json"]
     sweep(tmp_path / "none")
+
+
+def test_trying_a_folder_leaves_no_trace_and_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("kept")
+    out = tmp_path / "a" / "b"
+    check_writable(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    # the name that 0.1.0 wrote to, whatever lay there
+    (tmp_path / ".kdmri-edge-probe").symlink_to(tmp_path / "mine")
+    check_writable(tmp_path)
+    assert (tmp_path / "mine").read_text() == "kept"
+
+
+def test_two_processes_may_try_the_same_folder(tmp_path: Path) -> None:
+    failed: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            for _ in range(200):
+                check_writable(tmp_path / "a" / "b")
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=attempt) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["mine/inside", "x" * 300])
+def test_a_folder_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine").write_text("kept")
+    with pytest.raises(OutputError):
+        check_writable(tmp_path / name)

@@ -25,8 +25,8 @@ from kdmri_edge.utils.memory import give_memory_back
 
 __all__ = ["Server"]
 
-_WAITING: Final = 8  # clients that wait for a scan to end, or are being told that none did
-_GRACE_S: Final = 1.0  # a client that opens its next scan at once meets the end of its last one
+# Times as many connections as are waited for: those that were dropped are still being told why.
+_CROWD: Final = 4
 
 
 class Server:
@@ -54,7 +54,7 @@ class Server:
         self.metrics = metrics or Metrics()
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._running: dict[int, threading.Thread] = {}
+        self._running: dict[int, ClientSession | None] = {}  # None until its thread has begun
         self._slots = threading.Semaphore(self.settings.sessions)
         try:
             family = socket.AF_INET6 if ":" in self.settings.host else socket.AF_INET
@@ -71,7 +71,10 @@ class Server:
         self._worker = Worker(pipeline)
 
     def stop(self) -> None:
-        """Take no new scan; `serve` returns when those that run have ended."""
+        """Take no new scan; `serve` returns when those that run have ended.
+
+        Clients that have sent no header yet are sent away.
+        """
         self._stop.set()
 
     def serve(self) -> None:
@@ -92,23 +95,33 @@ class Server:
         self._socket.close()
         log_event("stopping", running=len(self._running))
         while self._running:
+            for session in self._waiting():
+                session.drop("The server is stopping.")
             time.sleep(0.02)
         self._worker.close()
         log_event("stopped")
 
-    def _admit(self, number: int, connection: socket.socket) -> None:
+    def _waiting(self) -> list[ClientSession]:
+        """Return the sessions without a header, the oldest first."""
         with self._lock:
-            if len(self._running) >= self.settings.sessions + _WAITING:
+            return [session for session in self._running.values() if session and session.waits]
+
+    def _admit(self, number: int, connection: socket.socket) -> None:
+        waiting = self._waiting()
+        if len(waiting) >= self.settings.waiting:
+            waiting[0].drop("Too many clients have begun no scan.")
+        with self._lock:
+            full = self.settings.sessions + _CROWD * self.settings.waiting
+            if len(self._running) >= full:
                 connection.close()
                 self.metrics.sessions.labels("refused").inc()
                 log_event("turned away", logging.WARNING, session=number)
                 return
-            thread = threading.Thread(
-                target=self._hold, args=(number, connection), name="scan", daemon=True
-            )
-            self._running[number] = thread
+            self._running[number] = None
         try:
-            thread.start()
+            threading.Thread(
+                target=self._hold, args=(number, connection), name="scan", daemon=True
+            ).start()
         except RuntimeError:  # no more threads to be had: running scans go on
             with self._lock:
                 del self._running[number]
@@ -117,17 +130,16 @@ class Server:
             log_event("turned away", logging.ERROR, session=number, error="no thread")
 
     def _hold(self, number: int, connection: socket.socket) -> None:
-        free = self._slots.acquire(timeout=_GRACE_S)
-        refusal = None if free else "The server is busy with other scans. Try again later."
         try:
             with self.metrics.open.track_inprogress(), contextlib.suppress(OSError):
-                ClientSession(
-                    number, connection, self._worker, self.settings, self.metrics
-                ).run(refusal)  # fmt: skip
+                session = ClientSession(
+                    number, connection, self._worker, self.settings, self.metrics, self._slots
+                )
+                with self._lock:
+                    self._running[number] = session
+                session.run()
         finally:
             connection.close()
             give_memory_back()
-            if free:
-                self._slots.release()
             with self._lock:
                 del self._running[number]

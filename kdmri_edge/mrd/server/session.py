@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -30,8 +31,12 @@ from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
 __all__ = ["ClientSession"]
 
 _CHUNK: Final = 1 << 18
-_PROBE_S: Final = 0.5
+_GRACE_S: Final = 1.0  # a client that opens its next scan at once meets the end of its last one
 _ASYMMETRIC: Final = "The slice has asymmetric echoes, which no line mask describes."
+
+
+class _RefusedError(StreamError):
+    """A scan that was not begun."""
 
 
 class ClientSession:
@@ -43,6 +48,10 @@ class ClientSession:
         worker: Runs the network.
         settings: Times and bounds.
         metrics: Counters.
+        slots: One is taken with the scan's header, and given back at its end.
+
+    Attributes:
+        waits: Whether no header has come yet, and it was not dropped.
     """
 
     def __init__(
@@ -52,7 +61,13 @@ class ClientSession:
         worker: Worker,
         settings: ServerSettings,
         metrics: Metrics,
+        slots: threading.Semaphore,
     ) -> None:
+        self.waits = True
+        self._slots, self._admitted = slots, False
+        self._dropped: str | None = None
+        self._began = time.monotonic()
+        self._message_began: float | None = None  # where one has come in part
         self._number = number
         self._connection = connection
         self._worker = worker
@@ -65,26 +80,29 @@ class ClientSession:
         self._maker: ImageMaker | None = None
         self._weights: NDArray[np.complex128] | None = None
         self._received = self._readouts = self._pictures = self._slices = 0
-        connection.settimeout(settings.idle_s)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._send_queue = SendQueue(connection, settings, metrics)
 
-    def run(self, refusal: str | None = None) -> None:
-        """Read the scan and send its images; what goes wrong is told to the client and logged.
+    def drop(self, reason: str) -> None:
+        """End the session, from another thread, if it still waits for its header.
 
         Args:
-            refusal: Say this and close instead.
+            reason: What the client is told.
         """
-        began = time.monotonic()
+        if self.waits:
+            self.waits, self._dropped = False, reason
+            with contextlib.suppress(OSError):  # it has gone meanwhile
+                self._connection.shutdown(socket.SHUT_RD)
+
+    def run(self) -> None:
+        """Read the scan and send its images; what goes wrong is told to the client and logged."""
         outcome, reason = "complete", None
         try:
-            if refusal is not None and self._hung_up():
+            if not self._read_scan():
                 outcome = "probe"
-            elif refusal is not None:
-                outcome, reason = "refused", refusal
-            elif not self._read_scan():
-                outcome = "probe"
+        except _RefusedError as error:
+            outcome, reason = "refused", str(error)
         except KdmriError as error:
             outcome, reason = "failed", str(error)
         except Exception as error:  # a defect of ours ends this scan, not the server
@@ -95,6 +113,8 @@ class ClientSession:
                 self._give_up(reason)
         finally:
             self._send_queue.finish()
+            if self._admitted:
+                self._slots.release()
             self._linger()
             self._connection.close()
             if outcome != "probe":
@@ -112,18 +132,8 @@ class ClientSession:
                 images=self._send_queue.images,
                 zero_filled=self._send_queue.fallbacks,
                 clipped=self._send_queue.clipped,
-                seconds=round(time.monotonic() - began, 3),
+                seconds=round(time.monotonic() - self._began, 3),
             )  # fmt: skip
-
-    def _hung_up(self) -> bool:
-        """Whether the client only connected, as health probes do, and has gone without a word."""
-        self._connection.settimeout(_PROBE_S)
-        try:
-            return not self._connection.recv(1, socket.MSG_PEEK)
-        except TimeoutError:
-            return False
-        except OSError:
-            return True
 
     def _read_scan(self) -> bool:
         """Read until CLOSE; return whether anything came at all.
@@ -150,12 +160,12 @@ class ClientSession:
             StreamError: The stream breaks off, cannot be followed, or nothing comes.
         """
         while True:
+            left, late = self._patience()
             try:
+                self._connection.settimeout(max(left, 0.001))
                 data = self._connection.recv(_CHUNK)
             except TimeoutError:
-                raise StreamError(
-                    f"Nothing came for {self._settings.idle_s:g} s.", "Send CLOSE after a scan."
-                ) from None
+                raise late from None
             except OSError as error:
                 self._send_queue.check()
                 raise StreamError(
@@ -163,6 +173,8 @@ class ClientSession:
                 ) from None
             self._send_queue.check()
             if not data:
+                if self._dropped is not None:
+                    raise _RefusedError(self._dropped, "Try again later.")
                 if not self._received:
                     yield None
                     return
@@ -173,15 +185,44 @@ class ClientSession:
             self._parser.feed(data)
             del data
             for message in self._parser.messages():
+                self._message_began = None
                 if isinstance(message, Close):
                     return
                 yield message
+            if not self._parser.held:
+                self._message_began = None
+            elif self._message_began is None:
+                self._message_began = time.monotonic()
+
+    def _patience(self) -> tuple[float, StreamError]:
+        """Return how many seconds are left for more to come, and what is wrong if nothing does."""
+        settings, now = self._settings, time.monotonic()
+        if not self._admitted:
+            late = _RefusedError(
+                f"No scan was begun within {settings.opening_s:g} s.",
+                "Send the configuration and the header at once.",
+            )
+            return self._began + settings.opening_s - now, late
+        if self._message_began is None:
+            silent = StreamError(
+                f"Nothing came for {settings.idle_s:g} s.", "Send CLOSE after a scan."
+            )
+            return settings.idle_s, silent
+        slow = StreamError(
+            f"A message came at less than {settings.slowest:g} bytes per second.",
+            "Send each message as a whole.",
+        )
+        allowed = settings.opening_s + self._parser.held / settings.slowest
+        return self._message_began + allowed - now, slow
 
     def _take(self, message: Message) -> None:
         match message:
             case ConfigFile() | ConfigText():
                 self._choice = choose(message, self._settings)
             case HeaderText():
+                if not self._slots.acquire(timeout=_GRACE_S):
+                    raise _RefusedError("The server is busy with other scans.", "Try again later.")
+                self.waits, self._admitted = False, True
                 encoding = read_encoding(message.xml)
                 self._assembler = Assembler(encoding, self._settings.capacity)
                 log_event(

@@ -28,11 +28,15 @@ class ServerSettings:
         configs: Names of configurations that it answers to, without suffix. OpenRecon asks every
             container for "openrecon".
         format: "float" or "int16"; a client's parameters may choose the other one.
-        sessions: Scans at once; more are refused in text.
+        sessions: Scans at once, from their headers on; more are refused in text.
+        waiting: Connections that have sent no header yet. One more takes the place of the oldest.
         in_flight: Slices of one scan that are with the network or on their way back (one runs, one
             waits, one is sent); one more waits for its turn, and no more of the scan is read.
         deadline_s: From a slice's last line to its image, before the zero-filled one is sent.
-        idle_s: Without any data from a client, before its scan is given up.
+        opening_s: For a client to send its configuration and header.
+        idle_s: Without any data from a client between two messages, before its scan is given up.
+        slowest: Bytes per second within a message, below which its scan is given up after
+            `opening_s`: a scanner pauses between messages, never within one.
         send_s: For a client to take one message, before its scan is given up.
         linger_s: How long what a client still sends is thrown away after its scan was ended, so
             that it can read why.
@@ -45,9 +49,12 @@ class ServerSettings:
     configs: tuple[str, ...] = DEFAULT_CONFIGS
     format: str = "float"
     sessions: int = 8
+    waiting: int = 32
     in_flight: int = 3
     deadline_s: float = 5.0
+    opening_s: float = 10.0
     idle_s: float = 600.0
+    slowest: float = 1024.0
     send_s: float = 30.0
     linger_s: float = 5.0
     limits: Limits = field(default_factory=Limits)

@@ -23,7 +23,7 @@ from kdmri_edge.mrd.format.emit import encoding_of, readouts
 from kdmri_edge.mrd.format.hdf5 import read_header, read_readouts, write_scan
 from kdmri_edge.mrd.format.header import write_encoding
 from kdmri_edge.mrd.format.images import fallback_of
-from kdmri_edge.mrd.format.messages import Close, serialise
+from kdmri_edge.mrd.format.messages import Close, ConfigText, HeaderText, serialise
 from kdmri_edge.runtime.bundle import open_bundle
 from kdmri_edge.runtime.pipeline import Pipeline
 from tests.core.mrd.scans import every_line, noise_scan, phantom_scan
@@ -89,6 +89,25 @@ def test_sigterm_waits_for_the_running_scan(tiny_bundles, start: Callable[..., A
     assert [fallback_of(image) for image in reply.images] == [None, None]
     assert (reply.closed, reply.texts) == (True, [])
     assert _last_events(process) == ["session", "stopped"]
+
+
+def test_a_second_sigterm_ends_at_once_and_a_closed_terminal_nothing(
+    tiny_bundles, start: Callable[..., Any]
+) -> None:
+    process = start(["kdmri_edge", "serve", tiny_bundles["magnitude"], "--port", 0])
+    port = _listening(process)
+    process.send_signal(signal.SIGHUP)
+    xml = write_encoding(encoding_of(phantom_scan(open_bundle(tiny_bundles["magnitude"]).mask)))
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        client.sendall(serialise(ConfigText("kdmri-edge")) + serialise(HeaderText(xml)))
+        while json.loads(process.stderr.readline())["event"] != "header":
+            pass
+        process.send_signal(signal.SIGTERM)
+        while json.loads(process.stderr.readline())["event"] != "stopping":
+            pass
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=5)
+    assert process.returncode == -signal.SIGTERM
 
 
 def _page(port: int) -> str:

@@ -15,7 +15,7 @@ from kdmri_edge.mrd.format.assembler import Capacity
 from kdmri_edge.mrd.format.emit import encoding_of, readouts
 from kdmri_edge.mrd.format.header import write_encoding
 from kdmri_edge.mrd.format.images import fallback_of
-from kdmri_edge.mrd.format.messages import Close, ConfigFile, Text, serialise
+from kdmri_edge.mrd.format.messages import Close, ConfigFile, HeaderText, Text, serialise
 from tests.core.mrd.scans import noise_scan
 from tests.waiting import until
 
@@ -111,7 +111,7 @@ def test_memory_returns_to_where_it_was(serving) -> None:
 def test_a_silent_client_is_given_up(serving, events) -> None:
     server = serving(idle_s=0.3)
     with socket.create_connection(("127.0.0.1", server.port)) as client:
-        client.sendall(serialise(ConfigFile("kdmri-edge")))
+        client.sendall(serialise(ConfigFile("kdmri-edge")) + serialise(HeaderText(XML)))
         (event,) = events("session")
     assert "Nothing came for 0.3 s" in event["reason"]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -260,27 +262,94 @@ def test_a_scan_at_the_end_of_its_life(serving, events) -> None:
     assert [type(message).__name__ for message in found] == ["Image", "Close"]
 
 
+def begun(client: socket.socket) -> None:
+    """Send a configuration and a header, and wait until the scan has its slot."""
+    xml = write_encoding(encoding_of(noise_scan(1)))
+    client.sendall(serialise(ConfigText("kdmri-edge")) + serialise(HeaderText(xml)))
+
+
 def test_too_many_scans_are_told_so(serving, events) -> None:
     server = serving(sessions=1)
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as first:
-        first.sendall(serialise(ConfigText("kdmri-edge")))
-        until(server.metrics.open._value.get)
+        begun(first)
+        events("header")
         reply = sent(server, noise_scan(1))
         assert reply.errors == ["The server is busy with other scans. Try again later."]
         first.sendall(serialise(Close()))
         received(first)
     ended = {event["session"]: event["outcome"] for event in events("session", 2)}
-    assert ended == {1: "complete", 2: "refused"}  # the first one's slot is about to be free
+    assert ended == {1: "failed", 2: "refused"}  # the first one sent no line
     assert len(sent(server, noise_scan(1)).images) == 1
 
 
+def test_clients_that_say_nothing_are_in_nobodys_way(serving, events) -> None:
+    server = serving(sessions=1, waiting=4, linger_s=0.2)
+    with contextlib.ExitStack() as clients:
+        silent = [
+            clients.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+            for _ in range(12)
+        ]
+        assert len(sent(server, noise_scan(2)).images) == 2
+        (text, closed) = received(silent[0])  # the oldest made room
+        assert text.text == "ERR Too many clients have begun no scan. Try again later."
+        assert isinstance(closed, Close)
+
+
+def test_a_client_that_begins_nothing_is_sent_away(serving, events) -> None:
+    server = serving(opening_s=0.3)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+        client.sendall(serialise(ConfigText("kdmri-edge")))
+        (text, closed) = received(client)
+    assert text.text.startswith("ERR No scan was begun within 0.3 s.")
+    assert isinstance(closed, Close)
+    assert events("session")[0]["outcome"] == "refused"
+
+
+def test_a_message_that_trickles_in_is_given_up(serving, events) -> None:
+    server = serving(opening_s=0.4, slowest=1000, idle_s=60)
+    scan = noise_scan(1)
+    line = serialise(next(iter(readouts(scan))))
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+        begun(client)
+        with contextlib.suppress(OSError):  # the server has closed
+            for number in range(40):
+                client.sendall(line[number : number + 1])
+                time.sleep(0.05)
+    reason = events("session")[0]["reason"]
+    assert "less than 1000 bytes per second" in reason
+
+
+def test_a_pause_between_messages_is_no_trickle(serving, events) -> None:
+    server = serving(opening_s=0.3, slowest=1e9, idle_s=60)
+    scan = noise_scan(2)
+    lines = list(readouts(scan))
+
+    def paused() -> Iterator[Any]:
+        yield lines[0]
+        time.sleep(0.5)
+        yield from lines[1:]
+
+    xml = write_encoding(encoding_of(scan))
+    assert len(send_scan(xml, paused(), port=server.port).images) == 2
+
+
+def test_a_stopping_server_waits_for_no_client_without_a_header(serving, events) -> None:
+    server = serving(linger_s=0.2)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+        until(server.metrics.open._value.get)
+        server.stop()
+        texts = [message.text for message in received(client) if isinstance(message, Text)]
+    assert texts == ["ERR The server is stopping. Try again later."]
+    assert events("stopped")
+
+
 def test_a_crowd_is_turned_away_and_logged(serving, events, monkeypatch) -> None:
-    """Beyond those that wait there is not even a thread to say why."""
-    monkeypatch.setattr("kdmri_edge.mrd.server.server._WAITING", 0)
+    """Where even those that are being told why are too many."""
+    monkeypatch.setattr("kdmri_edge.mrd.server.server._CROWD", 0)
     server = serving(sessions=1)
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as first:
-        first.sendall(serialise(ConfigText("kdmri-edge")))
-        until(server.metrics.open._value.get)
+        begun(first)
+        events("header")
         with socket.create_connection(("127.0.0.1", server.port), timeout=5) as second:
             assert received(second) == []
         assert [event["level"] for event in events("turned away")] == ["warning"]
@@ -292,12 +361,10 @@ def test_a_crowd_is_turned_away_and_logged(serving, events, monkeypatch) -> None
 def test_a_probe_of_a_busy_server_is_no_refused_scan(serving, events) -> None:
     server = serving(sessions=1)
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as first:
-        first.sendall(serialise(ConfigText("kdmri-edge")))
-        until(server.metrics.open._value.get)
+        begun(first)
+        events("header")
         socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
-        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as second:
-            second.sendall(serialise(ConfigText("kdmri-edge")))
-            assert any("busy" in m.text for m in received(second) if isinstance(m, Text))
+        assert "busy" in sent(server, noise_scan(1)).errors[0]
         first.sendall(serialise(Close()))
         received(first)
     refused = server.metrics.sessions.labels("refused")._value
