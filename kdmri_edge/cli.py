@@ -32,7 +32,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "check": (
         "kdmri_export.commands.check:check",
-        "Check an ONNX graph's operators against what each target takes.",
+        "Ask the runtimes that are installed whether they take an ONNX graph.",
+    ),
+    "rewrite": (
+        "kdmri_export.commands.rewrite:rewrite",
+        "Write an ONNX graph with matrix products in place of its DFT nodes.",
     ),
     "run": (
         "kdmri_edge.commands.run:run",

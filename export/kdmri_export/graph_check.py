@@ -1,13 +1,15 @@
-"""Which operators a graph holds, and which of them a target does not take.
+"""Which operators a graph holds, and which of them a target's exports must not hold.
 
-A table of this project's own: runtimes say it late, at the device, and in their own words. It names
-what has been tried; an operator that is in no table is refused, since nobody has seen it work.
+A table of this project's own, of what its exports use and its tests cover: what an export must keep
+to, since runtimes say it late, at the device, and in their own words. Of graphs of other origin it
+tells what nobody here has tried; whether a runtime takes these is for the runtime to say
+(`runtime_check`), except where it is known to compute something else without a word.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +18,11 @@ from kdmri_edge.errors import ExportError
 from kdmri_edge.models.foreign import file_kind
 from kdmri_edge.utils.extras import require
 
-__all__ = ["CHECKED", "Finding", "check_graph", "checked_graph"]
+__all__ = ["CHECKED", "WHOLE", "Finding", "check_graph", "checked_graph", "external_files",
+           "load_graph"]  # fmt: skip
+
+WHOLE: Final = "(the graph)"
+"""What a finding about no single node has for its name."""
 
 _ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Neg", "Relu", "Cast", "Identity"}
 _SHAPES = {"Concat", "Constant", "Expand", "Gather", "Reshape", "Shape", "Slice", "Split",
@@ -38,7 +44,8 @@ CHECKED: Final[dict[str, frozenset[str]]] = {
 _WHY: Final = {
     ("trt", "DFT"): (
         "TensorRT has it from 11.2 on only, and TensorRT-RTX not at all",
-        "Export with `kdmri-edge export --dc auto`: data consistency is then a matrix product.",
+        "Export with `kdmri-edge export --dc auto`: data consistency is then a matrix product;"
+        " `kdmri-edge rewrite` does that to graphs of other origin.",
     ),
 }
 # From this opset on a DFT takes its axis as an input, which OpenVINO 2026.4 ignores.
@@ -49,19 +56,24 @@ _OLDEST = 13
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """A node that a target does not take.
+    """A node that exports for a target do not hold.
 
     Attributes:
         node: Its name in the graph.
         operator: Its type, with the domain where that is not the standard one.
         why: What is wrong with it.
         remedy: What helps.
+        fault: The target is known to lack it, or to compute something else; where false, no
+            export of this project has it, and no test has seen it work.
+        silent: The target is known to compute something else without a word.
     """
 
     node: str
     operator: str
     why: str
     remedy: str
+    fault: bool = False
+    silent: bool = False
 
     def __str__(self) -> str:
         """Say it in one sentence."""
@@ -69,7 +81,7 @@ class Finding:
 
 
 def check_graph(graph: Path | bytes | Any, target: str) -> tuple[dict[str, int], list[Finding]]:
-    """List the operators of an ONNX graph, and the nodes that a target does not take.
+    """List the operators of an ONNX graph, and the nodes that exports for a target do not hold.
 
     Args:
         graph: A .onnx file, its bytes, or an `onnx.ModelProto`.
@@ -87,7 +99,7 @@ def check_graph(graph: Path | bytes | Any, target: str) -> tuple[dict[str, int],
         raise ExportError(
             f"There is no table of operators for {target!r}.", f"Use {', '.join(CHECKED)}."
         )
-    model = _load(graph)
+    model = load_graph(graph)
     opset = {entry.domain: entry.version for entry in model.opset_import}.get("", 0)
     constants = {i.name: i for i in model.graph.initializer}
     for node in model.graph.node:
@@ -100,15 +112,14 @@ def check_graph(graph: Path | bytes | Any, target: str) -> tuple[dict[str, int],
     if opset < _OLDEST:
         why = f"it is written in opset {opset}, and nothing before {_OLDEST} has been tried"
         remedy = "Export it with a newer opset, e.g. 18."
-        findings.append(Finding(node="(the graph)", operator="opset", why=why, remedy=remedy))
+        findings.append(Finding(node=WHOLE, operator="opset", why=why, remedy=remedy))
     for number, node in enumerate(_spelled_out(model)):
         operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         counts[operator] += 1
         problem = _problem(node, operator, target, opset, constants)
         if problem is not None:
             name = node.name or f"#{number}"
-            why, remedy = problem
-            findings.append(Finding(node=name, operator=operator, why=why, remedy=remedy))
+            findings.append(Finding(node=name, operator=operator, **problem))
     return dict(sorted(counts.items())), findings
 
 
@@ -127,11 +138,24 @@ def checked_graph(graph: Path | bytes | Any, target: str) -> dict[str, int]:
 
 
 def _spelled_out(model: Any) -> Iterator[Any]:
-    """Yield the nodes of a graph, and for each call of a model-local function those of its body."""
+    """Yield the nodes of a graph and of the graphs that they hold, such as the branches of an If.
+
+    For each call of a model-local function come the nodes of its body.
+    """
     functions = {(function.domain, function.name): function for function in model.functions}
-    for node in model.graph.node:
-        function = functions.get((node.domain, node.op_type))
-        yield from [node] if function is None else function.node
+
+    def within(nodes: Iterable[Any], calls: tuple[tuple[str, str], ...]) -> Iterator[Any]:
+        for node in nodes:
+            key = node.domain, node.op_type
+            if key in functions and key not in calls:  # one that calls itself is no valid graph
+                yield from within(functions[key].node, (*calls, key))
+                continue
+            yield node
+            for held in node.attribute:
+                for graph in (held.g, *held.graphs) if held.HasField("g") else held.graphs:
+                    yield from within(graph.node, calls)
+
+    yield from within(model.graph.node, ())
 
 
 def _not_onnx(graph: Path | bytes) -> ExportError:
@@ -142,7 +166,16 @@ def _not_onnx(graph: Path | bytes) -> ExportError:
     return ExportError("The graph is no ONNX graph.", "Export it again.")
 
 
-def _load(graph: Path | bytes | Any) -> Any:
+def load_graph(graph: Path | bytes | Any) -> Any:
+    """Read an ONNX graph; weights that lie in files beside it are left there.
+
+    Args:
+        graph: A .onnx file, its bytes, or an `onnx.ModelProto`, which is returned.
+
+    Raises:
+        ExportError: It is missing, no ONNX graph, or lacks a file of weights.
+        MissingExtraError: onnx is not installed.
+    """
     onnx = require("onnx", extra="onnx")
     if not isinstance(graph, Path | bytes):
         return graph
@@ -155,21 +188,54 @@ def _load(graph: Path | bytes | Any) -> Any:
         raise _not_onnx(graph) from error
     if not model.graph.node:
         raise _not_onnx(graph)
+    if isinstance(graph, Path):
+        for name in external_files(model):
+            if not (graph.parent / name).is_file():
+                raise ExportError(
+                    f"{graph} keeps weights in {name}, which does not lie beside it.",
+                    "Copy both files, or write the graph with its weights inside.",
+                )
     return model
+
+
+def external_files(model: Any) -> list[str]:
+    """Name the files that hold a graph's weights, as the graph names them, relative to its own."""
+    onnx = require("onnx", extra="onnx")
+    found: dict[str, None] = {}
+    for tensor in _tensors(model.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            found.update(
+                {held.value: None for held in tensor.external_data if held.key == "location"}
+            )
+    return list(found)
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Yield the constants of a graph, and those of its nodes and of the graphs that they hold."""
+    yield from graph.initializer
+    for node in graph.node:
+        for held in node.attribute:
+            if held.HasField("t"):
+                yield held.t
+            for inner in (held.g, *held.graphs) if held.HasField("g") else held.graphs:
+                yield from _tensors(inner)
 
 
 def _problem(
     node: Any, operator: str, target: str, opset: int, constants: dict[str, Any]
-) -> tuple[str, str] | None:
-    """Return (why, remedy) of a node that the target does not take."""
+) -> dict[str, Any] | None:
+    """Return what a finding says of a node that exports for the target do not hold."""
     if operator not in CHECKED[target]:
-        return _WHY.get(
-            (target, operator),
-            ("the operator is not among those that the target is known to take",
-             "Write it in standard operators, or choose another target."),
-        )  # fmt: skip
+        if (target, operator) in _WHY:
+            why, remedy = _WHY[target, operator]
+            return {"why": why, "remedy": remedy, "fault": True}
+        return {
+            "why": "the operator is not among those that the target is known to take",
+            "remedy": "Write it in standard operators, or choose another target.",
+        }
     rule = _RULES.get((target, operator))
-    return None if rule is None else rule(node, opset, constants)
+    found = None if rule is None else rule(node, opset, constants)
+    return found and {"why": found[0], "remedy": found[1], "fault": True, "silent": True}
 
 
 def _transform(node: Any, opset: int, constants: dict[str, Any]) -> tuple[str, str] | None:

@@ -26,7 +26,8 @@ from kdmri_edge.errors import ExportError
 from kdmri_export.passes.complex_operators import Pair, as_float32, as_pair
 from kdmri_export.passes.user_code import source_line
 
-__all__ = ["Matrices", "Plan", "Transform", "dft_matrix", "is_transform", "plan_transforms"]
+__all__ = ["Matrices", "Plan", "Transform", "dft_matrix", "half_spectrum_matrix", "is_transform",
+           "plan_transforms"]  # fmt: skip
 
 _aten: Final = torch.ops.aten
 _TRANSFORMS: Final = (_aten._fft_c2c, _aten._fft_r2c, _aten._fft_c2r)
@@ -66,8 +67,15 @@ def dft_matrix(
     return matrix.roll(-before, 1).roll(after, 0)
 
 
-def _half_spectrum_matrix(size: int, norm: int, before: int, after: int) -> Tensor:
-    """Return M of y = Re(M z) for half a spectrum z, [size, size // 2 + 1] complex128."""
+def half_spectrum_matrix(size: int, norm: int, before: int, after: int) -> Tensor:
+    """Return M of y = Re(M z) for half a spectrum z, [size, size // 2 + 1] complex128.
+
+    Args:
+        size: Number of real points.
+        norm: See `dft_matrix`.
+        before: By how much z was to be rolled before the transform.
+        after: By how much y was to be rolled after it.
+    """
     half = size // 2 + 1
     matrix = dft_matrix(size, inverse=True, norm=norm)[:, :half].clone()
     # The other half is the conjugate; zero frequency and, of an even size, the last have no twin.
@@ -320,7 +328,7 @@ def _planned(node: fx.Node, matrices: Matrices, plan: Plan) -> Transform:
         rows: int | None = None
         count = 1
         if to_real and axis == axes[-1]:
-            matrix, name = _half_spectrum_matrix(size, norm, **shifts), f"to_real_{size}"
+            matrix, name = half_spectrum_matrix(size, norm, **shifts), f"to_real_{size}"
         else:
             if kind is _aten._fft_r2c and axis == axes[-1]:
                 rows = size // 2 + 1 if last else size

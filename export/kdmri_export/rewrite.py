@@ -1,0 +1,222 @@
+"""An ONNX graph of any origin without its DFT nodes, compared with the original before it is kept.
+
+The counterpart of an export's parity gate: both graphs run on the same random numbers in ONNX
+Runtime, or where that does not take the original, that one in ONNX's reference implementation.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdmri_edge.errors import ExportError, OutputError, ParityError
+from kdmri_edge.runtime.deviation import TOLERANCES, Figures, compare
+from kdmri_edge.utils.extras import require
+from kdmri_edge.utils.files import atomic_path
+from kdmri_export.graph_check import external_files, load_graph
+from kdmri_export.passes.onnx_fourier import LARGEST_FILE, fix_shapes, replace_transforms
+from kdmri_export.runtime_check import (
+    SECONDS,
+    ask,
+    check_shapes,
+    precision_of,
+    random_inputs,
+    sentence,
+)
+
+__all__ = ["Rewritten", "rewrite_graph"]
+
+_TIMED_S: Final = 3.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rewritten:
+    """What came of it.
+
+    Attributes:
+        transforms: DFT nodes that became products.
+        shifts: Shifts around them that their matrices do now.
+        matrix_bytes: Of these matrices.
+        file_bytes: Of the file that was written.
+        max_error: Largest deviation over all outputs, as a share of their range.
+        nrmse: Root-mean-square deviation, relative.
+        tolerance: What they may be.
+        against: What computed the original, with its version.
+        before_ms: Median of the original in ONNX Runtime; None where it was not timed.
+        after_ms: That of what was written, measured in turn with it.
+    """
+
+    transforms: int
+    shifts: int
+    matrix_bytes: int
+    file_bytes: int
+    max_error: float
+    nrmse: float
+    tolerance: Mapping[str, float]
+    against: str
+    before_ms: float | None = None
+    after_ms: float | None = None
+
+
+def rewrite_graph(
+    source: Path,
+    out: Path,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    timed: bool = False,
+    limit_s: float = SECONDS,
+) -> Rewritten:
+    """Write an ONNX graph with products in place of its DFT nodes.
+
+    Args:
+        source: An .onnx file, which may keep its weights in files beside it.
+        out: Destination; its weights lie inside.
+        shapes: Sizes of inputs that the graph leaves free, by their names.
+        timed: Time both graphs.
+        limit_s: How long a runtime may work on a graph.
+
+    Raises:
+        ExportError: No ONNX graph, one without DFT nodes, one of whose transforms cannot be a
+            product (see `passes.onnx_fourier`), one that would be larger than 2 GB, or one that no
+            runtime computes.
+        ParityError: What was made computes something else; nothing is written.
+        OutputError: `out` is the source, or cannot be written.
+        MissingExtraError: onnx, onnxruntime or torch is not installed.
+    """
+    require("onnxruntime", extra="onnx")
+    if out.resolve() == source.resolve():
+        raise OutputError(f"{out} is the graph to be rewritten.", "Choose another name.")
+    model = _whole(source)
+    shapes = dict(shapes or {})
+    held = {constant.name for constant in model.graph.initializer}
+    check_shapes([port for port in model.graph.input if port.name not in held], shapes)
+    fix_shapes(model, shapes)
+    replaced = replace_transforms(model)
+    if model.ByteSize() > LARGEST_FILE:
+        raise _too_large(source)
+    inputs = random_inputs(model)
+    if isinstance(inputs, str):
+        raise ExportError(
+            f"{source} cannot be compared with what is made of it: {inputs}.",
+            "Fix the sizes of its inputs with --shape NAME=SIZES.",
+        )
+    with atomic_path(out) as temporary:
+        content = model.SerializeToString()
+        temporary.write_bytes(content)
+        against, figures = _compared(source, temporary, inputs, limit_s)
+        tolerance = TOLERANCES[precision_of(model)]
+        limits = {"max_error": tolerance.max_error, "nrmse": tolerance.nrmse}
+        exceeded = figures.exceeded(tolerance)
+        if exceeded:
+            told = ", ".join(
+                f"{key} {getattr(figures, key):.2g} (limit {limits[key]:.2g})" for key in exceeded
+            )
+            raise ParityError(
+                f"What was made of {source} does not compute what it does: {told}.",
+                "Nothing was written; `kdmri-edge check` compares runtimes on the graph as it is.",
+            )
+        times = None
+        if timed:
+            times = _times(source, temporary, inputs, limit_s)
+    before, after = times or (None, None)
+    return Rewritten(
+        transforms=replaced.transforms,
+        shifts=replaced.shifts,
+        matrix_bytes=replaced.matrix_bytes,
+        file_bytes=len(content),
+        max_error=figures.max_error,
+        nrmse=figures.nrmse,
+        tolerance=limits,
+        against=against,
+        before_ms=before,
+        after_ms=after,
+    )
+
+
+def _too_large(source: Path) -> ExportError:
+    return ExportError(
+        f"{source} would not fit into one ONNX file of 2 GB once it is rewritten.",
+        "Leave that graph as it is.",
+    )
+
+
+def _whole(source: Path) -> Any:
+    """Read a graph with all its weights."""
+    onnx = require("onnx", extra="onnx")
+    model = load_graph(source)
+    beside = external_files(model)
+    sizes = [file.stat().st_size for file in (source, *(source.parent / name for name in beside))]
+    if sum(sizes) > LARGEST_FILE:
+        raise _too_large(source)
+    if beside:
+        try:
+            onnx.load_external_data_for_model(model, str(source.parent))
+        except Exception as error:  # a path that leads elsewhere, or fewer bytes than it says
+            raise ExportError(
+                f"The weights beside {source} cannot be read ({sentence(str(error))}).",
+                "Copy them again.",
+            ) from error
+    return model
+
+
+def _compared(
+    source: Path, made: Path, inputs: Mapping[str, NDArray[Any]], limit_s: float
+) -> tuple[str, Figures]:
+    """Run both graphs; return what computed the original, and the deviation."""
+    with tempfile.TemporaryDirectory() as place:
+        theirs, ours = Path(place) / "original.npz", Path(place) / "made.npz"
+        found = ask("onnxruntime", [made], inputs, outputs=[ours], limit_s=limit_s)
+        if not found["ran"]:
+            raise ExportError(
+                f"ONNX Runtime does not run what was made of {source}"
+                f" ({sentence(found['crashed'] or found['reason'] or '')}).",
+                "Nothing was written; `kdmri-edge check` says which runtime takes the original.",
+            )
+        reasons = []
+        for runtime, title in (
+            ("onnxruntime", "ONNX Runtime"),
+            ("reference", "ONNX's reference implementation"),
+        ):
+            found = ask(runtime, [source], inputs, outputs=[theirs], limit_s=limit_s)
+            if found["ran"]:
+                return f"{title} {found['version']}", _deviation(ours, theirs)
+            reason = found["crashed"] or found["reason"] or ""
+            reasons.append(f"{title} says: {sentence(reason)}")
+        raise ExportError(
+            f"Nothing here computes {source} to compare with: {'; '.join(reasons)}.",
+            "Nothing was written; write the graph again with its exporter.",
+        )
+
+
+def _deviation(ours: Path, theirs: Path) -> Figures:
+    """Return the worst figures over all outputs; not-a-number where they are of other shapes."""
+    nothing = Figures(max_error=0.0, nrmse=0.0, psnr_db=0.0, ssim=0.0)
+    broken = Figures(max_error=np.nan, nrmse=np.nan, psnr_db=0.0, ssim=0.0)
+    with np.load(ours) as a, np.load(theirs) as b:
+        if not a.files or len(a.files) != len(b.files):
+            return broken
+        worst = nothing
+        for name in a.files:
+            one, other = a[name], b[name]
+            if one.shape != other.shape:
+                return broken
+            finite = np.isfinite(other)
+            if not np.array_equal(finite, np.isfinite(one)):
+                return broken
+            if other.size and finite.any():
+                worst = worst.worst(compare(one[finite], other[finite]))
+        return worst
+
+
+def _times(
+    source: Path, made: Path, inputs: Mapping[str, NDArray[Any]], limit_s: float
+) -> tuple[float, float] | None:
+    """Time both in one process, in turn; None where ONNX Runtime does not run the original."""
+    found = ask("onnxruntime", [source, made], inputs, seconds=_TIMED_S, limit_s=limit_s)
+    return (found["ms"][0], found["ms"][1]) if found["ms"] else None
