@@ -1,10 +1,12 @@
 """Other people's networks, exported: `python -m experiments.peer_networks`.
 
-Networks of fastMRI and MONAI, untrained since weights change neither operators nor times, are
-traced with their mask bound, written without complex numbers and FFTs (`passes.complex_numbers`),
-and run in ONNX Runtime. Beside them stands what PyTorch's two exporters make of the same networks
-without this project. The libraries are no dependencies: one that is not installed gives a row with
-that reason.
+Networks of fastMRI and MONAI, untrained since weights change neither operators nor times, go
+through `kdmri-edge export` as any network of a user's does: brought as a module, by the conventions
+of `models.adapter`, with the parity gate. Beside them stands what others make of the same networks
+as they are: PyTorch's two exporters, OpenVINO's converter, and TensorRT-RTX's parser. The libraries
+are no dependencies: one that is not installed gives a row with that reason.
+
+A network may be measured by itself (`--network`): its row joins those of the report in `--out`.
 """
 
 from __future__ import annotations
@@ -28,23 +30,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.script import Script, record
+from kdmri_edge.bring.network import bring_checkpoint
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.simulation import coil_maps
-from kdmri_edge.errors import KdmriError
+from kdmri_edge.errors import BenchError, KdmriError
 from kdmri_edge.physics.coils import expand
-from kdmri_edge.physics.masks import equispaced_lines
+from kdmri_edge.physics.masks import Mask, equispaced_lines
+from kdmri_edge.runtime.bundle import GOLDEN_INPUT, Bundle
+from kdmri_edge.runtime.session import open_session
 from kdmri_edge.utils.console import progress
-from kdmri_edge.utils.extras import require
+from kdmri_edge.utils.extras import available, require
+from kdmri_edge.utils.files import read_json
 from kdmri_edge.utils.provenance import provenance
 
-__all__ = ["PEERS", "main", "markdown", "measure"]
+__all__ = ["OURS", "PEERS", "main", "markdown", "measure"]
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 _SEED: Final = 0
 _ACCELERATION: Final = 4.0
-_OURS: Final = "without complex numbers"
+_FEWEST: Final = 3
+"""Queries that are timed however long they take."""
+
+OURS: Final = {
+    "ONNX Runtime": ("onnx", "fp32"),
+    "OpenVINO": ("openvino", "fp32"),
+    "OpenVINO, bf16": ("openvino", "bf16"),
+    "OpenVINO, int8": ("openvino", "int8"),
+    "TensorRT-RTX": ("trt", "fp32"),
+}
+"""Ways of `kdmri-edge export`: what each is called here, its target and precision."""
+_ENGINE: Final = "sm86"
+"""GPU that TensorRT-RTX builds for, ahead of time."""
+
+_EAGER: Final = "PyTorch"
 _DYNAMO: Final = "torch.onnx, dynamo"
 _TORCHSCRIPT: Final = "torch.onnx, TorchScript"
+_CONVERTER: Final = "OpenVINO's converter"
+_PARSER: Final = "TensorRT-RTX's parser"
+_AS_IT_IS: Final = (_DYNAMO, _TORCHSCRIPT, _CONVERTER, _PARSER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +78,7 @@ class Peer:
         name: As the table says it.
         package: That has it, as it is installed.
         make: Returns the network.
+        brought: Returns what is given to `export` for it: itself, or an adapter around it.
         reads: "kspace" for coils [B, C, H, W, 2] with a mask [1, 1, 1, W, 1], "complex" for
             an image [B, 1, H, W, 2], "magnitude" for [B, 1, H, W].
     """
@@ -63,12 +87,19 @@ class Peer:
     package: str
     make: Callable[[], Any]
     reads: str
+    brought: Callable[[Any], Any] = lambda network: network
 
 
 def _fastmri_varnet() -> Any:
     from fastmri.models import VarNet
 
     return VarNet(num_cascades=4, chans=6, pools=3, sens_chans=4, sens_pools=3)
+
+
+def _fastmri_varnet_large() -> Any:
+    from fastmri.models import VarNet
+
+    return VarNet(num_cascades=12, chans=18, pools=4, sens_chans=8, sens_pools=4)
 
 
 def _fastmri_unet() -> Any:
@@ -94,11 +125,30 @@ def _monai_unet() -> Any:
     return ComplexUnet(spatial_dims=2, features=_FEATURES)
 
 
+def _of_complex_images(network: Any) -> Any:
+    """Give a network of complex images [B, 1, H, W, 2] its layout."""
+    from experiments.peer_adapters import ComplexImages
+
+    return ComplexImages(network)
+
+
 PEERS: Final = (
     Peer(name="fastMRI VarNet", package="fastmri", make=_fastmri_varnet, reads="kspace"),
+    Peer(
+        name="fastMRI VarNet, large",
+        package="fastmri",
+        make=_fastmri_varnet_large,
+        reads="kspace",
+    ),
     Peer(name="fastMRI Unet", package="fastmri", make=_fastmri_unet, reads="magnitude"),
     Peer(name="MONAI VarNet", package="monai", make=_monai_varnet, reads="kspace"),
-    Peer(name="MONAI ComplexUnet", package="monai", make=_monai_unet, reads="complex"),
+    Peer(
+        name="MONAI ComplexUnet",
+        package="monai",
+        make=_monai_unet,
+        reads="complex",
+        brought=_of_complex_images,
+    ),
 )
 
 
@@ -112,6 +162,10 @@ def _centred(image: NDArray[Any]) -> NDArray[np.complex64]:
     return np.fft.fftshift(kspace, axes).astype(np.complex64)
 
 
+def _mask(matrix: int) -> Mask:
+    return equispaced_lines(matrix, _ACCELERATION, seed=_SEED)
+
+
 def _inputs(peer: Peer, matrix: int, coils: int) -> tuple[Any, dict[str, Any]]:
     """Return the phantom as the network reads it, and what is bound."""
     import torch
@@ -122,7 +176,7 @@ def _inputs(peer: Peer, matrix: int, coils: int) -> tuple[Any, dict[str, Any]]:
     if peer.reads == "complex":
         scaled = (image / np.abs(image).max()).astype(np.complex64)
         return torch.view_as_real(torch.from_numpy(scaled[None, None])), {}
-    lines = np.fft.fftshift(equispaced_lines(matrix, _ACCELERATION, seed=_SEED).samples)
+    lines = np.fft.fftshift(_mask(matrix).samples)
     # A scanner's unit is small: 1e-6 is fastMRI's.
     maps = coil_maps(coils, matrix, matrix, seed=_SEED)
     kspace = _centred(expand(image, maps)) * lines * np.float32(1e-6)
@@ -144,6 +198,9 @@ def _sentence(error: Exception) -> str:
 def _difference(found: Any, expected: NDArray[Any]) -> float:
     """Return the largest difference as a share of the image's range."""
     return float(np.abs(np.asarray(found) - expected).max() / np.ptp(expected))
+
+
+# --- as it is -----------------------------------------------------------------------------------
 
 
 class _Runtime:
@@ -196,6 +253,113 @@ def _by_older_exporter(network: Any, shown: Any, constants: Mapping[str, Any]) -
 
     from kdmri_export.targets.onnx import OPSET
 
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "graph.onnx"
+        with warnings.catch_warnings(), _muted(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                _alone(network, constants),
+                (shown,),
+                graph,
+                opset_version=OPSET,
+                dynamo=False,
+                verbose=False,
+            )
+        return onnx.load(graph)
+
+
+class _Converted:
+    """A network that OpenVINO converts from PyTorch itself."""
+
+    def __init__(
+        self, network: Any, shown: Any, constants: Mapping[str, Any], threads: int
+    ) -> None:
+        import openvino
+
+        with warnings.catch_warnings(), _muted():
+            warnings.simplefilter("ignore")
+            model = openvino.convert_model(_alone(network, constants), example_input=(shown,))
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+        self._compiled = openvino.Core().compile_model(model, "CPU", settings)
+
+    def __call__(self, image: NDArray[Any]) -> Any:
+        return self._compiled(image)[0]
+
+
+def _parsed(graph: bytes) -> None:
+    """Give a graph to TensorRT-RTX.
+
+    Raises:
+        ValueError: It does not take it; its reason.
+    """
+    trt = require("tensorrt_rtx", extra="trt-rtx")
+    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
+    builder = trt.Builder(logger)
+    parser = trt.OnnxParser(builder.create_network(0), logger)
+    if not parser.parse(graph):
+        raise ValueError(parser.get_error(0).desc())
+
+
+def _outcome(
+    make: Callable[[], Callable[[Any], Any]], shown: Any, expected: NDArray[Any]
+) -> tuple[dict[str, Any], Any]:
+    """Make and run something; return its figures, and what runs, or the reason for neither."""
+    began = time.perf_counter()
+    try:
+        run = make()
+        seconds = time.perf_counter() - began
+        found = run(shown.numpy())
+    except Exception as error:  # exporters and runtimes raise anything
+        return {"reason": _sentence(error)}, None
+    difference = _difference(found, expected)
+    return {"reason": None, "seconds": seconds, "difference": difference}, run
+
+
+def _as_it_is(
+    network: Any, shown: Any, constants: Mapping[str, Any], expected: NDArray[Any], threads: int
+) -> tuple[dict[str, Any], dict[str, Callable[[], Any]]]:
+    """Try what others make of a network; return what came of each, and queries of what runs."""
+    from kdmri_export.passes.tracing import trace
+
+    graphs: dict[str, Any] = {}
+
+    def in_runtime(name: str, make: Callable[[], Any]) -> Callable[[Any], Any]:
+        graphs[name] = make()
+        return _Runtime(graphs[name], threads)
+
+    ways: dict[str, Callable[[], Callable[[Any], Any]]] = {
+        _DYNAMO: lambda: in_runtime(
+            _DYNAMO, lambda: _written(trace(network, (shown,), constants=constants))
+        ),
+        _TORCHSCRIPT: lambda: in_runtime(
+            _TORCHSCRIPT, lambda: _by_older_exporter(network, shown, constants)
+        ),
+        _CONVERTER: lambda: _Converted(network, shown, constants, threads),
+    }
+    found: dict[str, Any] = {}
+    queries: dict[str, Callable[[], Any]] = {}
+    for name, way in ways.items():
+        found[name], run = _outcome(way, shown, expected)
+        if name in graphs:
+            types = [node.op_type for node in graphs[name].graph.node]
+            found[name] |= {"nodes": len(types), "dft_nodes": types.count("DFT")}
+        if run is not None:
+            queries[name] = partial(run, shown.numpy())
+    graph = next(iter(graphs.values()), None)
+    found[_PARSER] = {"reason": "there is no ONNX graph of it to be parsed"}
+    if graph is not None:
+        try:
+            _parsed(graph.SerializeToString())
+            found[_PARSER] = {"reason": None}
+        except Exception as error:  # of the parser, or that it is not installed
+            found[_PARSER] = {"reason": _sentence(error)}
+    return found, queries
+
+
+def _alone(network: Any, constants: Mapping[str, Any]) -> Any:
+    """Return a module of one argument."""
+    import torch
+
     class Bound(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -204,62 +368,105 @@ def _by_older_exporter(network: Any, shown: Any, constants: Mapping[str, Any]) -
         def forward(self, x: Any) -> Any:
             return self.network(x, **constants)
 
-    with tempfile.TemporaryDirectory() as folder:
-        graph = Path(folder) / "graph.onnx"
-        with warnings.catch_warnings(), _muted(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                Bound().eval(), (shown,), graph, opset_version=OPSET, dynamo=False, verbose=False
-            )
-        return onnx.load(graph)
+    return Bound().eval()
 
 
-def _outcome(
-    make: Callable[[], Any], shown: Any, expected: NDArray[Any], threads: int
-) -> tuple[dict[str, Any], Any]:
-    """Write and load a graph; return its figures, and what runs it, or the reason for neither."""
+# --- by this project ----------------------------------------------------------------------------
+
+
+def _exported(
+    checkpoint: Path, way: str, folder: Path, coils: int, threads: int
+) -> tuple[dict[str, Any], Callable[[], Any] | None]:
+    """Export a network; return its figures and, where it runs on a CPU, a query."""
+    from kdmri_export.jobs import export
+
+    target, precision = OURS[way]
+    options: dict[str, Any] = {}
+    if target == "trt":
+        options = {
+            "builder": "rtx" if available("tensorrt_rtx") else "none",
+            "compute_capabilities": (_ENGINE,) if available("tensorrt_rtx") else (),
+        }
     began = time.perf_counter()
     try:
-        model = make()
-        seconds = time.perf_counter() - began
-        run = _Runtime(model, threads)
-        found = run(shown.numpy())
-    except Exception as error:  # exporters and runtimes raise anything
+        bundle = export(
+            checkpoint, target=target, precision=precision, coils=coils, out=folder, **options
+        )
+    except Exception as error:  # a runtime may raise anything
         return {"reason": _sentence(error)}, None
-    types = [node.op_type for node in model.graph.node]
+    seconds = time.perf_counter() - began
+    return _figures(bundle, seconds), _query(bundle, threads)
+
+
+def _figures(bundle: Bundle, seconds: float) -> dict[str, Any]:
+    manifest = bundle.manifest
     figures = {
         "reason": None,
         "seconds": seconds,
-        "bytes": model.ByteSize(),
-        "nodes": len(types),
-        "dft_nodes": types.count("DFT"),
-        "difference": _difference(found, expected),
+        "bytes": bundle.size,
+        "difference": manifest["parity"]["figures"]["max_error"],
+        "transforms": manifest.get("transforms_as_products", 0),
+        "transformed": manifest.get("transformed"),
     }
-    return figures, run
+    if bundle.graph.suffix == ".onnx":
+        from kdmri_export.graph_check import check_graph
+
+        counts, _ = check_graph(bundle.graph, "onnx")
+        figures |= {"nodes": sum(counts.values()), "dft_nodes": counts.get("DFT", 0)}
+    if "engine" in manifest:
+        figures["engines"] = [
+            {key: one[key] for key in ("builder", "version", "compute_capability", "seconds")}
+            for one in manifest["engine"]["engines"]
+        ]
+    return figures
 
 
-def _timed(queries: Mapping[str, Callable[[], Any]], samples: int) -> dict[str, dict[str, float]]:
+def _query(bundle: Bundle, threads: int) -> Callable[[], Any] | None:
+    if bundle.target.builds_engines:
+        return None  # it runs on a GPU
+    session = open_session(bundle.path, threads=threads)
+    image = np.load(bundle.path / GOLDEN_INPUT)
+    return lambda: session.run(image)
+
+
+def _timed(
+    queries: Mapping[str, Callable[[], Any]], samples: int, limit: float | None
+) -> dict[str, dict[str, float]]:
     """Run queries in turns; return the median, smallest and largest milliseconds of each."""
     found: dict[str, list[float]] = {name: [] for name in queries}
+    started = time.perf_counter()
     for number in range(samples + 1):
+        late = limit is not None and time.perf_counter() - started > limit
+        if late and number > _FEWEST:
+            break
         for name, query in queries.items():
             began = time.perf_counter()
             query()
             if number:  # the first one fills caches
                 found[name].append(1e3 * (time.perf_counter() - began))
     return {
-        name: {"median": statistics.median(ms), "smallest": min(ms), "largest": max(ms)}
+        name: {
+            "median": statistics.median(ms),
+            "smallest": min(ms),
+            "largest": max(ms),
+            "samples": len(ms),
+        }
         for name, ms in found.items()
     }
 
 
 def _row(
-    peer: Peer, *, matrix: int, coils: int, samples: int, threads: int, others: bool
+    peer: Peer,
+    *,
+    ways: Sequence[str],
+    matrix: int,
+    coils: int,
+    samples: int,
+    threads: int,
+    others: bool,
+    limit: float | None,
 ) -> dict[str, Any]:
     import torch
-
-    from kdmri_export.passes.complex_numbers import without_complex
-    from kdmri_export.passes.tracing import trace
 
     row: dict[str, Any] = {"network": peer.name, "package": peer.package, "reason": None}
     try:
@@ -274,52 +481,59 @@ def _row(
     with torch.no_grad():
         expected = network(shown, **constants).numpy()
 
-    def lowered() -> Any:
-        made = without_complex(trace(network, (shown,), constants=constants))
-        row["transforms"] = made.transforms
-        return _written(made.program)
-
     def eager() -> None:
         with torch.no_grad():
             network(shown, **constants)
 
-    ways: dict[str, Callable[[], Any]] = {_OURS: lowered}
-    if others:
-        ways[_DYNAMO] = lambda: _written(trace(network, (shown,), constants=constants))
-        ways[_TORCHSCRIPT] = lambda: _by_older_exporter(network, shown, constants)
-    queries: dict[str, Callable[[], Any]] = {"PyTorch": eager}
+    queries: dict[str, Callable[[], Any]] = {_EAGER: eager}
     row["ways"] = {}
-    for name, way in ways.items():
-        row["ways"][name], run = _outcome(way, shown, expected, threads)
-        if run is not None:
-            queries[name] = partial(run, shown.numpy())
-    row["milliseconds"] = _timed(queries, samples)
+    if others:
+        found, runs = _as_it_is(network, shown, constants, expected, threads)
+        row["ways"] |= found
+        queries |= runs
+    with tempfile.TemporaryDirectory(prefix="kdmri-peers-") as scratch:
+        try:
+            mask = _mask(matrix)
+            checkpoint = bring_checkpoint(peer.brought(network), mask=mask, matrix=matrix)
+        except KdmriError as error:
+            return {**row, "reason": _sentence(error)}
+        for number, way in enumerate(ways):
+            folder = Path(scratch) / str(number)
+            row["ways"][way], query = _exported(checkpoint, way, folder, coils, threads)
+            if query is not None:
+                queries[way] = query
+        row["milliseconds"] = _timed(queries, samples, limit)
+        queries.clear()  # before the folder goes
     return row
 
 
 def measure(
     peers: Sequence[Peer] = PEERS,
     *,
+    ways: Sequence[str] = tuple(OURS),
     matrix: int = 320,
     coils: int = 8,
     samples: int = 10,
     threads: int = 1,
     others: bool = True,
+    limit: float | None = None,
 ) -> dict[str, Any]:
     """Export and time networks of other projects.
 
     Args:
         peers: The networks.
+        ways: Keys of `OURS`: what they are exported to.
         matrix: Side of the image in pixels.
         coils: For networks that read k-space.
         samples: Timed queries of each.
         threads: CPU threads of each runtime.
-        others: Try PyTorch's own exporters as well.
+        others: Try what others make of the networks as well.
+        limit: Seconds after which the queries of a network end, but for the first few.
 
     Returns:
-        JSON values: per network what each way of writing it gave (or the reason why it gave
-        nothing), the largest difference from PyTorch as a share of the image's range, and
-        milliseconds of queries in turns.
+        JSON values: per network what each way gave (or the reason why it gave nothing), the largest
+        difference from PyTorch as a share of the image's range, and milliseconds of queries in
+        turns.
 
     Raises:
         MissingExtraError: onnx, onnxscript or ONNX Runtime is not installed.
@@ -337,11 +551,13 @@ def measure(
                 rows.append(
                     _row(
                         peer,
+                        ways=ways,
                         matrix=matrix,
                         coils=coils,
                         samples=samples,
                         threads=threads,
                         others=others,
+                        limit=limit,
                     )
                 )
                 advance(1)
@@ -359,48 +575,87 @@ def measure(
     }
 
 
-def _way(row: Mapping[str, Any], name: str) -> str:
+def joined(report: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a report with the rows of an earlier one whose networks it has not.
+
+    Raises:
+        BenchError: The earlier one was made with other settings.
+    """
+    for key in ("schema", "matrix", "coils", "threads", "acceleration"):
+        if earlier.get(key) != report[key]:
+            raise BenchError(
+                f"The report that is there has {key} {earlier.get(key)}, this one {report[key]}.",
+                "Measure with the same settings, or into another --out.",
+            )
+    made = {row["network"]: row for row in (*earlier["rows"], *report["rows"])}
+    known = [peer.name for peer in PEERS]
+    order = sorted(made, key=lambda name: known.index(name) if name in known else len(known))
+    return {**report, "rows": [made[name] for name in order]}
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
     found = row["ways"].get(name)
     if found is None:
-        return "not tried"
+        return ""
     if found["reason"]:
         return "fails"
-    ms = row["milliseconds"][name]["median"]
-    dft = f", {found['dft_nodes']} DFT nodes" if found["dft_nodes"] else ""
-    return f"{ms:.0f} ms, {found['difference']:.0e}{dft}"
+    parts = []
+    if name in row["milliseconds"]:
+        parts.append(f"{row['milliseconds'][name]['median']:.0f} ms")
+    if "difference" in found:
+        parts.append(f"{found['difference']:.0e}")
+    if found.get("dft_nodes"):
+        parts.append(f"{found['dft_nodes']} DFT nodes")
+    if found.get("engines"):
+        parts.append("engine built")
+    return ", ".join(parts) or "taken"
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """Return the table as GitHub Markdown."""
-    lines = [
-        "| network | parameters | transforms | PyTorch | without complex numbers"
-        " | torch.onnx (dynamo) | torch.onnx (TorchScript) |",
-        "|---|---:|---:|---:|---|---|---|",
-    ]
+    """Return the tables as GitHub Markdown: exports of this project, then networks as they are."""
     notes = []
+    rows = [row for row in report["rows"] if not row["reason"]]
+    lines = [
+        f"| network | parameters | transforms | {_EAGER} | {' | '.join(OURS)} |",
+        "|---|---:|---:|---:" + "|---" * len(OURS) + "|",
+    ]
     for row in report["rows"]:
         if row["reason"]:
-            lines.append(f"| {row['network']} | | | | {row['reason']} | | |")
+            lines.append(f"| {row['network']} | | | |" + " |" * len(OURS))
+            notes.append(f"- {row['network']}: {row['reason']}")
             continue
+        transforms = {way.get("transforms") for way in row["ways"].values()} - {None}
         cells = [
             f"{row['network']} ({row['package']} {row['version']})",
             f"{row['parameters']:,}",
-            str(row.get("transforms", "")),
-            f"{row['milliseconds']['PyTorch']['median']:.0f} ms",
-            *(_way(row, name) for name in (_OURS, _DYNAMO, _TORCHSCRIPT)),
+            ", ".join(map(str, sorted(transforms))),
+            f"{row['milliseconds'][_EAGER]['median']:.0f} ms",
+            *(_cell(row, name) for name in OURS),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-        notes += [
-            f"- {row['network']}, {name}: {found['reason']}"
-            for name, found in row["ways"].items()
-            if found["reason"]
+    if any(name in row["ways"] for row in rows for name in _AS_IT_IS):
+        lines += [
+            "",
+            "The same networks as they are:",
+            "",
+            f"| network | {' | '.join(_AS_IT_IS)} |",
+            "|---" * (1 + len(_AS_IT_IS)) + "|",
         ]
+        for row in rows:
+            cells = [row["network"], *(_cell(row, name) for name in _AS_IT_IS)]
+            lines.append(f"| {' | '.join(cells)} |")
+    notes += [
+        f"- {row['network']}, {name}: {found['reason']}"
+        for row in rows
+        for name, found in row["ways"].items()
+        if found["reason"]
+    ]
     lines += [
         "",
         f"One slice of {report['matrix']} x {report['matrix']}, {report['coils']} coils where a"
-        f" network reads k-space, {report['threads']} CPU threads; medians of"
-        f" {report['samples']} queries in turns, in ONNX Runtime but for PyTorch's own. Beside the"
-        " time stands the largest difference from PyTorch as a share of the image's range.",
+        f" network reads k-space, {report['threads']} CPU thread(s); medians of queries in turns."
+        " Beside the time stands the largest difference from PyTorch as a share of the image's"
+        " range. Networks as they are run in ONNX Runtime, but for OpenVINO's converter.",
     ]
     return "\n".join([*lines, *(["", *notes] if notes else [])])
 
@@ -410,26 +665,42 @@ def markdown(report: Mapping[str, Any]) -> str:
     "--network", "names", multiple=True, type=click.Choice([peer.name for peer in PEERS]),
     help="Only this one; may be repeated.",
 )  # fmt: skip
+@click.option(
+    "--way", "ways", multiple=True, type=click.Choice(list(OURS)),
+    help="Only this export; may be repeated.",
+)  # fmt: skip
 @click.option("--matrix", type=click.IntRange(32), default=320, show_default=True, help="Pixels.")
 @click.option("--coils", type=click.IntRange(1), default=8, show_default=True, help="Of a scan.")
 @click.option("--samples", type=click.IntRange(1), default=10, show_default=True, help="Queries.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of a CPU.")
-@click.option("--others/--no-others", default=True, help="Try PyTorch's exporters as well.")
+@click.option("--limit", type=click.FloatRange(0), help="Seconds of queries for each network.")
+@click.option("--others/--no-others", default=True, help="Try what others make of them as well.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write report.json into this folder.")
 def main(
     names: tuple[str, ...],
+    ways: tuple[str, ...],
     matrix: int,
     coils: int,
     samples: int,
     threads: int,
+    limit: float | None,
     others: bool,
     out: Path | None,
 ) -> None:
-    """Export networks of other projects and run them in ONNX Runtime."""
+    """Export networks of other projects and run them; the report is joined part by part."""
     peers = [peer for peer in PEERS if not names or peer.name in names]
     report = measure(
-        peers, matrix=matrix, coils=coils, samples=samples, threads=threads, others=others
+        peers,
+        ways=ways or tuple(OURS),
+        matrix=matrix,
+        coils=coils,
+        samples=samples,
+        threads=threads,
+        others=others,
+        limit=limit,
     )
+    if out is not None and (out / "report.json").is_file():
+        report = joined(report, read_json(out / "report.json", BenchError))
     record(report, out)
     click.echo(markdown(report))
 

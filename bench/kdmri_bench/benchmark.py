@@ -62,6 +62,7 @@ from kdmri_bench.results.select import (
 from kdmri_edge.data.case import Case
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError
+from kdmri_edge.models.protocol import reads_coils
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.utils.console import progress, say
 from kdmri_edge.utils.extras import require
@@ -363,7 +364,13 @@ def _check_cases(cases: Sequence[Case], source: Source) -> None:
                 "Bring the volumes to the networks' matrix.",
             )
         source.mask.check_matrix(height, width)
-        if np.iscomplexobj(case.target) != (source.spec.channels == 2):
+        if case.kspace != reads_coils(source.spec):
+            raise BenchError(
+                f"{case.name} is a case of {'several coils' if case.kspace else 'one image'},"
+                f" {source.name} is given {'one image' if case.kspace else 'several coils'}.",
+                "Give volumes, of which the benchmark makes the networks' cases.",
+            )
+        if not case.kspace and np.iscomplexobj(case.target) != (source.spec.channels == 2):
             raise BenchError(
                 f"{case.name} has {1 + np.iscomplexobj(case.target)} channel(s), {source.name}"
                 f" takes {source.spec.channels}.",

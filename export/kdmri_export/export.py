@@ -13,6 +13,7 @@ import torch
 from kdmri_edge.distillation.recipe import recipe_value
 from kdmri_edge.errors import ExportError
 from kdmri_edge.models.checkpoint import load_reconstructor, read_checkpoint_meta
+from kdmri_edge.models.protocol import InputKind, reads_coils
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.models.specs import describe_spec
 from kdmri_edge.physics.masks import Mask
@@ -40,14 +41,17 @@ from kdmri_export.parity import (
     check_other_mask,
     golden,
     phantom_maxima,
+    takes_blank_coils,
 )
 from kdmri_export.recipe import ExportRecipe
+from kdmri_export.targets.onnx import INPUT, KSPACE
 from kdmri_export.targets.tensorrt.engines import (
     TORCH_TENSORRT,
     EngineRequest,
     build_engines,
     run_engines,
 )
+from kdmri_export.written import Written
 
 __all__ = ["export_model"]
 
@@ -101,23 +105,24 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
     meta = read_checkpoint_meta(checkpoint)
     reconstructor = _reconstructor(checkpoint, meta, recipe)
     spec = reconstructor.spec
-    coils = recipe.coils if spec.coils else None
-    data = golden(reconstructor.mask, int(meta["matrix"]), spec.channels, coils)
+    coils = recipe.coils if reads_coils(spec) else None
+    of_kspace = spec.reads is InputKind.KSPACE
+    data = golden(reconstructor.mask, int(meta["matrix"]), spec.channels, coils, reads=spec.reads)
     calibrated = None
     if recipe.quantised:
         _check_kind(reconstructor, meta, recipe)
         calibrated = _calibrate(reconstructor, data)
     inputs = data.network_input[:1]
     example = torch.from_numpy(inputs)
-    writer: Callable[..., int | None] = load_attribute(target.exporter)
+    writer: Callable[..., Written | int | None] = load_attribute(target.exporter)
     with atomic_directory(out) as folder:
         graph = folder / target.graph_file
-        transformed = writer(reconstructor, example, graph, recipe)
-        _check_transformed(recipe, transformed)
+        written = Written.of(writer(reconstructor, example, graph, recipe))
+        _check_transformed(recipe, written.convolutions)
         session: Session = make(graph, precision=recipe.executed)
         _check_integers(recipe, session)
-        session.sense = spec.coils
-        session.coils = None if target.any_coils else coils
+        session.sense, session.kspace = spec.coils, of_kspace
+        session.coils = None if target.any_coils and not of_kspace else coils
         if recipe.mask_input:
             session.operator = reconstructor.operator.numpy()
             check_other_mask(session, reconstructor, data, precision=recipe.precision)
@@ -134,8 +139,13 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
             np.save(folder / GOLDEN_OUTPUT, reconstructor(example, maps=maps).numpy())
         manifest = _manifest(recipe, meta, reconstructor, checkpoint, list(inputs.shape))
         manifest |= {"calibrated_on": calibrated, "parity": parity}
-        if transformed is not None:
-            manifest["transformed"] = {"convolutions": transformed}
+        if of_kspace:
+            blank = takes_blank_coils(reconstructor, data)
+            manifest["io"]["input"]["blank_coils"] = blank
+        if written.convolutions is not None:
+            manifest["transformed"] = {"convolutions": written.convolutions}
+        if written.transforms:
+            manifest["transforms_as_products"] = written.transforms
         if target.builds_engines:
             wanted = recipe.engines or EngineRequest()
             manifest["engine"] = build_engines(
@@ -206,16 +216,27 @@ def _reconstructor(checkpoint: Path, meta: dict[str, Any], recipe: ExportRecipe)
     """Load the network in the form that is exported."""
     form = choose_form(Mask.from_dict(meta["mask"]), recipe.dc)
     reconstructor = load_reconstructor(checkpoint, form, any_mask=recipe.mask_input)
-    if reconstructor.spec.coils and recipe.engines and recipe.engines.builder == TORCH_TENSORRT:
+    spec = reconstructor.spec
+    if reads_coils(spec) and recipe.engines and recipe.engines.builder == TORCH_TENSORRT:
         raise ExportError(
-            "Torch-TensorRT programs take one image, and this network combines coils.",
+            "Torch-TensorRT programs take one image, and this network combines coils."
+            if spec.coils
+            else "Torch-TensorRT programs take one image, and this network reads k-space of coils.",
             "Build it with tensorrt.",
         )
-    for asked, aim in (
+    aims = (
         (recipe.mask_input, "take its mask as an input"),
         (recipe.keep_op, "keep data consistency as one node"),
-    ):
-        if asked and not reconstructor.spec.has_data_consistency:
+    )
+    if spec.reads is InputKind.KSPACE:
+        for asked, aim in (*aims, (recipe.dc != "auto", "have another form of it")):
+            if asked:
+                raise ExportError(
+                    f"A network of k-space has data consistency of its own, and cannot {aim}.",
+                    "Leave that option out.",
+                )
+    for asked, aim in aims:
+        if asked and not spec.has_data_consistency:
             raise ExportError(
                 f"A network that has no data consistency cannot {aim}.",
                 "Leave that option out.",
@@ -243,10 +264,12 @@ def _manifest(
     spec = reconstructor.spec
     dims: list[int | str] = ["batch" if recipe.dynamic else 1, *shape[1:]]
     port = {"shape": dims, "dtype": "float32"}
+    image = {"shape": [dims[0], spec.channels, *dims[-2:]], "dtype": "float32"}
+    name = KSPACE if spec.reads is InputKind.KSPACE else INPUT
     mask = reconstructor.mask
     # What is computed: P where the mask is an input, its factor where that is cheaper.
     sampled = None if recipe.mask_input else int(mask.samples.sum())
-    macs = spec.macs(shape[2], shape[3], lines=mask.is_lines, sampled=sampled, coils=recipe.coils)
+    macs = spec.macs(shape[-2], shape[-1], lines=mask.is_lines, sampled=sampled, coils=recipe.coils)
     maps: dict[str, Any] = {}
     if spec.coils:
         coils: int | str = "coils" if recipe.row.any_coils else recipe.coils
@@ -256,9 +279,9 @@ def _manifest(
         "target": recipe.target,
         "graph": recipe.row.graph_file,
         "io": {
-            "input": {"name": "zero_filled", **port},
+            "input": {"name": name, **port},
             **maps,
-            "output": {"name": "reconstruction", **port},
+            "output": {"name": "reconstruction", **image},
         },
         "role": meta["role"],
         "spec": spec.to_dict(),
@@ -274,7 +297,7 @@ def _manifest(
         "run_precision": recipe.precision,
         "mask_input": recipe.mask_input,
         "keep_op": recipe.keep_op,
-        **({"coils": recipe.coils} if spec.coils else {}),
+        **({"coils": recipe.coils} if reads_coils(spec) else {}),
         "checkpoint_sha256": sha256_file(checkpoint),
         "training": meta["training"],
         "provenance": provenance(),

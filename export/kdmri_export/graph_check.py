@@ -32,7 +32,8 @@ _BROUGHT = {"AveragePool", "BatchNormalization", "Clip", "ConvTranspose", "Depth
             "Erf", "Exp", "Flatten", "GlobalAveragePool", "HardSigmoid", "HardSwish",
             "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Log", "Max", "MaxPool",
             "Min", "PRelu", "Pad", "Pow", "Reciprocal", "ReduceMax", "ReduceMean", "Resize",
-            "Sigmoid", "Softmax", "Softplus", "SpaceToDepth", "Sqrt", "Tanh", "Tile"}  # fmt: skip
+            "Sigmoid", "Softmax", "Softplus", "SpaceToDepth", "Sqrt", "Tanh", "Tile",
+            "Where"}  # fmt: skip
 _COMMON = {"Conv", "MatMul", "Gemm", "ReduceSum", "QuantizeLinear", "DequantizeLinear"}
 _TAKEN = _COMMON | _ELEMENTWISE | _SHAPES | _BROUGHT
 # target -> operators of the standard domain that it takes.

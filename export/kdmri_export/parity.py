@@ -15,11 +15,19 @@ from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.simulation import coil_maps
 from kdmri_edge.errors import ParityError
 from kdmri_edge.metrics import psnr, ssim
+from kdmri_edge.models.protocol import InputKind
 from kdmri_edge.models.reconstructor import Reconstructor
-from kdmri_edge.physics.coils import sense_normal
+from kdmri_edge.physics.coils import expand, sense_normal
+from kdmri_edge.physics.combining import root_sum_of_squares
+from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask, variable_density_2d, variable_density_lines
-from kdmri_edge.physics.operators import zero_filled
-from kdmri_edge.physics.scaling import network_input, network_maps, slice_scale
+from kdmri_edge.physics.operators import sampled_kspace, zero_filled
+from kdmri_edge.physics.scaling import (
+    network_input,
+    network_kspace,
+    network_maps,
+    slice_scale,
+)
 from kdmri_edge.quantisation.calibration import activation_maxima
 from kdmri_edge.runtime.deviation import Figures, compare, tolerance_for
 from kdmri_edge.runtime.session import Session, reconstruct
@@ -31,6 +39,7 @@ __all__ = [
     "check_other_mask",
     "golden",
     "phantom_maxima",
+    "takes_blank_coils",
     "with_coils",
 ]
 
@@ -48,12 +57,15 @@ class Golden:
         target: Fully sampled images, same shape.
         scale: float32 [S].
         maps: Coil sensitivities, complex64 [S, coils, H, W]; None for networks of one image.
+        kspace: What the coils measured, complex64 [S, coils, H, W], for networks of k-space; else
+            None.
     """
 
     zero_filled: NDArray[Any]
     target: NDArray[Any]
     scale: NDArray[np.float32]
     maps: NDArray[np.complex64] | None = None
+    kspace: NDArray[np.complex64] | None = None
 
     @property
     def network_maps(self) -> NDArray[np.float32] | None:
@@ -62,7 +74,9 @@ class Golden:
 
     @property
     def network_input(self) -> NDArray[np.float32]:
-        """What the network sees: [S, C, H, W] float32, normalised."""
+        """What the network sees: [S, C, H, W] float32, normalised; or [S, coils, 2, H, W]."""
+        if self.kspace is not None:
+            return network_kspace(self.kspace, self.scale)
         return network_input(self.zero_filled, self.scale)
 
 
@@ -75,14 +89,33 @@ def phantom_maxima(reconstructor: Reconstructor, data: Golden) -> dict[str, list
 
 def with_coils(target: NDArray[np.complex64], mask: Mask, coils: int) -> Golden:
     """Return golden slices of fully sampled images [S, H, W] that simulated coils receive."""
-    maps = np.stack(
-        [coil_maps(coils, *target.shape[-2:], seed=_SEED + n) for n in range(len(target))]
-    )
+    maps = _maps(target, coils)
     x_u = sense_normal(target, maps, mask).astype(np.complex64)
     return Golden(x_u, target, slice_scale(x_u), maps)
 
 
-def golden(mask: Mask, matrix: int, channels: int, coils: int | None = None) -> Golden:
+def _kspace(target: NDArray[np.complex64], mask: Mask, coils: int) -> Golden:
+    """Return golden slices of the k-space that simulated coils receive of images [S, H, W]."""
+    maps = _maps(target, coils)
+    kspace = sampled_kspace(expand(target, maps), mask)
+    x_u = root_sum_of_squares(kspace_to_image(kspace).astype(np.complex64))
+    truth = root_sum_of_squares(expand(target, maps).astype(np.complex64))
+    return Golden(x_u, truth, slice_scale(x_u), kspace=kspace)
+
+
+def _maps(target: NDArray[np.complex64], coils: int) -> NDArray[np.complex64]:
+    shape = target.shape[-2:]
+    return np.stack([coil_maps(coils, *shape, seed=_SEED + n) for n in range(len(target))])
+
+
+def golden(
+    mask: Mask,
+    matrix: int,
+    channels: int,
+    coils: int | None = None,
+    *,
+    reads: InputKind | None = None,
+) -> Golden:
     """Return golden slices for a mask, square of side `matrix`.
 
     Args:
@@ -90,14 +123,18 @@ def golden(mask: Mask, matrix: int, channels: int, coils: int | None = None) -> 
         matrix: Side of the images.
         channels: 1 or 2.
         coils: Simulate so many coils; None for networks of one image.
+        reads: What the network is given, where that is k-space.
 
     Raises:
         MaskError: The mask is of another matrix.
     """
     # The outermost slices of a head are nearly empty and would tell nothing.
+    with_phase = channels == 2 or coils is not None
     volume = phantom_volume(
-        _SEED, slices=_SLICES + 2, matrix=max(matrix, 16), complex_phase=channels == 2
+        _SEED, slices=_SLICES + 2, matrix=max(matrix, 16), complex_phase=with_phase
     )
+    if coils is not None and reads is InputKind.KSPACE:
+        return _kspace(volume.image[1:-1].astype(np.complex64), mask, coils)
     if coils is not None:
         return with_coils(volume.image[1:-1].astype(np.complex64), mask, coils)
     case = make_case(volume, mask, channels)
@@ -115,6 +152,8 @@ _EQUAL_DB = 100.0
 # The mask that graphs with a mask as an input are checked with, beside their own.
 _OTHER_ACCELERATION = 3.0
 _OTHER_SEED = 991
+# Largest difference, over the image's range, up to which two images are one but for rounding.
+_SAME_IMAGE = 1e-4
 # The number of coils that multi-coil graphs are checked with, beside their own.
 _OTHER_COILS = 3
 
@@ -149,6 +188,7 @@ def _torch_session(reconstructor: Reconstructor) -> Any:
     class Reference(Session):
         info = None  # type: ignore[assignment]
         sense = reconstructor.spec.coils
+        kspace = reconstructor.spec.reads is InputKind.KSPACE
 
         def run(
             self,
@@ -220,8 +260,10 @@ def check(
         figures = figures.worst(compared(data.network_input, slice(None)))
     for scale in _IMAGE_SCALES:
         zero_filled = data.zero_filled * data.zero_filled.dtype.type(scale)
-        ours = reconstruct(session, zero_filled, maps=data.maps, operator=operator)
-        theirs = reconstruct(reference, zero_filled, maps=data.maps)
+        kspace = None if data.kspace is None else data.kspace * np.float32(scale)
+        coils: dict[str, Any] = {"maps": data.maps, "kspace": kspace}
+        ours = reconstruct(session, zero_filled, operator=operator, **coils)
+        theirs = reconstruct(reference, zero_filled, **coils)
         figures = figures.worst(_against_truth(ours / scale, theirs / scale, data.target))
     exceeded = figures.exceeded(tolerance)
     if exceeded:
@@ -299,3 +341,17 @@ def check_other_coils(
         number = max(1, min(_OTHER_COILS, own - 1))
     other = with_coils(data.target, reconstructor.mask, number)
     check(session, reconstructor, other, precision=precision)
+
+
+def takes_blank_coils(reconstructor: Reconstructor, data: Golden) -> bool:
+    """Tell whether a network of k-space gives the same image when a coil without samples is added.
+
+    Those that normalise each coil by itself give NaN; others make something of their biases.
+    """
+    x_u = torch.from_numpy(data.network_input[:1])
+    with torch.inference_mode():
+        own = reconstructor(x_u)
+        more = reconstructor(torch.cat((x_u, torch.zeros_like(x_u[:, :1])), 1))
+    span = float(own.max() - own.min())
+    gap = float((more - own).abs().max())
+    return gap <= _SAME_IMAGE * span  # not where it is NaN

@@ -19,15 +19,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdmri_edge.data.case import make_case
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.simulation import coil_maps
-from kdmri_edge.errors import MaskError, ModelError
+from kdmri_edge.errors import KdmriError, MaskError, ModelError
 from kdmri_edge.models.adapter import GUIDE
 from kdmri_edge.models.code import CodeSpec, Convention
-from kdmri_edge.models.network import Network, network_operator
-from kdmri_edge.models.protocol import NetworkSpec
-from kdmri_edge.physics.coils import sense_normal
+from kdmri_edge.models.network import Network, blank_inputs, network_operator
+from kdmri_edge.models.protocol import InputKind, NetworkSpec, reads_coils
+from kdmri_edge.physics.coils import COILS, expand, sense_normal
+from kdmri_edge.physics.combining import root_sum_of_squares
+from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.physics.operators import choose_form
-from kdmri_edge.physics.scaling import network_input, network_maps, slice_scale
+from kdmri_edge.physics.operators import choose_form, sampled_kspace
+from kdmri_edge.physics.scaling import (
+    network_input,
+    network_kspace,
+    network_maps,
+    slice_scale,
+)
 
 __all__ = ["phantom_inputs", "try_network"]
 
@@ -91,25 +98,36 @@ def phantom_inputs(
     """
     if matrix < 16:
         raise MaskError(f"A matrix of {matrix} is too small for an image.", "Give 16 or more.")
-    volume = phantom_volume(
-        _SEED, slices=_IMAGES + 2, matrix=matrix, complex_phase=spec.channels == 2
-    )
+    with_phase = spec.channels == 2 or reads_coils(spec)
+    volume = phantom_volume(_SEED, slices=_IMAGES + 2, matrix=matrix, complex_phase=with_phase)
     maps = None
+    operator = network_operator(spec, mask, network.form)
+    images = volume.image[1:-1].astype(np.complex64)
+    drawn = np.stack([coil_maps(_COILS, matrix, matrix, seed=n) for n in range(_IMAGES)])
+    if spec.reads is InputKind.KSPACE:
+        kspace = sampled_kspace(expand(images, drawn), mask)
+        x_u = root_sum_of_squares(kspace_to_image(kspace))
+        return torch.from_numpy(network_kspace(kspace, slice_scale(x_u))), operator, None
     if spec.coils:
-        drawn = np.stack([coil_maps(_COILS, matrix, matrix, seed=n) for n in range(_IMAGES)])
-        images = volume.image[1:-1].astype(np.complex64)
         x_u = sense_normal(images, drawn, mask).astype(np.complex64)
         scale = slice_scale(x_u)
         maps = torch.from_numpy(network_maps(drawn))
     else:
         case = make_case(volume, mask, spec.channels, magnitude=spec.magnitude_input)
         x_u, scale = case.zero_filled[1:-1], case.scale[1:-1]
-    operator = network_operator(spec, mask, network.form)
     return torch.from_numpy(network_input(x_u, scale)), operator, maps
 
 
 def _given(spec: CodeSpec, x_u: Tensor) -> str:
     """Say in words what a network is given."""
+    if spec.reads is InputKind.KSPACE:
+        batch, coils, _, height, width = x_u.shape
+        if spec.convention is Convention.ADAPTER:
+            return f"masked k-space {list(x_u.shape)} (float32) and the mask"
+        return (
+            f"masked k-space {[batch, coils, width, height, 2]} (float32, zero frequency in the"
+            f" middle) and the mask {[1, 1, 1, height, 1]} (bool)"
+        )
     kind = {
         (1, False): "the zero-filled magnitude x_u",
         (1, True): "the real part of the zero-filled image, x_u",
@@ -121,12 +139,29 @@ def _given(spec: CodeSpec, x_u: Tensor) -> str:
     return f"{kind} {list(x_u.shape)} (float32){further}"
 
 
+def _image(spec: CodeSpec, x_u: Tensor) -> list[int]:
+    """Return the shape of the image that a network has to make of its input."""
+    return [len(x_u), spec.channels, *x_u.shape[-2:]]
+
+
+def _wanted(spec: CodeSpec, x_u: Tensor) -> str:
+    """Say in words what a network has to return."""
+    shape = _image(spec, x_u)
+    if spec.reads is not InputKind.KSPACE:
+        return f"an image {shape} in float32"
+    if spec.convention is not Convention.ADAPTER:
+        shape = [shape[0], shape[3], shape[2]]
+    return f"a magnitude image {shape} in float32"
+
+
 def _forward(network: Network, spec: CodeSpec, inputs: tuple[Tensor, Tensor, Tensor | None]) -> Any:
     x_u = inputs[0]
     before = x_u.clone()
     try:
         with torch.no_grad():
             output = network(*inputs)
+    except KdmriError:
+        raise
     except Exception as error:  # whatever the user's own module raises
         raise _failure(network, spec, x_u, error) from error
     if not torch.equal(before, x_u):
@@ -165,21 +200,19 @@ def _sizes(network: Network, spec: CodeSpec, x_u: Tensor) -> ModelError | None:
 
 def _takes(network: Network, spec: CodeSpec, side: int) -> bool:
     """Tell whether a network gives back an image of a size."""
-    every = Mask(samples=np.ones(side, np.bool_), name="every line")
-    x_u = torch.zeros(1, spec.channels, side, side)
-    maps = torch.zeros(1, _COILS, 2, side, side) if spec.coils else None
+    x_u, operator, maps = blank_inputs(spec, network.form, side, side, coils=_COILS)
     try:
         with torch.no_grad():
-            output = network(x_u, network_operator(spec, every, network.form), maps)
+            output = network(x_u, operator, maps)
     except Exception:  # its reason is that of the first pass
         return False
-    return isinstance(output, Tensor) and output.shape == x_u.shape
+    return isinstance(output, Tensor) and list(output.shape) == _image(spec, x_u)
 
 
 def _check_output(output: Any, spec: CodeSpec, x_u: Tensor, network: Network) -> None:
     """Refuse what is no image like the input."""
-    wanted = f"an image {list(x_u.shape)} in float32"
-    said = f"{spec.reference} was given {_given(spec, x_u)}, and has to return {wanted}"
+    given, wanted = _given(spec, x_u), _wanted(spec, x_u)
+    said = f"{spec.reference} was given {given}, and has to return {wanted}"
     remedy = f"Change what it returns, name another convention, or write an adapter; {GUIDE}."
     if not isinstance(output, Tensor):
         kind = type(output).__name__
@@ -191,7 +224,7 @@ def _check_output(output: Any, spec: CodeSpec, x_u: Tensor, network: Network) ->
             f"{said}; it returned complex numbers {list(output.shape)}.",
             f"Return {parts}, which every runtime takes; {GUIDE}.",
         )
-    if output.shape != x_u.shape:
+    if list(output.shape) != _image(spec, x_u):
         if (sizes := _sizes(network, spec, x_u)) is not None:
             raise sizes
         raise ModelError(f"{said}; it returned {list(output.shape)}.", remedy)
@@ -245,9 +278,11 @@ def _counted(
         torch.ops.kdmri.sense_consistency: consistency("sense_consistency"),
     }
     counter = FlopCounterMode(display=False, custom_mapping=operators)
+    x_u, operator, maps = inputs
+    if spec.reads is InputKind.KSPACE:  # as many coils as scans are compressed to
+        x_u = x_u.repeat(1, math.ceil(COILS / x_u.shape[1]), 1, 1, 1)[:, :COILS]
     with torch.no_grad(), counter:
-        network(*(None if one is None else one[:1] if one is not inputs[1] else one
-                  for one in inputs))  # fmt: skip
+        network(x_u[:1], operator, None if maps is None else maps[:1])
     if spec.convention is Convention.OPERATOR and not calls:
         raise ModelError(
             f"{spec.reference} is given the operator of data consistency, and does not use it.",

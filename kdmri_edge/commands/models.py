@@ -109,10 +109,12 @@ def _show_modules(
 
 def _input(spec: NetworkSpec) -> dict[str, str]:
     """Say which scans a network is for: its images, and how many coils it combines itself."""
+    from kdmri_edge.models.protocol import reads_coils
+
     return {
         "reads": str(spec.reads),
         "images": "magnitude" if spec.channels == 1 else "complex",
-        "coils": "several" if spec.coils else "one",
+        "coils": "several" if reads_coils(spec) else "one",
     }
 
 

@@ -24,13 +24,14 @@ from kdmri_edge.data.simulation import (
 )
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
-from kdmri_edge.models.protocol import NetworkSpec
+from kdmri_edge.models.protocol import InputKind, NetworkSpec, reads_coils
 from kdmri_edge.physics.coils import COILS, combine, expand
+from kdmri_edge.physics.combining import root_sum_of_squares
 from kdmri_edge.physics.espirit import check_calibration
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.physics.operators import as_network_reads, zero_filled
-from kdmri_edge.physics.scaling import slice_scale
+from kdmri_edge.physics.operators import as_network_reads, sampled_kspace, zero_filled
+from kdmri_edge.physics.scaling import network_input, network_kspace, slice_scale
 from kdmri_edge.utils.console import progress
 
 __all__ = [
@@ -38,11 +39,72 @@ __all__ = [
     "SETS",
     "SIMULATION",
     "Case",
+    "Reception",
     "Undersampling",
     "coil_sets",
     "make_case",
     "simulated_case",
 ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Reception:
+    """What simulated coils receive of some slices.
+
+    Their k-space is made anew where it is needed: it has as many values as all coils' images.
+
+    Attributes:
+        image: The fully sampled images with their phase, complex64 [S, H, W], in any unit.
+        maps: Sets of coil sensitivities, complex64 [sets, C, H, W].
+        received: The set of each slice, intp [S].
+        noise: Standard deviation of each slice's noise, float32 [S], in the unit of the images.
+        seeds: Of that noise, int64 [S].
+        mask: Which samples are taken.
+    """
+
+    image: NDArray[np.complex64]
+    maps: NDArray[np.complex64]
+    received: NDArray[np.intp]
+    noise: NDArray[np.float32]
+    seeds: NDArray[np.int64]
+    mask: Mask
+
+    def part(self, slices: slice | Sequence[int] | NDArray[Any]) -> Reception:
+        """Return what is received of some of the slices."""
+        return replace(
+            self,
+            image=self.image[slices],
+            received=self.received[slices],
+            noise=self.noise[slices],
+            seeds=self.seeds[slices],
+        )
+
+    def scaled(
+        self, scale: NDArray[np.float32], image: NDArray[np.complex64] | None = None
+    ) -> Reception:
+        """Return the same of images that are divided by numbers [S].
+
+        Args:
+            scale: The numbers.
+            image: These images, where they are at hand.
+        """
+        if image is None:
+            image = self.image / scale[:, None, None]
+        return replace(self, image=image, noise=self.noise / scale)
+
+    def coil_images(self) -> NDArray[np.complex64]:
+        """Return the fully sampled coil images with their noise, complex64 [S, C, H, W].
+
+        The Fourier transform is unitary: white noise of k-space is white in the image.
+        """
+        seen: NDArray[np.complex64] = expand(self.image, self.maps[self.received])
+        for one, level, seed in zip(seen, self.noise, self.seeds, strict=True):
+            one += np.float32(level) * complex_noise(one.shape, seed=int(seed))
+        return seen
+
+    def kspace(self) -> NDArray[np.complex64]:
+        """Return what the coils measure, complex64 [S, C, H, W]."""
+        return sampled_kspace(self.coil_images(), self.mask)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -56,11 +118,14 @@ class Case:
         sha256: of the volume's source file.
         target: the fully sampled image [S, H, W], float32 (complex64 with two channels).
         zero_filled: the zero-filled image x_u [S, H, W], same dtype; for one channel its real part,
-            or its magnitude where that was asked for.
+            or its magnitude where that was asked for; for networks of k-space the root sum of
+            squares of the coils' images.
         scale: float32 [S]; the network sees `zero_filled / scale`, see `scaling.slice_scale`.
         maps: sets of coil sensitivities that volumes share, complex64 [sets, C, H, W]; None for
             one coil.
         received: intp [S], the set that each slice is received with; None exactly when maps is.
+        reception: how the coils' k-space comes about; None where no coils are simulated.
+        kspace: whether networks are given that k-space in place of `zero_filled`.
     """
 
     name: str
@@ -72,6 +137,8 @@ class Case:
     scale: NDArray[np.float32]
     maps: NDArray[np.complex64] | None = None
     received: NDArray[np.intp] | None = None
+    reception: Reception | None = None
+    kspace: bool = False
 
     def part(self, slices: slice) -> Case:
         """Return a case of some of the slices."""
@@ -81,7 +148,14 @@ class Case:
             zero_filled=self.zero_filled[slices],
             scale=self.scale[slices],
             received=None if self.received is None else self.received[slices],
+            reception=None if self.reception is None else self.reception.part(slices),
         )
+
+    def network_input(self, slices: slice) -> NDArray[np.float32]:
+        """Return what a network is given of some slices, [n, C, H, W] or [n, coils, 2, H, W]."""
+        if self.kspace and self.reception is not None:
+            return network_kspace(self.reception.part(slices).kspace(), self.scale[slices])
+        return network_input(self.zero_filled[slices], self.scale[slices])
 
     def maps_of(self, slices: slice) -> NDArray[np.complex64] | None:
         """Return the coil sensitivities of some slices, complex64 [n, C, H, W]; None without."""
@@ -183,7 +257,12 @@ def _phase(height: int, width: int, seed: int) -> NDArray[np.float32]:
 
 
 def simulated_case(
-    volume: Volume, mask: Mask, *, seed: int, maps: NDArray[np.complex64] | None = None
+    volume: Volume,
+    mask: Mask,
+    *,
+    seed: int,
+    maps: NDArray[np.complex64] | None = None,
+    kspace: bool = False,
 ) -> Case:
     """Undersample a volume as a complex scan, with one coil or many.
 
@@ -192,9 +271,10 @@ def simulated_case(
         mask: Which samples are taken.
         seed: Seed of phase, noise and the choice of coils.
         maps: What `coil_sets` gives, [sets, C, H, W]; None for one coil of sensitivity 1.
+        kspace: For networks of k-space, which give magnitudes and are given no sensitivities.
 
     Returns:
-        Complex arrays; the target is free of the noise that is added here.
+        Complex arrays, or magnitudes; the target is free of the noise that is added here.
 
     Raises:
         MaskError: The mask is of another matrix, or (with coils) does not sample the centre from
@@ -204,7 +284,8 @@ def simulated_case(
     height, width = volume.matrix
     mask.check_matrix(height, width)
     if maps is not None:
-        check_calibration(mask, width)
+        if not kspace:
+            check_calibration(mask, width)
         if maps.shape[-2:] != (height, width):
             raise DataError(
                 f"Coils are simulated at {maps.shape[-2]} x {maps.shape[-1]}, {volume.name} is"
@@ -217,7 +298,7 @@ def simulated_case(
     levels = random.uniform(0, NOISE, count) * float(np.abs(volume.image).max())
     received = random.integers(0, 1 if maps is None else len(maps), count)
     target = np.empty((count, height, width), np.complex64)
-    x_u = np.empty_like(target)
+    x_u = np.empty_like(target, np.float32 if kspace else np.complex64)
     one = np.ones((1, height, width), np.complex64)
     for n, own in enumerate(seeds):
         phase = 0.0 if volume.is_complex else _phase(height, width, int(own))
@@ -226,17 +307,30 @@ def simulated_case(
         seen = expand(target[n], sensitivities)
         # F is unitary: white noise of k-space is white in the image.
         seen = seen + np.float32(levels[n]) * complex_noise(seen.shape, seed=int(own))
-        x_u[n] = combine(zero_filled(seen, mask), sensitivities)
+        images = zero_filled(seen, mask)
+        x_u[n] = root_sum_of_squares(images) if kspace else combine(images, sensitivities)
+    reception = None
+    if maps is not None:
+        reception = Reception(
+            image=target,
+            maps=maps,
+            received=received,
+            noise=levels.astype(np.float32),
+            seeds=seeds,
+            mask=mask,
+        )
     return Case(
         name=volume.name,
         subject=volume.subject,
         contrast=volume.contrast,
         sha256=volume.sha256,
-        target=target,
+        target=np.abs(target) if kspace else target,
         zero_filled=x_u,
         scale=slice_scale(x_u),
-        maps=maps,
-        received=None if maps is None else received,
+        maps=None if kspace else maps,
+        received=None if kspace or maps is None else received,
+        reception=reception,
+        kspace=kspace,
     )
 
 
@@ -249,24 +343,34 @@ class Undersampling:
         mask: Which samples are taken.
         matrix: Pixels along H and W.
         seed: Of what is simulated.
+        kspace: Whether cases are for networks of k-space, whose targets are magnitudes; None goes
+            by what the network reads. Where networks with coils are compared, such cases serve
+            all of them: k-space is what each makes its own input of.
     """
 
     spec: NetworkSpec
     mask: Mask
     matrix: int
     seed: int
+    kspace: bool | None = None
     _simulated: list[str] = field(default_factory=list, repr=False, compare=False)
 
     @cached_property
     def _maps(self) -> NDArray[np.complex64] | None:
-        if not self.spec.coils:
+        if not reads_coils(self.spec):
             return None
         return coil_sets(self.matrix, self.matrix, seed=self.seed)
 
     @property
     def simulates(self) -> bool:
         """Whether magnitudes are given a phase."""
-        return self.spec.channels == 2
+        return self.spec.channels == 2 or self._kspace
+
+    @property
+    def _kspace(self) -> bool:
+        if self.kspace is not None:
+            return self.kspace
+        return self.spec.reads is InputKind.KSPACE
 
     @property
     def record(self) -> dict[str, Any]:
@@ -284,10 +388,12 @@ class Undersampling:
             DataError: See `make_case` and `simulated_case`.
             MaskError: The mask is of another matrix, or (with coils) its centre has gaps.
         """
-        measured = volume.is_complex and not self.spec.coils
+        measured = volume.is_complex and not reads_coils(self.spec)
         if self.simulates and not measured:
             self._simulated.append(volume.name)
-            return simulated_case(volume, self.mask, seed=self.seed, maps=self._maps)
+            return simulated_case(
+                volume, self.mask, seed=self.seed, maps=self._maps, kspace=self._kspace
+            )
         magnitude = self.spec.magnitude_input
         return make_case(volume, self.mask, self.spec.channels, magnitude=magnitude)
 

@@ -11,7 +11,7 @@ any number of interruptions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdmri_edge.data.case import Case
+from kdmri_edge.data.case import Case, Reception
 from kdmri_edge.data.simulation import draw_noise
 from kdmri_edge.distillation.recipe import DistillRecipe
 from kdmri_edge.errors import DataError
-from kdmri_edge.models.protocol import NetworkSpec
+from kdmri_edge.models.protocol import InputKind, NetworkSpec
 from kdmri_edge.physics.coils import combine, expand
 from kdmri_edge.physics.masks import (
     Mask,
@@ -141,15 +141,21 @@ class TrainingSlices:
 
     Attributes:
         target: [N, H, W] float32, complex64 for networks of two channels.
-        zero_filled: [N, H, W] of the same dtype.
+        zero_filled: [N, H, W] of the same dtype; for networks of k-space the root sum of squares of
+            the coils' images.
         maps: Sets of coil sensitivities, complex64 [sets, coils, H, W]; None for one coil.
         received: The set of each slice, intp [N]; None exactly when maps is.
+        reception: How the coils' k-space comes about, in the unit of the images here; None where no
+            coils are simulated.
+        kspace: Whether networks are given that k-space in place of `zero_filled`.
     """
 
     target: NDArray[Any]
     zero_filled: NDArray[Any]
     maps: NDArray[np.complex64] | None = None
     received: NDArray[np.intp] | None = None
+    reception: Reception | None = None
+    kspace: bool = False
 
     @classmethod
     def from_cases(
@@ -165,7 +171,7 @@ class TrainingSlices:
         Raises:
             DataError: No slice is left.
         """
-        targets, inputs, received = [], [], []
+        targets, inputs, received, receptions = [], [], [], []
         for case, other in zip(cases, cases if like is None else like, strict=True):
             keep = np.abs(other.zero_filled).max((1, 2)) > _BLANK * np.abs(other.zero_filled).max()
             scale = case.scale[keep, None, None]
@@ -173,18 +179,43 @@ class TrainingSlices:
             inputs.append(case.zero_filled[keep] / scale)
             if case.received is not None:
                 received.append(case.received[keep])
+            if case.reception is not None:
+                own = targets[-1] if np.iscomplexobj(targets[-1]) else None
+                receptions.append(case.reception.part(keep).scaled(case.scale[keep], own))
         if not sum(len(t) for t in targets):
             raise DataError("The training volumes hold no slice with anatomy.", "Check the data.")
-        if not received:
-            return cls(np.concatenate(targets), np.concatenate(inputs))
+        target, zero_filled = np.concatenate(targets), np.concatenate(inputs)
         # All volumes of a run are received by the same sets of coils.
         return cls(
-            np.concatenate(targets), np.concatenate(inputs), cases[0].maps, np.concatenate(received)
+            target,
+            zero_filled,
+            cases[0].maps,
+            np.concatenate(received) if received else None,
+            _joined(receptions, target),
+            cases[0].kspace,
         )
 
     def spread(self, count: int) -> list[int]:
         """Return the numbers of `count` slices or some more (of fewer all), evenly spread."""
         return list(range(0, len(self.target), max(1, len(self.target) // count)))
+
+    def kspace_of(self, numbers: Sequence[int]) -> NDArray[np.complex64]:
+        """Return what the coils measure of slices, complex64 [B, coils, H, W].
+
+        It is in the unit of `zero_filled`: of a network of k-space, as such a network is given it.
+
+        Raises:
+            ValueError: No coils are simulated.
+        """
+        if self.reception is None:
+            raise ValueError("these slices have no coils")
+        return self.reception.part(numbers).kspace()
+
+    def network_input(self, numbers: Sequence[int]) -> NDArray[np.float32]:
+        """Return what a network is given of slices, [B, C, H, W] or [B, coils, 2, H, W]."""
+        if self.kspace:
+            return network_maps(self.kspace_of(numbers))
+        return as_channels(self.zero_filled[numbers])
 
     def maps_of(self, numbers: Sequence[int] | NDArray[np.intp] | slice) -> NDArray[Any] | None:
         """Return the sensitivities of slices, complex64 [B, coils, H, W]; None for one coil."""
@@ -194,20 +225,37 @@ class TrainingSlices:
         return chosen
 
 
+def _joined(parts: Sequence[Reception], target: NDArray[Any]) -> Reception | None:
+    """Join what is received of several volumes; complex targets are its images, held once."""
+    if not parts:
+        return None
+    own = np.iscomplexobj(target)
+    return replace(
+        parts[0],
+        image=target if own else np.concatenate([part.image for part in parts]),
+        received=np.concatenate([part.received for part in parts]),
+        noise=np.concatenate([part.noise for part in parts]),
+        seeds=np.concatenate([part.seeds for part in parts]),
+    )
+
+
 def strips_allowed(mask: Mask, *specs: NetworkSpec) -> bool:
     """Return whether readout strips, mirrored or not, may stand for whole slices.
 
     With data consistency that takes a line mask: its P acts along phase encode alone. Without it
     (VDSR) the network sees no farther than its receptive radius, so any mask will do. A network
-    that has no such radius has to see whole slices. Mirroring a slice mirrors its mask:
-    super-resolution's block stays as it is, but for the unpaired frequency of an even size.
+    that has no such radius has to see whole slices, as one of k-space has to. Mirroring a slice
+    mirrors its mask: super-resolution's block stays as it is, but for the unpaired frequency of an
+    even size.
 
     Args:
         mask: What the slices were sampled with.
         specs: The networks that see the same batches: all of them have to allow it.
     """
     return all(
-        spec.receptive_radius is not None and (mask.is_lines or not spec.has_data_consistency)
+        spec.receptive_radius is not None
+        and spec.reads is not InputKind.KSPACE
+        and (mask.is_lines or not spec.has_data_consistency)
         for spec in specs
     )
 
@@ -256,7 +304,8 @@ def draw(
 
     Returns:
         Zero-filled and target images, [B / world, C, H, W] float32, channels-last; with coils also
-        their sensitivities [B / world, coils, 2, H, W], cut and mirrored alike.
+        their sensitivities [B / world, coils, 2, H, W], cut and mirrored alike. For networks of
+        k-space that, [B / world, coils, 2, H, W], in place of the zero-filled images.
     """
     count, _, width = slices.target.shape
     columns = width if whole else min(recipe.batches.strip, width)
@@ -266,7 +315,13 @@ def draw(
     starts = random.integers(0, width - columns + 1, batch)
     mirrored = random.random(batch) < 0.5
     own = list(zip(chosen, starts, mirrored, strict=True))[rank::world]
-    numbers = [n for n, _, _ in own]
+    numbers = [int(n) for n, _, _ in own]
+    if slices.kspace:
+        target_images = torch.from_numpy(as_channels(slices.target[numbers]))
+        return (
+            torch.from_numpy(slices.network_input(numbers)),
+            target_images.contiguous(memory_format=torch.channels_last),
+        )
     maps = slices.maps_of(numbers)
     # Views: of a strip's slice, only the strip is copied.
     zero_filled: _Images = [slices.zero_filled[n] for n in numbers]

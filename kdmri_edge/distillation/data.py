@@ -97,7 +97,7 @@ def gather(settings: Settings) -> TrainingData:
         DataError: See `find_parts`, `load_volumes` and `make_case`.
         MaskError: The mask does not fit the matrix, or (with coils) its centre has gaps.
     """
-    if settings.student_spec.coils or settings.teacher_spec.coils:
+    if settings.student_spec.coils or settings.teacher_spec.coils:  # estimated from the centre
         check_calibration(settings.mask, settings.matrix)
     if settings.data == PHANTOM:
         recipe = settings.recipe

@@ -32,7 +32,7 @@ from kdmri_edge.models.reparameterisation import sum_branches_once
 from kdmri_edge.physics.consistency import maps_tensor
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form, projection_matrix
-from kdmri_edge.physics.scaling import network_image, network_input
+from kdmri_edge.physics.scaling import network_image
 from kdmri_edge.utils.console import Phase, progress
 from kdmri_edge.utils.interrupts import StopRequest, stop_on_interrupt
 
@@ -109,12 +109,13 @@ def validation_psnr(
 
 def _psnr(model: nn.Module, operator: Tensor, case: Case, advance: Phase) -> float:
     """Return the PSNR of one volume in dB."""
-    inputs = torch.from_numpy(network_input(case.zero_filled, case.scale))
-    inputs = inputs.to(operator.device).contiguous(memory_format=torch.channels_last)
     calls = []
-    for start in range(0, len(inputs), _AT_ONCE):
-        x = inputs[start : start + _AT_ONCE]
-        own = case.maps_of(slice(start, start + _AT_ONCE))
+    for start in range(0, len(case.target), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        x = torch.from_numpy(case.network_input(part)).to(operator.device)
+        if not case.kspace:
+            x = x.contiguous(memory_format=torch.channels_last)
+        own = case.maps_of(part)
         maps = None if own is None else maps_tensor(own).to(operator.device)
         calls.append(model(x, operator, maps).cpu().numpy())
         advance(len(x))

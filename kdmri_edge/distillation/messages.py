@@ -11,7 +11,7 @@ from kdmri_edge.distillation.data import TrainingData
 from kdmri_edge.distillation.recipe import Quantize
 from kdmri_edge.distillation.request import PHANTOM, Settings
 from kdmri_edge.distillation.run_folder import Run
-from kdmri_edge.models.protocol import NetworkSpec, same_input
+from kdmri_edge.models.protocol import InputKind, NetworkSpec, same_input
 from kdmri_edge.models.specs import spec_from_dict
 from kdmri_edge.utils.console import PhaseTimes, duration, say
 
@@ -174,7 +174,7 @@ def announce_request(settings: Settings, data: TrainingData) -> None:
     mask = settings.mask
     effective = (
         f", {mask.effective_acceleration:.2f}x effective (zero-phase images)"
-        if settings.student_spec.channels == 1
+        if settings.student_spec.reads is InputKind.MAGNITUDE
         else ""
     )
     say(

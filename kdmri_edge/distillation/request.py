@@ -30,7 +30,7 @@ from kdmri_edge.distillation.run_folder import open_run
 from kdmri_edge.errors import DataError, MaskError, ModelError, RecipeError, RunError
 from kdmri_edge.models.checkpoint import is_checkpoint, load_checkpoint
 from kdmri_edge.models.code import CODE, CodeSpec, is_module
-from kdmri_edge.models.protocol import NetworkSpec, same_input
+from kdmri_edge.models.protocol import InputKind, NetworkSpec, reads_coils, same_input
 from kdmri_edge.models.shipped import is_reference, named_mask, refusal, resolve
 from kdmri_edge.models.specs import NETWORKS, preset, spec_from_dict
 from kdmri_edge.physics.espirit import CALIBRATION
@@ -304,7 +304,7 @@ class Request:
             student=student,
             student_spec=student_spec,
             recipe=self.chosen_recipe(),
-            mask=self._mask(coils=student_spec.coils or teacher_spec.coils),
+            mask=self._mask(coils=reads_coils(student_spec) or reads_coils(teacher_spec)),
         )
 
     def chosen_recipe(self) -> DistillRecipe:
@@ -348,7 +348,7 @@ class Request:
         same = {"data", "contrast", "split", "matrix", "baseline"} - named
         merged = replace(self, **{name: getattr(stored, name) for name in same})
         masks = {"mask", "mask_family", "mask_seed", "acceleration"}
-        coils = student_spec.coils or teacher_spec.coils
+        coils = reads_coils(student_spec) or reads_coils(teacher_spec)
         asked = merged._resolved(
             teacher=teacher,
             teacher_spec=teacher_spec,
@@ -575,8 +575,9 @@ def _check_masks(settings: Settings) -> None:
 
     recipe = settings.recipe
     both = settings.student_spec, settings.teacher_spec
+    of_kspace = any(spec.reads is InputKind.KSPACE for spec in both)
     consistent = all(spec.has_data_consistency for spec in both)
-    lines = settings.mask.is_lines and consistent
+    lines = settings.mask.is_lines and consistent and not of_kspace
     if recipe.batches.noise > 0 and not lines:
         raise RecipeError(
             f"Noise (batches.noise={recipe.batches.noise:g}) is added to lines that a mask samples,"
@@ -591,6 +592,11 @@ def _check_masks(settings: Settings) -> None:
         without = "batches.other_masks=0"
     else:
         return
+    if of_kspace:
+        raise RecipeError(
+            f"Networks of k-space are trained with the run's own mask alone ({key}).",
+            f"Use --set {without}.",
+        )
     if not consistent:
         raise RecipeError(
             f"A network without data consistency takes no mask, so it cannot be trained over line"

@@ -16,6 +16,7 @@ import types
 from collections.abc import Callable
 from typing import Any, ClassVar, Final, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from kdmri_edge.errors import ModelError
@@ -51,7 +52,8 @@ class Adapter(Network):
         module: What does the work. Its weights have "module." before their names here.
 
     Attributes:
-        reads: What `forward` is given as `x_u`, and with `InputKind.SENSE` as `maps`.
+        reads: What `forward` is given as `x_u`, and with `InputKind.SENSE` as `maps`. With
+            `InputKind.KSPACE` it is k-space, and the operator the mask (see `models.network`).
         has_data_consistency: Whether it is given the operator of data consistency as well.
         module: See above.
     """
@@ -107,15 +109,60 @@ class _Operator(Adapter):
         return made
 
 
+class _KSpace(Adapter):
+    """A module of fastMRI's or MONAI's kind, which have one layout."""
+
+    has_data_consistency = True
+
+    def forward(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Tensor:
+        """Give it k-space and mask in its layout, and turn its image into this library's."""
+        if operator.shape[-1] != 1:
+            raise ModelError(
+                "The mask samples single points, and networks by the conventions of fastMRI and"
+                " MONAI take masks of whole lines.",
+                f"Give a mask of lines, or write an adapter; {GUIDE}.",
+            )
+        height, width = x_u.shape[-2:]
+        # [B, coils, 2, H, W] to [B, coils, W, H, 2], zero frequency to the middle
+        centred = torch.roll(x_u.permute(0, 1, 4, 3, 2), (width // 2, height // 2), (2, 3))
+        lines = torch.roll(operator[:, 0], height // 2) > 0
+        more = [_centre_lines(lines)] if self._asks_for_centre else []
+        made: Tensor = self.module(centred.contiguous(), lines.view(1, 1, 1, height, 1), *more)
+        if not isinstance(made, Tensor) or made.shape[1:] not in (
+            (width, height),
+            (1, width, height),
+        ):
+            return made  # `bring.trial` says what is wrong with it
+        return made.reshape(-1, 1, width, height).transpose(-2, -1)
+
+    @property
+    def _asks_for_centre(self) -> bool:
+        return _positional(self.module)[0] == 3
+
+
+def _centre_lines(lines: Tensor) -> int:
+    """Count the lines around the middle of a mask, as many on either side, as fastMRI does."""
+    sampled = lines.tolist()
+    middle = len(sampled) // 2
+    sides = (sampled[:middle][::-1], sampled[middle:])
+    reach = [(*side, False).index(False) for side in sides]
+    return max(2 * min(reach), 1)
+
+
 _ARGUMENTS: Final = {
     Convention.IMAGE: 1,
     Convention.COMPLEX_IMAGE: 1,
     Convention.OPERATOR: 2,
+    Convention.FASTMRI: 2,
+    Convention.MONAI: 2,
 }
+_OF_KSPACE: Final = (Convention.FASTMRI, Convention.MONAI)
 _KSPACE: Final = frozenset(
     ("masked_kspace", "kspace", "k_space", "masked_k_space", "physics", "sens_maps", "smaps")
 )
 """Names by which networks of other libraries take k-space: fastMRI's, MONAI's, deepinv's."""
+_CENTRE: Final = ("num_low_frequencies", "num_low_freqs")
+"""Names of the number of lines around zero frequency, which fastMRI's networks take."""
 
 
 def call(code: PermittedCode) -> nn.Module:
@@ -288,16 +335,15 @@ def adapted(module: nn.Module, name: str, said: Convention | None = None) -> Ada
             "Leave the convention out, or return an adapter.",
         )
     needed, most, names = _positional(module)
+    said = said or _of_kspace(names, needed)
     strange = next((one for one in names[:needed] if one in _KSPACE), None)
-    if strange is not None and "operator" not in names:
-        raise ModelError(
-            f"forward of {name} takes k-space ({strange}): forward({', '.join(names)}); the"
-            " conventions here give an image.",
-            f"Write an adapter that makes k-space of it; {GUIDE}.",
-        )
+    if strange is not None and said not in _OF_KSPACE and "operator" not in names:
+        raise _unknown_kspace(names, name, strange)
     channels = _channels_read(module)
     convention = said or _found(names, needed, name, channels)
     wanted = _ARGUMENTS[convention]
+    if convention is Convention.FASTMRI and needed == 3:
+        wanted = 3
     if convention is Convention.OPERATOR and (needed == 3 or "maps" in names[:3]):
         wanted = 3
     if not needed <= wanted <= most:
@@ -307,11 +353,40 @@ def adapted(module: nn.Module, name: str, said: Convention | None = None) -> Ada
             f" {convention!s} gives it {wanted}.",
             f"Write it so, or write an adapter; {GUIDE}.",
         )
-    network = _Operator(module) if convention is Convention.OPERATOR else _Image(module)
+    kinds: dict[Convention, type[Adapter]] = dict.fromkeys(_OF_KSPACE, _KSpace)
+    kinds[Convention.OPERATOR] = _Operator
+    network = kinds.get(convention, _Image)(module)
     return Adapted(network, convention, _reads(convention, wanted, channels))
 
 
+def _of_kspace(names: list[str], needed: int) -> Convention | None:
+    """Return the convention of a network of masked k-space that its signature tells."""
+    if names[:2] != ["masked_kspace", "mask"]:
+        return None
+    if names[2:3] and names[2] in _CENTRE:
+        return Convention.FASTMRI if needed in (2, 3) else None
+    return Convention.MONAI if needed == 2 else None
+
+
+def _unknown_kspace(names: list[str], name: str, strange: str) -> ModelError:
+    """Return the error for a network of k-space in a layout that its signature does not tell."""
+    signature = f"forward of {name} takes k-space ({strange}): forward({', '.join(names)})"
+    if strange == "physics":
+        return ModelError(
+            f"{signature}. That is deepinv's convention, whose physics this library does not have.",
+            "Write an adapter with reads = InputKind.KSPACE that makes the physics of the mask that"
+            f" it is given; {GUIDE}.",
+        )
+    return ModelError(
+        f"{signature}; which layout it wants is not said by forward(masked_kspace, mask).",
+        "Name --convention fastmri or monai if it is theirs, or write an adapter with"
+        f" reads = InputKind.KSPACE; {GUIDE}.",
+    )
+
+
 def _reads(convention: Convention, arguments: int, channels: int | None) -> InputKind:
+    if convention in _OF_KSPACE:
+        return InputKind.KSPACE
     if arguments == 3:
         return InputKind.SENSE
     two = convention is Convention.COMPLEX_IMAGE or (
@@ -328,7 +403,8 @@ def _found(names: list[str], needed: int, name: str, channels: int | None) -> Co
         return Convention.OPERATOR
     raise ModelError(
         f"forward({', '.join(names)}) of {name} follows no convention that is known here.",
-        f"Take an image, (x_u, operator) or (x_u, operator, maps); else write an adapter; {GUIDE}.",
+        "Take an image, (x_u, operator), (x_u, operator, maps) or (masked_kspace, mask); else write"
+        f" an adapter; {GUIDE}.",
     )
 
 

@@ -57,12 +57,19 @@ class Convention(StrEnum):
         COMPLEX_IMAGE: The same of two channels, real and imaginary part.
         OPERATOR: (x_u, operator), or with coils (x_u, operator, maps), for the library's
             `data_consistency` and `sense_consistency`.
+        FASTMRI: fastMRI's networks of k-space: forward(masked_kspace, mask) and, where it has no
+            default, num_low_frequencies. K-space [B, coils, H, W, 2] has zero frequency in the
+            middle of H and W and phase encode along W, the boolean mask is [1, 1, 1, W, 1], and the
+            magnitude image [B, H, W].
+        MONAI: The same of MONAI's networks: forward(masked_kspace, mask).
         ADAPTER: What a class that derives from `models.Adapter` says of itself.
     """
 
     IMAGE = "image"
     COMPLEX_IMAGE = "complex-image"
     OPERATOR = "operator"
+    FASTMRI = "fastmri"
+    MONAI = "monai"
     ADAPTER = "adapter"
 
 

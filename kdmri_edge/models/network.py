@@ -7,6 +7,9 @@ arguments as its specification asks for (the operator with data consistency, the
     forward(self, x_u, operator)
     forward(self, x_u, operator, maps)
 
+Networks of k-space get that as `x_u`, [B, coils, 2, H, W], and as the operator their mask, [H, 1]
+or [H, W] with 1 where it samples; they give magnitude images [B, 1, H, W].
+
 `as_network` gives it the rest, by which it can be distilled by imitation of the teacher's image,
 exported and measured. A module that derives from `Network` may have more: features of its cascades,
 and a description of its convolutions that needs no forward pass.
@@ -22,12 +25,12 @@ from torch import Tensor, nn
 
 from kdmri_edge.errors import ModelError
 from kdmri_edge.models.convolutions import Convolution, traced_convolutions
-from kdmri_edge.models.protocol import NetworkSpec
+from kdmri_edge.models.protocol import InputKind, NetworkSpec
 from kdmri_edge.physics.consistency import operator_tensor, sense_operator_tensor
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form
 
-__all__ = ["Features", "Network", "as_network", "network_operator"]
+__all__ = ["Features", "Network", "as_network", "blank_inputs", "network_operator"]
 
 # Arguments that a network is called with: x_u, operator, maps.
 _GIVEN = 3
@@ -69,7 +72,7 @@ class Network(nn.Module):
         """Reconstruct and keep what distillation reads: the image alone, unless overridden.
 
         Args:
-            x_u: Normalised zero-filled images [B, C, H, W].
+            x_u: Normalised zero-filled images [B, C, H, W], or k-space [B, coils, 2, H, W].
             operator: The constant of data consistency for `self.form`.
             maps: Coil sensitivities [B, coils, 2, H, W], of networks with `spec.coils` alone.
         """
@@ -99,17 +102,36 @@ class Network(nn.Module):
     def convolutions_at(self, height: int, width: int) -> list[Convolution]:
         """Describe its convolutions by a forward pass on images of height x width."""
         device = next((p.device for p in self.parameters()), torch.device("cpu"))
-        x_u = torch.zeros(1, self.spec.channels, height, width, device=device)
-        every = Mask(samples=torch.ones(height, dtype=torch.bool).numpy(), name="every line")
-        operator = network_operator(self.spec, every, self.form).to(device)
-        coils = x_u.new_zeros(1, _COILS, 2, height, width) if self.spec.coils else None
-        return traced_convolutions(self, x_u, operator, coils)
+        given = blank_inputs(self.spec, self.form, height, width)
+        return traced_convolutions(
+            self, *(None if one is None else one.to(device) for one in given)
+        )
+
+
+def blank_inputs(
+    spec: NetworkSpec, form: Form, height: int, width: int, *, coils: int = _COILS
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return inputs of a network without signal: x_u, operator and, with coils, their maps.
+
+    The mask samples every line; for networks of k-space, some of which look for the edge of its
+    centre, every line around zero frequency.
+    """
+    samples = torch.ones(height, dtype=torch.bool)
+    shape: tuple[int, ...] = (spec.channels, height, width)
+    if spec.reads is InputKind.KSPACE:
+        samples[height // 4 + 1 : height - height // 4] = False
+        shape = (coils, 2, height, width)
+    mask = Mask(samples=samples.numpy(), name="centre")
+    maps = torch.zeros(1, coils, 2, height, width) if spec.coils else None
+    return torch.zeros(1, *shape), network_operator(spec, mask, form), maps
 
 
 def network_operator(
     spec: NetworkSpec, mask: Mask, form: Form, *, any_mask: bool = False
 ) -> Tensor:
     """Return the constant of a network's data consistency, with coils or without.
+
+    Networks of k-space have their own, and are given the mask: [H, 1], or [H, W] of single samples.
 
     Args:
         spec: The network's architecture.
@@ -118,6 +140,8 @@ def network_operator(
         any_mask: Whether the operator's shape has to be that of all masks (for networks with
             coils, whose operator is otherwise as small as the mask lets it be).
     """
+    if spec.reads is InputKind.KSPACE:
+        return operator_tensor(mask, Form.DFT, spec.channels)
     if spec.coils:
         return sense_operator_tensor(mask, form, any_mask=any_mask)
     return operator_tensor(mask, form, spec.channels)

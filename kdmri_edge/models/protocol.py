@@ -30,6 +30,7 @@ __all__ = [
     "NetworkSpec",
     "SpecDefaults",
     "consistency_macs",
+    "reads_coils",
     "same_input",
 ]
 
@@ -43,11 +44,16 @@ class InputKind(StrEnum):
             super-resolution takes it.
         COMPLEX: Zero-filled images of two channels, real and imaginary part.
         SENSE: Such images combined over coils, and the coils' sensitivities.
+        KSPACE: What the coils measured, [B, coils, 2, H, W] (real and imaginary part): phase encode
+            along H, zero frequency at index 0 of both axes, orthonormal, zero where not sampled,
+            divided by the maximum of the root sum of squares of the coils' zero-filled images. The
+            network gives magnitude images [B, 1, H, W] of that scale.
     """
 
     MAGNITUDE = "magnitude"
     COMPLEX = "complex"
     SENSE = "sense"
+    KSPACE = "kspace"
 
 
 @runtime_checkable
@@ -150,6 +156,11 @@ def same_input(one: NetworkSpec, other: NetworkSpec) -> bool:
     return (one.reads, one.magnitude_input) == (other.reads, other.magnitude_input)
 
 
+def reads_coils(spec: NetworkSpec) -> bool:
+    """Tell whether a network is given several coils: their sensitivities, or their k-space."""
+    return spec.reads in (InputKind.SENSE, InputKind.KSPACE)
+
+
 class SpecDefaults:
     """The members of `NetworkSpec` that follow from the others, or rarely differ.
 
@@ -159,7 +170,7 @@ class SpecDefaults:
     @property
     def channels(self) -> int:
         """Channels of its images, by what it reads."""
-        return 1 if self._reads is InputKind.MAGNITUDE else 2
+        return 1 if self._reads in (InputKind.MAGNITUDE, InputKind.KSPACE) else 2
 
     @property
     def coils(self) -> bool:

@@ -116,9 +116,9 @@ def combined(kspace: NDArray[np.complex64], mask: Mask) -> NDArray[np.complex64]
 
 
 def root_sum_of_squares(images: NDArray[np.complex64]) -> NDArray[np.float32]:
-    """Return the root sum of squares over coils of [C, H, W]: float32 [H, W]."""
-    power = np.einsum("chw,chw->hw", images.real, images.real)
-    power += np.einsum("chw,chw->hw", images.imag, images.imag)
+    """Return the root sum of squares over coils of [..., C, H, W]: float32 [..., H, W]."""
+    power = np.einsum("...chw,...chw->...hw", images.real, images.real)
+    power += np.einsum("...chw,...chw->...hw", images.imag, images.imag)
     strength: NDArray[np.float32] = np.sqrt(power).astype(np.float32, copy=False)
     return strength
 

@@ -18,6 +18,7 @@ __all__ = [
     "choose_form",
     "operator_array",
     "projection_matrix",
+    "sampled_kspace",
     "zero_filled",
 ]
 
@@ -112,6 +113,20 @@ def zero_filled(image: NDArray[np.generic], mask: Mask) -> NDArray[Any]:
     if np.iscomplexobj(image):
         return result.astype(np.complex64, copy=False)
     return result.real.astype(np.float32)
+
+
+def sampled_kspace(image: NDArray[np.generic], mask: Mask) -> NDArray[np.complex64]:
+    """Return what a mask takes of the k-space of images: m F x, zero elsewhere.
+
+    Args:
+        image: Fully sampled images, of each coil where there are several, [..., H, W].
+        mask: The samples to keep.
+
+    Raises:
+        MaskError: The mask is of another matrix.
+    """
+    mask.check_matrix(*image.shape[-2:])
+    return (image_to_kspace(image) * mask.grid).astype(np.complex64, copy=False)
 
 
 def as_network_reads(

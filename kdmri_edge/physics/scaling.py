@@ -87,6 +87,20 @@ def network_maps(maps: NDArray[Any]) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.stack([maps.real, maps.imag], -3), dtype=np.float32)
 
 
+def network_kspace(kspace: NDArray[Any], scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a network sees of the coils' k-space: normalised, real and imaginary parts apart.
+
+    Args:
+        kspace: complex [S, C, H, W], in any unit.
+        scale: What `slice_scale` gives for the root sum of squares of the coils' zero-filled
+            images, [S].
+
+    Returns:
+        float32 [S, C, 2, H, W], C-contiguous.
+    """
+    return network_maps(kspace / scale[:, None, None, None])
+
+
 def network_image(output: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[Any]:
     """Undo `network_input`: float32 [S, C, H, W] back to images [S, H, W] in their own unit.
 

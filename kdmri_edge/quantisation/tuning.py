@@ -31,7 +31,6 @@ from kdmri_edge.models.blocks import channels_last
 from kdmri_edge.models.checkpoint import read_checkpoint_meta
 from kdmri_edge.models.network import Features, Network
 from kdmri_edge.physics.consistency import maps_tensor
-from kdmri_edge.physics.scaling import as_channels
 from kdmri_edge.quantisation.calibration import activation_maxima
 from kdmri_edge.quantisation.equalisation import equalise
 from kdmri_edge.quantisation.fake_quantisation import (
@@ -79,15 +78,19 @@ def training_maxima(
         # quicker, and the order changes nothing.
         parts.sort(key=lambda part: -float(np.abs(slices.zero_filled[part]).mean()))
         for numbers in parts:
-            x_u = torch.from_numpy(as_channels(slices.zero_filled[numbers])).to(operator.device)
+            x_u = torch.from_numpy(slices.network_input(numbers)).to(operator.device)
+            if not slices.kspace:
+                x_u = x_u.contiguous(memory_format=torch.channels_last)
             maps = slices.maps_of(numbers)
             further = () if maps is None else (maps_tensor(maps).to(operator.device),)
-            yield x_u.contiguous(memory_format=torch.channels_last), operator, *further
+            yield x_u, operator, *further
             advance(len(numbers))
 
     _, height, width = slices.zero_filled.shape
+    # networks of k-space may convolve each coil's image
+    values = None if slices.kspace else len(chosen) * height * width
     with progress(title, len(chosen)) as advance:
-        return activation_maxima(network, batches(), values=len(chosen) * height * width)
+        return activation_maxima(network, batches(), values=values)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ GOLDEN_INPUT = "golden_input.npy"
 GOLDEN_OUTPUT = "golden_output.npy"
 GOLDEN_OPERATOR = "golden_operator.npy"
 GOLDEN_MAPS = "golden_maps.npy"
+_OF_KSPACE = 5  # axes: batch, coils, real and imaginary part, height, width
 _AGAIN = "Copy the bundle again, or export the network again."
 _REQUIRED: dict[str, type] = {
     "target": str,
@@ -78,6 +79,22 @@ class Bundle:
         return "maps" in self.manifest["io"]
 
     @property
+    def reads_kspace(self) -> bool:
+        """Whether it is given the coils' k-space in place of an image."""
+        shape = self._input.get("shape")
+        return isinstance(shape, list) and len(shape) == _OF_KSPACE
+
+    @property
+    def takes_blank_coils(self) -> bool:
+        """Whether coils without a sample may fill a number of coils up that its graph fixes."""
+        return bool(self._input.get("blank_coils", True))
+
+    @property
+    def _input(self) -> Mapping[str, Any]:
+        port = self.manifest["io"].get("input")
+        return port if isinstance(port, Mapping) else {}
+
+    @property
     def written(self) -> str:
         """Precision that its graph is written in."""
         return str(self.manifest.get("precision", "f32"))
@@ -90,7 +107,8 @@ class Bundle:
     @property
     def fixed_coils(self) -> int | None:
         """Number of coils that its graph is made for; None where it takes any number, or none."""
-        coils = self.manifest["io"]["maps"]["shape"][1] if self.takes_maps else None
+        port = "maps" if self.takes_maps else "input" if self.reads_kspace else None
+        coils = self.manifest["io"][port]["shape"][1] if port else None
         return coils if isinstance(coils, int) else None
 
     @property

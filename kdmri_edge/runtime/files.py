@@ -28,6 +28,7 @@ from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import OutputError
 from kdmri_edge.metrics import nmse, psnr
+from kdmri_edge.models.protocol import reads_coils
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.inputs import InputSpec
 from kdmri_edge.runtime.pipeline import Pipeline
@@ -156,7 +157,8 @@ def load(path: Path, reads: InputSpec, *, undersample: bool = False) -> Scan | V
         DataError: See `read_either`.
     """
     loaded = read_either(path)
-    if not isinstance(loaded, Scan) or loaded.coils > 1 or reads.spec.coils or not undersample:
+    coils = reads_coils(reads.spec)
+    if not isinstance(loaded, Scan) or loaded.coils > 1 or coils or not undersample:
         return loaded
     return loaded if loaded.mask.samples.all() else read_volume(path)
 

@@ -7,10 +7,10 @@ scanner's stream or an array (`runtime.pipeline`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,16 @@ from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import BundleError, CheckpointError, DataError, MaskError
 from kdmri_edge.models.checkpoint import is_checkpoint, read_checkpoint_meta
-from kdmri_edge.models.protocol import NetworkSpec
+from kdmri_edge.models.protocol import InputKind, NetworkSpec, reads_coils
 from kdmri_edge.models.specs import described_spec
-from kdmri_edge.physics.coils import COILS, compress, noise_weights, sense_zero_filled
-from kdmri_edge.physics.combining import combined, is_zero_phase
+from kdmri_edge.physics.coils import (
+    COILS,
+    compress,
+    compression_matrix,
+    noise_weights,
+    sense_zero_filled,
+)
+from kdmri_edge.physics.combining import combined, is_zero_phase, root_sum_of_squares
 from kdmri_edge.physics.espirit import sense_slice
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from kdmri_edge.physics.masks import Mask
@@ -36,6 +42,7 @@ from kdmri_edge.utils.files import damaged
 __all__ = [
     "InputSpec",
     "NetworkInput",
+    "SliceInput",
     "check_slice",
     "prepare",
     "prepare_scan",
@@ -57,7 +64,8 @@ class InputSpec:
         spec: Its architecture.
         mask: The sampling pattern that it is made for.
         matrix: Pixels along H and W.
-        coils: Virtual coils that scans are compressed to, at most, for networks that combine coils.
+        coils: Virtual coils that scans are compressed to, at most, for networks that combine coils
+            or read their k-space.
     """
 
     spec: NetworkSpec
@@ -72,13 +80,15 @@ class NetworkInput:
 
     Attributes:
         zero_filled: [S, H, W] in the source's own unit, as the network reads it: float32 or
-            complex64 (`physics.operators.as_network_reads`).
+            complex64 (`physics.operators.as_network_reads`); for a network of k-space the root sum
+            of squares of the coils' images.
         mask: What was sampled.
         target: The fully sampled images where they are known (undersampled here), else None.
         kind: What the source held, in words.
         voxel_mm: Voxel size along (S, H, W), where the file tells.
         affine: Of these images, see `data.geometry`, where the file tells.
         maps: Coil sensitivities, complex64 [S, coils, H, W], for a network that combines coils.
+        kspace: What the coils measured, complex64 [S, coils, H, W], for a network of k-space.
     """
 
     zero_filled: NDArray[Any]
@@ -88,6 +98,43 @@ class NetworkInput:
     voxel_mm: tuple[float, float, float] | None = None
     affine: Affine | None = None
     maps: NDArray[np.complex64] | None = None
+    kspace: NDArray[np.complex64] | None = None
+
+    @classmethod
+    def of(cls, slices: Sequence[SliceInput], mask: Mask, **facts: Any) -> NetworkInput:
+        """Join slices.
+
+        Args:
+            slices: What `slice_input` made of each.
+            mask: What was sampled.
+            **facts: Other attributes.
+        """
+
+        def joined(parts: list[NDArray[Any] | None]) -> NDArray[Any] | None:
+            there = [part for part in parts if part is not None]
+            return np.stack(there) if there else None
+
+        return cls(
+            zero_filled=np.stack([one.zero_filled for one in slices]),
+            mask=mask,
+            maps=joined([one.maps for one in slices]),
+            kspace=joined([one.kspace for one in slices]),
+            **facts,
+        )
+
+
+class SliceInput(NamedTuple):
+    """One slice, ready for a network.
+
+    Attributes:
+        zero_filled: [H, W], see `NetworkInput`.
+        maps: Coil sensitivities, complex64 [coils, H, W], for a network that combines coils.
+        kspace: What the coils measured, complex64 [coils, H, W], for a network of k-space.
+    """
+
+    zero_filled: NDArray[Any]
+    maps: NDArray[np.complex64] | None = None
+    kspace: NDArray[np.complex64] | None = None
 
 
 def read_input_spec(source: Path, mask: Mask | None = None) -> InputSpec:
@@ -141,11 +188,12 @@ def slice_input(
     *,
     whitening: NDArray[np.complex128] | None = None,
     maps: NDArray[np.complex64] | None = None,
-) -> tuple[NDArray[Any], NDArray[np.complex64] | None]:
+) -> SliceInput:
     """Make a network's input of one slice of k-space: files, streams and arrays come by here.
 
     A network that combines coils (SENSE) gets them whitened and compressed, with their
-    sensitivities (`physics.espirit`). A network of one image gets one coil as it is where it reads
+    sensitivities (`physics.espirit`). A network of k-space gets them whitened and compressed. A
+    network of one image gets one coil as it is where it reads
     complex images or magnitudes, or the object has no phase; anything else is combined, with smooth
     phase taken out (`physics.combining`), and it reads what `as_network_reads` says.
 
@@ -160,29 +208,50 @@ def slice_input(
             are then neither whitened nor compressed.
 
     Returns:
-        Zero-filled image [H, W] as the network reads it, and for networks that combine coils their
-        sensitivities, complex64 [K, H, W], else None.
+        Zero-filled image as the network reads it, for networks that combine coils their
+        sensitivities, and for networks of k-space that of the coils.
 
     Raises:
-        DataError: Maps of another shape.
+        DataError: Maps of another shape, or for a network that estimates them itself.
         MaskError: The mask is of another matrix, or its centre has gaps where coils or phase have
             to be estimated.
     """
     mask.check_matrix(*kspace.shape[-2:])
     channels, magnitude = reads.spec.channels, reads.spec.magnitude_input
+    if reads.spec.reads is InputKind.KSPACE:
+        return _coil_kspace(kspace, reads.coils, whitening, maps)
     if maps is not None:
         x_u: NDArray[Any] = sense_zero_filled(kspace, maps)
         if reads.spec.coils:
-            return x_u, maps.astype(np.complex64, copy=False)
+            return SliceInput(x_u, maps.astype(np.complex64, copy=False))
     elif reads.spec.coils:
-        return sense_slice(kspace, mask, coils=reads.coils, whitening=whitening)
+        return SliceInput(*sense_slice(kspace, mask, coils=reads.coils, whitening=whitening))
     elif len(kspace) == 1 and (channels == 2 or magnitude or is_zero_phase(kspace[0], mask)):
         x_u = kspace_to_image(kspace[0])
     else:
         if whitening is not None and len(kspace) > 1:
             kspace = compress(kspace, whitening)
         x_u = combined(kspace, mask)
-    return as_network_reads(x_u, channels=channels, magnitude=magnitude), None
+    return SliceInput(as_network_reads(x_u, channels=channels, magnitude=magnitude))
+
+
+def _coil_kspace(
+    kspace: NDArray[np.complex64],
+    coils: int,
+    whitening: NDArray[np.complex128] | None,
+    maps: NDArray[np.complex64] | None,
+) -> SliceInput:
+    """Whiten and compress the coils of one slice, for a network of k-space."""
+    if maps is not None:
+        raise DataError(
+            "The network reads k-space and takes no coil sensitivities.", "Leave the maps out."
+        )
+    if whitening is not None and len(kspace) > 1:
+        kspace = compress(kspace, whitening)
+    if len(kspace) > coils:
+        kspace = compress(kspace, compression_matrix(kspace, coils))
+    images = kspace_to_image(kspace).astype(np.complex64, copy=False)
+    return SliceInput(root_sum_of_squares(images), kspace=np.ascontiguousarray(kspace))
 
 
 def prepare_scan(
@@ -232,15 +301,7 @@ def prepare_scan(
         slice_input(kspace, scan.mask, reads, whitening=whitening, maps=own)
         for kspace, own in zip(scan.kspace, many, strict=True)
     ]
-    found = [own for _, own in slices if own is not None]
-    return NetworkInput(
-        zero_filled=np.stack([x_u for x_u, _ in slices]),
-        mask=scan.mask,
-        kind=kind,
-        voxel_mm=scan.voxel_mm,
-        affine=scan.affine,
-        maps=np.stack(found) if found else None,
-    )
+    return NetworkInput.of(slices, scan.mask, kind=kind, voxel_mm=scan.voxel_mm, affine=scan.affine)
 
 
 def _for_each_slice(maps: NDArray[np.complex64], scan: Scan) -> list[NDArray[np.complex64]]:
@@ -267,13 +328,14 @@ def prepare(volume: Volume, reads: InputSpec, *, undersample: bool = False) -> N
 
     Raises:
         DataError: The file holds something else than the network reads (for a network that
-            combines coils, anything but a `Scan`); the message says what.
+            combines coils or reads their k-space, anything but a `Scan`); the message says what.
         MaskError: The volume has another matrix than the mask.
     """
     channels, magnitude = reads.spec.channels, reads.spec.magnitude_input
-    if reads.spec.coils:
+    if reads_coils(reads.spec):
+        does = "combines coils" if reads.spec.coils else "reads k-space of several coils"
         raise DataError(
-            f"{volume.name} holds images or k-space of one coil, the network combines coils.",
+            f"{volume.name} holds images or k-space of one coil, the network {does}.",
             "Give multi-coil k-space, or use a network of one image (dccnn-d3c5-complex).",
         )
     if undersample:

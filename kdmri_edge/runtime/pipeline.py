@@ -23,6 +23,7 @@ from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import BackendError, KdmriError
 from kdmri_edge.models.checkpoint import is_checkpoint
+from kdmri_edge.models.protocol import InputKind, reads_coils
 from kdmri_edge.physics.combining import root_sum_of_squares
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask
@@ -147,7 +148,10 @@ class Pipeline(Closing):
         size, spec = self.reads.matrix, self.reads.spec
         blank = np.zeros((1, size, size), np.complex64 if spec.channels == 2 else np.float32)
         maps = np.zeros((1, 1, size, size), np.complex64) if spec.coils else None
-        reconstruct(self.session, blank, maps=maps)
+        kspace = None
+        if spec.reads is InputKind.KSPACE:
+            kspace = np.zeros((1, self.reads.coils, size, size), np.complex64)
+        reconstruct(self.session, blank, maps=maps, kspace=kspace)
 
     def prepare(
         self,
@@ -177,7 +181,7 @@ class Pipeline(Closing):
         if self.session.takes_masks and own_mask and sampled is not None and not undersample:
             reads = dataclasses.replace(reads, mask=sampled)
         if isinstance(loaded, Scan):
-            if undersample and maps is None and loaded.coils == 1 and not reads.spec.coils:
+            if undersample and maps is None and loaded.coils == 1 and not reads_coils(reads.spec):
                 return prepare(volume_of(loaded), reads, undersample=True)
             return prepare_scan(loaded, reads, undersample=undersample, maps=maps)
         return prepare(loaded, reads, undersample=undersample)
@@ -200,7 +204,12 @@ class Pipeline(Closing):
         """
         operator = self._operator(given.mask)
         images: NDArray[Any] = reconstruct(
-            self.session, given.zero_filled, advance=advance, maps=given.maps, operator=operator
+            self.session,
+            given.zero_filled,
+            advance=advance,
+            maps=given.maps,
+            operator=operator,
+            kspace=given.kspace,
         )
         if not np.isfinite(images).all():
             raise BackendError(
@@ -235,9 +244,8 @@ class Pipeline(Closing):
         """
         check_slice(kspace, self.reads)
         self._operator(mask)  # another mask is refused before coils are estimated
-        x_u, own = slice_input(kspace, mask, self.reads, whitening=whitening, maps=maps)
-        many = None if own is None else own[None]
-        given = NetworkInput(zero_filled=x_u[None], mask=mask, maps=many)
+        one = slice_input(kspace, mask, self.reads, whitening=whitening, maps=maps)
+        given = NetworkInput.of([one], mask)
         image: NDArray[Any] = self.images(given)[0]
         return image
 

@@ -17,7 +17,13 @@ from kdmri_edge.models.specs import described_spec
 from kdmri_edge.physics.coils import sense_operator_array
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import choose_form, operator_array
-from kdmri_edge.physics.scaling import network_image, network_input, network_maps, slice_scale
+from kdmri_edge.physics.scaling import (
+    network_image,
+    network_input,
+    network_kspace,
+    network_maps,
+    slice_scale,
+)
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.bundle import Bundle, open_bundle
 from kdmri_edge.runtime.targets import PRECISIONS, as_users_write
@@ -36,6 +42,8 @@ __all__ = [
 ]
 
 Array = NDArray[np.float32]
+_OF_KSPACE = 5
+"""Axes of what a network of k-space is given; images have one less."""
 _EAGER = "kdmri_edge.runtime.backends.pytorch:EagerSession"
 
 
@@ -74,14 +82,18 @@ class Session(Closing):
         written: Precision that the graph is written in, as its bundle says.
         bundle: The bundle that it was opened from, None for a checkpoint.
         sense: Whether the network combines coils and is given their sensitivities.
+        kspace: Whether it is given the coils' k-space in place of an image.
         coils: Number of coils that its graph is made for; None for any number.
+        blank_coils: Whether coils that measured nothing may be added to fill that number up.
     """
 
     operator: Array | None = None
     written: str = "f32"
     bundle: Bundle | None = None
     sense: bool = False
+    kspace: bool = False
     coils: int | None = None
+    blank_coils: bool = True
     _closed: bool = False
 
     def close(self) -> None:
@@ -133,11 +145,20 @@ class Session(Closing):
 
         Raises:
             BackendError: Maps are missing, not wanted, or of more coils than the graph takes; an
-                operator for a graph that holds its own; the session is closed.
+                image for a network of k-space, or the other way round; an operator for a graph
+                that holds its own; the session is closed.
         """
         if self._closed:
             raise BackendError("The session is closed.", "Open the network again.")
-        given = [np.ascontiguousarray(x_u)]
+        if self.kspace != (x_u.ndim == _OF_KSPACE):
+            raise BackendError(
+                "The network reads k-space of coils and was given an image."
+                if self.kspace
+                else "The network reads images and was given k-space of coils.",
+                "Give k-space as [slices, coils, 2, height, width], images as [slices, channels,"
+                " height, width].",
+            )
+        given = [self._fitting(x_u) if self.kspace else np.ascontiguousarray(x_u)]
         if self.operator is not None:
             given.append(self.operator if operator is None else operator)
         elif operator is not None:
@@ -152,7 +173,10 @@ class Session(Closing):
         return given if maps is None else [*given, self._fitting(maps)]
 
     def _fitting(self, maps: Array) -> Array:
-        """Fill a fixed number of coils up: a coil without sensitivity changes nothing."""
+        """Fill a fixed number of coils up: a coil without sensitivity changes nothing.
+
+        Networks of k-space may make something of a coil without samples, which an export finds out.
+        """
         if self.coils is None or maps.shape[1] == self.coils:
             return np.ascontiguousarray(maps)
         missing = self.coils - maps.shape[1]
@@ -162,6 +186,12 @@ class Session(Closing):
                 f"Compress the scan to {self.coils} coils, or export the network with"
                 f" `kdmri-edge export --coils {maps.shape[1]}`.",
             )
+        if missing and not self.blank_coils:
+            raise BackendError(
+                f"The graph takes {self.coils} coils, the scan has {maps.shape[1]}, and this"
+                " network gives another image where coils without samples are added.",
+                f"Export it with `kdmri-edge export --coils {maps.shape[1]}`.",
+            )
         padding = np.zeros((len(maps), missing, *maps.shape[2:]), np.float32)
         return np.concatenate((maps, padding), 1)
 
@@ -170,14 +200,15 @@ class Session(Closing):
         """Reconstruct normalised zero-filled images.
 
         Args:
-            x_u: [B, C, H, W] float32.
+            x_u: [B, C, H, W] float32; for a network of k-space that, [B, coils, 2, H, W].
             operator: Constant of data consistency of another mask than the graph's own, float32,
                 see `operator_for`; None for its own.
             maps: Sensitivities of the coils, float32 [B, coils, 2, H, W], for a network that
                 combines coils.
 
         Returns:
-            Images of the same shape, float32.
+            Images [B, C, H, W] float32, of the channels that were given; for a network of k-space
+            magnitudes, [B, 1, H, W].
 
         Raises:
             BackendError: The graph is made for another shape, or see `inputs`.
@@ -300,6 +331,7 @@ def open_session(
         session.bundle = bundle
         session.operator = operator_of(bundle, mask)
         session.sense, session.coils = bundle.takes_maps, bundle.fixed_coils
+        session.kspace, session.blank_coils = bundle.reads_kspace, bundle.takes_blank_coils
     elif mask is not None:
         raise BackendError(
             f"{source} is a checkpoint, which runs with its own mask.",
@@ -356,6 +388,7 @@ def reconstruct(
     advance: Callable[[int], None] | None = None,
     maps: NDArray[np.complex64] | None = None,
     operator: Array | None = None,
+    kspace: NDArray[np.complex64] | None = None,
 ) -> NDArray[Any]:
     """Reconstruct a volume slice by slice, scaling each one by its own zero-filled data.
 
@@ -367,24 +400,29 @@ def reconstruct(
         maps: Coil sensitivities [S, coils, H, W], for a network that combines coils; see
             `runtime.inputs.slice_input`.
         operator: See `Session.run`.
+        kspace: What the coils measured, [S, coils, H, W], for a network of k-space.
 
     Returns:
-        Images [S, H, W] in the same unit, float32 or complex64; zero where all maps are.
+        Images [S, H, W] in the same unit, float32 or complex64; zero where all maps are, and for a
+        slice without a sample.
 
     Raises:
-        DataError: Not [S, H, W], values that are not finite, a batch below 1, or maps of other
-            slices or another matrix.
+        DataError: Not [S, H, W], values that are not finite, a batch below 1, or maps or k-space
+            of other slices or another matrix.
         BackendError: The network is made for another matrix, batch or number of channels.
     """
     if batch < 1:
         raise DataError(f"A batch of {batch} slices makes no sense.", "Use 1 or more.")
     scale = slice_scale(zero_filled)
-    x_u = network_input(zero_filled, scale)
-    if maps is not None and (maps.ndim != 4 or (len(maps), *maps.shape[-2:]) != zero_filled.shape):
-        raise DataError(
-            f"Coil sensitivities are {list(maps.shape)}, the images {list(zero_filled.shape)}.",
-            "Give sensitivities as [slices, coils, height, width].",
-        )
+    for name, coils in (("Coil sensitivities are", maps), ("K-space is", kspace)):
+        if coils is None:
+            continue
+        if coils.ndim != 4 or (len(coils), *coils.shape[-2:]) != zero_filled.shape:
+            raise DataError(
+                f"{name} {list(coils.shape)}, the images {list(zero_filled.shape)}.",
+                "Give what belongs to coils as [slices, coils, height, width].",
+            )
+    x_u = network_input(zero_filled, scale) if kspace is None else network_kspace(kspace, scale)
     calls = []
     for start in range(0, len(x_u), batch):
         part = slice(start, start + batch)
@@ -395,4 +433,6 @@ def reconstruct(
     image = network_image(np.concatenate(calls), scale)
     if maps is not None:  # where no coil receives, data consistency says nothing, and nothing came
         image *= maps.any(1)
+    if kspace is not None:  # a network that normalises by the data gives NaN for none
+        image[~kspace.any((1, 2, 3))] = 0
     return image

@@ -188,6 +188,9 @@ GRAPHS: dict[str, tuple[list[Any], dict[str, Any]]] = {
         {"f": np.array([1, 1, 2, 2], np.float32)},
     ),
     "Tile": (node("Tile", ("x", "t")), {"t": np.array([1, 1, 2, 1])}),
+    "Where": (
+        node("Where", ("c", "x", "l")), {"c": np.arange(16) % 3 > 0, "l": np.float32(0.3)}
+    ),
     "DepthToSpace": (node("DepthToSpace", blocksize=2), {}),
     "SpaceToDepth": (node("SpaceToDepth", blocksize=2), {}),
     "Softmax": (node("Softmax", axis=1), {}),

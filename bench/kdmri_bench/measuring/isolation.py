@@ -26,12 +26,14 @@ class Job:
         precision: to ask the backend for.
         threads: of the backend.
         options: further arguments of `open_session`.
-        query: .npy file, float32 [1, C, H, W], normalised: the input that is timed.
+        query: .npy file, float32 [1, C, H, W] or of k-space [1, coils, 2, H, W], normalised: the
+            input that is timed.
+        maps: .npy file, float32 [1, coils, 2, H, W]: what goes with it; None for other networks.
         warmup: untimed queries.
         samples: timed queries, network only.
         seconds: timing ends sooner after so many, of both kinds together; None sets no limit.
-        kspace: .npy file, complex64 [1, H, W]: fully sampled k-space of one coil of that slice, for
-            timing end to end; None times the network alone.
+        kspace: .npy file, complex64 [C, H, W]: k-space of that slice, for timing end to end, of
+            one coil fully sampled; None times the network alone.
         reads: checkpoint or bundle that says what is made of k-space; None for the source.
         end_to_end: timed queries, k-space in and image out; they count as samples too.
         batches: batch sizes of the offline throughput; empty measures none.
@@ -39,8 +41,9 @@ class Job:
         dynamic: bundle that takes any batch; None where the source itself does.
         opener: import string of what opens the source instead of `open_session`.
         spawned: time.time() when the process was started; filled in by `run_isolated`.
-        volumes: pairs of .npy files: zero-filled volume [S, H, W] to read and reconstruction to
-            write; empty to measure time and memory only.
+        volumes: pairs of .npy files: zero-filled volume [S, H, W], or k-space of coils
+            [S, C, H, W], to read, and reconstruction to write; empty to measure time and memory
+            only.
     """
 
     source: str
@@ -51,6 +54,7 @@ class Job:
     warmup: int
     samples: int
     seconds: float | None = None
+    maps: str | None = None
     kspace: str | None = None
     reads: str | None = None
     end_to_end: int = 0

@@ -140,6 +140,7 @@ def throughput(
     reopen: Callable[[], Session],
     query: Array,
     *,
+    maps: Array | None = None,
     batches: Sequence[int],
     seconds: float,
 ) -> dict[str, float | str]:
@@ -148,7 +149,8 @@ def throughput(
     Args:
         session: an open network; it serves batch 1.
         reopen: opens the network that takes any batch; called at most once, for larger batches.
-        query: [1, C, H, W] float32, repeated to fill the batches.
+        query: [1, C, H, W] float32, or that of k-space, repeated to fill the batches.
+        maps: sensitivities that go with it, for networks that combine coils.
         batches: batch sizes.
         seconds: for each batch size; at least one turn is taken.
 
@@ -162,18 +164,22 @@ def throughput(
             if batch > 1 and wide is None:
                 wide = reopen()
             chosen = session if batch == 1 or wide is None else wide
-            found[str(batch)] = _rate(chosen, np.repeat(query, batch, axis=0), seconds)
+            own = None if maps is None else np.repeat(maps, batch, axis=0)
+            found[str(batch)] = _rate(chosen, np.repeat(query, batch, axis=0), own, seconds)
         except KdmriError as error:
             found[str(batch)] = str(error)
     return found
 
 
-def _rate(session: Session, images: Array, seconds: float) -> float:
-    waiting = [images] * (_CALLS if len(images) == 1 else _WIDE_CALLS)
-    session.run_all(waiting[:1])  # memory for this batch is taken now
+def _rate(session: Session, images: Array, maps: Array | None, seconds: float) -> float:
+    count = _CALLS if len(images) == 1 else _WIDE_CALLS
+    waiting = [images] * count
+    many = None if maps is None else [maps] * count
+    # memory for this batch is taken now
+    session.run_all(waiting[:1], maps=None if many is None else many[:1])
     slices, began = 0, time.perf_counter()
     while True:
-        session.run_all(waiting)
+        session.run_all(waiting, maps=many)
         slices += len(waiting) * len(images)
         spent = time.perf_counter() - began
         if spent >= seconds:

@@ -28,7 +28,8 @@ from kdmri_bench.results.schema import Row, Status
 from kdmri_edge.data.case import Case
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.fourier import image_to_kspace
-from kdmri_edge.physics.scaling import network_input
+from kdmri_edge.physics.scaling import network_input, network_kspace, network_maps, slice_scale
+from kdmri_edge.runtime.inputs import read_input_spec, slice_input
 from kdmri_edge.utils.console import progress
 
 __all__ = ["Measured", "measure"]
@@ -155,11 +156,37 @@ class _Bench:
         """Write the cases once; the processes map them instead of copying them."""
         first = self.cases[0]
         middle = slice(len(first.target) // 2, len(first.target) // 2 + 1)
-        np.save(self.query, network_input(first.zero_filled[middle], first.scale[middle]))
-        kspace = image_to_kspace(first.target[middle])
+        if first.kspace and first.reception is not None:
+            kspace = first.reception.part(middle).kspace()[0]
+        else:
+            np.save(self.query, network_input(first.zero_filled[middle], first.scale[middle]))
+            kspace = image_to_kspace(first.target[middle])
         np.save(self.kspace, kspace.astype(np.complex64, copy=False))
         for index, case in enumerate(self.cases):
-            np.save(self.volume(index), case.zero_filled)
+            of_coils = case.kspace and case.reception is not None
+            np.save(self.volume(index), _kspace(case) if of_coils else case.zero_filled)
+
+    def query_of(self, plan: Plan) -> tuple[Path, Path | None]:
+        """Return the files of what a network is timed on: its input and, with coils, their maps.
+
+        With coils each network makes its own of the same k-space.
+        """
+        if not self.cases[0].kspace:
+            return self.query, None
+        reads = read_input_spec(Path(plan.reads or str(plan.source)))
+        name = f"{reads.spec.reads}-{reads.coils}"
+        query, maps = (self.workspace / f"{kind}-{name}.npy" for kind in ("query", "maps"))
+        if not query.exists():
+            given = slice_input(np.load(self.kspace), reads.mask, reads)
+            x_u = given.zero_filled[None]
+            scale = slice_scale(x_u)
+            seen = network_input(x_u, scale)
+            if given.kspace is not None:
+                seen = network_kspace(given.kspace[None], scale)
+            if given.maps is not None:
+                np.save(maps, network_maps(given.maps[None]))
+            np.save(query, seen)
+        return query, maps if maps.exists() else None
 
     def make_dynamic(self, plan: Plan, index: int, *, last: bool) -> None:
         """Export the bundle that takes any batch, right before it is needed."""
@@ -176,6 +203,7 @@ class _Bench:
             for case in range(len(self.cases))
         )
         settings = self.settings
+        query, maps = self.query_of(plan)
         return Job(
             source=str(plan.source),
             backend=plan.backend,
@@ -183,7 +211,8 @@ class _Bench:
             threads=settings.threads or available_threads(),
             options=plan.options,
             opener=plan.opener,
-            query=str(self.query),
+            query=str(query),
+            maps=None if maps is None else str(maps),
             warmup=settings.warmup,
             samples=samples,
             seconds=settings.seconds,
@@ -260,6 +289,12 @@ class _Bench:
         compared = difference(self.cases, outputs, known, volumes, reference.volumes)
         shutil.rmtree(self.folder(index), ignore_errors=True)  # tens of MB per volume and row
         return replace(row, difference={**compared, "from": reference.key})
+
+
+def _kspace(case: Case) -> NDArray[np.complex64]:
+    """Return what the coils measure of a volume, [S, C, H, W]."""
+    assert case.reception is not None
+    return case.reception.kspace()
 
 
 def _end_to_end(results: Sequence[JobResult]) -> dict[str, Any] | None:

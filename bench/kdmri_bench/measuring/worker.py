@@ -25,7 +25,7 @@ from kdmri_bench.measuring.device import Meter, Nvml, open_nvml, resident
 from kdmri_bench.measuring.isolation import Job, JobResult
 from kdmri_bench.measuring.latency import sample_latency, throughput
 from kdmri_edge.errors import BackendError, KdmriError, MissingExtraError
-from kdmri_edge.runtime.inputs import read_input_spec, slice_input
+from kdmri_edge.runtime.inputs import SliceInput, read_input_spec, slice_input
 from kdmri_edge.runtime.session import open_session, reconstruct
 from kdmri_edge.utils.extras import load_attribute
 
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from kdmri_edge.runtime.session import Session
 
 __all__ = ["main", "measure"]
+
+_OF_COILS = 4
+"""Axes of a volume's k-space; images have one less."""
 
 
 def measure(job: Job) -> JobResult:
@@ -53,10 +56,11 @@ def measure(job: Job) -> JobResult:
     load_s = time.perf_counter() - start
     loaded = resident()
     start = time.perf_counter()
-    session.run(query)
+    maps = None if job.maps is None else np.load(job.maps)
+    session.run(query, maps=maps)
     first_s, cold_s = time.perf_counter() - start, time.time() - job.spawned
     meter = Meter(gpu if _on_gpu(session) else None)
-    latency, whole = _sampled(job, session, query)
+    latency, whole = _sampled(job, session, query, maps)
     energy = meter.stop(len(latency) + job.warmup)
     after = resident()
     memory = {
@@ -73,12 +77,15 @@ def measure(job: Job) -> JobResult:
             session,
             lambda: _open(job, job.dynamic or job.source),
             query,
+            maps=maps,
             batches=job.batches,
             seconds=job.throughput_s,
         )
     for source, output in job.volumes:
-        zero_filled = np.load(source, mmap_mode="r")
-        np.save(output, reconstruct(session, zero_filled))
+        given = np.load(source, mmap_mode="r")
+        of_coils = given.ndim == _OF_COILS
+        images = _of_coils(job, session, given) if of_coils else reconstruct(session, given)
+        np.save(output, images)
     return JobResult(
         load_s=load_s,
         first_s=first_s,
@@ -119,8 +126,28 @@ def _gpu_memory(gpu: Nvml | None, before: int | None, session: Session) -> dict[
     return {"gpu_peak": max(gpu.memory() - before, 0), "gpu_source": gpu.source}
 
 
+def _of_coils(job: Job, session: Session, kspace: NDArray[np.complex64]) -> NDArray[Any]:
+    """Reconstruct k-space [S, C, H, W], of which the network's input is made slice by slice."""
+    reads = read_input_spec(Path(job.reads or job.source))
+    images = []
+    for one in kspace:
+        given = slice_input(np.array(one), reads.mask, reads)
+        images.append(_reconstructed(session, given))
+    return np.concatenate(images)
+
+
+def _reconstructed(session: Session, given: SliceInput) -> NDArray[Any]:
+    """Return the image [1, H, W] of one slice."""
+    x_u, maps, kspace = (None if part is None else part[None] for part in given)
+    assert x_u is not None
+    return reconstruct(session, x_u, maps=maps, kspace=kspace)
+
+
 def _sampled(
-    job: Job, session: Session, query: NDArray[np.float32]
+    job: Job,
+    session: Session,
+    query: NDArray[np.float32],
+    maps: NDArray[np.float32] | None,
 ) -> tuple[list[float], list[float]]:
     """Time the queries: return the network's seconds, and those from k-space to image."""
     began, warmup = time.perf_counter(), job.warmup
@@ -135,7 +162,7 @@ def _sampled(
     left, more = _left(job, began), job.samples - len(network)
     if more > 0 and (left is None or left > 0):
         network += sample_latency(
-            lambda: session.run(query), warmup=warmup, samples=more, seconds=left
+            lambda: session.run(query, maps=maps), warmup=warmup, samples=more, seconds=left
         )
     return network, whole
 
@@ -170,8 +197,7 @@ def _end_to_end(job: Job, session: Session) -> Callable[[], object]:
     kspace = np.load(str(job.kspace)) * reads.mask.grid
 
     def image() -> object:
-        x_u, _ = slice_input(kspace, reads.mask, reads)
-        return reconstruct(session, x_u[None])
+        return _reconstructed(session, slice_input(kspace, reads.mask, reads))
 
     return image
 

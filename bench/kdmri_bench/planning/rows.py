@@ -26,6 +26,7 @@ from kdmri_bench.planning.variants import (
 from kdmri_bench.results.figures import spelled
 from kdmri_bench.results.schema import DEFAULT, PLAIN_EXPORT, Row, Status
 from kdmri_edge.errors import BackendError, BenchError, KdmriError, MissingExtraError
+from kdmri_edge.models.protocol import InputKind
 from kdmri_edge.runtime.backends.registry import Backend
 from kdmri_edge.runtime.bundle import open_bundle
 from kdmri_edge.runtime.targets import TARGETS
@@ -144,6 +145,10 @@ def _eager_plan(source: Source, variant: EagerVariant, settings: BenchSettings) 
 
 
 _NO_CUDA = BackendError("This machine has no CUDA device.", "Measure where there is one.")
+_NO_FORM = BenchError(
+    "A network of k-space has data consistency of its own, and no other form of it.",
+    "Measure its other exports.",
+)
 _NOT_QUICK = BackendError(
     "torch.compile is left out of the quick mode, since it compiles for minutes.",
     "Measure with --full.",
@@ -186,6 +191,8 @@ def _exported_plan(
     missing = _missing(variant.backend)
     if missing is not None:
         return _skipped(row, missing)
+    if variant.dc == "fft" and source.spec.reads is InputKind.KSPACE:
+        return _skipped(row, _NO_FORM)
     work = partial(
         export_for,
         source,

@@ -23,7 +23,7 @@ from kdmri_edge.distillation.recipe import load_recipe
 from kdmri_edge.distillation.request import PHANTOM, Settings
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError
-from kdmri_edge.models.protocol import NetworkSpec
+from kdmri_edge.models.protocol import NetworkSpec, reads_coils
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.utils.console import progress
 
@@ -145,17 +145,19 @@ def check_same_input(networks: Sequence[tuple[str, NetworkSpec]]) -> None:
         networks: Name and architecture of each.
 
     Raises:
-        BenchError: Some take magnitudes, others real parts or complex images, or one combines
-            coils, which the volumes of the benchmark do not have.
+        BenchError: Some take magnitudes, others real parts or complex images, or some are given
+            several coils and others one image.
     """
-    for name, spec in networks:
-        if spec.coils:
-            raise BenchError(
-                f"{name} combines coils, and the benchmark's volumes are of one coil.",
-                "Measure networks of one image, e.g. dccnn-d3c5-complex.",
-            )
     first, *others = networks
     for name, spec in others:
+        if reads_coils(spec) != reads_coils(first[1]):
+            several, one = (name, first[0]) if reads_coils(spec) else (first[0], name)
+            raise BenchError(
+                f"{several} is given several coils, {one} one image.",
+                "Measure networks with coils and networks of one image separately.",
+            )
+        if reads_coils(spec):  # each makes its own input of the same k-space
+            continue
         if spec.channels != first[1].channels:
             raise BenchError(
                 f"{first[0]} takes {first[1].channels} channel(s), {name} {spec.channels}.",
@@ -198,7 +200,8 @@ def _cases(
 ) -> TestData:
     """Bring volumes to the matrix one at a time, and undersample them."""
     cases, measured = [], []
-    undersampled = Undersampling(spec, mask, matrix, _SEED)
+    kspace = True if reads_coils(spec) else None
+    undersampled = Undersampling(spec, mask, matrix, _SEED, kspace=kspace)
     with progress("Reading test volumes", count) as advance:
         for volume in volumes:
             cases.append(undersampled.case(to_matrix(volume, matrix)))
@@ -276,14 +279,15 @@ def _phantom(run: Run | None, *, mask: Mask, matrix: int, spec: NetworkSpec) -> 
         wanted=["test"],
     )["test"]
     drawn = _cases(volumes, len(volumes), mask=mask, matrix=matrix, spec=spec, split=split)
-    return replace(drawn, statement=_PHANTOM_STATEMENT) if spec.channels == 1 else drawn
+    alone = spec.channels == 1 and not reads_coils(spec)
+    return replace(drawn, statement=_PHANTOM_STATEMENT) if alone else drawn
 
 
 def _statement(spec: NetworkSpec, measured: Sequence[bool]) -> str:
+    if reads_coils(spec):
+        return SIMULATED_COILS
     if spec.channels == 1:
         return RETROSPECTIVE
-    if spec.coils:
-        return SIMULATED_COILS
     return MEASURED if all(measured) else COMPLEX
 
 

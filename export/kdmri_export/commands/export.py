@@ -89,7 +89,8 @@ _FORMS = {
     type=click.IntRange(min=1),
     default=COILS,
     show_default=True,
-    help="Multi-coil networks: scans are compressed to so many coils; trt graphs take no more.",
+    help="Multi-coil networks: scans are compressed to so many coils; trt graphs, and those of"
+    " networks of k-space, take no more.",
 )
 @click.option(
     "--builder",
@@ -206,10 +207,12 @@ def _size(bundle: Bundle) -> int:
 
 def _record(bundle: Bundle) -> dict[str, Any]:
     keys = ("target", "role", "precision", "run_precision", "dc", "batch", "parity", "macs")
+    transforms = bundle.manifest.get("transforms_as_products", 0)
     return {
         "bundle": str(bundle.path),
         "bytes": _size(bundle),
         **{key: bundle.manifest[key] for key in keys},
+        "transforms_as_products": transforms,
         "engine": bundle.manifest.get("engine"),
     }
 
@@ -238,9 +241,11 @@ def _show(bundles: list[Bundle]) -> None:
 def _facts(bundle: Bundle) -> str:
     """Say which graph it is."""
     precision = as_users_write(bundle.meant_for)
-    form = "no data consistency"
+    form = "data consistency of its own" if bundle.reads_kspace else "no data consistency"
     if bundle.manifest["macs"]["data_consistency"]:
         form = f"data consistency by {_FORMS.get(bundle.manifest['dc'], bundle.manifest['dc'])}"
+    if transforms := bundle.manifest.get("transforms_as_products"):
+        form += f", {transforms} Fourier transforms as DFT matrix products"
     return f"{bundle.target.name}, {precision}; {form}; {_size(bundle) / 1e3:,.0f} kB"
 
 

@@ -28,6 +28,7 @@ from torch.export.graph_signature import (
     OutputKind,
     TensorArgument,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdmri_edge.errors import ExportError
 from kdmri_export.passes.complex_operators import (
@@ -41,7 +42,7 @@ from kdmri_export.passes.fourier import Matrices, Plan, is_transform, plan_trans
 from kdmri_export.passes.last_axis import LastAxis
 from kdmri_export.passes.user_code import silence, source_line
 
-__all__ = ["RealProgram", "without_complex"]
+__all__ = ["RealProgram", "meets_complex", "without_complex"]
 
 _aten: Final = torch.ops.aten
 _REMEDY: Final = (
@@ -67,6 +68,36 @@ class RealProgram:
     complex_inputs: tuple[str, ...]
     complex_outputs: tuple[int, ...]
     transforms: int
+
+
+def meets_complex(network: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+    """Run a network once, and tell whether it computes with complex numbers.
+
+    A Fourier transform does, for those of real tensors give or take half a spectrum.
+    """
+    watch = _Watch()
+    with watch:
+        network(*args, **kwargs)
+    return watch.met
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes whether an operator gave a complex tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.met = False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.met = self.met or any(is_complex(one) for one in pytree.tree_leaves(made))
+        return made
 
 
 def without_complex(program: ExportedProgram) -> RealProgram:
@@ -330,6 +361,28 @@ def _with_arguments(run: Callable[[Sequence[Tensor]], Any], names: Sequence[str]
     return forward
 
 
+def _spliced(
+    given: Tensor,
+    part: Tensor,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Tensor:
+    """Put a part into a tensor by joining what lies around it, where the sizes are fixed.
+
+    Exporters write a scatter of single elements, with their indices, for what is no more than that.
+    """
+    size: Any = given.shape[dim]
+    limits = (0 if start is None else start, size if end is None else end)
+    if step != 1 or not all(type(one) is int for one in (size, *limits)):
+        whole: Tensor = _aten.slice_scatter.default(given, part, dim, start, end, step)
+        return whole
+    first, last, _ = slice(*limits).indices(size)
+    around = [given.narrow(dim, 0, first), part, given.narrow(dim, last, size - last)]
+    return torch.cat([one for one in around if one.shape[dim]], dim)
+
+
 class _Interpreter(fx.Interpreter):
     """Computes the nodes of a program; the value of a complex one is a `Pair`."""
 
@@ -365,6 +418,9 @@ class _Interpreter(fx.Interpreter):
             transform = self._plan.transforms[node]
             return transform(self._before(transform.source, node), self._matrices)
         if not _touches_complex(node):
+            if node.target is _aten.slice_scatter.default:
+                args, kwargs = self.fetch_args_kwargs_from_env(node)
+                return _spliced(*args, **kwargs)
             followed = self._last_axis.follow(node)
             return super().run_node(node) if followed is None else followed
         if node.target is _aten.view_as_complex.default:

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdmri_edge.models.protocol import InputKind
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.backends.onnxruntime import PRECISION_KEY
 from kdmri_edge.utils.extras import require
 from kdmri_export.passes.cast import DTYPES, cast_convolutions
+from kdmri_export.passes.complex_numbers import meets_complex, without_complex
 from kdmri_export.passes.data_consistency import Lowering
 from kdmri_export.passes.narrow import decompose_narrow_convs
 from kdmri_export.passes.onnx_function import INPUTS as FUNCTION_INPUTS
@@ -25,14 +27,18 @@ from kdmri_export.passes.quantise import quantise_graph, ranges_of
 from kdmri_export.passes.tracing import trace
 from kdmri_export.passes.user_code import silence
 from kdmri_export.recipe import ExportRecipe
+from kdmri_export.written import Written
 
 __all__ = [
     "INPUT",
+    "KSPACE",
     "MAPS",
     "OPERATOR",
     "OPSET",
     "OUTPUT",
+    "bound",
     "example_maps",
+    "lowered_transforms",
     "quiet",
     "to_model",
     "write",
@@ -42,6 +48,7 @@ __all__ = [
 # it then transforms phase encode instead of readout. In 18 the axis is an attribute, read by all.
 OPSET = 18
 INPUT = "zero_filled"
+KSPACE = "kspace"
 OPERATOR = "operator"
 MAPS = "maps"
 OUTPUT = "reconstruction"
@@ -60,6 +67,24 @@ def quiet() -> AbstractContextManager[None]:
     )
 
 
+def lowered_transforms(reconstructor: Reconstructor) -> bool:
+    """Return whether Fourier transforms of a network become products with DFT matrices.
+
+    The FFT form of the library's own data consistency keeps its DFT nodes, for comparisons.
+    """
+    return reconstructor.form is not Form.FFT or not reconstructor.spec.has_data_consistency
+
+
+def bound(reconstructor: Reconstructor) -> dict[str, Tensor]:
+    """Return the arguments of a network that are the same for every image, and looked at by value.
+
+    Networks of k-space find the centre of their mask by its values, or walk over it. For others the
+    operator is a weight like any.
+    """
+    of_kspace = reconstructor.spec.reads is InputKind.KSPACE
+    return {OPERATOR: reconstructor.operator} if of_kspace else {}
+
+
 def _exported(
     module: nn.Module,
     shown: tuple[Tensor, ...],
@@ -67,12 +92,33 @@ def _exported(
     output: str,
     shapes: Any,
     named: dict[str, Tensor] | None = None,
-) -> Any:
-    """Return a module as an `onnx.ModelProto` that holds no path of this machine."""
+    *,
+    constants: dict[str, Tensor] | None = None,
+    real: bool = True,
+) -> tuple[Any, int]:
+    """Return a module as an `onnx.ModelProto` that holds no path of this machine.
+
+    Args:
+        module: What is written.
+        shown: Example inputs, by position.
+        inputs: Names of the graph's inputs.
+        output: Name of its output.
+        shapes: Which axes are free, see `trace`.
+        named: Example inputs by name.
+        constants: Arguments that are bound, see `trace`.
+        real: Take complex numbers and Fourier transforms apart, if there are any.
+
+    Returns:
+        The graph, and how many Fourier transforms became products.
+    """
+    transforms = 0
     with quiet(), torch.no_grad():
         # makes the DFT matrices now: made while exporting, they would be symbolic
-        module(*shown, **(named or {}))
-        program = trace(module, shown, named, dynamic_shapes=shapes)
+        complex_too = meets_complex(module, *shown, **(named or {}))
+        program = trace(module, shown, named, constants=constants, dynamic_shapes=shapes)
+        if real and complex_too:
+            lowered = without_complex(program)
+            program, transforms = lowered.program, lowered.transforms
         exported = torch.onnx.export(
             program,
             input_names=inputs,
@@ -84,7 +130,7 @@ def _exported(
     assert exported is not None
     model = exported.model_proto
     _strip_traces(model)
-    return model
+    return model, transforms
 
 
 def to_model(
@@ -94,12 +140,13 @@ def to_model(
     *,
     narrow: bool = True,
     unsigned: bool = True,
-) -> tuple[Any, int]:
-    """Return the network as an `onnx.ModelProto`, and how many convolutions are not in float32.
+) -> tuple[Any, Written]:
+    """Return the network as an `onnx.ModelProto`, and what became of it.
 
     Args:
         reconstructor: The network.
-        example: Input of the size that the graph is for, [1, C, H, W].
+        example: Input of the size that the graph is for, [1, C, H, W], or of k-space
+            [1, coils, 2, H, W].
         recipe: Gives batch, precision, whether the mask is an input, whether data consistency
             stays one node, and for networks that combine coils their number, where the target has
             a fixed one. For int8 the network needs its activation maxima.
@@ -107,18 +154,20 @@ def to_model(
         narrow: Take narrow convolutions apart (`passes.narrow`), which helps CPUs.
 
     Raises:
-        ExportError: Data consistency of coils is to stay one node.
+        ExportError: Data consistency of coils is to stay one node; see `trace` and
+            `without_complex`.
         MissingExtraError: onnx or onnxscript is not installed.
     """
     onnx = require("onnx", extra="onnx")
     require("onnxscript", extra="onnx")
     batch = {0: torch.export.Dim("batch", min=1)} if recipe.dynamic else None
     # torch.export takes a batch of one for a constant, so a dynamic one is shown as two.
-    images = example.repeat(2, 1, 1, 1) if recipe.dynamic else example
+    images = torch.cat((example, example)) if recipe.dynamic else example
     shapes: Any = (batch, None) if recipe.mask_input else (batch,)
     shapes = shapes if recipe.dynamic else None
     shown = (images, reconstructor.operator) if recipe.mask_input else (images,)
-    names = [INPUT, OPERATOR] if recipe.mask_input else [INPUT]
+    names = [KSPACE if reconstructor.spec.reads is InputKind.KSPACE else INPUT]
+    names += [OPERATOR] if recipe.mask_input else []
     further: dict[str, Tensor] = {}
     if reconstructor.spec.coils:
         names.append(MAPS)
@@ -135,20 +184,31 @@ def to_model(
             decompose_narrow_convs(lowered)
     lowering = Lowering(keep=recipe.keep_op)
     with lowering:
-        model = _exported(lowered, shown, names, OUTPUT, shapes, further)
+        model, transforms = _exported(
+            lowered,
+            shown,
+            names,
+            OUTPUT,
+            shapes,
+            further,
+            constants=bound(lowered),
+            real=lowered_transforms(reconstructor),
+        )
     model.producer_name = "kdmri-edge"
     if lowering.keep and lowering.calls:  # a network may have no data consistency
         formula = Formula(*lowering.only_call())
         # Two tensors: given the same one twice, the exporter would read one for both.
         parts = (images, images.clone(), reconstructor.operator)
         wide = (batch, batch, None) if recipe.dynamic else None
-        add_function(model, _exported(formula, parts, list(FUNCTION_INPUTS), OUTPUT, wide))
+        inputs = list(FUNCTION_INPUTS)
+        body, _ = _exported(formula, parts, inputs, OUTPUT, wide, real=False)
+        add_function(model, body)
     if recipe.quantised:
         named = {f"model.{name}": value for name, value in ranges.items()}
         quantise_graph(model, named, unsigned=unsigned)
     model.metadata_props.add(key=PRECISION_KEY, value=recipe.written)
     onnx.checker.check_model(model, full_check=True)
-    return model, transformed
+    return model, Written(convolutions=transformed, transforms=transforms)
 
 
 def example_maps(images: Tensor, recipe: ExportRecipe) -> Tensor:
@@ -177,12 +237,10 @@ def _strip_traces(model: Any) -> None:
         del value.metadata_props[:]
 
 
-def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: ExportRecipe) -> int:
-    """Write the network as one .onnx file with its weights inside; see `to_model`.
-
-    Returns:
-        Convolutions that are written in another precision than float32.
-    """
-    model, transformed = to_model(reconstructor, example, recipe)
+def write(
+    reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: ExportRecipe
+) -> Written:
+    """Write the network as one .onnx file with its weights inside; see `to_model`."""
+    model, written = to_model(reconstructor, example, recipe)
     graph.write_bytes(model.SerializeToString())
-    return transformed
+    return written

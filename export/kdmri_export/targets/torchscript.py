@@ -10,39 +10,46 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from kdmri_edge.errors import ExportError
 from kdmri_edge.models.blocks import channels_last
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.backends.torchscript import silence_warnings
 from kdmri_export.passes.cast import DTYPES, cast_convolutions
+from kdmri_export.passes.complex_numbers import meets_complex, without_complex
 from kdmri_export.passes.data_consistency import Lowering
 from kdmri_export.passes.integer import RectifiedIntegers, quantise_convolutions
 from kdmri_export.passes.narrow import decompose_narrow_convs
 from kdmri_export.passes.quantise import ranges_of
+from kdmri_export.passes.tracing import trace
 from kdmri_export.recipe import ExportRecipe
-from kdmri_export.targets.onnx import example_maps
+from kdmri_export.targets.onnx import OPERATOR, bound, example_maps, lowered_transforms
+from kdmri_export.written import Written
 
 __all__ = ["write"]
 
 _DEBUG = ".debug_pkl"
 
 
-def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: ExportRecipe) -> int:
+def write(
+    reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: ExportRecipe
+) -> Written:
     """Trace a network and save it for libtorch.
 
     Args:
         reconstructor: The network.
-        example: Input of the size that the graph is for, [1, C, H, W].
+        example: Input of the size that the graph is for, see `targets.onnx.to_model`.
         graph: Destination.
         recipe: Gives precision and whether the mask is an input; a trace follows the batch and
             the number of coils by itself. For int8 the network needs its activation maxima.
 
-    Returns:
-        Convolutions that compute in another precision than float32.
+    Raises:
+        ExportError: Integers are asked for of a network with complex numbers; see `trace` and
+            `without_complex`.
     """
-    transformed = 0
+    transformed, transforms = 0, 0
     lowered = copy.deepcopy(reconstructor)
     if recipe.precision in DTYPES:
         transformed = cast_convolutions(lowered, recipe.precision)
@@ -58,17 +65,48 @@ def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: Ex
         shown["operator"] = reconstructor.operator
     if reconstructor.spec.coils:
         shown["maps"] = example_maps(example, recipe)
+    module: nn.Module = lowered
+    given: dict[str, Any] = {"example_kwarg_inputs": shown}
+    with silence_warnings(), torch.no_grad(), Lowering(), RectifiedIntegers():
+        if lowered_transforms(reconstructor) and meets_complex(lowered, **shown):
+            module, transforms = _without_complex(lowered, shown, recipe)
+            given = {"example_inputs": tuple(shown.values())}
     buffer = io.BytesIO()
     with silence_warnings(), torch.no_grad(), Lowering(), RectifiedIntegers():
         # The tracer points at the formulas' choices by shape: they are fixed for a graph.
         tracer_warning: type[Warning] = torch.jit.TracerWarning  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", category=tracer_warning)
         traced: Any = torch.jit.trace(  # type: ignore[no-untyped-call]
-            lowered, example_kwarg_inputs=shown, check_trace=False
+            module, check_trace=False, **given
         )
         torch.jit.save(torch.jit.freeze(traced.eval()), buffer)
     graph.write_bytes(_without_debug(buffer.getvalue()))
-    return transformed
+    return Written(convolutions=transformed, transforms=transforms)
+
+
+def _without_complex(
+    lowered: Reconstructor, shown: dict[str, Tensor], recipe: ExportRecipe
+) -> tuple[nn.Module, int]:
+    """Return a network without complex numbers, and how many transforms became products."""
+    if recipe.quantised:
+        raise ExportError(
+            "TorchScript has no integers for a network with complex numbers or Fourier transforms.",
+            "Export it with --precision fp32, or for a target that has, e.g. --target openvino.",
+        )
+    batch = {0: torch.export.Dim.AUTO} if recipe.dynamic else None
+    given = {
+        name: torch.cat((one, one)) if recipe.dynamic and name != OPERATOR else one
+        for name, one in shown.items()
+    }
+    program = trace(
+        lowered,
+        (),
+        given,
+        constants=bound(lowered),
+        dynamic_shapes={name: None if name == OPERATOR else batch for name in given},
+    )
+    made = without_complex(program)
+    return made.program.module(check_guards=False), made.transforms
 
 
 def _without_debug(archive: bytes) -> bytes:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kdmri_edge.errors import BackendError
 from kdmri_edge.models.blocks import channels_last
 from kdmri_edge.models.checkpoint import load_reconstructor
+from kdmri_edge.models.protocol import InputKind
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.session import Array, Session, SessionInfo, check_precision
 from kdmri_edge.utils.cuda import no_cuda
@@ -117,7 +118,7 @@ class EagerSession(Session):
         self._format = _LAYOUTS[layout]
         self._bf16 = precision == "bf16"
         model = load_reconstructor(checkpoint, form).to(device)
-        self.sense = model.spec.coils
+        self.sense, self.kspace = model.spec.coils, model.spec.reads is InputKind.KSPACE
         self._model: nn.Module = channels_last(model) if layout == "channels_last" else model
         self._forward = torch.compile(self._model) if mode == "compile" else self._model
         self._graph = CudaGraph(self._compute) if mode == "graph" else None
@@ -157,7 +158,8 @@ class EagerSession(Session):
         """Reconstruct; see `Session.run`."""
         given = self.inputs(x_u, operator=operator, maps=maps)
         images, *coils = (torch.from_numpy(array).to(self._device) for array in given)
-        images = images.contiguous(memory_format=self._format)
+        if not self.kspace:  # of which the memory formats of images are none
+            images = images.contiguous(memory_format=self._format)
         compute = self._graph or self._compute
         try:
             output = compute(images, *coils)

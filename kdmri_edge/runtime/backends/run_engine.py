@@ -120,11 +120,11 @@ class Engine:
         """Run the network once.
 
         Args:
-            x: float32 [B, C, H, W].
+            x: float32 [B, C, H, W], or k-space of coils [B, coils, 2, H, W].
             more: The operator of the mask, then the coils' maps, for a graph that takes them.
 
         Returns:
-            float32 of the same shape.
+            float32 of the same shape; of k-space the magnitude, [B, 1, H, W].
         """
         given = [np.ascontiguousarray(array, dtype=np.float32) for array in (x, *more)]
         if len(given) != len(self.inputs):
@@ -137,7 +137,9 @@ class Engine:
                 raise Refused(f"The engine does not take an input of shape {list(array.shape)}.")
             buffer = self._buffer(name, array.nbytes)
             self._call(copy, buffer, array.ctypes.data, array.nbytes, there, stream)
-        result = np.empty(given[0].shape, np.float32)
+        shape = given[0].shape
+        image = (shape[0], 1, *shape[3:]) if len(shape) == 5 else shape
+        result = np.empty(image, np.float32)
         buffer = self._buffer(self.output, result.nbytes)
         if not self.context.execute_async_v3(int(stream)):
             raise Refused("The engine failed while it ran.")

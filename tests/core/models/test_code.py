@@ -395,6 +395,19 @@ class TestConventions:
             (lambda self, x, operator: x, 1, Convention.OPERATOR, InputKind.MAGNITUDE),
             (lambda self, x, operator: x, 2, Convention.OPERATOR, InputKind.COMPLEX),
             (lambda self, x, operator, maps: x, 2, Convention.OPERATOR, InputKind.SENSE),
+            (lambda self, masked_kspace, mask: 0, 2, Convention.MONAI, InputKind.KSPACE),
+            (
+                lambda self, masked_kspace, mask, num_low_frequencies=None: 0,
+                2,
+                Convention.FASTMRI,
+                InputKind.KSPACE,
+            ),
+            (
+                lambda self, masked_kspace, mask, num_low_frequencies: 0,
+                2,
+                Convention.FASTMRI,
+                InputKind.KSPACE,
+            ),
         ],
     )
     def test_they_are_found_by_the_signature(
@@ -402,17 +415,22 @@ class TestConventions:
     ) -> None:
         found = adapted(module(forward, channels), "own")
         assert (found.convention, found.reads) == (convention, reads)
-        assert found.network.has_data_consistency is (convention is Convention.OPERATOR)
+        with_mask = (Convention.OPERATOR, Convention.FASTMRI, Convention.MONAI)
+        assert found.network.has_data_consistency is (convention in with_mask)
 
     def test_they_can_be_said(self) -> None:
         found = adapted(module(lambda self, *x: x[0], 3), "own", Convention.COMPLEX_IMAGE)
         assert found.reads is InputKind.COMPLEX
+        found = adapted(module(lambda self, kspace, mask: 0), "own", Convention.MONAI)
+        assert found.reads is InputKind.KSPACE
 
     @pytest.mark.parametrize(
         ("forward", "said", "sentence"),
         [
-            (lambda self, masked_kspace, mask, num_low_frequencies=None: 0, None, "masked_kspace"),
-            (lambda self, y, physics: 0, None, "k-space (physics)"),
+            (lambda self, kspace, mask: 0, None, "k-space (kspace)"),
+            (lambda self, masked_kspace, sens_maps, mask: 0, None, "k-space (masked_kspace)"),
+            (lambda self, y, physics: 0, None, "deepinv"),
+            (lambda self, x: 0, "monai", "takes 1 arguments"),
             (lambda self, x, timesteps: 0, None, "forward(x, timesteps)"),
             (lambda self: 0, None, "no convention"),
             (lambda self, *x: 0, None, "no convention"),

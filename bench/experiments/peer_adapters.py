@@ -1,0 +1,24 @@
+"""Adapters of other projects' networks that follow no named convention."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from kdmri_edge.models import Adapter, InputKind
+
+__all__ = ["ComplexImages"]
+
+
+class ComplexImages(Adapter):
+    """A network of complex images [B, 1, H, W, 2], as MONAI's ComplexUnet is."""
+
+    reads: ClassVar[InputKind] = InputKind.COMPLEX
+
+    def forward(
+        self, x_u: Tensor, operator: Tensor | None = None, maps: Tensor | None = None
+    ) -> Tensor:
+        """Bring real and imaginary part to the last axis, and back."""
+        made: Tensor = self.module(x_u.permute(0, 2, 3, 1)[:, None].contiguous())
+        return made[:, 0].permute(0, 3, 1, 2)
