@@ -288,6 +288,15 @@ class TestTraining:
             wanted = eager.reconstruct(scan)
         np.testing.assert_allclose(found, wanted, atol=1e-4 * wanted.max())
 
+    def test_one_teaches_a_network_of_another_input(self) -> None:
+        run = ke.distill(
+            teacher=named("FastMRI"), student="dccnn-d3c5-sense", data="phantom", matrix=32,
+            acceleration=1.25, assignments=SMALL, recipe="imitation", baseline=False,
+            accelerator="cpu", threads=1, out="run",
+        )  # fmt: skip
+        assert load_checkpoint(run.teacher.path).spec.reads == "kspace"
+        assert load_checkpoint(run.student.path).spec.reads == "sense"
+
     @pytest.mark.parametrize("assignment", ["batches.masks=lines", "batches.noise=0.1"])
     def test_masks_and_noise_of_other_networks_are_refused(self, assignment: str) -> None:
         with pytest.raises(RecipeError):
