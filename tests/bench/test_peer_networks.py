@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from experiments.peer_networks import Peer, markdown, measure
+from experiments.peer_networks import PEERS, Peer, joined, markdown, measure
+from kdmri_edge.errors import BenchError
 
 
 class Cascade(nn.Module):
@@ -21,21 +23,23 @@ class Cascade(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(1, 1, 3, padding=1)
 
-    def forward(self, kspace: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, masked_kspace: Tensor, mask: Tensor) -> Tensor:
         first = int(mask.flatten().to(torch.int8).argmax())
-        kspace = torch.where(mask, kspace, kspace[..., first : first + 1, :] * 0)
-        image = torch.fft.ifft2(
-            torch.fft.ifftshift(torch.view_as_complex(1e3 * kspace), dim=(-2, -1))
-        )
+        kspace = torch.where(mask, masked_kspace, masked_kspace[..., first : first + 1, :] * 0)
+        image = torch.fft.ifft2(torch.fft.ifftshift(torch.view_as_complex(kspace), dim=(-2, -1)))
         combined = image.abs().square().sum(1, keepdim=True).sqrt()
-        return combined + self.conv(combined)
+        return combined + 0.1 * self.conv(combined)
 
 
 def _absent() -> Any:
     raise ModuleNotFoundError("No module named 'peer'")
 
 
-def test_a_network_is_a_row_and_an_absent_one_a_reason() -> None:
+def test_a_network_is_a_row_and_an_absent_one_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("KDMRI_EDGE_CODE", "")
     report = measure(
         [
             Peer(name="Cascade", package="torch", make=Cascade, reads="kspace"),
@@ -46,17 +50,28 @@ def test_a_network_is_a_row_and_an_absent_one_a_reason() -> None:
         coils=2,
         samples=1,
         others=False,
+        ways=["ONNX Runtime"],
     )
     row, absent, unknown = report["rows"]
-    way = row["ways"]["without complex numbers"]
+    way = row["ways"]["ONNX Runtime"]
     assert row["reason"] is None
     assert way["reason"] is None
     assert way["difference"] < 1e-4
     assert way["dft_nodes"] == 0
-    assert row["transforms"] == 1
-    assert row["milliseconds"].keys() == {"PyTorch", "without complex numbers"}
+    assert way["transforms"] == 1
+    assert row["milliseconds"].keys() == {"PyTorch", "ONNX Runtime"}
     assert absent["reason"] == "No module named 'peer'"
     assert "no-such-package" in unknown["reason"]
     table = markdown(report)
     assert "| Cascade (torch" in table
     assert "No module named 'peer'" in table
+
+
+def test_parts_of_a_report_are_joined_in_the_order_of_the_networks() -> None:
+    settings = {"schema": 2, "matrix": 32, "coils": 2, "threads": 1, "acceleration": 4.0}
+    first, second = (peer.name for peer in PEERS[:2])
+    earlier = {**settings, "rows": [{"network": second, "n": 1}, {"network": first, "n": 1}]}
+    report = joined({**settings, "rows": [{"network": second, "n": 2}]}, earlier)
+    assert [(row["network"], row["n"]) for row in report["rows"]] == [(first, 1), (second, 2)]
+    with pytest.raises(BenchError, match="matrix"):
+        joined({**settings, "matrix": 64, "rows": []}, earlier)

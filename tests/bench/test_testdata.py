@@ -130,5 +130,7 @@ def test_networks_with_different_inputs_are_refused() -> None:
         check_same_input([dccnn, vdsr])
     with pytest.raises(BenchError, match=r"one takes 1 channel\(s\), other 2"):
         check_same_input([dccnn, ("other", replace(dccnn[1], channels=2))])
-    with pytest.raises(BenchError, match="combines coils"):
-        check_same_input([("coils", replace(dccnn[1], channels=2, coils=True))])
+    coils = "coils", replace(dccnn[1], channels=2, coils=True)
+    check_same_input([coils, coils])
+    with pytest.raises(BenchError, match="coils is given several coils, one one image"):
+        check_same_input([dccnn, coils])

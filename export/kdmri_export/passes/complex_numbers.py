@@ -42,7 +42,10 @@ from kdmri_export.passes.fourier import Matrices, Plan, is_transform, plan_trans
 from kdmri_export.passes.last_axis import LastAxis
 from kdmri_export.passes.user_code import silence, source_line
 
-__all__ = ["RealProgram", "meets_complex", "without_complex"]
+__all__ = ["DFT_MATRICES", "RealProgram", "meets_complex", "without_complex"]
+
+DFT_MATRICES: Final = "dft_matrices"
+"""What the names of DFT matrices begin with in a program without complex numbers."""
 
 _aten: Final = torch.ops.aten
 _REMEDY: Final = (
@@ -270,7 +273,7 @@ class _OnPairs:
             shapes.append(self._free_axes(node.meta["val"]))
         self.examples = tuple(examples)
         self.shapes = tuple(shapes)
-        name = "dft_matrices"
+        name = DFT_MATRICES
         while hasattr(self.module, name):
             name += "_"
         self.module.add_module(name, matrices)

@@ -1,0 +1,65 @@
+"""Networks with coils are measured on the k-space of simulated ones, each with its own input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdmri_bench.measuring.measure import _Bench
+from kdmri_bench.measuring.worker import measure
+from kdmri_bench.planning.rows import Plan
+from kdmri_bench.planning.settings import BenchSettings
+from kdmri_bench.planning.testdata import check_same_input, load_data
+from kdmri_bench.results.schema import Row
+from kdmri_edge.bring.network import bring_checkpoint
+from kdmri_edge.data.phantom.volumes import phantom_volume
+from kdmri_edge.models.adapter import call
+from kdmri_edge.models.checkpoint import load_checkpoint
+from kdmri_edge.models.permission import allow_code
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.runtime.pipeline import Pipeline
+from tests.export.networks import spec, write_checkpoint
+
+NETWORKS = Path(__file__).resolve().parents[1] / "kspace_networks.py"
+LINES = np.zeros(32, np.bool_)
+LINES[np.r_[0:12, -12:0, 14, 17]] = True
+MASK = Mask(samples=LINES, name="lines")
+
+
+def test_each_makes_its_own_input_of_one_k_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("KDMRI_EDGE_CODE", "")
+    torch.manual_seed(0)
+    torch.save(call(allow_code(f"{NETWORKS}:FastMRI")).state_dict(), tmp_path / "weights.pt")
+    of_kspace = bring_checkpoint(
+        f"{NETWORKS}:FastMRI", weights=tmp_path / "weights.pt", mask=MASK, matrix=32
+    )
+    architecture = spec(channels=2, coils=True)
+    sense = write_checkpoint(tmp_path / "sense.safetensors", architecture, MASK)
+    specs = [load_checkpoint(path).spec for path in (of_kspace, sense)]
+    check_same_input([(str(one.reads), one) for one in specs])
+    volume = phantom_volume(5, slices=3, matrix=32)
+    data = load_data([volume], mask=MASK, matrix=32, spec=specs[0])
+    assert "simulated coils" in data.statement
+    (case,) = data.cases
+    assert case.kspace
+    assert case.reception is not None
+    kspace = case.reception.kspace()
+    settings = BenchSettings(threads=1, samples=2, warmup=1, end_to_end=2, batches=(1, 2))
+    bench = _Bench(cases=[case], settings=settings, workspace=tmp_path, worker="")
+    bench.write_inputs()
+    for index, source in enumerate((of_kspace, sense)):
+        row = Row(key=str(index), network="n", role="student", runtime="PyTorch", precision="f32")
+        bench.folder(index).mkdir()
+        found = measure(bench.job(Plan(row=row, source=source), index, 3, 2, last=True))
+        assert (len(found.latency_s), len(found.end_to_end_s)) == (3, 2)
+        assert all(isinstance(rate, float) for rate in found.throughput.values())
+        image = np.load(bench.output(index, 0))
+        with Pipeline(source, threads=1) as pipeline:
+            wanted = np.stack([pipeline.image(one, MASK) for one in kspace])
+        np.testing.assert_allclose(image, wanted, atol=1e-5 * np.abs(wanted).max())
