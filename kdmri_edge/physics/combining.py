@@ -4,9 +4,12 @@ Coil sensitivities, with the object's own smooth phase in them, are estimated fr
 lines around zero frequency: each coil's image of those lines (Hann window), divided by their
 root sum of squares. The combination sum_c conj(s_c) x_c then has the intensity of a root sum of
 squares and almost no phase, so that its real part is what a magnitude network can be given (a
-phase-corrected image, as in homodyne reconstruction; Noll et al., IEEE TMI 1991). Sensitivities
-vary along phase encode, so data consistency on the combined image holds to the extent that they are
-smooth.
+phase-corrected image, as in homodyne reconstruction; Noll et al., IEEE TMI 1991). For networks of
+complex images only the phase between coils is taken away: that of their principal combination
+stays, and with it the object's.
+
+Sensitivities vary along phase encode, so data consistency on the combined image holds to the extent
+that they are smooth. `misfit` says how far that is.
 
 This is the one place that knows how coils are combined; a SENSE network replaces it.
 """
@@ -19,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.errors import MaskError
-from kdmri_edge.physics.fourier import kspace_to_image, mirrored
+from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image, mirrored
 from kdmri_edge.physics.masks import Mask
 
 __all__ = [
     "centre_lines",
     "combined",
     "is_zero_phase",
+    "misfit",
     "root_sum_of_squares",
     "smooth_sensitivities",
 ]
@@ -96,15 +100,18 @@ def smooth_sensitivities(kspace: NDArray[np.complex64], mask: Mask) -> NDArray[n
     return result
 
 
-def combined(kspace: NDArray[np.complex64], mask: Mask) -> NDArray[np.complex64]:
+def combined(
+    kspace: NDArray[np.complex64], mask: Mask, *, keeps_phase: bool = False
+) -> NDArray[np.complex64]:
     """Combine the coils of one slice to its zero-filled image.
 
     Args:
         kspace: complex64 [C, H, W], zero where not sampled.
         mask: What was sampled.
+        keeps_phase: Take away the phase between coils alone.
 
     Returns:
-        complex64 [H, W], almost without phase, in the unit of k-space.
+        complex64 [H, W] in the unit of k-space, almost without phase unless it is kept.
 
     Raises:
         MaskError: See `smooth_sensitivities`.
@@ -112,7 +119,32 @@ def combined(kspace: NDArray[np.complex64], mask: Mask) -> NDArray[np.complex64]
     images: NDArray[np.complex64] = kspace_to_image(kspace).astype(np.complex64, copy=False)
     weights = smooth_sensitivities(kspace, mask)
     image: NDArray[np.complex64] = np.einsum("chw,chw->hw", weights.conj(), images)
+    if keeps_phase:
+        flat = weights.reshape(len(weights), -1)
+        _, vectors = np.linalg.eigh(flat @ flat.conj().T)  # the principal combination is the last
+        principal = np.einsum("c,chw->hw", vectors[:, -1].conj(), weights)
+        image = (image * np.exp(1j * np.angle(principal))).astype(np.complex64)
     return image
+
+
+def misfit(image: NDArray[np.complex64], mask: Mask, *, real: bool) -> float:
+    """Return how badly a combined zero-filled image suits a network of one image.
+
+    Where sensitivities or phase vary fast, combining moves signal to where the mask took none, and
+    data consistency would hold the network to an image that was never sampled.
+
+    Args:
+        image: complex64 [H, W], of `combined`.
+        mask: What was sampled.
+        real: Whether the network reads the real part.
+
+    Returns:
+        Norm of what is in the way over that of the image: its imaginary part, or its k-space
+        outside the mask.
+    """
+    whole = float(np.linalg.norm(image))
+    wrong = image.imag if real else image_to_kspace(image) * ~mask.grid
+    return float(np.linalg.norm(wrong)) / whole if whole else 0.0
 
 
 def root_sum_of_squares(images: NDArray[np.complex64]) -> NDArray[np.float32]:

@@ -211,9 +211,11 @@ def test_serve_takes_a_checkpoint_where_run_does(
         def serve(self) -> None:
             pass
 
+        def stop(self) -> None:
+            pass
+
     monkeypatch.setattr("kdmri_edge.mrd.server.server.Server", Started)
     monkeypatch.setattr("kdmri_edge.mrd.server.telemetry.log_to_stderr", lambda **_: None)
-    monkeypatch.setattr("signal.signal", lambda *_: None)
     for options in ((), ("--backend", "torch")):
         done = cli("serve", exports["checkpoint"], *options)
         assert done.code == 0, done.err
