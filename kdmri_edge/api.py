@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kdmri_edge.data.formats.registry import read_either, write_image_record
 from kdmri_edge.data.image import ImageRecord
+from kdmri_edge.data.orientation import Orientation
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError, MaskError
@@ -216,7 +217,12 @@ def _mask(given: Mask | ArrayLike | str | os.PathLike[str]) -> Mask:
     return Mask(samples=samples.astype(np.bool_), name="given")
 
 
-def read(path: str | os.PathLike[str], *, kspace: bool = False) -> Scan | Volume:
+def read(
+    path: str | os.PathLike[str],
+    *,
+    kspace: bool = False,
+    orientation: Orientation | str = Orientation.VENDOR,
+) -> Scan | Volume:
     """Read a file of measured k-space as a scan, and everything else as a volume of images.
 
     Args:
@@ -224,6 +230,8 @@ def read(path: str | os.PathLike[str], *, kspace: bool = False) -> Scan | Volume
             raw data, BART, NumPy), a folder that is a DICOM series, or a dataset of an HDF5 file,
             "FILE.h5:DATASET:AXES".
         kspace: A BART array of one coil is k-space, which the file itself does not say.
+        orientation: How the axes of raw data (TWIX, MRD) run to the directions that it gives:
+            "along" or "against" them, or as its vendor's data does ("vendor").
 
     Returns:
         A `Scan` (k-space complex64 [S, C, H, W]) or a `Volume` (images [S, H, W]).
@@ -232,7 +240,7 @@ def read(path: str | os.PathLike[str], *, kspace: bool = False) -> Scan | Volume
         DataError: The file is missing, damaged, or of no readable format.
         MissingExtraError: The format needs a library that is not installed.
     """
-    return read_either(Path(path), kspace=kspace)
+    return read_either(Path(path), kspace=kspace, orientation=orientation)
 
 
 def write(

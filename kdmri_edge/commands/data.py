@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from kdmri_edge.commands.options import orientation_option
 from kdmri_edge.errors import KdmriError
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ def data() -> None:
     "files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FILE..."
 )
 @_KSPACE
+@orientation_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def inspect(files: tuple[Path, ...], kspace: bool, as_json: bool) -> int:
+def inspect(files: tuple[Path, ...], kspace: bool, orientation: str, as_json: bool) -> int:
     """Say what is in FILE..., and what `kdmri-edge run` would take it as.
 
     FILE may be the folder of a DICOM series, or a dataset of an HDF5 file as FILE.h5:DATASET:AXES,
@@ -59,7 +61,7 @@ def inspect(files: tuple[Path, ...], kspace: bool, as_json: bool) -> int:
     with progress("Reading", len(files)) as advance:
         for file in files:
             try:
-                facts = look(file, kspace=kspace)
+                facts = look(file, kspace=kspace, orientation=orientation)
                 found.append(facts.to_dict())
                 if not as_json:
                     click.echo(_text(facts))
@@ -79,6 +81,8 @@ def _text(facts: FileInfo) -> str:
         ("format", facts.format),
         ("holds", f"{facts.holds}, {facts.slices} slice(s) of {_times(facts.matrix)}"),
     ]
+    if facts.left_out:
+        lines.append(("not read", ", ".join(facts.left_out)))
     if facts.coils is not None:
         lines.append(("coils", str(facts.coils)))
     if facts.mask is not None:
@@ -96,6 +100,11 @@ def _text(facts: FileInfo) -> str:
     lines.append(("voxel", voxel or "unknown"))
     towards = ", ".join(_DIRECTIONS.get(letter, letter) for letter in facts.directions or "")
     lines.append(("axes point", f"{towards} {axes}" if towards else "unknown"))
+    if facts.orientation is not None:
+        other = "along" if facts.orientation == "against" else "against"
+        runs = f"run {facts.orientation} the directions in the header"
+        told = f"{facts.vendor or 'an unnamed vendor'}: phase encode and readout {runs}"
+        lines.append(("raw data of", f"{told}; --orientation {other} turns them"))
     lines.append(("subject", facts.subject))
     if facts.contrast:
         lines.append(("contrast", facts.contrast))
@@ -116,8 +125,16 @@ def _times(numbers: tuple[float, ...]) -> str:
     help="Write magnitudes; several coils by the root of their sum of squares.",
 )
 @_KSPACE
+@orientation_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def convert(source: Path, destination: Path, magnitude: bool, kspace: bool, as_json: bool) -> None:
+def convert(
+    source: Path,
+    destination: Path,
+    magnitude: bool,
+    kspace: bool,
+    orientation: str,
+    as_json: bool,
+) -> None:
     """Write what IN holds into OUT, in the format of its suffix.
 
     OUT is .nii.gz, .nii, .npy, .cfl (BART, images or k-space), .h5 (MRD, images or k-space) or
@@ -134,7 +151,7 @@ def convert(source: Path, destination: Path, magnitude: bool, kspace: bool, as_j
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.data.conversion import convert as write
 
-    done = write(source, destination, magnitude=magnitude, kspace=kspace)
+    done = write(source, destination, magnitude=magnitude, kspace=kspace, orientation=orientation)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(done), indent=2))
         return

@@ -8,12 +8,26 @@ from typing import Any
 
 import click
 
+from kdmri_edge.data.orientation import Orientation
 from kdmri_edge.errors import ExportError
 from kdmri_edge.registry import Registry
 from kdmri_edge.utils.extras import load_attribute
 from kdmri_edge.utils.suggest import nearest
 
-__all__ = ["NamedChoice", "RowChoice", "brought_options"]
+__all__ = ["NamedChoice", "RowChoice", "brought_options", "orientation_option"]
+
+
+def orientation_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command take `--orientation`, for raw data whose vendor's convention is another."""
+    return click.option(
+        "--orientation",
+        type=click.Choice([str(each) for each in Orientation]),
+        default=str(Orientation.VENDOR),
+        show_default=True,
+        help="How the image's axes run to the directions of phase encode and readout that raw data"
+        " (Siemens TWIX, MRD) gives: along or against them, or as its vendor's data does (against"
+        " for Siemens, along for all others).",
+    )(command)
 
 
 def brought_options(*, several: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

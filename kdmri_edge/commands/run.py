@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdmri_edge.commands.options import RowChoice
+from kdmri_edge.commands.options import RowChoice, orientation_option
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.targets import as_users_write
 
@@ -73,6 +73,7 @@ def runs_on(info: SessionInfo) -> str:
     help="Write complex reconstructions as they are; without it their magnitudes are written.",
 )
 @click.option("--magnitude", is_flag=True, help="Write magnitudes of real reconstructions, too.")
+@orientation_option
 @click.option(
     "--no-cache",
     is_flag=True,
@@ -91,6 +92,7 @@ def run(
     threads: int | None,
     magnitude: bool,
     keep_complex: bool,
+    orientation: str,
     no_cache: bool,
     as_json: bool,
 ) -> None:
@@ -145,6 +147,7 @@ def run(
                 follow=scanned is None,
                 magnitude=magnitude,
                 keep_complex=keep_complex,
+                orientation=orientation,
                 network=network.name,
             )
         )
@@ -177,6 +180,8 @@ def _line(result: dict[str, Any]) -> str:
     figures = result["figures"]
     if figures is not None:
         text += f"; {figures['zero_filled_psnr_db']:.2f} -> {figures['psnr_db']:.2f} dB"
+    if result["left_out"]:
+        text += f"; not read: {', '.join(result['left_out'])}"
     if result["lost"]:
         text += f"; left out: {', '.join(result['lost'])}, which this format cannot hold"
     return text

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from kdmri_edge.commands.options import RowChoice
+from kdmri_edge.commands.options import RowChoice, orientation_option
+from kdmri_edge.data.orientation import Orientation
 
 __all__ = ["serve"]
 
@@ -111,6 +112,7 @@ __all__ = ["serve"]
     type=click.IntRange(min=1),
     help="CPU threads [the runtime's choice].",
 )
+@orientation_option
 @click.option("--quiet", is_flag=True, help="Log warnings and errors alone.")
 def serve(
     network: Path,
@@ -128,6 +130,7 @@ def serve(
     backend: str,
     precision: str | None,
     threads: int | None,
+    orientation: str,
     quiet: bool,
 ) -> None:
     """Reconstruct a scanner's stream: the MRD protocol of FIRE, OpenRecon and Gadgetron clients.
@@ -167,6 +170,7 @@ def serve(
     settings = ServerSettings(
         host=host, port=port, format=form, deadline_s=deadline, sessions=sessions,
         opening_s=opening, idle_s=idle, send_s=stall, configs=configs or DEFAULT_CONFIGS,
+        orientation=Orientation(orientation),
         capacity=Capacity(open_bytes=scan_memory * 2**20),
     )  # fmt: skip
     metrics = Metrics()

@@ -15,6 +15,7 @@ from .formats.registry import write_image_record as write_image_record
 from .image import ImageRecord as ImageRecord
 from .inspection import FileInfo as FileInfo
 from .inspection import inspect as inspect
+from .orientation import Orientation as Orientation
 from .phantom.volumes import phantom_set as phantom_set
 from .phantom.volumes import phantom_volume as phantom_volume
 from .resample import to_matrix as to_matrix

@@ -21,6 +21,7 @@ from kdmri_edge.data.formats.registry import (
 )
 from kdmri_edge.data.geometry import voxel_size
 from kdmri_edge.data.image import ImageRecord
+from kdmri_edge.data.orientation import Orientation
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.sources import split_dataset
 from kdmri_edge.data.volume import Volume
@@ -49,7 +50,12 @@ class Conversion:
 
 
 def convert(
-    source: Path, destination: Path, *, magnitude: bool = False, kspace: bool = False
+    source: Path,
+    destination: Path,
+    *,
+    magnitude: bool = False,
+    kspace: bool = False,
+    orientation: Orientation | str = Orientation.VENDOR,
 ) -> Conversion:
     """Write what a file holds in another format.
 
@@ -59,6 +65,7 @@ def convert(
         magnitude: Write magnitudes: of complex images, and of the images of k-space, several coils
             combined by the root of their sum of squares.
         kspace: A BART array of one coil is k-space, which the file does not say.
+        orientation: Of raw data, see `registry.read_scan`.
 
     Raises:
         DataError: The source cannot be read.
@@ -75,7 +82,7 @@ def convert(
     given = split_dataset(source)[0].resolve()
     if destination.resolve() in (given, *given.parents):
         raise OutputError(f"{destination} is the input, or holds it.", "Choose another name.")
-    held = read_either(source, kspace=kspace)
+    held = read_either(source, kspace=kspace, orientation=orientation)
     scan = held if isinstance(held, Scan) else _scan(held)
     if scan is not None and not magnitude and row.scan_writer is not None:
         load_attribute(row.scan_writer)(destination, scan)
@@ -108,6 +115,7 @@ def convert(
     )
     write_image_record(destination, picture)
     lost = _left_behind(row, held)
+    lost += held.left_out if isinstance(held, Volume) else ()
     if magnitude and scan is not None:
         lost = ["k-space and phase", *lost]
     elif magnitude and isinstance(held, Volume) and held.is_complex:

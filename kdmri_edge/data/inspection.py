@@ -10,6 +10,7 @@ import numpy as np
 
 from kdmri_edge.data.formats.registry import format_of, read_either, readable_suffix
 from kdmri_edge.data.geometry import Affine, directions, voxel_size
+from kdmri_edge.data.orientation import Orientation
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.physics.masks import Mask
@@ -55,6 +56,10 @@ class FileInfo:
         contrast: None where unknown.
         taken: Whether `kdmri-edge run` takes the file as it is.
         run: As what it does, or why it does not and the remedy.
+        orientation: How H and W run to the directions of phase encode and readout that raw data
+            gives, "along" or "against"; None where the format gives none.
+        vendor: Who made the scanner, where raw data tells.
+        left_out: What else the file holds that is not read, in words.
     """
 
     file: str
@@ -71,24 +76,30 @@ class FileInfo:
     contrast: str | None
     taken: bool
     run: str
+    orientation: str | None = None
+    vendor: str | None = None
+    left_out: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
 
 
-def inspect(path: Path, *, kspace: bool = False) -> FileInfo:
+def inspect(
+    path: Path, *, kspace: bool = False, orientation: Orientation | str = Orientation.VENDOR
+) -> FileInfo:
     """Read a file and say what is in it.
 
     Args:
         path: A file, a dataset of one, or the folder of a DICOM series.
         kspace: A BART array of one coil is k-space, which the file does not say.
+        orientation: Of raw data, see `registry.read_scan`.
 
     Raises:
         DataError: It cannot be read, or holds nothing that this project reads.
         MissingExtraError: Its format needs a library that is not installed.
     """
-    loaded = read_either(path, kspace=kspace)
+    loaded = read_either(path, kspace=kspace, orientation=orientation)
     taken, run = _run(loaded, path)
     common: dict[str, Any] = {
         "file": str(path),
@@ -109,6 +120,8 @@ def inspect(path: Path, *, kspace: bool = False) -> FileInfo:
             mask=_mask(loaded.mask),
             voxel_mm=loaded.voxel_mm,
             noise_samples=0 if loaded.noise is None else int(loaded.noise.shape[1]),
+            orientation=loaded.orientation,
+            vendor=loaded.vendor,
         )
     kind = "complex images" if loaded.is_complex else "magnitude images"
     return FileInfo(
@@ -119,6 +132,7 @@ def inspect(path: Path, *, kspace: bool = False) -> FileInfo:
         mask=None if loaded.kspace_mask is None else _mask(loaded.kspace_mask),
         voxel_mm=voxel_size(loaded.affine) if loaded.affine is not None else loaded.voxel_mm,
         noise_samples=None,
+        left_out=loaded.left_out,
     )
 
 

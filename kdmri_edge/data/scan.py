@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.data.geometry import Affine, voxel_size
+from kdmri_edge.data.orientation import Orientation
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.masks import Mask
 
@@ -34,6 +35,9 @@ class Scan:
             axes (right, anterior, superior), as NIfTI's; DICOM and MRD use LPS+, which turns
             the first two signs. None where the source does not tell.
         noise: complex64 [C, N], N samples of each coil without signal; None without a noise scan.
+        orientation: How H and W of `affine` run to the directions that raw data gives, ALONG or
+            AGAINST (`data.orientation`); None where the format gives no such directions.
+        vendor: Who made the scanner, as the file says it; None where it does not.
     """
 
     kspace: NDArray[np.complex64]
@@ -44,6 +48,8 @@ class Scan:
     sha256: str = ""
     affine: Affine | None = None
     noise: NDArray[np.complex64] | None = None
+    orientation: Orientation | None = None
+    vendor: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be such a scan.

@@ -36,6 +36,7 @@ class Volume:
         kspace: complex64 [S, H, W] under the conventions of `physics.fourier`, zero where not
             sampled; None where the file holds images only.
         kspace_mask: which samples of `kspace` were taken; None exactly when `kspace` is None.
+        left_out: what else the file holds that was not read, in words ("3 phase images").
     """
 
     image: NDArray[Any]
@@ -48,6 +49,7 @@ class Volume:
     measured: bool = False
     kspace: NDArray[np.complex64] | None = None
     kspace_mask: Mask | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def is_complex(self) -> bool:

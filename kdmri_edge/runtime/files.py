@@ -24,6 +24,7 @@ from kdmri_edge.data.formats.registry import (
     writer_suffix,
 )
 from kdmri_edge.data.image import ImageRecord
+from kdmri_edge.data.orientation import Orientation
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import OutputError
@@ -141,7 +142,13 @@ class _Watch:
         }
 
 
-def load(path: Path, reads: InputSpec, *, undersample: bool = False) -> Scan | Volume:
+def load(
+    path: Path,
+    reads: InputSpec,
+    *,
+    undersample: bool = False,
+    orientation: Orientation | str = Orientation.VENDOR,
+) -> Scan | Volume:
     """Read a file as what a network takes of it.
 
     What is read as k-space stays k-space (`Pipeline.prepare` makes images of one coil that is
@@ -152,15 +159,18 @@ def load(path: Path, reads: InputSpec, *, undersample: bool = False) -> Scan | V
         path: A file, or a dataset of one.
         reads: What the network has to be given.
         undersample: The network's mask is to be applied to it.
+        orientation: Of raw data, see `registry.read_scan`.
 
     Raises:
         DataError: See `read_either`.
     """
-    loaded = read_either(path)
+    loaded = read_either(path, orientation=orientation)
     coils = reads_coils(reads.spec)
     if not isinstance(loaded, Scan) or loaded.coils > 1 or coils or not undersample:
         return loaded
-    return loaded if loaded.mask.samples.all() else read_volume(path)
+    if loaded.mask.samples.all():
+        return loaded
+    return dataclasses.replace(read_volume(path), affine=loaded.affine)
 
 
 def run_job(
@@ -171,6 +181,7 @@ def run_job(
     follow: bool = True,
     magnitude: bool = False,
     keep_complex: bool = False,
+    orientation: Orientation | str = Orientation.VENDOR,
     network: str = "",
 ) -> dict[str, Any]:
     """Reconstruct one file and write the result.
@@ -183,6 +194,7 @@ def run_job(
             as an input; else the network's for every file.
         magnitude: Write the magnitudes of real reconstructions, too.
         keep_complex: Write complex reconstructions as they are, in place of their magnitudes.
+        orientation: Of raw data, see `registry.read_scan`.
         network: What to call it in files that say how they came about.
 
     Returns:
@@ -193,7 +205,7 @@ def run_job(
     Raises:
         KdmriError: See `load`, `Pipeline.prepare`, `Pipeline.images` and `write_image_record`.
     """
-    loaded = load(job.source.path, pipeline.reads, undersample=undersample)
+    loaded = load(job.source.path, pipeline.reads, undersample=undersample, orientation=orientation)
     given = pipeline.prepare(loaded, undersample=undersample, own_mask=follow)
     with progress(job.source.name, len(given.zero_filled)) as advance:
         watch = _Watch(advance)
@@ -226,6 +238,7 @@ def run_job(
         "mask": given.mask.name,
         "output": str(job.destination),
         "lost": lost,
+        "left_out": list(loaded.left_out) if isinstance(loaded, Volume) else [],
         "slices": len(image),
         "ms_per_slice": 1e3 * seconds / len(image),
         "network_ms": watch.network_ms(),

@@ -1,6 +1,7 @@
 """NIfTI-1/2 volumes, slices last in the file (nibabel, extra `formats`).
 
-The affine (sform, else qform) is kept both ways; one whose code says "unknown" is not believed.
+The affine is kept both ways: the sform, or the qform where the sform is not coded or no affine
+(some software leaves it all zero). One whose code says "unknown" is not believed.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from kdmri_edge.utils.files import atomic_path
 def read_nifti(path: Path) -> Volume:
     """Read a NIfTI volume.
 
-    The file's axes (x, y, slice) become [S, H, W] with H = x: phase encode is left-right. No
-    rotation or flip is applied; the header's intensity slope and intercept are.
+    Where the header's dim_info tells which axes are slice, phase encode and readout, those become
+    S, H and W; what it does not tell, or contradicts itself in, is as in (x, y, slice) with H = x:
+    phase encode is left-right. No rotation or flip is applied; the header's intensity slope and
+    intercept are.
 
     Args:
-        path: a `.nii` or `.nii.gz` file of three axes (a fourth of length 1 is dropped).
+        path: a `.nii` or `.nii.gz` file of three axes (further ones of length 1 are dropped).
 
     Returns:
         float32 magnitude or complex64 volume, with voxel sizes in millimetres and the affine where
@@ -44,6 +47,7 @@ def read_nifti(path: Path) -> Volume:
         zooms = tuple(float(z) for z in nifti.header.get_zooms()[:3])
         units = nifti.header.get_xyzt_units()[0]
         stored = _coded_affine(nifti.header)
+        axes = _axes(nifti.header.get_dim_info())
     except (
         OSError,
         EOFError,
@@ -57,15 +61,15 @@ def read_nifti(path: Path) -> Volume:
             f"{path} cannot be read as NIfTI ({type(error).__name__}).",
             "The file is damaged or cut short: copy it again.",
         ) from error
-    if pixels.ndim == 4 and pixels.shape[3] == 1:
+    while pixels.ndim > 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     if pixels.ndim == 3:
-        pixels = np.moveaxis(pixels, 2, 0)
+        pixels = pixels.transpose(axes)
     return Volume(
         image=checked_image(pixels, path),
         **origin_of(path),
-        voxel_mm=_voxel_mm(zooms, units),
-        affine=_affine(stored, units),
+        voxel_mm=_voxel_mm(zooms, units, axes),
+        affine=_affine(stored, units, axes),
     )
 
 
@@ -75,27 +79,48 @@ def _millimetres(units: str) -> float:
 
 
 def _coded_affine(header: Any) -> Any:
-    """The header's sform, else its qform; None where neither is coded."""
-    if header["sform_code"] > 0:
+    """The header's sform, else its qform; None where neither is coded and an affine."""
+    if header["sform_code"] > 0 and usable_affine(header.get_sform()) is not None:
         return header.get_sform()
     return header.get_qform() if header["qform_code"] > 0 else None
 
 
-def _affine(stored: Any, units: str) -> Affine | None:
-    """From the file's (x, y, slice) to our (s, h, w), in millimetres."""
+def _axes(dim_info: tuple[int | None, int | None, int | None]) -> tuple[int, int, int]:
+    """The file's axes that are S, H and W.
+
+    Args:
+        dim_info: Axes of frequency encode (readout), phase encode and slice; None where not told.
+    """
+    readout, phase, across = dim_info
+    told = [axis for axis in dim_info if axis is not None]
+    if len(set(told)) < len(told):
+        readout = phase = across = None
+    free = [axis for axis in range(3) if axis not in (readout, phase, across)]
+    if across is None:
+        across = free.pop()  # the last of them
+    if phase is None:
+        phase = free.pop(0)
+    return across, phase, free.pop(0) if readout is None else readout
+
+
+def _affine(stored: Any, units: str, axes: tuple[int, int, int]) -> Affine | None:
+    """From the file's axes to our (s, h, w), in millimetres."""
     if stored is None:
         return None
-    affine = np.array(stored, np.float64)[:, [2, 0, 1, 3]]
+    affine = np.array(stored, np.float64)[:, [*axes, 3]]
     affine[:3] *= _millimetres(units)
     return usable_affine(affine)
 
 
-def _voxel_mm(zooms: tuple[float, ...], units: str) -> tuple[float, float, float] | None:
-    """(S, H, W) in millimetres from the header's (x, y, slice), None where it is unusable."""
+def _voxel_mm(
+    zooms: tuple[float, ...], units: str, axes: tuple[int, int, int]
+) -> tuple[float, float, float] | None:
+    """(S, H, W) in millimetres from the header's steps, None where one is unusable."""
     factor = _millimetres(units)
     if len(zooms) != 3 or not all(np.isfinite(z) and z > 0 for z in zooms):
         return None
-    return zooms[2] * factor, zooms[0] * factor, zooms[1] * factor
+    across, height, width = (zooms[axis] * factor for axis in axes)
+    return across, height, width
 
 
 def write_nifti(path: Path, picture: ImageRecord) -> None:

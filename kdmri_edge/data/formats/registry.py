@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kdmri_edge.data.formats.dicom.files import is_dicom, is_series
 from kdmri_edge.data.geometry import Affine
 from kdmri_edge.data.image import ImageRecord
+from kdmri_edge.data.orientation import Orientation, known, not_raw, oriented
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.sources import parse_name, source_sha256, split_dataset
 from kdmri_edge.data.volume import Volume
@@ -308,15 +309,18 @@ SCAN_READERS: Final[Mapping[str, str]] = _BySuffix(lambda row: row.scan)
 """Suffix (lower case, with the dot) -> "module:function" of a `ScanReader`."""
 
 
-def read_either(path: Path, *, kspace: bool = False) -> Scan | Volume:
+def read_either(
+    path: Path, *, kspace: bool = False, orientation: Orientation | str = Orientation.VENDOR
+) -> Scan | Volume:
     """Read measured k-space as a scan, whatever its number of coils, and everything else as images.
 
     Args:
         path: As for `read_scan` and `read_volume`.
         kspace: A BART array of one coil is k-space, which the file does not say.
+        orientation: See `read_scan`.
 
     Raises:
-        DataError: See `read_scan` and `read_volume`.
+        DataError: See `read_scan` and `read_volume`, or images whose orientation is to be another.
         MissingExtraError: The format needs an optional library that is not installed.
     """
     path = Path(path)
@@ -325,21 +329,29 @@ def read_either(path: Path, *, kspace: bool = False) -> Scan | Volume:
     measured = row is not None and row.scan is not None
     if row is not None and row.is_kspace is not None:
         measured = load_attribute(row.is_kspace)(path, kspace)
-    return read_scan(path) if measured else read_volume(path)
+    if measured:
+        return read_scan(path, orientation=orientation)
+    volume = read_volume(path)
+    if known(orientation) is not Orientation.VENDOR:
+        raise not_raw(volume.name)
+    return volume
 
 
-def read_scan(path: Path) -> Scan:
+def read_scan(path: Path, *, orientation: Orientation | str = Orientation.VENDOR) -> Scan:
     """Read a file of measured k-space.
 
     Args:
         path: A file in one of the formats of `SCAN_READERS`, or a dataset of one,
             FILE.h5:DATASET:AXES.
+        orientation: How H and W run to the directions that raw data gives: "along" or "against"
+            them, or as its vendor's data does; see `data.orientation`.
 
     Returns:
         All slices and coils.
 
     Raises:
-        DataError: Missing, unreadable, or no k-space that a `Scan` holds.
+        DataError: Missing, unreadable, no k-space that a `Scan` holds, or no directions that
+            `orientation` could be said of.
         MissingExtraError: The format needs an optional library that is not installed.
     """
     path = Path(path)
@@ -351,7 +363,7 @@ def read_scan(path: Path) -> Scan:
             f"Formats that do are {', '.join(SCAN_READERS)}.",
         )
     reader: ScanReader = load_attribute(SCAN_READERS[suffix])
-    return reader(path)
+    return oriented(reader(path), orientation)
 
 
 Writer = Callable[[Path, ImageRecord], None]

@@ -4,11 +4,10 @@ Counters and flags are those of the measurement data headers (MDH) as the librar
 them. Zero frequency is where the headers' CenterLin and CenterCol say; a sequence that leaves
 CenterLin at 0 (Pulseq) is taken to have it in the middle of its lines.
 
-Phase encode is H, readout W without its oversampling. Siemens gives the directions of its axes for
-a Fourier transform of the other sign than `physics.fourier`'s, so an image's H and W run against
-them: with the quaternion's columns P, R, S (phase, read, slice, in LPS+), H runs along -P and W
-along -R (as the libraries twixtools and mrpro have it). Pulseq plays gradients of its own, of which
-the protocol's directions say nothing: its scans have no geometry.
+Phase encode is H, readout W without its oversampling. With the quaternion's columns P, R, S (phase,
+read, slice, in LPS+), H runs along -P and W along -R, as `data.orientation` decides for Siemens.
+Pulseq plays gradients of its own, of which the protocol's directions say nothing: its scans have no
+geometry.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from kdmri_edge.data.formats.measured import remove_oversampling, volume_of
 from kdmri_edge.data.formats.registry import stem_of
 from kdmri_edge.data.geometry import LPS, Affine, from_axes, usable_affine
+from kdmri_edge.data.orientation import orientation_of, sign_of
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.sources import parse_name
 from kdmri_edge.data.volume import Volume
@@ -159,6 +159,7 @@ def sorted_lines(
 
 
 _CARTESIAN: Final = 1
+_VENDOR: Final = "Siemens"
 _AGAIN: Final = "The file is damaged or cut short: copy it again."
 
 
@@ -213,6 +214,7 @@ def scan_twix(path: Path) -> Scan:
     kspace = kspace * (samples if samples.ndim == 2 else samples[:, None])
     stem = stem_of(path)
     subject, contrast = parse_name(stem)
+    orientation = None if rotation is None or _is_pulseq(protocol) else orientation_of(_VENDOR)
     return Scan(
         kspace=np.ascontiguousarray(kspace, dtype=np.complex64),
         mask=Mask(samples=samples, name=stem),
@@ -222,6 +224,8 @@ def scan_twix(path: Path) -> Scan:
         sha256=sha256_file(path),
         affine=_affine(protocol, rotation, positions, kspace.shape[-2:]),
         noise=noise,
+        orientation=orientation,
+        vendor=_VENDOR,
     )
 
 
@@ -326,6 +330,10 @@ def _rotation(quaternion: NDArray[np.float64]) -> NDArray[np.float64] | None:
     )
 
 
+def _is_pulseq(protocol: Any) -> bool:
+    return "pulseq" in str(protocol.get("tSequenceFileName", "")).lower()
+
+
 def _affine(
     protocol: Any,
     rotation: NDArray[np.float64] | None,
@@ -333,7 +341,7 @@ def _affine(
     matrix: tuple[int, ...],
 ) -> Affine | None:
     """The affine where file and protocol tell all of it, and slices are evenly spaced."""
-    if rotation is None or "pulseq" in str(protocol.get("tSequenceFileName", "")).lower():
+    if rotation is None or _is_pulseq(protocol):
         return None
     try:
         planned = protocol["sSliceArray"]["asSlice"][0]
@@ -348,6 +356,7 @@ def _affine(
         across = steps.mean(axis=0)
         if np.abs(steps - across).max() > 0.02 * float(np.linalg.norm(across)):
             return None
-    height, width = -rotation[:, 0] * step_h, -rotation[:, 1] * step_w
+    sign = sign_of(orientation_of(_VENDOR))
+    height, width = sign * rotation[:, 0] * step_h, sign * rotation[:, 1] * step_w
     origin = positions[0] - height * (matrix[0] // 2) - width * (matrix[1] // 2)
     return usable_affine(LPS @ from_axes(across, height, width, origin))

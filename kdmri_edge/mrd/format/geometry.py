@@ -1,4 +1,8 @@
-"""Where slices lie: MRD's positions and directions, and affines in the patient's RAS+ axes."""
+"""Where slices lie: MRD's positions and directions, and affines in the patient's RAS+ axes.
+
+Whether the axes of readouts run along phase_dir and read_dir is the vendor's, see
+`data.orientation`; those of images always do.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from ismrmrd import ImageHeader
 from ismrmrd.acquisition import AcquisitionHeader
 from numpy.typing import NDArray
 
+from kdmri_edge.data.orientation import Orientation, sign_of
 from kdmri_edge.mrd.format.header import Encoding
 
 __all__ = ["affine_of", "place_slice", "slice_order"]
@@ -28,12 +33,16 @@ def _vector(values: Sequence[float]) -> NDArray[np.float64]:
 def slice_order(heads: Sequence[Head], numbers: Sequence[int]) -> list[int]:
     """Return the order of slices along their normal; by number where positions do not tell."""
     along = [float(_vector(head.position) @ _vector(head.slice_dir)) for head in heads]
-    told = len({round(value, 3) for value in along}) == len(heads)
+    placed = all(np.linalg.norm(_vector(head.slice_dir)) > 0.5 for head in heads)
+    told = placed and len({round(value, 3) for value in along}) == len(heads)
     return sorted(range(len(heads)), key=lambda i: (along[i] if told else 0.0, numbers[i]))
 
 
 def affine_of(
-    heads: Sequence[Head], encoding: Encoding, matrix: tuple[int, int]
+    heads: Sequence[Head],
+    encoding: Encoding,
+    matrix: tuple[int, int],
+    orientation: Orientation = Orientation.ALONG,
 ) -> NDArray[np.float64] | None:
     """Return the affine of a stack: pixel indices (s, h, w, 1) to millimetres in RAS+.
 
@@ -43,6 +52,7 @@ def affine_of(
         heads: One per slice, in order.
         encoding: Of the scan.
         matrix: (H, W) of the images.
+        orientation: How H and W run to phase_dir and read_dir, ALONG or AGAINST.
 
     Returns:
         float64 [4, 4]; None without directions, or where slices are not parallel or equidistant.
@@ -69,7 +79,8 @@ def affine_of(
     height, width = matrix
     fx, fy, _ = encoding.fov_mm
     # a pixel has the size of the encoded grid's, whatever of it is shown
-    down, across = phase * (fy / encoding.rows), read * (fx / encoding.width)
+    sign = sign_of(orientation)
+    down, across = sign * phase * (fy / encoding.rows), sign * read * (fx / encoding.width)
     origin = places[0] - down * (height // 2) - across * (width // 2)
     lps = np.column_stack([step, down, across, origin])
     affine = np.eye(4)

@@ -14,9 +14,11 @@ from ismrmrd import Acquisition, Dataset, Image, ImageHeader, Meta
 from ismrmrd.hdf5 import acquisition_dtype
 from numpy.typing import NDArray
 
+from kdmri_edge.data.components import Component, intensities
 from kdmri_edge.data.formats.registry import origin_of
 from kdmri_edge.data.geometry import voxel_size
 from kdmri_edge.data.image import ImageRecord
+from kdmri_edge.data.orientation import orientation_of
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
@@ -150,15 +152,18 @@ def read_scan(path: Path) -> Scan:
     else:
         slices.sort(key=lambda part: part.key)
     kspace = np.stack([part.kspace for part in slices])
-    affine = None
+    affine, orientation = None, orientation_of(encoding.vendor)
     if len(stacks) == 1:
-        affine = affine_of([part.head for part in slices], encoding, kspace.shape[2:])
+        heads = [part.head for part in slices]
+        affine = affine_of(heads, encoding, kspace.shape[2:], orientation)
     return Scan(
         kspace=kspace,
         mask=mask,
         **origin_of(path),
         affine=affine,
         noise=assembler.noise,
+        orientation=orientation,
+        vendor=encoding.vendor,
     )
 
 
@@ -286,7 +291,8 @@ def _images(picture: ImageRecord) -> Iterator[Image]:
 def read_images(path: Path) -> Volume:
     """Read the one series of images of a file, as any server of the protocol may have written it.
 
-    Slices are put in the order of their positions. Whole numbers are brought back to their unit by
+    Of a series with other components beside the magnitudes, the magnitudes are read. Slices are put
+    in the order of their positions. Whole numbers are brought back to their unit by
     RescaleSlope and RescaleIntercept. Several contrasts, cardiac phases, repetitions or sets follow
     one another along S, without an affine.
 
@@ -294,7 +300,8 @@ def read_images(path: Path) -> Volume:
         float32 magnitude or complex64 volume.
 
     Raises:
-        DataError: Unreadable, several series, several channels, three-dimensional, or no image.
+        DataError: Unreadable, several series, several channels, three-dimensional, phases or parts
+            of complex images alone, or no image.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -321,6 +328,8 @@ def read_images(path: Path) -> Volume:
             f"The images of {path} have shape {list(data.shape)}.",
             "This reads images of one channel and one slice each, [images, 1, 1, rows, columns].",
         )
+    kept, left_out = intensities([_component(head) for head in heads], path)
+    data, heads, metas = data[kept], [heads[i] for i in kept], [metas[i] for i in kept]
     pixels = np.stack([_unit(p[0, 0], meta) for p, meta in zip(data, metas, strict=True)])
     stacks = {(h.set, h.contrast, h.phase, h.repetition) for h in heads}
     if len(stacks) == 1:
@@ -336,7 +345,22 @@ def read_images(path: Path) -> Volume:
         **origin_of(path),
         voxel_mm=(fov[2], fov[1] / height, fov[0] / width) if min(fov) > 0 else None,
         affine=_affine(heads, (height, width)) if len(stacks) == 1 else None,
+        left_out=left_out,
     )
+
+
+_COMPONENTS: Final = {
+    ismrmrd.IMTYPE_COMPLEX: Component.COMPLEX,
+    ismrmrd.IMTYPE_PHASE: Component.PHASE,
+    ismrmrd.IMTYPE_REAL: Component.REAL,
+    ismrmrd.IMTYPE_IMAG: Component.IMAGINARY,
+    6: Component.COLOUR,  # IMTYPE_RGB, which the package does not name
+}
+
+
+def _component(head: Any) -> Component:
+    """What an image's header says that its pixels are; a type that is not set says nothing."""
+    return _COMPONENTS.get(int(head.image_type), Component.MAGNITUDE)
 
 
 def _affine(heads: list[Any], matrix: tuple[int, int]) -> NDArray[np.float64] | None:

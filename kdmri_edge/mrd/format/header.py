@@ -32,6 +32,7 @@ class Encoding:
         coils: Receive channels, None where the header does not tell.
         embedded_calibration: Calibration lines belong to the imaging scan: they fill lines that
             are not imaged.
+        vendor: Who made the scanner; None where the header does not tell.
     """
 
     lines: int
@@ -45,6 +46,7 @@ class Encoding:
     averages: int = 1
     coils: int | None = None
     embedded_calibration: bool = False
+    vendor: str | None = None
 
 
 def read_encoding(xml: str | bytes) -> Encoding:
@@ -122,6 +124,7 @@ def _encoding(header: Any) -> Encoding:
         averages=1 if limits.average is None else int(limits.average.maximum) + 1,
         coils=None if system is None or not system.receiverChannels else system.receiverChannels,
         embedded_calibration=_embedded(encoding),
+        vendor=None if system is None else system.systemVendor or None,
     )
 
 
@@ -159,7 +162,7 @@ def write_encoding(encoding: Encoding, *, slices: int = 1, repetitions: int = 1)
     header = xsd.ismrmrdHeader(
         experimentalConditions=xsd.experimentalConditionsType(H1resonanceFrequency_Hz=128000000),
         acquisitionSystemInformation=xsd.acquisitionSystemInformationType(
-            receiverChannels=encoding.coils
+            receiverChannels=encoding.coils, systemVendor=encoding.vendor
         ),
         encoding=[
             xsd.encodingType(

@@ -9,6 +9,7 @@ import numpy as np
 from ismrmrd import Image
 from numpy.typing import NDArray
 
+from kdmri_edge.data.orientation import Orientation, orientation_of, sign_of
 from kdmri_edge.mrd.format.assembler import Slice
 from kdmri_edge.mrd.format.header import Encoding
 from kdmri_edge.runtime.pipeline import Outcome
@@ -33,9 +34,18 @@ class ImageMaker:
             not blank sets; the meta attribute RescaleSlope leads back. Brighter pixels than the
             type holds are clipped, and the image says how many. Otherwise float32 in the unit of
             k-space.
+        orientation: How H and W run to the readouts' directions, see `data.orientation`; images
+            give the directions in which their pixels go.
     """
 
-    def __init__(self, encoding: Encoding, *, int16: bool = False) -> None:
+    def __init__(
+        self,
+        encoding: Encoding,
+        *,
+        int16: bool = False,
+        orientation: Orientation | str = Orientation.VENDOR,
+    ) -> None:
+        self._sign = sign_of(orientation_of(encoding.vendor, orientation))
         self._encoding = encoding
         self._int16 = int16
         self._slope: float | None = None
@@ -46,11 +56,13 @@ class ImageMaker:
         height, rows = self._encoding.lines, self._encoding.rows
         edge = height // 2 - rows // 2
         pixels = np.abs(outcome.image[edge : edge + rows]).astype(np.float32)
+        read = [self._sign * v for v in part.head.read_dir]
+        phase = [self._sign * v for v in part.head.phase_dir]
         meta: dict[str, Any] = {
             "DataRole": "Image",
             "ImageProcessingHistory": ["KDMRI-EDGE"],
-            "ImageRowDir": [f"{v:.9f}" for v in part.head.read_dir],
-            "ImageColumnDir": [f"{v:.9f}" for v in part.head.phase_dir],
+            "ImageRowDir": [f"{v:.9f}" for v in read],
+            "ImageColumnDir": [f"{v:.9f}" for v in phase],
             FALLBACK: "none" if outcome.fallback is None else "zero-filled",
         }
         if outcome.fallback is not None:
@@ -66,6 +78,9 @@ class ImageMaker:
             image_index=self._count % 65536,
             image_series_index=_SERIES,
         )
+        head = image.getHead()
+        head.read_dir[:], head.phase_dir[:] = read, phase
+        image.setHead(head)
         image.meta = meta
         return image
 

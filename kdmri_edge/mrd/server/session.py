@@ -15,6 +15,7 @@ import numpy as np
 from ismrmrd import Acquisition, Image
 from numpy.typing import NDArray
 
+from kdmri_edge.data.orientation import orientation_of
 from kdmri_edge.errors import DataError, KdmriError, StreamError
 from kdmri_edge.mrd.format.assembler import Assembler, Slice
 from kdmri_edge.mrd.format.header import read_encoding
@@ -228,6 +229,8 @@ class ClientSession:
                 log_event(
                     "header", session=self._number, lines=encoding.lines, samples=encoding.samples,
                     coils=encoding.coils, averages=encoding.averages,
+                    vendor=encoding.vendor,
+                    orientation=orientation_of(encoding.vendor, self._settings.orientation),
                 )  # fmt: skip
             case Text() if self._choice is not None:
                 self._choice = refine(message, self._choice, self._settings)
@@ -248,7 +251,9 @@ class ClientSession:
         assert self._assembler is not None
         if self._maker is None:
             int16 = self._choice is not None and self._choice.int16
-            self._maker = ImageMaker(self._assembler.encoding, int16=int16)
+            self._maker = ImageMaker(
+                self._assembler.encoding, int16=int16, orientation=self._settings.orientation
+            )
         reason = given_up or (_ASYMMETRIC if part.partial_readout else None)
         future: Future[Outcome]
         weights = self._whitening()

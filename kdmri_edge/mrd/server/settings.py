@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from kdmri_edge.data.orientation import Orientation
 from kdmri_edge.errors import StreamError
 from kdmri_edge.mrd.format.assembler import Capacity
 from kdmri_edge.mrd.format.messages import ConfigFile, ConfigText, Text
@@ -28,6 +29,7 @@ class ServerSettings:
         configs: Names of configurations that it answers to, without suffix. OpenRecon asks every
             container for "openrecon".
         format: "float" or "int16"; a client's parameters may choose the other one.
+        orientation: How images run to the readouts' directions, see `data.orientation`.
         sessions: Scans at once, from their headers on; more are refused in text.
         waiting: Connections that have sent no header yet. One more takes the place of the oldest.
         in_flight: Slices of one scan that are with the network or on their way back (one runs, one
@@ -48,6 +50,7 @@ class ServerSettings:
     port: int = 9002
     configs: tuple[str, ...] = DEFAULT_CONFIGS
     format: str = "float"
+    orientation: Orientation = Orientation.VENDOR
     sessions: int = 8
     waiting: int = 32
     in_flight: int = 3

@@ -6,6 +6,7 @@ all frames together and of each (PS3.3, C.7.6.16).
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,33 +16,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.data.components import Component
 from kdmri_edge.errors import DataError
 from kdmri_edge.utils import extras
 
-__all__ = ["AGAIN", "Frame", "Place", "frames_of", "group", "is_image", "open_dicom"]
+__all__ = ["AGAIN", "Frame", "frames_of", "group", "is_image", "open_dicom"]
 
 AGAIN: Final = "The file is damaged or cut short: copy it again."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Place:
-    """Where an image lies, millimetres in LPS+.
-
-    Attributes:
-        position: Of the first pixel.
-        rows: From a row to the next.
-        columns: From a column to the next.
-    """
-
-    position: NDArray[np.float64]
-    rows: NDArray[np.float64]
-    columns: NDArray[np.float64]
-
-    @property
-    def normal(self) -> NDArray[np.float64]:
-        """Unit vector across the image."""
-        across = np.cross(self.columns, self.rows)
-        return across / (float(np.linalg.norm(across)) or 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -49,18 +30,27 @@ class Frame:
     """One image.
 
     Attributes:
+        file: That it comes from.
         pixels: float32 [rows, columns], slope and intercept applied.
-        place: None where the header does not tell all of it.
-        spacing: Millimetres between rows and between columns, None where the header is silent.
-        between: Millimetres from slice to slice as the header says, None where it does not.
-        number: Its order where no places tell.
+        component: What the pixels are.
+        position: Of the first pixel, millimetres in LPS+; like all that follows, None where the
+            header is silent.
+        cosines: Directions along a row and along a column, [6], LPS+.
+        spacing: Millimetres between rows and between columns, [2].
+        between: Millimetres from slice to slice as the header says.
+        location: SliceLocation, millimetres.
+        number: Its order by InstanceNumber and frame.
     """
 
+    file: Path
     pixels: NDArray[np.float32]
-    place: Place | None
-    spacing: tuple[float, float] | None
+    component: Component
+    position: NDArray[np.float64] | None
+    cosines: NDArray[np.float64] | None
+    spacing: NDArray[np.float64] | None
     between: float | None
-    number: int
+    location: float | None
+    number: float | None
 
 
 def open_dicom(path: Path, *, pixels: bool = True) -> Any:
@@ -100,9 +90,14 @@ def group(holder: Any, *names: str) -> Any | None:
 
 
 def frames_of(file: Path, header: Any) -> Iterator[Frame]:
-    """All images of one file, intensities with slope and intercept."""
-    if int(header.get("SamplesPerPixel", 1)) != 1:
-        raise DataError(f"{file} holds colour images.", "Give the MR images themselves.")
+    """All images of one file, intensities with slope and intercept.
+
+    Raises:
+        DataError: Colour, an inverted grey scale, a mosaic, damage, or a header that makes no
+            sense.
+        MissingExtraError: What pydicom needs for a compressed file is not installed.
+    """
+    _check_pixels(file, header)
     try:
         pixels = np.asarray(header.pixel_array)
     except ImportError as error:
@@ -119,6 +114,69 @@ def frames_of(file: Path, header: Any) -> Iterator[Frame]:
     for index, image in enumerate(pixels):
         own = per_frame[index] if per_frame and index < len(per_frame) else None
         yield _frame(file, header, own, image, index)
+
+
+def _check_pixels(file: Path, header: Any) -> None:
+    """Refuse what stored numbers do not show by themselves."""
+    shown = str(header.get("PhotometricInterpretation") or "MONOCHROME2")
+    if shown == "MONOCHROME1":
+        raise DataError(
+            f"{file} is MONOCHROME1: its lowest values are the brightest, as in a negative.",
+            "Export it as MONOCHROME2.",
+        )
+    if int(header.get("SamplesPerPixel", 1)) != 1 or shown != "MONOCHROME2":
+        raise DataError(f"{file} holds colour images.", "Give the MR images themselves.")
+    # Enhanced files of Siemens' later software keep the word, and have a frame for each slice.
+    mosaic = "MOSAIC" in _words(header.get("ImageType"))
+    if mosaic and int(header.get("NumberOfFrames") or 1) == 1:
+        raise DataError(
+            f"{file} is a mosaic: many slices in one picture.",
+            "Take it apart with dcm2niix, and give the .nii.gz; or export it without mosaic.",
+        )
+
+
+_COMPONENTS: Final = {
+    "P": Component.PHASE, "PHASE": Component.PHASE, "PHASE MAP": Component.PHASE,
+    "R": Component.REAL, "REAL": Component.REAL,
+    "I": Component.IMAGINARY, "IMAGINARY": Component.IMAGINARY,
+}  # fmt: skip
+"""Words of ImageType, FrameType and ComplexImageComponent; Philips adds the sequence (R_FFE)."""
+
+_GE_COMPONENT: Final = (0x0043, 0x102F)
+_GE_COMPONENTS: Final = {1: Component.PHASE, 2: Component.REAL, 3: Component.IMAGINARY}
+
+
+def _words(values: Any) -> list[str]:
+    if values is None or isinstance(values, str):
+        return [values.upper()] if values else []
+    return [str(value).strip().upper() for value in values]
+
+
+def _component(header: Any, frame_type: list[Any]) -> Component:
+    """What pixels are, by whatever in the headers says that they are no magnitudes.
+
+    Args:
+        header: Of the file.
+        frame_type: Items of MRImageFrameTypeSequence, of the frame and of all frames.
+    """
+    for holder in (*frame_type, header):
+        told = _words(holder.get("ComplexImageComponent"))
+        said = list(told)
+        for keyword in ("ImageType", "FrameType"):
+            said += _words(holder.get(keyword))[2:4]
+        for word in said:
+            known = _COMPONENTS.get(word) or _COMPONENTS.get(word.partition("_")[0])
+            if known is not None:
+                return known
+        if holder is not header and "MAGNITUDE" in told:
+            return Component.MAGNITUDE  # the frame knows better than its file
+    private = header.get(_GE_COMPONENT)
+    if private is not None and str(header.get("Manufacturer", "")).upper().startswith("GE"):
+        with contextlib.suppress(TypeError, ValueError):
+            value = private.value
+            number = int.from_bytes(value, "little") if isinstance(value, bytes) else int(value)
+            return _GE_COMPONENTS.get(number, Component.MAGNITUDE)
+    return Component.MAGNITUDE
 
 
 def _frame(file: Path, header: Any, own: Any | None, image: NDArray[Any], index: int) -> Frame:
@@ -150,19 +208,20 @@ def _frame(file: Path, header: Any, own: Any | None, image: NDArray[Any], index:
             "SliceThickness", "PixelMeasuresSequence"
         )
         scaled = image.astype(np.float32)
-        if slope is not None:
-            scaled = scaled * np.float32(slope) + np.float32(intercept or 0)
-        place = None
-        if position is not None and cosines is not None and spacing is not None:
-            place = Place(
-                position=position, rows=cosines[3:] * spacing[0], columns=cosines[:3] * spacing[1]
-            )
+        if slope is not None or intercept is not None:
+            scaled = scaled * np.float32(1 if slope is None else slope) + np.float32(intercept or 0)
+        location, number = header.get("SliceLocation"), header.get("InstanceNumber")
+        kinds = [group(holder, "MRImageFrameTypeSequence") for holder in (own, shared)]
         return Frame(
+            file=file,
             pixels=scaled,
-            place=place,
-            spacing=None if spacing is None else (float(spacing[0]), float(spacing[1])),
+            component=_component(header, [kind for kind in kinds if kind is not None]),
+            position=position,
+            cosines=cosines,
+            spacing=spacing,
             between=None if between is None else abs(float(between)) or None,
-            number=int(header.get("InstanceNumber") or 0) * 100_000 + index,
+            location=None if location in (None, "") else float(location),
+            number=None if number in (None, "") else int(number) * 100_000 + index,
         )
     except (TypeError, ValueError) as error:
         raise DataError(

@@ -11,29 +11,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kdmri_edge.data.components import intensities
 from kdmri_edge.data.formats.dicom.files import DICOM_SUFFIXES, dicom_files
 from kdmri_edge.data.formats.dicom.frames import (
     AGAIN,
-    Frame,
     frames_of,
     group,
     is_image,
     open_dicom,
 )
-from kdmri_edge.data.geometry import LPS, Affine, from_axes, usable_affine, voxel_size
+from kdmri_edge.data.formats.dicom.stacking import stacked
+from kdmri_edge.data.geometry import voxel_size
 from kdmri_edge.data.sources import parse_name, source_sha256
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
 
 __all__ = ["dicom_name", "dicom_subject", "read_dicom"]
-
-_EVEN: Final = 0.02
-"""Largest difference between steps from slice to slice, as a share of their mean; headers round."""
 
 
 def dicom_name(path: Path) -> str:
@@ -68,13 +65,15 @@ def read_dicom(path: Path) -> Volume:
         path: A folder of DICOM files of one series, or one file (a slice, or enhanced).
 
     Returns:
-        float32 magnitude volume, slices in the order of their positions, with voxel sizes and
-        affine where the headers tell.
+        float32 magnitude volume, slices in the order that `stacking` finds, with voxel sizes and
+        affine where the headers tell. Of a series with other components beside the magnitudes, the
+        magnitudes.
 
     Raises:
         DataError: Unreadable or truncated, several series, several images of one position,
-            slices that differ in matrix or orientation or are unevenly spaced, colour images,
-            negative values, phase images, or no image at all.
+            slices that differ in matrix or orientation, are unevenly spaced or of unknown order,
+            colour images, mosaics, negatives (MONOCHROME1), negative values, phases or parts of
+            complex images alone, or no image at all.
         MissingExtraError: pydicom, or what it needs for a compressed file, is not installed.
     """
     path = Path(path)
@@ -87,13 +86,14 @@ def read_dicom(path: Path) -> Volume:
         if "PixelData" not in header and "FloatPixelData" not in header:
             raise DataError(f"{file} cannot be read as DICOM (no pixels).", AGAIN)
     _check_one_series(path, [header for _, header in images])
-    if any(_is_phase(header) for _, header in images):
-        raise DataError(f"{path} holds phase images.", "Give the series of the magnitudes.")
     frames = [frame for file, header in images for frame in frames_of(file, header)]
-    frames, affine = _ordered(path, frames)
+    kept, left_out = intensities([frame.component for frame in frames], path)
+    frames, affine = stacked(path, [frames[index] for index in kept])
     stack = np.stack([frame.pixels for frame in frames])
     spacing, between = frames[0].spacing, frames[0].between
-    voxel = (between, *spacing) if between and spacing else None
+    voxel = None
+    if between is not None and spacing is not None:
+        voxel = between, float(spacing[0]), float(spacing[1])
     if affine is not None:
         voxel = voxel_size(affine)
     if not _phase_encode_is_down(images[0][1]):
@@ -109,6 +109,7 @@ def read_dicom(path: Path) -> Volume:
         sha256=source_sha256(path),
         voxel_mm=voxel,
         affine=affine,
+        left_out=left_out,
     )
 
 
@@ -126,12 +127,6 @@ def _check_one_series(path: Path, headers: Sequence[Any]) -> None:
         )
 
 
-def _is_phase(header: Any) -> bool:
-    """Whether these are the phases of complex images: their pixels are angles, no intensities."""
-    kinds = header.get("ImageType") or []
-    return "P" in list(kinds)[2:3] or header.get("ComplexImageComponent") == "PHASE"
-
-
 def _phase_encode_is_down(header: Any) -> bool:
     """Whether phase was encoded along the columns, so that H is the rows' index."""
     kinds = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
@@ -139,55 +134,3 @@ def _phase_encode_is_down(header: Any) -> bool:
     found = (place.get("InPlanePhaseEncodingDirection") for place in places if place is not None)
     said = next((value for value in found if value), "")
     return str(said).startswith("COL")  # the enhanced object says COLUMN
-
-
-def _ordered(path: Path, frames: list[Frame]) -> tuple[list[Frame], Affine | None]:
-    """Slices of one stack in the order of their positions, with the affine of [slice, row, column].
-
-    Where no header tells a place the order is that of their numbers, and there is no affine.
-    """
-    if len({frame.pixels.shape for frame in frames}) > 1:
-        raise DataError(f"{path} holds images of different matrices.", "Give one series.")
-    placed = [(frame, frame.place) for frame in frames if frame.place is not None]
-    if len(placed) < len(frames):
-        return sorted(frames, key=lambda frame: frame.number), None
-    first = placed[0][1]
-    normal = first.normal
-    for _, place in placed:
-        for one, other in ((first.rows, place.rows), (first.columns, place.columns)):
-            if not np.allclose(one, other, atol=1e-3 * float(np.linalg.norm(one))):
-                raise DataError(
-                    f"{path} holds slices of several orientations or pixel sizes.",
-                    "Give each stack of slices a folder of its own (a localiser has three).",
-                )
-    placed.sort(key=lambda pair: float(normal @ pair[1].position))
-    _check_even(path, np.array([float(normal @ place.position) for _, place in placed]))
-    start, end = placed[0][1].position, placed[-1][1].position
-    # A single slice has no neighbour: what its header says, and 1 mm where that is silent.
-    across = normal * (frames[0].between or 1.0)
-    if len(placed) > 1:
-        across = (end - start) / (len(placed) - 1)
-    affine = usable_affine(LPS @ from_axes(across, first.rows, first.columns, start))
-    if affine is None:
-        raise DataError(
-            f"{path} has an image orientation that makes no sense.", "Export the series again."
-        )
-    return [frame for frame, _ in placed], affine
-
-
-def _check_even(path: Path, places: NDArray[np.float64]) -> None:
-    """Refuse repeated and missing slices; `places` are millimetres along the normal, sorted."""
-    steps = np.diff(places)
-    if not len(steps):
-        return
-    if steps.min() < 1e-3:
-        each = len(places) / (1 + int((steps >= 1e-3).sum()))
-        raise DataError(
-            f"{path} holds several images of one position (about {each:g} each).",
-            "Give each echo, phase, repetition or part (magnitude, phase) a folder of its own.",
-        )
-    if np.ptp(steps) > max(_EVEN * float(steps.mean()), 1e-3):
-        raise DataError(
-            f"{path} has slices that are {steps.min():g} to {steps.max():g} mm apart.",
-            "A slice may be missing: copy the whole series again.",
-        )

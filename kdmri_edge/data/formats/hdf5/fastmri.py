@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.data.formats.hdf5.attributes import attribute_text
 from kdmri_edge.data.formats.measured import mask_of, remove_oversampling, volume_of
 from kdmri_edge.data.formats.registry import Origin, origin_of
 from kdmri_edge.data.scan import Scan
@@ -46,7 +47,7 @@ def fastmri_subject(path: Path) -> str | None:
             value = file.attrs.get("patient_id") if is_fastmri(list(file)) else None
     except (OSError, RuntimeError, ValueError):
         return None  # reading it will say what is wrong
-    return None if value is None else str(value)
+    return attribute_text(value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -87,9 +88,7 @@ def _held(path: Path) -> _Held:
             f"kspace of {path} holds {stored.dtype} values, not complex ones.",
             "Store complex k-space, not its magnitude.",
         )
-    return _Held(
-        kspace=stored, readout=readout, contrast=None if contrast is None else str(contrast)
-    )
+    return _Held(kspace=stored, readout=readout, contrast=attribute_text(contrast))
 
 
 def _readout(file: h5py.File) -> int | None:

@@ -15,6 +15,7 @@ import h5py
 
 from kdmri_edge.data.formats.hdf5.fastmri import is_fastmri
 from kdmri_edge.data.formats.hdf5.kdmri import is_kdmri
+from kdmri_edge.data.formats.hdf5.plain import complex_datasets
 from kdmri_edge.data.formats.measured import volume_of
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.sources import split_dataset
@@ -99,12 +100,14 @@ def layout_of(path: Path) -> Layout:
             names = [str(name) for name in opened]
             for name, node in opened.items():
                 names += [f"{name}/{part}" for part in node] if isinstance(node, h5py.Group) else []
+            # whatever it is called: who names the axes of a dataset does not mean another layout's
+            described = sum("axes" in node.attrs for node in complex_datasets(opened).values()) == 1
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
             f"{file} cannot be read as HDF5 ({type(error).__name__}).",
             "The file is damaged or cut short: copy it again.",
         ) from error
-    if named is not None:
+    if named is not None or described:
         return _PLAIN
     return next((layout for layout in LAYOUTS if layout.recognises(names)), _PLAIN)
 

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.data.formats.hdf5.attributes import attribute_text
 from kdmri_edge.data.formats.measured import mask_of
 from kdmri_edge.data.formats.registry import origin_of
 from kdmri_edge.data.scan import Scan
@@ -57,15 +58,14 @@ def scan_plain_h5(path: Path) -> Scan:
             loaded = complex_datasets(file)
             name = _chosen(source, file, loaded, named)
             node = file[name]
-            axes = (axes_of(named) if named else None) or node.attrs.get("axes")
-            zero = node.attrs.get("zero_frequency", "centre")
+            axes = (axes_of(named) if named else None) or attribute_text(node.attrs.get("axes"))
+            zero = attribute_text(node.attrs.get("zero_frequency")) or "centre"
             stored = np.asarray(node[()])
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise DataError(
             f"{source} cannot be read as HDF5 ({type(error).__name__}).",
             "The file is damaged or cut short: copy it again.",
         ) from error
-    zero = zero.decode("utf-8", "replace") if isinstance(zero, bytes) else str(zero)
     if zero not in ("first", "centre"):
         raise DataError(
             f"zero_frequency of {source}:{name} is {zero!r}.",
@@ -128,17 +128,15 @@ def unknown_layout(source: Path, complex_names: list[str], names: list[str]) -> 
     )
 
 
-def _arranged(what: str, stored: NDArray[Any], axes: object) -> NDArray[Any]:
+def _arranged(what: str, stored: NDArray[Any], axes: str | None) -> NDArray[Any]:
     """[S, C, H, W] from axes in any order."""
-    if isinstance(axes, bytes):
-        axes = axes.decode("utf-8", "replace")
     if axes is None:
         raise DataError(
             f"The axes of {what}, {list(stored.shape)}, are not told.",
             f"Add them as letters ({AXES_HELP}): {what}:"
             f"{ {2: 'hw', 3: 'swh', 4: 'scwh'}[stored.ndim] }, in their own order.",
         )
-    letters = "".join(str(axes).lower().split())
+    letters = "".join(axes.lower().split())
     if len(set(letters)) != len(letters) or not {"h", "w"} <= set(letters) <= set("schw"):
         raise DataError(
             f"{letters!r} does not name axes of k-space.",
