@@ -92,12 +92,14 @@ class _Block:
     Args:
         real: Name of the buffer with the matrix's real part.
         imag: Name of that with its imaginary part.
+        minus: Name of that with its negative imaginary part.
         turn: What it multiplies is the sum of the R shares of the input along the axis, each
             turned by turn / R of a full turn more than the one before.
     """
 
     real: str
     imag: str
+    minus: str
     turn: int
 
 
@@ -105,9 +107,15 @@ class Matrices(nn.Module):
     """DFT matrices as buffers, each stored once."""
 
     def add(self, matrix: Tensor, name: str, turn: int = 0) -> _Block:
-        """Keep the real and imaginary parts of a matrix."""
+        """Keep the real and imaginary parts of a matrix, and the negative of the latter.
+
+        A difference of two products would be a sum with a negated one, of which OpenVINO makes a
+        product with a matrix of its own. Of transforms both ways it is the other's part.
+        """
         real, imag = matrix.real.float().contiguous(), matrix.imag.float().contiguous()
-        return _Block(self._kept(real, f"{name}_real"), self._kept(imag, f"{name}_imag"), turn)
+        kept = {"real": real, "imag": imag, "minus_imag": -imag}
+        names = [self._kept(part, f"{name}_{label}") for label, part in kept.items()]
+        return _Block(*names, turn=turn)
 
     def _kept(self, part: Tensor, name: str) -> str:
         for known, buffer in self.named_buffers():
@@ -182,6 +190,7 @@ def _along(step: _Step, value: Any, matrices: nn.Module, *, to_real: bool) -> An
             _combined(inputs, block.turn, sums),
             getattr(matrices, block.real),
             getattr(matrices, block.imag),
+            getattr(matrices, block.minus),
             left=step.left,
             to_real=to_real,
         )
@@ -200,7 +209,9 @@ def _each(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return function(value)
 
 
-def _product(value: Any, real: Tensor, imag: Tensor, *, left: bool, to_real: bool) -> Any:
+def _product(
+    value: Any, real: Tensor, imag: Tensor, minus: Tensor, *, left: bool, to_real: bool
+) -> Any:
     """Multiply with one matrix."""
 
     def along(part: Tensor, matrix: Tensor) -> Tensor:
@@ -208,7 +219,7 @@ def _product(value: Any, real: Tensor, imag: Tensor, *, left: bool, to_real: boo
 
     if not isinstance(value, Pair):
         return Pair(along(value, real), along(value, imag))
-    first = along(value.real, real) - along(value.imag, imag)
+    first = along(value.real, real) + along(value.imag, minus)
     if to_real:
         return first
     return Pair(first, along(value.real, imag) + along(value.imag, real))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from torch import Tensor
 
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.utils.extras import require
+from kdmri_export.passes.complex_numbers import DFT_MATRICES
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets import onnx as to_onnx
 from kdmri_export.written import Written
@@ -35,8 +37,36 @@ def write(
         source = Path(folder) / "model.onnx"
         written = to_onnx.write(reconstructor, example, source, recipe)
         model = openvino.convert_model(source)
+        products = _products(source) if written.transforms else frozenset()
     # The converter notes the path of its input, which is a temporary one of this machine.
     if model.has_rt_info(["conversion_parameters"]):
         model.set_rt_info("", ["conversion_parameters"])
     openvino.save_model(model, graph, compress_to_fp16=False)
+    if products:
+        _keep_exact(graph, products)
     return written
+
+
+def _products(source: Path) -> frozenset[str]:
+    """Return the names of a graph's products with DFT matrices, which OpenVINO keeps."""
+    onnx = require("onnx", extra="onnx")
+    return frozenset(
+        node.name
+        for node in onnx.load(source).graph.node
+        if node.op_type == "MatMul" and any(name.startswith(DFT_MATRICES) for name in node.input)
+    )
+
+
+def _keep_exact(graph: Path, products: frozenset[str]) -> None:
+    """Mark layers, which OpenVINO then computes in float32 under any hint.
+
+    It would compute all products in bf16, whose eight bits the range of k-space does not bear. Its
+    Python interface does not set this mark of a layer, which its file holds.
+    """
+    tree = ElementTree.parse(graph)
+    for layer in tree.iterfind("./layers/layer"):
+        if layer.get("name") in products:
+            mark = ElementTree.Element("rt_info")
+            mark.append(ElementTree.Element("attribute", {"name": "precise", "version": "0"}))
+            layer.insert(1, mark)  # behind what the layer is, before its inputs
+    tree.write(graph, encoding="utf-8", xml_declaration=True)
