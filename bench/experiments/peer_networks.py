@@ -14,7 +14,9 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+import pickle
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +31,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.peer_converter import alone
 from experiments.script import Script, record
 from kdmri_edge.bring.network import bring_checkpoint
 from kdmri_edge.data.phantom.volumes import phantom_volume
@@ -48,6 +51,8 @@ __all__ = ["OURS", "PEERS", "main", "markdown", "measure"]
 SCHEMA: Final = 2
 _SEED: Final = 0
 _ACCELERATION: Final = 4.0
+_PARSES: Final = 600.0
+"""Seconds that TensorRT-RTX's parser is given."""
 _FEWEST: Final = 3
 """Queries that are timed however long they take."""
 
@@ -258,7 +263,7 @@ def _by_older_exporter(network: Any, shown: Any, constants: Mapping[str, Any]) -
         with warnings.catch_warnings(), _muted(), torch.no_grad():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                _alone(network, constants),
+                alone(network, constants),
                 (shown,),
                 graph,
                 opset_version=OPSET,
@@ -269,35 +274,41 @@ def _by_older_exporter(network: Any, shown: Any, constants: Mapping[str, Any]) -
 
 
 class _Converted:
-    """A network that OpenVINO converts from PyTorch itself."""
+    """A network that OpenVINO converts from PyTorch itself, in a process that may crash."""
 
     def __init__(
         self, network: Any, shown: Any, constants: Mapping[str, Any], threads: int
     ) -> None:
-        import openvino
-
-        with warnings.catch_warnings(), _muted():
-            warnings.simplefilter("ignore")
-            model = openvino.convert_model(_alone(network, constants), example_input=(shown,))
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
-        self._compiled = openvino.Core().compile_model(model, "CPU", settings)
+        openvino = require("openvino", extra="openvino")
+        with tempfile.TemporaryDirectory() as folder:
+            given, graph = Path(folder) / "network.pkl", Path(folder) / "graph.xml"
+            given.write_bytes(pickle.dumps((network, shown, dict(constants))))
+            done = subprocess.run(
+                [sys.executable, "-m", "experiments.peer_converter", str(given), str(graph)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                said = done.stderr.strip().splitlines() if done.returncode > 0 else []
+                raise ValueError(said[-1] if said else f"ended by signal {-done.returncode}")
+            settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+            self._compiled = openvino.Core().compile_model(str(graph), "CPU", settings)
 
     def __call__(self, image: NDArray[Any]) -> Any:
         return self._compiled(image)[0]
 
 
-def _parsed(graph: bytes) -> None:
-    """Give a graph to TensorRT-RTX.
+def _parsed(model: Any) -> str | None:
+    """Have TensorRT-RTX read a graph; return why it does not take it, None where it does."""
+    from kdmri_export.runtime_check import ask
 
-    Raises:
-        ValueError: It does not take it; its reason.
-    """
-    trt = require("tensorrt_rtx", extra="trt-rtx")
-    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
-    builder = trt.Builder(logger)
-    parser = trt.OnnxParser(builder.create_network(0), logger)
-    if not parser.parse(graph):
-        raise ValueError(parser.get_error(0).desc())
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "graph.onnx"
+        graph.write_bytes(model.SerializeToString())
+        found = ask("tensorrt-rtx", [graph], None, limit_s=_PARSES)
+    reason = found["crashed"] or found["reason"]
+    return None if reason is None else str(reason)
 
 
 def _outcome(
@@ -348,27 +359,8 @@ def _as_it_is(
     graph = next(iter(graphs.values()), None)
     found[_PARSER] = {"reason": "there is no ONNX graph of it to be parsed"}
     if graph is not None:
-        try:
-            _parsed(graph.SerializeToString())
-            found[_PARSER] = {"reason": None}
-        except Exception as error:  # of the parser, or that it is not installed
-            found[_PARSER] = {"reason": _sentence(error)}
+        found[_PARSER] = {"reason": _parsed(graph)}
     return found, queries
-
-
-def _alone(network: Any, constants: Mapping[str, Any]) -> Any:
-    """Return a module of one argument."""
-    import torch
-
-    class Bound(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, x: Any) -> Any:
-            return self.network(x, **constants)
-
-    return Bound().eval()
 
 
 # --- by this project ----------------------------------------------------------------------------

@@ -113,9 +113,12 @@ class Matrices(nn.Module):
         product with a matrix of its own. Of transforms both ways it is the other's part.
         """
         real, imag = matrix.real.float().contiguous(), matrix.imag.float().contiguous()
-        kept = {"real": real, "imag": imag, "minus_imag": -imag}
-        names = [self._kept(part, f"{name}_{label}") for label, part in kept.items()]
-        return _Block(*names, turn=turn)
+        return _Block(
+            real=self._kept(real, f"{name}_real"),
+            imag=self._kept(imag, f"{name}_imag"),
+            minus=self._kept(-imag, f"{name}_minus_imag"),
+            turn=turn,
+        )
 
     def _kept(self, part: Tensor, name: str) -> str:
         for known, buffer in self.named_buffers():
