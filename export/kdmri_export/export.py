@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from kdmri_edge.distillation.recipe import recipe_value
 from kdmri_edge.errors import ExportError
@@ -18,6 +22,7 @@ from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.models.specs import describe_spec
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form, choose_form
+from kdmri_edge.quantisation.calibration import HIGHEST, layer_of, open_layers
 from kdmri_edge.runtime.bundle import (
     GOLDEN_INPUT,
     GOLDEN_MAPS,
@@ -43,7 +48,8 @@ from kdmri_export.parity import (
     phantom_maxima,
     takes_blank_coils,
 )
-from kdmri_export.recipe import ExportRecipe
+from kdmri_export.recipe import AUTO, ExportRecipe
+from kdmri_export.rounding_cost import Kept, layers_to_keep
 from kdmri_export.targets.onnx import INPUT, KSPACE
 from kdmri_export.targets.tensorrt.engines import (
     TORCH_TENSORRT,
@@ -85,10 +91,10 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
         out: The bundle's folder; an earlier one there is replaced on success.
 
     Raises:
-        ExportError: A node that the target does not take, a precision that this CPU lacks, an
-            engine that is required and cannot be built, integers of another kind than the network
-            was tuned for, a mask as the input of a network that has
-            no use for it, or `out` holds files of other origin.
+        ExportError: A node that the target does not take, a precision that this CPU lacks or that
+            would change nothing, an engine that is required and cannot be built, integers of
+            another kind than the network was tuned for, a mask as the input of a network that has
+            no use for it, a network that gives no image, or `out` holds files of other origin.
         MaskError: The form of data consistency does not suit the mask.
         ParityError: The graph does not reproduce PyTorch; nothing is written.
         MissingExtraError: A library that the target needs is not installed.
@@ -108,19 +114,27 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
     coils = recipe.coils if reads_coils(spec) else None
     of_kspace = spec.reads is InputKind.KSPACE
     data = golden(reconstructor.mask, int(meta["matrix"]), spec.channels, coils, reads=spec.reads)
+    inputs = data.network_input[:1]
+    example = torch.from_numpy(inputs)
+    maps = None if data.network_maps is None else torch.from_numpy(data.network_maps[:1])
+    image = _image(reconstructor, example, maps)
     calibrated = None
+    kept: Kept | None = None
     if recipe.quantised:
         _check_kind(reconstructor, meta, recipe)
         calibrated = _calibrate(reconstructor, data)
-    inputs = data.network_input[:1]
-    example = torch.from_numpy(inputs)
+    if recipe.automatic:
+        named = tuple(one for one in recipe.floats if one != AUTO)
+        kept = layers_to_keep(reconstructor, data, unsigned=not recipe.signed, floats=named)
+        recipe = replace(recipe, floats=(*named, *map(glob.escape, kept.layers)))
     writer: Callable[..., Written | int | None] = load_attribute(target.exporter)
     with atomic_directory(out) as folder:
         graph = folder / target.graph_file
         written = Written.of(writer(reconstructor, example, graph, recipe))
-        _check_transformed(recipe, written.convolutions)
+        _check_transformed(recipe, written)
         session: Session = make(graph, precision=recipe.executed)
-        _check_integers(recipe, session)
+        executed = session.info.precision_executed
+        _check_executed(recipe, executed)
         session.sense, session.kspace = spec.coils, of_kspace
         session.coils = None if target.any_coils and not of_kspace else coils
         if recipe.mask_input:
@@ -131,21 +145,25 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
             session, reconstructor, data, precision=recipe.precision, dynamic=recipe.dynamic
         )
         np.save(folder / GOLDEN_INPUT, inputs)
-        maps = None if data.network_maps is None else torch.from_numpy(data.network_maps[:1])
         if maps is not None:
             check_other_coils(session, reconstructor, data, precision=recipe.precision)
             np.save(folder / GOLDEN_MAPS, maps.numpy())
-        with torch.inference_mode():
-            np.save(folder / GOLDEN_OUTPUT, reconstructor(example, maps=maps).numpy())
+        np.save(folder / GOLDEN_OUTPUT, image)
         manifest = _manifest(recipe, meta, reconstructor, checkpoint, list(inputs.shape))
         manifest |= {"calibrated_on": calibrated, "parity": parity}
         if of_kspace:
             blank = takes_blank_coils(reconstructor, data)
             manifest["io"]["input"]["blank_coils"] = blank
-        if written.convolutions is not None:
+        if written.layers is not None:
+            manifest["transformed"] = written.layers.to_dict()
+        elif written.convolutions is not None:  # of a target that counts convolutions alone
             manifest["transformed"] = {"convolutions": written.convolutions}
         if written.transforms:
             manifest["transforms_as_products"] = written.transforms
+        if kept is not None:
+            manifest["kept_in_float"] = kept.to_dict()
+        if target.checker is target.backend:
+            manifest["executed"] = {"backend": target.backend.title, "precision": executed}
         if target.builds_engines:
             wanted = recipe.engines or EngineRequest()
             manifest["engine"] = build_engines(
@@ -165,26 +183,71 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
     return open_bundle(out)
 
 
-def _check_transformed(recipe: ExportRecipe, transformed: int | None) -> None:
+def _image(
+    reconstructor: Reconstructor, example: Tensor, maps: Tensor | None
+) -> NDArray[np.float32]:
+    """Return what PyTorch makes of the golden input; whatever is no image of it is refused.
+
+    Raises:
+        ExportError: The network gives something else, or changes its input.
+    """
+    given = example.clone()
+    shape = torch.Size((len(example), reconstructor.spec.channels, *example.shape[-2:]))
+    with torch.inference_mode():
+        made: Any = reconstructor(given, maps=maps)
+    size = f"an image {list(shape)} in float32"
+    if not isinstance(made, Tensor):
+        many = f" of {len(made)}" if isinstance(made, tuple | list | dict) else ""
+        problem = f"it has to return {size}, and returned a {type(made).__name__}{many}"
+    elif made.is_complex() or made.dtype != torch.float32 or made.shape != shape:
+        kind = "complex numbers" if made.is_complex() else f"{made.dtype}".removeprefix("torch.")
+        problem = f"it has to return {size}, and returned {list(made.shape)} in {kind}"
+    elif not torch.isfinite(made).all():
+        odd = _not_finite(reconstructor)
+        problem = "it gives NaN or infinite values for a phantom"
+        problem += f"; its weight {odd!r} holds such values, too" if odd else ""
+    elif not torch.equal(given, example):
+        problem = "it changes its input in place"
+    else:
+        image: NDArray[np.float32] = made.numpy()
+        return image
+    raise ExportError(f"The network cannot be exported: {problem}.", "Mend it, or train it again.")
+
+
+def _not_finite(reconstructor: Reconstructor) -> str | None:
+    """Return the first weight that is not finite."""
+    state = reconstructor.model.state_dict().items()
+    return next((name for name, value in state if not torch.isfinite(value).all()), None)
+
+
+def _check_transformed(recipe: ExportRecipe, written: Written) -> None:
     """Refuse a graph that is not in the precision that was asked for: none of it would be."""
-    if recipe.written != "f32" and transformed == 0:
+    if recipe.floats and written.layers is None:
         raise ExportError(
-            f"Nothing of this network can be written in {recipe.precision} for target"
-            f" {recipe.target!r}: no convolution is a torch.nn.Conv2d that its kernels take so.",
-            "Export it with --precision fp32.",
+            f"Target {recipe.target!r} does not leave single layers in float32.",
+            "Leave the layers out.",
         )
-
-
-def _check_integers(recipe: ExportRecipe, session: Session) -> None:
-    """Refuse an int8 graph that the target's own runtime computes in floating point throughout."""
-    target = recipe.row
-    if not recipe.quantised or target.checker is not target.backend:
+    if recipe.written == "f32" or written.convolutions != 0:
         return
-    executed = session.info.precision_executed
-    if "int8" not in executed or re.search(r"\bint8 in 0\b", executed):
+    known = written.layers
+    why = "it has no layer that its kernels take so" if known is None else known.why_nothing
+    raise ExportError(
+        f"Nothing of this network can be written in {as_users_write(recipe.precision)} for target"
+        f" {recipe.target!r}: {why}.",
+        "Export it with --precision fp32.",
+    )
+
+
+def _check_executed(recipe: ExportRecipe, executed: str) -> None:
+    """Refuse what the target's own runtime computes in another precision throughout."""
+    target, wanted = recipe.row, recipe.executed
+    if wanted == "f32" or target.checker is not target.backend:
+        return
+    some, none = (re.search(rf"\b{wanted} in {n}", executed) for n in ("[1-9]", r"0\b"))
+    if wanted not in executed or (none and not some):
         raise ExportError(
-            f"{target.backend.title} would compute nothing of this network in int8 ({executed}):"
-            " its integer kernels need convolutions that hand their results to each other.",
+            f"{target.backend.title} would compute nothing of this network in {wanted}"
+            f" ({as_users_write(executed)}).",
             "Export it with --precision fp32, or for a target that has other kernels, e.g."
             " --target openvino.",
         )
@@ -204,12 +267,24 @@ def _check_kind(reconstructor: Reconstructor, meta: dict[str, Any], recipe: Expo
 
 def _calibrate(reconstructor: Reconstructor, data: Golden) -> str:
     """See to it that a network can be quantised; return what its integers' steps come from."""
+    known = reconstructor.ranges or reconstructor.maxima
+    if not known:
+        reconstructor.maxima = phantom_maxima(reconstructor, data)
+        return "phantom"
+    origin = "training with rounding" if reconstructor.ranges else "training volumes"
+    network = reconstructor.model
+    behind = [name + HIGHEST for name in open_layers(network, network.structure())]
+    if all(key in known for key in behind):
+        return origin
+    # measured by a version that did not look at what layers write
+    found = phantom_maxima(reconstructor, data)
+    further = {key: found[key] for key in found if layer_of(key) != key}
     if reconstructor.ranges:
-        return "training with rounding"
-    if reconstructor.maxima:
-        return "training volumes"
-    reconstructor.maxima = phantom_maxima(reconstructor, data)
-    return "phantom"
+        most = {key: max(values) for key, values in further.items()}
+        reconstructor.ranges = {**most, **reconstructor.ranges}
+    else:
+        reconstructor.maxima = {**further, **reconstructor.maxima}
+    return f"{origin}; what layers write: phantom"
 
 
 def _reconstructor(checkpoint: Path, meta: dict[str, Any], recipe: ExportRecipe) -> Reconstructor:

@@ -77,6 +77,7 @@ def plan_exports(
     builder: str | None = None,
     compute_capabilities: Sequence[str] = (),
     require_engine: bool = False,
+    floats: Sequence[str] = (),
     out: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
     for_mask: Mask | str | os.PathLike[str] | None = None,
@@ -101,6 +102,8 @@ def plan_exports(
             "torch-tensorrt" or "none"; None as "auto".
         compute_capabilities: GPUs that TensorRT-RTX builds for ahead of time, e.g. "sm86".
         require_engine: Fail where no engine can be built.
+        floats: Patterns of the names of layers that stay in float32 beside others in fp16 or int8;
+            "auto" chooses them for int8, by what rounding costs.
         out: The bundle's folder; None makes one beside the network, named after what differs from
             the defaults.
         weights: File of weights of a source that is code (`bring.network.bring_checkpoint`, as are
@@ -141,6 +144,7 @@ def plan_exports(
             keep_op=keep_op,
             coils=coils,
             engines=engines if row.builds_engines else None,
+            floats=tuple(floats),
         )
         for row in rows
     ]

@@ -271,11 +271,14 @@ def check(
             f"{key} {getattr(figures, key):.2g} (limit {getattr(tolerance, key):.2g})"
             for key in exceeded
         )
-        raise ParityError(
-            f"The exported graph does not reproduce PyTorch: {text}.",
-            "Nothing was written; try another --dc form, or report the versions that"
-            " `kdmri-edge doctor` prints.",
+        remedy = (
+            "Nothing was written; leave the layers that lose most in float32 with --float auto, or"
+            " train a copy with rounding (`kdmri-edge distill --quantize int8`)."
+            if precision == "int8"
+            else "Nothing was written; try another --dc form, or report the versions that"
+            " `kdmri-edge doctor` prints."
         )
+        raise ParityError(f"The exported graph does not reproduce PyTorch: {text}.", remedy)
     return {
         "passed": True,
         "tolerance_name": name,

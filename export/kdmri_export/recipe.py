@@ -10,9 +10,11 @@ from kdmri_edge.physics.coils import COILS
 from kdmri_edge.runtime.targets import TARGETS, Target, as_users_write
 from kdmri_export.targets.tensorrt.engines import TORCH_TENSORRT, EngineRequest
 
-__all__ = ["BATCHES", "ExportRecipe"]
+__all__ = ["AUTO", "BATCHES", "ExportRecipe"]
 
 BATCHES: Final = ("1", "dynamic")
+AUTO: Final = "auto"
+"""What stands for the layers that lose most by rounding."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +34,8 @@ class ExportRecipe:
         coils: Of multi-coil networks: coils that scans are compressed to, at most; targets whose
             graphs have a fixed number of coils have this one.
         engines: For targets that build engines: which ones to build; None builds none.
+        floats: Patterns of the names of layers that stay in float32 while others are written in
+            another precision; "auto" among them lets int8 exports choose, by what rounding costs.
     """
 
     target: str
@@ -42,6 +46,7 @@ class ExportRecipe:
     keep_op: bool = False
     coils: int = COILS
     engines: EngineRequest | None = None
+    floats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what can be checked before a network is read.
@@ -66,7 +71,22 @@ class ExportRecipe:
             )
         if self.engines is not None and not known.builds_engines:
             raise ExportError(f"Target {self.target!r} has no engines.", "Leave the builder out.")
+        if self.floats and self.written == "f32":
+            raise ExportError(
+                f"In {as_users_write(self.precision)} no layer can be left in float32 by itself.",
+                "Leave the layers out, or export in fp16 or int8.",
+            )
+        if self.automatic and not self.quantised:
+            raise ExportError(
+                "What rounding costs a layer is measured for int8 alone.",
+                "Name the layers that are to stay in float32.",
+            )
         builder = self.engines.builder if self.engines else None
+        if builder == TORCH_TENSORRT and self.floats:
+            raise ExportError(
+                "Torch-TensorRT programs have all layers in one precision.",
+                "Leave the layers out, or use --builder tensorrt.",
+            )
         if builder == TORCH_TENSORRT and (self.dynamic or self.mask_input or self.quantised):
             raise ExportError(
                 "Torch-TensorRT programs are built for one slice, a fixed mask, fp32 or fp16.",
@@ -82,6 +102,11 @@ class ExportRecipe:
     def quantised(self) -> bool:
         """Whether the convolutions are of integers."""
         return self.precision == "int8"
+
+    @property
+    def automatic(self) -> bool:
+        """Whether layers that lose too much by rounding are found out."""
+        return AUTO in self.floats
 
     @property
     def signed(self) -> bool:
@@ -114,5 +139,6 @@ class ExportRecipe:
         marks += [self.batch] if self.batch != "1" else []
         marks += ["masks"] if self.mask_input else []
         marks += ["op"] if self.keep_op else []
+        marks += ["float"] if self.floats else []
         marks += [f"{self.coils}coils"] if self.coils != COILS else []
         return "-".join([stem, self.target, *marks])

@@ -231,6 +231,14 @@ def _check_output(output: Any, spec: CodeSpec, x_u: Tensor, network: Network) ->
     if output.dtype != torch.float32:
         raise ModelError(f"{said}; it returned {output.dtype}.", remedy)
     if not torch.isfinite(output).all():
+        state = network.state_dict().items()
+        odd = next((name for name, value in state if not torch.isfinite(value).all()), None)
+        if odd is not None:
+            raise ModelError(
+                f"{spec.reference} gives NaN or infinite values, and its weight"
+                f" {odd.removeprefix('module.')!r} holds such values.",
+                "Give weights of an earlier step of its training.",
+            )
         raise ModelError(
             f"{spec.reference} gives NaN or infinite values for a phantom.",
             "Look for a division by zero, a root or a logarithm in it, or give its weights.",

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from kdmri_edge.errors import ModelError
 from kdmri_edge.models.code import OBJECT, CodeSpec, Convention
-from kdmri_edge.models.convolutions import Convolution
+from kdmri_edge.models.layers import Structure
 from kdmri_edge.models.network import Network
 from kdmri_edge.models.permission import PermittedCode, permitted_code
 from kdmri_edge.models.protocol import InputKind
@@ -76,11 +76,11 @@ class Adapter(Network):
         if self.has_data_consistency:  # others may use the name for something of their own
             self.module.form = form  # type: ignore[assignment]
 
-    def convolutions(self) -> list[Convolution]:
-        """Describe its convolutions by a forward pass at a matrix that it is known to take."""
+    def structure(self) -> Structure:
+        """Describe its layers by a forward pass at a matrix that it is known to take."""
         spec = self.spec
         counted = spec.counted_at if isinstance(spec, CodeSpec) else (0, 0)
-        return self.convolutions_at(*counted) if all(counted) else super().convolutions()
+        return self.structure_at(*counted) if all(counted) else super().structure()
 
 
 class _Image(Adapter):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdmri_edge.models.convolutions import Convolution
+from kdmri_edge.models.layers import Layer
 from kdmri_edge.models.specs import ModelSpec
 
 __all__ = ["ConvStack", "channels_last", "padded", "sound_gradients"]
@@ -60,7 +60,7 @@ class ConvStack(nn.Module):
                 tapped = x
         return x, tapped
 
-    def convolutions(self, name: str) -> list[Convolution]:
+    def layers(self, name: str) -> list[Layer]:
         """Describe its convolutions.
 
         Args:
@@ -68,7 +68,7 @@ class ConvStack(nn.Module):
         """
         names = [f"{name}.convs.{place}" for place in range(len(self.convs))]
         return [
-            Convolution(name=own, rectified=before is not None, follows=before)
+            Layer(name=own, rectified=before is not None, follows=before)
             for before, own in zip([None, *names[:-1]], names, strict=True)
         ]
 

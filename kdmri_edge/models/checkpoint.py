@@ -141,7 +141,13 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "scaling": SCALING_RULE,
         "training": dict(checkpoint.training),
     }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.state.items()}
+    tensors: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, value in checkpoint.state.items():
+        held = value.detach().cpu().contiguous()
+        # layers may have one weight in common, which the format does not know
+        tensors[name] = held.clone() if held.data_ptr() in places else held
+        places.add(held.data_ptr())
     data = safetensors.save(tensors, metadata={"kdmri": json.dumps(meta)})
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from kdmri_edge.errors import ModelError
 from kdmri_edge.models.blocks import ConvStack
-from kdmri_edge.models.convolutions import Convolution
+from kdmri_edge.models.layers import Structure
 from kdmri_edge.models.network import Features, Network
 from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.consistency import data_consistency, gain, sense_consistency
@@ -177,9 +177,9 @@ class DCCNN(Network):
         """Reconstruct: normalised zero-filled images [B, C, H, W] to images of the same shape."""
         return self.features(x_u, operator, maps).output
 
-    def convolutions(self) -> list[Convolution]:
-        """Describe its convolutions, by its structure."""
+    def structure(self) -> Structure:
+        """Describe its layers, without a forward pass."""
         found = []
         for number, stack in enumerate(self.cascades):
-            found += cast(ConvStack, stack).convolutions(f"cascades.{number}")
-        return found
+            found += cast(ConvStack, stack).layers(f"cascades.{number}")
+        return Structure(layers=found)

@@ -12,7 +12,7 @@ or [H, W] with 1 where it samples; they give magnitude images [B, 1, H, W].
 
 `as_network` gives it the rest, by which it can be distilled by imitation of the teacher's image,
 exported and measured. A module that derives from `Network` may have more: features of its cascades,
-and a description of its convolutions that needs no forward pass.
+and a description of its layers that needs no forward pass.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from kdmri_edge.errors import ModelError
-from kdmri_edge.models.convolutions import Convolution, traced_convolutions
+from kdmri_edge.models.layers import Layer, Structure, traced_structure
 from kdmri_edge.models.protocol import InputKind, NetworkSpec
 from kdmri_edge.physics.consistency import operator_tensor, sense_operator_tensor
 from kdmri_edge.physics.masks import Mask
@@ -34,7 +34,7 @@ __all__ = ["Features", "Network", "as_network", "blank_inputs", "network_operato
 
 # Arguments that a network is called with: x_u, operator, maps.
 _GIVEN = 3
-# Side of the images by which a network's convolutions are found out; divisible for poolings.
+# Side of the images by which a network's layers are found out; divisible for poolings.
 _SIDE = 64
 _COILS = 2
 
@@ -95,17 +95,19 @@ class Network(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no cascades to go on from")
 
-    def convolutions(self) -> list[Convolution]:
-        """Describe its convolutions, by a small forward pass unless overridden."""
-        return self.convolutions_at(_SIDE, _SIDE)
+    def layers(self) -> list[Layer]:
+        """Describe its layers that hold weights."""
+        return self.structure().layers
 
-    def convolutions_at(self, height: int, width: int) -> list[Convolution]:
-        """Describe its convolutions by a forward pass on images of height x width."""
+    def structure(self) -> Structure:
+        """Describe what holds weights in it, by a small forward pass unless overridden."""
+        return self.structure_at(_SIDE, _SIDE)
+
+    def structure_at(self, height: int, width: int) -> Structure:
+        """Describe what holds weights in it by a forward pass on images of height x width."""
         device = next((p.device for p in self.parameters()), torch.device("cpu"))
         given = blank_inputs(self.spec, self.form, height, width)
-        return traced_convolutions(
-            self, *(None if one is None else one.to(device) for one in given)
-        )
+        return traced_structure(self, *(None if one is None else one.to(device) for one in given))
 
 
 def blank_inputs(

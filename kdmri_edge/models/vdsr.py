@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdmri_edge.models.blocks import ConvStack
-from kdmri_edge.models.convolutions import Convolution
+from kdmri_edge.models.layers import Structure
 from kdmri_edge.models.network import Features, Network
 from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.operators import Form
@@ -72,6 +72,6 @@ class VDSR(Network):
         """Reconstruct: images [B, C, H, W] to images of the same shape."""
         return self.features(x_u, operator).output
 
-    def convolutions(self) -> list[Convolution]:
-        """Describe its convolutions, by its structure."""
-        return self.stack.convolutions("stack")
+    def structure(self) -> Structure:
+        """Describe its layers, without a forward pass."""
+        return Structure(layers=self.stack.layers("stack"))

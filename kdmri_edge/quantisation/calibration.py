@@ -1,18 +1,23 @@
-"""Calibration for int8: the largest magnitudes that convolutions read, channel by channel."""
+"""Calibration for int8: the largest magnitudes that layers read, channel by channel."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kdmri_edge.models.layers import Structure
 from kdmri_edge.models.network import Network
-from kdmri_edge.quantisation.scheme import reads_image
+from kdmri_edge.quantisation.scheme import NARROW, splits_image
 
-__all__ = ["activation_maxima"]
+__all__ = ["HIGHEST", "LOWEST", "activation_maxima", "layer_of", "open_layers"]
+
+HIGHEST, LOWEST = ":highest", ":lowest"
+"""What follows a layer's name where the largest values that it writes are meant, and those below
+zero, without their sign."""
 
 # The outermost values of a hidden channel are clipped: seven bits of a signed integer are better
 # spent on the rest. On brains at 4x (10 slices a volume) the loss by signed int8 fell from 0.08 to
@@ -24,9 +29,11 @@ _KEPT = 8192  # largest values of a channel that are held at once: the tail of 1
 def activation_maxima(
     network: Network, batches: Iterable[tuple[Tensor, ...]], *, values: int | None = None
 ) -> dict[str, list[float]]:
-    """Return the largest magnitude of each channel that each convolution reads.
+    """Return the largest magnitude of each channel that each layer reads.
 
-    Of hidden channels the outermost 0.05 % of all values are left out. Images keep theirs.
+    Of hidden channels the outermost 0.05 % of all values are left out. Images keep theirs. Of
+    layers whose output is rounded by itself in some runtimes (`open_layers`), the same is returned
+    of what they write, a batch normalisation of it included.
 
     Args:
         network: A float network, which is run without gradients.
@@ -36,26 +43,43 @@ def activation_maxima(
             not known. Fewer of them have to be held then.
 
     Returns:
-        By the convolution's name, e.g. {"cascades.0.convs.0": [3.2]}.
+        By the layer's name, e.g. {"cascades.0.convs.0": [3.2]}; what they write by their names and
+        `HIGHEST` or `LOWEST`.
 
     Raises:
-        RuntimeError: The network computes a convolution without calling it.
+        RuntimeError: The network computes a layer without calling it.
     """
     held = _KEPT if values is None else min(_KEPT, int(_TAIL * values) + 1)
     found: dict[str, Tensor] = {}
     seen: Counter[str] = Counter()
     hidden: dict[str, bool] = {}
     hooks = []
-    for described in network.convolutions():
-        conv = cast(nn.Conv2d, network.get_submodule(described.name))
-        hidden[described.name] = described.rectified or not reads_image(conv.in_channels)
+    structure = network.structure()
+    for described in structure.layers:
+        layer = network.get_submodule(described.name)
+        hidden[described.name] = described.rectified or not splits_image(layer)
 
-        def look(module: nn.Module, inputs: tuple[Tensor], name: str = described.name) -> None:
-            magnitudes = inputs[0].detach().abs()
+        def look(
+            module: nn.Module,
+            inputs: tuple[Tensor, ...],
+            named: dict[str, Any],
+            name: str = described.name,
+        ) -> None:
+            magnitudes = _by_channel(module, inputs[0] if inputs else named["input"]).abs()
             seen[name] += magnitudes[:, 0].numel()
             found[name] = _largest(found.get(name), magnitudes, held if hidden[name] else 1)
 
-        hooks.append(conv.register_forward_pre_hook(look))
+        hooks.append(layer.register_forward_pre_hook(look, with_kwargs=True))
+    for name, place in open_layers(network, structure).items():
+
+        def look_behind(module: nn.Module, inputs: object, made: Tensor, name: str = name) -> None:
+            values = _by_channel(network.get_submodule(name), made)
+            for key, half in ((name + HIGHEST, values), (name + LOWEST, -values)):
+                seen[key] += values[:, 0].numel()
+                found[key] = _largest(found.get(key), half.clamp_min(0), held)
+
+        hidden |= {name + HIGHEST: True, name + LOWEST: True}
+        hooks.append(network.get_submodule(place).register_forward_hook(look_behind))
     try:
         with torch.no_grad():
             for batch in batches:
@@ -71,6 +95,45 @@ def activation_maxima(
         chosen = largest[:, min(outside, largest.shape[1] - 1)]
         maxima[name] = [float(f"{value:.5g}") for value in chosen]
     return maxima
+
+
+def open_layers(network: Network, structure: Structure) -> dict[str, str]:
+    """Return the layers whose output runtimes round by itself, and where it is to be had.
+
+    Integer kernels of convolutions put out integers (ONNX Runtime, PyTorch). Behind a ReLU alone
+    these are what the next layer reads; elsewhere the output has a range of its own. What has no
+    more channels than an image is left in float.
+
+    Args:
+        network: The network.
+        structure: Of the network.
+
+    Returns:
+        By the layer's name the module whose output is meant: itself, or its batch normalisation.
+    """
+    handed_on = {one.follows for one in structure.layers}
+    behind = {layer: name for name, layer in structure.normalised.items()}
+    found = {}
+    for one in structure.layers:
+        layer = network.get_submodule(one.name)
+        if isinstance(layer, nn.Linear) or one.name in handed_on:
+            continue
+        if int(layer.out_channels) > NARROW:  # type: ignore[arg-type]
+            found[one.name] = behind.get(one.name, one.name)
+    return found
+
+
+def layer_of(key: str) -> str:
+    """Return the layer that a key of `activation_maxima` is about."""
+    return key.partition(":")[0]
+
+
+def _by_channel(layer: nn.Module, given: Tensor) -> Tensor:
+    """Return what a layer reads as [B, C, H, W], C being what its weights tell apart."""
+    given = given.detach()
+    if isinstance(layer, nn.Linear):
+        return given.reshape(1, -1, given.shape[-1], 1).transpose(1, 2)
+    return given if given.dim() == 4 else given[None]
 
 
 def _largest(found: Tensor | None, values: Tensor, kept: int) -> Tensor:

@@ -1,8 +1,8 @@
 """Training with the rounding of int8 exports: quantisation-aware, with learned ranges.
 
-Every convolution computes with rounded weights and rounded inputs, exactly as the exported graph
+Every layer computes with rounded weights and rounded inputs, exactly as the exported graph
 will (`quantisation.scheme`). Gradients pass through the rounding as if it were not there, and the
-ranges of what convolutions read are learned (LSQ, Esser et al., ICLR 2020, eq. 3; here their
+ranges of what layers read are learned (LSQ, Esser et al., ICLR 2020, eq. 3; here their
 logarithm).
 """
 
@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from kdmri_edge.models.convolutions import replace_module
+from kdmri_edge.models.layers import Weighted, Wrapped, replace_module
 from kdmri_edge.models.network import Network
 from kdmri_edge.quantisation.scheme import (
     BOUNDS,
@@ -23,11 +24,12 @@ from kdmri_edge.quantisation.scheme import (
     LARGEST,
     TINY,
     activation_kind,
-    reads_image,
+    splits_image,
     taken_apart,
+    writes_blocks,
 )
 
-__all__ = ["FakeQuantConv", "add_fake_quantisation", "remove_fake_quantisation"]
+__all__ = ["FakeQuantLayer", "add_fake_quantisation", "remove_fake_quantisation"]
 
 _GEAR = 50
 """Optimisers turn a range so many times as fast as a weight: Adam moves both by its learning rate,
@@ -39,23 +41,22 @@ def _nearest(value: Tensor) -> Tensor:
     return value + (torch.round(value) - value).detach()
 
 
-class FakeQuantConv(nn.Module):
-    """A convolution that computes with the values that its int8 export will have.
+class FakeQuantLayer(Wrapped):
+    """A layer that computes with the values that its int8 export will have.
 
     Args:
-        conv: The float convolution; it stays a part of this one, and learns.
+        layer: The float layer; it stays a part of this one, and learns.
         largest: Largest magnitude of what it reads, to start from.
         rectified: It reads the output of a ReLU.
         unsigned: Round as for CPUs, else as for TensorRT.
     """
 
-    def __init__(self, conv: nn.Conv2d, largest: float, *, rectified: bool, unsigned: bool) -> None:
-        super().__init__()
-        self.conv = conv
+    def __init__(self, layer: Weighted, largest: float, *, rectified: bool, unsigned: bool) -> None:
+        super().__init__(layer)
         self.log_range = nn.Parameter(torch.tensor(math.log(max(largest, TINY)) / _GEAR))
-        self.image = reads_image(conv.in_channels, conv.groups)
+        self.image = splits_image(layer)
         self.kind = activation_kind(image=self.image, rectified=rectified, unsigned=unsigned)
-        self.by_tap = unsigned and taken_apart(conv)
+        self.axes = _axes(layer, unsigned=unsigned)
 
     @property
     def largest(self) -> float:
@@ -72,51 +73,65 @@ class FakeQuantConv(nn.Module):
         step = step * part + (step * (1 - part)).detach()
         return _nearest(torch.clamp(x / step, *BOUNDS[self.kind])) * step
 
-    def weight(self) -> Tensor:
+    def rounded_weight(self) -> Tensor:
         """Return the rounded weight; of convolutions that read an image, for both of its parts."""
-        weight = self.conv.weight
+        weight = cast(Tensor, self.conv.weight)
         if self.image:
             weight = torch.cat((weight, weight / FINE), 1)
-        axes = (1,) if self.by_tap else (1, 2, 3)
         limit = LARGEST["s8"]
-        step = weight.detach().abs().amax(axes, keepdim=True).clamp_min(TINY) / limit
+        step = weight.detach().abs().amax(self.axes, keepdim=True).clamp_min(TINY) / limit
         return _nearest(torch.clamp(weight / step, -limit, limit)) * step
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve [B, I, H, W] to [B, O, H, W], in float32: bf16 would round once more."""
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute what the layer does, in float32: bf16 would round once more."""
+        with torch.autocast(input.device.type, enabled=False):
+            x = input.float()
             if self.image:
                 coarse = self._rounded(x)
                 x = torch.cat((coarse, FINE * (x - coarse)), 1)
+            x, weight = self._rounded(x), self.rounded_weight()
+            if isinstance(self.conv, nn.Conv2d):  # whose weight may be for twice the channels
+                return cast(Tensor, self.conv._conv_forward(x, weight, self.conv.bias))
             return cast(
-                Tensor, self.conv._conv_forward(self._rounded(x), self.weight(), self.conv.bias)
+                Tensor, functional_call(self.conv, {"weight": weight}, (x, *args), dict(kwargs))
             )
 
 
+def _axes(layer: Weighted, *, unsigned: bool) -> tuple[int, ...]:
+    """Return the axes of a weight that share a step."""
+    if isinstance(layer, nn.Linear):
+        return (1,)
+    if isinstance(layer, nn.ConvTranspose2d):
+        return (0,) if writes_blocks(layer) else (0, 2, 3)
+    return (1,) if unsigned and taken_apart(layer) else (1, 2, 3)
+
+
 def add_fake_quantisation(network: Network, ranges: Mapping[str, float], *, unsigned: bool) -> None:
-    """Let all convolutions of a network compute with rounded values, in place.
+    """Let the layers of a network compute with rounded values, in place.
 
     Args:
         network: An equalised network (`quantisation.equalisation`).
-        ranges: Largest magnitude that each convolution reads, by its name.
+        ranges: Largest magnitude that each layer reads, by its name; layers without one, and those
+            whose weight is used elsewhere, too, or computed, stay as they are.
         unsigned: Round as for CPUs, else as for TensorRT.
     """
-    for described in network.convolutions():
+    for described in network.layers():
         name = described.name
-        conv = cast(nn.Conv2d, network.get_submodule(name))
-        rounded = FakeQuantConv(
-            conv, ranges[name], rectified=described.rectified, unsigned=unsigned
+        layer = cast(Weighted, network.get_submodule(name))
+        if name not in ranges or described.tied or not isinstance(layer.weight, nn.Parameter):
+            continue
+        rounded = FakeQuantLayer(
+            layer, ranges[name], rectified=described.rectified, unsigned=unsigned
         )
         replace_module(network, name, rounded)
 
 
 def remove_fake_quantisation(network: Network) -> dict[str, float]:
-    """Give a network its float convolutions back, in place; return the ranges that were learned."""
+    """Give a network its float layers back, in place; return the ranges that were learned."""
     rounded = {
         name: module
         for name, module in network.named_modules()
-        if isinstance(module, FakeQuantConv)
+        if isinstance(module, FakeQuantLayer)
     }
     for name, module in rounded.items():
         replace_module(network, name, module.conv)

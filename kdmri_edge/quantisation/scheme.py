@@ -6,9 +6,9 @@ image, and as further channels what rounding took away, magnified (`FINE`), with
 divided by that: twelve bits in integer arithmetic, at no cost, since kernels compute input channels
 in blocks of four or more.
 
-Weights become signed int8 with one scale per output channel. What a convolution reads is quantised
+Weights become signed int8 with one scale per output channel. What a layer reads is quantised
 with one scale. For CPUs, whose kernels want unsigned integers all along, it is unsigned: with zero
-point 0 after a ReLU, 128 for an image. For TensorRT it is signed with zero point 0, half of the
+point 0 after a ReLU, else 128. For TensorRT it is signed with zero point 0, half of the
 range unused after a ReLU.
 """
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from torch.nn import Conv2d
+    from torch.nn import Conv2d, ConvTranspose2d, Module
 
 __all__ = [
     "BOUNDS",
@@ -27,7 +27,9 @@ __all__ = [
     "TINY",
     "activation_kind",
     "reads_image",
+    "splits_image",
     "taken_apart",
+    "writes_blocks",
 ]
 
 LARGEST: Final = {"s8": 127, "u8": 255, "u8c": 127}
@@ -56,6 +58,27 @@ def reads_image(inputs: int, groups: int = 1) -> bool:
     return inputs <= _IMAGE and groups == 1
 
 
+def splits_image(layer: Module) -> bool:
+    """Tell whether a layer reads an image, which it is then given in two parts."""
+    from torch.nn import Conv2d
+
+    return isinstance(layer, Conv2d) and reads_image(layer.in_channels, layer.groups)
+
+
+def writes_blocks(layer: ConvTranspose2d) -> bool:
+    """Tell whether each pixel that a transposed convolution reads becomes a block of its own.
+
+    It is then a 1x1 convolution to as many channels as a block has pixels, which has integer
+    kernels where the transposed one has none, and a scale for each pixel of a block.
+    """
+    return (
+        layer.stride == layer.kernel_size
+        and layer.groups == 1
+        and all(one == 0 for one in (*layer.padding, *layer.output_padding))
+        and all(one == 1 for one in layer.dilation)
+    )
+
+
 def taken_apart(conv: Conv2d) -> bool:
     """Tell whether a convolution is exported tap by tap for CPUs: narrow, and a plain square."""
     return (
@@ -67,15 +90,13 @@ def taken_apart(conv: Conv2d) -> bool:
 
 
 def activation_kind(*, image: bool, rectified: bool, unsigned: bool) -> str:
-    """Return the kind of integers that a convolution reads.
+    """Return the kind of integers that a layer reads.
 
     Args:
         image: It reads an image.
         rectified: It reads the output of a ReLU.
-        unsigned: Whether unsigned integers are wanted where they can be had (CPUs).
+        unsigned: Whether unsigned integers are wanted (CPUs).
     """
     if not unsigned:
         return "s8"
-    if image:
-        return "u8c"
-    return "u8" if rectified else "s8"
+    return "u8" if rectified and not image else "u8c"

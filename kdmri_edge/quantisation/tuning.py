@@ -31,7 +31,7 @@ from kdmri_edge.models.blocks import channels_last
 from kdmri_edge.models.checkpoint import read_checkpoint_meta
 from kdmri_edge.models.network import Features, Network
 from kdmri_edge.physics.consistency import maps_tensor
-from kdmri_edge.quantisation.calibration import activation_maxima
+from kdmri_edge.quantisation.calibration import activation_maxima, layer_of
 from kdmri_edge.quantisation.equalisation import equalise
 from kdmri_edge.quantisation.fake_quantisation import (
     add_fake_quantisation,
@@ -159,7 +159,9 @@ def tune(
             f"{title}: {after:.2f} dB on the validation volumes"
             f" ({before:.2f} before tuning, {float_psnr:.2f} in float)."
         )
-    learned = remove_fake_quantisation(quantised)
+    # what layers write, which some runtimes round as well, was measured before
+    written = {key: value for key, value in ranges.items() if layer_of(key) != key}
+    learned = remove_fake_quantisation(quantised) | written
     figures: dict[str, Any] = {"float": float_psnr, "untuned": before, "tuned": after}
     return Tuned(network=quantised, ranges=learned, figures=figures)
 

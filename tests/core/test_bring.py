@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,22 @@ class TestCommands:
         assert roles == {"teacher", "plain", "student"}
         assert load_checkpoint(Path("run/teacher.safetensors")).training["steps"] == {"teacher": 3}
 
+    @pytest.mark.nightly
+    def test_a_student_learns_with_rounding(self, cli: Cli) -> None:
+        """Its transposed convolution as well, and its normalised ones are integers in the end."""
+        both = ("--teacher", f"{UNET}:UNet?width=4", "--student", f"{UNET}:UNet?width=4")
+        tuned = ("--quantize", "int8", "--set", "qat.steps=2")
+        done = cli("distill", *both, *QUICK, "--no-baseline", *tuned, "--out", "run")
+        assert done.code == 0, done.err
+        done = cli("export", "run", "--target", "onnx", "--precision", "int8", "--json")
+        assert done.code == 0, done.err
+        (made,) = json.loads(done.out)
+        kinds = {"Conv2d": 7, "ConvTranspose2d": 1}
+        assert made["transformed"]["layers"] == made["transformed"]["of"] == kinds
+        assert made["executed"]["precision"].startswith("int8 in 7/")
+        manifest = json.loads(Path("run/exports/student-onnx-int8/manifest.json").read_text())
+        assert manifest["calibrated_on"] == "training with rounding"
+
     def test_complex_images_have_a_phase(self, cli: Cli) -> None:
         code = net("return x + 0.1 * self.conv(x)", channels=2)
         both = ("--teacher", code, "--student", code, "--no-baseline", "--out", "run")
@@ -366,6 +383,14 @@ class TestPython:
         assert made.shape == (32, 32)
         with pytest.raises(ModelError, match="for which mask"):
             ke.export(module, target="onnx")
+
+    def test_weights_that_are_not_finite_are_named(self) -> None:
+        module = Plain(3)
+        with torch.no_grad():
+            module.layers[2].weight[0, 1, 1, 1] = torch.nan
+        with pytest.raises(ModelError, match=r"its weight 'layers\.2\.weight' holds") as caught:
+            ke.export(module, target="onnx", for_mask=MASK)
+        assert "earlier step" in caught.value.remedy
 
     def test_a_class_that_no_other_process_finds(self) -> None:
         class Local(Plain):

@@ -43,7 +43,7 @@ WITH_TORCH = {
     "kdmri_edge.models.dccnn",
     "kdmri_edge.quantisation.equalisation",
     "kdmri_edge.models.blocks",
-    "kdmri_edge.models.convolutions",
+    "kdmri_edge.models.layers",
     "kdmri_edge.models.network",
     "kdmri_edge.quantisation.fake_quantisation",
     "kdmri_edge.models.vdsr",

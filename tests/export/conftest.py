@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +18,38 @@ def operators_read_once() -> None:
 
     registry = _registration.ONNXRegistry
     registry.from_torchlib = staticmethod(functools.cache(registry.from_torchlib))  # type: ignore[method-assign,assignment]
+
+
+@pytest.fixture
+def export_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Export what code makes, with weights as if it were trained, for a user who names it first.
+
+    Imported here, not at the top: tests without PyTorch's exporters are collected, too.
+    """
+    import torch
+    from torch import nn
+
+    from kdmri_edge.bring.network import bring_checkpoint
+    from kdmri_edge.models.adapter import call
+    from kdmri_edge.models.permission import allow_code
+    from kdmri_export.export import export_model
+    from kdmri_export.recipe import ExportRecipe
+    from tests.export.networks import lines
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("KDMRI_EDGE_CODE", "")
+
+    def make(code: str, target: str, precision: str, **options: Any) -> Any:
+        torch.manual_seed(0)
+        module = call(allow_code(code))
+        if "last.weight" in module.state_dict():
+            nn.init.normal_(module.get_submodule("last").weight, std=0.02)
+        torch.save(module.state_dict(), tmp_path / "weights.pt")
+        checkpoint = bring_checkpoint(code, weights=tmp_path / "weights.pt", mask=lines())
+        recipe = ExportRecipe(target=target, precision=precision, **options)
+        return export_model(checkpoint, recipe, tmp_path / f"{target}-{precision}")
+
+    return make
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +17,8 @@ from kdmri_edge.data.simulation import coil_maps
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.checkpoint import Checkpoint, save_checkpoint
+from kdmri_edge.models.network import Network, as_network
+from kdmri_edge.models.protocol import InputKind, NetworkSpec, SpecDefaults
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.masks import Mask, variable_density_2d, variable_density_lines
@@ -21,6 +27,40 @@ from kdmri_edge.physics.scaling import network_maps
 from kdmri_edge.quantisation.calibration import activation_maxima
 
 MATRIX = 32
+UNET = Path(__file__).resolve().parents[2] / "examples" / "own_network" / "unet.py"
+
+
+@dataclass(frozen=True)
+class UnetSpec(SpecDefaults):
+    """The U-Net of examples/, which knows nothing of this library, as a network of it."""
+
+    kind: str = "unet"
+    reads: InputKind = InputKind.MAGNITUDE
+    has_data_consistency: bool = False
+    parameters: int = 0
+    receptive_radius: int | None = None
+    width: int = 4
+
+    def macs(self, height: int, width: int, **_: Any) -> dict[str, int]:
+        return {"convolutions": 0, "data_consistency": 0}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> UnetSpec:
+        return cls(**value)
+
+
+def _unet(architecture: UnetSpec) -> Network:
+    found = importlib.util.spec_from_file_location("own_unet", UNET)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    made = module.UNet(width=architecture.width)
+    torch.nn.init.normal_(made.last.weight, std=0.1)  # as if it were trained
+    return as_network(made, architecture)
 
 
 def spec(
@@ -65,7 +105,7 @@ def maps(batch: int, size: tuple[int, int], coils: int = COILS) -> NDArray[np.fl
 
 
 def network(
-    architecture: ModelSpec,
+    architecture: NetworkSpec,
     mask: Mask,
     form: Form | None = None,
     size: tuple[int, int] | None = None,
@@ -74,7 +114,9 @@ def network(
 ) -> Reconstructor:
     """Draw a network; `size` of an image also calibrates it."""
     torch.manual_seed(0)
-    made = Reconstructor(build_model(architecture), mask, form, any_mask=any_mask).eval()
+    own = isinstance(architecture, UnetSpec)
+    model = _unet(architecture) if own else build_model(architecture)
+    made = Reconstructor(model, mask, form, any_mask=any_mask).eval()
     if size is not None:
         x_u = torch.randn(2, architecture.channels, *size)
         further = (torch.from_numpy(maps(2, size)),) if architecture.coils else ()

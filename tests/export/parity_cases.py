@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from kdmri_edge.errors import BackendError, ExportError
+from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.reconstructor import Reconstructor
-from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.deviation import compare, tolerance_for
@@ -23,9 +23,9 @@ from kdmri_edge.runtime.session import Session
 from kdmri_edge.runtime.targets import TARGETS, Target
 from kdmri_edge.utils.extras import load_attribute as load
 from kdmri_export.recipe import ExportRecipe
-from tests.export.networks import COILS, lines, maps, network, points, spec
+from tests.export.networks import COILS, UnetSpec, lines, maps, network, points, spec
 
-Case = tuple[ModelSpec, Mask, Form | None, tuple[int, int]]
+Case = tuple[NetworkSpec, Mask, Form | None, tuple[int, int]]
 
 small = partial(spec, cascades=2)  # of nodes made by cascade, one that begins and one that ends
 
@@ -59,12 +59,13 @@ CASES: dict[str, Case] = {
         (32, 24),
     ),
     "super-resolution": (small(kind="vdsr"), lines(), None, (32, 24)),
+    "U-Net": (UnetSpec(), lines(), None, (32, 24)),
 }
 # One of each form, of each kind of mask and of each kind of input, at odd sizes where they go.
 EVERY_TIME = (
     "magnitude", "magnitude, noise weight, odd", "magnitude, DFT", "complex, 2-D mask, odd",
     "complex, FFT, 2-D mask, odd", "sense, few lines, odd", "carried maps, half size",
-    "super-resolution",
+    "super-resolution", "U-Net",
 )  # fmt: skip
 SENSE = [name for name in CASES if "sense" in name]
 
@@ -107,13 +108,27 @@ def exported(recipe: ExportRecipe, name: str) -> tuple[Reconstructor, dict[str, 
 
 
 class ParityCases:
-    """Inherit and set `target`, and the forms of data consistency that it refuses.
+    """Inherit and set `target`, and what it refuses.
 
-    Those with `refuses` in their name are left out of the other tests (`conftest.py`).
+    Cases with `refuses` in their name are left out of the other tests (`conftest.py`).
+
+    Attributes:
+        target: Name of the target.
+        refuses: What stands in the names of cases that it refuses, such as a form of data
+            consistency.
+        refusal: What stands in its message then.
+        takes_masks: Whether a mask can be the input of its graphs.
+        takes_batches: Whether they can take any batch.
+        in_float: Cases that it has no integer kernels for.
+        keep_op: Whether data consistency is kept as one node.
     """
 
     target: ClassVar[str]
     refuses: ClassVar[str] = "no case has this in its name"
+    refusal: ClassVar[str] = "node"
+    takes_masks: ClassVar[bool] = True
+    takes_batches: ClassVar[bool] = True
+    in_float: ClassVar[Collection[str]] = ()
     keep_op: ClassVar[bool] = False
 
     @property
@@ -190,14 +205,16 @@ class ParityCases:
         some(
             [
                 "magnitude", "complex", "sense", "carried maps, odd", "carried maps, half size",
-                "super-resolution",
+                "super-resolution", "U-Net",
             ],
-            ["magnitude", "carried maps, half size", "super-resolution"],
+            ["magnitude", "carried maps, half size", "super-resolution", "U-Net"],
         ),
     )  # fmt: skip
     def test_every_precision_of_the_graph(self, name: str, tmp_path: Path) -> None:
         architecture, _, _, size = CASES[name]
         for precision in self.row.precisions:
+            if precision == "int8" and name in self.in_float:
+                continue
             folder = tmp_path / precision
             folder.mkdir()
             reconstructor, graph = self.write(name, folder, precision=precision)
@@ -225,6 +242,10 @@ class ParityCases:
         ),
     )  # fmt: skip
     def test_one_graph_serves_other_masks(self, name: str, tmp_path: Path) -> None:
+        if not self.takes_masks:
+            with pytest.raises(ExportError):
+                self.write(name, tmp_path, mask_input=True)
+            return
         reconstructor, graph = self.write(name, tmp_path, mask_input=True)
         session = self.open(graph)
         architecture, mask, _, size = CASES[name]
@@ -249,12 +270,16 @@ class ParityCases:
         some(
             [
                 "magnitude", "complex, 2-D mask, odd", "magnitude, FFT", "sense",
-                "sense, 2-D mask, odd",
+                "sense, 2-D mask, odd", "U-Net",
             ],
             ["magnitude", "sense"],
         ),
     )  # fmt: skip
     def test_dynamic_graph_takes_any_batch(self, name: str, tmp_path: Path) -> None:
+        if not self.takes_batches:
+            with pytest.raises(ExportError):
+                self.write(name, tmp_path, dynamic=True)
+            return
         reconstructor, graph = self.write(name, tmp_path, dynamic=True)
         session = self.open(graph)
         architecture, _, _, size = CASES[name]
@@ -288,7 +313,7 @@ class ParityCases:
         recipe = ExportRecipe(target=self.target, keep_op=self.keep_op, coils=COILS)
         for name in CASES:
             if self.refuses in name:
-                with pytest.raises(ExportError, match="node"):
+                with pytest.raises(ExportError, match=self.refusal):
                     exported(recipe, name)
 
     def test_results_of_two_calls_are_separate(self, tmp_path: Path) -> None:

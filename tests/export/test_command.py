@@ -348,3 +348,16 @@ def test_paths_can_be_copied_and_the_next_commands_typed(here: Path, target: str
     assert bool(scripts) == (target == "trt")
     assert all(Path(script).is_file() for script in scripts)
     assert call("verify", bundle).exit_code == 0
+
+
+def test_layers_in_float_are_named_and_what_became_of_the_others(here: Path) -> None:
+    run = write_run(here / "run", ("student",))
+    options = ("export", run.path, "--target", "onnx", "--precision", "int8")
+    shown = call(*options, "--float", "cascades.0.*")
+    assert shown.exit_code == 0, shown.output
+    assert str(run.exports_dir / "student-onnx-int8-float") in shown.stdout.splitlines()
+    assert "int8: 2 of 4 Conv2d; ONNX Runtime computes int8 in 1/" in shown.stdout
+    assert "in fp32: cascades.0.convs.0, cascades.0.convs.1 (asked for in float)" in shown.stdout
+    refused = call(*options, "--float", "cascade.0.conv.1")
+    assert isinstance(refused.exception, ExportError)
+    assert "did you mean 'cascades.0.convs.1'" in str(refused.exception)

@@ -75,6 +75,49 @@ class NoChain(nn.Module):
         return made
 
 
+class NoImage(nn.Module):
+    """Gives something else than an image, each in another way."""
+
+    def __init__(self, spec: PlainSpec, way: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        self.way = way
+
+    def forward(self, x_u: Tensor, operator: Tensor) -> object:
+        made = data_consistency(self.conv(x_u), x_u, operator, 1.0, "projection")
+        match self.way:
+            case "tuple":
+                return made, x_u
+            case "complex":
+                return torch.complex(made, made)
+            case "shape":
+                return made[:, 0]
+            case "nan":
+                return made / 0
+        x_u += made
+        return x_u
+
+
+def pair(spec: PlainSpec) -> nn.Module:
+    return NoImage(spec, "tuple")
+
+
+def complex_numbers(spec: PlainSpec) -> nn.Module:
+    return NoImage(spec, "complex")
+
+
+def another_shape(spec: PlainSpec) -> nn.Module:
+    return NoImage(spec, "shape")
+
+
+def not_a_number(spec: PlainSpec) -> nn.Module:
+    return NoImage(spec, "nan")
+
+
+def in_place(spec: PlainSpec) -> nn.Module:
+    return NoImage(spec, "in place")
+
+
 @pytest.fixture
 def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Export:
     """Export a module of this file, or the plain one, under a line mask of 32."""
@@ -117,7 +160,7 @@ def test_any_module_is_exported_and_counts_what_was_transformed(
 ) -> None:
     name, target, precision = case
     bundle = export(name, target, precision)
-    assert bundle.manifest["transformed"] == {"convolutions": CASES[case]}
+    assert bundle.manifest["transformed"]["convolutions"] == CASES[case]
     assert bundle.manifest["network"] == {"reads": "magnitude", "has_data_consistency": True}
     backend = {"trt": "onnxruntime"}.get(target)
     given, wanted = (np.load(bundle.path / part) for part in (GOLDEN_INPUT, GOLDEN_OUTPUT))
@@ -137,9 +180,29 @@ def test_any_module_is_exported_and_counts_what_was_transformed(
 def test_a_precision_that_transforms_nothing_is_refused(
     export: Export, tmp_path: Path, name: str, target: str, precision: str
 ) -> None:
-    with pytest.raises(ExportError, match=f"Nothing .* in {precision}") as caught:
+    with pytest.raises(ExportError, match=r"Nothing .* in (fp16|int8)") as caught:
         export(name, target, precision)
     assert "--precision fp32" in caught.value.remedy
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pair", "returned a tuple of 2"),
+        ("complex_numbers", r"returned \[1, 1, 32, 32\] in complex numbers"),
+        ("another_shape", r"returned \[1, 32, 32\] in float32"),
+        ("not_a_number", "NaN or infinite values for a phantom"),
+        ("in_place", "changes its input in place"),
+    ],
+)
+@pytest.mark.parametrize("precision", ["f32", "int8"])
+def test_what_gives_no_image_is_refused_before_anything_is_written(
+    export: Export, tmp_path: Path, name: str, said: str, precision: str
+) -> None:
+    with pytest.raises(ExportError, match=said) as caught:
+        export(name, "onnx", precision)
+    assert caught.value.what.startswith("The network cannot be exported: it ")
     assert not (tmp_path / "bundle").exists()
 
 

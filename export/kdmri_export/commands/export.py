@@ -103,6 +103,15 @@ _FORMS = {
     "capabilities",
     help=f"rtx: the GPUs to build for, comma-separated [{','.join(RTX_DEFAULT)}].",
 )
+@click.option(
+    "--float",
+    "floats",
+    metavar="LAYER",
+    multiple=True,
+    help="fp16, int8: a layer that stays in float32, by its name or a pattern such as 'up.*'; may"
+    " be repeated. auto (int8) leaves those in float32 that rounding costs most, until the image is"
+    " close enough.",
+)
 @click.option("--require-engine", is_flag=True, help="trt: fail if no engine can be built.")
 @click.option(
     "--out",
@@ -123,6 +132,7 @@ def export(
     coils: int,
     builder: str | None,
     capabilities: str | None,
+    floats: tuple[str, ...],
     require_engine: bool,
     out: Path | None,
     weights: Path | None,
@@ -142,7 +152,8 @@ def export(
 
     A bundle is named after its network and target, and after what differs from the defaults:
     -fp16, -bf16 or -int8; -dft, -fft or -projection (--dc); -dynamic (--batch); -masks (--mask
-    input); -op (--keep-op); -8coils (--coils). Where it lies is printed, or is what --out says.
+    input); -op (--keep-op); -float (--float); -8coils (--coils). Where it lies is printed, or is
+    what --out says.
 
     \b
     Examples:
@@ -178,6 +189,7 @@ def export(
         builder=builder,
         compute_capabilities=[c.strip() for c in (capabilities or "").split(",") if c.strip()],
         require_engine=require_engine,
+        floats=floats,
         out=out,
         weights=weights,
         for_mask=for_mask,
@@ -207,13 +219,14 @@ def _size(bundle: Bundle) -> int:
 
 def _record(bundle: Bundle) -> dict[str, Any]:
     keys = ("target", "role", "precision", "run_precision", "dc", "batch", "parity", "macs")
+    further = ("engine", "transformed", "executed", "kept_in_float")
     transforms = bundle.manifest.get("transforms_as_products", 0)
     return {
         "bundle": str(bundle.path),
         "bytes": _size(bundle),
         **{key: bundle.manifest[key] for key in keys},
         "transforms_as_products": transforms,
-        "engine": bundle.manifest.get("engine"),
+        **{key: bundle.manifest.get(key) for key in further},
     }
 
 
@@ -224,6 +237,8 @@ def _show(bundles: list[Bundle]) -> None:
     for bundle in bundles:
         click.echo(str(bundle.path))
         click.echo(f"  {_facts(bundle)}")
+        for line in _precision_lines(bundle):
+            click.echo(f"  {line}")
         click.echo(f"  against PyTorch: {_parity(bundle)}")
         if bundle.takes_maps:
             macs = bundle.manifest["macs"]
@@ -236,6 +251,25 @@ def _show(bundles: list[Bundle]) -> None:
     for bundle in bundles:
         for line in _next(bundle):
             say(f"  {line}")
+
+
+def _precision_lines(bundle: Bundle) -> list[str]:
+    """Say which layers are in the precision that was asked for, and what the runtime made of it."""
+    held = bundle.manifest.get("transformed") or {}
+    if bundle.written == "f32" or "of" not in held:  # of a package that counts convolutions alone
+        return []
+    counted = [f"{held['layers'].get(kind, 0)} of {n} {kind}" for kind, n in held["of"].items()]
+    said = as_users_write(bundle.written)
+    lines = [f"{said}: {', '.join(counted)}"]
+    executed = bundle.manifest.get("executed")
+    if executed:
+        lines[0] += f"; {executed['backend']} computes {as_users_write(executed['precision'])}"
+    for reason in dict.fromkeys(held["left"].values()):
+        names = [name for name, why in held["left"].items() if why == reason]
+        lines.append(f"in fp32: {', '.join(names)} ({reason})")
+    if held["functional"]:
+        lines.append(f"in fp32: {', '.join(held['functional'])} (none of these kinds)")
+    return lines
 
 
 def _facts(bundle: Bundle) -> str:

@@ -1,4 +1,4 @@
-"""Convolutions in half precision inside a float32 graph, with explicit casts.
+"""Layers in half precision inside a float32 graph, with explicit casts.
 
 Everything else, data consistency above all, stays in float32: rounding it would move acquired
 samples. Strongly typed builders (TensorRT 11) compute what the graph says, so it has to say it.
@@ -6,57 +6,77 @@ samples. Strongly typed builders (TensorRT 11) compute what the graph says, so i
 
 from __future__ import annotations
 
-from typing import cast
+import copy
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdmri_edge.models.convolutions import replace_module
+from kdmri_edge.models.layers import Wrapped, replace_module
 from kdmri_edge.models.reconstructor import Reconstructor
+from kdmri_export.transformed import Transformed, choose_layers
 
-__all__ = ["DTYPES", "cast_convolutions"]
+__all__ = ["DTYPES", "cast_convolutions", "cast_layers"]
 
 DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
 
 
-class _Cast(nn.Module):
-    """A convolution in half precision.
+class _Cast(Wrapped):
+    """A layer in half precision.
 
     Args:
-        conv: The convolution.
+        layer: The layer, which stays as it is.
         dtype: What it computes in.
-        given: It is given halves, by the convolution that it follows.
+        given: It is given halves, by the layer that it follows.
         hands_on: What reads its output takes halves.
     """
 
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, *, given: bool, hands_on: bool) -> None:
-        super().__init__()
-        self.conv = conv.to(dtype)
+    def __init__(
+        self, layer: nn.Module, dtype: torch.dtype, *, given: bool, hands_on: bool
+    ) -> None:
+        super().__init__(copy.deepcopy(layer).to(dtype))
         self.dtype, self.given, self.hands_on = dtype, given, hands_on
 
-    def forward(self, x: Tensor) -> Tensor:
-        made: Tensor = self.conv(x if self.given else x.to(self.dtype))
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        x = input if self.given else input.to(self.dtype)
+        made: Tensor = self.conv(x, *args, **kwargs)
         return made if self.hands_on else made.float()
 
 
-def cast_convolutions(reconstructor: Reconstructor, precision: str) -> int:
-    """Let the convolutions of a network compute in a precision of `DTYPES`, in place.
+def cast_layers(
+    reconstructor: Reconstructor, precision: str, floats: Sequence[str] = ()
+) -> Transformed:
+    """Let the layers of a network compute in a precision of `DTYPES`, in place.
 
-    Between convolutions that follow each other there is no cast.
+    Between layers that follow each other there is no cast.
+
+    Args:
+        reconstructor: The network.
+        precision: Key of `DTYPES`.
+        floats: Patterns of the names of layers that stay in float32.
 
     Returns:
-        How many there are.
+        What was done.
+
+    Raises:
+        ExportError: A pattern fits no layer.
     """
     network = reconstructor.model
-    found = network.convolutions()
-    followed = {described.follows for described in found}
-    for described in found:
-        conv = cast(nn.Conv2d, network.get_submodule(described.name))
+    choice = choose_layers(network, floats)
+    done, chosen = choice.transformed(), choice.names
+    hand_on = {one.follows for one in choice.layers if one.follows in chosen}
+    for described in choice.layers:
         made = _Cast(
-            conv,
+            network.get_submodule(described.name),
             DTYPES[precision],
-            given=described.follows is not None,
-            hands_on=described.name in followed,
+            given=described.follows in chosen,
+            hands_on=described.name in hand_on,
         )
         replace_module(network, described.name, made)
-    return len(found)
+    return done
+
+
+def cast_convolutions(reconstructor: Reconstructor, precision: str) -> int:
+    """Let the layers of a network compute in a precision of `DTYPES`, in place; return how many."""
+    return cast_layers(reconstructor, precision).total

@@ -17,27 +17,29 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from kdmri_edge.errors import ExportError
-from kdmri_edge.models.convolutions import RECTIFIERS, replace_module
+from kdmri_edge.models.layers import RECTIFIERS, Wrapped, replace_module
 from kdmri_edge.models.reconstructor import Reconstructor
-from kdmri_edge.quantisation.fake_quantisation import FakeQuantConv, add_fake_quantisation
+from kdmri_edge.quantisation.fake_quantisation import FakeQuantLayer, add_fake_quantisation
 from kdmri_edge.quantisation.scheme import FINE, LARGEST, TINY
+from kdmri_export.passes.quantise import choose_quantised
+from kdmri_export.transformed import Transformed
 
 __all__ = ["RectifiedIntegers", "quantise_convolutions"]
 
+_IN_FLOAT = "PyTorch's integer kernels need another convolution behind it, by way of a ReLU alone"
 # PyTorch's kernels take unsigned activations alone: signed integers are moved by half their range.
 _ZERO_POINT = {"u8": 0, "u8c": 128, "s8": 128}
 
 
 class _Reader(nn.Module):
-    """What a convolution in integers reads.
+    """What a layer in integers reads.
 
     Args:
-        rounded: The convolution.
+        rounded: The layer.
         given: It is given its integers, by the convolution that it follows.
     """
 
-    def __init__(self, rounded: FakeQuantConv, *, given: bool) -> None:
+    def __init__(self, rounded: FakeQuantLayer, *, given: bool) -> None:
         super().__init__()
         self.given, self.image = given, rounded.image
         self.step = max(rounded.largest, TINY) / LARGEST[rounded.kind]
@@ -65,7 +67,7 @@ class _IntegerConv(nn.Module):
         next_one: What reads its integers.
     """
 
-    def __init__(self, rounded: FakeQuantConv, next_one: _Reader, *, given: bool) -> None:
+    def __init__(self, rounded: FakeQuantLayer, next_one: _Reader, *, given: bool) -> None:
         super().__init__()
         self.reader = _Reader(rounded, given=given)
         self.packed = _packed(rounded)  # a module's own attribute, or it could not be traced
@@ -80,24 +82,24 @@ class _IntegerConv(nn.Module):
         )
 
 
-class _RoundedConv(nn.Module):
-    """A convolution that reads integers and computes with its rounded weights in float.
+class _RoundedLayer(Wrapped):
+    """A layer that reads integers and computes with its rounded weights in float.
 
     Args:
-        rounded: The convolution.
+        rounded: The layer.
         given: See `_Reader`.
     """
 
-    def __init__(self, rounded: FakeQuantConv, *, given: bool) -> None:
-        super().__init__()
+    def __init__(self, rounded: FakeQuantLayer, *, given: bool) -> None:
+        super().__init__(copy.deepcopy(rounded.conv))
         self.reader = _Reader(rounded, given=given)
-        self.conv = copy.deepcopy(rounded.conv)
-        weight = rounded.weight().detach()
-        self.conv.in_channels = weight.shape[1] * self.conv.groups
+        weight = rounded.rounded_weight().detach()
+        if isinstance(self.conv, nn.Conv2d):  # of an image in two parts
+            self.conv.in_channels = weight.shape[1] * self.conv.groups
         self.conv.weight = nn.Parameter(weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.conv(self.reader(x).dequantize()))
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return cast(Tensor, self.conv(self.reader(input).dequantize(), *args, **kwargs))
 
 
 class RectifiedIntegers(TorchFunctionMode):
@@ -120,55 +122,58 @@ class RectifiedIntegers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _packed(rounded: FakeQuantConv) -> Any:
+def _packed(rounded: FakeQuantLayer) -> Any:
     """Return weights and bias as the kernels take them."""
-    weight = rounded.weight().detach()
+    weight = rounded.rounded_weight().detach()
     step = weight.abs().amax((1, 2, 3)).clamp_min(TINY).double() / LARGEST["s8"]
     points = torch.zeros(len(weight), dtype=torch.long)
     integers = torch.quantize_per_channel(weight, step, points, 0, torch.qint8)
-    conv = rounded.conv
+    conv = cast(nn.Conv2d, rounded.conv)
     return torch.ops.quantized.conv2d_prepack(
         integers, conv.bias, list(conv.stride), list(cast(tuple[int, int], conv.padding)),
         list(conv.dilation), conv.groups,
     )  # fmt: skip
 
 
-def _takes_integers(conv: nn.Conv2d) -> bool:
+def _takes_integers(layer: nn.Module) -> bool:
     """Tell whether PyTorch's kernels have such a convolution: padded with zeros, by numbers."""
-    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    return (
+        isinstance(layer, nn.Conv2d)
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+    )
 
 
-def quantise_convolutions(reconstructor: Reconstructor, ranges: Mapping[str, float]) -> int:
-    """Let the convolutions of a network compute in integers, in place.
+def quantise_convolutions(
+    reconstructor: Reconstructor, ranges: Mapping[str, float], floats: Sequence[str] = ()
+) -> Transformed:
+    """Let the convolutions of a network compute in integers, and other layers as if, in place.
 
     Args:
         reconstructor: A network of equalised weights (`quantisation.equalisation`).
-        ranges: Largest magnitude that each of its convolutions reads, by its name.
+        ranges: Largest magnitude that each of its layers reads, by its name.
+        floats: Patterns of the names of layers that stay in float32.
 
     Returns:
-        How many of them compute in integers.
+        Which of them compute in integers.
 
     Raises:
-        ExportError: The range of a convolution is missing.
+        ExportError: The range of a layer is missing, or a pattern fits none.
     """
     network = reconstructor.model
-    found = network.convolutions()
-    try:
-        add_fake_quantisation(network, ranges, unsigned=True)
-    except KeyError as missing:
-        raise ExportError(
-            f"What convolution {missing.args[0]!r} reads is not known.",
-            "The activation maxima belong to another network; export in another precision.",
-        ) from missing
+    choice = choose_quantised(network, ranges, floats)
+    found, chosen = choice.layers, choice.names
+    whole = choice.transformed()  # now, while they are what they were
+    add_fake_quantisation(network, {name: ranges[name] for name in chosen}, unsigned=True)
     rounded = {
-        described.name: cast(FakeQuantConv, network.get_submodule(described.name))
+        described.name: cast(FakeQuantLayer, network.get_submodule(described.name))
         for described in found
     }
     # Integers are handed on where one convolution alone reads them, as they are.
     readers = {
         described.follows: described.name
         for described in found
-        if described.follows is not None
+        if described.follows in rounded
         and _takes_integers(rounded[described.follows].conv)
         and not rounded[described.name].image
     }
@@ -179,6 +184,6 @@ def quantise_convolutions(reconstructor: Reconstructor, ranges: Mapping[str, flo
             next_one = _Reader(rounded[readers[name]], given=True)
             made = _IntegerConv(conv, next_one, given=name in given)
         else:
-            made = _RoundedConv(conv, given=name in given)
+            made = _RoundedLayer(conv, given=name in given)
         replace_module(network, name, made)
-    return len(readers)
+    return whole.without({name: _IN_FLOAT for name in rounded if name not in readers})

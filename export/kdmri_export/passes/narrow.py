@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdmri_edge.models.convolutions import is_convolution
+from kdmri_edge.models.layers import is_convolution
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.quantisation.scheme import taken_apart
 

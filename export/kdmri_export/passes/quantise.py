@@ -1,4 +1,4 @@
-"""Explicit quantisation: QuantizeLinear and DequantizeLinear around convolutions.
+"""Explicit quantisation: QuantizeLinear and DequantizeLinear around layers.
 
 What is rounded, and how, is in `kdmri_edge.quantisation.scheme`. Data consistency, the cascade's
 residual and the sum of the shifted taps stay in float32.
@@ -6,23 +6,34 @@ residual and the sum of the shifted taps stay in float32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.errors import ExportError
+from kdmri_edge.models.layers import Weighted
+from kdmri_edge.models.network import Network
 from kdmri_edge.models.reconstructor import Reconstructor
+from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST, layer_of
 from kdmri_edge.quantisation.equalisation import equalise
-from kdmri_edge.quantisation.scheme import FINE, LARGEST, TINY, activation_kind, reads_image
+from kdmri_edge.quantisation.scheme import (
+    FINE,
+    LARGEST,
+    NARROW,
+    TINY,
+    activation_kind,
+    reads_image,
+)
 from kdmri_edge.utils.extras import require
+from kdmri_export.transformed import Choice, choose_layers
 
-__all__ = ["quantise_graph", "ranges_of"]
+__all__ = ["choose_quantised", "quantise_graph", "ranges_of", "round_outputs"]
 
 
 def ranges_of(lowered: Reconstructor) -> dict[str, float]:
-    """Return the largest magnitude that each convolution reads, by its name.
+    """Return the largest magnitude that each layer reads, and writes where that is known.
 
     A network trained with rounding brings its ranges, and stays as it is; another one is
     equalised, in place.
@@ -30,20 +41,54 @@ def ranges_of(lowered: Reconstructor) -> dict[str, float]:
     return lowered.ranges or equalise(lowered.model, lowered.maxima)
 
 
+def choose_quantised(
+    network: Network,
+    known: Collection[str],
+    floats: Sequence[str] = (),
+    refuses: Callable[[Weighted], str | None] = lambda layer: None,
+) -> Choice:
+    """Choose the layers that are rounded.
+
+    Args:
+        network: The network.
+        known: The layers whose activations were measured.
+        floats: Patterns of the names of layers that stay in float32.
+        refuses: Returns why there is no integer kernel for a layer, None if there is.
+
+    Raises:
+        ExportError: What was measured is of another network, or a pattern fits no layer.
+    """
+    choice = choose_layers(network, floats, refuses, known)
+    names = [one.name for one in choice.structure.layers]
+    strangers = sorted({layer_of(key) for key in known} - set(names))
+    if strangers:
+        lacks = next((name for name in names if name not in known), "no other")
+        raise ExportError(
+            f"The activation maxima belong to another network: they are of layer {strangers[0]!r},"
+            f" which this one does not have, and not of {lacks!r}.",
+            "Export in another precision, or train the network again.",
+        )
+    return choice
+
+
 _WEIGHT: Final = ".weight"
+# Operators that take a tensor apart.
+_TAKEN_APART: Final = ("Slice", "Split", "Gather")
+# Operators of layers -> the axis of their weight along which the channels lie that are written.
+_OPERATORS: Final = {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}
 
 
 def quantise_graph(model: Any, ranges: Mapping[str, float], *, unsigned: bool) -> None:
-    """Quantise the convolutions of a graph, in place.
+    """Quantise the layers of a graph, in place.
 
     Args:
-        model: An `onnx.ModelProto` of float32 convolutions whose weights are constants.
-        ranges: Largest magnitude that convolutions read, by the name of their weight without
-            ".weight", e.g. {"model.cascades.0.convs.1": 3.2}; others stay as they are.
-        unsigned: Whether activations behind a ReLU may be unsigned.
+        model: An `onnx.ModelProto` of float32 layers whose weights are constants.
+        ranges: Largest magnitude that layers read, by the name of their weight without ".weight",
+            e.g. {"model.cascades.0.convs.1": 3.2}; others stay as they are.
+        unsigned: Whether activations may be unsigned.
 
     Raises:
-        ExportError: A range belongs to no convolution of the graph.
+        ExportError: A range belongs to no layer of the graph.
     """
     onnx = require("onnx", extra="onnx")
     graph = model.graph
@@ -53,12 +98,13 @@ def quantise_graph(model: Any, ranges: Mapping[str, float], *, unsigned: bool) -
     waiting = set(ranges)
     rounded: dict[str, str] = {}  # a weight that several nodes have is rounded once
     for node in graph.node:
-        name = node.input[1] if node.op_type == "Conv" else ""
+        axis = _OPERATORS.get(node.op_type)
+        name = "" if axis is None else node.input[1]
         key = name.removesuffix(_WEIGHT)
-        if name in constants and key in ranges:
+        if axis is not None and name in constants and key in ranges:
             waiting.discard(key)
             groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-            image = reads_image(constants[name].dims[1], groups)
+            image = node.op_type == "Conv" and reads_image(constants[name].dims[1], groups)
             rectified = _is_rectified(node.input[0], makers)
             kind = activation_kind(image=image, rectified=rectified, unsigned=unsigned)
             own = f"{key}.{node.name}" if name in rounded else key
@@ -69,17 +115,79 @@ def quantise_graph(model: Any, ranges: Mapping[str, float], *, unsigned: bool) -
                 weight = onnx.numpy_helper.to_array(constants[name])
                 if image:
                     weight = np.concatenate((weight, weight / FINE), axis=1)
-                nodes += _weight(onnx, graph, node, constants[name], weight)
+                nodes += _weight(onnx, graph, node, constants[name], weight, axis)
                 rounded[name] = node.input[1]
             node.input[1] = rounded[name]
         nodes.append(node)
     if waiting:
         raise ExportError(
-            f"The graph has no convolution {min(waiting)!r} to quantise.",
+            f"The graph has no layer {min(waiting)!r} to quantise.",
             "The activation maxima belong to another network; export in another precision.",
         )
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def round_outputs(model: Any, ranges: Mapping[str, float]) -> None:
+    """Round what convolutions put out, in place, where no other one reads it as integers.
+
+    ONNX Runtime's integer kernel puts out integers alone: a quantised convolution without rounding
+    behind it is computed in float. It is rounded behind its ReLU where nothing else reads it, else
+    before whatever comes, such as a normalisation. What is taken apart next, as an image with
+    feature maps behind it, stays as it is: eight bits are too few for an image. So does what a
+    layer in float reads, whose weight ONNX Runtime would round as well, and more coarsely.
+
+    Args:
+        model: A graph that `quantise_graph` has quantised.
+        ranges: The largest value that a convolution writes, and the lowest without its sign, by the
+            name of its weight without ".weight" and with `quantisation.calibration.HIGHEST` or
+            `LOWEST`; others stay as they are.
+    """
+    onnx = require("onnx", extra="onnx")
+    graph = model.graph
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    integers = {tensor.name: tensor for tensor in graph.initializer}
+    rounded: dict[int, list[Any]] = {}  # by the node behind which it happens
+    for node in graph.node:
+        key = node.input[1].removesuffix(f"{_WEIGHT}.dequantized") if len(node.input) > 1 else ""
+        if node.op_type != "Conv" or key + HIGHEST not in ranges:
+            continue
+        last, low = node, ranges[key + LOWEST]
+        behind = readers.get(node.output[0], [])
+        if len(behind) == 1 and behind[0].op_type == "Relu":
+            last, low = behind[0], 0.0
+            behind = readers.get(last.output[0], [])
+        if len(behind) == 1 and behind[0].op_type == "QuantizeLinear":
+            continue  # read as integers already
+        channels = int(integers[f"{key}{_WEIGHT}.integers"].dims[0])
+        if any(one.op_type in _OPERATORS or _becomes_an_image(one, channels) for one in behind):
+            continue
+        whole, own = last.output[0], f"{key}.{node.name}.output"
+        last.output[0] = f"{own}_whole"
+        step, point = _asymmetric(low, ranges[key + HIGHEST])
+        rounded[id(last)] = _rounded(onnx, graph, last.output[0], own, step, point, whole)
+    nodes = [one for node in graph.node for one in (node, *rounded.get(id(node), ()))]
+    # copied: the graph's own nodes go with the list that is cleared
+    copies = [onnx.NodeProto.FromString(one.SerializeToString()) for one in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def _becomes_an_image(node: Any, channels: int) -> bool:
+    """Tell whether a node makes an image of so many channels, or takes one out of them."""
+    if node.op_type == "DepthToSpace":
+        block = int(next(held.i for held in node.attribute if held.name == "blocksize"))
+        return channels // block**2 <= NARROW
+    return str(node.op_type) in _TAKEN_APART
+
+
+def _asymmetric(low: float, high: float) -> tuple[np.float32, np.uint8]:
+    """Return step and zero point of unsigned integers from -low to high, zero among them."""
+    step = np.float32(max(low + high, TINY) / LARGEST["u8"])
+    return step, np.uint8(np.clip(np.rint(low / step), 0, LARGEST["u8"]))
 
 
 def _is_rectified(name: str, makers: Mapping[str, Any]) -> bool:
@@ -107,11 +215,18 @@ def _rounding(onnx: Any, graph: Any, given: str, name: str, largest: float, kind
     """Return Q and DQ of one tensor; the second one gives `name`_dequantized."""
     scale = np.float32(max(largest, TINY) / LARGEST[kind])
     point = {"s8": np.int8(0), "u8": np.uint8(0), "u8c": np.uint8(128)}[kind]
+    return _rounded(onnx, graph, given, name, scale, point, f"{name}_dequantized")
+
+
+def _rounded(
+    onnx: Any, graph: Any, given: str, name: str, scale: Any, point: Any, real: str
+) -> list[Any]:
+    """Return Q and DQ of the tensor `given`; the second one gives `real`."""
     step = [
         _constant(onnx, graph, f"{name}_scale", scale),
         _constant(onnx, graph, f"{name}_zero_point", point),
     ]
-    integer, real = f"{name}_quantized", f"{name}_dequantized"
+    integer = f"{name}_quantized"
     return [
         onnx.helper.make_node("QuantizeLinear", [given, *step], [integer], name=f"{name}.Q"),
         onnx.helper.make_node("DequantizeLinear", [integer, *step], [real], name=f"{name}.DQ"),
@@ -138,20 +253,21 @@ def _split_image(
 
 
 def _weight(
-    onnx: Any, graph: Any, node: Any, tensor: Any, weight: NDArray[np.float32]
+    onnx: Any, graph: Any, node: Any, tensor: Any, weight: NDArray[np.float32], axis: int
 ) -> list[Any]:
-    largest = np.abs(weight).reshape(len(weight), -1).max(1)
+    others = tuple(n for n in range(weight.ndim) if n != axis)
+    largest = np.abs(weight).max(others)
     limit = LARGEST["s8"]
     scale = (np.maximum(largest, TINY) / limit).astype(np.float32)
-    shaped = scale.reshape(-1, *[1] * (weight.ndim - 1))
+    shaped = np.expand_dims(scale, others)
     integers = np.clip(np.rint(weight / shaped), -limit, limit).astype(np.int8)
     name = tensor.name
     graph.initializer.remove(tensor)
-    parts = {"integers": integers, "scale": scale, "zero_point": np.zeros(len(weight), np.int8)}
+    parts = {"integers": integers, "scale": scale, "zero_point": np.zeros(len(scale), np.int8)}
     inputs = [_constant(onnx, graph, f"{name}.{part}", value) for part, value in parts.items()]
     node.input[1] = f"{name}.dequantized"
     return [
         onnx.helper.make_node(
-            "DequantizeLinear", inputs, [node.input[1]], name=f"{name}.DQ", axis=0
+            "DequantizeLinear", inputs, [node.input[1]], name=f"{name}.DQ", axis=axis
         )
     ]

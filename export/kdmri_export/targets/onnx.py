@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdmri_edge.models.layers import Weighted
 from kdmri_edge.models.protocol import InputKind
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.physics.operators import Form
+from kdmri_edge.quantisation.calibration import layer_of
+from kdmri_edge.quantisation.scheme import writes_blocks
 from kdmri_edge.runtime.backends.onnxruntime import PRECISION_KEY
 from kdmri_edge.utils.extras import require
-from kdmri_export.passes.cast import DTYPES, cast_convolutions
+from kdmri_export.passes.cast import DTYPES, cast_layers
 from kdmri_export.passes.complex_numbers import meets_complex, without_complex
 from kdmri_export.passes.data_consistency import Lowering
+from kdmri_export.passes.fold import fold_batch_normalisations, fold_parametrizations
+from kdmri_export.passes.integer_forms import to_integer_forms
 from kdmri_export.passes.narrow import decompose_narrow_convs
 from kdmri_export.passes.onnx_function import INPUTS as FUNCTION_INPUTS
 from kdmri_export.passes.onnx_function import Formula, add_function
-from kdmri_export.passes.quantise import quantise_graph, ranges_of
+from kdmri_export.passes.quantise import (
+    choose_quantised,
+    quantise_graph,
+    ranges_of,
+    round_outputs,
+)
 from kdmri_export.passes.tracing import trace
 from kdmri_export.passes.user_code import silence
 from kdmri_export.recipe import ExportRecipe
+from kdmri_export.transformed import Transformed
 from kdmri_export.written import Written
 
 __all__ = [
@@ -140,6 +152,7 @@ def to_model(
     *,
     narrow: bool = True,
     unsigned: bool = True,
+    outputs: bool = False,
 ) -> tuple[Any, Written]:
     """Return the network as an `onnx.ModelProto`, and what became of it.
 
@@ -150,7 +163,9 @@ def to_model(
         recipe: Gives batch, precision, whether the mask is an input, whether data consistency
             stays one node, and for networks that combine coils their number, where the target has
             a fixed one. For int8 the network needs its activation maxima.
-        unsigned: With int8, whether activations behind a ReLU may be unsigned.
+        unsigned: With int8, whether activations may be unsigned.
+        outputs: With int8, whether what convolutions put out is rounded as well, as ONNX Runtime
+            wants it; other runtimes lose by that.
         narrow: Take narrow convolutions apart (`passes.narrow`), which helps CPUs.
 
     Raises:
@@ -175,10 +190,14 @@ def to_model(
         shapes = _coil_shapes(batch, recipe)
     with torch.no_grad():
         lowered = copy.deepcopy(reconstructor)
-        ranges = ranges_of(lowered) if recipe.quantised else {}
-        transformed = len(ranges)
+        fold_parametrizations(lowered.model)
+        ranges: dict[str, float] = {}
+        transformed = Transformed()
+        if recipe.quantised:
+            refuses = _without_kernel if outputs else lambda layer: None
+            ranges, transformed = _integers(lowered, recipe, refuses)
         if recipe.written in DTYPES:
-            transformed = cast_convolutions(lowered, recipe.written)
+            transformed = cast_layers(lowered, recipe.written, recipe.floats)
         # The FFT form is the export that one gets without us.
         if narrow and reconstructor.form is not Form.FFT:
             decompose_narrow_convs(lowered)
@@ -205,10 +224,36 @@ def to_model(
         add_function(model, body)
     if recipe.quantised:
         named = {f"model.{name}": value for name, value in ranges.items()}
-        quantise_graph(model, named, unsigned=unsigned)
+        read = {name: value for name, value in named.items() if layer_of(name) == name}
+        quantise_graph(model, read, unsigned=unsigned)
+        if outputs:
+            round_outputs(model, named)
     model.metadata_props.add(key=PRECISION_KEY, value=recipe.written)
     onnx.checker.check_model(model, full_check=True)
-    return model, Written(convolutions=transformed, transforms=transforms)
+    return model, Written(convolutions=transformed.total, transforms=transforms, layers=transformed)
+
+
+def _without_kernel(layer: Weighted) -> str | None:
+    """Say why ONNX Runtime has no integer kernel for a layer."""
+    if isinstance(layer, nn.ConvTranspose2d) and not writes_blocks(layer):
+        return "ONNX Runtime has no integer kernel for overlapping transposed convolutions"
+    return None
+
+
+def _integers(
+    lowered: Reconstructor, recipe: ExportRecipe, refuses: Callable[[Weighted], str | None]
+) -> tuple[dict[str, float], Transformed]:
+    """Prepare the layers that will be rounded, in place; return what they read, and which.
+
+    The ranges are by the layers' names.
+    """
+    fold_batch_normalisations(lowered.model)
+    known = lowered.ranges or lowered.maxima
+    choice = choose_quantised(lowered.model, known, recipe.floats, refuses)
+    transformed, chosen = choice.transformed(), choice.names
+    ranges = {key: value for key, value in ranges_of(lowered).items() if layer_of(key) in chosen}
+    to_integer_forms(lowered, chosen)
+    return ranges, transformed
 
 
 def example_maps(images: Tensor, recipe: ExportRecipe) -> Tensor:
@@ -241,6 +286,6 @@ def write(
     reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: ExportRecipe
 ) -> Written:
     """Write the network as one .onnx file with its weights inside; see `to_model`."""
-    model, written = to_model(reconstructor, example, recipe)
+    model, written = to_model(reconstructor, example, recipe, outputs=True)
     graph.write_bytes(model.SerializeToString())
     return written

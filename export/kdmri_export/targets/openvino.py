@@ -12,7 +12,7 @@ from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.utils.extras import require
 from kdmri_export.passes.complex_numbers import DFT_MATRICES
 from kdmri_export.recipe import ExportRecipe
-from kdmri_export.targets import onnx as to_onnx
+from kdmri_export.targets.onnx import to_model
 from kdmri_export.written import Written
 
 __all__ = ["write"]
@@ -35,7 +35,8 @@ def write(
     openvino = require("openvino", extra="openvino")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
-        written = to_onnx.write(reconstructor, example, source, recipe)
+        onnx_model, written = to_model(reconstructor, example, recipe)
+        source.write_bytes(onnx_model.SerializeToString())
         model = openvino.convert_model(source)
         products = _products(source) if written.transforms else frozenset()
     # The converter notes the path of its input, which is a temporary one of this machine.

@@ -12,25 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import kdmri_edge
 from kdmri_edge.errors import ExportError
 from kdmri_edge.models.blocks import channels_last
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.backends.torchscript import silence_warnings
-from kdmri_export.passes.cast import DTYPES, cast_convolutions
+from kdmri_export.passes.cast import DTYPES, cast_layers
 from kdmri_export.passes.complex_numbers import meets_complex, without_complex
 from kdmri_export.passes.data_consistency import Lowering
+from kdmri_export.passes.fold import fold_batch_normalisations, fold_parametrizations
 from kdmri_export.passes.integer import RectifiedIntegers, quantise_convolutions
 from kdmri_export.passes.narrow import decompose_narrow_convs
 from kdmri_export.passes.quantise import ranges_of
 from kdmri_export.passes.tracing import trace
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.onnx import OPERATOR, bound, example_maps, lowered_transforms
+from kdmri_export.transformed import Transformed
 from kdmri_export.written import Written
 
 __all__ = ["write"]
 
 _DEBUG = ".debug_pkl"
+_TRACER_WARNING: type[Warning] = torch.jit.TracerWarning  # type: ignore[attr-defined]
+_NOT_THEIRS = tuple(str(Path(str(one.__file__)).parent) for one in (torch, kdmri_edge))
 
 
 def write(
@@ -46,16 +51,19 @@ def write(
             the number of coils by itself. For int8 the network needs its activation maxima.
 
     Raises:
-        ExportError: Integers are asked for of a network with complex numbers; see `trace` and
-            `without_complex`.
+        ExportError: Integers are asked for of a network with complex numbers, or the network
+            decides by values of its inputs; see `trace` and `without_complex`.
     """
-    transformed, transforms = 0, 0
+    transformed, transforms = Transformed(), 0
     lowered = copy.deepcopy(reconstructor)
+    fold_parametrizations(lowered.model)
     if recipe.precision in DTYPES:
-        transformed = cast_convolutions(lowered, recipe.precision)
+        transformed = cast_layers(lowered, recipe.precision, recipe.floats)
     if recipe.quantised:
+        fold_batch_normalisations(lowered.model)
         with silence_warnings():
-            transformed = quantise_convolutions(lowered, ranges_of(lowered))
+            ranges = ranges_of(lowered)
+            transformed = quantise_convolutions(lowered, ranges, recipe.floats)
     # The FFT form is the export that one gets without us.
     if reconstructor.form is not Form.FFT:
         decompose_narrow_convs(lowered)
@@ -73,15 +81,19 @@ def write(
             given = {"example_inputs": tuple(shown.values())}
     buffer = io.BytesIO()
     with silence_warnings(), torch.no_grad(), Lowering(), RectifiedIntegers():
-        # The tracer points at the formulas' choices by shape: they are fixed for a graph.
-        tracer_warning: type[Warning] = torch.jit.TracerWarning  # type: ignore[attr-defined]
-        warnings.filterwarnings("ignore", category=tracer_warning)
-        traced: Any = torch.jit.trace(  # type: ignore[no-untyped-call]
-            module, check_trace=False, **given
-        )
+        with warnings.catch_warnings(record=True) as chosen:
+            warnings.simplefilter("always", _TRACER_WARNING)
+            traced: Any = torch.jit.trace(  # type: ignore[no-untyped-call]
+                module, check_trace=False, **given
+            )
         torch.jit.save(torch.jit.freeze(traced.eval()), buffer)
+    # The tracer points at choices by shape, which are fixed for a graph, the formulas' among them,
+    # and at those by values, which it would fix as well: torch.export tells them apart.
+    if module is lowered and any(not one.filename.startswith(_NOT_THEIRS) for one in chosen):
+        with torch.no_grad(), Lowering():
+            trace(copy.deepcopy(reconstructor), (), shown, constants=bound(reconstructor))
     graph.write_bytes(_without_debug(buffer.getvalue()))
-    return Written(convolutions=transformed, transforms=transforms)
+    return Written(convolutions=transformed.total, transforms=transforms, layers=transformed)
 
 
 def _without_complex(

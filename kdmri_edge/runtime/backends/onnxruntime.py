@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,28 @@ _EXECUTED = {"f16": "f16 weights, f32 arithmetic"}
 _PROVIDER = "CPUExecutionProvider"
 
 
+# Its operators for what layers compute, in integers and in float.
+_INTEGER_CONVOLUTIONS = ("QLinearConv", "ConvInteger")
+_FLOAT_CONVOLUTIONS = ("Conv", "FusedConv", "ConvTranspose")
+_INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm")
+
+
 def _integers(graph: bytes) -> str:
-    """Count the convolutions that ONNX Runtime computes in integers, in its optimised graph.
+    """Count what ONNX Runtime computes in integers, in its optimised graph.
 
     Each node holds its operator's name behind a tag and its length; to decode the whole graph would
     take the onnx package.
     """
-    counts = {
-        name: graph.count(b'"' + bytes([len(name)]) + name.encode())
-        for name in ("QLinearConv", "Conv", "FusedConv")
-    }
-    return f"int8 in {counts['QLinearConv']}/{sum(counts.values())} convolutions"
+
+    def count(names: Sequence[str]) -> int:
+        return sum(graph.count(b'"' + bytes([len(name)]) + name.encode()) for name in names)
+
+    integers, products = count(_INTEGER_CONVOLUTIONS), count(_INTEGER_PRODUCTS)
+    convolutions = integers + count(_FLOAT_CONVOLUTIONS)
+    # Of products those in float are not counted: data consistency's are meant to be.
+    parts = [f"int8 in {integers}/{convolutions} convolutions"] if convolutions else []
+    parts += [f"int8 in {products} products"] if products else []
+    return ", ".join(parts) or "f32"
 
 
 class OnnxRuntimeSession(Session):

@@ -26,7 +26,7 @@ _CAPABILITY = {"f32": "FP32", "bf16": "BF16"}
 _HINTS = ("LATENCY", "THROUGHPUT")
 # Layers that do the arithmetic; the rest moves data.
 _INTEGERS = {"u8", "i8"}
-_ARITHMETIC = {"Convolution", "MatMul", "FullyConnected", "DFT", "IDFT"}
+_ARITHMETIC = {"Convolution", "Deconvolution", "MatMul", "FullyConnected", "DFT", "IDFT"}
 
 
 def _precisions(core: Any) -> tuple[str, ...]:

@@ -465,7 +465,7 @@ class TestConventions:
         made = network.features(x_u, torch.zeros(0)).output
         inner = network.get_submodule("module")
         assert torch.equal(made, inner(x_u))
-        assert [one.name for one in network.convolutions()] == ["module.features", "module.form"]
+        assert [one.name for one in network.layers()] == ["module.features", "module.form"]
 
     def test_an_adapter_of_ones_own(self, file: Path) -> None:
         file.write_text(

@@ -137,7 +137,7 @@ def test_any_module_becomes_a_network_and_keeps_its_names(plain: PlainSpec) -> N
     assert features.attention == []
     copied = copy.deepcopy(reconstructor)
     assert torch.equal(copied(x_u), reconstructor(x_u))
-    assert [one.follows for one in copied.model.convolutions()] == [None, "first"]
+    assert [one.follows for one in copied.model.layers()] == [None, "first"]
     with pytest.raises(NotImplementedError):
         network.features_from(0, x_u, x_u, reconstructor.operator)
 

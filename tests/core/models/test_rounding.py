@@ -13,7 +13,7 @@ from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.quantisation.equalisation import equalise
 from kdmri_edge.quantisation.fake_quantisation import (
-    FakeQuantConv,
+    FakeQuantLayer,
     add_fake_quantisation,
     remove_fake_quantisation,
 )
@@ -95,7 +95,7 @@ def test_gradients_pass_and_ranges_learn() -> None:
 def test_values_are_multiples_of_the_step_within_bounds() -> None:
     conv = nn.Conv2d(8, 8, 3, padding=1)
     for kind, unsigned in (("u8", True), ("s8", False)):
-        rounded = FakeQuantConv(conv, 2.0, rectified=True, unsigned=unsigned)
+        rounded = FakeQuantLayer(conv, 2.0, rectified=True, unsigned=unsigned)
         assert rounded.kind == kind
         values = rounded._rounded(torch.linspace(-3, 3, 4001).reshape(1, 1, 1, -1))
         steps = (values / (2.0 / LARGEST[kind])).detach()

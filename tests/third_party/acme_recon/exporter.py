@@ -28,5 +28,7 @@ def write(reconstructor: Reconstructor, example: Tensor, graph: Path, recipe: Ex
     transformed = cast_convolutions(lowered, "f16") if recipe.precision == "f16" else 0
     with torch.no_grad(), Lowering():
         program = torch.export.export(lowered, (example,), strict=False)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it names folders of this machine
     torch.export.save(program, graph)
     return transformed

@@ -15,6 +15,8 @@ class ProgramSession(Session):
     """A program in PyTorch, on the CPU."""
 
     def __init__(self, graph: Path, *, precision: str = "f32", threads: int | None = None) -> None:
+        if precision not in self.precisions_here():
+            raise BackendError(f"Acme's runtime has no {precision}.", "Use f32 or f16.")
         if threads is not None:
             torch.set_num_threads(threads)
         try:

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdmri_edge.models.build import build_model
-from kdmri_edge.models.convolutions import Convolution, replace_module, traced_convolutions
+from kdmri_edge.models.layers import Layer, replace_module, traced_structure
 from kdmri_edge.models.network import Network
 from kdmri_edge.models.specs import PRESETS
 from kdmri_edge.physics.operators import Form
-from kdmri_edge.quantisation.calibration import activation_maxima
+from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST, activation_maxima, layer_of
 from kdmri_edge.quantisation.equalisation import equalise
 from kdmri_edge.quantisation.fake_quantisation import (
-    FakeQuantConv,
+    FakeQuantLayer,
     add_fake_quantisation,
     remove_fake_quantisation,
 )
@@ -63,10 +63,10 @@ RELUS = ["function", "function, in place", "method", "method, in place", "torch"
 @pytest.mark.parametrize("relu", RELUS)
 def test_a_chain_is_found_however_its_relu_is_written(relu: str) -> None:
     network = Chain(relu).train()
-    assert traced_convolutions(network, torch.zeros(1, 1, 8, 8)) == [
-        Convolution(name="a", rectified=False),
-        Convolution(name="b", rectified=True, follows="a"),
-        Convolution(name="c", rectified=True, follows="b"),
+    assert traced_structure(network, torch.zeros(1, 1, 8, 8)).layers == [
+        Layer(name="a", rectified=False),
+        Layer(name="b", rectified=True, follows="a"),
+        Layer(name="c", rectified=True, follows="b"),
     ]
     assert network.training
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
@@ -77,10 +77,10 @@ def test_a_chain_is_found_however_its_relu_is_written(relu: str) -> None:
 def test_tracing_finds_what_the_structure_says(name: str, form: Form) -> None:
     network = build_model(PRESETS[name])
     network.form = form
-    described = network.convolutions()
-    assert Network.convolutions(network) == described
+    described = network.structure()
+    assert Network.structure(network) == described
     convs = [n for n, module in network.named_modules() if isinstance(module, nn.Conv2d)]
-    assert [one.name for one in described] == convs
+    assert [one.name for one in network.layers()] == convs
 
 
 class Odd(nn.Module):
@@ -127,7 +127,7 @@ class Odd(nn.Module):
     ],
 )
 def test_what_others_read_too_is_not_followed(way: str, rectified: bool) -> None:
-    found = {one.name: one for one in traced_convolutions(Odd(way), torch.zeros(1, 1, 8, 8))}
+    found = {one.name: one for one in traced_structure(Odd(way), torch.zeros(1, 1, 8, 8)).layers}
     assert found["second"].follows is None
     assert found["second"].rectified is rectified
     assert found["third"].follows == (None if "two" in way else "second")
@@ -148,10 +148,10 @@ class Shared(Network):
 
 
 def test_a_convolution_that_is_called_twice_follows_none_and_none_follows_it() -> None:
-    assert Shared().convolutions() == [
-        Convolution(name="first", rectified=False),
-        Convolution(name="twice", rectified=True),
-        Convolution(name="last", rectified=True),
+    assert Shared().layers() == [
+        Layer(name="first", rectified=False),
+        Layer(name="twice", rectified=True),
+        Layer(name="last", rectified=True),
     ]
 
 
@@ -182,7 +182,12 @@ def test_equalising_changes_nothing_in_float_and_only_what_is_followed() -> None
     torch.manual_seed(1)
     network = Plain().eval()
     x_u, maxima = calibrated(network)
-    assert list(maxima) == ["head.0", "head.2", "deep", "wide", "tail"]
+    names = [key for key in maxima if layer_of(key) == key]
+    assert names == ["head.0", "head.2", "deep", "wide", "tail"]
+    # what no other reads behind a ReLU alone, but for the image
+    assert set(maxima) - set(names) == {
+        f"{name}{end}" for name in ("head.2", "deep") for end in (HIGHEST, LOWEST)
+    }
     before, weights = network(x_u), copy.deepcopy(network.state_dict())
     after = equalise(network, maxima)
     torch.testing.assert_close(network(x_u), before)
@@ -200,14 +205,14 @@ def test_rounding_acts_on_all_of_them_and_comes_off_again(unsigned: bool) -> Non
     before = network(x_u)
     ranges = {name: max(values) for name, values in maxima.items()}
     add_fake_quantisation(network, ranges, unsigned=unsigned)
-    rounded = {n: m for n, m in network.named_modules() if isinstance(m, FakeQuantConv)}
-    assert list(rounded) == list(maxima)
-    wanted = {"head.0": "u8c", "deep": "u8", "wide": "s8"} if unsigned else {"head.2": "s8"}
+    rounded = {n: m for n, m in network.named_modules() if isinstance(m, FakeQuantLayer)}
+    assert list(rounded) == [key for key in maxima if layer_of(key) == key]
+    wanted = {"head.0": "u8c", "deep": "u8", "wide": "u8c"} if unsigned else {"head.2": "s8"}
     assert {name: rounded[name].kind for name in wanted} == wanted
     error = (network(x_u) - before).abs().max()
     assert 0 < error < 0.05 * before.abs().max()
     learned = remove_fake_quantisation(network)
-    assert learned == pytest.approx(ranges, rel=1e-5)
+    assert learned == pytest.approx({name: ranges[name] for name in rounded}, rel=1e-5)
     torch.testing.assert_close(network(x_u), before)
 
 
@@ -217,3 +222,112 @@ def test_a_module_is_replaced_by_its_name() -> None:
     replace_module(network, "tail", nn.Identity())
     assert isinstance(network.head[2], nn.Identity)
     assert isinstance(network.tail, nn.Identity)
+
+
+class Mixed(Network):
+    """Every kind of layer, and what is none: a function, another kind, a weight of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec, self.form = PRESETS["vdsr-7"], Form.PROJECTION
+        self.head = conv(1, 6)
+        self.down = conv(6, 4, stride=2)
+        self.up = nn.ConvTranspose2d(4, 5, 2, stride=2)
+        self.wide = nn.ConvTranspose2d(5, 4, 3, padding=1)
+        self.norm = nn.InstanceNorm2d(4)
+        self.after = conv(4, 4)
+        self.batch = nn.BatchNorm2d(4)
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 4)
+        self.a, self.b = conv(), conv()
+        self.b.weight = self.a.weight
+        self.own = nn.Parameter(torch.rand(4, 4))
+        self.along = nn.Conv1d(4, 4, 1)
+        self.tail = conv(4, 1, bias=False)
+
+    def forward(self, x_u: Tensor, operator: object = None, maps: object = None) -> Tensor:
+        x = F.max_pool2d(F.leaky_relu(self.down(F.leaky_relu(self.head(input=x_u), 0.2))), 1)
+        x = self.norm(self.wide(F.relu(self.up(x))))
+        x = F.relu(self.batch(self.after(x)))
+        x = self.second(F.leaky_relu(self.first(x.movedim(1, -1)))).movedim(-1, 1)
+        x = self.b(F.relu(self.a(x)))
+        x = torch.einsum("bchw,cd->bdhw", x, self.own * 2)
+        x = x + self.along(x.flatten(2)).unflatten(2, x.shape[2:])
+        return x_u + self.tail(x)
+
+
+def test_every_kind_of_layer_is_described_and_what_is_none_is_named() -> None:
+    network = Mixed().eval()
+    found = network.structure()
+    assert [one.name for one in found.layers] == [
+        "head", "down", "up", "wide", "after", "first", "second", "a", "b", "tail"
+    ]  # fmt: skip
+    said = {one.name: one for one in found.layers}
+    assert {name: one.follows for name, one in said.items() if one.follows} == {
+        "wide": "up", "b": "a"
+    }  # fmt: skip
+    # through leaky ReLUs and poolings, but not through a normalisation
+    assert {name: one.scales_with for name, one in said.items() if one.scales_with} == {
+        "down": "head", "up": "down", "second": "first"
+    }  # fmt: skip
+    assert {name for name, one in said.items() if one.tied} == {"a", "b"}
+    assert found.normalised == {"batch": "after"}
+    einsum, along = found.functional
+    assert einsum.startswith("einsum in line ")
+    assert einsum.endswith(" of test_layers.py")
+    assert along == "Conv1d 'along'"
+
+
+def test_no_kind_of_layer_changes_in_float_when_it_is_equalised() -> None:
+    torch.manual_seed(1)
+    network = Mixed().eval()
+    x_u, maxima = calibrated(network)
+    widths = {name: len(values) for name, values in maxima.items()}
+    assert widths["up"] == 4
+    assert widths["first"] == 4
+    assert widths["second"] == 8
+    before, weights = network(x_u), copy.deepcopy(network.state_dict())
+    after = equalise(network, maxima)
+    torch.testing.assert_close(network(x_u), before, rtol=1e-4, atol=1e-5)
+    changed = {k.partition(".")[0] for k, v in network.state_dict().items()
+               if not torch.equal(v, weights[k])}  # fmt: skip
+    assert changed == {"head", "down", "up", "wide", "first", "second"}
+    _, seen = calibrated(network)
+    for name in changed:
+        assert after[name] == pytest.approx(max(seen[name]), rel=1e-3)
+
+
+def test_every_kind_of_layer_is_rounded_but_one_whose_weight_two_have() -> None:
+    torch.manual_seed(1)
+    network = Mixed().eval()
+    x_u, maxima = calibrated(network)
+    before = network(x_u).detach()
+    ranges = {name: max(values) for name, values in maxima.items()}
+    add_fake_quantisation(network, ranges, unsigned=True)
+    rounded = {n: m for n, m in network.named_modules() if isinstance(m, FakeQuantLayer)}
+    assert set(rounded) == {layer_of(key) for key in maxima} - {"a", "b"}
+    steps = {name: one.rounded_weight().detach() for name, one in rounded.items()}
+    assert all(torch.isfinite(one).all() for one in steps.values())
+    # a scale for each pixel of a block, else for each channel that is written
+    assert len(torch.unique(steps["up"].abs().amax(0))) == 5 * 4
+    made = network(x_u)
+    assert 0 < (made - before).abs().max() < 0.05 * before.abs().max()
+    made.square().mean().backward()
+    assert all(torch.isfinite(one.log_range.grad) for one in rounded.values())
+    remove_fake_quantisation(network)
+    torch.testing.assert_close(network(x_u), before)
+
+
+def test_a_module_is_replaced_wherever_it_is_held() -> None:
+    network = nn.Module()
+    network.one = network.two = conv()
+    replace_module(network, "one", nn.Identity())
+    assert network.one is network.two
+
+
+def test_a_weight_that_is_computed_is_not_rounded_as_if_it_stayed() -> None:
+    network = Plain().eval()
+    nn.utils.parametrizations.weight_norm(network.wide)
+    x_u, maxima = calibrated(network)
+    before = network(x_u)
+    equalise(network, maxima)
+    torch.testing.assert_close(network(x_u), before)
