@@ -12,6 +12,9 @@ import pytest
 from kdmri_edge.data.formats.registry import read_volume, write_image
 from kdmri_edge.data.geometry import from_axes, regridded, voxel_size
 from kdmri_edge.data.phantom.volumes import phantom_volume
+from kdmri_edge.data.scan import Scan
+from kdmri_edge.physics.fourier import image_to_kspace
+from kdmri_edge.physics.masks import Mask
 from tests.core.data.written_dicom import write_series
 from tests.export.networks import spec, write_checkpoint
 
@@ -68,6 +71,43 @@ def test_series_to_series_stays_with_its_patient(
     # the same field of view, seen from one of its corners
     centres = [a @ [1, 15.5, 15.5, 1] for a in (inside, wanted)]
     np.testing.assert_allclose(*centres, atol=1e-3)
+
+
+def test_raw_data_lies_where_its_vendor_or_the_user_says(
+    cli: Cli, network: Path, tmp_path: Path
+) -> None:
+    """A Siemens scan as converters write it, one fully sampled coil of the network's matrix."""
+    pytest.importorskip("ismrmrd")
+    from tests.core.data.test_orientation import write_siemens_mrd
+
+    image = phantom_volume(5, slices=2, matrix=32).image
+    scan = Scan(
+        kspace=image_to_kspace(image[:, None].astype(np.complex64)).astype(np.complex64),
+        mask=Mask(samples=np.ones(32, np.bool_), name="all"),
+        name="a", subject="a", affine=OBLIQUE,
+    )  # fmt: skip
+    write_siemens_mrd(tmp_path / "a.h5", scan)
+    command = ("run", network, tmp_path / "a.h5", "-o", tmp_path / "o.nii", "--undersample",
+               "--magnitude", "--no-cache")  # fmt: skip
+    turned = regridded(OBLIQUE, old=(0, 16, 16), new=(0, 16, 16), step=(1, -1, -1))
+    for options, wanted in (((), OBLIQUE), (("--orientation", "along"), turned)):
+        done = cli(*command, *options)
+        assert done.code == 0, done.err
+        np.testing.assert_allclose(read_volume(tmp_path / "o.nii").affine, wanted, atol=1e-3)
+
+
+def test_what_of_a_series_is_not_read_is_said(
+    cli: Cli, network: Path, larger: np.ndarray, tmp_path: Path
+) -> None:
+    whole = (larger * 900).astype(int)
+    for kind, pixels in (("M", whole), ("P", whole[:, ::-1])):
+        write_series(tmp_path / kind, pixels, OBLIQUE, ImageType=["ORIGINAL", "PRIMARY", kind])
+    for file in (tmp_path / "P").iterdir():
+        file.rename(tmp_path / "M" / f"p{file.name}")
+    command = ("run", network, tmp_path / "M", "-o", tmp_path / "o.npy", "--undersample")
+    done = cli(*command, "--no-cache")
+    assert done.code == 0, done.err
+    assert "not read: 3 phase images" in done.out
 
 
 def test_series_to_nifti_leaves_the_patient_behind(

@@ -229,7 +229,6 @@ class ClientSession:
                 log_event(
                     "header", session=self._number, lines=encoding.lines, samples=encoding.samples,
                     coils=encoding.coils, averages=encoding.averages,
-                    vendor=encoding.vendor,
                     orientation=orientation_of(encoding.vendor, self._settings.orientation),
                 )  # fmt: skip
             case Text() if self._choice is not None:
