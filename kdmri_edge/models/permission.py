@@ -102,10 +102,12 @@ def permitted_code(reference: str, sha256: str) -> PermittedCode:
     wanted = CodeReference.parse(reference).portable
     if wanted.place == OBJECT:
         return _kept(wanted, sha256)
-    for text in _named_here():
-        named = CodeReference.parse(text)
-        if named.portable == wanted:
-            return _located(named)
+    named = [one for one in map(CodeReference.parse, _named_here()) if one.portable == wanted]
+    there = [one for one in named if not one.is_file or Path(one.place).is_file()]
+    if here := [_located(one) for one in there or named[-1:]]:
+        # of files of one name in several folders the one that made the network; one that has
+        # changed since was named again to be used as it is now
+        return next((one for one in here if one.sha256 == sha256), here[-1])
     known = [entry for entry in _remembered() if entry["reference"] == str(wanted)]
     for entry in known:
         file = Path(entry["file"])

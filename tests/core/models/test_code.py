@@ -219,6 +219,15 @@ class TestPermission:
         forget(monkeypatch)
         assert permitted_code("own.py:Conv?width=2", named.sha256).file == file.resolve()
 
+    def test_files_of_one_name_in_two_folders(self, file: Path, tmp_path: Path) -> None:
+        """A teacher and a student of two folders, each of which has its own network.py."""
+        other = tmp_path / "other" / file.name
+        other.parent.mkdir()
+        other.write_text(CODE + "# another\n")
+        first, second = allow_code(f"{file}:Conv"), allow_code(f"{other}:Conv")
+        assert permitted_code("own.py:Conv", first.sha256).file == file.resolve()
+        assert permitted_code("own.py:Conv", second.sha256).file == other.resolve()
+
     def test_processes_that_are_started_from_here_know_it(self, file: Path) -> None:
         allow_code(f"{file}:Conv")
         allow_code(f"{file}:Conv")
