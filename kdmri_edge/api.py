@@ -294,6 +294,7 @@ def export(
     mask: Literal["fixed", "input"] = "fixed",
     keep_op: bool = False,
     coils: int = COILS,
+    compiled: bool = True,
     builder: str | None = None,
     compute_capabilities: Sequence[str] = (),
     require_engine: bool = False,
@@ -309,7 +310,8 @@ def export(
             student, or `run.teacher`). Of a run, int8 exports take the copy that was tuned for it.
             Or a network of one's own: code that makes it, "FILE.py:factory" or
             "package.module:factory", or a `torch.nn.Module`.
-        target: "onnx", "openvino", "trt", "torchscript", or one that an installed package brings.
+        target: "onnx", "openvino", "trt", "pt2", "torchscript", or one that an installed package
+            brings.
         precision: Of the convolutions: "fp32", "fp16", "bf16" or "int8"; data consistency stays in
             float32.
         out: The bundle's folder, which appears only if the export passes the parity gate; None
@@ -319,6 +321,7 @@ def export(
         mask: "fixed", or "input" for one graph that serves every mask of its kind and matrix.
         keep_op: Keep data consistency as one node, for targets that can.
         coils: Of multi-coil networks: coils that scans are compressed to, at most.
+        compiled: Compile programs of target "pt2", where there is a C++ compiler.
         builder: What builds engines for target "trt": "auto", "tensorrt", "rtx",
             "torch-tensorrt" or "none"; None as "auto".
         compute_capabilities: GPUs that TensorRT-RTX builds for ahead of time, e.g. "sm86".
@@ -345,6 +348,7 @@ def export(
         mask=mask,
         keep_op=keep_op,
         coils=coils,
+        compiled=compiled,
         builder=builder,
         compute_capabilities=compute_capabilities,
         require_engine=require_engine,

@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -126,9 +127,10 @@ class _LazyGroup(click.Group):
 @click.option(
     "--code",
     multiple=True,
-    metavar="FILE.py:FACTORY",
-    help="Allow the code that a checkpoint's network is made by, which you know and trust, to be"
-    " called; may be repeated. Code that you named once is allowed.",
+    metavar="FILE.py:FACTORY|BUNDLE",
+    help="Allow the code that a checkpoint's network is made by, or the program in a bundle of"
+    " target pt2, which you know and trust, to be called; may be repeated. Code that you named"
+    " once, and programs that were exported here, are allowed.",
 )
 @click.version_option(__version__, prog_name="kdmri-edge")
 def main(code: tuple[str, ...]) -> None:
@@ -145,10 +147,13 @@ def main(code: tuple[str, ...]) -> None:
     New here? `kdmri-edge quickstart` runs all of it on an embedded phantom.
     """  # noqa: D301 - click wants the backspace itself
     if code:
-        from kdmri_edge.models.permission import allow_code
+        from kdmri_edge.models.permission import allow_code, allow_program, is_program
 
         for reference in code:
-            allow_code(reference)
+            if is_program(reference):
+                allow_program(Path(reference))
+            else:
+                allow_code(reference)
 
 
 def _guarded(command: Callable[[], object]) -> int:

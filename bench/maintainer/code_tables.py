@@ -35,14 +35,15 @@ __all__ = ["MADE", "TABLES", "commands", "formats", "recipe_keys", "recipes", "s
 def targets() -> str:
     """Return the table of export targets as GitHub Markdown."""
     lines = [
-        "| `--target` | runs in | devices | `--precision` | extra |",
-        "|---|---|---|---|---|",
+        "| `--target` | runs in | devices | `--precision` | extra | remark |",
+        "|---|---|---|---|---|---|",
     ]
     for target in TARGETS.values():
         backend = target.backend
         devices, offered = ", ".join(backend.devices), ", ".join(target.offered)
         lines.append(
             f"| `{target.name}` | {backend.title} | {devices} | {offered} | `{backend.extra}` |"
+            f" {target.remark} |"
         )
     return "\n".join(lines)
 

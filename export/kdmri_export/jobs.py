@@ -74,6 +74,7 @@ def plan_exports(
     mask: str = "fixed",
     keep_op: bool = False,
     coils: int = COILS,
+    compiled: bool = True,
     builder: str | None = None,
     compute_capabilities: Sequence[str] = (),
     require_engine: bool = False,
@@ -98,6 +99,7 @@ def plan_exports(
         mask: "fixed", or "input" for one graph that serves every mask of its kind and matrix.
         keep_op: Keep data consistency as one node (targets whose row says so).
         coils: Of multi-coil networks: coils that scans are compressed to, at most.
+        compiled: Compile the graphs of targets that have it, where there is a C++ compiler.
         builder: What builds engines, for targets that have engines: "auto", "tensorrt", "rtx",
             "torch-tensorrt" or "none"; None as "auto".
         compute_capabilities: GPUs that TensorRT-RTX builds for ahead of time, e.g. "sm86".
@@ -143,6 +145,7 @@ def plan_exports(
             mask_input=mask == "input",
             keep_op=keep_op,
             coils=coils,
+            compiled=compiled,
             engines=engines if row.builds_engines else None,
             floats=tuple(floats),
         )

@@ -287,6 +287,7 @@ def check(
         "network_input_scales": list(scales),
         "image_scales": list(_IMAGE_SCALES),
         "slices": len(data.zero_filled),
+        "ran": f"{session.info.backend} {session.info.version}, {session.info.provider}",
         "against": f"PyTorch {torch.__version__} float32, {reconstructor.form} form",
     }
 

@@ -33,6 +33,7 @@ class ExportRecipe:
             model-local function, instead of spelling it out; for targets whose row says so.
         coils: Of multi-coil networks: coils that scans are compressed to, at most; targets whose
             graphs have a fixed number of coils have this one.
+        compiled: For targets that compile their graphs: do so, where there is a C++ compiler.
         engines: For targets that build engines: which ones to build; None builds none.
         floats: Patterns of the names of layers that stay in float32 while others are written in
             another precision; "auto" among them lets int8 exports choose, by what rounding costs.
@@ -45,6 +46,7 @@ class ExportRecipe:
     mask_input: bool = False
     keep_op: bool = False
     coils: int = COILS
+    compiled: bool = True
     engines: EngineRequest | None = None
     floats: tuple[str, ...] = ()
 
@@ -58,8 +60,10 @@ class ExportRecipe:
         if self.batch not in BATCHES:
             raise ExportError(f"There is no batch {self.batch!r}.", f"Use {' or '.join(BATCHES)}.")
         if self.precision not in known.precisions:
+            why = known.lacks.get(self.precision)
             raise ExportError(
-                f"Target {self.target!r} has no precision {as_users_write(self.precision)!r}.",
+                f"Target {self.target!r} has no precision {as_users_write(self.precision)!r}"
+                f"{f': {why}' if why else ''}.",
                 f"It has {', '.join(known.offered)}.",
             )
         if self.coils < 1:

@@ -6,6 +6,7 @@ from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import save_checkpoint as save_checkpoint
 from .network import Features as Features
 from .permission import allow_code as allow_code
+from .permission import allow_program as allow_program
 from .protocol import InputKind as InputKind
 from .protocol import NetworkFamily as NetworkFamily
 from .protocol import NetworkSpec as NetworkSpec

@@ -4,6 +4,10 @@ A checkpoint's header names the code of its network. Whoever wrote the file may 
 anything there, `os:system?command=...` as well, so that opening a file must not call what it names.
 What a user names is remembered in the cache folder with the SHA-256 of its source, and handed on to
 the processes that are started from here.
+
+A program of torch.export (.pt2) is such a file as well: to load one is to unpickle, to evaluate
+expressions, and for a compiled one to run its machine code. What was written on this machine is
+remembered by its SHA-256; others a user has to allow.
 """
 
 from __future__ import annotations
@@ -16,12 +20,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from kdmri_edge.errors import ModelError
+from kdmri_edge.errors import BundleError, ModelError
 from kdmri_edge.models.code import OBJECT, CodeReference
 from kdmri_edge.utils.cache import cache_folder
 from kdmri_edge.utils.files import atomic_path, sha256_bytes, sha256_file, write_json
 
-__all__ = ["PermittedCode", "allow_code", "keep_object", "permitted_code"]
+__all__ = [
+    "PermittedCode",
+    "allow_code",
+    "allow_program",
+    "is_program",
+    "keep_object",
+    "keep_program",
+    "permitted_code",
+    "permitted_program",
+]
+
+_PROGRAM: Final = ".pt2"
 
 _NAMED: Final = "KDMRI_EDGE_CODE"
 """Environment variable with the references that were named in this process or in its parents."""
@@ -128,6 +143,63 @@ def permitted_code(reference: str, sha256: str) -> PermittedCode:
         f"If you know and trust it, put --code '{hint}' before the command's name"
         " (in Python `kdmri_edge.models.allow_code`).",
     )
+
+
+def is_program(reference: str) -> bool:
+    """Whether a user names a program of torch.export, or a folder that holds one."""
+    place = Path(reference)
+    return place.suffix == _PROGRAM or any(place.glob(f"*{_PROGRAM}"))
+
+
+def allow_program(place: Path) -> None:
+    """Allow a program of torch.export to be loaded, from now on, on this machine.
+
+    Args:
+        place: The .pt2 file, or a folder: all programs in it.
+
+    Raises:
+        ModelError: There is none.
+        OutputError: The cache folder cannot be written to.
+    """
+    files = sorted(place.glob(f"*{_PROGRAM}")) if place.is_dir() else [place]
+    if not files or not all(file.is_file() for file in files):
+        raise ModelError(
+            f"{place} is no program of torch.export, and holds none.", "Check the path."
+        )
+    for file in files:
+        keep_program(file)
+
+
+def keep_program(file: Path) -> None:
+    """Remember a program that was written here, or that a user allowed.
+
+    Raises:
+        OutputError: The cache folder cannot be written to.
+    """
+    write_json(_program_file(sha256_file(file)), {"program": file.name})
+
+
+def permitted_program(file: Path) -> None:
+    """Refuse a program of torch.export that may not be loaded.
+
+    Raises:
+        ModelError: It was neither written nor allowed on this machine.
+        BundleError: There is no such file.
+    """
+    if not file.is_file():
+        raise BundleError(f"{file} does not exist.", "Export the network again.")
+    sha256 = sha256_file(file)
+    if not _program_file(sha256).is_file():
+        raise ModelError(
+            f"{file} (SHA-256 {sha256[:12]}) holds code and was not written on this machine, so it"
+            " is not loaded.",
+            f"If you know and trust it, put --code '{file.parent}' before the command's name"
+            " (in Python `kdmri_edge.models.allow_program`), or take a bundle of ONNX.",
+        )
+
+
+def _program_file(sha256: str) -> Path:
+    return _memory() / f"program-{sha256}.json"
 
 
 def _located(named: CodeReference) -> PermittedCode:

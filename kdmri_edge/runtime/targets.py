@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from kdmri_edge.errors import ExportError
@@ -28,6 +29,10 @@ class Target:
         keeps_op: Whether its graphs can keep data consistency as one node.
         any_coils: Whether its graphs of multi-coil networks take any number of coils.
         builds_engines: Whether what runs is an engine, built for a device from the graph.
+        compiles: Whether a C++ compiler makes of its graphs what runs on this machine's CPU, which
+            takes most of a minute: benchmarks measure its bundles where one is named.
+        remark: What one has to know before one chooses it, as a sentence.
+        lacks: Why it has not a precision that others have, by its name in manifests.
     """
 
     name: str
@@ -40,6 +45,9 @@ class Target:
     keeps_op: bool = False
     any_coils: bool = True
     builds_engines: bool = False
+    compiles: bool = False
+    remark: str = ""
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def backend(self) -> Backend:
@@ -68,6 +76,20 @@ _ALL = (
         graph_file="model.pt",
         exporter="kdmri_export.targets.torchscript:write",
         runs_on=("torch",),
+        remark="Deprecated in PyTorch; its successor is `pt2`.",
+    ),
+    Target(
+        name="pt2",
+        graph_file="model.pt2",
+        exporter="kdmri_export.targets.pt2:write",
+        runs_on=("pt2",),
+        precisions=("f32", "f16"),
+        compiles=True,
+        remark="A program of torch.export, compiled by AOTInductor where there is a C++ compiler.",
+        lacks={
+            "int8": "PyTorch's quantised convolutions cannot be saved in a program of torch.export"
+            " without the package torchao"
+        },
     ),
     Target(
         name="onnx",

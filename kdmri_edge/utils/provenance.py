@@ -13,7 +13,7 @@ from typing import Any
 
 from kdmri_edge import __version__
 
-__all__ = ["git_revision", "machine", "provenance", "versions"]
+__all__ = ["cpu", "git_revision", "machine", "provenance", "versions"]
 
 _LIBRARIES = (
     "numpy",
@@ -76,6 +76,11 @@ def _cpu_features() -> list[str]:
     flags = set(text.partition("\nflags")[2].partition("\n")[0].split())
     wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
     return [name for name in wanted if name in flags]
+
+
+def cpu() -> str:
+    """Name this machine's CPU with its vector extensions: what compiled code is made for."""
+    return f"{_cpu_model()} ({', '.join(_cpu_features())})"
 
 
 def machine() -> dict[str, Any]:

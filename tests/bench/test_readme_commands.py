@@ -20,6 +20,8 @@ from kdmri_edge.cli import COMMANDS, main
 from kdmri_edge.runtime.targets import TARGETS
 from maintainer.readme import pages
 
+# A C++ compiler takes too long for what it makes to be measured unasked.
+BENCHED = tuple(name for name, target in TARGETS.items() if not target.compiles)
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -69,7 +71,7 @@ def test_commands_name_options_that_exist() -> None:
     ("targets", "precisions", "kinds"),
     [
         (("onnx",), (Precision.F32,), ("",)),
-        pytest.param(tuple(TARGETS), USUAL, ("", "-int8"), marks=pytest.mark.nightly),
+        pytest.param(BENCHED, USUAL, ("", "-int8"), marks=pytest.mark.nightly),
     ],
     ids=["one target in f32", "as shipped"],
 )

@@ -61,6 +61,7 @@ WITH_TORCH = {
     "kdmri_edge.distillation.stages",
     "kdmri_edge.distillation.taps",
     "kdmri_edge.runtime.backends.pytorch",
+    "kdmri_edge.runtime.backends.pt2",
     "kdmri_edge.runtime.backends.torchscript",
 }
 CORE = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -121,6 +121,7 @@ class ParityCases:
         takes_batches: Whether they can take any batch.
         in_float: Cases that it has no integer kernels for.
         keep_op: Whether data consistency is kept as one node.
+        options: Further settings of its exports.
     """
 
     target: ClassVar[str]
@@ -130,6 +131,7 @@ class ParityCases:
     takes_batches: ClassVar[bool] = True
     in_float: ClassVar[Collection[str]] = ()
     keep_op: ClassVar[bool] = False
+    options: ClassVar[Mapping[str, Any]] = {}
 
     @property
     def row(self) -> Target:
@@ -153,6 +155,7 @@ class ParityCases:
             mask_input=mask_input,
             keep_op=self.keep_op,
             coils=COILS,
+            **self.options,
         )
         reconstructor, files = exported(recipe, name)
         for file, content in files.items():
@@ -310,7 +313,7 @@ class ParityCases:
             session.run(images(1, 1, (32, 24)))
 
     def test_what_is_refused_is_refused_by_name(self) -> None:
-        recipe = ExportRecipe(target=self.target, keep_op=self.keep_op, coils=COILS)
+        recipe = ExportRecipe(target=self.target, keep_op=self.keep_op, coils=COILS, **self.options)
         for name in CASES:
             if self.refuses in name:
                 with pytest.raises(ExportError, match=self.refusal):

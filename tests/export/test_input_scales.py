@@ -28,7 +28,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Session]:
 
 
 def halves(checkpoint: Path, target: str, folder: Path) -> tuple[Bundle, NDArray[np.float32]]:
-    recipe = ExportRecipe(target=target, precision="f16")
+    recipe = ExportRecipe(target=target, precision="f16", compiled=False)
     bundle = export_model(checkpoint, recipe, folder / "bundle")
     return bundle, np.load(bundle.path / GOLDEN_INPUT)[:, 0]
 
@@ -40,7 +40,7 @@ def test_any_unit_gives_the_same_image(
     checkpoint, exact = reference
     bundle, volume = halves(checkpoint, target, tmp_path)
     wanted = reconstruct(exact, volume)
-    for backend in ("torch", "onnxruntime", "openvino"):
+    for backend in ("torch", "pt2", "onnxruntime", "openvino"):
         if backend not in bundle.target.runs_on:
             continue
         session = open_session(bundle.path, backend=backend, threads=1)

@@ -133,6 +133,8 @@ def exported_variants(
     """Return the exports of a network, and what runs them."""
     found = []
     for target in TARGETS.values():
+        if target.compiles:
+            continue  # a C++ compiler takes most of a minute for each: name its bundle instead
         found += variants_for(target, target.backend, settings)
     if settings.every_way:
         found += variants_for(TARGETS["trt"], BACKENDS["tensorrt-rtx"], settings)

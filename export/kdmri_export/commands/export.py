@@ -36,7 +36,8 @@ _FORMS = {
     type=RowChoice("kdmri_edge.runtime.targets:TARGETS"),
     multiple=True,
     required=True,
-    help="Where the network is to run; may be repeated.",
+    help="Where the network is to run; may be repeated. PyTorch has deprecated torchscript; pt2"
+    " (torch.export, AOTInductor) is its successor.",
 )
 @click.option(
     "--model",
@@ -93,6 +94,14 @@ _FORMS = {
     " networks of k-space, take no more.",
 )
 @click.option(
+    "--compile/--no-compile",
+    "compiled",
+    default=True,
+    show_default=True,
+    help="pt2: compile the program with AOTInductor for this machine's CPU, where there is a C++"
+    " compiler; it takes most of a minute.",
+)
+@click.option(
     "--builder",
     type=click.Choice(BUILDERS),
     help="trt: what builds engines from the graph. auto takes TensorRT where it works, else none;"
@@ -130,6 +139,7 @@ def export(
     mask_role: str,
     keep_op: bool,
     coils: int,
+    compiled: bool,
     builder: str | None,
     capabilities: str | None,
     floats: tuple[str, ...],
@@ -186,6 +196,7 @@ def export(
         mask=mask_role,
         keep_op=keep_op,
         coils=coils,
+        compiled=compiled,
         builder=builder,
         compute_capabilities=[c.strip() for c in (capabilities or "").split(",") if c.strip()],
         require_engine=require_engine,
@@ -245,6 +256,8 @@ def _show(bundles: list[Bundle]) -> None:
             share = macs["data_consistency"] / sum(macs.values())
             coils = bundle.manifest["coils"]
             click.echo(f"  data consistency with {coils} coils: {share:.0%} of the multiplications")
+        if bundle.target.compiles:
+            click.echo(f"  what ran: {bundle.manifest['parity']['ran']}")
         if "engine" in bundle.manifest:
             click.echo(f"  {_engine_line(bundle)}")
     say("Next:")

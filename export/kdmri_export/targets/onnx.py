@@ -50,6 +50,7 @@ __all__ = [
     "OUTPUT",
     "bound",
     "example_maps",
+    "free_axes",
     "lowered_transforms",
     "quiet",
     "to_model",
@@ -175,11 +176,9 @@ def to_model(
     """
     onnx = require("onnx", extra="onnx")
     require("onnxscript", extra="onnx")
-    batch = {0: torch.export.Dim("batch", min=1)} if recipe.dynamic else None
     # torch.export takes a batch of one for a constant, so a dynamic one is shown as two.
     images = torch.cat((example, example)) if recipe.dynamic else example
-    shapes: Any = (batch, None) if recipe.mask_input else (batch,)
-    shapes = shapes if recipe.dynamic else None
+    shapes = free_axes(recipe, sense=reconstructor.spec.coils)
     shown = (images, reconstructor.operator) if recipe.mask_input else (images,)
     names = [KSPACE if reconstructor.spec.reads is InputKind.KSPACE else INPUT]
     names += [OPERATOR] if recipe.mask_input else []
@@ -187,7 +186,6 @@ def to_model(
     if reconstructor.spec.coils:
         names.append(MAPS)
         further = {MAPS: example_maps(images, recipe)}
-        shapes = _coil_shapes(batch, recipe)
     with torch.no_grad():
         lowered = copy.deepcopy(reconstructor)
         fold_parametrizations(lowered.model)
@@ -218,6 +216,7 @@ def to_model(
         formula = Formula(*lowering.only_call())
         # Two tensors: given the same one twice, the exporter would read one for both.
         parts = (images, images.clone(), reconstructor.operator)
+        batch = _free_batch(recipe)
         wide = (batch, batch, None) if recipe.dynamic else None
         inputs = list(FUNCTION_INPUTS)
         body, _ = _exported(formula, parts, inputs, OUTPUT, wide, real=False)
@@ -263,8 +262,21 @@ def example_maps(images: Tensor, recipe: ExportRecipe) -> Tensor:
     return images.new_full((len(images), coils, 2, *images.shape[-2:]), 0.1)
 
 
-def _coil_shapes(batch: dict[int, Any] | None, recipe: ExportRecipe) -> dict[str, Any]:
-    """Return which axes of the inputs are free, by the names of the network's arguments."""
+def _free_batch(recipe: ExportRecipe) -> dict[int, Any] | None:
+    return {0: torch.export.Dim("batch", min=1)} if recipe.dynamic else None
+
+
+def free_axes(recipe: ExportRecipe, *, sense: bool) -> Any:
+    """Return which axes of the inputs are free, as torch.export takes it; None for none.
+
+    Args:
+        recipe: What is asked for.
+        sense: The network combines coils: axes go by the names of its arguments then.
+    """
+    batch = _free_batch(recipe)
+    if not sense:
+        shapes = (batch, None) if recipe.mask_input else (batch,)
+        return shapes if recipe.dynamic else None
     free = dict(batch or {})
     if recipe.row.any_coils:
         free[1] = torch.export.Dim("coils", min=1)

@@ -65,6 +65,15 @@ _ALL = (
         precisions=("f32", "f16", "int8"),
     ),
     Backend(
+        name="pt2",
+        title="torch.export",
+        session="kdmri_edge.runtime.backends.pt2:Pt2Session",
+        library="torch",
+        extra="train",
+        devices=("cpu",),
+        precisions=("f32", "f16"),
+    ),
+    Backend(
         name="tensorrt",
         title="TensorRT",
         session="kdmri_edge.runtime.backends.tensorrt:TensorRTSession",
