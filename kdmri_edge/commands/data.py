@@ -45,8 +45,9 @@ def inspect(files: tuple[Path, ...], kspace: bool, orientation: str, as_json: bo
     """Say what is in FILE..., and what `kdmri-edge run` would take it as.
 
     FILE may be the folder of a DICOM series, or a dataset of an HDF5 file as FILE.h5:DATASET:AXES,
-    with a letter for each axis: s slice, c coil, h phase encode, w readout. A file that cannot be
-    read gets its reason, and the exit code is 1.
+    with a letter for each axis: s slice, c coil, h phase encode, w readout. Of an MRD file with
+    several scans each is listed as FILE.h5:GROUP, which the other commands take too. A file that
+    cannot be read gets its reason, and the exit code is 1.
 
     \b
     Examples:
@@ -54,12 +55,14 @@ def inspect(files: tuple[Path, ...], kspace: bool, orientation: str, as_json: bo
       kdmri-edge data inspect scan.h5:FLAIR:swh series/ T1w.nii.gz --json
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.data.inspection import inspect as look
+    from kdmri_edge.data.inspection import scans_in
     from kdmri_edge.utils.console import progress
 
     found: list[dict[str, Any]] = []
     failed = 0
-    with progress("Reading", len(files)) as advance:
-        for file in files:
+    named = [scan for file in files for scan in scans_in(file)]
+    with progress("Reading", len(named)) as advance:
+        for file in named:
             try:
                 facts = look(file, kspace=kspace, orientation=orientation)
                 found.append(facts.to_dict())

@@ -65,6 +65,7 @@ def send(
       kdmri-edge send scan.h5 -o images.h5
       kdmri-edge send scan.h5 -o images.h5 --host scanner --port 9002 --pace 5
     """  # noqa: D301 - click wants the backspace itself
+    from kdmri_edge.data.sources import split_dataset
     from kdmri_edge.errors import OutputError, StreamError
     from kdmri_edge.models.foreign import HDF5, UNTOLD, file_kind
     from kdmri_edge.utils.console import progress, say
@@ -80,7 +81,8 @@ def send(
     if kind not in (HDF5, *UNTOLD):
         raise StreamError(f"{file} is {kind}, not an MRD file.", "Give k-space as MRD (.h5).")
     xml, total = read_header(file), count_readouts(file)
-    if output.exists() and output.samefile(file):
+    source, _ = split_dataset(file)
+    if output.exists() and output.samefile(source):
         raise OutputError(f"{output} is the input.", "Choose another --output.")
     check_writable(output.parent)  # found out now, not when the images are there
     trouble = None

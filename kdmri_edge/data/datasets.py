@@ -21,7 +21,7 @@ from kdmri_edge.data.formats.registry import (
 )
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.resample import to_matrix
-from kdmri_edge.data.sources import dataset_of, parse_name, split_dataset
+from kdmri_edge.data.sources import HDF5_SUFFIXES, dataset_of, parse_name, split_dataset
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
 from kdmri_edge.utils.console import progress
@@ -204,11 +204,11 @@ def _describe(path: Path) -> VolumeFile:
     else:
         file, dataset = split_dataset(path)
         stem = stem_of(file)
-        name = f"{stem}_{dataset_of(dataset)}" if dataset else stem
+        name = f"{stem}_{dataset_of(dataset).replace('/', '_')}" if dataset else stem
         subject, contrast = parse_name(stem)
         if dataset:
             contrast = dataset_of(dataset)
-        elif suffix in (".h5", ".hdf5"):
+        elif suffix in HDF5_SUFFIXES:
             from kdmri_edge.data.formats.hdf5.fastmri import fastmri_subject
 
             subject = fastmri_subject(path) or subject

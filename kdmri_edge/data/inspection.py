@@ -12,10 +12,11 @@ from kdmri_edge.data.formats.registry import format_of, read_either, readable_su
 from kdmri_edge.data.geometry import Affine, directions, voxel_size
 from kdmri_edge.data.orientation import Orientation
 from kdmri_edge.data.scan import Scan
+from kdmri_edge.data.sources import HDF5_SUFFIXES
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.physics.masks import Mask
 
-__all__ = ["FileInfo", "MaskInfo", "centre_lines", "inspect"]
+__all__ = ["FileInfo", "MaskInfo", "centre_lines", "inspect", "scans_in"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,9 +137,23 @@ def inspect(
     )
 
 
+def scans_in(path: Path) -> list[Path]:
+    """Name the scans of a file that holds several, each as `inspect` takes it; else the path alone.
+
+    Args:
+        path: As `inspect` takes it; what is no such file is returned as it is.
+    """
+    if not path.is_file() or readable_suffix(path) not in HDF5_SUFFIXES:
+        return [path]
+    from kdmri_edge.data.formats.hdf5.layouts import mrd_scans
+
+    names = mrd_scans(path)
+    return [path.with_name(f"{path.name}:{name}") for name in names] if len(names) > 1 else [path]
+
+
 def _format(path: Path) -> str:
     suffix = readable_suffix(path)
-    if suffix in (".h5", ".hdf5"):
+    if suffix in HDF5_SUFFIXES:
         from kdmri_edge.data.formats.hdf5.layouts import layout_of
 
         return layout_of(path).name

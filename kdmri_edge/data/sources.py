@@ -15,6 +15,7 @@ from kdmri_edge.utils.files import sha256_bytes, sha256_file
 
 __all__ = [
     "AXES_HELP",
+    "HDF5_SUFFIXES",
     "FileNameParts",
     "axes_of",
     "dataset_of",
@@ -52,7 +53,13 @@ def parse_name(stem: str) -> FileNameParts:
 
 AXES_HELP: Final = "s slice, c coil, h phase encode, w readout"
 
-_NAMED: Final = re.compile(r"(?P<file>.+\.(?:h5|hdf5)):(?P<dataset>[^:]+(?::[^:]*)?)$", re.I)
+HDF5_SUFFIXES: Final = (".h5", ".hdf5", ".mrd", ".ismrmrd")
+"""Of HDF5 files, the last two of MRD's alone."""
+
+_NAMED: Final = re.compile(
+    rf"(?P<file>.+(?:{'|'.join(map(re.escape, HDF5_SUFFIXES))})):(?P<dataset>[^:]+(?::[^:]*)?)$",
+    re.I,
+)
 
 
 def split_dataset(path: Path) -> tuple[Path, str | None]:

@@ -13,7 +13,13 @@ from kdmri_edge.errors import DataError
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from kdmri_edge.physics.masks import Mask
 
-__all__ = ["is_lines", "mask_of", "remove_oversampling", "root_sum_of_squares", "volume_of"]
+__all__ = [
+    "is_lines",
+    "mask_of",
+    "remove_oversampling",
+    "root_sum_of_squares",
+    "volume_of",
+]
 
 _FILLED: Final = 0.9
 """A line counts as sampled whole from this share of its points on; a sample may be 0 by chance."""

@@ -18,7 +18,7 @@ from kdmri_edge.data.geometry import Affine
 from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.orientation import Orientation, known, not_raw, oriented
 from kdmri_edge.data.scan import Scan
-from kdmri_edge.data.sources import parse_name, source_sha256, split_dataset
+from kdmri_edge.data.sources import HDF5_SUFFIXES, parse_name, source_sha256, split_dataset
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError, OutputError
 from kdmri_edge.registry import Registry
@@ -126,7 +126,7 @@ _ROWS: Final[tuple[Format, ...]] = (
     ),
     Format(
         name="HDF5",
-        suffixes=(".h5", ".hdf5"),
+        suffixes=HDF5_SUFFIXES,
         volume="kdmri_edge.data.formats.hdf5.layouts:read_hdf5",
         scan="kdmri_edge.data.formats.hdf5.layouts:scan_hdf5",
         is_kspace="kdmri_edge.data.formats.hdf5.layouts:hdf5_is_kspace",
@@ -134,8 +134,9 @@ _ROWS: Final[tuple[Format, ...]] = (
         scan_writer="kdmri_edge.data.formats.hdf5.mrd:write_mrd_scan",
         geometry=True,
         noise=True,
-        reads="KD-MRI's layout; fastMRI's, single- and multi-coil; ISMRMRD / MRD, readouts or"
-        " images (extra `mrd`); any dataset of k-space, named as `FILE.h5:DATASET:AXES`",
+        reads="KD-MRI's layout; fastMRI's, single- and multi-coil; ISMRMRD / MRD, readouts (as"
+        " streams too) or images (extra `mrd`), of several scans one as `FILE.h5:GROUP`; any"
+        " dataset of k-space, named as `FILE.h5:DATASET:AXES`",
         writes="MRD (extra `mrd`): images, or readouts of k-space",
         keeps="phase, geometry; k-space, coils, unsampled lines, noise",
     ),

@@ -4,6 +4,10 @@ Slices may be interleaved in any way. What belongs to one image is told by the c
 contrast, phase (cardiac), repetition and set; averages of a line are averaged. A slice is complete
 when every line of the header's limits has come as often as there are averages, or with the flag
 "last in slice" on its last average; accelerated scans need that flag, or wait for the end.
+
+Of a whole file nothing is decided before its end: headers leave out how many averages there are,
+and sequences set the flag on the last line of an average or of an interleave. A slice is complete
+there when the file has ended.
 """
 
 from __future__ import annotations
@@ -100,17 +104,29 @@ class Assembler:
     Args:
         encoding: What the scan's header says.
         capacity: How much may be held.
+        whole: The readouts are those of a whole file: slices come from `finish` alone, and what is
+            held is bounded by the file, not by the capacity's open slices.
 
     Attributes:
         ignored: How many readouts of phase correction, navigators and the like came.
+        elsewhere: How many of those belong to another encoding space than the first.
 
     Raises:
-        DataError: One slice of such a matrix is larger than the capacity.
+        DataError: One slice of such a matrix is larger than the capacity, or a stream is of several
+            partitions: its first images would be sent before it shows whether they are used.
     """
 
-    def __init__(self, encoding: Encoding, capacity: Capacity | None = None) -> None:
+    def __init__(
+        self, encoding: Encoding, capacity: Capacity | None = None, *, whole: bool = False
+    ) -> None:
+        if encoding.partitions > 1 and not whole:
+            raise DataError(
+                f"The scan encodes {encoding.partitions} partitions.",
+                "This reads Cartesian 2-D multi-slice scans.",
+            )
         self.encoding = encoding
-        self.ignored = 0
+        self.ignored = self.elsewhere = 0
+        self._whole = whole
         self._capacity = capacity or Capacity()
         self._open: dict[Key, _Open] = {}
         self._done: set[Key] = set()
@@ -121,8 +137,21 @@ class Assembler:
 
     @property
     def noise(self) -> NDArray[np.complex64] | None:
-        """complex64 [C, N] of the noise readouts so far; None without one."""
-        return np.concatenate(self._noise, axis=1) if self._noise else None
+        """complex64 [C, N] of the noise readouts so far; None without one.
+
+        Noise of other coils than the image's (an adjustment with another coil plugged in) is left
+        out, since no channel of one can be told to be a channel of the other.
+        """
+        coils = self._coils or (len(self._noise[0]) if self._noise else 0)
+        fitting = [part for part in self._noise if len(part) == coils]
+        return np.concatenate(fitting, axis=1) if fitting else None
+
+    @property
+    def other_noise(self) -> int | None:
+        """Number of coils of noise readouts that `noise` leaves out; None where it leaves none."""
+        coils = self._coils
+        others = {len(part) for part in self._noise if coils is not None and len(part) != coils}
+        return max(others, default=None)
 
     @property
     def held(self) -> int:
@@ -140,11 +169,12 @@ class Assembler:
         purpose = purpose_of(acquisition)
         if purpose is Purpose.OTHER:
             self.ignored += 1
+            self.elsewhere += acquisition.encoding_space_ref != 0
             return None
-        self._check_coils(int(acquisition.active_channels))
         if purpose is Purpose.NOISE:
             self._keep_noise(acquisition)
             return None
+        self._check_coils(int(acquisition.active_channels))
         index = acquisition.idx
         row = self._row(int(index.kspace_encode_step_1), int(index.kspace_encode_step_2))
         key = Key(index.set, index.contrast, index.phase, index.repetition, index.slice)
@@ -153,7 +183,7 @@ class Assembler:
                 f"A line of slice {key.slice} came after its last one.",
                 "Each line comes once per average; check the flags of the last line.",
             )
-        if key not in self._open and len(self._open) >= self._capacity.open_slices:
+        if not self._whole and key not in self._open and self._full:
             raise DataError(
                 f"{len(self._open)} slices are open.",
                 "Set the flag of the last line in each slice.",
@@ -194,7 +224,13 @@ class Assembler:
         for key in sorted(key for key, entry in self._open.items() if entry.lines):
             yield self._finish(key)
 
+    @property
+    def _full(self) -> bool:
+        return len(self._open) >= self._capacity.open_slices
+
     def _is_last(self, acquisition: Acquisition, entry: _Open) -> bool:
+        if self._whole:
+            return False
         encoding = self.encoding
         if len(entry.came) == (encoding.last - encoding.first + 1) * encoding.averages:
             return True
@@ -234,11 +270,13 @@ class Assembler:
         return offset % height
 
     def _keep_noise(self, acquisition: Acquisition) -> None:
+        if not int(acquisition.active_channels):
+            raise DataError("A readout has no coils.", "Check active_channels.")
         if sum(part.shape[1] for part in self._noise) < self._capacity.noise_samples:
             self._noise.append(acquisition.data.copy())
 
     def _hold(self, size: int) -> None:
-        if self._held + size > self._capacity.open_bytes:
+        if not self._whole and self._held + size > self._capacity.open_bytes:
             raise DataError(
                 f"{len(self._open)} slices are open, of {self._held} bytes.",
                 "Set the flag of the last line in each slice, or raise the limit.",

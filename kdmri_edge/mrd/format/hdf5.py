@@ -1,4 +1,8 @@
-"""MRD's HDF5 files: readouts in and out, and series of images with their place in the patient."""
+"""MRD's files: readouts in and out, and series of images with their place in the patient.
+
+Files are HDF5, with a scan in a group of /xml and /data; of a file with several scans one is named
+as FILE.h5:GROUP. What converters write to a pipe, a stream of the protocol's messages, is read too.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +19,21 @@ from ismrmrd.hdf5 import acquisition_dtype
 from numpy.typing import NDArray
 
 from kdmri_edge.data.components import Component, intensities
+from kdmri_edge.data.formats.hdf5.mrd import is_mrd_stream, mrd_groups
 from kdmri_edge.data.formats.registry import origin_of
 from kdmri_edge.data.geometry import voxel_size
 from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.orientation import orientation_of
 from kdmri_edge.data.scan import Scan
+from kdmri_edge.data.sources import split_dataset
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
-from kdmri_edge.mrd.format.assembler import Assembler, Slice
+from kdmri_edge.mrd.format.assembler import Assembler
 from kdmri_edge.mrd.format.emit import encoding_of, readouts
 from kdmri_edge.mrd.format.geometry import affine_of, place_slice, slice_order
 from kdmri_edge.mrd.format.header import Encoding, read_encoding, write_encoding
+from kdmri_edge.mrd.format.streams import stream_header, stream_readouts
+from kdmri_edge.utils.console import say
 from kdmri_edge.utils.files import atomic_path
 
 __all__ = [
@@ -56,46 +64,71 @@ def _open(path: Path) -> h5py.File:
         ) from None
 
 
-def _group(file: h5py.File, path: Path) -> h5py.Group:
-    """Return the group that holds a scan: "dataset", else the only one that does."""
-    groups = [node for node in file.values() if isinstance(node, h5py.Group)]
-    own = [node for node in groups if {"xml", "data"} <= set(node)]
-    named = [node for node in own if node.name == f"/{_GROUP}"]
-    if len(named or own) != 1:
-        many = f"{len(own)} scans" if own else "no readouts of a scan"
-        raise DataError(f"{path} holds {many}.", "An MRD file has /dataset/xml and /dataset/data.")
-    return (named or own)[0]
+def _group(file: h5py.File, path: Path, named: str | None) -> h5py.Group:
+    """Return the group that holds a scan: the one that is named, else the only one there is."""
+    own = mrd_groups(file)
+    if named is not None:
+        if named.strip("/") not in own:
+            held = f"It holds {', '.join(own)}." if own else "It holds none."
+            raise DataError(f"{path} has no scan {named!r}.", held)
+        return file[named]
+    if len(own) > 1:
+        listed = ", ".join(f"{name} ({file[name]['data'].size} readouts)" for name in own)
+        raise DataError(
+            f"{path} holds {len(own)} scans: {listed}.", f"Name one, as {path.name}:{own[-1]}."
+        )
+    if not own:
+        raise DataError(
+            f"{path} holds no readouts of a scan.",
+            "An MRD file has /dataset/xml and /dataset/data.",
+        )
+    return file[own[0]]
 
 
 def read_header(path: Path) -> str:
-    """Return the XML header of a file.
+    """Return the XML header of a scan.
+
+    Args:
+        path: A file, or FILE.h5:GROUP.
 
     Raises:
-        DataError: Missing, unreadable, or no MRD file.
+        DataError: Missing, unreadable, no MRD file, or one of several scans of which none is named.
     """
-    with _open(path) as file:
-        stored = np.asarray(_group(file, path)["xml"]).reshape(-1)[0]
-    return stored.decode() if isinstance(stored, bytes) else str(stored)
+    source, named = split_dataset(path)
+    if is_mrd_stream(source):
+        return stream_header(source)
+    with _open(source) as file:
+        stored = np.asarray(_group(file, source, named)["xml"]).reshape(-1)
+    if not stored.size:
+        raise DataError(f"{source} has an empty header.", "Convert the scan again.")
+    return _text(stored[0])
 
 
 def count_readouts(path: Path) -> int:
-    """Return how many readouts a file holds.
+    """Return how many readouts a scan holds.
 
     Raises:
         DataError: See `read_header`.
     """
-    with _open(path) as file:
-        return int(_group(file, path)["data"].size)
+    source, named = split_dataset(path)
+    if is_mrd_stream(source):
+        return sum(1 for _ in stream_readouts(source))
+    with _open(source) as file:
+        return int(_group(file, source, named)["data"].size)
 
 
 def read_readouts(path: Path) -> Iterator[Acquisition]:
-    """Yield the readouts of a file, in order, holding few of them.
+    """Yield the readouts of a scan, in order, holding few of them.
 
     Raises:
         DataError: See `read_header`, or a readout whose samples do not fit its header.
     """
-    with _open(path) as file:
-        data = _group(file, path)["data"]
+    source, named = split_dataset(path)
+    if is_mrd_stream(source):
+        yield from stream_readouts(source)
+        return
+    with _open(source) as file:
+        data = _group(file, source, named)["data"]
         for start in range(0, data.shape[0], _BLOCK):
             try:
                 rows = data[start : start + _BLOCK]
@@ -108,9 +141,16 @@ def read_readouts(path: Path) -> Iterator[Acquisition]:
 
 
 def _acquisition(row: Any) -> Acquisition:
-    acquisition = Acquisition(row["head"].tobytes())
-    shape = (acquisition.active_channels, acquisition.number_of_samples)
-    acquisition.data[:] = row["data"].view(np.complex64).reshape(shape)
+    head, samples = row["head"], row["data"].view(np.complex64)
+    count = int(head["number_of_samples"])
+    if not head["active_channels"] and count and not samples.size % count:
+        # some converters leave the number out; the samples themselves tell it
+        head = head.copy()
+        head["active_channels"] = samples.size // count
+    acquisition = Acquisition(head.tobytes())
+    acquisition.data[:] = samples.reshape(
+        acquisition.active_channels, acquisition.number_of_samples
+    )
     if acquisition.traj.size:
         acquisition.traj[:] = row["traj"].reshape(acquisition.traj.shape)
     return acquisition
@@ -120,21 +160,25 @@ def read_scan(path: Path) -> Scan:
     """Read the readouts of a file into a scan.
 
     Several contrasts, cardiac phases, repetitions or sets follow one another along S (in that
-    order, slowest first: set, contrast, phase, repetition, slice), without an affine.
+    order, slowest first: set, contrast, phase, repetition, slice), without an affine. Averages are
+    averaged, however many the header announces, and flags of last lines mean nothing here: the
+    file is whole. Noise of another number of coils than the image's is left out, and said.
+
+    Args:
+        path: A file, or FILE.h5:GROUP.
 
     Raises:
-        DataError: Not a Cartesian 2-D MRD file, readouts outside the encoded space, an asymmetric
-            echo, no image at all, or slices that were sampled in different ways.
+        DataError: Not a Cartesian 2-D MRD file, several scans of which none is named, readouts
+            outside the encoded space, an asymmetric echo, no image at all, or slices that were
+            sampled in different ways.
     """
     encoding = read_encoding(read_header(path))
-    assembler = Assembler(encoding)
-    slices: list[Slice] = []
+    assembler = Assembler(encoding, whole=True)
     for acquisition in read_readouts(path):
-        if (done := assembler.add(acquisition)) is not None:
-            slices.append(done)
-    slices += assembler.finish()
+        assembler.add(acquisition)
+    slices = list(assembler.finish())
     if not slices:
-        raise DataError(f"{path} holds no line of an image.", "Give a file of a whole scan.")
+        raise _no_image(path, assembler)
     if any(part.partial_readout for part in slices):
         raise DataError(
             f"{path} holds asymmetric echoes.", "Its readouts have to cover k-space as a whole."
@@ -144,6 +188,11 @@ def read_scan(path: Path) -> Scan:
         raise DataError(
             f"The slices of {path} are sampled in different ways.",
             "Send it to `kdmri-edge serve`, which takes each slice by itself.",
+        )
+    if assembler.other_noise is not None:
+        say(
+            f"Note: {path.name} has noise readouts of {assembler.other_noise} coils and a scan of"
+            f" {slices[0].kspace.shape[0]}; they do not whiten it."
         )
     stacks = {part.key._replace(slice=0) for part in slices}
     if len(stacks) == 1:
@@ -156,15 +205,29 @@ def read_scan(path: Path) -> Scan:
     if len(stacks) == 1:
         heads = [part.head for part in slices]
         affine = affine_of(heads, encoding, kspace.shape[2:], orientation)
+    source, named = split_dataset(path)
+    origin = origin_of(source)
+    if named is not None:
+        origin["name"] += f"_{named.strip('/').replace('/', '_')}"
     return Scan(
         kspace=kspace,
         mask=mask,
-        **origin_of(path),
+        **origin,
         affine=affine,
         noise=assembler.noise,
         orientation=orientation,
         vendor=encoding.vendor,
     )
+
+
+def _no_image(path: Path, assembler: Assembler) -> DataError:
+    if assembler.elsewhere:
+        return DataError(
+            f"{path} holds no line of an image in encoding space 0; {assembler.elsewhere} readouts"
+            " belong to another one, as reference scans do.",
+            "Set encoding_space_ref of the image's readouts to 0, and give its encoding first.",
+        )
+    return DataError(f"{path} holds no line of an image.", "Give a file of a whole scan.")
 
 
 def write_readouts(path: Path, xml: str, acquisitions: Iterable[Acquisition]) -> int:
@@ -330,7 +393,7 @@ def read_images(path: Path) -> Volume:
         )
     kept, left_out = intensities([_component(head) for head in heads], path)
     data, heads, metas = data[kept], [heads[i] for i in kept], [metas[i] for i in kept]
-    pixels = np.stack([_unit(p[0, 0], meta) for p, meta in zip(data, metas, strict=True)])
+    pixels = np.stack([_unit(p[0, 0], meta, path) for p, meta in zip(data, metas, strict=True)])
     stacks = {(h.set, h.contrast, h.phase, h.repetition) for h in heads}
     if len(stacks) == 1:
         order = slice_order(heads, [int(h.slice) for h in heads])
@@ -374,7 +437,7 @@ def _affine(heads: list[Any], matrix: tuple[int, int]) -> NDArray[np.float64] | 
 
 
 def _text(stored: Any) -> str:
-    return stored.decode() if isinstance(stored, bytes) else str(stored)
+    return stored.decode("utf-8", "replace") if isinstance(stored, bytes) else str(stored)
 
 
 def _numbers(stored: NDArray[Any]) -> NDArray[Any]:
@@ -384,9 +447,31 @@ def _numbers(stored: NDArray[Any]) -> NDArray[Any]:
     return stored
 
 
-def _unit(pixels: NDArray[Any], meta: Any) -> NDArray[Any]:
-    slope, intercept = (float(meta.get(f"Rescale{key}", usual))
-                        for key, usual in (("Slope", 1.0), ("Intercept", 0.0)))  # fmt: skip
+def _unit(pixels: NDArray[Any], meta: Any, path: Path) -> NDArray[Any]:
+    slope, intercept = (
+        _factor(meta, f"Rescale{key}", usual, path)
+        for key, usual in (("Slope", 1.0), ("Intercept", 0.0))
+    )
     if (slope, intercept) == (1.0, 0.0):
         return pixels
     return pixels.astype(np.float64) * slope + intercept
+
+
+def _factor(meta: Any, name: str, usual: float, path: Path) -> float:
+    """A number of an image's attributes; one that is given several times has to be the same.
+
+    Raises:
+        DataError: No number, or different ones.
+    """
+    given = meta.get(name, usual)
+    values = list(given) if isinstance(given, list | tuple) else [given]
+    try:
+        numbers = {float(value) for value in values} or {usual}
+    except (TypeError, ValueError):
+        numbers = set()
+    if len(numbers) != 1 or not np.isfinite(list(numbers)).all():
+        listed = ", ".join(map(str, values))[:80]
+        raise DataError(
+            f"An image of {path} has {name} {listed}.", "Give one number, or leave it out."
+        )
+    return numbers.pop()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import re
+import copy
 import warnings
 from dataclasses import dataclass
 from typing import Any, Final
+from xml.etree import ElementTree
 
+from kdmri_edge.data.formats.mrd_header import header_elements, pixels_within
 from kdmri_edge.errors import DataError
 
 __all__ = ["Encoding", "read_encoding", "write_encoding"]
 
 _AGAIN: Final = "This reads Cartesian 2-D multi-slice scans."
+_NAMESPACE: Final = "http://www.ismrm.org/ISMRMRD"
 _LARGEST: Final = 8192  # samples along an axis: far above any scan, far below what fills a memory
 
 
@@ -32,6 +35,8 @@ class Encoding:
         coils: Receive channels, None where the header does not tell.
         embedded_calibration: Calibration lines belong to the imaging scan: they fill lines that
             are not imaged.
+        partitions: Of the encoded matrix. Converters write more than 1 for some 2-D scans, whose
+            readouts then all count partition 0.
         vendor: Who made the scanner; None where the header does not tell.
     """
 
@@ -46,16 +51,19 @@ class Encoding:
     averages: int = 1
     coils: int | None = None
     embedded_calibration: bool = False
+    partitions: int = 1
     vendor: str | None = None
 
 
 def read_encoding(xml: str | bytes) -> Encoding:
     """Read the first encoding of a header.
 
-    Elements that the schema does not know are passed over, since vendors add some.
+    Elements that the schema does not know are passed over, since vendors add some. Whole numbers
+    may be written as "32.0", as some converters do.
 
     Raises:
-        DataError: Not such XML, not Cartesian, three-dimensional, or sizes that make no sense.
+        DataError: Not such XML, not Cartesian, limits of several partitions, or sizes that make no
+            sense.
     """
     from ismrmrd.xsd import ismrmrdHeader
     from xsdata.exceptions import ConverterWarning, ParserError
@@ -63,13 +71,19 @@ def read_encoding(xml: str | bytes) -> Encoding:
     from xsdata.formats.dataclass.parsers.config import ParserConfig
 
     text = xml.decode("utf-8", "replace") if isinstance(xml, bytes) else xml
-    if re.search(r"<!\s*(DOCTYPE|ENTITY)", text):
-        raise DataError("The scan's header declares entities.", "MRD headers need none.")
     try:
+        root = header_elements(text)
+        for encoding in root.iter("encoding"):
+            whole, recon = encoding.find("encodedSpace/fieldOfView_mm"), encoding.find("reconSpace")
+            # without a field of view of the image nothing tells that part of the encoded one is air
+            if whole is not None and recon is not None and recon.find("fieldOfView_mm") is None:
+                recon.append(copy.deepcopy(whole))
+        for element in root.iter():  # the schema's classes know elements by its namespace alone
+            element.tag = f"{{{_NAMESPACE}}}{element.tag}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConverterWarning)
             config = ParserConfig(fail_on_unknown_properties=False)
-            header = XmlParser(config=config).from_string(text, ismrmrdHeader)
+            header = XmlParser(config=config).from_bytes(ElementTree.tostring(root), ismrmrdHeader)
         return _encoding(header)
     # what a document of another kind makes the generated classes and their parser raise
     except (ParserError, SyntaxError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -85,20 +99,22 @@ def _encoding(header: Any) -> Encoding:
     if trajectory != "cartesian":
         raise DataError(f"The scan's trajectory is {trajectory[:20]}, not Cartesian.", _AGAIN)
     encoded, recon = encoding.encodedSpace, encoding.reconSpace
-    samples, lines = int(encoded.matrixSize.x), int(encoded.matrixSize.y)
-    if int(encoded.matrixSize.z) > 1:
-        raise DataError(f"The scan encodes {int(encoded.matrixSize.z)} partitions.", _AGAIN)
+    samples, lines = _whole(encoded.matrixSize.x), _whole(encoded.matrixSize.y)
+    partitions = max(_whole(encoded.matrixSize.z), 1)
+    limits = encoding.encodingLimits
+    depth = None if limits is None else limits.kspace_encoding_step_2
+    if depth is not None and _whole(depth.maximum) > 0:
+        raise DataError(f"The scan encodes {_whole(depth.maximum) + 1} partitions.", _AGAIN)
     if not (0 < samples <= _LARGEST and 0 < lines <= _LARGEST):
         raise DataError(
             f"The scan's encoded matrix is {samples} x {lines}.", f"1 to {_LARGEST} can be read."
         )
     whole, part = encoded.fieldOfView_mm, recon.fieldOfView_mm
-    limits = encoding.encodingLimits
-    step = limits.kspace_encoding_step_1
+    step = None if limits is None else limits.kspace_encoding_step_1
     first, last, centre = (
         (0, lines - 1, lines // 2)
         if step is None
-        else (int(step.minimum), int(step.maximum), int(step.center))
+        else (_whole(step.minimum), _whole(step.maximum), _whole(step.center))
     )
     if not (first <= centre <= last and last - first < lines):
         raise DataError(
@@ -106,8 +122,8 @@ def _encoding(header: Any) -> Encoding:
             "The limits of kspace_encoding_step_1 lie within the encoded matrix.",
         )
     system = header.acquisitionSystemInformation
-    width = _share(samples, part.x, whole.x)
-    rows = _share(lines, part.y, whole.y)
+    width = pixels_within(samples, part.x, whole.x)
+    rows = pixels_within(lines, part.y, whole.y)
     return Encoding(
         lines=lines,
         samples=samples,
@@ -121,11 +137,28 @@ def _encoding(header: Any) -> Encoding:
         centre=centre,
         first=first,
         last=last,
-        averages=1 if limits.average is None else int(limits.average.maximum) + 1,
-        coils=None if system is None or not system.receiverChannels else system.receiverChannels,
+        averages=1
+        if limits is None or limits.average is None
+        else _whole(limits.average.maximum) + 1,
+        coils=None
+        if system is None or not system.receiverChannels
+        else _whole(system.receiverChannels),
         embedded_calibration=_embedded(encoding),
+        partitions=partitions,
         vendor=None if system is None else system.systemVendor or None,
     )
+
+
+def _whole(value: Any) -> int:
+    """A whole number, which the parser leaves as text where it is written "32.0".
+
+    Raises:
+        ValueError: It is none.
+    """
+    number = float(value)
+    if number != int(number):
+        raise ValueError(f"{value} is no whole number")
+    return int(number)
 
 
 def _embedded(encoding: Any) -> bool:
@@ -136,13 +169,6 @@ def _embedded(encoding: Any) -> bool:
     parallel = encoding.parallelImaging
     mode = None if parallel is None else parallel.calibrationMode
     return str(getattr(mode, "value", mode)).lower() == "embedded"
-
-
-def _share(count: int, part: float, whole: float) -> int:
-    """Pixels of a field of view, of `count` that make up the whole one."""
-    if not (part > 0 and whole > 0):
-        return count
-    return max(1, min(count, round(count * part / whole)))
 
 
 def write_encoding(encoding: Encoding, *, slices: int = 1, repetitions: int = 1) -> str:

@@ -63,14 +63,17 @@ def readout(acquisition: Acquisition, encoding: Encoding) -> tuple[NDArray[Any],
 
     A reversed readout is turned around first; `center_sample` counts in the turned one, as
     converters write it. Discarded samples are left out, and what an asymmetric echo leaves out is
-    zero. Oversampling goes by cropping the field of view.
+    zero. A shorter readout that is symmetric about zero frequency is one of lower resolution,
+    which zeros on both sides interpolate, as scanners do. Oversampling goes by cropping the field
+    of view.
 
     Args:
         acquisition: [C, samples].
         encoding: Of the scan.
 
     Returns:
-        complex64 [C, W], zero frequency at index 0, orthonormal; and whether it is whole.
+        complex64 [C, W], zero frequency at index 0, orthonormal; and whether it is whole, or
+        symmetric.
 
     Raises:
         DataError: It has no samples, or lies outside the encoded readout.
@@ -88,8 +91,10 @@ def readout(acquisition: Acquisition, encoding: Encoding) -> tuple[NDArray[Any],
             f" outside the {full} that are encoded.",
             "Check number_of_samples, center_sample and the discarded samples.",
         )
-    whole = first + start == 0 and start + last == full
-    if whole:
+    before, after = start + first, full - (start + last)
+    # k-space of even size has one more sample below zero frequency than above it
+    symmetric = abs(before - after) <= 1
+    if before == after == 0:
         line = data[:, first:last]
     else:
         line = np.zeros((data.shape[0], full), np.complex64)
@@ -100,4 +105,4 @@ def readout(acquisition: Acquisition, encoding: Encoding) -> tuple[NDArray[Any],
         edge = full // 2 - encoding.width // 2
         image = image[:, edge : edge + encoding.width]
         line = np.fft.fft(np.fft.ifftshift(image, axes=1), axis=1, norm="ortho")
-    return np.ascontiguousarray(line, dtype=np.complex64), whole
+    return np.ascontiguousarray(line, dtype=np.complex64), symmetric

@@ -19,6 +19,8 @@ WRITERS: dict[str, Callable[..., None]] = {
     ".nii": write_nifti,
     ".h5": write_h5,
     ".hdf5": write_h5,
+    ".mrd": write_h5,
+    ".ismrmrd": write_h5,
     ".npy": write_npy,
 }
 SUFFIXES = sorted(WRITERS)

@@ -201,7 +201,12 @@ def test_header_round_trip() -> None:
     ("old", "new", "said"),
     [
         ("<trajectory>cartesian", "<trajectory>radial", "trajectory is radial"),
-        ("<z>1</z>", "<z>12</z>", "12 partitions"),
+        (
+            "<encodingLimits>",
+            "<encodingLimits><kspace_encoding_step_2><minimum>0</minimum>"
+            "<maximum>11</maximum><center>6</center></kspace_encoding_step_2>",
+            "12 partitions",
+        ),
         ("<x>8</x>", "<x>60000</x>", "encoded matrix is 60000 x 8"),
         ("<encoding>", "<coding>", "no MRD header"),
         ("<x>8</x>", "<x>eight</x>", "header"),

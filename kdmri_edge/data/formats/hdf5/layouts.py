@@ -15,6 +15,7 @@ import h5py
 
 from kdmri_edge.data.formats.hdf5.fastmri import is_fastmri
 from kdmri_edge.data.formats.hdf5.kdmri import is_kdmri
+from kdmri_edge.data.formats.hdf5.mrd import is_mrd_stream, mrd_groups
 from kdmri_edge.data.formats.hdf5.plain import complex_datasets
 from kdmri_edge.data.formats.measured import volume_of
 from kdmri_edge.data.scan import Scan
@@ -23,7 +24,15 @@ from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
 from kdmri_edge.utils.extras import load_attribute
 
-__all__ = ["LAYOUTS", "Layout", "hdf5_is_kspace", "layout_of", "read_hdf5", "scan_hdf5"]
+__all__ = [
+    "LAYOUTS",
+    "Layout",
+    "hdf5_is_kspace",
+    "layout_of",
+    "mrd_scans",
+    "read_hdf5",
+    "scan_hdf5",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,15 +97,35 @@ _PLAIN: Final = Layout(
 )
 
 
+_STREAM: Final = Layout(
+    name="MRD stream",
+    recognises=lambda names: False,  # it is no HDF5: its first bytes tell
+    scan="kdmri_edge.data.formats.hdf5.mrd:scan_mrd_h5",
+)
+
+
+def mrd_scans(path: Path) -> list[str]:
+    """Names of the groups of a file that hold a scan, as ISMRMRD has it; empty where none does."""
+    try:
+        with h5py.File(path, "r") as opened:
+            return mrd_groups(opened)
+    except (OSError, RuntimeError, ValueError):
+        return []  # reading it will say what is wrong
+
+
 def layout_of(path: Path) -> Layout:
-    """The layout of a file; a dataset that is named by hand is read as it is.
+    """The layout of a file; a dataset that is named by hand is read as it is, a group as a scan.
 
     Raises:
         DataError: Unreadable.
     """
     file, named = split_dataset(path)
+    if is_mrd_stream(file):
+        return _STREAM
     try:
         with h5py.File(file, "r") as opened:
+            if named is not None and named.strip("/") in mrd_groups(opened):
+                return next(layout for layout in LAYOUTS if layout.recognises is _is_mrd)
             names = [str(name) for name in opened]
             for name, node in opened.items():
                 names += [f"{name}/{part}" for part in node] if isinstance(node, h5py.Group) else []

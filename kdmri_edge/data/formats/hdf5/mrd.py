@@ -2,14 +2,58 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
+
+import h5py
 
 from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.utils.extras import require
 
-__all__ = ["read_mrd_images", "scan_mrd_h5", "write_mrd_images", "write_mrd_scan"]
+__all__ = [
+    "is_mrd_stream",
+    "mrd_groups",
+    "read_mrd_images",
+    "scan_mrd_h5",
+    "write_mrd_images",
+    "write_mrd_scan",
+]
+
+
+def mrd_groups(file: h5py.File) -> list[str]:
+    """Names of the groups that hold a scan, sorted: /GROUP/xml and /GROUP/data."""
+    return sorted(
+        str(name)
+        for name, node in file.items()
+        if isinstance(node, h5py.Group) and all(_is_dataset(node, part) for part in ("xml", "data"))
+    )
+
+
+def _is_dataset(group: h5py.Group, name: str) -> bool:
+    return isinstance(group.get(name), h5py.Dataset)
+
+
+def is_mrd_stream(path: Path) -> bool:
+    """Tell by its first bytes whether a file is a stream of MRD's protocol, whatever its suffix.
+
+    It begins with the identifier of a configuration (1, 2) or of a header (3); the header's text,
+    after its length, is XML. See `kdmri_edge.mrd.format.messages`.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(1026 + 6 + 64)
+    except OSError:
+        return False  # whoever reads it says why
+    if len(start) < 6:
+        return False
+    identifier, length = struct.unpack_from("<HI", start)
+    if identifier == 1:
+        start = start[1026:]
+    elif identifier == 2:
+        return 0 < length <= 1 << 20 and start[6:].lstrip()[:1] in (b"<", b"{")
+    return start[:2] == b"\x03\x00" and start[6:].lstrip(b"\xef\xbb\xbf \r\n\t")[:1] == b"<"
 
 
 def scan_mrd_h5(path: Path) -> Scan:
