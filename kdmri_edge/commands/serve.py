@@ -44,7 +44,7 @@ __all__ = ["serve"]
     default="float",
     show_default=True,
     help="Pixels of the images: in the unit of k-space, or whole"
-    " numbers with one scale for the scan.",
+    " numbers, each image with its RescaleSlope.",
 )
 @click.option(
     "--deadline",

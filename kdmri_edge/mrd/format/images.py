@@ -14,15 +14,12 @@ from kdmri_edge.mrd.format.assembler import Slice
 from kdmri_edge.mrd.format.header import Encoding
 from kdmri_edge.runtime.pipeline import Outcome
 
-__all__ = ["CLIPPED", "FALLBACK", "REASON", "ImageMaker", "clipped_pixels", "fallback_of"]
+__all__ = ["FALLBACK", "REASON", "ImageMaker", "fallback_of"]
 
 FALLBACK: Final = "KdmriFallback"
 """Meta attribute of every image: "zero-filled", or "none" for the network's."""
 REASON: Final = "KdmriFallbackReason"
-CLIPPED: Final = "KdmriClippedPixels"
-"""Meta attribute of an image in int16: how many of its pixels were brighter than the type holds."""
 _SERIES: Final = 1
-_FIRST_PEAK: Final = 8191  # of the first image in int16: later ones may be four times as bright
 
 
 class ImageMaker:
@@ -30,10 +27,9 @@ class ImageMaker:
 
     Args:
         encoding: Of the scan.
-        int16: Send whole numbers, with one scale for the whole scan that its first image that is
-            not blank sets; the meta attribute RescaleSlope leads back. Brighter pixels than the
-            type holds are clipped, and the image says how many. Otherwise float32 in the unit of
-            k-space.
+        int16: Send whole numbers, each image with a scale of its own, which its meta attribute
+            RescaleSlope leads back from: no image can tell how bright those after it are.
+            Otherwise float32 in the unit of k-space.
         orientation: How H and W run to the readouts' directions, see `data.orientation`; images
             give the directions in which their pixels go.
     """
@@ -48,7 +44,6 @@ class ImageMaker:
         self._sign = sign_of(orientation_of(encoding.vendor, orientation))
         self._encoding = encoding
         self._int16 = int16
-        self._slope: float | None = None
         self._count = 0
 
     def make(self, part: Slice, outcome: Outcome) -> Image:
@@ -68,7 +63,7 @@ class ImageMaker:
         if outcome.fallback is not None:
             meta[REASON] = outcome.fallback
             meta["ImageComment"] = f"zero-filled: {outcome.fallback}"
-        data: NDArray[Any] = self._integers(pixels, meta) if self._int16 else pixels
+        data: NDArray[Any] = _integers(pixels, meta) if self._int16 else pixels
         self._count += 1
         image = Image.from_array(
             data,
@@ -84,18 +79,13 @@ class ImageMaker:
         image.meta = meta
         return image
 
-    def _integers(self, pixels: NDArray[np.float32], meta: dict[str, Any]) -> NDArray[np.int16]:
-        peak = float(pixels.max())
-        if self._slope is None and peak > 0:
-            self._slope = peak / _FIRST_PEAK
-        slope = self._slope or 1.0
-        whole = np.rint(pixels / slope)
-        top = np.iinfo(np.int16).max
-        meta["RescaleSlope"], meta["RescaleIntercept"] = repr(slope), "0"
-        if clipped := int((whole > top).sum()):
-            meta[CLIPPED] = str(clipped)
-        values: NDArray[np.int16] = np.minimum(whole, top).astype(np.int16)
-        return values
+
+def _integers(pixels: NDArray[np.float32], meta: dict[str, Any]) -> NDArray[np.int16]:
+    """The image over the type's whole range, and in `meta` the way back."""
+    slope = float(pixels.max()) / np.iinfo(np.int16).max or 1.0
+    meta["RescaleSlope"], meta["RescaleIntercept"] = repr(slope), "0"
+    values: NDArray[np.int16] = np.rint(pixels / slope).astype(np.int16)
+    return values
 
 
 def fallback_of(image: Image) -> str | None:
@@ -103,8 +93,3 @@ def fallback_of(image: Image) -> str | None:
     if image.meta.get(FALLBACK, "none") == "none":
         return None
     return str(image.meta.get(REASON, "no reason given"))
-
-
-def clipped_pixels(image: Image) -> int:
-    """Return how many pixels of an image that a server sent are clipped."""
-    return int(image.meta.get(CLIPPED, "0"))

@@ -19,7 +19,7 @@ from typing import Final
 
 from kdmri_edge.errors import StreamError
 from kdmri_edge.mrd.format.assembler import Slice
-from kdmri_edge.mrd.format.images import ImageMaker, clipped_pixels
+from kdmri_edge.mrd.format.images import ImageMaker
 from kdmri_edge.mrd.format.messages import Close, Message, Text, serialise
 from kdmri_edge.mrd.server.settings import ServerSettings
 from kdmri_edge.mrd.server.telemetry import Metrics, log_defect
@@ -53,7 +53,6 @@ class SendQueue:
     ) -> None:
         self.images = 0
         self.fallbacks = 0
-        self.clipped = 0
         self._connection = connection
         self._socket = connection.dup()
         self._socket.settimeout(settings.send_s)
@@ -134,15 +133,6 @@ class SendQueue:
             self._told.add(reason)
             self._send(Text(f"WRN Slice {pending.part.key.slice} is the zero-filled one: {reason}"))
         image = pending.maker.make(pending.part, outcome)
-        if clipped := clipped_pixels(image):
-            if not self.clipped:
-                self._send(
-                    Text(
-                        f"WRN Slice {pending.part.key.slice} is brighter than int16 holds at the"
-                        f" scan's scale: {clipped} pixels are clipped. Ask for float images."
-                    )
-                )
-            self.clipped += 1
         self._send(image)
         if self._broken is None:
             self.images += 1

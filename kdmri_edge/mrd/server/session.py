@@ -132,7 +132,6 @@ class ClientSession:
                 received_bytes=self._received,
                 images=self._send_queue.images,
                 zero_filled=self._send_queue.fallbacks,
-                clipped=self._send_queue.clipped,
                 seconds=round(time.monotonic() - self._began, 3),
             )  # fmt: skip
 
