@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from kdmri_edge.data.formats.registry import read_either, write_image_record
 from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.orientation import Orientation
+from kdmri_edge.data.origins import zero_first
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError, MaskError
@@ -124,19 +125,23 @@ class Network(Closing):
         maps: ArrayLike | None = None,
         noise: ArrayLike | None = None,
         undersample: bool = False,
+        centred: bool | None = None,
     ) -> NDArray[Any]:
         """Reconstruct k-space, or what `read` returned.
 
         Args:
             kspace: Complex k-space, one coil [H, W] or [S, H, W], several [S, C, H, W]; phase
-                encode along H, zero frequency at index 0 of both axes, orthonormal, the image's
-                origin at its centre (`physics.image_to_kspace`); zero where not sampled. Or a
-                `Scan`, or a `Volume`.
+                encode along H, orthonormal (`physics.image_to_kspace`); zero where not sampled. Or
+                a `Scan`, or a `Volume`.
             mask: What was sampled: a `Mask`, booleans [H] (lines) or [H, W], a mask file, or a
                 network's name; None for the network's own mask; a scan or volume says it itself.
             maps: Coil sensitivities, complex [C, H, W] or [S, C, H, W]; None estimates them.
             noise: Samples of each coil without signal, complex [C, N], for pre-whitening.
             undersample: The data is fully sampled: apply the network's mask to it.
+            centred: Of arrays: zero frequency is in the middle of both axes, at N // 2 (True), or
+                at index 0 (False); None looks where the energy peaks, and says it where that is
+                the middle. A mask that is given as an array lies as k-space does. Plain `fft2` of
+                an image, whose origin is pixel 0, is recognised and said as well.
 
         Returns:
             Images [S, H, W], or [H, W] for one slice [H, W], in the unit of k-space: float32, or
@@ -153,7 +158,7 @@ class Network(Closing):
         else:
             array = np.asarray(kspace)
             single = array.ndim == 2
-            scan = self._scan(array, mask, noise, undersample=undersample)
+            scan = self._scan(array, mask, noise, undersample=undersample, centred=centred)
         given = self._pipeline.prepare(
             scan,
             undersample=undersample,
@@ -169,6 +174,7 @@ class Network(Closing):
         noise: ArrayLike | None,
         *,
         undersample: bool,
+        centred: bool | None,
     ) -> Scan:
         """Make a scan of arrays."""
         if not np.iscomplexobj(array):
@@ -186,7 +192,8 @@ class Network(Closing):
         if not np.isfinite(array).all():
             raise DataError("K-space holds NaN or infinite values.", "Export the scan again.")
         height, width = array.shape[-2:]
-        sampled = self.mask if mask is None else _mask(mask)
+        array, shifted = zero_first(array, "K-space", centred=centred, usual=False)
+        sampled = self.mask if mask is None else _mask(mask, centred=shifted)
         if undersample and mask is None:
             sampled = Mask(samples=np.ones(height, np.bool_), name="all lines")
         sampled.check_matrix(height, width)
@@ -204,7 +211,7 @@ class Network(Closing):
         )
 
 
-def _mask(given: Mask | ArrayLike | str | os.PathLike[str]) -> Mask:
+def _mask(given: Mask | ArrayLike | str | os.PathLike[str], *, centred: bool) -> Mask:
     if isinstance(given, Mask):
         return given
     if isinstance(given, str | os.PathLike):
@@ -214,6 +221,8 @@ def _mask(given: Mask | ArrayLike | str | os.PathLike[str]) -> Mask:
         raise MaskError(
             "The mask holds values other than 0 and 1.", "Give booleans, [H] or [H, W]."
         )
+    if centred:
+        samples = np.fft.ifftshift(samples)
     return Mask(samples=samples.astype(np.bool_), name="given")
 
 

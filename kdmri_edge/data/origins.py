@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.utils.console import say
 
-__all__ = ["zero_first"]
+__all__ = ["origin_ramp", "zero_first"]
 
 _SMALLEST: Final = 16
 """Samples along an axis below which nothing is concluded."""
@@ -64,7 +64,7 @@ def zero_first(
             f"Note: images of {what} lie around their edges, as plain fft2 leaves them: they are"
             " moved by half their size."
         )
-        kspace = kspace * _half(kspace.shape[-2])[:, None] * _half(kspace.shape[-1])
+        kspace = kspace * origin_ramp(kspace.shape[-2])[:, None] * origin_ramp(kspace.shape[-1])
     return kspace, taken
 
 
@@ -109,7 +109,7 @@ def _is_rolled(kspace: NDArray[Any]) -> bool:
     return True
 
 
-def _half(size: int) -> NDArray[np.complex64]:
+def origin_ramp(size: int) -> NDArray[np.complex64]:
     """The phase that moves an image's origin from pixel 0 to its centre; for even sizes +1, -1."""
     steps = np.fft.fftfreq(size, 1 / size) * (size // 2) / size
     if size % 2 == 0:

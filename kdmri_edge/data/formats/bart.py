@@ -1,7 +1,8 @@
 """BART's arrays: NAME.cfl (complex64, first axis fastest) with its sizes in NAME.hdr.
 
 Axes are READ, PHS1, PHS2, COIL, ... (BART's documentation): W = READ, H = PHS1, S = SLICE (axis
-13). K-space has zero frequency at N // 2; BART's unitary transform is `physics.fourier`'s. A file
+13). K-space has zero frequency at N // 2 (where its energy peaks at index 0 instead, that is taken
+and said, see `data.origins`); BART's unitary transform is `physics.fourier`'s. A file
 does not say whether it holds images or k-space: several coils are k-space, a single one is images
 to `read_bart` and k-space to `scan_bart`.
 """
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from kdmri_edge.data.formats.measured import mask_of
 from kdmri_edge.data.formats.registry import origin_of
 from kdmri_edge.data.image import ImageRecord
+from kdmri_edge.data.origins import zero_first
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
@@ -35,7 +37,8 @@ def _sizes(path: Path) -> list[int]:
     if not header.is_file():
         raise DataError(f"{path} cannot be read: its {header.name} is missing.", "Copy both files.")
     try:
-        lines = header.read_text(encoding="ascii").splitlines()
+        # further down BART writes commands and paths, in whatever encoding they have
+        lines = header.read_text(encoding="utf-8", errors="replace").splitlines()
         at = next(n for n, line in enumerate(lines) if line.strip() == "# Dimensions")
         sizes = [int(word) for word in lines[at + 1].split()]
     except (OSError, ValueError, IndexError, StopIteration) as error:
@@ -116,7 +119,7 @@ def scan_bart(path: Path) -> Scan:
         DataError: Unreadable, cut short, more than one measurement, or slices that were sampled
             differently.
     """
-    kspace = np.fft.ifftshift(_load(path), axes=(-2, -1))
+    kspace, _ = zero_first(_load(path), path.name, centred=None, usual=True)
     origin = origin_of(path)
     return Scan(
         kspace=kspace,

@@ -46,7 +46,9 @@ def pixels_within(count: int, part: float, whole: float) -> int:
 
 
 def readout_pixels(text: str, count: int) -> int | None:
-    """How many of a readout's points are image, by the fields of view of its first encoding.
+    """How many of a readout's points are image, by the first encoding of a header.
+
+    Its fields of view tell; where they are missing, the matrix of its image.
 
     Args:
         text: A header.
@@ -56,13 +58,20 @@ def readout_pixels(text: str, count: int) -> int | None:
         None where the header does not tell, or is none.
     """
     try:
-        encoding = header_elements(text).find("encoding")
+        root = header_elements(text)
+        encoding = root if root.tag == "encoding" else root.find("encoding")
         if encoding is None:
             return None
-        whole, part = (
-            float(encoding.findtext(f"{space}/fieldOfView_mm/x") or 0)
-            for space in ("encodedSpace", "reconSpace")
+        whole, part, matrix = (
+            float(encoding.findtext(place) or 0)
+            for place in (
+                "encodedSpace/fieldOfView_mm/x",
+                "reconSpace/fieldOfView_mm/x",
+                "reconSpace/matrixSize/x",
+            )
         )
     except (DataError, SyntaxError, ValueError):
         return None
-    return pixels_within(count, part, whole) if part > 0 and whole > 0 else None
+    if whole > 0 and part > 0:
+        return pixels_within(count, part, whole)
+    return int(matrix) if 1 <= matrix <= count else None

@@ -3,13 +3,17 @@
 `kspace` is [slices, (coils), readout, phase encode], zero frequency in the middle; knee files are
 640 x 368 or so, the readout sampled twice as densely as the image needs. `reconstruction_esc`
 (320 x 320; of several coils `reconstruction_rss`) is the magnitude of its central part, and tells
-how much of the readout is image. The attribute `patient_id` names the subject: one patient may have
-several files.
+how much of the readout is image; without it the header's fields of view do. Lines that are zero at
+the edges alone are padding, which the reference holds too: k-space counts as fully sampled then.
+
+Other software writes files of this kind for one slice of several coils, [coils, readout, phase
+encode]. Where a reference does not tell that three axes begin with slices, images that look like
+those of coils are refused: their axes have to be named. The attribute `patient_id` names the
+subject: one patient may have several files.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,20 +22,23 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.data.formats.coil_axis import look_like_coils
 from kdmri_edge.data.formats.hdf5.attributes import attribute_text
 from kdmri_edge.data.formats.measured import mask_of, remove_oversampling, volume_of
+from kdmri_edge.data.formats.mrd_header import readout_pixels
 from kdmri_edge.data.formats.registry import Origin, origin_of
+from kdmri_edge.data.origins import zero_first
 from kdmri_edge.data.scan import Scan
+from kdmri_edge.data.sources import AXES_HELP
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.utils.console import say
 
 __all__ = ["fastmri_subject", "is_fastmri", "read_fastmri_h5", "scan_fastmri_h5"]
 
-_RECON_MATRIX: Final = re.compile(
-    r"<reconSpace>.*?<matrixSize>\s*<x>\s*(\d+)\s*</x>.*?</reconSpace>", re.S
-)
+_REFERENCES: Final = ("reconstruction_esc", "reconstruction_rss")
 
 
 def is_fastmri(names: list[str]) -> bool:
@@ -69,7 +76,10 @@ def _held(path: Path) -> _Held:
         with h5py.File(path, "r") as file:
             node = file.get("kspace")
             stored = np.asarray(node[()]) if isinstance(node, h5py.Dataset) else None
-            readout = _readout(file)
+            readout = (
+                None if stored is None or stored.ndim < 2 else _readout(file, stored.shape[-2])
+            )
+            slices = _slices(file)
             contrast = file.attrs.get("acquisition")
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise DataError(
@@ -88,22 +98,54 @@ def _held(path: Path) -> _Held:
             f"kspace of {path} holds {stored.dtype} values, not complex ones.",
             "Store complex k-space, not its magnitude.",
         )
+    if stored.ndim == 3 and len(stored) > 1 and slices != len(stored):
+        _check_slices(path, stored)
     return _Held(kspace=stored, readout=readout, contrast=attribute_text(contrast))
 
 
-def _readout(file: h5py.File) -> int | None:
+def _readout(file: h5py.File, count: int) -> int | None:
     """How many of the readout's points are image: by the reference, else by the header."""
-    for name in ("reconstruction_esc", "reconstruction_rss"):
+    for name in _REFERENCES:
         reference = file.get(name)
         if isinstance(reference, h5py.Dataset) and reference.ndim == 3:
             return int(reference.shape[-2])
     header = file.get("ismrmrd_header")
-    if not isinstance(header, h5py.Dataset) or header.shape != ():
+    if not isinstance(header, h5py.Dataset) or header.size != 1:
         return None
-    text = header[()]
-    text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-    found = _RECON_MATRIX.search(text)
-    return int(found[1]) if found else None
+    text = np.asarray(header[()], dtype=object).reshape(-1)[0]
+    return readout_pixels(
+        text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text), count
+    )
+
+
+def _slices(file: h5py.File) -> int | None:
+    """How many slices the reference has, None without one."""
+    for name in _REFERENCES:
+        reference = file.get(name)
+        if isinstance(reference, h5py.Dataset) and reference.ndim == 3:
+            return int(reference.shape[0])
+    return None
+
+
+def _check_slices(path: Path, stored: NDArray[Any]) -> None:
+    """Say that the first of three axes is taken for slices, or ask where it looks like coils.
+
+    Raises:
+        DataError: The images look like those of coils of one slice.
+    """
+    named = f"{path}:kspace"
+    if look_like_coils(stored):
+        raise DataError(
+            f"kspace of {path} has three axes, {list(stored.shape)}, and its {len(stored)} images"
+            " show one object, as coils see it; nothing says that they are slices.",
+            f"Name the axes: {named}:cwh for coils (chw where phase encode comes before readout),"
+            f" {named}:swh for slices.",
+        )
+    say(
+        f"Note: kspace of {path.name} has three axes and no reference; they are taken for slices,"
+        f" readout, phase encode. Name them where they are others, as {path.name}:kspace:chw"
+        f" ({AXES_HELP})."
+    )
 
 
 def read_fastmri_h5(path: Path) -> Volume:
@@ -133,7 +175,7 @@ def read_fastmri_h5(path: Path) -> Volume:
             " `kdmri-edge data convert --magnitude`.",
         )
     scan = _scan(path, loaded)
-    if _has_gaps(scan.mask):
+    if not scan.mask.samples.all():
         return volume_of(scan)
     kspace = scan.kspace[:, 0]
     return Volume(
@@ -153,23 +195,25 @@ def scan_fastmri_h5(path: Path) -> Scan:
     return _scan(path, _held(path))
 
 
-def _has_gaps(mask: Mask) -> bool:
-    """Whether lines are missing between the outermost ones that were measured."""
+def _without_padding(mask: Mask) -> Mask:
+    """All lines, where only some at the edges are missing: the file was padded with zeros."""
     if not mask.is_lines:
-        return True
+        return mask
     measured = np.flatnonzero(np.fft.fftshift(mask.samples))
-    return bool(len(measured) <= measured[-1] - measured[0])
+    if len(measured) <= measured[-1] - measured[0]:
+        return mask
+    return Mask(samples=np.ones_like(mask.samples), name=mask.name)
 
 
 def _scan(path: Path, loaded: _Held) -> Scan:
     # Before cropping: resampling leaves exact zeros exact along phase encode alone.
     origin = _origin(path, loaded)
-    mask = mask_of(_arranged(loaded.kspace), origin["name"])
-    return Scan(
-        kspace=np.ascontiguousarray(_cropped(loaded), dtype=np.complex64),
-        mask=mask,
-        **origin,
-    )
+    what = f"kspace of {path.name}"
+    kspace, _ = zero_first(_arranged(loaded.kspace), what, centred=None, usual=True)
+    mask = _without_padding(mask_of(kspace, origin["name"]))
+    if loaded.readout is not None:
+        kspace = remove_oversampling(kspace, loaded.readout)
+    return Scan(kspace=np.ascontiguousarray(kspace, dtype=np.complex64), mask=mask, **origin)
 
 
 def _origin(path: Path, loaded: _Held) -> Origin:
@@ -184,11 +228,6 @@ def _origin(path: Path, loaded: _Held) -> Origin:
 
 
 def _arranged(stored: NDArray[Any]) -> NDArray[Any]:
-    """[S, C, phase encode, readout], zero frequency at index 0."""
+    """[S, C, phase encode, readout], zero frequency where the file has it."""
     kspace = stored[:, None] if stored.ndim == 3 else stored
-    return np.fft.ifftshift(np.swapaxes(kspace, -1, -2), axes=(-2, -1))
-
-
-def _cropped(loaded: _Held) -> NDArray[Any]:
-    kspace = _arranged(loaded.kspace)
-    return kspace if loaded.readout is None else remove_oversampling(kspace, loaded.readout)
+    return np.swapaxes(kspace, -1, -2)

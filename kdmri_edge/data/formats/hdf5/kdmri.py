@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.data.formats.measured import is_lines
 from kdmri_edge.data.formats.registry import origin_of
+from kdmri_edge.data.origins import origin_ramp
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.masks import Mask
@@ -134,7 +135,8 @@ def _with_kspace(
             f" (relative distance {distance:.2g}).",
             "Make it as numpy.fft.fft2(volfs, axes=(0, 1), norm='ortho') times the mask.",
         )
-    kspace = (kspace * _origin_to_centre(*image.shape[1:])).astype(np.complex64)
+    ramps = [origin_ramp(size) for size in image.shape[1:]]  # exact zeros stay zero
+    kspace = (kspace * ramps[0][:, None] * ramps[1]).astype(np.complex64)
     lines = sampled.mean(axis=1), sampled.mean(axis=0)
     name = f"{path.name}:{key.removeprefix('kspace_volus_')}"
     if is_lines(lines[0]):
@@ -144,9 +146,3 @@ def _with_kspace(
         mask = Mask(samples=lines[1] > 0, name=name)
         return np.ascontiguousarray(image), np.ascontiguousarray(kspace), mask
     return image, kspace, Mask(samples=sampled, name=name)
-
-
-def _origin_to_centre(height: int, width: int) -> NDArray[np.complex128]:
-    """The phase that moves an image's origin from pixel 0 to N // 2; exact zeros stay zero."""
-    ramps = [np.exp(2j * np.pi * np.fft.fftfreq(n) * (n // 2)) for n in (height, width)]
-    return np.asarray(ramps[0][:, None] * ramps[1][None, :])

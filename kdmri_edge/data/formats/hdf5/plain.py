@@ -2,8 +2,9 @@
 
 AXES has a letter for each axis: s slice, c coil, h phase encode, w readout; "swh" is [slice,
 readout, phase encode]. Instead, the dataset may have an attribute `axes` with the same letters.
-Zero frequency is in the middle (index N // 2), as measuring software stores it, or at index 0
-where an attribute `zero_frequency` is "first". Coordinates are not known: no geometry.
+Zero frequency is in the middle (index N // 2, attribute `zero_frequency` "centre"), as measuring
+software stores it, or at index 0 ("first"); without the attribute it is where the energy peaks, see
+`data.origins`. Coordinates are not known: no geometry.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from kdmri_edge.data.formats.hdf5.attributes import attribute_text
 from kdmri_edge.data.formats.measured import mask_of
 from kdmri_edge.data.formats.registry import origin_of
+from kdmri_edge.data.origins import zero_first
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.sources import AXES_HELP, axes_of, dataset_of, split_dataset
 from kdmri_edge.errors import DataError
@@ -59,23 +61,26 @@ def scan_plain_h5(path: Path) -> Scan:
             name = _chosen(source, file, loaded, named)
             node = file[name]
             axes = (axes_of(named) if named else None) or attribute_text(node.attrs.get("axes"))
-            zero = attribute_text(node.attrs.get("zero_frequency")) or "centre"
+            zero = attribute_text(node.attrs.get("zero_frequency"))
             stored = np.asarray(node[()])
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise DataError(
             f"{source} cannot be read as HDF5 ({type(error).__name__}).",
             "The file is damaged or cut short: copy it again.",
         ) from error
-    if zero not in ("first", "centre"):
+    if zero not in (None, "first", "centre"):
         raise DataError(
             f"zero_frequency of {source}:{name} is {zero!r}.",
             "It says where zero frequency lies: centre, or first.",
         )
     if stored.dtype.names:
         stored = stored["real"] + 1j * stored["imag"]
-    kspace = _arranged(f"{source}:{name}", stored, axes)
-    if zero == "centre":
-        kspace = np.fft.ifftshift(kspace, axes=(-2, -1))
+    kspace, _ = zero_first(
+        _arranged(f"{source}:{name}", stored, axes),
+        f"{source.name}:{name}",
+        centred=None if zero is None else str(zero) == "centre",
+        usual=True,
+    )
     origin = origin_of(source)
     origin["name"] += f"_{name.replace('/', '_')}"
     origin["contrast"] = origin["contrast"] or name.rpartition("/")[2]
