@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +20,15 @@ from kdmri_edge.data.formats.registry import (
     suffix_of,
 )
 from kdmri_edge.data.phantom.volumes import phantom_volume
+from kdmri_edge.data.recorded import RECORDED_FILES
 from kdmri_edge.data.resample import to_matrix
-from kdmri_edge.data.sources import HDF5_SUFFIXES, dataset_of, parse_name, split_dataset
+from kdmri_edge.data.sources import (
+    HDF5_SUFFIXES,
+    dataset_of,
+    parse_name,
+    source_sha256,
+    split_dataset,
+)
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
 from kdmri_edge.utils.console import progress
@@ -315,15 +322,36 @@ KNOWN_SPLITS: Final[dict[str, Split]] = {
         for number, fold in enumerate(BRAIN_FOLDS, start=1)
     },
 }
-"""The splits that the recorded results use; a folder of brains is recognised as the first."""
+"""The splits that the recorded results use; a folder of the same files is recognised, see
+`split_for`."""
 
 
-def split_for(subjects: Iterable[str]) -> Split | None:
-    """The known split that has all these subjects, None where there is none (or no subject)."""
-    wanted = frozenset(subjects)
-    if not wanted:
-        return None
-    return next((split for split in KNOWN_SPLITS.values() if wanted <= split.subjects), None)
+def split_for(files: Sequence[VolumeFile], *, whole: bool = True) -> Split | None:
+    """The recorded split that a folder's files are of, by their hashes; None where they are others.
+
+    Numbers such as 01 and 03 name other people's subjects too, so names alone tell nothing.
+
+    Args:
+        files: What `find_volumes` found.
+        whole: All subjects that were recorded (in the contrasts that are there) have to be there;
+            else some of them are enough.
+    """
+    present = {file.subject for file in files}
+    for name, recorded in RECORDED_FILES.items():
+        split = KNOWN_SPLITS[name]
+        if not present or not present <= split.subjects:
+            continue
+        known = {digest: parse_name(stem) for stem, digest in recorded.items()}
+        found = [known.get(source_sha256(file.path)) for file in files]
+        if None in found:
+            continue
+        contrasts = {each.contrast for each in found if each is not None}
+        asked = {each.subject for each in known.values() if each.contrast in contrasts}
+        # one contrast of a recorded folder may have no subject of a part: then it is split anew
+        parts = [set(getattr(split, part)) & present for part in PARTS if getattr(split, part)]
+        if not whole or (present == asked and all(parts)):
+            return split
+    return None
 
 
 def load_split(path: Path) -> Split:
@@ -457,17 +485,16 @@ def find_parts(folder: Path, *, contrast: str | None = None, split: str | None =
     Args:
         folder: The data folder.
         contrast: Keep only this contrast.
-        split: Name of a known split, or a TOML or JSON file; None recognises the folder's
-            subjects, and splits unknown ones automatically.
+        split: Name of a known split, or a TOML or JSON file; None recognises the recorded folders
+            by their files' hashes, and splits all others automatically.
 
     Raises:
         DataError: See `find_volumes`, `load_split`, `assign` and `automatic_split`; or no training
-            volume is there.
+            volume is there, or none for validation or test though the split has such subjects.
     """
     files = find_volumes(folder, contrast)
     if split is None:
-        subjects = [file.subject for file in files]
-        chosen = split_for(subjects) or automatic_split(subjects)
+        chosen = split_for(files) or automatic_split([file.subject for file in files])
     else:
         chosen = KNOWN_SPLITS.get(split) or load_split(Path(split))
     parts = assign(files, chosen)
@@ -476,6 +503,14 @@ def find_parts(folder: Path, *, contrast: str | None = None, split: str | None =
             f"{folder} holds no volume of a training subject of split {chosen.name!r}.",
             "Add one, or give another split.",
         )
+    for part in ("validation", "test"):
+        if getattr(chosen, part) and not parts[part]:
+            raise DataError(
+                f"{folder} holds no volume of the {part} subjects of split {chosen.name!r}"
+                f" ({', '.join(getattr(chosen, part))}).",
+                f"Add one, or give a split (a .toml or .json file) with {part} = [] if that is"
+                " meant.",
+            )
     return Parts(split=chosen, **parts)
 
 

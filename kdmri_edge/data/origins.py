@@ -111,7 +111,7 @@ def _is_rolled(kspace: NDArray[Any]) -> bool:
 
 def origin_ramp(size: int) -> NDArray[np.complex64]:
     """The phase that moves an image's origin from pixel 0 to its centre; for even sizes +1, -1."""
-    steps = np.fft.fftfreq(size, 1 / size) * (size // 2) / size
     if size % 2 == 0:
         return np.where(np.arange(size) % 2, -1, 1).astype(np.complex64)
-    return np.exp(2j * np.pi * steps).astype(np.complex64)
+    ramp: NDArray[np.complex128] = np.exp(2j * np.pi * np.fft.fftfreq(size) * (size // 2))
+    return ramp.astype(np.complex64)

@@ -44,9 +44,14 @@ def subjects(folder: Path, **options: Any) -> tuple[list[str], str | None]:
     return [file.subject for file in files], split
 
 
-def test_a_known_split_gives_its_test_subjects(folder: MakeFolder) -> None:
-    data = folder("sub-01_T1w", "sub-04_T1w", "sub-19_T1w", "sub-20_T1w")
-    assert subjects(data) == (["04", "19"], "brain")
+def test_recorded_files_give_their_test_subjects(real_data: Path, tmp_path: Path) -> None:
+    """Some of them are enough, under the same names; the same names alone are not."""
+    for name in ("101", "401", "501"):
+        file = f"sub-{name}_cine.nii.gz"
+        (tmp_path / file).write_bytes((real_data / "cardiac" / file).read_bytes())
+    assert subjects(tmp_path) == (["501"], "cardiac")
+    np.save(tmp_path / "sub-201_cine.npy", np.ones((2, 24, 24), np.float32))
+    assert subjects(tmp_path) == (["101", "201", "401", "501"], None)
 
 
 def test_a_folder_that_follows_no_split_is_all_test_data(folder: MakeFolder) -> None:
@@ -91,7 +96,7 @@ def test_contrast_filters(folder: MakeFolder) -> None:
 
 def test_no_test_subject_is_said_with_a_remedy(folder: MakeFolder) -> None:
     with pytest.raises(BenchError, match=r"no test subject.*--subjects"):
-        choose_files(folder("sub-01_T1w", "sub-03_T1w"))
+        choose_files(folder("sub-a_T1w", "sub-b_T1w"), own=OWN)
 
 
 def test_missing_and_empty_folders(tmp_path: Path) -> None:

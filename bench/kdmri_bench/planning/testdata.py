@@ -103,8 +103,8 @@ def choose_files(
         contrast: keep only this contrast.
         subjects: take exactly these subjects, whatever any split says; empty goes by the split.
         own: the split of the run that is measured. Where it knows all subjects of the folder its
-            test subjects are taken, otherwise those of a known split that does; a folder that
-            follows neither is all test data.
+            test subjects are taken, otherwise those of a recorded split, where all files are its
+            own by their hashes; a folder that follows neither is all test data.
 
     Returns:
         The files, and the name of the split (None without one).
@@ -125,7 +125,7 @@ def choose_files(
             )
         return [file for file in files if file.subject in wanted], None
     follows = own is not None and frozenset(present) <= own.subjects
-    split = own if follows else split_for(present)
+    split = own if follows else split_for(files, whole=False)
     if split is None:
         return files, None
     chosen = [file for file in files if file.subject in split.test]

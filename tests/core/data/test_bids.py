@@ -109,9 +109,9 @@ def test_subjects_stay_on_one_side_of_a_split(tmp_path: Path) -> None:
     assert sum(map(len, (parts.train, parts.validation, parts.test))) == 36
 
 
-def test_known_subjects_follow_their_split(tmp_path: Path) -> None:
+def test_subjects_follow_a_split_that_is_named(tmp_path: Path) -> None:
     put(tmp_path, *(f"sub-{s}/anat/sub-{s}_T1w" for s in ("01", "20", "04")))
-    parts = find_parts(tmp_path)
+    parts = find_parts(tmp_path, split="brain")
     assert parts.split.name == "brain"
     assert [f.subject for f in parts.test] == ["04"]
 

@@ -92,6 +92,6 @@ def test_real_folders_follow_their_known_split(
     real_data: Path, name: str, parts: tuple[int, int, int]
 ) -> None:
     files = find_volumes(real_data / name)
-    split = split_for(f.subject for f in files)
+    split = split_for(files)
     assert split is KNOWN_SPLITS[name]
     assert tuple(len(part) for part in assign(files, split).values()) == parts

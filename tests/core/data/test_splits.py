@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ from kdmri_edge.data.datasets import (
     Split,
     VolumeFile,
     assign,
+    find_parts,
+    find_volumes,
     load_split,
     split_for,
 )
@@ -61,19 +64,72 @@ def test_folds_test_every_brain_once() -> None:
     assert sorted(tested) == sorted(KNOWN_SPLITS["brain"].subjects)
 
 
-@pytest.mark.parametrize(
-    ("subjects", "name"),
-    [
-        (["01", "20"], "brain"),
-        (["501"], "cardiac"),
-        (["01", "501"], None),
-        (["01", "99"], None),
-        ([], None),
-    ],
-)
-def test_recognising_a_folder(subjects: list[str], name: str | None) -> None:
-    split = split_for(subjects)
-    assert (split.name if split else None) == name
+class TestRecognisingAFolder:
+    """A recorded split is recognised by its files, whatever subjects of others are called."""
+
+    def folder(self, tmp_path: Path, *names: str) -> Path:
+        for n, name in enumerate(names):
+            np.save(tmp_path / f"{name}.npy", np.full((2, 9, 9), n + 1, np.float32))
+        return tmp_path
+
+    @pytest.mark.parametrize("subjects", ["01", "01 03 04", "01 03 04 09 12 19 20", "101 201"])
+    def test_names_alone_tell_nothing(self, tmp_path: Path, subjects: str) -> None:
+        folder = self.folder(tmp_path, *(f"sub-{subject}_T1w" for subject in subjects.split()))
+        assert split_for(find_volumes(folder)) is None
+        if len(subjects.split()) < 3:
+            with pytest.raises(DataError, match="need three"):
+                find_parts(folder)
+        else:
+            parts = find_parts(folder)
+            assert parts.split.name == "automatic"
+            assert parts.train
+            assert parts.validation
+            assert parts.test
+
+    def test_no_files(self) -> None:
+        assert split_for([]) is None
+
+    @pytest.mark.parametrize(
+        ("names", "whole", "some"),
+        [
+            (("101", "201", "301", "401", "501"), "cardiac", "cardiac"),
+            (("101", "401", "501"), None, "cardiac"),
+        ],
+    )
+    def test_recorded_files(
+        self, real_data: Path, tmp_path: Path, names: tuple[str, ...], whole: str, some: str
+    ) -> None:
+        for name in names:
+            (tmp_path / f"sub-{name}_cine.nii.gz").symlink_to(
+                real_data / "cardiac" / f"sub-{name}_cine.nii.gz"
+            )
+        files = find_volumes(tmp_path)
+        for asked, wanted in ((True, whole), (False, some)):
+            split = split_for(files, whole=asked)
+            assert (split.name if split else None) == wanted
+
+    @pytest.mark.parametrize(
+        ("contrast", "name"), [("T1w", "brain"), ("FLAIR", "brain"), ("T2w", "automatic")]
+    )
+    def test_a_contrast_of_recorded_files(self, real_data: Path, contrast: str, name: str) -> None:
+        """T2w has no validation subject of the recorded split."""
+        parts = find_parts(real_data / "brain", contrast=contrast)
+        assert parts.split.name == name
+        assert parts.train
+        assert parts.validation
+        assert parts.test
+
+    @pytest.mark.parametrize("part", ["validation", "test"])
+    def test_no_part_is_empty_without_being_asked(self, tmp_path: Path, part: str) -> None:
+        kept = {"validation": "sub-04_T1w", "test": "sub-09_T1w"}[part]
+        folder = self.folder(tmp_path, "sub-01_T1w", "sub-03_T1w", kept)
+        with pytest.raises(DataError, match=f"no volume of the {part} subjects of split 'brain'"):
+            find_parts(folder, split="brain")
+        file = tmp_path / "mine.toml"
+        file.write_text('train = ["01", "03", "04", "09"]')
+        if part == "validation":
+            file.write_text('train = ["01", "03"]\ntest = ["04"]')
+            assert not find_parts(folder, split=str(file)).validation
 
 
 def test_assign_sorts_every_file_once() -> None:
