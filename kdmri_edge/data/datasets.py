@@ -479,7 +479,13 @@ def automatic_split(subjects: Sequence[str]) -> Split:
     )
 
 
-def find_parts(folder: Path, *, contrast: str | None = None, split: str | None = None) -> Parts:
+def find_parts(
+    folder: Path,
+    *,
+    contrast: str | None = None,
+    split: str | None = None,
+    needed: Sequence[str] = ("train",),
+) -> Parts:
     """Find a folder's volumes and sort them by subject.
 
     Args:
@@ -487,10 +493,11 @@ def find_parts(folder: Path, *, contrast: str | None = None, split: str | None =
         contrast: Keep only this contrast.
         split: Name of a known split, or a TOML or JSON file; None recognises the recorded folders
             by their files' hashes, and splits all others automatically.
+        needed: Parts that have to have a volume where the split gives them subjects.
 
     Raises:
-        DataError: See `find_volumes`, `load_split`, `assign` and `automatic_split`; or no training
-            volume is there, or none for validation or test though the split has such subjects.
+        DataError: See `find_volumes`, `load_split`, `assign` and `automatic_split`; or a part that
+            is needed has no volume.
     """
     files = find_volumes(folder, contrast)
     if split is None:
@@ -503,7 +510,7 @@ def find_parts(folder: Path, *, contrast: str | None = None, split: str | None =
             f"{folder} holds no volume of a training subject of split {chosen.name!r}.",
             "Add one, or give another split.",
         )
-    for part in ("validation", "test"):
+    for part in needed:
         if getattr(chosen, part) and not parts[part]:
             raise DataError(
                 f"{folder} holds no volume of the {part} subjects of split {chosen.name!r}"

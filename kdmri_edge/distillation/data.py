@@ -9,6 +9,7 @@ from typing import Any
 
 from kdmri_edge.data.case import Case, Undersampling
 from kdmri_edge.data.datasets import (
+    PARTS,
     VolumeFile,
     attribution_of,
     find_parts,
@@ -122,7 +123,7 @@ def gather(settings: Settings) -> TrainingData:
             teacher=teacher,
         )
     folder = Path(settings.data)
-    parts = find_parts(folder, contrast=settings.contrast, split=settings.split)
+    parts = find_parts(folder, contrast=settings.contrast, split=settings.split, needed=PARTS)
     own, teacher = _readings(
         settings,
         load_volumes(parts.train, settings.matrix),
