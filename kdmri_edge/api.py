@@ -24,7 +24,7 @@ from kdmri_edge.errors import DataError, MaskError
 from kdmri_edge.models.checkpoint import is_checkpoint
 from kdmri_edge.models.shipped import named_mask
 from kdmri_edge.physics.coils import COILS
-from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.masks import Mask, check_zero_first
 from kdmri_edge.runtime.bundle import Bundle
 from kdmri_edge.runtime.networks import NetworkLike, backend_at_hand, where_it_runs
 from kdmri_edge.runtime.pipeline import Pipeline
@@ -223,7 +223,8 @@ def _mask(given: Mask | ArrayLike | str | os.PathLike[str], *, centred: bool) ->
         )
     if centred:
         samples = np.fft.ifftshift(samples)
-    return Mask(samples=samples.astype(np.bool_), name="given")
+    made = Mask(samples=samples.astype(np.bool_), name="given")
+    return check_zero_first(made, "The mask")
 
 
 def read(

@@ -27,6 +27,7 @@ __all__ = [
     "Mask",
     "MaskFamily",
     "centre_block",
+    "check_zero_first",
     "equispaced_lines",
     "load_mask",
     "load_mask_option",
@@ -407,8 +408,9 @@ MASK_FAMILIES: Final = Registry(
 def load_mask(path: Path, key: str | None = None) -> Mask:
     """Read a mask from .npy or JSON.
 
-    A .npy file holds zeros and ones, shape [H] or [H, W], zero frequency at index 0. If all its
-    columns are equal it is a line mask and is stored as such (phase encode is H). A JSON file holds
+    A .npy file holds zeros and ones, shape [H] or [H, W] (axes of length 1 are left out), zero
+    frequency at index 0. If all its columns are equal it is a line mask and is stored as such
+    (phase encode is H). A JSON file holds
     either one mask as `Mask.to_dict` writes it, or several by name in the layout
     `{name: {"shape": [H, W], "phase_encode_axis": 0 or 1, "sampled_lines": [...]}}`.
 
@@ -417,38 +419,68 @@ def load_mask(path: Path, key: str | None = None) -> Mask:
         key: Which mask of a JSON file that holds several.
 
     Raises:
-        MaskError: Missing or unreadable file, unknown key, values other than zero and one.
+        MaskError: Missing or unreadable file, unknown key, values other than zero and one, zero
+            frequency in the middle, or lines along the last axis.
     """
     if not path.is_file():
         raise MaskError(f"Mask file {path} does not exist.", "Check the path.")
     try:
         if path.suffix == ".json":
             held = json.loads(path.read_text(encoding="utf-8"))
-            return _zero_first(_from_json(held, path, key), path)
+            return check_zero_first(_from_json(held, path, key), str(path))
         with path.open("rb") as stream:  # numpy leaves a file open whose archive is cut short
             array = np.load(stream, allow_pickle=False)
             if not isinstance(array, np.ndarray):  # an .npz archive, whatever its name
                 raise MaskError(f"{path} is an .npz archive.", "Save its one mask with numpy.save.")
-        return _zero_first(_from_array(array, path), path)
+        return check_zero_first(_from_array(array, path), str(path))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise MaskError(
             f"{path} is not a readable mask ({error}).", "Give a .npy array or a .json file."
         ) from error
 
 
-def _zero_first(mask: Mask, path: Path) -> Mask:
+def check_zero_first(mask: Mask, what: str) -> Mask:
     """Refuse a mask whose zero frequency lies in the middle: it would be read as another one.
 
+    Masks are denser around zero frequency, and mostly whole there: that tells where it is.
+
+    Args:
+        mask: As it was given.
+        what: Its name in the message.
+
     Raises:
-        MaskError: It leaves zero frequency out, at index 0, and takes the middle.
+        MaskError: It leaves index 0 out and takes the middle, or is sampled whole around the middle
+            and sparsely around index 0.
     """
-    middle = tuple(size // 2 for size in mask.samples.shape)
-    if not mask.samples.flat[0] and mask.samples[middle]:
+    samples = mask.samples
+    middle = tuple(size // 2 for size in samples.shape)
+    if not samples.flat[0] and samples[middle]:
         raise MaskError(
-            f"{path} does not sample index 0, where zero frequency is, but the middle.",
+            f"{what} does not sample index 0, where zero frequency is, but the middle.",
+            "Store it as numpy.fft.ifftshift gives it.",
+        )
+    around_middle = _whole_around(np.fft.fftshift(samples))
+    around_first = _whole_around(samples)
+    if around_middle >= _CENTRE and around_first <= around_middle // 2:
+        raise MaskError(
+            f"{what} is sampled whole in the middle ({2 * around_middle} samples) and sparsely at"
+            " index 0, where zero frequency is.",
             "Store it as numpy.fft.ifftshift gives it.",
         )
     return mask
+
+
+_CENTRE: Final = 3
+"""Half width from which a whole block is taken for a centre, and not for chance."""
+
+
+def _whole_around(samples: NDArray[np.bool_]) -> int:
+    """Largest r with all samples from -r to r - 1 around index 0 taken, along every axis."""
+    for reach in range(1, min(samples.shape) // 2 + 1):
+        window = np.ix_(*(np.arange(-reach, reach) % size for size in samples.shape))
+        if not samples[window].all():
+            return reach - 1
+    return min(samples.shape) // 2
 
 
 def load_mask_option(text: str) -> Mask:
@@ -458,6 +490,8 @@ def load_mask_option(text: str) -> Mask:
 
 
 def _from_array(array: np.ndarray[Any, Any], path: Path) -> Mask:
+    if array.ndim > 1 and array.size:  # fastMRI's have axes of length 1 for coils and the like
+        array = array.reshape([size for size in array.shape if size > 1] or [1])
     if array.ndim not in (1, 2) or array.dtype.kind not in "buif":
         raise MaskError(
             f"{path} holds {array.dtype} of shape {array.shape}.",
@@ -468,6 +502,12 @@ def _from_array(array: np.ndarray[Any, Any], path: Path) -> Mask:
     samples = array.astype(np.bool_)
     if samples.ndim == 2 and (samples == samples[:, :1]).all():
         samples = samples[:, 0]
+    elif samples.ndim == 2 and (samples == samples[:1]).all():
+        raise MaskError(
+            f"{path} samples lines along its last axis, and phase encode is the first one (H).",
+            "Save its first row alone, one value for each line, and give images with phase encode"
+            " along H.",
+        )
     return Mask(samples=samples, name=path.stem)
 
 

@@ -100,20 +100,53 @@ def frames_of(file: Path, header: Any) -> Iterator[Frame]:
     _check_pixels(file, header)
     try:
         pixels = np.asarray(header.pixel_array)
-    except ImportError as error:
-        raise DataError(
-            f"{file} is compressed in a way that pydicom cannot open by itself.",
-            "Install pylibjpeg and pylibjpeg-openjpeg, or export it uncompressed.",
-        ) from error
     except Exception as error:  # as above: of any type
-        raise DataError(
-            f"{file} cannot be read as DICOM ({type(error).__name__}).", AGAIN
-        ) from error
+        raise _undecoded(file, header, error) from error
     pixels = pixels[None] if pixels.ndim == 2 else pixels
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     for index, image in enumerate(pixels):
         own = per_frame[index] if per_frame and index < len(per_frame) else None
         yield _frame(file, header, own, image, index)
+
+
+def _undecoded(file: Path, header: Any, error: Exception) -> DataError:
+    """Why a file's pixels cannot be had: no decoder of their compression, or damage."""
+    pixels: Any = extras.require("pydicom.pixels", extra="formats")
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    damaged = DataError(f"{file} cannot be read as DICOM ({type(error).__name__}).", AGAIN)
+    try:
+        if not syntax.is_compressed:
+            return damaged
+        decoder = pixels.get_decoder(syntax)
+    except (AttributeError, ValueError):  # none is named, or it is no transfer syntax
+        return damaged
+    except NotImplementedError:
+        return DataError(
+            f"{file} is compressed as {syntax.name}, which pydicom does not decode.",
+            "Export it uncompressed.",
+        )
+    install = _plugins(decoder.missing_dependencies)
+    if decoder.is_available:
+        return DataError(
+            f"The {syntax.name} pixels of {file} cannot be decoded ({type(error).__name__}).",
+            f"The file is damaged, or needs another decoder (`{install}`): copy it again, or export"
+            " it uncompressed."
+            if install
+            else AGAIN,
+        )
+    return DataError(
+        f"{file} is compressed as {syntax.name}, for which no decoder is installed.",
+        f"Run `{install}`, or export it uncompressed." if install else "Export it uncompressed.",
+    )
+
+
+def _plugins(missing: list[str]) -> str:
+    """How to install a decoder, of what pydicom says of those that are not there."""
+    for line in missing:
+        if line.startswith("pylibjpeg - requires "):
+            names = [part.split(">")[0] for part in line.partition("requires ")[2].split(" and ")]
+            return f"pip install {' '.join(names)}"
+    return ""
 
 
 def _check_pixels(file: Path, header: Any) -> None:
