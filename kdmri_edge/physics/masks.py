@@ -476,11 +476,12 @@ _CENTRE: Final = 3
 
 def _whole_around(samples: NDArray[np.bool_]) -> int:
     """Largest r with all samples from -r to r - 1 around index 0 taken, along every axis."""
-    for reach in range(1, min(samples.shape) // 2 + 1):
+    largest = int(min(samples.shape)) // 2
+    for reach in range(1, largest + 1):
         window = np.ix_(*(np.arange(-reach, reach) % size for size in samples.shape))
         if not samples[window].all():
             return reach - 1
-    return min(samples.shape) // 2
+    return largest
 
 
 def load_mask_option(text: str) -> Mask:
