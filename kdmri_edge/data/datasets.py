@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -50,6 +50,7 @@ __all__ = [
     "phantom_parts",
     "read_found",
     "split_for",
+    "split_of_record",
 ]
 
 
@@ -354,6 +355,21 @@ def split_for(files: Sequence[VolumeFile], *, whole: bool = True) -> Split | Non
     return None
 
 
+def split_of_record(record: Mapping[str, Any]) -> Split | None:
+    """The split that a run recorded (`data` of its run.json), None where it recorded none.
+
+    Raises:
+        DataError: The record has one subject in two parts.
+    """
+    parts = {
+        part: tuple(dict.fromkeys(str(item["subject"]) for item in record.get(part, ())))
+        for part in PARTS
+    }
+    if not any(parts.values()):
+        return None
+    return Split(name=str(record.get("split") or "run"), **parts)
+
+
 def load_split(path: Path) -> Split:
     """Read a split from a TOML or JSON file with the lists `train`, `validation` and `test`.
 
@@ -483,7 +499,7 @@ def find_parts(
     folder: Path,
     *,
     contrast: str | None = None,
-    split: str | None = None,
+    split: str | Split | None = None,
     needed: Sequence[str] = ("train",),
 ) -> Parts:
     """Find a folder's volumes and sort them by subject.
@@ -491,8 +507,8 @@ def find_parts(
     Args:
         folder: The data folder.
         contrast: Keep only this contrast.
-        split: Name of a known split, or a TOML or JSON file; None recognises the recorded folders
-            by their files' hashes, and splits all others automatically.
+        split: Name of a known split, a TOML or JSON file, or the split itself; None recognises the
+            recorded folders by their files' hashes, and splits all others automatically.
         needed: Parts that have to have a volume where the split gives them subjects.
 
     Raises:
@@ -502,6 +518,8 @@ def find_parts(
     files = find_volumes(folder, contrast)
     if split is None:
         chosen = split_for(files) or automatic_split([file.subject for file in files])
+    elif isinstance(split, Split):
+        chosen = split
     else:
         chosen = KNOWN_SPLITS.get(split) or load_split(Path(split))
     parts = assign(files, chosen)

@@ -10,11 +10,14 @@ from typing import Any
 from kdmri_edge.data.case import Case, Undersampling
 from kdmri_edge.data.datasets import (
     PARTS,
+    Split,
     VolumeFile,
     attribution_of,
     find_parts,
+    find_volumes,
     load_volumes,
     phantom_parts,
+    split_of_record,
 )
 from kdmri_edge.data.sources import source_sha256
 from kdmri_edge.data.volume import Volume
@@ -91,8 +94,13 @@ def merged_records(
     return mine + [volume for volume in others if volume["sha256"] not in known]
 
 
-def gather(settings: Settings) -> TrainingData:
+def gather(settings: Settings, recorded: Mapping[str, Any] | None = None) -> TrainingData:
     """Load and undersample what the settings name.
+
+    Args:
+        settings: Of the run.
+        recorded: What a run that goes on has recorded of its data: where no split is named, its
+            own is kept, however that was found then.
 
     Raises:
         DataError: See `find_parts`, `load_volumes` and `make_case`.
@@ -123,7 +131,13 @@ def gather(settings: Settings) -> TrainingData:
             teacher=teacher,
         )
     folder = Path(settings.data)
-    parts = find_parts(folder, contrast=settings.contrast, split=settings.split, needed=PARTS)
+    split: str | Split | None = settings.split
+    if split is None and recorded is not None:
+        own_split = split_of_record(recorded)
+        present = {file.subject for file in find_volumes(folder, settings.contrast)}
+        split = own_split if own_split and present == own_split.subjects else None
+    needed = PARTS if recorded is None else ("train",)
+    parts = find_parts(folder, contrast=settings.contrast, split=split, needed=needed)
     own, teacher = _readings(
         settings,
         load_volumes(parts.train, settings.matrix),

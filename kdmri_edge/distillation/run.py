@@ -104,7 +104,8 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
     with phase_times() as times, launched(engine, settings.recipe.precision) as fabric:
         # A default name holds the time, which differs between processes.
         out = Path(fabric.broadcast(str(out)))
-        data = gather(settings)
+        known = (out / "run.json").exists()
+        data = gather(settings, Run(out).meta.get("data") if known else None)
         key = settings.fingerprint(data.hashes, pretrained_weights(settings, Run(out)))
         # Taken once: hours later the checkout may hold another revision than the one that runs.
         origin = provenance(settings.recipe.seed)

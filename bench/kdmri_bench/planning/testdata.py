@@ -16,6 +16,7 @@ from kdmri_edge.data.datasets import (
     phantom_parts,
     read_found,
     split_for,
+    split_of_record,
 )
 from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.data.volume import Volume
@@ -79,14 +80,7 @@ def run_split(meta: Mapping[str, Any]) -> Split | None:
     Raises:
         DataError: the record has one subject in two parts.
     """
-    data = meta.get("data", {})
-    parts = {
-        part: tuple(dict.fromkeys(str(item["subject"]) for item in data.get(part, ())))
-        for part in ("train", "validation", "test")
-    }
-    if not any(parts.values()):
-        return None
-    return Split(name=str(data.get("split") or "run"), **parts)
+    return split_of_record(meta.get("data", {}))
 
 
 def choose_files(
