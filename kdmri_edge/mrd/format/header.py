@@ -110,6 +110,11 @@ def _encoding(header: Any) -> Encoding:
             f"The scan's encoded matrix is {samples} x {lines}.", f"1 to {_LARGEST} can be read."
         )
     whole, part = encoded.fieldOfView_mm, recon.fieldOfView_mm
+    if 0 < whole.x < 1 and 0 < whole.y < 1:
+        raise DataError(
+            f"The scan's field of view is {whole.x:g} x {whole.y:g} mm, as if given in metres.",
+            "Give fieldOfView_mm, positions and all lengths in millimetres.",
+        )
     step = None if limits is None else limits.kspace_encoding_step_1
     first, last, centre = (
         (0, lines - 1, lines // 2)

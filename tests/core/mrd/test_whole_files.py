@@ -166,6 +166,12 @@ class TestHeaders:
         with pytest.raises(DataError, match="no MRD header"):
             read_encoding(xml)
 
+    def test_lengths_in_metres_are_refused(self) -> None:
+        xml = re.sub(r"<(x|y|z)>(\d+\.\d*)</", lambda m: f"<{m[1]}>{float(m[2]) / 1e3}</", header())
+        assert "0.008" in xml
+        with pytest.raises(DataError, match=r"0\.008 x 0\.008 mm, as if given in metres"):
+            read_encoding(xml)
+
     def test_without_a_field_of_view_of_the_image_all_is_image(self) -> None:
         xml = write_encoding(encoding_of(SCAN, oversampling=2))
         head, recon, tail = xml.partition("<reconSpace>")
