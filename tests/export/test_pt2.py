@@ -28,7 +28,7 @@ from kdmri_edge.utils.files import sha256_file
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import spec, write_checkpoint
-from tests.export.parity_cases import ParityCases
+from tests.export.parity_cases import CASES, ParityCases, some
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "export" / "examples" / "pt2_cpp"
 COMPILER = shutil.which("g++")
@@ -40,6 +40,13 @@ class TestPt2(ParityCases):
 
     target = "pt2"
     options: ClassVar[Mapping[str, Any]] = {"compiled": False}
+
+    # A program runs the operators that TorchScript runs, which has all of them for every change.
+    @pytest.mark.parametrize("name", some(CASES, ["magnitude", "sense, few lines, odd"]))
+    def test_graph_gives_what_pytorch_gives_at_every_input_scale(
+        self, name: str, tmp_path: Path
+    ) -> None:
+        super().test_graph_gives_what_pytorch_gives_at_every_input_scale(name, tmp_path)
 
     def test_damaged_program_is_refused(self, tmp_path: Path) -> None:
         place = tmp_path / "model.pt2"
