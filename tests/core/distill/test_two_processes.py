@@ -149,6 +149,33 @@ def _assert_moved(trained: dict[str, Tensor]) -> None:
     assert min(moved) > 30 * TOLERANCE
 
 
+@pytest.mark.nightly
+def test_projections_are_shared_too(
+    start: Start,
+    cli: Callable[..., Outcome],
+    tiny: tuple[str, ...],
+    weights: Weights,
+    tmp_path: Path,
+) -> None:
+    """Of a teacher of another family, which reads another input, and with a part without it."""
+    unet = Path(__file__).resolve().parents[3] / "examples" / "own_network" / "unet.py"
+    words = (
+        *("teacher_steps=2", "attention_steps=3", "imitation_steps=4", "batches.size=8"),
+        *("batches.shards=2", "distillation.transfer=features", "optim.ema=0.5"),
+        *("distillation.imitation_until=0.5", "distillation.taps.cascades.4.convs.1=merge.5"),
+    )
+    command = ["distill", *tiny, f"--teacher={unet}:UNet?width=4", "--no-baseline", "--out"]
+    command[1:1] = [f"--set={word}" for word in words]
+    one = cli(*command, tmp_path / "one")
+    assert one.code == 0, one.err
+    two = start(["kdmri_edge", *command, tmp_path / "two", "--devices=2"])
+    _, shown = two.communicate()
+    assert two.returncode == 0, shown
+    reference = weights(tmp_path / "one")["student"]
+    for key, value in weights(tmp_path / "two")["student"].items():
+        assert torch.equal(value, reference[key]), key
+
+
 @pytest.mark.parametrize(
     "launcher", ["fabric", pytest.param("torchrun", marks=pytest.mark.nightly)]
 )
