@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from kdmri_edge.bring.trial import phantom_inputs
 from kdmri_edge.distillation.data import gather
 from kdmri_edge.distillation.losses import (
     DistillationLoss,
@@ -24,10 +25,11 @@ from kdmri_edge.distillation.recipe import Imitation
 from kdmri_edge.distillation.request import Request, Settings, check_settings
 from kdmri_edge.distillation.run import distill
 from kdmri_edge.distillation.stages import Batch
+from kdmri_edge.distillation.taps import Given, check_image
 from kdmri_edge.errors import KdmriError, ModelError, RecipeError
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from kdmri_edge.models.network import Features
+from kdmri_edge.models.network import Features, as_network
 from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.masks import variable_density_lines
 
@@ -249,3 +251,14 @@ def test_a_teacher_of_nan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="NaN or infinite"):
         distill(wanted, tmp_path / "run")
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_teacher_of_another_size_is_refused() -> None:
+    class Cut(nn.Module):
+        def forward(self, x_u: Tensor) -> Tensor:
+            return x_u[..., 1:-1]
+
+    network = as_network(Cut(), preset("vdsr-7"))
+    given = Given(*phantom_inputs(network.spec, MASK, 48, network))
+    with pytest.raises(ModelError, match=r"gives \[2, 1, 48, 46\] for a phantom, not an image"):
+        check_image(network, given, 48, "Teacher cut.py:Cut")
