@@ -139,7 +139,7 @@ class Listener:
 
     def __init__(self, network: Network, taps: Sequence[Tap], role: str) -> None:
         known = modules_of(network)
-        self._role = role
+        self._role, self._transposed = role, network.transposed
         self._modules: list[nn.Module] = []
         self._heard: list[_Heard] = []
         self._taps = tuple(taps)
@@ -186,7 +186,7 @@ class Listener:
             times = "is not called" if not heard.calls else f"is called {heard.calls} time(s)"
             remedy = "Name a module that is, or another call of it."
             raise RecipeError(f"{tap} of the {self._role} {times} in a forward pass.", remedy)
-        found = _feature_maps(heard.value, x_u)
+        found = _feature_maps(heard.value, x_u, transposed=self._transposed)
         if isinstance(found, str):
             raise RecipeError(
                 f"{tap} of the {self._role} returns {found}, and a tap wants feature maps"
@@ -197,8 +197,14 @@ class Listener:
         return found
 
 
-def _feature_maps(value: Any, x_u: Tensor) -> Tensor | str:
-    """Return an output as feature maps [B, width, h, w], or what it is instead."""
+def _feature_maps(value: Any, x_u: Tensor, *, transposed: bool) -> Tensor | str:
+    """Return an output as feature maps [B, width, h, w], or what it is instead.
+
+    Args:
+        value: What a module returned.
+        x_u: What the network was given, [B, ..., H, W].
+        transposed: Whether the module works on images [..., W, H].
+    """
     if not isinstance(value, Tensor):
         many = f" of {len(value)}" if isinstance(value, tuple | list | dict) else ""
         return f"a {type(value).__name__}{many}"
@@ -207,14 +213,23 @@ def _feature_maps(value: Any, x_u: Tensor) -> Tensor | str:
         return f"complex numbers {shape}"
     if not value.is_floating_point():
         return f"whole numbers {shape}"
+    height, width = x_u.shape[-2:]
+    if transposed:
+        height, width = width, height
     if value.ndim == 3 and len(value) == len(x_u):
-        grid = _grid(value.shape[1], *x_u.shape[-2:])
+        grid = _grid(shape[1], height, width)
         if grid is None:
             return f"{shape[1]} tokens, which are not those of a grid of patches, {shape}"
-        return value.transpose(1, 2).reshape(*value.shape[::2], *grid)
+        value = value.transpose(1, 2).reshape(*value.shape[::2], *grid)
     if value.ndim != 4 or len(value) != len(x_u):
         return f"{shape}"
-    return value
+    high, wide = value.shape[2:]
+    # Of the image's proportions, but for padding; else its channels come last.
+    like_image = 0.5 <= high * width / (wide * height) <= 2 or high * wide == 1
+    last = shape[1:3] == [height, width] and shape[2:] != [height, width]
+    if last or not like_image:
+        return f"{shape}, whose last two axes are not those of an image"
+    return value.transpose(2, 3) if transposed else value
 
 
 def _grid(tokens: int, height: int, width: int) -> tuple[int, int] | None:
@@ -269,7 +284,7 @@ def outputs_of(network: Network, given: Given) -> list[ModuleOutput]:
     for name, heard in every.items():
         if not heard.calls:
             continue
-        maps = _feature_maps(heard.value, given.x_u)
+        maps = _feature_maps(heard.value, given.x_u, transposed=network.transposed)
         shape = None if isinstance(maps, str) else cast(tuple[int, int, int], tuple(maps.shape[1:]))
         found.append(ModuleOutput(name, type(modules[name]).__name__, heard.calls, shape))
     return found

@@ -113,6 +113,7 @@ class _KSpace(Adapter):
     """A module of fastMRI's or MONAI's kind, which have one layout."""
 
     has_data_consistency = True
+    transposed = True
 
     def forward(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Tensor:
         """Give it k-space and mask in its layout, and turn its image into this library's."""

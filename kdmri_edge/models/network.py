@@ -18,7 +18,7 @@ and a description of its layers that needs no forward pass.
 from __future__ import annotations
 
 import inspect
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,10 +63,12 @@ class Network(nn.Module):
         spec: Its architecture.
         form: Which form of data consistency is computed; the operator given to `forward` is made
             for it (`network_operator`).
+        transposed: Whether its modules work on images whose axes H and W are swapped.
     """
 
     spec: NetworkSpec
     form: Form
+    transposed: ClassVar[bool] = False
 
     def features(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Features:
         """Reconstruct and keep what distillation reads: the image alone, unless overridden.

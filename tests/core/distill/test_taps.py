@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kdmri_edge.bring.network import bring
+from kdmri_edge.bring.trial import phantom_inputs
 from kdmri_edge.distillation import loop as stage
 from kdmri_edge.distillation import replay
 from kdmri_edge.distillation.losses import attention_transfer, feature_transfer
@@ -18,12 +20,14 @@ from kdmri_edge.distillation.request import Request, Settings, check_settings
 from kdmri_edge.distillation.run import distill
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.distillation.taps import (
+    Given,
     Listener,
     Tap,
     TapPair,
     Taught,
     modules_of,
     network_outputs,
+    outputs_of,
     projections,
 )
 from kdmri_edge.errors import RecipeError
@@ -66,6 +70,7 @@ class _Odd(nn.Module):
         self.cut = nn.Identity()
         self.pair = nn.Identity()
         self.complex = nn.Identity()
+        self.last = nn.Identity()
         self.unused = nn.Identity()
 
     def forward(self, x_u: Tensor) -> Tensor:
@@ -73,6 +78,7 @@ class _Odd(nn.Module):
         patches = self.tokens(nn.functional.avg_pool2d(maps, 4).flatten(2).transpose(1, 2))
         self.cut(patches[:, 1:])
         self.pair((maps, maps))
+        self.last(maps.permute(0, 2, 3, 1))
         self.complex(torch.complex(maps, maps))
         return x_u + self.relu(-maps).mean(1, keepdim=True) + 0 * patches.sum()
 
@@ -114,11 +120,37 @@ class TestListening:
         assert tokens.shape == (2, 3, 4, 2)
         torch.testing.assert_close(tokens, nn.functional.avg_pool2d(conv.relu(), 4))
 
+    def test_maps_of_swapped_axes_are_turned(self, odd: Network) -> None:
+        x_u = _random(2, 1, 16, 8)
+        straight = _heard(odd, "conv", "tokens", x_u=x_u)
+        type(odd).transposed = True
+        listener = Listener(odd, [Tap("conv"), Tap("tokens")], "teacher")
+        with listener.listening():
+            odd(x_u)
+        turned = listener.maps(x_u.transpose(2, 3))  # what a network of swapped axes was given
+        for one, other in zip(straight, turned, strict=True):
+            assert torch.equal(one.transpose(2, 3), other)
+
+    def test_a_network_of_k_space_shows_its_maps_as_images_lie(self) -> None:
+        source = Path(__file__).resolve().parents[2] / "kspace_networks.py"
+        spec = bring(f"{source}:FastMRI")
+        network = build_model(spec)
+        given = Given(*phantom_inputs(spec, MASK, 32, network))
+        last = next(one for one in reversed(outputs_of(network, given)) if one.shape)
+        listener = Listener(network, [Tap(last.name)], "teacher")
+        seen: list[Tensor] = []
+        module = modules_of(network)[last.name]
+        module.register_forward_hook(lambda *call: seen.append(call[2]))
+        with torch.no_grad(), listener.listening():
+            network(*given)
+        assert torch.equal(listener.maps(given.x_u)[0], seen[-1].transpose(2, 3))
+
     @pytest.mark.parametrize(
         ("name", "said"),
         [
             ("cut", "7 tokens, which are not those of a grid"),
             ("pair", "a tuple of 2"),
+            ("last", "last two axes"),
             ("complex", "complex numbers"),
             ("unused", "is not called"),
             ("relu#3", r"is called 2 time\(s\)"),
