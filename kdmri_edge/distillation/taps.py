@@ -229,7 +229,8 @@ def _feature_maps(value: Any, x_u: Tensor, *, transposed: bool) -> Tensor | str:
     last = shape[1:3] == [height, width] and shape[2:] != [height, width]
     if last or not like_image:
         return f"{shape}, whose last two axes are not those of an image"
-    return value.transpose(2, 3) if transposed else value
+    maps: Tensor = value.transpose(2, 3) if transposed else value
+    return maps
 
 
 def _grid(tokens: int, height: int, width: int) -> tuple[int, int] | None:
