@@ -118,6 +118,35 @@ def test_mistakes_are_sentences(
             net.reconstruct(change(kspace))
 
 
+def test_kspace_is_taken_wherever_its_zero_frequency_is(
+    tiny_bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Centred, and as plain fft2 gives it: detected and said, or told."""
+    image = phantom_volume(3, slices=2, matrix=32).image.astype(np.complex64)
+    axes = (-2, -1)
+    own, plain = image_to_kspace(image), np.fft.fft2(image, norm="ortho")
+    with ke.load(tiny_bundles["complex"], threads=1) as net:
+        wanted = net.reconstruct(own, undersample=True)
+        assert not capsys.readouterr().err
+        for given, said in (
+            (np.fft.fftshift(own, axes), "peaks in the middle"),
+            (plain, "around their edges"),
+            (np.fft.fftshift(plain, axes), "peaks in the middle"),
+        ):
+            made = net.reconstruct(given, undersample=True)
+            np.testing.assert_allclose(made, wanted, atol=1e-3 * abs(wanted).max())
+            assert said in capsys.readouterr().err.replace("\n", " ")
+        told = net.reconstruct(np.fft.fftshift(own, axes), undersample=True, centred=True)
+        np.testing.assert_array_equal(told, wanted)
+        assert not capsys.readouterr().err
+        sampled = net.mask.samples
+        lines = np.fft.fftshift(own * sampled[:, None], axes)
+        with_mask = net.reconstruct(lines, mask=np.fft.fftshift(sampled), centred=True)
+        np.testing.assert_allclose(with_mask, wanted, atol=1e-3 * abs(wanted).max())
+        with pytest.raises(ke.errors.MaskError):
+            net.reconstruct(own * sampled[:, None], mask=np.fft.fftshift(sampled))
+
+
 def test_a_closed_network_says_so(tiny_bundles: dict[str, Path]) -> None:
     net = ke.load(tiny_bundles["magnitude"], threads=1)
     assert "32 x 32" in repr(net)
