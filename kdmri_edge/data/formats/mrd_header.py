@@ -6,6 +6,7 @@ namespace out, or write it with a prefix of their own.
 
 from __future__ import annotations
 
+import math
 import re
 from xml.etree import ElementTree
 
@@ -40,7 +41,7 @@ def pixels_within(count: int, part: float, whole: float) -> int:
         part: Field of view of the image, in the unit of `whole`.
         whole: Encoded field of view; where either is not told (0 or less), all pixels are image.
     """
-    if not (part > 0 and whole > 0):
+    if not (part > 0 and whole > 0 and math.isfinite(count * part / whole)):
         return count
     return max(1, min(count, round(count * part / whole)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any, Final
@@ -86,7 +87,10 @@ def read_encoding(xml: str | bytes) -> Encoding:
             header = XmlParser(config=config).from_bytes(ElementTree.tostring(root), ismrmrdHeader)
         return _encoding(header)
     # what a document of another kind makes the generated classes and their parser raise
-    except (ParserError, SyntaxError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (
+        ParserError, SyntaxError, TypeError, ValueError, AttributeError, IndexError,
+        ArithmeticError, RecursionError,
+    ) as error:  # fmt: skip
         raise DataError(
             f"The scan's header is no MRD header ({type(error).__name__}).",
             "It is the XML of an ismrmrdHeader with an encoding, its spaces and its limits.",
@@ -110,6 +114,10 @@ def _encoding(header: Any) -> Encoding:
             f"The scan's encoded matrix is {samples} x {lines}.", f"1 to {_LARGEST} can be read."
         )
     whole, part = encoded.fieldOfView_mm, recon.fieldOfView_mm
+    if not all(
+        math.isfinite(each) for space in (whole, part) for each in (space.x, space.y, space.z)
+    ):
+        raise ValueError("a field of view that is not finite")
     if 0 < whole.x < 1 and 0 < whole.y < 1:
         raise DataError(
             f"The scan's field of view is {whole.x:g} x {whole.y:g} mm, as if given in metres.",
@@ -161,7 +169,7 @@ def _whole(value: Any) -> int:
         ValueError: It is none.
     """
     number = float(value)
-    if number != int(number):
+    if not number.is_integer():
         raise ValueError(f"{value} is no whole number")
     return int(number)
 

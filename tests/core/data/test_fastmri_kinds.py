@@ -101,7 +101,18 @@ class TestOversampling:
         assert scan.matrix == (LINES, READOUT // 2)
         np.testing.assert_allclose(kspace_to_image(scan.kspace), middle, atol=1e-5)
 
-    @pytest.mark.parametrize("header", ["", "<a", "<ismrmrdHeader/>", "<!DOCTYPE a><a/>"])
+    @pytest.mark.parametrize(
+        "header",
+        [
+            *("", "<a", "<ismrmrdHeader/>", "<!DOCTYPE a><a/>"),
+            *(
+                SPACE.format("encodedSpace", 64, whole).join(("<encoding>", ""))
+                + SPACE.format("reconSpace", 64, part)
+                + "</encoding>"
+                for whole, part in (("inf", "inf"), ("1e-308", "1e308"), ("nan", 3), ("x", 3))
+            ),
+        ],
+    )
     def test_one_that_tells_nothing(self, tmp_path: Path, header: str) -> None:
         path = write(tmp_path / "a.h5", random_kspace(3), ismrmrd_header=header)
         assert read_scan(path).matrix == (LINES, READOUT)

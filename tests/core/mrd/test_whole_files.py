@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -165,6 +166,33 @@ class TestHeaders:
         xml = header().replace("<x>8</x>", "<x>8.5</x>", 1)
         with pytest.raises(DataError, match="no MRD header"):
             read_encoding(xml)
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda xml: xml.replace("<x>8</x>", "<x>1e999</x>", 1),
+            lambda xml: xml.replace("<x>8</x>", "<x>nan</x>", 1),
+            lambda xml: xml.replace("<encoding>", "<a>" * 50_000 + "</a>" * 50_000 + "<encoding>"),
+            lambda xml: "\ud800" + xml,
+            lambda xml: "",
+        ],
+        ids=["infinite", "nan", "deep", "surrogate", "empty"],
+    )
+    def test_nonsense_is_one_sentence(self, make: Callable[[str], str]) -> None:
+        xml = header()
+        assert make(xml) != xml
+        with contextlib.suppress(DataError):
+            read_encoding(make(xml))
+
+    def test_numbers_that_are_changed_are_read_or_refused(self) -> None:
+        random, xml = np.random.default_rng(3), header()
+        places = [found.span(1) for found in re.finditer(r">([\d.]+)<", xml)]
+        values = ("0", "-1", "1e308", "1e-308", "inf", "nan", "65536", "8.5", "", "x", "9" * 40)
+        for _ in range(150):
+            start, end = places[random.integers(len(places))]
+            with contextlib.suppress(DataError):
+                found = read_encoding(xml[:start] + str(random.choice(values)) + xml[end:])
+                assert np.isfinite(found.fov_mm).all()
 
     def test_lengths_in_metres_are_refused(self) -> None:
         xml = re.sub(r"<(x|y|z)>(\d+\.\d*)</", lambda m: f"<{m[1]}>{float(m[2]) / 1e3}</", header())
