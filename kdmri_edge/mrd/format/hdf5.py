@@ -19,7 +19,7 @@ from ismrmrd.hdf5 import acquisition_dtype
 from numpy.typing import NDArray
 
 from kdmri_edge.data.components import Component, intensities
-from kdmri_edge.data.formats.hdf5.mrd import is_mrd_stream, mrd_groups
+from kdmri_edge.data.formats.hdf5.mrd import image_series, is_mrd_stream, mrd_groups
 from kdmri_edge.data.formats.registry import origin_of
 from kdmri_edge.data.geometry import voxel_size
 from kdmri_edge.data.image import ImageRecord
@@ -371,7 +371,8 @@ def read_images(path: Path) -> Volume:
             series = [
                 node
                 for group in file.values() if isinstance(group, h5py.Group)
-                for name, node in group.items() if SERIES.fullmatch(name)
+                for name, node in group.items()
+                if SERIES.fullmatch(name) or name in image_series(group)
             ]  # fmt: skip
             if len(series) != 1:
                 raise DataError(

@@ -151,7 +151,9 @@ class TestDicom:
 
 class TestMrd:
     @staticmethod
-    def written(path: Path, kinds: list[tuple[np.ndarray, int, int]]) -> Path:
+    def written(
+        path: Path, kinds: list[tuple[np.ndarray, int, int]], series: str = "image_1"
+    ) -> Path:
         """Images as servers write them: (pixels, slice, IMTYPE)."""
         ismrmrd = pytest.importorskip("ismrmrd")
         with ismrmrd.Dataset(str(path), "dataset") as file:
@@ -164,7 +166,7 @@ class TestMrd:
                 head.slice, head.position[:] = number, (0, 0, 5.0 * number)
                 head.read_dir[:], head.phase_dir[:], head.slice_dir[:] = np.eye(3).tolist()
                 image.setHead(head)
-                file.append_image("image_1", image)
+                file.append_image(series, image)
         return path
 
     @pytest.mark.parametrize(("kind", "words"), [(2, "phase"), (3, "real"), (4, "imaginary")])
@@ -176,6 +178,12 @@ class TestMrd:
     def test_magnitudes(self, tmp_path: Path, kind: int) -> None:
         """A type that was not set says nothing."""
         path = self.written(tmp_path / "a.h5", [(p, s, kind) for s, p in enumerate(PIXELS)])
+        np.testing.assert_array_equal(read_volume(path).image, PIXELS)
+
+    @pytest.mark.parametrize("series", ["cpp", "images_0", "SimpleRecon"])
+    def test_a_series_by_any_name(self, tmp_path: Path, series: str) -> None:
+        images = [(p, s, 1) for s, p in enumerate(PIXELS)]
+        path = self.written(tmp_path / "a.h5", images, series)
         np.testing.assert_array_equal(read_volume(path).image, PIXELS)
 
     def test_magnitude_and_phase_in_one_series(self, tmp_path: Path) -> None:

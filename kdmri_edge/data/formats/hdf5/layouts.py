@@ -15,7 +15,7 @@ import h5py
 
 from kdmri_edge.data.formats.hdf5.fastmri import is_fastmri
 from kdmri_edge.data.formats.hdf5.kdmri import is_kdmri
-from kdmri_edge.data.formats.hdf5.mrd import is_mrd_stream, mrd_groups
+from kdmri_edge.data.formats.hdf5.mrd import image_series, is_mrd_stream, mrd_groups
 from kdmri_edge.data.formats.hdf5.plain import complex_datasets
 from kdmri_edge.data.formats.measured import volume_of
 from kdmri_edge.data.scan import Scan
@@ -41,8 +41,8 @@ class Layout:
 
     Attributes:
         name: For `kdmri-edge data inspect`.
-        recognises: Tells by the names in the file's root, and GROUP/NAME of those in its groups,
-            whether a file has it.
+        recognises: Tells by the names in the file's root, GROUP/NAME of those in its groups, and
+            GROUP/NAME/header of series of images, whether a file has it.
         scan: "module:function" from a path to a `Scan`; None where it holds no measured k-space.
         volume: "module:function" from a path to a `Volume`; None makes it of a single-coil scan.
     """
@@ -60,7 +60,7 @@ def _is_mrd(names: list[str]) -> bool:
 
 def _holds_mrd_images(names: list[str]) -> bool:
     """Whether a group holds a series of images, as ISMRMRD has it."""
-    return any(re.fullmatch(r"[^/]+/images?_\d+", name) for name in names)
+    return any(re.fullmatch(r"[^/]+/(images?_\d+|[^/]+/header)", name) for name in names)
 
 
 LAYOUTS: Final[tuple[Layout, ...]] = (
@@ -129,6 +129,7 @@ def layout_of(path: Path) -> Layout:
             names = [str(name) for name in opened]
             for name, node in opened.items():
                 names += [f"{name}/{part}" for part in node] if isinstance(node, h5py.Group) else []
+                names += [f"{name}/{part}/header" for part in image_series(node)]
             # whatever it is called: who names the axes of a dataset does not mean another layout's
             described = sum("axes" in node.attrs for node in complex_datasets(opened).values()) == 1
     except (OSError, RuntimeError, ValueError) as error:

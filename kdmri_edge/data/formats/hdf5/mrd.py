@@ -13,6 +13,7 @@ from kdmri_edge.data.volume import Volume
 from kdmri_edge.utils.extras import require
 
 __all__ = [
+    "image_series",
     "is_mrd_stream",
     "mrd_groups",
     "read_mrd_images",
@@ -54,6 +55,20 @@ def is_mrd_stream(path: Path) -> bool:
     elif identifier == 2:
         return 0 < length <= 1 << 20 and start[6:].lstrip()[:1] in (b"<", b"{")
     return start[:2] == b"\x03\x00" and start[6:].lstrip(b"\xef\xbb\xbf \r\n\t")[:1] == b"<"
+
+
+def image_series(group: object) -> list[str]:
+    """Names in a group of an opened file that hold a series of images, as ISMRMRD has it.
+
+    Servers choose the name: image_1, or that of their configuration.
+    """
+    if not isinstance(group, h5py.Group):
+        return []
+    parts = {"header", "data", "attributes"}
+    return [
+        str(name) for name, node in group.items()
+        if isinstance(node, h5py.Group) and parts <= set(node)
+    ]  # fmt: skip
 
 
 def scan_mrd_h5(path: Path) -> Scan:
