@@ -125,7 +125,13 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
         calibrated = _calibrate(reconstructor, data)
     if recipe.automatic:
         named = tuple(one for one in recipe.floats if one != AUTO)
-        kept = layers_to_keep(reconstructor, data, unsigned=not recipe.signed, floats=named)
+        kept = layers_to_keep(
+            reconstructor,
+            data,
+            unsigned=not recipe.signed,
+            outputs=target.backend.name == "onnxruntime",
+            floats=named,
+        )
         recipe = replace(recipe, floats=(*named, *map(glob.escape, kept.layers)))
     writer: Callable[..., Written | int | None] = load_attribute(target.exporter)
     with atomic_directory(out) as folder:

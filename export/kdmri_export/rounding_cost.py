@@ -23,6 +23,8 @@ __all__ = ["Kept", "layers_to_keep"]
 
 # Part of the gate's limits that is used up: kernels round sums a little otherwise.
 _PART: Final = 0.7
+# The same where outputs are rounded as well, which is not looked at here and costs more.
+_PART_WITH_OUTPUTS: Final = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,12 @@ class Kept:
 
 
 def layers_to_keep(
-    reconstructor: Reconstructor, data: Golden, *, unsigned: bool, floats: Sequence[str] = ()
+    reconstructor: Reconstructor,
+    data: Golden,
+    *,
+    unsigned: bool,
+    outputs: bool = False,
+    floats: Sequence[str] = (),
 ) -> Kept:
     """Keep the layers in float32 that rounding costs most, until the rest passes the parity gate.
 
@@ -67,6 +74,7 @@ def layers_to_keep(
         reconstructor: The network, with its activation maxima or ranges; it stays as it is.
         data: Golden slices.
         unsigned: Round as for CPUs, else as for TensorRT.
+        outputs: The export rounds what layers put out as well (`passes.quantise.round_outputs`).
         floats: Patterns of layers that stay in float32 in any case.
 
     Raises:
@@ -87,7 +95,7 @@ def layers_to_keep(
 
     left = [one.name for one in choice.layers]
     before = after = deviation(left)
-    limit = _limit()
+    limit = _limit(_PART_WITH_OUTPUTS if outputs else _PART)
     cost: dict[str, float] = {}
     kept: list[str] = []
     if after.exceeded(limit):
@@ -107,11 +115,11 @@ def layers_to_keep(
     return Kept(layers=kept, cost=cost, before=before, after=after)
 
 
-def _limit() -> Tolerance:
+def _limit(part: float) -> Tolerance:
     whole = TOLERANCES["int8"]
     # compared with the network's own image alone
     return Tolerance(
-        max_error=_PART * whole.max_error, nrmse=_PART * whole.nrmse, psnr_db=1.0, ssim=1.0
+        max_error=part * whole.max_error, nrmse=part * whole.nrmse, psnr_db=1.0, ssim=1.0
     )
 
 
