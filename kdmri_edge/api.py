@@ -31,6 +31,7 @@ from kdmri_edge.runtime.pipeline import Pipeline
 from kdmri_edge.runtime.session import SessionInfo
 from kdmri_edge.runtime.targets import as_users_write
 from kdmri_edge.utils.closing import Closing
+from kdmri_edge.utils.console import say
 from kdmri_edge.utils.extras import load_attribute
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def load(
     device: str | None = None,
     threads: int | None = None,
     mask: Mask | None = None,
+    matrix: Literal["any"] | None = None,
     cache: bool = True,
 ) -> Network:
     """Open a trained network.
@@ -62,6 +64,8 @@ def load(
         device: "cpu" or "cuda", for checkpoints in PyTorch.
         threads: CPU threads; None leaves the runtime's choice.
         mask: Another mask than the network's own, for a bundle that takes masks as an input.
+        matrix: "any" for scans of any matrix and mask: a checkpoint is exported so, a bundle has to
+            be (`export(matrix="any")`); None takes what the network is.
         cache: Whether a checkpoint may be exported, and the export kept for the next time.
 
     Raises:
@@ -71,15 +75,22 @@ def load(
         BackendError: The backend does not take the network, or the precision is not to be had.
         MissingExtraError: A library that it needs is not installed.
     """
+    free = matrix == "any"
     source, name = where_it_runs(
-        network, backend=backend, device=device, precision=precision, cache=cache
+        network, backend=backend, device=device, precision=precision, any_matrix=free, cache=cache
     )
     backend = backend or backend_at_hand(source)
     options: dict[str, Any] = {}
     if device is not None and is_checkpoint(source):
         options["device"] = device
     pipeline = Pipeline(
-        source, backend=backend, mask=mask, precision=precision, threads=threads, **options
+        source,
+        backend=backend,
+        mask=mask,
+        any_matrix=free,
+        precision=precision,
+        threads=threads,
+        **options,
     )
     return Network(pipeline, name)
 
@@ -91,20 +102,25 @@ class Network(Closing):
         name: What it is called.
         spec: Its architecture.
         mask: The sampling pattern that it is made for.
-        matrix: Pixels along H and W.
-        takes_masks: Whether it takes any mask of its kind and matrix.
+        matrix: Pixels along H and W of the images that it is made for.
+        takes_masks: Whether it takes any mask of its kind.
+        takes_matrices: Whether it takes images of any matrix.
     """
 
     def __init__(self, pipeline: Pipeline, name: str) -> None:
         self._pipeline = pipeline
         reads = pipeline.reads
-        self.name, self.spec, self.mask, self.matrix = name, reads.spec, reads.mask, reads.matrix
+        self.name, self.spec, self.mask = name, reads.spec, reads.mask
+        self.matrix = reads.matrix[0]
         self.takes_masks = pipeline.session.takes_masks
+        self.takes_matrices = reads.free is not None
+        self._said: set[str] = set()
 
     def __repr__(self) -> str:
         ran = self.info
+        matrix = "any matrix" if self.takes_matrices else f"{self.matrix} x {self.matrix}"
         return (
-            f"<Network {self.name}: {self.matrix} x {self.matrix}, mask {self.mask.name},"
+            f"<Network {self.name}: {matrix}, mask {self.mask.name},"
             f" {ran.backend} {as_users_write(ran.precision_executed)} on {ran.device}>"
         )
 
@@ -129,15 +145,20 @@ class Network(Closing):
     ) -> NDArray[Any]:
         """Reconstruct k-space, or what `read` returned.
 
+        What of a scan a network of any mask or matrix was not trained for is said on standard
+        error, once.
+
         Args:
             kspace: Complex k-space, one coil [H, W] or [S, H, W], several [S, C, H, W]; phase
                 encode along H, orthonormal (`physics.image_to_kspace`); zero where not sampled. Or
                 a `Scan`, or a `Volume`.
             mask: What was sampled: a `Mask`, booleans [H] (lines) or [H, W], a mask file, or a
-                network's name; None for the network's own mask; a scan or volume says it itself.
+                network's name; None for the network's own mask, where that is of this matrix; a
+                scan or volume says it itself.
             maps: Coil sensitivities, complex [C, H, W] or [S, C, H, W]; None estimates them.
             noise: Samples of each coil without signal, complex [C, N], for pre-whitening.
-            undersample: The data is fully sampled: apply the network's mask to it.
+            undersample: The data is fully sampled: apply the network's mask to it, or for another
+                matrix one that is drawn like it.
             centred: Of arrays: zero frequency is in the middle of both axes, at N // 2 (True), or
                 at index 0 (False); None looks where the energy peaks, and says it where that is
                 the middle. A mask that is given as an array lies as k-space does. Plain `fft2` of
@@ -165,6 +186,10 @@ class Network(Closing):
             maps=None if maps is None else np.asarray(maps, np.complex64),
         )
         images: NDArray[Any] = self._pipeline.images(given)
+        for text in given.beyond:
+            if text not in self._said:
+                self._said.add(text)
+                say(f"Note: {text}")
         return np.asarray(images[0]) if single else images
 
     def _scan(
@@ -196,6 +221,12 @@ class Network(Closing):
         sampled = self.mask if mask is None else _mask(mask, centred=shifted)
         if undersample and mask is None:
             sampled = Mask(samples=np.ones(height, np.bool_), name="all lines")
+        if self.takes_matrices and sampled is self.mask and height != sampled.height:
+            raise MaskError(
+                f"K-space is {height} x {width}, and it is not said which samples were taken.",
+                "Give the mask that was sampled as mask=, or undersample=True for fully sampled"
+                " data.",
+            )
         sampled.check_matrix(height, width)
         if (array * ~sampled.grid).any():
             raise MaskError(
@@ -310,7 +341,7 @@ def export(
     require_engine: bool = False,
     weights: str | os.PathLike[str] | None = None,
     for_mask: Mask | str | os.PathLike[str] | None = None,
-    matrix: int | None = None,
+    matrix: int | Literal["any"] | None = None,
     convention: str | None = None,
 ) -> Bundle:
     """Write a network for another runtime, checked against PyTorch.
@@ -339,7 +370,9 @@ def export(
         weights: Of a network that is code: file of its weights (safetensors, or a state dict).
         for_mask: Of a network of one's own: the mask that it reconstructs for, a file, or a network
             whose mask is taken.
-        matrix: Side of its square images; None takes the mask's.
+        matrix: "any" for a graph that takes images of any matrix, and with data consistency any
+            mask of its kind. Of a network of one's own, the side of its square images; None takes
+            the mask's.
         convention: What its `forward` takes, where the signature does not tell.
 
     Raises:
@@ -430,7 +463,7 @@ def benchmark(
         out: Folder that the report is also saved in.
         weights: Of networks that are code: files of their weights, one each in their order.
         for_mask: See `export`, as for the two that follow.
-        matrix: Side of their images.
+        matrix: Side of their images; or of the images at which bundles of any matrix are measured.
         convention: What their `forward` takes.
 
     Raises:

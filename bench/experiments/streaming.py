@@ -106,7 +106,7 @@ def measure(
         source = bundle or make_bundle(Path(place), matrix)
         pipeline = Pipeline(source, threads=threads, sharing=True)
         pipeline.warm_up()
-        matrix = pipeline.reads.matrix
+        matrix = pipeline.reads.matrix[0]
         scan = coil_scan(open_bundle(source).mask, matrix, slices=_BASE, coils=coils)
         file = Path(place) / "scan.h5"
         xml = write_encoding(encoding_of(scan), slices=slices)

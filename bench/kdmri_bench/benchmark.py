@@ -29,9 +29,11 @@ from kdmri_bench.planning.settings import (
 from kdmri_bench.planning.sources import (
     Networks,
     Source,
+    at_matrix,
     check_comparable,
     from_run,
     gather,
+    has_code,
     runs_of,
     with_checkpoints,
 )
@@ -225,7 +227,7 @@ def benchmark(
         out: folder that the report is also saved in; None saves nothing.
         weights: see `planning.sources.with_checkpoints`, as for the three that follow.
         for_mask: of networks that are code.
-        matrix: of their images.
+        matrix: of their images; or at which bundles of any matrix are measured.
         convention: of their `forward`.
 
     Example:
@@ -245,10 +247,17 @@ def benchmark(
         chosen = replace(chosen, threads=threads)
     if precisions:
         chosen = replace(chosen, precisions=tuple(Precision.of(name) for name in precisions))
+    coded = has_code(networks)
     networks = with_checkpoints(
-        networks, weights=weights, for_mask=for_mask, matrix=matrix, convention=convention
+        networks,
+        weights=weights,
+        for_mask=for_mask,
+        matrix=matrix if coded else None,
+        convention=convention,
     )
     sources = gather(networks)
+    if matrix is not None and not coded:
+        sources = at_matrix(sources, matrix)
     folder = None if out is None else Path(out)
     if folder is not None:
         check_writable(folder)
@@ -327,7 +336,8 @@ def measure_networks(
         plans = plan_rows(networks, settings, workspace / "exports", make=make)
         plans += extra(networks, workspace) if extra else []
         peaks = _peaks(plans, settings)
-        measured = measure(plans, cases, settings, workspace, worker=worker)
+        mask = networks[0].mask if networks[0].resized else None
+        measured = measure(plans, cases, settings, workspace, worker=worker, mask=mask)
         with progress("Drawing the page"):
             report = _report(networks, replace(data, cases=tuple(cases)), settings, measured, peaks)
             report = _recommending(replace(report, load_average=load), limits)

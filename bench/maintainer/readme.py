@@ -16,6 +16,7 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `reproduce`: the tables of `kdmri-edge reproduce`;
 - `ablation`: what each idea is worth;
 - `generality`: what it costs to serve any mask;
+- `any-matrix`: networks at matrices that they were not trained at;
 - `throughput`: how fast training is beside a plain loop;
 - `duration`: what a distillation takes at that rate;
 - `precisions`: what every target and precision costs in quality;
@@ -161,6 +162,7 @@ def _reproduce(report: dict[str, Any]) -> str:
 _LAZY: Final = {
     "ablation": "experiments.ablation:markdown",
     "generality": "experiments.generality:markdown",
+    "any-matrix": "experiments.any_matrix:markdown",
     "throughput": "experiments.throughput:sentence",
     "duration": "experiments.throughput:duration",
     "cold": "experiments.cold_start:markdown",

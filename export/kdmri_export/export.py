@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdmri_edge.bring.trial import MULTIPLES, takes_sides
 from kdmri_edge.distillation.recipe import recipe_value
 from kdmri_edge.errors import ExportError
 from kdmri_edge.models.checkpoint import load_reconstructor, read_checkpoint_meta
 from kdmri_edge.models.protocol import InputKind, reads_coils
 from kdmri_edge.models.reconstructor import Reconstructor
-from kdmri_edge.models.specs import describe_spec
+from kdmri_edge.models.specs import describe_spec, described_spec
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form, choose_form
 from kdmri_edge.quantisation.calibration import HIGHEST, layer_of, open_layers
@@ -28,12 +29,14 @@ from kdmri_edge.runtime.bundle import (
     GOLDEN_MAPS,
     GOLDEN_OPERATOR,
     GOLDEN_OUTPUT,
+    OTHER,
     Bundle,
     foreign_files,
     open_bundle,
     write_manifest,
 )
 from kdmri_edge.runtime.deviation import tolerance_for
+from kdmri_edge.runtime.scope import FreeSizes
 from kdmri_edge.runtime.session import Session
 from kdmri_edge.runtime.targets import as_users_write
 from kdmri_edge.utils.extras import load_attribute, require
@@ -44,10 +47,13 @@ from kdmri_export.parity import (
     check,
     check_other_coils,
     check_other_mask,
+    check_other_matrix,
     golden,
     phantom_maxima,
     takes_blank_coils,
 )
+from kdmri_export.passes.any_matrix import TRANSFORMS, example_transforms, other_matrices
+from kdmri_export.passes.tracing import FixedSizeError
 from kdmri_export.recipe import AUTO, ExportRecipe
 from kdmri_export.rounding_cost import Kept, layers_to_keep
 from kdmri_export.targets.onnx import INPUT, KSPACE
@@ -109,6 +115,15 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
     make = load_attribute(target.checker.session)
     _check_precision(recipe, make)
     meta = read_checkpoint_meta(checkpoint)
+    if recipe.any_matrix:  # data consistency of any matrix is that of any mask
+        described = described_spec(meta)
+        if described.reads is InputKind.KSPACE:
+            raise ExportError(
+                "A network of k-space holds its mask, and with it its matrix.",
+                "Leave --matrix any out.",
+            )
+        consistent = described.has_data_consistency
+        recipe = replace(recipe, mask_input=recipe.mask_input or consistent)
     reconstructor = _reconstructor(checkpoint, meta, recipe)
     spec = reconstructor.spec
     coils = recipe.coils if reads_coils(spec) else None
@@ -136,13 +151,16 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
     writer: Callable[..., Written | int | None] = load_attribute(target.exporter)
     with atomic_directory(out) as folder:
         graph = folder / target.graph_file
-        written = Written.of(writer(reconstructor, example, graph, recipe))
+        written, recipe = _written(writer, reconstructor, example, graph, recipe)
         _check_transformed(recipe, written)
         session: Session = make(graph, precision=recipe.executed)
         executed = session.info.precision_executed
         _check_executed(recipe, executed)
         session.sense, session.kspace = spec.coils, of_kspace
         session.coils = None if target.any_coils and not of_kspace else coils
+        if recipe.any_matrix:
+            session.free = FreeSizes(multiple=recipe.multiple)
+            session.transforms = len(example_transforms(reconstructor, example))
         if recipe.mask_input:
             session.operator = reconstructor.operator.numpy()
             check_other_mask(session, reconstructor, data, precision=recipe.precision)
@@ -150,6 +168,8 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
         parity = check(
             session, reconstructor, data, precision=recipe.precision, dynamic=recipe.dynamic
         )
+        if recipe.any_matrix:
+            parity["other_matrices"] = _other_matrices(session, reconstructor, meta, recipe, folder)
         np.save(folder / GOLDEN_INPUT, inputs)
         if maps is not None:
             check_other_coils(session, reconstructor, data, precision=recipe.precision)
@@ -224,6 +244,61 @@ def _not_finite(reconstructor: Reconstructor) -> str | None:
     """Return the first weight that is not finite."""
     state = reconstructor.model.state_dict().items()
     return next((name for name, value in state if not torch.isfinite(value).all()), None)
+
+
+def _written(
+    writer: Callable[..., Written | int | None],
+    reconstructor: Reconstructor,
+    example: torch.Tensor,
+    graph: Path,
+    recipe: ExportRecipe,
+) -> tuple[Written, ExportRecipe]:
+    """Write the graph; of any matrix, with the smallest multiple that the network takes.
+
+    Poolings and strides ask for multiples, and PyTorch says so only when it is tried.
+
+    Returns:
+        What the writer gives, and the recipe with the multiple.
+    """
+    if not recipe.any_matrix:
+        return Written.of(writer(reconstructor, example, graph, recipe)), recipe
+    side = example.shape[-1]
+    tried = [one for one in MULTIPLES if side % one == 0 and takes_sides(reconstructor, one)]
+    refused: ExportError | None = None
+    for multiple in tried:
+        found = replace(recipe, multiple=multiple)
+        try:
+            return Written.of(writer(reconstructor, example, graph, found)), found
+        except FixedSizeError as error:  # a network may look at sizes that it takes
+            refused = error
+    raise ExportError(
+        f"The network does not take images of other sizes than {side} x {side}"
+        f"{f' ({refused.what})' if refused else ''}.",
+        "Export it without --matrix any.",
+    )
+
+
+def _other_matrices(
+    session: Session,
+    reconstructor: Reconstructor,
+    meta: dict[str, Any],
+    recipe: ExportRecipe,
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """Run the gate at a smaller square and at a rectangle; return what it found, for each.
+
+    Golden data of the rectangle are left in the folder.
+    """
+    coils = recipe.coils if reconstructor.spec.coils else None
+    found = []
+    for matrix in other_matrices(int(meta["matrix"]), recipe.multiple):
+        parity, arrays = check_other_matrix(
+            session, reconstructor, matrix, precision=recipe.precision, coils=coils
+        )
+        found.append({"matrix": list(matrix), "figures": parity["figures"]})
+        for name, array in arrays.items():  # the last one's stay
+            np.save(folder / (OTHER + name), array)
+    return found
 
 
 def _check_transformed(recipe: ExportRecipe, written: Written) -> None:
@@ -343,7 +418,8 @@ def _manifest(
     shape: list[int],
 ) -> dict[str, Any]:
     spec = reconstructor.spec
-    dims: list[int | str] = ["batch" if recipe.dynamic else 1, *shape[1:]]
+    sides: list[int | str] = ["height", "width"] if recipe.any_matrix else [*shape[2:]]
+    dims: list[int | str] = ["batch" if recipe.dynamic else 1, shape[1], *sides]
     port = {"shape": dims, "dtype": "float32"}
     image = {"shape": [dims[0], spec.channels, *dims[-2:]], "dtype": "float32"}
     name = KSPACE if spec.reads is InputKind.KSPACE else INPUT
@@ -354,13 +430,14 @@ def _manifest(
     maps: dict[str, Any] = {}
     if spec.coils:
         coils: int | str = "coils" if recipe.row.any_coils else recipe.coils
-        dims_of_maps = [dims[0], coils, 2, *shape[2:]]
+        dims_of_maps = [dims[0], coils, 2, *sides]
         maps = {"maps": {"name": "maps", "shape": dims_of_maps, "dtype": "float32"}}
     return {
         "target": recipe.target,
         "graph": recipe.row.graph_file,
         "io": {
             "input": {"name": name, **port},
+            **(_made_for_each_matrix(reconstructor, recipe) if recipe.any_matrix else {}),
             **maps,
             "output": {"name": "reconstruction", **image},
         },
@@ -377,9 +454,26 @@ def _manifest(
         "precision": recipe.written,
         "run_precision": recipe.precision,
         "mask_input": recipe.mask_input,
+        **({"matrix_multiple": recipe.multiple} if recipe.any_matrix else {}),
         "keep_op": recipe.keep_op,
         **({"coils": recipe.coils} if reads_coils(spec) else {}),
         "checkpoint_sha256": sha256_file(checkpoint),
         "training": meta["training"],
         "provenance": provenance(),
     }
+
+
+def _made_for_each_matrix(reconstructor: Reconstructor, recipe: ExportRecipe) -> dict[str, Any]:
+    """Describe the inputs that the runtime makes for the scan's matrix and mask."""
+    found: dict[str, Any] = {}
+    if recipe.mask_input:
+        twice = "2*height" if reconstructor.spec.channels == 2 else "height"
+        shape: list[int | str] = [twice, twice]
+        if reconstructor.form is not Form.PROJECTION:
+            shape = ["height", 1 if reconstructor.mask.is_lines else "width"]
+        found["operator"] = {"name": "operator", "shape": shape, "dtype": "float32"}
+    given = example_transforms(reconstructor, torch.empty(1, 1, 1, 1))
+    for name, side in zip(TRANSFORMS, ("height", "width"), strict=True):
+        if name in given:
+            found[name] = {"name": name, "shape": [2, side, side], "dtype": "float32"}
+    return found

@@ -82,7 +82,7 @@ def plan_exports(
     out: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
     for_mask: Mask | str | os.PathLike[str] | None = None,
-    matrix: int | None = None,
+    matrix: int | str | None = None,
     convention: str | None = None,
 ) -> list[ExportJob]:
     """Decide what is exported, before anything is.
@@ -111,7 +111,8 @@ def plan_exports(
         weights: File of weights of a source that is code (`bring.network.bring_checkpoint`, as are
             the three that follow); checkpoints and runs say all of it themselves.
         for_mask: The mask that such a network reconstructs for.
-        matrix: Side of its images.
+        matrix: Side of its images; or, of any source, "any" for graphs that take images of any
+            matrix, and with data consistency any mask of their kind.
         convention: What its `forward` takes.
 
     Raises:
@@ -143,6 +144,7 @@ def plan_exports(
             batch=batch,
             precision=short,
             mask_input=mask == "input",
+            any_matrix=matrix == "any",
             keep_op=keep_op,
             coils=coils,
             compiled=compiled,
@@ -151,7 +153,8 @@ def plan_exports(
         )
         for row in rows
     ]
-    brought = {"weights": weights, "mask": for_mask, "matrix": matrix, "convention": convention}
+    side = None if matrix == "any" else matrix
+    brought = {"weights": weights, "mask": for_mask, "matrix": side, "convention": convention}
     networks = _brought(source, brought)
     # A file that is named is exported as it is; of a run the copy that was tuned for int8 is taken.
     named = _is_file(source)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.data.case import make_case
 from kdmri_edge.data.phantom.volumes import phantom_volume
+from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.data.simulation import coil_maps
 from kdmri_edge.errors import ParityError
 from kdmri_edge.metrics import psnr, ssim
@@ -22,6 +23,7 @@ from kdmri_edge.physics.combining import root_sum_of_squares
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask, variable_density_2d, variable_density_lines
 from kdmri_edge.physics.operators import sampled_kspace, zero_filled
+from kdmri_edge.physics.redraw import redrawn
 from kdmri_edge.physics.scaling import (
     network_input,
     network_kspace,
@@ -29,6 +31,12 @@ from kdmri_edge.physics.scaling import (
     slice_scale,
 )
 from kdmri_edge.quantisation.calibration import activation_maxima
+from kdmri_edge.runtime.bundle import (
+    GOLDEN_INPUT,
+    GOLDEN_MAPS,
+    GOLDEN_OPERATOR,
+    GOLDEN_OUTPUT,
+)
 from kdmri_edge.runtime.deviation import Figures, compare, tolerance_for
 from kdmri_edge.runtime.session import Session, reconstruct
 
@@ -37,6 +45,7 @@ __all__ = [
     "check",
     "check_other_coils",
     "check_other_mask",
+    "check_other_matrix",
     "golden",
     "phantom_maxima",
     "takes_blank_coils",
@@ -110,17 +119,17 @@ def _maps(target: NDArray[np.complex64], coils: int) -> NDArray[np.complex64]:
 
 def golden(
     mask: Mask,
-    matrix: int,
+    matrix: int | tuple[int, int],
     channels: int,
     coils: int | None = None,
     *,
     reads: InputKind | None = None,
 ) -> Golden:
-    """Return golden slices for a mask, square of side `matrix`.
+    """Return golden slices for a mask.
 
     Args:
         mask: The sampling pattern.
-        matrix: Side of the images.
+        matrix: Side of square images, or (H, W).
         channels: 1 or 2.
         coils: Simulate so many coils; None for networks of one image.
         reads: What the network is given, where that is k-space.
@@ -128,11 +137,14 @@ def golden(
     Raises:
         MaskError: The mask is of another matrix.
     """
+    height, width = (matrix, matrix) if isinstance(matrix, int) else matrix
     # The outermost slices of a head are nearly empty and would tell nothing.
     with_phase = channels == 2 or coils is not None
     volume = phantom_volume(
-        _SEED, slices=_SLICES + 2, matrix=max(matrix, 16), complex_phase=with_phase
+        _SEED, slices=_SLICES + 2, matrix=max(height, width, 16), complex_phase=with_phase
     )
+    if height != width:
+        volume = to_matrix(volume, (height, width))
     if coils is not None and reads is InputKind.KSPACE:
         return _kspace(volume.image[1:-1].astype(np.complex64), mask, coils)
     if coils is not None:
@@ -322,6 +334,50 @@ def check_other_mask(
         other = Golden(x_u, data.target, slice_scale(x_u))
     operator = reference.operator.numpy()
     check(session, reference, other, precision=precision, operator=operator)
+
+
+def check_other_matrix(
+    session: Session,
+    reconstructor: Reconstructor,
+    matrix: tuple[int, int],
+    *,
+    precision: str,
+    coils: int | None = None,
+) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+    """Run the gate at another matrix than the one that the graph was written at.
+
+    Args:
+        session: The exported graph in its runtime, which takes any matrix.
+        reconstructor: The same network in PyTorch, with the mask of the example; the other one is
+            drawn like it.
+        matrix: (H, W).
+        precision: Which tolerances apply.
+        coils: Coils of a network that combines them.
+
+    Returns:
+        See `check`; and the golden data of the first slice, by the names of a bundle's files.
+
+    Raises:
+        ParityError: See `check`.
+    """
+    mask = redrawn(reconstructor.mask, *matrix)
+    reference = Reconstructor(reconstructor.model, mask, reconstructor.form, any_mask=True)
+    data = golden(mask, matrix, reconstructor.spec.channels, coils)
+    consistent = reconstructor.spec.has_data_consistency
+    operator = reference.operator.numpy() if consistent else None
+    parity = check(session, reference, data, precision=precision, operator=operator)
+    given = data.network_input[:1]
+    maps = None if data.network_maps is None else data.network_maps[:1]
+    with torch.inference_mode():
+        further = None if maps is None else torch.from_numpy(maps)
+        wanted = reference(torch.from_numpy(given), maps=further).numpy()
+    arrays = {
+        GOLDEN_INPUT: given,
+        GOLDEN_OUTPUT: wanted,
+        GOLDEN_OPERATOR: operator,
+        GOLDEN_MAPS: maps,
+    }
+    return parity, {name: array for name, array in arrays.items() if array is not None}
 
 
 def check_other_coils(

@@ -29,8 +29,13 @@ class ExportRecipe:
             written in float32 and its runtime told to compute in bf16.
         mask_input: Take the operator of data consistency as a second input, so that one graph
             serves every mask of the network's kind and matrix.
+        any_matrix: Leave height and width of the images free. With data consistency its operator
+            is then an input, as `mask_input` has it, and so are DFT matrices where its form takes
+            some: they belong to a matrix.
         keep_op: Keep data consistency as one node, `kdmri::DataConsistency`, whose meaning is a
             model-local function, instead of spelling it out; for targets whose row says so.
+        multiple: Of graphs of any matrix: what their sides are multiples of. What an export asks
+            for is 1; `export.export_model` finds the smallest that the network takes.
         coils: Of multi-coil networks: coils that scans are compressed to, at most; targets whose
             graphs have a fixed number of coils have this one.
         compiled: For targets that compile their graphs: do so, where there is a C++ compiler.
@@ -44,6 +49,8 @@ class ExportRecipe:
     batch: str = "1"
     precision: str = "f32"
     mask_input: bool = False
+    any_matrix: bool = False
+    multiple: int = 1
     keep_op: bool = False
     coils: int = COILS
     compiled: bool = True
@@ -73,6 +80,16 @@ class ExportRecipe:
                 f"Target {self.target!r} has no node for data consistency.",
                 "Leave --keep-op out: its operators are then written out.",
             )
+        if self.any_matrix and not known.any_matrix:
+            raise ExportError(
+                f"Target {self.target!r} has graphs of one matrix.",
+                "Leave --matrix any out, or export for another target, e.g. onnx.",
+            )
+        if self.keep_op and self.any_matrix:
+            raise ExportError(
+                "One node for data consistency belongs to one matrix.",
+                "Leave --keep-op out: its operators are then written out.",
+            )
         if self.engines is not None and not known.builds_engines:
             raise ExportError(f"Target {self.target!r} has no engines.", "Leave the builder out.")
         if self.floats and self.written == "f32":
@@ -91,9 +108,11 @@ class ExportRecipe:
                 "Torch-TensorRT programs have all layers in one precision.",
                 "Leave the layers out, or use --builder tensorrt.",
             )
-        if builder == TORCH_TENSORRT and (self.dynamic or self.mask_input or self.quantised):
+        free = self.dynamic or self.mask_input or self.any_matrix
+        if builder == TORCH_TENSORRT and (free or self.quantised):
             raise ExportError(
-                "Torch-TensorRT programs are built for one slice, a fixed mask, fp32 or fp16.",
+                "Torch-TensorRT programs are built for one slice, a fixed mask and matrix, fp32 or"
+                " fp16.",
                 "Use --builder tensorrt for others.",
             )
 
@@ -141,7 +160,7 @@ class ExportRecipe:
         marks = [as_users_write(self.precision)] if self.precision != "f32" else []
         marks += [self.dc] if self.dc != "auto" else []
         marks += [self.batch] if self.batch != "1" else []
-        marks += ["masks"] if self.mask_input else []
+        marks += ["matrices"] if self.any_matrix else ["masks"] if self.mask_input else []
         marks += ["op"] if self.keep_op else []
         marks += ["float"] if self.floats else []
         marks += [f"{self.coils}coils"] if self.coils != COILS else []

@@ -24,6 +24,7 @@ from kdmri_edge.models.adapter import GUIDE
 from kdmri_edge.models.code import CodeSpec, Convention
 from kdmri_edge.models.network import Network, blank_inputs, network_operator
 from kdmri_edge.models.protocol import InputKind, NetworkSpec, reads_coils
+from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.physics.coils import COILS, expand, sense_normal
 from kdmri_edge.physics.combining import root_sum_of_squares
 from kdmri_edge.physics.fourier import kspace_to_image
@@ -36,12 +37,13 @@ from kdmri_edge.physics.scaling import (
     slice_scale,
 )
 
-__all__ = ["phantom_inputs", "try_network"]
+__all__ = ["MULTIPLES", "phantom_inputs", "takes_sides", "try_network"]
 
 _SEED: Final = 1
 _IMAGES: Final = 2
 _COILS: Final = 3
-_MULTIPLES: Final = (2, 4, 8, 16, 32, 64)
+_SHORT: Final = 48
+MULTIPLES: Final = (1, 2, 4, 8, 16, 32, 64)
 """What the sides of an image may have to be multiples of, by poolings and strides."""
 
 
@@ -139,7 +141,7 @@ def _given(spec: CodeSpec, x_u: Tensor) -> str:
     return f"{kind} {list(x_u.shape)} (float32){further}"
 
 
-def _image(spec: CodeSpec, x_u: Tensor) -> list[int]:
+def _image(spec: NetworkSpec, x_u: Tensor) -> list[int]:
     """Return the shape of the image that a network has to make of its input."""
     return [len(x_u), spec.channels, *x_u.shape[-2:]]
 
@@ -186,10 +188,10 @@ def _failure(network: Network, spec: CodeSpec, x_u: Tensor, error: Exception) ->
 def _sizes(network: Network, spec: CodeSpec, x_u: Tensor) -> ModelError | None:
     """Return the error for a network that takes some sizes alone, None where that is not why."""
     side = x_u.shape[-1]
-    for multiple in _MULTIPLES:
+    for multiple in MULTIPLES[1:]:
         fitting = math.ceil(side / multiple) * multiple
         odd = fitting if fitting // multiple % 2 else fitting + multiple  # of no larger power of 2
-        if fitting != side and _takes(network, spec, odd):
+        if fitting != side and _takes(network, spec, odd, odd):
             return ModelError(
                 f"{spec.reference} takes images whose sides are multiples of {multiple}, and the"
                 f" matrix is {side}.",
@@ -198,9 +200,16 @@ def _sizes(network: Network, spec: CodeSpec, x_u: Tensor) -> ModelError | None:
     return None
 
 
-def _takes(network: Network, spec: CodeSpec, side: int) -> bool:
+def takes_sides(reconstructor: Reconstructor, multiple: int) -> bool:
+    """Tell whether a network takes images whose sides are odd multiples of a number."""
+    height = multiple * math.ceil(_SHORT / multiple)
+    height += 0 if height // multiple % 2 else multiple
+    return _takes(reconstructor.model, reconstructor.spec, height, height + 2 * multiple)
+
+
+def _takes(network: Network, spec: NetworkSpec, height: int, width: int) -> bool:
     """Tell whether a network gives back an image of a size."""
-    x_u, operator, maps = blank_inputs(spec, network.form, side, side, coils=_COILS)
+    x_u, operator, maps = blank_inputs(spec, network.form, height, width, coils=_COILS)
     try:
         with torch.no_grad():
             output = network(x_u, operator, maps)

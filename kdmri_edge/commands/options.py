@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -14,7 +14,13 @@ from kdmri_edge.registry import Registry
 from kdmri_edge.utils.extras import load_attribute
 from kdmri_edge.utils.suggest import nearest
 
-__all__ = ["NamedChoice", "RowChoice", "brought_options", "orientation_option"]
+__all__ = [
+    "MatrixSide",
+    "NamedChoice",
+    "RowChoice",
+    "brought_options",
+    "orientation_option",
+]
 
 
 def orientation_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,11 +36,37 @@ def orientation_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def brought_options(*, several: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+class MatrixSide(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # see NamedChoice
+    """The side of a square matrix, or "any"."""
+
+    name = "matrix"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Name it in the help."""
+        return "any|N"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        """Return a number from 16 on, or "any"."""
+        if value == "any" or (isinstance(value, int) and value >= _SMALLEST):
+            return value  # type: ignore[no-any-return]
+        if not str(value).isdecimal() or int(value) < _SMALLEST:
+            self.fail(f"{value!r} is neither 'any' nor a number from {_SMALLEST} on.", param, ctx)
+        return int(value)
+
+
+_SMALLEST: Final = 16
+
+
+def brought_options(
+    *, several: bool = False, any_matrix: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make options that say of a network that is code what a checkpoint says itself.
 
     Args:
         several: Whether weights can be named for several networks.
+        any_matrix: Whether --matrix may be "any", for every network.
     """
     repeated = "; may be repeated, in the order of the networks." if several else "."
     options = (
@@ -54,8 +86,15 @@ def brought_options(*, several: bool = False) -> Callable[[Callable[..., Any]], 
         ),
         click.option(
             "--matrix",
-            type=click.IntRange(min=16),
-            help="Side of the square images of a network that is code [the mask's].",
+            type=MatrixSide() if any_matrix else click.IntRange(min=_SMALLEST),
+            help=(
+                "any leaves height and width free, so that one graph serves every matrix and, as"
+                " --mask input does, every mask of its kind. A number is the side of the square"
+                " images of a network that is code [the mask's]."
+                if any_matrix
+                else "Side of the square images: of a network that is code [the mask's], or at"
+                " which bundles are measured that were exported with --matrix any [their own]."
+            ),
         ),
         click.option(
             "--convention",

@@ -40,13 +40,20 @@ def runs_on(info: SessionInfo) -> str:
 @click.option(
     "--undersample",
     is_flag=True,
-    help="The inputs are fully sampled: bring them to the network's matrix and apply its mask.",
+    help="The inputs are fully sampled: bring them to the network's matrix and apply its mask; for"
+    " a network of any matrix, take them as they are, with a mask that is drawn like its own.",
 )
 @click.option(
     "--mask",
     metavar="FILE[:KEY]|NETWORK",
     help="The scan's mask (.npy, one of a .json file, or that of a network), for a bundle exported"
     " with `kdmri-edge export --mask input`. Without it, k-space brings its own.",
+)
+@click.option(
+    "--matrix",
+    type=click.Choice(["any"]),
+    help="Take scans of any matrix and mask: a checkpoint is exported so, a bundle has to be"
+    " (`kdmri-edge export --matrix any`).",
 )
 @click.option(
     "--backend",
@@ -86,6 +93,7 @@ def run(
     output: Path,
     undersample: bool,
     mask: str | None,
+    matrix: str | None,
     backend: str,
     precision: str | None,
     device: str | None,
@@ -103,13 +111,16 @@ def run(
     may be a DICOM series). `kdmri-edge data inspect` says what a file is taken as. Several coils go
     to any network: they are combined for one that takes one image. BUNDLE may also be a
     .safetensors checkpoint, a run (its student), or a network of the package: it is exported once
-    for the fastest runtime that is installed, and kept for the next time.
+    for the fastest runtime that is installed, and kept for the next time. A bundle that was
+    exported with --matrix any takes scans of any matrix, each with its own lines; what its network
+    was not trained for is said.
 
     \b
     Examples:
       kdmri-edge run bundle scan.h5 -o scan.nii.gz
       kdmri-edge run bundle scans/ -o reconstructed --backend openvino --precision bf16
       kdmri-edge run dccnn-d3c5@brain-4x T1w.nii.gz -o T1w-4x.nii.gz --undersample
+      kdmri-edge run dccnn-d3c5@brain-any-mask scan-192.h5 -o scan.nii.gz --matrix any
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.models.checkpoint import is_checkpoint
     from kdmri_edge.models.shipped import named_mask
@@ -125,6 +136,7 @@ def run(
         backend=None if backend == "auto" else backend,
         device=device,
         precision=precision,
+        any_matrix=matrix == "any",
         cache=not no_cache,
     )
     chosen = backend_at_hand(source, device) if backend == "auto" else backend
@@ -134,8 +146,15 @@ def run(
     elif device is not None and chosen is not None:
         _check_device(chosen, device)
     pipeline = Pipeline(
-        source, backend=chosen, mask=scanned, precision=precision, threads=threads, **options
+        source,
+        backend=chosen,
+        mask=scanned,
+        any_matrix=matrix == "any",
+        precision=precision,
+        threads=threads,
+        **options,
     )
+    said: set[str] = set()
     done: list[dict[str, Any]] = []
     for job in jobs:
         replaced = job.destination.exists()
@@ -157,6 +176,10 @@ def run(
             say(f"{job.destination} has been replaced.")
         if not as_json:
             click.echo(_line(done[-1]))
+        for text in done[-1]["beyond_training"]:
+            if text not in said:
+                said.add(text)
+                say(f"Note: {text}")
     if as_json:
         click.echo(json.dumps(done, indent=2))
 

@@ -98,6 +98,11 @@ __all__ = ["serve"]
     help="Serve Prometheus metrics there, at the same address.",
 )
 @click.option(
+    "--matrix",
+    type=click.Choice(["any"]),
+    help="Take scans of any matrix and line mask; see `kdmri-edge run`.",
+)
+@click.option(
     "--backend",
     type=RowChoice("kdmri_edge.runtime.backends.registry:BACKENDS", "auto"),
     default="auto",
@@ -127,6 +132,7 @@ def serve(
     stall: float,
     scan_memory: int,
     metrics_port: int | None,
+    matrix: str | None,
     backend: str,
     precision: str | None,
     threads: int | None,
@@ -138,7 +144,9 @@ def serve(
     Each slice of a Cartesian 2-D scan goes back as soon as its last line has come. Where the
     network cannot be used (another matrix or mask, NaN, a missed deadline, a failure) the
     zero-filled image goes back instead, flagged in its meta attributes, with the reason in text.
-    A bundle that was exported with --mask input takes scans of any line mask. A checkpoint, a run
+    A bundle that was exported with --mask input takes scans of any line mask, one that was exported
+    with --matrix any those of any matrix as well; images of scans that its network was not trained
+    for say so in their meta attributes. A checkpoint, a run
     or a network of the package is exported first, once, as by `kdmri-edge run`. The server's log is
     one JSON object a line on standard error, without patient data. SIGTERM ends it after the
     running scans, a second one at once.
@@ -163,9 +171,17 @@ def serve(
     from kdmri_edge.mrd.server.telemetry import Metrics, log_event, log_to_stderr
 
     asked = None if backend == "auto" else backend
-    source, _ = where_it_runs(network, backend=asked, precision=precision)
+    free = matrix == "any"
+    source, _ = where_it_runs(network, backend=asked, precision=precision, any_matrix=free)
     chosen = asked or backend_at_hand(source)
-    pipeline = Pipeline(source, backend=chosen, precision=precision, threads=threads, sharing=True)
+    pipeline = Pipeline(
+        source,
+        backend=chosen,
+        any_matrix=free,
+        precision=precision,
+        threads=threads,
+        sharing=True,
+    )
     pipeline.warm_up()
     settings = ServerSettings(
         host=host, port=port, format=form, deadline_s=deadline, sessions=sessions,
@@ -185,7 +201,8 @@ def serve(
     server = Server(pipeline, settings, metrics)
     log_to_stderr(quiet=quiet)
     reads = pipeline.reads
-    log_event("network", runs=runs_on(pipeline.session.info), matrix=reads.matrix,
+    matrices = "any" if reads.free is not None else reads.matrix[0]
+    log_event("network", runs=runs_on(pipeline.session.info), matrix=matrices,
               mask=reads.mask.name, channels=reads.spec.channels)  # fmt: skip
     with _signals(server.stop):
         server.serve()

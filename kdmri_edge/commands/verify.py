@@ -28,7 +28,8 @@ def verify(bundle: Path, backend: str | None, as_json: bool) -> None:
 
     The SHA-256 of every file is compared with the manifest; then the golden input runs on every
     backend and precision that this machine has for it, and is compared with PyTorch's golden
-    output. Exits with 1 if a file was changed, an image deviates, or nothing could run it.
+    output; a bundle of any matrix is tried at a second one, too. Exits with 1 if a file was
+    changed, an image deviates, or nothing could run it.
 
     \b
     Examples:

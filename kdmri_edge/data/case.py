@@ -341,7 +341,7 @@ class Undersampling:
     Args:
         spec: The network's architecture.
         mask: Which samples are taken.
-        matrix: Pixels along H and W.
+        matrix: Pixels along H and W, or (H, W).
         seed: Of what is simulated.
         kspace: Whether cases are for networks of k-space, whose targets are magnitudes; None goes
             by what the network reads. Where networks with coils are compared, such cases serve
@@ -350,7 +350,7 @@ class Undersampling:
 
     spec: NetworkSpec
     mask: Mask
-    matrix: int
+    matrix: int | tuple[int, int]
     seed: int
     kspace: bool | None = None
     _simulated: list[str] = field(default_factory=list, repr=False, compare=False)
@@ -359,7 +359,8 @@ class Undersampling:
     def _maps(self) -> NDArray[np.complex64] | None:
         if not reads_coils(self.spec):
             return None
-        return coil_sets(self.matrix, self.matrix, seed=self.seed)
+        sides = (self.matrix, self.matrix) if isinstance(self.matrix, int) else self.matrix
+        return coil_sets(*sides, seed=self.seed)
 
     @property
     def simulates(self) -> bool:

@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kdmri_edge.data.formats.registry import format_of, read_either, readable_suffix
 from kdmri_edge.data.geometry import Affine, directions, voxel_size
 from kdmri_edge.data.orientation import Orientation
@@ -15,8 +13,9 @@ from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.sources import HDF5_SUFFIXES
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.redraw import centre_lines
 
-__all__ = ["FileInfo", "MaskInfo", "centre_lines", "inspect", "scans_in"]
+__all__ = ["FileInfo", "MaskInfo", "inspect", "scans_in"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,17 +164,6 @@ def _directions(affine: Affine | None) -> str | None:
     return None if affine is None else directions(affine)
 
 
-def centre_lines(mask: Mask) -> int:
-    """Contiguous sampled lines around zero frequency of a line mask."""
-    if mask.samples.all():
-        return mask.height
-    if not mask.samples[0]:
-        return 0
-    above = int(np.argmin(mask.samples))
-    below = int(np.argmin(mask.samples[::-1]))
-    return above + below
-
-
 def _mask(mask: Mask) -> MaskInfo:
     return MaskInfo(
         kind="lines" if mask.is_lines else "points",
@@ -206,7 +194,7 @@ def _run(loaded: Scan | Volume, path: Path) -> tuple[bool, str]:
             return True, f"fully sampled k-space: give --undersample{several}"
         return True, (
             "undersampled k-space, for a network of this sampling mask or one that was exported"
-            f" with --mask input{several}"
+            f" with --mask input or --matrix any{several}"
         )
     if isinstance(loaded, Volume) and loaded.is_complex:
         return True, (

@@ -1,4 +1,4 @@
-"""Bringing volumes to one matrix: pad the field of view with air to a square, then crop k-space.
+"""Bringing volumes to a matrix: pad the field of view with air to a square, then crop k-space.
 
 Cropping k-space lowers the resolution and keeps the whole field of view, as if the scanner had
 acquired fewer phase-encode lines and readout points; anatomy is never cut away and nothing is
@@ -19,13 +19,14 @@ from kdmri_edge.errors import DataError
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 
 
-def to_matrix(volume: Volume, matrix: int) -> Volume:
-    """Resample to `matrix` x `matrix` pixels over a square field of view.
+def to_matrix(volume: Volume, matrix: int | tuple[int, int]) -> Volume:
+    """Resample to `matrix` x `matrix` pixels over a square field of view, or to a rectangle.
 
     Args:
         volume: any size; with `voxel_mm` the field of view is squared in millimetres, without it
             pixels are taken as square.
-        matrix: the pixels wanted along H and W.
+        matrix: the pixels wanted along H and W, or (H, W): the field of view stays square, and
+            pixels are longer along the axis that has fewer.
 
     Returns:
         The volume at the matrix, intensities on the same scale, its affine such that everything
@@ -36,42 +37,52 @@ def to_matrix(volume: Volume, matrix: int) -> Volume:
         DataError: the volume is below the matrix (it is never upsampled), the matrix is not
             positive, or the volume carries k-space of another size (its mask fixes the matrix).
     """
-    if matrix < 1:
+    rows, columns = (matrix, matrix) if isinstance(matrix, int) else matrix
+    if min(rows, columns) < 1:
         raise DataError(f"A matrix of {matrix} makes no sense.", "Give a matrix of 1 or more.")
     height, width = volume.matrix
-    if (height, width) == (matrix, matrix):
+    if (height, width) == (rows, columns):
         return volume
     if volume.kspace is not None:
         raise DataError(
             f"{volume.name} carries undersampled k-space of {height} x {width}, which cannot be"
-            f" brought to {matrix} x {matrix}.",
+            f" brought to {rows} x {columns}.",
             f"Use a matrix of {height} (square only), or a file with volfs alone.",
         )
     square = _square(height, width, volume.voxel_mm)
-    if min(square) < matrix:
+    if square[0] < rows or square[1] < columns:
+        wanted = f"{rows}" if rows == columns else f"{rows} x {columns}"
         raise DataError(
-            f"{volume.name} is {height} x {width}, below the matrix of {matrix}, and is never"
+            f"{volume.name} is {height} x {width}, below the matrix of {wanted}, and is never"
             " upsampled.",
             f"Use a matrix of {min(square)} or less, or leave the volume out.",
         )
     padded = pad_centred(volume.image, square)
-    kspace = crop_kspace(image_to_kspace(padded), (matrix, matrix))
-    gain = np.float32(np.sqrt(matrix * matrix / (square[0] * square[1])))
+    kspace = crop_kspace(image_to_kspace(padded), (rows, columns))
+    gain = np.float32(np.sqrt(rows * columns / (square[0] * square[1])))
     image = kspace_to_image(kspace) * gain
     image = image.astype(np.complex64) if volume.is_complex else np.abs(image).astype(np.float32)
     voxel = volume.voxel_mm
     if voxel is not None:
-        voxel = (voxel[0], voxel[1] * square[0] / matrix, voxel[2] * square[1] / matrix)
+        voxel = (voxel[0], voxel[1] * square[0] / rows, voxel[2] * square[1] / columns)
     affine = volume.affine
     if affine is not None:
         # Padding and cropping both keep the point at pixel N // 2 where it is.
         affine = regridded(
             affine,
             old=(0, height // 2, width // 2),
-            new=(0, matrix // 2, matrix // 2),
-            step=(1, square[0] / matrix, square[1] / matrix),
+            new=(0, rows // 2, columns // 2),
+            step=(1, square[0] / rows, square[1] / columns),
         )
     return replace(volume, image=image, voxel_mm=voxel, affine=affine)
+
+
+def is_large_enough(volume: Volume, matrix: tuple[int, int]) -> bool:
+    """Tell whether `to_matrix` brings a volume to (H, W) without upsampling it."""
+    if volume.matrix == matrix:
+        return True
+    square = _square(*volume.matrix, volume.voxel_mm)
+    return volume.kspace is None and square[0] >= matrix[0] and square[1] >= matrix[1]
 
 
 def _square(

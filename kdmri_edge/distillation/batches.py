@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kdmri_edge.data.case import Case, Reception
 from kdmri_edge.data.simulation import draw_noise
-from kdmri_edge.distillation.recipe import DistillRecipe
+from kdmri_edge.distillation.recipe import ACCELERATIONS, DistillRecipe
 from kdmri_edge.errors import DataError
 from kdmri_edge.models.protocol import InputKind, NetworkSpec
 from kdmri_edge.physics.coils import combine, expand
@@ -43,12 +43,10 @@ __all__ = [
     "draw",
     "sees_other_mask",
     "step_mask",
+    "step_matrix",
     "step_noise",
     "strips_allowed",
 ]
-
-ACCELERATIONS: Final = (3.0, 9.0)
-"""Nominal accelerations that training draws from, uniformly."""
 
 HELD_OUT: Final = 1000
 """Training draws its masks with seeds from here on; seeds below are for testing."""
@@ -82,6 +80,17 @@ def sees_other_mask(part: float, *, seed: int, step: int) -> bool:
         step: Step of the network.
     """
     return bool(np.random.default_rng([seed, step, HELD_OUT + 1]).random() < part)
+
+
+def step_matrix(count: int, *, seed: int, step: int) -> int:
+    """Draw which of a recipe's matrices a step sees; the same in every process.
+
+    Args:
+        count: Number of matrices.
+        seed: The recipe's.
+        step: Step of the network.
+    """
+    return int(np.random.default_rng([seed, step, HELD_OUT + 2]).integers(count))
 
 
 # After the recipe's seed and the step: streams of their own, beside those of batches and masks.

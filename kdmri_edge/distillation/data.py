@@ -17,8 +17,10 @@ from kdmri_edge.data.datasets import (
     find_volumes,
     load_volumes,
     phantom_parts,
+    read_found,
     split_of_record,
 )
+from kdmri_edge.data.resample import is_large_enough, to_matrix
 from kdmri_edge.data.sources import source_sha256
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.distillation.recipe import Masks
@@ -26,6 +28,7 @@ from kdmri_edge.distillation.request import PHANTOM, Settings
 from kdmri_edge.errors import DataError
 from kdmri_edge.models.protocol import NetworkSpec, same_input
 from kdmri_edge.physics.espirit import check_calibration
+from kdmri_edge.physics.redraw import redrawn
 
 __all__ = ["Reading", "TrainingData", "gather", "merged_records", "recorded_hashes"]
 
@@ -38,11 +41,13 @@ class Reading:
         train: Training volumes, undersampled.
         validation: Validation volumes, undersampled.
         simulation: {"simulation": ...} for complex networks: what was added to magnitude images.
+        sized: Training volumes at each of the recipe's matrices, in their order.
     """
 
     train: Sequence[Case]
     validation: Sequence[Case]
     simulation: dict[str, Any]
+    sized: Sequence[Sequence[Case]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,7 @@ class TrainingData:
         simulation: {"simulation": ...} for complex networks: what was added to magnitude images.
         teacher: The same volumes as the teacher reads them; None where it reads what the student
             reads.
+        sized: Training volumes at each of the recipe's matrices, in their order.
     """
 
     train: Sequence[Case]
@@ -65,6 +71,7 @@ class TrainingData:
     attribution: str | None
     simulation: dict[str, Any] = field(default_factory=dict)
     teacher: Reading | None = None
+    sized: Sequence[Sequence[Case]] = ()
 
     @property
     def hashes(self) -> list[str]:
@@ -116,7 +123,9 @@ def gather(settings: Settings, recorded: Mapping[str, Any] | None = None) -> Tra
             slices=recipe.phantom_slices,
             matrix=settings.matrix,
         )
-        own, teacher = _readings(settings, drawn["train"], drawn["validation"])
+        own, teacher = _readings(
+            settings, drawn["train"], drawn["validation"], _drawn_at_matrices(settings)
+        )
         cases = {"train": own.train, "validation": own.validation}
         record: dict[str, Any] = {
             part: [_describe(case, case.sha256) for case in cases.get(part, volumes)]
@@ -129,8 +138,9 @@ def gather(settings: Settings, recorded: Mapping[str, Any] | None = None) -> Tra
             attribution=None,
             simulation=own.simulation,
             teacher=teacher,
+            sized=own.sized,
         )
-    folder = Path(settings.data)
+    folder, matrices = Path(settings.data), settings.recipe.batches.matrices
     split: str | Split | None = settings.split
     if split is None and recorded is not None:
         own_split = split_of_record(recorded)
@@ -142,6 +152,7 @@ def gather(settings: Settings, recorded: Mapping[str, Any] | None = None) -> Tra
         settings,
         load_volumes(parts.train, settings.matrix),
         load_volumes(parts.validation, settings.matrix),
+        _at_matrices(settings, map(read_found, parts.train if matrices else ())),
     )
     train, validation = own.train, own.validation
     seen = {case.sha256: case.name for case in train}
@@ -164,11 +175,53 @@ def gather(settings: Settings, recorded: Mapping[str, Any] | None = None) -> Tra
         attribution=attribution_of(folder),
         simulation=own.simulation,
         teacher=teacher,
+        sized=own.sized,
     )
 
 
+def _at_matrices(settings: Settings, volumes: Iterable[Volume]) -> list[list[Volume]]:
+    """Bring volumes to each of the recipe's matrices, leaving out there what is smaller.
+
+    Raises:
+        DataError: All of them are.
+    """
+    matrices = settings.recipe.batches.matrices
+    found: list[list[Volume]] = [[] for _ in matrices]
+    for volume in volumes:
+        for matrix, kept in zip(matrices, found, strict=True):
+            if is_large_enough(volume, matrix.shape):
+                kept.append(to_matrix(volume, matrix.shape))
+    for matrix, kept in zip(matrices, found, strict=True):
+        if not kept:
+            raise DataError(
+                f"No training volume is as large as the matrix {matrix} of batches.matrices, and"
+                " none is upsampled.",
+                "Leave that matrix out, or train on larger volumes.",
+            )
+    return found
+
+
+def _drawn_at_matrices(settings: Settings) -> list[list[Volume]]:
+    """Draw the training phantoms as large as the recipe's matrices ask for."""
+    recipe = settings.recipe
+    if not recipe.batches.matrices:
+        return []
+    largest = max(max(matrix.shape) for matrix in recipe.batches.matrices)
+    volumes = phantom_parts(
+        recipe.seed,
+        recipe.phantom_volumes,
+        slices=recipe.phantom_slices,
+        matrix=largest,
+        wanted=["train"],
+    )["train"]
+    return _at_matrices(settings, volumes)
+
+
 def _readings(
-    settings: Settings, train: Sequence[Volume], validation: Sequence[Volume]
+    settings: Settings,
+    train: Sequence[Volume],
+    validation: Sequence[Volume],
+    sized: Sequence[Sequence[Volume]],
 ) -> tuple[Reading, Reading | None]:
     """Undersample volumes for the student and, where it reads another input, for the teacher."""
 
@@ -176,7 +229,11 @@ def _readings(
         undersampled = Undersampling(spec, settings.mask, settings.matrix, settings.recipe.seed)
         cases = undersampled(train), undersampled(validation)
         simulation = _simulation(undersampled, settings)
-        return Reading(train=cases[0], validation=cases[1], simulation=simulation)
+        others = []
+        for matrix, volumes in zip(settings.recipe.batches.matrices, sized, strict=True):
+            mask = redrawn(settings.mask, *matrix.shape)
+            others.append(Undersampling(spec, mask, matrix.shape, settings.recipe.seed)(volumes))
+        return Reading(train=cases[0], validation=cases[1], simulation=simulation, sized=others)
 
     own = reading(settings.student_spec)
     alike = same_input(settings.teacher_spec, settings.student_spec)

@@ -15,13 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdmri_edge.data.case import Case
-from kdmri_edge.distillation.batches import draw, sees_other_mask, step_mask, step_noise
+from kdmri_edge.distillation.batches import (
+    draw,
+    sees_other_mask,
+    step_mask,
+    step_matrix,
+    step_noise,
+)
 from kdmri_edge.distillation.engine import in_bf16
 from kdmri_edge.distillation.log import StageProgress
 from kdmri_edge.distillation.losses import Joint
 from kdmri_edge.distillation.recipe import DistillRecipe, Masks, Schedule
 from kdmri_edge.distillation.replay import CudaRecorder, Record, Replayed
-from kdmri_edge.distillation.stages import Batch, Inputs, Stage, TrainContext
+from kdmri_edge.distillation.stages import Batch, Inputs, Sized, Stage, TrainContext
 from kdmri_edge.distillation.state import WeightAverage, load_state, save_state
 from kdmri_edge.distillation.taps import Taught
 from kdmri_edge.errors import Interrupted, KdmriError
@@ -171,16 +177,20 @@ class TrainStep:
         if stage.taught and context.teacher is not None:
             self._readers.append(context.teacher)
         # Noise needs the targets undersampled anew, also with the run's own mask.
-        self._projections: list[NDArray[Any] | None] = [None for _ in self._readers]
+        self._projections: dict[int | None, list[NDArray[Any] | None]] = {}
         if stage.noise:
-            self._projections = [
-                _projection(
-                    context.mask,
-                    reader.spec,
-                    network_operator(reader.spec, context.mask, Form.PROJECTION),
-                )
-                for reader in self._readers
-            ]
+            places: list[int | None] = [*range(len(context.sizes))] or [None]
+            self._projections = {
+                place: [
+                    _projection(
+                        own.mask,
+                        reader.spec,
+                        network_operator(reader.spec, own.mask, Form.PROJECTION),
+                    )
+                    for reader, own in zip(self._readers, self._sized(place), strict=True)
+                ]
+                for place in places
+            }
         self._replayed = None
         if record is not None:
             self._replayed = Replayed(self._whole, record, context.fabric.device)
@@ -222,6 +232,10 @@ class TrainStep:
             else:
                 group["lr"] = value
 
+    def _sized(self, place: int | None) -> list[Sized]:
+        """Return what the readers see of one of the recipe's matrices, None for the run's own."""
+        return [reader if place is None else reader.sizes[place] for reader in self._readers]
+
     def _draw(self, step: int) -> list[Tensor]:
         """Return the readers' operators and, shard by shard, what each of them reads.
 
@@ -230,12 +244,17 @@ class TrainStep:
         stage, context = self._stage, self._context
         recipe, fabric = context.recipe, context.fabric
         number = stage.first + step
-        operators = [reader.operator for reader in self._readers]
-        projections = list(self._projections)
+        place = None
+        if context.sizes:
+            place = step_matrix(len(context.sizes), seed=recipe.seed, step=number)
+        sized = self._sized(place)
+        operators = [own.operator for own in sized]
+        nothing: list[NDArray[Any] | None] = [None] * len(sized)
+        projections: list[NDArray[Any] | None] = self._projections.get(place, nothing)
         if recipe.batches.masks is Masks.LINES or sees_other_mask(
             stage.other_masks, seed=recipe.seed, step=number
         ):
-            height = context.slices.target.shape[1]
+            height = sized[0].slices.target.shape[1]
             mask = step_mask(height, seed=recipe.seed, step=number)
             # Recorded, of one shape: another one would have to be recorded anew.
             recorded = self._replayed is not None
@@ -250,9 +269,9 @@ class TrainStep:
         noise = step_noise(stage.noise, seed=recipe.seed, step=number)
         tensors = list(operators)
         for shard in range(self._own):
-            for reader, projection in zip(self._readers, projections, strict=True):
+            for own, projection in zip(sized, projections, strict=True):
                 tensors += draw(
-                    reader.slices,
+                    own.slices,
                     recipe,
                     step=number,
                     whole=not context.strips

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from kdmri_edge.errors import RecipeError
 from kdmri_edge.models.specs import NETWORKS
@@ -16,6 +16,7 @@ from kdmri_edge.utils.config import build, nested, override, plain, read_toml, r
 from kdmri_edge.utils.console import say
 
 __all__ = [
+    "ACCELERATIONS",
     "FORMER_KEYS",
     "LOSSES",
     "Batches",
@@ -24,6 +25,7 @@ __all__ = [
     "ImageLoss",
     "Imitation",
     "Masks",
+    "Matrix",
     "Optim",
     "Precision",
     "Qat",
@@ -78,6 +80,10 @@ LOSSES: Final = Registry(
 """Mean absolute and squared difference, the first one with SSIM, and those of other packages."""
 
 
+ACCELERATIONS: Final = (3.0, 9.0)
+"""Nominal accelerations that training over line masks draws from, uniformly."""
+
+
 class Schedule(StrEnum):
     """Course of the learning rate within a stage, after the warm-up.
 
@@ -129,6 +135,51 @@ class Imitation(StrEnum):
 
     FINAL = "final"
     CASCADES = "cascades"
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A matrix that a training sees: a number for a square, or [H, W].
+
+    Attributes:
+        height: Phase-encode lines H.
+        width: Readout samples W.
+    """
+
+    height: int
+    width: int
+
+    words: ClassVar[str] = "whole numbers or pairs [H, W]"
+
+    @classmethod
+    def read(cls, value: object) -> Matrix:
+        """Make one of what a recipe holds.
+
+        Raises:
+            ValueError: It is neither a number nor a pair of numbers, or below 16.
+        """
+        if isinstance(value, Matrix):
+            return value
+        pair = value if isinstance(value, list | tuple) else [value, value]
+        whole = all(isinstance(side, int) and not isinstance(side, bool) for side in pair)
+        if len(pair) != 2 or not whole or min(pair) < _SMALLEST_SIDE:
+            raise ValueError(f"Give numbers from {_SMALLEST_SIDE} on, e.g. [192, 240, [256, 208]].")
+        return cls(*pair)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.height, self.width
+
+    def plain(self) -> int | list[int]:
+        """Return what a recipe holds."""
+        return self.height if self.height == self.width else [self.height, self.width]
+
+    def __str__(self) -> str:
+        return f"{self.height} x {self.width}"
+
+
+_SMALLEST_SIDE: Final = 16
 
 
 def _range(default: Any, minimum: float | None = None, maximum: float | None = None) -> Any:
@@ -187,6 +238,9 @@ class Batches:
         whole_slices: Last fraction of each stage that sees whole slices instead of strips (as many
             pixels per step), since the convolutions see a false edge at a strip's border.
         flip: Mirror strips along readout at random (line masks only).
+        matrices: Matrices that the training volumes are resampled to, of which every step sees
+            one: numbers, or pairs [H, W]; empty for the run's own alone. Volumes that are smaller
+            than one of them are left out there. With the run's own mask, others are drawn like it.
         masks: Which masks the networks are trained for: the run's own, or another line mask at
             every step.
         other_masks: Fraction of the steps of the imitation stage that see another line mask each;
@@ -201,6 +255,7 @@ class Batches:
     strip: int = _range(60, 8)
     whole_slices: float = _range(0.25, 0.0, 1.0)
     flip: bool = True
+    matrices: tuple[Matrix, ...] = ()
     masks: Masks = Masks.OWN
     other_masks: float = _range(0.0, 0.0, 1.0)
     noise: float = _range(0.0, 0.0, 1.0)

@@ -521,14 +521,21 @@ def check_sharding(settings: Settings, processes: int) -> None:
     if recipe.batches.whole_slices > 0 or not strips or recipe.qat.quantize is not Quantize.NONE:
         kinds["whole slices"] = True
     for kind, whole in kinds.items():
-        batch = batch_size(recipe, settings.matrix, whole=whole)
-        if batch % shards:
-            raise RecipeError(
-                f"A step on {batch} {kind} cannot be shared evenly by {processes} processes"
-                f" in {shards} shard(s).",
-                f"Use --set batches.size={_fitting(settings, kinds.values(), shards)}"
-                + (", or fewer processes." if processes > 1 else ", or fewer shards."),
-            )
+        for width in _widths(settings):
+            batch = batch_size(recipe, width, whole=whole)
+            if batch % shards:
+                raise RecipeError(
+                    f"A step on {batch} {kind} cannot be shared evenly by {processes} processes"
+                    f" in {shards} shard(s).",
+                    f"Use --set batches.size={_fitting(settings, kinds.values(), shards)}"
+                    + (", or fewer processes." if processes > 1 else ", or fewer shards."),
+                )
+
+
+def _widths(settings: Settings) -> list[int]:
+    """Return the readout columns of the slices that steps see."""
+    mixed = {matrix.width for matrix in settings.recipe.batches.matrices}
+    return sorted({settings.matrix} | mixed)
 
 
 def _fitting(settings: Settings, kinds: Collection[bool], shards: int) -> int:
@@ -536,13 +543,16 @@ def _fitting(settings: Settings, kinds: Collection[bool], shards: int) -> int:
     from kdmri_edge.distillation.batches import batch_size
 
     recipe = settings.recipe
-    batches = (recipe.batches.size * n for n in range(1, shards * settings.matrix + 1))
+    # a batch of slices is a rounded part of one of strips: common multiples may lie far off
+    most = shards * max(_widths(settings)) ** len(_widths(settings))
+    batches = (recipe.batches.size * n for n in range(1, most + 1))
     return next(
         batch
         for batch in batches
         if not any(
-            batch_size(_with_batch(recipe, batch), settings.matrix, whole=whole) % shards
+            batch_size(_with_batch(recipe, batch), width, whole=whole) % shards
             for whole in kinds
+            for width in _widths(settings)
         )
     )
 
@@ -608,9 +618,10 @@ def _check_masks(settings: Settings) -> None:
             f"Training over line masks ({key}) needs a run whose own mask samples lines.",
             f"Give such a mask, or --set {without}.",
         )
-    if settings.matrix < SMALLEST:
+    smallest = min([settings.matrix, *(one.height for one in recipe.batches.matrices)])
+    if smallest < SMALLEST:
         raise RecipeError(
-            f"A matrix of {settings.matrix} is too small for masks of up to"
+            f"A matrix of {smallest} is too small for masks of up to"
             f" {ACCELERATIONS[1]:g}x ({key}), which leave it no centre.",
             f"Train at {SMALLEST} or more, or use --set {without}.",
         )

@@ -42,7 +42,7 @@ from kdmri_edge.distillation.stage_builders import (
     student_stages,
     teacher_stage,
 )
-from kdmri_edge.distillation.stages import Stage, TrainContext
+from kdmri_edge.distillation.stages import Sized, Stage, TrainContext
 from kdmri_edge.distillation.taps import Given, TapPair, Taught, check_image, pair_taps
 from kdmri_edge.errors import CheckpointError, RunError
 from kdmri_edge.models.build import build_model
@@ -59,6 +59,7 @@ from kdmri_edge.models.network import Network, network_operator
 from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.reparameterisation import fuse
 from kdmri_edge.physics.operators import choose_form
+from kdmri_edge.physics.redraw import redrawn
 from kdmri_edge.quantisation.tuning import (
     calibration_slices,
     check_same_tuning,
@@ -192,6 +193,7 @@ class _Distillation:
             key=self.key,
             forecast=self._forecast(slices, watched) if first else None,
             partner=teacher_spec,
+            sizes=self._sizes(self.data.sized, self.data.sized, spec),
         )
         teacher = None
         if (read := self.data.teacher) is not None:
@@ -202,8 +204,23 @@ class _Distillation:
                 operator=self.fabric.to_device(network_operator(teacher_spec, mask, self.form)),
                 spec=teacher_spec,
                 partner=spec,
+                sizes=self._sizes(read.sized, self.data.sized, teacher_spec),
             )
         self.context = replace(context, teacher=teacher)
+
+    def _sizes(
+        self, sized: Sequence[Sequence[Case]], like: Sequence[Sequence[Case]], spec: NetworkSpec
+    ) -> tuple[Sized, ...]:
+        """Return the slices of the recipe's matrices as a network reads them."""
+        found = []
+        for matrix, cases, others in zip(
+            self.settings.recipe.batches.matrices, sized, like, strict=True
+        ):
+            mask = redrawn(self.settings.mask, *matrix.shape)
+            operator = self.fabric.to_device(network_operator(spec, mask, self.form))
+            slices = TrainingSlices.from_cases(cases, others)
+            found.append(Sized(slices=slices, mask=mask, operator=operator))
+        return tuple(found)
 
     def _context_of(self, role: str) -> TrainContext:
         """Return what the stages of a network share."""

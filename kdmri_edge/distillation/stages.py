@@ -18,7 +18,7 @@ from kdmri_edge.models.network import Features
 from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.physics.masks import Mask
 
-__all__ = ["Batch", "Criterion", "Inputs", "Stage", "TrainContext"]
+__all__ = ["Batch", "Criterion", "Inputs", "Sized", "Stage", "TrainContext"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,16 +91,33 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainContext:
+class Sized:
+    """Training slices of one matrix.
+
+    Attributes:
+        slices: The slices.
+        mask: The run's mask, or for another matrix one that is drawn like it.
+        operator: Its constant of data consistency, on the device.
+    """
+
+    slices: TrainingSlices
+    mask: Mask
+    operator: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainContext(Sized):
     """What all stages of a run share.
 
     Attributes:
         fabric: Devices and precision.
         recipe: Settings.
-        slices: Training slices.
+        slices: Training slices, of the run's own matrix.
         validation: Volumes to watch (thinned).
         mask: The run's own mask.
         operator: Its constant of data consistency, on the device.
+        sizes: Training slices of the recipe's matrices, of which every step sees one; empty where
+            all steps see the run's own.
         spec: Architecture of a network that reads these slices: the student, or a teacher that
             reads the same.
         folder: Where state files go.
@@ -115,10 +132,7 @@ class TrainContext:
 
     fabric: Fabric
     recipe: DistillRecipe
-    slices: TrainingSlices
     validation: Sequence[Case]
-    mask: Mask
-    operator: Tensor
     spec: NetworkSpec
     folder: Path
     log: TrainingLog | None
@@ -126,6 +140,7 @@ class TrainContext:
     forecast: Forecast | None = None
     partner: NetworkSpec | None = None
     teacher: TrainContext | None = None
+    sizes: tuple[Sized, ...] = ()
 
     @property
     def strips(self) -> bool:

@@ -85,14 +85,24 @@ Matrices = Callable[[int, torch.dtype, torch.device], tuple[Tensor, Tensor]]
 
 
 @lru_cache(maxsize=32)
-def _dft(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return `physics.fourier.dft_matrices` as tensors."""
+def _kept(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     cosine, sine = (torch.from_numpy(m).to(dtype=dtype, device=device) for m in dft_matrices(n))
     return cosine, sine
 
 
+def _dft(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return `physics.fourier.dft_matrices` as tensors."""
+    # int(): while tracing, sizes are tensors, but the matrices are constants of the graph
+    return _kept(int(n), dtype, device)
+
+
 def apply_dft(
-    x: Tensor, x_u: Tensor, operator: Tensor, gain: float, matrices: Matrices = _dft
+    x: Tensor,
+    x_u: Tensor,
+    operator: Tensor,
+    gain: float,
+    matrices: Matrices = _dft,
+    along_width: Matrices | None = None,
 ) -> Tensor:
     """Compute x + g (x_u - P x) with real products by DFT matrices.
 
@@ -102,18 +112,20 @@ def apply_dft(
         operator: The mask, [H, 1] for lines or [H, W].
         gain: g, 1 when hard.
         matrices: What makes the DFT matrices.
+        along_width: What makes those along readout, where that differs.
     """
+    along_width = along_width or matrices
     channels, height, width = x.shape[1:]
     real = x[:, :1]
     imag = x[:, 1:] if channels == 2 else None
     real, imag = dft_left(height, real, imag, inverse=False, matrices=matrices)
     two_axes = operator.shape[-1] != 1
     if two_axes:
-        real, imag = dft_right(width, real, imag, inverse=False, matrices=matrices)
+        real, imag = dft_right(width, real, imag, inverse=False, matrices=along_width)
     real = operator * real
     imag = operator * imag
     if two_axes:
-        real, imag = dft_right(width, real, imag, inverse=True, matrices=matrices)
+        real, imag = dft_right(width, real, imag, inverse=True, matrices=along_width)
     real, imag = dft_left(height, real, imag, inverse=True, matrices=matrices)
     px = real if channels == 1 else torch.cat((real, imag), 1)
     residual = x_u - px
@@ -129,8 +141,7 @@ def dft_left(
     matrices: Matrices = _dft,
 ) -> tuple[Tensor, Tensor]:
     """Multiply [..., H, W] by F (or F^H) from the left: along phase encode."""
-    # int(): while tracing, sizes are tensors, but the matrices are constants of the graph
-    cosine, sine = matrices(int(height), real.dtype, real.device)
+    cosine, sine = matrices(height, real.dtype, real.device)
     sine = -sine if inverse else sine
     if imag is None:
         return torch.matmul(cosine, real), torch.matmul(-sine, real)
@@ -144,7 +155,7 @@ def dft_right(
     width: int, real: Tensor, imag: Tensor, *, inverse: bool, matrices: Matrices = _dft
 ) -> tuple[Tensor, Tensor]:
     """Multiply [..., H, W] by F (or F^H) from the right: along readout."""
-    cosine, sine = matrices(int(width), real.dtype, real.device)
+    cosine, sine = matrices(width, real.dtype, real.device)
     sine = -sine if inverse else sine
     return (
         torch.matmul(real, cosine) + torch.matmul(imag, sine),
@@ -262,11 +273,11 @@ def sense_projection(x: Tensor, x_u: Tensor, maps: Tensor, operator: Tensor, gai
             one matrix per image in front.
         gain: g, 1 when hard.
     """
-    height = int(x.shape[-2])
+    height = x.shape[-2]
     seen = torch.cat(_expand(x, maps), 2).flatten(2, 3)
     matrix = operator if operator.dim() == 2 else operator[:, None]
     seen = torch.matmul(matrix, seen)
-    if int(operator.shape[-2]) != 2 * height:
+    if operator.shape[-2] != operator.shape[-1]:  # the factor F_m, not P
         seen = torch.matmul(matrix.transpose(-1, -2), seen)
     normal = _combine(seen[:, :, None, :height], seen[:, :, None, height:], maps)
     return _stepped(x, x_u, normal, gain)
@@ -278,16 +289,16 @@ def sense_dft(
     maps: Tensor,
     operator: Tensor,
     gain: float,
-    matrices: Matrices | None = None,
+    matrices: Matrices = _dft,
+    along_width: Matrices | None = None,
 ) -> Tensor:
     """Compute it with real products by DFT matrices; the operator is the mask.
 
-    `matrices` makes them, None as everywhere else.
+    What makes the matrices is said as for `apply_dft`.
     """
-    left, right = dft_left, dft_right
-    if matrices is not None:
-        left, right = partial(left, matrices=matrices), partial(right, matrices=matrices)
-    height, width = (int(n) for n in x.shape[-2:])
+    left = partial(dft_left, matrices=matrices)
+    right = partial(dft_right, matrices=along_width or matrices)
+    height, width = x.shape[-2:]
     real, imag = left(height, *_expand(x, maps), inverse=False)
     two_axes = operator.shape[-1] != 1
     if two_axes:

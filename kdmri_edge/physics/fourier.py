@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["dft_matrices", "image_to_kspace", "kspace_to_image", "mirrored"]
+__all__ = ["dft_matrices", "dft_pair", "image_to_kspace", "kspace_to_image", "mirrored"]
 
 Complex = NDArray[np.complexfloating[Any, Any]]
 Array = NDArray[np.generic]
@@ -42,6 +43,12 @@ def dft_matrices(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     angle = 2 * np.pi * ((index[:, None] * index[None, :]) % n) / n
     scale = 1 / np.sqrt(n)
     return scale * np.cos(angle), scale * np.sin(angle)
+
+
+@lru_cache(maxsize=16)  # both axes of eight matrices
+def dft_pair(n: int) -> NDArray[np.float32]:
+    """Return `dft_matrices` as graphs of any matrix are given them: float32 [2, n, n], kept."""
+    return np.stack(dft_matrices(n)).astype(np.float32)
 
 
 def mirrored(kspace: NDArray[Any], axes: tuple[int, ...] = (-2, -1)) -> NDArray[Any]:

@@ -10,8 +10,9 @@ from typing import Any
 from kdmri_edge.errors import BundleError
 from kdmri_edge.models.shipped import refusal
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.runtime.scope import FreeSizes
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS, Target
-from kdmri_edge.utils.files import read_json, sha256_file, write_json
+from kdmri_edge.utils.files import damaged, read_json, sha256_file, write_json
 
 __all__ = [
     "GOLDEN_INPUT",
@@ -19,6 +20,7 @@ __all__ = [
     "GOLDEN_OPERATOR",
     "GOLDEN_OUTPUT",
     "MANIFEST",
+    "OTHER",
     "SCHEMA",
     "Bundle",
     "foreign_files",
@@ -32,6 +34,8 @@ GOLDEN_INPUT = "golden_input.npy"
 GOLDEN_OUTPUT = "golden_output.npy"
 GOLDEN_OPERATOR = "golden_operator.npy"
 GOLDEN_MAPS = "golden_maps.npy"
+OTHER = "other_"
+"""What stands before these names for golden data of another matrix, which bundles of any have."""
 _OF_KSPACE = 5  # axes: batch, coils, real and imaginary part, height, width
 _AGAIN = "Copy the bundle again, or export the network again."
 _REQUIRED: dict[str, type] = {
@@ -93,6 +97,23 @@ class Bundle:
     def _input(self) -> Mapping[str, Any]:
         port = self.manifest["io"].get("input")
         return port if isinstance(port, Mapping) else {}
+
+    @property
+    def free(self) -> FreeSizes | None:
+        """Which matrices it takes beside the one that it was exported at; None for no others.
+
+        Raises:
+            BundleError: The manifest is damaged.
+        """
+        with damaged(self.path, BundleError, _AGAIN):
+            if not isinstance(self.manifest["io"]["input"]["shape"][2], str):
+                return None
+            return FreeSizes(multiple=int(self.manifest.get("matrix_multiple", 1)))
+
+    @property
+    def transforms(self) -> int:
+        """Along how many axes its graph takes DFT matrices as inputs, H before W."""
+        return sum(name in self.manifest["io"] for name in ("dft_height", "dft_width"))
 
     @property
     def written(self) -> str:
@@ -195,7 +216,8 @@ def foreign_files(path: Path) -> list[str]:
     Returns:
         Relative names, sorted; empty for a bundle, whole or damaged, and for an empty folder.
     """
-    known = {MANIFEST, GOLDEN_INPUT, GOLDEN_OUTPUT, GOLDEN_OPERATOR, GOLDEN_MAPS}
+    golden = (GOLDEN_INPUT, GOLDEN_OUTPUT, GOLDEN_OPERATOR, GOLDEN_MAPS)
+    known = {MANIFEST, *golden, *(OTHER + name for name in golden)}
     found = (file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
     try:
         known |= set(_read(path / MANIFEST)["files"])

@@ -101,14 +101,22 @@ def _name(file: VolumeFile) -> str:
     return file.name + (row.result if row else ".npy")
 
 
-def derivation(network: str, info: SessionInfo, mask: Mask) -> str:
-    """Say in one sentence how an image came about, for files that have a place for it."""
+def derivation(network: str, info: SessionInfo, mask: Mask, beyond: Sequence[str] = ()) -> str:
+    """Say how an image came about, for files that have a place for it.
+
+    Args:
+        network: What to call the network.
+        info: What ran.
+        mask: What was sampled.
+        beyond: What of it the network was not trained for, in sentences.
+    """
     named = f" {network}" if network else ""
-    return (
+    made = (
         f"Reconstructed by the neural network{named} (kdmri-edge {__version__}, {info.backend}"
         f" {info.version}, {info.precision_executed}) from data undersampled"
         f" {mask.nominal_acceleration:.2f}x with mask {mask.name}: an estimate."
     )
+    return " ".join([made, *beyond])
 
 
 class _Watch:
@@ -198,9 +206,10 @@ def run_job(
         network: What to call it in files that say how they came about.
 
     Returns:
-        Plain JSON values: files, slices, what the output's format cannot hold (`lost`),
-        milliseconds per slice (scaling included, reading and writing not), `network_ms` (see
-        `_Watch`), and PSNR and NMSE where the fully sampled images are known.
+        Plain JSON values: files, slices, what of the scan the network was not trained for
+        (`beyond_training`), what the output's format cannot hold (`lost`), milliseconds per slice
+        (scaling included, reading and writing not), `network_ms` (see `_Watch`), and PSNR and NMSE
+        where the fully sampled images are known.
 
     Raises:
         KdmriError: See `load`, `Pipeline.prepare`, `Pipeline.images` and `write_image_record`.
@@ -219,7 +228,7 @@ def run_job(
         else image,
         voxel_mm=given.voxel_mm,
         affine=given.affine,
-        derivation=derivation(network, pipeline.session.info, given.mask),
+        derivation=derivation(network, pipeline.session.info, given.mask, given.beyond),
         dicom=job.source.path if suffix == ".dcm" else None,
     )
     write_image_record(job.destination, picture)
@@ -236,6 +245,7 @@ def run_job(
         "input": str(job.source.path),
         "held": given.kind,
         "mask": given.mask.name,
+        "beyond_training": list(given.beyond),
         "output": str(job.destination),
         "lost": lost,
         "left_out": list(loaded.left_out) if isinstance(loaded, Volume) else [],

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,9 @@ from kdmri_edge.physics.espirit import sense_slice
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import as_network_reads, zero_filled
+from kdmri_edge.physics.redraw import redrawn
 from kdmri_edge.runtime.bundle import open_bundle
+from kdmri_edge.runtime.scope import FreeSizes
 from kdmri_edge.utils.files import damaged
 
 __all__ = [
@@ -68,16 +70,32 @@ class InputSpec:
 
     Attributes:
         spec: Its architecture.
-        mask: The sampling pattern that it is made for.
-        matrix: Pixels along H and W.
+        mask: The sampling pattern that it is made for, or that of the scan at hand.
+        matrix: (H, W): pixels that it is made for, or those of the scan at hand.
+        free: Which other matrices it takes; None for no others.
         coils: Virtual coils that scans are compressed to, at most, for networks that combine coils
             or read their k-space.
     """
 
     spec: NetworkSpec
     mask: Mask
-    matrix: int
+    matrix: tuple[int, int]
+    free: FreeSizes | None = None
     coils: int = COILS
+
+    def at(self, matrix: tuple[int, int], name: str = "The scan") -> InputSpec:
+        """Return what is to be given of a matrix; a network of one matrix stays as it is.
+
+        The mask, where it is of another matrix, is drawn anew like it (`physics.redraw`).
+
+        Raises:
+            DataError: The network does not take such a matrix.
+            MaskError: The acceleration leaves such a matrix without a centre.
+        """
+        if self.free is None:
+            return self
+        self.free.check(*matrix, name)
+        return dataclasses.replace(self, mask=redrawn(self.mask, *matrix), matrix=matrix)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -95,6 +113,7 @@ class NetworkInput:
         affine: Of these images, see `data.geometry`, where the file tells.
         maps: Coil sensitivities, complex64 [S, coils, H, W], for a network that combines coils.
         kspace: What the coils measured, complex64 [S, coils, H, W], for a network of k-space.
+        beyond: What of it the network was not trained for, in sentences.
     """
 
     zero_filled: NDArray[Any]
@@ -105,6 +124,7 @@ class NetworkInput:
     affine: Affine | None = None
     maps: NDArray[np.complex64] | None = None
     kspace: NDArray[np.complex64] | None = None
+    beyond: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, slices: Sequence[SliceInput], mask: Mask, **facts: Any) -> NetworkInput:
@@ -143,13 +163,16 @@ class SliceInput(NamedTuple):
     kspace: NDArray[np.complex64] | None = None
 
 
-def read_input_spec(source: Path, mask: Mask | None = None) -> InputSpec:
+def read_input_spec(
+    source: Path, mask: Mask | None = None, *, any_matrix: bool = False
+) -> InputSpec:
     """Return what a bundle, or a .safetensors checkpoint, has to be given.
 
     Args:
         source: Bundle or checkpoint.
         mask: Another mask than its own, for a bundle that takes masks as an input
             (`open_session` refuses others).
+        any_matrix: A checkpoint is to take any matrix; a bundle says itself whether it does.
 
     Raises:
         BundleError: The bundle is not intact.
@@ -157,15 +180,25 @@ def read_input_spec(source: Path, mask: Mask | None = None) -> InputSpec:
     """
     if is_checkpoint(source):
         meta: Mapping[str, Any] = read_checkpoint_meta(source)
+        free = FreeSizes() if any_matrix else None
     else:
-        meta = open_bundle(source, verify=False).manifest
+        bundle = open_bundle(source, verify=False)
+        meta, free = bundle.manifest, bundle.free
     with damaged(source, CheckpointError if is_checkpoint(source) else BundleError):
         return InputSpec(
             spec=described_spec(meta),
             mask=mask or Mask.from_dict(meta["mask"]),
-            matrix=int(meta["matrix"]),
+            matrix=(int(meta["matrix"]), int(meta["matrix"])),
+            free=free,
             coils=int(meta.get("coils", COILS)),
         )
+
+
+_ANY_MATRIX: Final = "or one that takes any: `kdmri-edge export --matrix any`"
+
+
+def _times(matrix: tuple[int, int]) -> str:
+    return f"{matrix[0]} x {matrix[1]}"
 
 
 def check_slice(kspace: NDArray[np.complex64], reads: InputSpec) -> None:
@@ -174,12 +207,13 @@ def check_slice(kspace: NDArray[np.complex64], reads: InputSpec) -> None:
     Raises:
         DataError: Another matrix than the network's, or values that are not finite.
     """
-    size = reads.matrix
     height, width = kspace.shape[-2:]
-    if (height, width) != (size, size):
+    if reads.free is not None:
+        reads.free.check(height, width)
+    elif (height, width) != reads.matrix:
         raise DataError(
-            f"The scan's matrix is {height} x {width}, the network's {size} x {size}.",
-            "Use a network of the scan's matrix (`kdmri-edge distill` trains one).",
+            f"The scan's matrix is {height} x {width}, the network's {_times(reads.matrix)}.",
+            f"Use a network of the scan's matrix (`kdmri-edge distill` trains one), {_ANY_MATRIX}.",
         )
     if not np.isfinite(kspace).all():
         raise DataError(
@@ -420,9 +454,8 @@ def _check_matrix(name: str, matrix: tuple[int, int], reads: InputSpec) -> None:
         reads.mask.check_matrix(*matrix)
     except MaskError:
         raise MaskError(
-            f"{name} is {matrix[0]} x {matrix[1]}, the network takes"
-            f" {reads.matrix} x {reads.matrix}.",
-            "Use a network of its matrix (`kdmri-edge models`).",
+            f"{name} is {_times(matrix)}, the network takes {_times(reads.matrix)}.",
+            f"Use a network of its matrix (`kdmri-edge models`), {_ANY_MATRIX}.",
         ) from None
 
 

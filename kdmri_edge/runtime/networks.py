@@ -78,6 +78,7 @@ def where_it_runs(
     backend: str | None = None,
     device: str | None = None,
     precision: str | None = None,
+    any_matrix: bool = False,
     cache: bool = True,
 ) -> tuple[Path, str]:
     """Return what is run for a network, and what to call it.
@@ -89,6 +90,7 @@ def where_it_runs(
         backend: Of the user's choice.
         device: Of the user's choice.
         precision: See `cached_export`.
+        any_matrix: See `cached_export`.
         cache: Whether an export may be made and kept.
 
     Raises:
@@ -100,7 +102,12 @@ def where_it_runs(
         # of the package's networks int8 takes the copy that was tuned for it
         named = isinstance(network, str | Path) and is_reference(str(network))
         exported = name if named else source
-        source = cached_export(source, name=name, exported=exported, precision=precision) or source
+        source = (
+            cached_export(
+                source, name=name, exported=exported, precision=precision, any_matrix=any_matrix
+            )
+            or source
+        )
     if is_checkpoint(source) and not available("torch"):
         raise MissingExtraError(
             "torch",
@@ -139,7 +146,12 @@ def backend_at_hand(source: Path, device: str | None = None) -> str | None:
 
 
 def cached_export(
-    checkpoint: Path, *, name: str, exported: str | Path, precision: str | None = None
+    checkpoint: Path,
+    *,
+    name: str,
+    exported: str | Path,
+    precision: str | None = None,
+    any_matrix: bool = False,
 ) -> Path | None:
     """Return a bundle of a checkpoint for the fastest runtime; exported now if it is not kept.
 
@@ -149,6 +161,7 @@ def cached_export(
         exported: What the exporter is given: the checkpoint, or the name of the package's network.
         precision: Of the convolutions; None is fp32, whose images differ from PyTorch's by
             rounding alone.
+        any_matrix: The export is to take any matrix and mask.
 
     Returns:
         The bundle's folder; None where no such runtime is installed, or the export cannot be made
@@ -169,6 +182,7 @@ def cached_export(
         spec = CodeSpec.from_dict(stored)
         permitted_code(spec.reference, spec.sha256)
     key = f"{sha256_file(checkpoint)} {target} {written} {exported == name} {__version__}"
+    key += " any" if any_matrix else ""
     place = cache_folder() / f"{name.replace('/', '_')}-{target}-{_short(key)}"
     try:
         open_bundle(place)
@@ -181,7 +195,11 @@ def cached_export(
     say(f"Exporting {name} to {TARGETS[target].backend.title} once; it is kept in {place}.")
     place.parent.mkdir(parents=True, exist_ok=True)
     made: Bundle = load_attribute("kdmri_export.jobs:export")(
-        exported, target=target, precision=written, out=place
+        exported,
+        target=target,
+        precision=written,
+        matrix="any" if any_matrix else None,
+        out=place,
     )
     return made.path
 

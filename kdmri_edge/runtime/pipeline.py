@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from kdmri_edge.data.formats.measured import volume_of
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
-from kdmri_edge.errors import BackendError, KdmriError
-from kdmri_edge.models.checkpoint import is_checkpoint
+from kdmri_edge.errors import BackendError, BundleError, CheckpointError, KdmriError, MaskError
+from kdmri_edge.models.checkpoint import is_checkpoint, read_checkpoint_meta
 from kdmri_edge.models.protocol import InputKind, reads_coils
 from kdmri_edge.physics.combining import root_sum_of_squares
 from kdmri_edge.physics.fourier import kspace_to_image
@@ -37,13 +37,15 @@ from kdmri_edge.runtime.inputs import (
     read_input_spec,
     slice_input,
 )
-from kdmri_edge.runtime.session import Session, open_session, operator_of, reconstruct
+from kdmri_edge.runtime.scope import trained_for
+from kdmri_edge.runtime.session import Session, open_session, operator_like, reconstruct
 from kdmri_edge.utils.closing import Closing
+from kdmri_edge.utils.files import damaged
 
 __all__ = ["Outcome", "Pipeline", "SliceReconstructor", "zero_filled_magnitude"]
 
 _LOG: Final = logging.getLogger(__name__)
-_OPERATORS: Final = 8  # masks whose operators are kept
+_OPERATORS: Final = 8  # masks, each of its own matrix, whose operators are kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -53,10 +55,12 @@ class Outcome:
     Attributes:
         image: [H, W], float32 or complex64, in the unit of k-space (orthonormal transform).
         fallback: Why it is the zero-filled image; None where it is the network's.
+        beyond: What of the slice the network was not trained for, in sentences.
     """
 
     image: NDArray[Any]
     fallback: str | None = None
+    beyond: tuple[str, ...] = ()
 
 
 class SliceReconstructor(Protocol):
@@ -99,6 +103,7 @@ class Pipeline(Closing):
         source: A bundle's folder or a .safetensors checkpoint.
         backend: Key of `BACKENDS`; None takes the bundle's own.
         mask: Another mask than the network's own, for a bundle that takes masks as an input.
+        any_matrix: Take any matrix and mask; a bundle has to be exported so.
         precision: See `open_session`.
         threads: CPU threads; None leaves the runtime's choice.
         sharing: Leave the CPUs to others while there is nothing to compute (ONNX Runtime would let
@@ -119,21 +124,33 @@ class Pipeline(Closing):
         *,
         backend: str | None = None,
         mask: Mask | None = None,
+        any_matrix: bool = False,
         precision: str | None = None,
         threads: int | None = None,
         sharing: bool = False,
         **options: Any,
     ) -> None:
-        self.reads: InputSpec = read_input_spec(source, mask)
+        self.reads: InputSpec = read_input_spec(source, mask, any_matrix=any_matrix)
         # its hashes are compared by `open_session`
         self._bundle = None if is_checkpoint(source) else open_bundle(source, verify=False)
+        self._meta = read_checkpoint_meta(source) if not self._bundle else self._bundle.manifest
+        self._said_mask = mask is not None
         runs_in = backend or (self._bundle.target.runs_on[0] if self._bundle else None)
         if sharing and runs_in == "onnxruntime":
             options["spin"] = False
         self.session: Session = open_session(
-            source, backend=backend, mask=mask, precision=precision, threads=threads, **options
+            source,
+            backend=backend,
+            mask=mask,
+            any_matrix=any_matrix,
+            precision=precision,
+            threads=threads,
+            **options,
         )
         self._operators: dict[Mask, Any] = {self.reads.mask: self.session.operator}
+        # a network of one mask and matrix refuses what it was not trained for
+        with damaged(source, CheckpointError if is_checkpoint(source) else BundleError):
+            self._trained = trained_for(self._meta) if self.session.takes_masks else None
 
     def close(self) -> None:
         """Release what the runtime holds."""
@@ -146,11 +163,14 @@ class Pipeline(Closing):
             BackendError: The network does not run.
         """
         size, spec = self.reads.matrix, self.reads.spec
-        blank = np.zeros((1, size, size), np.complex64 if spec.channels == 2 else np.float32)
-        maps = np.zeros((1, 1, size, size), np.complex64) if spec.coils else None
+        named = self.reads.mask.samples.shape
+        if spec.has_data_consistency and named[0] != size[0]:  # of another matrix
+            size = (named[0], named[-1])
+        blank = np.zeros((1, *size), np.complex64 if spec.channels == 2 else np.float32)
+        maps = np.zeros((1, 1, *size), np.complex64) if spec.coils else None
         kspace = None
         if spec.reads is InputKind.KSPACE:
-            kspace = np.zeros((1, self.reads.coils, size, size), np.complex64)
+            kspace = np.zeros((1, self.reads.coils, *size), np.complex64)
         reconstruct(self.session, blank, maps=maps, kspace=kspace)
 
     def prepare(
@@ -167,7 +187,9 @@ class Pipeline(Closing):
             loaded: K-space of any number of coils, or images; see `inputs.prepare_scan` and
                 `inputs.prepare`.
             undersample: The source is fully sampled: apply the network's mask to it. One coil
-                for a network of one image is brought to its matrix first, as images are.
+                for a network of one image is brought to its matrix first, as images are. A network
+                of any matrix takes them as they are, with a mask that is drawn like its own
+                (`physics.redraw`).
             own_mask: Take the mask that k-space was sampled with, where the network takes masks as
                 an input; else the network's for every source.
             maps: See `inputs.prepare_scan`; for scans alone.
@@ -180,11 +202,36 @@ class Pipeline(Closing):
         sampled = loaded.mask if isinstance(loaded, Scan) else loaded.kspace_mask
         if self.session.takes_masks and own_mask and sampled is not None and not undersample:
             reads = dataclasses.replace(reads, mask=sampled)
-        if isinstance(loaded, Scan):
-            if undersample and maps is None and loaded.coils == 1 and not reads_coils(reads.spec):
-                return prepare(volume_of(loaded), reads, undersample=True)
-            return prepare_scan(loaded, reads, undersample=undersample, maps=maps)
-        return prepare(loaded, reads, undersample=undersample)
+        if reads.free is not None:
+            reads = self._at(reads, loaded, undersample=undersample)
+        if not isinstance(loaded, Scan):
+            given = prepare(loaded, reads, undersample=undersample)
+        elif undersample and maps is None and loaded.coils == 1 and not reads_coils(reads.spec):
+            given = prepare(volume_of(loaded), reads, undersample=True)
+        else:
+            given = prepare_scan(loaded, reads, undersample=undersample, maps=maps)
+        beyond = self._beyond(given.mask, given.zero_filled.shape[1:])
+        return dataclasses.replace(given, beyond=beyond)
+
+    def _at(self, reads: InputSpec, loaded: Scan | Volume, *, undersample: bool) -> InputSpec:
+        """Return what a network of any matrix has to be given of a source's own."""
+        found = reads.at(loaded.matrix, loaded.name)
+        if found.mask is reads.mask:
+            return found
+        if self._said_mask:
+            reads.mask.check_matrix(*loaded.matrix)
+        images = isinstance(loaded, Volume) and loaded.is_complex and loaded.kspace is None
+        if images and not undersample:  # a mask that is guessed would give a wrong image
+            raise MaskError(
+                f"{loaded.name} is {loaded.matrix[0]} x {loaded.matrix[1]}, and does not say which"
+                " samples its zero-filled images were made from.",
+                "Name the mask with --mask; if the images are fully sampled, add --undersample.",
+            )
+        return found
+
+    def _beyond(self, mask: Mask, matrix: Sequence[int]) -> tuple[str, ...]:
+        """Say what of a source the network was not trained for."""
+        return () if self._trained is None else self._trained.beyond(mask, matrix[0], matrix[1])
 
     def images(
         self, given: NetworkInput, *, advance: Callable[[int], None] | None = None
@@ -267,7 +314,8 @@ class Pipeline(Closing):
             The network's image; the zero-filled one where `image` refuses, with the reason.
         """
         try:
-            return Outcome(image=self.image(kspace, mask, whitening=whitening))
+            image = self.image(kspace, mask, whitening=whitening)
+            return Outcome(image=image, beyond=self._beyond(mask, image.shape))
         except KdmriError as error:
             reason = error.what
         except Exception as error:  # a runtime may raise anything, and the scan needs its image
@@ -281,15 +329,17 @@ class Pipeline(Closing):
         Raises:
             BackendError: The bundle is made for another mask.
         """
-        if mask not in self._operators:
+        if mask in self._operators:
+            self._operators[mask] = self._operators.pop(mask)  # the last that was used
+        else:
             own = self.reads.mask
-            if self._bundle is None or not self._bundle.manifest.get("mask_input"):
+            if not self.session.takes_masks:
                 raise BackendError(
                     f"The slice is sampled with another mask ({int(mask.samples.sum())} lines)"
                     f" than the network's ({own.name!r}, {int(own.samples.sum())} lines).",
                     "Use a network for this mask, or one exported with --mask input.",
                 )
-            operator = operator_of(self._bundle, mask)
+            operator = operator_like(self._meta, mask)
             while len(self._operators) >= _OPERATORS:
                 del self._operators[next(iter(self._operators))]
             self._operators[mask] = operator

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.errors import BackendError, DataError, MaskError
-from kdmri_edge.models.checkpoint import is_checkpoint
+from kdmri_edge.models.checkpoint import is_checkpoint, read_checkpoint_meta
+from kdmri_edge.models.protocol import InputKind
 from kdmri_edge.models.specs import described_spec
 from kdmri_edge.physics.coils import sense_operator_array
+from kdmri_edge.physics.fourier import dft_pair
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import choose_form, operator_array
 from kdmri_edge.physics.scaling import (
@@ -26,6 +28,7 @@ from kdmri_edge.physics.scaling import (
 )
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.bundle import Bundle, open_bundle
+from kdmri_edge.runtime.scope import FreeSizes
 from kdmri_edge.runtime.targets import PRECISIONS, as_users_write
 from kdmri_edge.utils.closing import Closing
 from kdmri_edge.utils.extras import load_attribute, require
@@ -37,6 +40,7 @@ __all__ = [
     "check_graph_precision",
     "check_precision",
     "open_session",
+    "operator_like",
     "operator_of",
     "reconstruct",
 ]
@@ -85,6 +89,8 @@ class Session(Closing):
         kspace: Whether it is given the coils' k-space in place of an image.
         coils: Number of coils that its graph is made for; None for any number.
         blank_coils: Whether coils that measured nothing may be added to fill that number up.
+        free: Which matrices it takes; None for its graph's own.
+        transforms: Along how many axes it is given DFT matrices, H before W, beside the operator.
     """
 
     operator: Array | None = None
@@ -94,6 +100,8 @@ class Session(Closing):
     kspace: bool = False
     coils: int | None = None
     blank_coils: bool = True
+    free: FreeSizes | None = None
+    transforms: int = 0
     _closed: bool = False
 
     def close(self) -> None:
@@ -107,8 +115,8 @@ class Session(Closing):
 
     @property
     def takes_masks(self) -> bool:
-        """Whether one graph serves every mask of its kind and matrix."""
-        return self.operator is not None and self.bundle is not None
+        """Whether one graph serves every mask of its kind, of its matrix or of any."""
+        return self.operator is not None or self.free is not None
 
     def operator_for(self, mask: Mask) -> Array | None:
         """Return the operator to give `run` for what was sampled with a mask.
@@ -120,7 +128,7 @@ class Session(Closing):
         if self.bundle is None:
             raise BackendError(
                 "A checkpoint runs with its own mask.",
-                "Export it with `kdmri-edge export --mask input`.",
+                "Export it with `kdmri-edge export --mask input`, or open it for any matrix.",
             )
         return operator_of(self.bundle, mask)
 
@@ -160,7 +168,11 @@ class Session(Closing):
             )
         given = [self._fitting(x_u) if self.kspace else np.ascontiguousarray(x_u)]
         if self.operator is not None:
-            given.append(self.operator if operator is None else operator)
+            chosen = self.operator if operator is None else operator
+            if self.free is not None:
+                _check_operator(chosen, x_u)
+            given.append(chosen)
+            given += [dft_pair(size) for size in x_u.shape[2 : 2 + self.transforms]]
         elif operator is not None:
             raise BackendError("The graph holds its mask.", "Export it with --mask input.")
         if self.sense != (maps is not None):
@@ -241,6 +253,18 @@ class Session(Closing):
         ]
 
 
+def _check_operator(operator: Array, x_u: Array) -> None:
+    """Refuse an operator of another matrix than the images', before the runtime does."""
+    _, channels, height, width = x_u.shape
+    # P of one or two channels, or the mask, of lines or of single samples
+    if operator.shape not in ((channels * height,) * 2, (height, 1), (height, width)):
+        raise BackendError(
+            f"The operator is {list(operator.shape)}, of another matrix than the images'"
+            f" {height} x {width}.",
+            "Give the operator of the scan's own mask.",
+        )
+
+
 def check_precision(wanted: str, offered: tuple[str, ...], backend: str) -> None:
     """Refuse a precision that a backend does not have.
 
@@ -274,6 +298,7 @@ def open_session(
     *,
     backend: str | None = None,
     mask: Mask | None = None,
+    any_matrix: bool = False,
     precision: str | None = None,
     threads: int | None = None,
     **options: Any,
@@ -285,6 +310,7 @@ def open_session(
         backend: Key of `BACKENDS`; None takes the one that the bundle is made for. Checkpoints run
             on "torch" alone.
         mask: Another mask than the bundle's own, for a bundle that takes masks as an input.
+        any_matrix: Take any matrix and mask; a bundle has to be exported so.
         precision: One of those that the backend has, "fp16" or "f16"; None takes what the bundle
             was exported for. A graph of float16 or int8 has no other.
         threads: CPU threads of the runtime, and from now on of this process's linear algebra; None
@@ -323,6 +349,12 @@ def open_session(
         precision = "f32"  # what is computed around its halves
     if not is_checkpoint(source):
         check_graph_precision(precision, written, graph)
+        if any_matrix and bundle.free is None:
+            raise BackendError(
+                f"{source} is made for {bundle.manifest['matrix']} x {bundle.manifest['matrix']}"
+                " alone.",
+                "Export the network with `kdmri-edge export --matrix any`.",
+            )
     bound_threads(threads)
     make = load_attribute(import_string)
     session: Session = make(graph, precision=precision, threads=threads, **options)
@@ -332,6 +364,15 @@ def open_session(
         session.operator = operator_of(bundle, mask)
         session.sense, session.coils = bundle.takes_maps, bundle.fixed_coils
         session.kspace, session.blank_coils = bundle.reads_kspace, bundle.takes_blank_coils
+        session.free, session.transforms = bundle.free, bundle.transforms
+    elif any_matrix:
+        meta = read_checkpoint_meta(source)
+        if described_spec(meta).reads is InputKind.KSPACE:
+            raise BackendError(
+                f"{source} reads k-space, and holds its mask and matrix.", "Leave --matrix any out."
+            )
+        session.free = FreeSizes()
+        session.operator = operator_like(meta, mask or Mask.from_dict(meta["mask"]))
     elif mask is not None:
         raise BackendError(
             f"{source} is a checkpoint, which runs with its own mask.",
@@ -352,24 +393,44 @@ def operator_of(bundle: Bundle, mask: Mask | None = None) -> Array | None:
         MaskError: The mask is of another matrix, or does not suit the form of data consistency.
     """
     if not bundle.manifest.get("mask_input"):
-        if mask not in (None, bundle.mask):
+        # a network of any matrix without data consistency has no use for masks, and takes all
+        if mask not in (None, bundle.mask) and bundle.free is None:
             raise BackendError(
                 f"{bundle.path} is made for mask {bundle.mask.name!r} alone.",
                 "Export the network with `kdmri-edge export --mask input`.",
             )
         return None
     chosen = mask or bundle.mask
-    chosen.check_matrix(*bundle.manifest["io"]["input"]["shape"][2:])
-    form = choose_form(chosen, str(bundle.manifest["dc"]))
-    if chosen.is_lines != bundle.mask.is_lines:
+    if bundle.free is None:
+        chosen.check_matrix(*bundle.manifest["io"]["input"]["shape"][2:])
+    return operator_like(bundle.manifest, chosen)
+
+
+def operator_like(meta: Mapping[str, Any], mask: Mask) -> Array | None:
+    """Return a network's constant of data consistency for a mask of its kind.
+
+    Args:
+        meta: A bundle's manifest, or the metadata of a checkpoint.
+        mask: Of any matrix.
+
+    Returns:
+        float32; None for a network that has no data consistency.
+
+    Raises:
+        MaskError: The mask does not suit the form of data consistency.
+    """
+    own, spec = Mask.from_dict(meta["mask"]), described_spec(meta)
+    if not spec.has_data_consistency:
+        return None
+    if mask.is_lines != own.is_lines:
         raise MaskError(
-            f"Mask {chosen.name!r} and that of {bundle.path} are not of one kind.",
+            f"Mask {mask.name!r} and the network's {own.name!r} are not of one kind.",
             "A graph made for line masks takes line masks; export one for the other kind.",
         )
-    channels = described_spec(bundle.manifest).channels
-    if bundle.takes_maps:
-        return sense_operator_array(chosen, form, any_mask=True).astype(np.float32)
-    return operator_array(chosen, form, channels).astype(np.float32)
+    form = choose_form(mask, str(meta.get("dc", "auto")))
+    if spec.coils:
+        return sense_operator_array(mask, form, any_mask=True).astype(np.float32)
+    return operator_array(mask, form, spec.channels).astype(np.float32)
 
 
 def _remedy(backend: str | None) -> str:

@@ -28,6 +28,7 @@ class Target:
         precisions: In which it can be exported; bf16 is a float32 graph that runs in bf16.
         keeps_op: Whether its graphs can keep data consistency as one node.
         any_coils: Whether its graphs of multi-coil networks take any number of coils.
+        any_matrix: Whether its graphs can leave height and width free.
         builds_engines: Whether what runs is an engine, built for a device from the graph.
         compiles: Whether a C++ compiler makes of its graphs what runs on this machine's CPU, which
             takes most of a minute: benchmarks measure its bundles where one is named.
@@ -44,6 +45,7 @@ class Target:
     precisions: tuple[str, ...] = ("f32", "f16", "int8")
     keeps_op: bool = False
     any_coils: bool = True
+    any_matrix: bool = True
     builds_engines: bool = False
     compiles: bool = False
     remark: str = ""
@@ -83,6 +85,7 @@ _ALL = (
         graph_file="model.pt2",
         exporter="kdmri_export.targets.pt2:write",
         runs_on=("pt2",),
+        any_matrix=False,
         precisions=("f32", "f16"),
         compiles=True,
         remark="A program of torch.export, compiled by AOTInductor where there is a C++ compiler.",

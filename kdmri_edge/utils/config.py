@@ -112,7 +112,8 @@ class Key:
         if get_origin(self.kind) is dict:
             return "table of texts"
         if get_origin(self.kind) is tuple:
-            return f"list of {_WORDS[get_args(self.kind)[0]]}s"
+            item = get_args(self.kind)[0]
+            return f"list of {item.words if hasattr(item, 'words') else _WORDS[item] + 's'}"
         if issubclass(self.kind, StrEnum):
             return " | ".join(self.kind)
         word = _WORDS[self.kind]
@@ -179,7 +180,9 @@ def _plain_value(value: Any) -> Any:
         return str(value)
     if isinstance(value, Mapping):
         return dict(value)
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [_plain_value(one) for one in value]
+    return value.plain() if hasattr(value, "plain") else value
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,6 +267,8 @@ def build(
     Args:
         cls: A frozen dataclass whose fields are int, float, bool, str or StrEnum, tuples of
             one of them, tables of texts (`dict[str, str]`), or groups (dataclasses) of such fields.
+            Tuples may also be of a class with `words`, what may be given; `read`, which makes one
+            of a plain value or raises ValueError with the remedy; and `plain`, which returns it.
         values: Plain values by field name, those of groups in tables or as `group.key`.
         source: What to call their origin in messages, such as a file name.
         other_words: Keys by words that other programs have for them, to suggest.
@@ -353,8 +358,14 @@ def _convert(value: Any, kind: Any, place: _Place) -> Any:
     if get_origin(kind) is tuple:
         item = get_args(kind)[0]
         if not isinstance(value, list | tuple):
-            raise place.error(f"is {value!r}", f"Give a list of {item.__name__}, e.g. [1, 2].")
+            words = getattr(item, "words", item.__name__)
+            raise place.error(f"is {value!r}", f"Give a list of {words}, e.g. [1, 2].")
         return tuple(_convert(one, item, place) for one in value)
+    if hasattr(kind, "read"):
+        try:
+            return kind.read(value)
+        except ValueError as error:
+            raise place.error(f"holds {value!r}", str(error)) from None
     if issubclass(kind, StrEnum):
         try:
             return kind(value)
@@ -413,4 +424,6 @@ def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
         entries = (f"{_toml(name)} = {_toml(one)}" for name, one in value.items())
         return "{" + ", ".join(entries) + "}"
+    if hasattr(value, "plain"):
+        return _toml(value.plain())
     return repr(value)

@@ -14,14 +14,21 @@ import pytest
 from kdmri_bench import benchmark as module
 from kdmri_bench.benchmark import Benchmark, benchmark
 from kdmri_bench.planning.settings import BenchSettings, Precision
-from kdmri_bench.planning.sources import from_checkpoint, gather, runs_of
+from kdmri_bench.planning.sources import at_matrix, from_checkpoint, gather, runs_of
 from kdmri_bench.planning.testdata import load_data
+from kdmri_bench.results.schema import Status
 from kdmri_bench.results.select import Limits
 from kdmri_edge.data.case import Case
+from kdmri_edge.data.formats.registry import read_volume
 from kdmri_edge.data.phantom.volumes import phantom_volume
+from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError
+from kdmri_edge.metrics import psnr
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.redraw import redrawn
+from kdmri_edge.runtime.pipeline import Pipeline
+from kdmri_export.jobs import export
 
 MakeRun = Callable[..., Run]
 SMALL = BenchSettings(threads=1, samples=2, warmup=0, rounds=1)
@@ -129,6 +136,42 @@ def test_the_phantom_of_a_run_is_its_test_part(run: Run, mask: Mask) -> None:
     assert "phantom" in free.statement
     with pytest.raises(BenchError, match="volumes or cases"):
         load_data([np.zeros(3)], mask=mask, matrix=32, spec=spec)  # type: ignore[list-item]
+
+
+def test_bundles_of_any_matrix_alone_are_brought_to_another(
+    run: Run, mask: Mask, tmp_path: Path
+) -> None:
+    weights = run.weights("student")
+    bundle = export(weights, target="torchscript", matrix="any", out=tmp_path / "bundle")
+    (source,) = at_matrix(gather(bundle.path), 24)
+    assert (source.matrix, source.mask) == (24, redrawn(mask, 24, 24))
+    with pytest.raises(BenchError, match="--matrix any"):
+        at_matrix(gather(weights), 24)
+
+
+@pytest.mark.nightly
+def test_a_bundle_of_any_matrix_is_measured_at_another(
+    run: Run, mask: Mask, data_folder: Path, tmp_path: Path
+) -> None:
+    weights = run.weights("student")
+    bundle = export(weights, target="torchscript", matrix="any", out=tmp_path / "bundle")
+    done = benchmark(
+        bundle, data_folder, matrix=24, settings=SMALL, precisions=["fp32"],
+        limits=Limits(latency_ms=60_000.0),
+    )  # fmt: skip
+    report = done.report
+    assert report.matrix == 24
+    assert Mask.from_dict(report.mask) == redrawn(mask, 24, 24)
+    (row,) = [row for row in report.rows if row.runtime != "none"]
+    assert row.status is Status.MEASURED
+    # what a run at that matrix gives
+    with Pipeline(bundle.path) as pipeline:
+        for volume in row.volumes:
+            image = read_volume(data_folder / f"{volume['name']}.npy")
+            given = pipeline.prepare(to_matrix(image, 24), undersample=True)
+            assert volume["psnr"] == pytest.approx(psnr(given.target, pipeline.images(given)))
+    with pytest.raises(BenchError, match="--matrix any"):
+        benchmark(weights, data_folder, matrix=24, settings=SMALL)
 
 
 def test_an_unknown_precision_is_a_sentence(run: Run, cases: list[Case]) -> None:

@@ -132,12 +132,13 @@ def tiny_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     folder = tmp_path_factory.mktemp("bundles")
     made = {}
-    for name, architecture, mask_input in (
-        ("magnitude", spec(), False),
-        ("complex", spec(channels=2), False),
-        ("any-mask", spec(), True),
+    for name, architecture, asked in (
+        ("magnitude", spec(), {}),
+        ("complex", spec(channels=2), {}),
+        ("any-mask", spec(), {"mask_input": True}),
+        ("any-matrix", spec(), {"any_matrix": True}),
     ):
         weights = write_checkpoint(folder / f"{name}.safetensors", architecture)
-        recipe = ExportRecipe(target="onnx", mask_input=mask_input)
+        recipe = ExportRecipe(target="onnx", **asked)
         made[name] = export_model(weights, recipe, folder / name).path
     return made

@@ -122,6 +122,7 @@ def test_names_too_long_are_a_sentence(cli: Cli, tiny_bundles: dict[str, Path]) 
         {"mask": {}},
         {"mask": {"sampled": "all", "shape": [32]}},
         {"mask_input": True},
+        {"io": {"input": {}}},
     ],
     ids=str,
 )

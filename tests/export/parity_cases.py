@@ -19,6 +19,7 @@ from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.deviation import compare, tolerance_for
+from kdmri_edge.runtime.scope import FreeSizes
 from kdmri_edge.runtime.session import Session
 from kdmri_edge.runtime.targets import TARGETS, Target
 from kdmri_edge.utils.extras import load_attribute as load
@@ -145,6 +146,7 @@ class ParityCases:
         dynamic: bool = False,
         precision: str = "f32",
         mask_input: bool = False,
+        any_matrix: bool = False,
     ) -> tuple[Reconstructor, Path]:
         """Put an exported case into a folder; return the network and its graph."""
         recipe = ExportRecipe(
@@ -153,6 +155,7 @@ class ParityCases:
             # bf16 is what a float32 graph is run in
             precision=ExportRecipe(target=self.target, precision=precision).written,
             mask_input=mask_input,
+            any_matrix=any_matrix,
             keep_op=self.keep_op,
             coils=COILS,
             **self.options,
@@ -267,6 +270,40 @@ class ParityCases:
         np.testing.assert_array_equal(session.run(x_u, maps=given), outputs[0])
         assert np.abs(outputs[0] - outputs[1]).max() > 1e-2
         np.testing.assert_array_equal(outputs[0], outputs[2])
+
+    @pytest.mark.parametrize(
+        "name",
+        some(
+            [
+                "magnitude", "complex", "magnitude, DFT", "complex, 2-D mask, odd",
+                "sense, few lines, odd", "sense, 2-D mask, odd", "super-resolution",
+            ],
+            ["complex", "complex, 2-D mask, odd"],
+        ),
+    )  # fmt: skip
+    def test_one_graph_serves_other_matrices(self, name: str, tmp_path: Path) -> None:
+        if self.keep_op or not self.row.any_matrix:
+            with pytest.raises(ExportError, match="one matrix"):
+                self.write(name, tmp_path, any_matrix=True)
+            return
+        architecture, mask, _, _ = CASES[name]
+        consistent = architecture.has_data_consistency
+        reconstructor, graph = self.write(name, tmp_path, mask_input=consistent, any_matrix=True)
+        session = self.open(graph)
+        session.free = FreeSizes()
+        if consistent:
+            session.operator = reconstructor.operator.numpy()
+        if reconstructor.form is Form.DFT and consistent:
+            session.transforms = 1 if mask.is_lines else 2
+        for height, width in ((20, 33), (48, 32), (20, 33)):
+            other = lines(height) if mask.is_lines else points(height, width)
+            bound = Reconstructor(reconstructor.model, other, reconstructor.form, any_mask=True)
+            operator = bound.operator.numpy() if consistent else None
+            x_u = images(1, architecture.channels, (height, width))
+            self.check(bound, session, x_u, operator=operator)
+        if consistent:
+            with pytest.raises(BackendError, match="another matrix than the images' 32 x 32"):
+                session.run(images(1, architecture.channels, (32, 32)), operator=operator)
 
     @pytest.mark.parametrize(
         "name",

@@ -128,7 +128,7 @@ def bench(
     from kdmri_bench.benchmark import benchmark
     from kdmri_bench.commands.outcome import next_steps, print_outcome
     from kdmri_bench.planning.settings import FULL, QUICK, USUAL, Precision
-    from kdmri_bench.planning.sources import with_checkpoints
+    from kdmri_bench.planning.sources import has_code, with_checkpoints
     from kdmri_edge.distillation.run_folder import newest_run
     from kdmri_edge.utils.console import say
 
@@ -153,10 +153,15 @@ def bench(
     if not sources:
         sources = (newest_run().path,)
         say(f"Measuring the newest run, {sources[0]}.")
+    coded = has_code(sources)
     sources = tuple(
         cast(Path, source)  # of what is named by text there is nothing else
         for source in with_checkpoints(
-            sources, weights=weights, for_mask=for_mask, matrix=matrix, convention=convention
+            sources,
+            weights=weights,
+            for_mask=for_mask,
+            matrix=matrix if coded else None,
+            convention=convention,
         )
     )
     runs = [path for path in sources if (path / "run.json").is_file()]
@@ -167,6 +172,7 @@ def bench(
         subjects=_list(subjects),
         settings=settings,
         limits=limits,
+        matrix=None if coded else matrix,
         out=out or (runs[0] / "bench" if len(runs) == 1 else Path("kdmri-bench")),
     )
     print_outcome(done, as_json=as_json)

@@ -39,6 +39,7 @@ class Job:
         batches: batch sizes of the offline throughput; empty measures none.
         throughput_s: seconds for each of them.
         dynamic: bundle that takes any batch; None where the source itself does.
+        mask: `Mask.to_dict` of another mask than the source's own; None for that.
         opener: import string of what opens the source instead of `open_session`.
         spawned: time.time() when the process was started; filled in by `run_isolated`.
         volumes: pairs of .npy files: zero-filled volume [S, H, W], or k-space of coils
@@ -61,6 +62,7 @@ class Job:
     batches: tuple[int, ...] = ()
     throughput_s: float = 1.0
     dynamic: str | None = None
+    mask: Mapping[str, Any] | None = None
     opener: str | None = None
     spawned: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)

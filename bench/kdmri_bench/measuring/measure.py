@@ -28,6 +28,7 @@ from kdmri_bench.results.schema import Row, Status
 from kdmri_edge.data.case import Case
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.fourier import image_to_kspace
+from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.scaling import network_input, network_kspace, network_maps, slice_scale
 from kdmri_edge.runtime.inputs import read_input_spec, slice_input
 from kdmri_edge.utils.console import progress
@@ -58,6 +59,7 @@ def measure(
     workspace: Path,
     *,
     worker: str = WORKER,
+    mask: Mask | None = None,
 ) -> Measured:
     """Measure every planned row.
 
@@ -71,8 +73,9 @@ def measure(
         settings: samples, rounds, threads, timeout.
         workspace: an existing scratch folder; it holds the cases once, for all processes.
         worker: the module that each process runs.
+        mask: what the cases were sampled with, where that is not the networks' own mask.
     """
-    bench = _Bench(cases=cases, settings=settings, workspace=workspace, worker=worker)
+    bench = _Bench(cases=cases, settings=settings, workspace=workspace, worker=worker, mask=mask)
     bench.write_inputs()
     rounds = settings.samples_per_round
     runnable = sum(plan.source is not None for plan in plans)
@@ -129,6 +132,7 @@ class _Bench:
     settings: BenchSettings
     workspace: Path
     worker: str
+    mask: Mask | None = None
     outputs: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
     references: dict[str, Row] = field(default_factory=dict)
     views: dict[str, list[View]] = field(default_factory=dict)
@@ -222,6 +226,7 @@ class _Bench:
             batches=settings.batches if last else (),
             throughput_s=settings.throughput_s,
             dynamic=self.dynamic.get(index),
+            mask=None if self.mask is None else self.mask.to_dict(),
             volumes=pairs if last else (),
         )
 

@@ -25,6 +25,7 @@ from kdmri_bench.measuring.device import Meter, Nvml, open_nvml, resident
 from kdmri_bench.measuring.isolation import Job, JobResult
 from kdmri_bench.measuring.latency import sample_latency, throughput
 from kdmri_edge.errors import BackendError, KdmriError, MissingExtraError
+from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.inputs import SliceInput, read_input_spec, slice_input
 from kdmri_edge.runtime.session import open_session, reconstruct
 from kdmri_edge.utils.extras import load_attribute
@@ -101,11 +102,15 @@ def measure(job: Job) -> JobResult:
 
 def _open(job: Job, source: str) -> Session:
     opener = load_attribute(job.opener) if job.opener else open_session
+    named: dict[str, Any] = {}  # other openers know of no masks
+    if job.mask is not None:
+        named["mask"] = Mask.from_dict(job.mask)
     session: Session = opener(
         Path(source),
         backend=job.backend,
         precision=job.precision,
         threads=job.threads,
+        **named,
         **job.options,
     )
     return session
@@ -193,7 +198,8 @@ class _Clocked:
 
 def _end_to_end(job: Job, session: Session) -> Callable[[], object]:
     """Return a query from sampled k-space to the image in its own unit, on the road of scans."""
-    reads = read_input_spec(Path(job.reads or job.source))
+    mask = None if job.mask is None else Mask.from_dict(job.mask)
+    reads = read_input_spec(Path(job.reads or job.source), mask)
     kspace = np.load(str(job.kspace)) * reads.mask.grid
 
     def image() -> object:

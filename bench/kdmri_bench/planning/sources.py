@@ -18,17 +18,20 @@ from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.shipped import is_reference, refusal, resolve
 from kdmri_edge.models.specs import described_spec
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.redraw import redrawn
 from kdmri_edge.runtime.bundle import MANIFEST, open_bundle
 
 __all__ = [
     "HasPath",
     "Networks",
     "Source",
+    "at_matrix",
     "check_comparable",
     "from_bundle",
     "from_checkpoint",
     "from_run",
     "gather",
+    "has_code",
     "runs_of",
     "with_checkpoints",
 ]
@@ -48,6 +51,7 @@ class Source:
         checkpoint: its weights; None where only bundles were given.
         bundles: exports given by the user; empty where exports are to be made from the checkpoint.
         exports: folder in which exports are kept; None for a scratch folder.
+        resized: whether mask and matrix are others than its bundles' own, see `at_matrix`.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Source:
     checkpoint: Path | None = None
     bundles: tuple[Path, ...] = ()
     exports: Path | None = None
+    resized: bool = False
 
     @property
     def hashes(self) -> frozenset[str]:
@@ -166,6 +171,11 @@ def runs_of(networks: Networks) -> list[Run]:
     return [Run(folder) for folder in dict.fromkeys(folders)]
 
 
+def has_code(networks: Networks) -> bool:
+    """Whether a network is named as code, or given as a module."""
+    return any(map(is_brought, _listed(networks)))
+
+
 def with_checkpoints(
     networks: Networks,
     *,
@@ -246,6 +256,35 @@ def gather(networks: Networks) -> list[Source]:
     sources = _named(_merged(found))
     check_comparable(sources)
     return sources
+
+
+def at_matrix(sources: Sequence[Source], side: int) -> list[Source]:
+    """Return networks as they are measured at another matrix, with masks drawn like theirs.
+
+    Args:
+        sources: bundles that take any matrix.
+        side: of the square images.
+
+    Raises:
+        BenchError: a network is given otherwise.
+        DataError: a bundle takes multiples of another number.
+        MaskError: the acceleration leaves such a matrix without a centre.
+    """
+    found = []
+    for source in sources:
+        free = [open_bundle(bundle, verify=False).free for bundle in source.bundles]
+        if not free or None in free:
+            raise BenchError(
+                f"{source.name} is measured at its own matrix of {source.matrix}.",
+                "Give bundles that were exported with `kdmri-edge export --matrix any`, or leave"
+                " --matrix out.",
+            )
+        for sizes in free:
+            if sizes is not None:
+                sizes.check(side, side, "The matrix of --matrix")
+        mask = redrawn(source.mask, side, side)
+        found.append(replace(source, mask=mask, matrix=side, resized=True))
+    return found
 
 
 def _bundles_in(folder: Path) -> list[Path]:

@@ -127,7 +127,7 @@ _FORMS = {
     type=click.Path(path_type=Path),
     help="Folder of the bundle (one network, one target) [RUN/exports/...].",
 )
-@brought_options()
+@brought_options(any_matrix=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def export(
     source: Path | None,
@@ -147,7 +147,7 @@ def export(
     out: Path | None,
     weights: Path | None,
     for_mask: str | None,
-    matrix: int | None,
+    matrix: int | str | None,
     convention: str | None,
     as_json: bool,
 ) -> None:
@@ -162,14 +162,15 @@ def export(
 
     A bundle is named after its network and target, and after what differs from the defaults:
     -fp16, -bf16 or -int8; -dft, -fft or -projection (--dc); -dynamic (--batch); -masks (--mask
-    input); -op (--keep-op); -float (--float); -8coils (--coils). Where it lies is printed, or is
-    what --out says.
+    input); -matrices (--matrix any); -op (--keep-op); -float (--float); -8coils (--coils). Where it
+    lies is printed, or is what --out says.
 
     \b
     Examples:
       kdmri-edge export --target onnx
       kdmri-edge export dccnn-d3c5@brain-4x --target onnx
       kdmri-edge export runs/brain --target onnx --target openvino --model all
+      kdmri-edge export dccnn-d3c5@brain-any-mask --target openvino --matrix any
       kdmri-edge export runs/brain/student.safetensors --target torchscript --out bundle
       kdmri-edge export unet.py:UNet --weights unet.pt --for-mask mask.npy --target onnx
       kdmri-edge export --target trt --precision fp16
@@ -293,7 +294,11 @@ def _facts(bundle: Bundle) -> str:
         form = f"data consistency by {_FORMS.get(bundle.manifest['dc'], bundle.manifest['dc'])}"
     if transforms := bundle.manifest.get("transforms_as_products"):
         form += f", {transforms} Fourier transforms as DFT matrix products"
-    return f"{bundle.target.name}, {precision}; {form}; {_size(bundle) / 1e3:,.0f} kB"
+    matrix = ""
+    if bundle.free is not None:
+        multiple = bundle.free.multiple
+        matrix = "any matrix; " if multiple == 1 else f"any matrix of multiples of {multiple}; "
+    return f"{bundle.target.name}, {precision}; {matrix}{form}; {_size(bundle) / 1e3:,.0f} kB"
 
 
 def _parity(bundle: Bundle) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from kdmri_edge.errors import ExportError
-from kdmri_edge.physics.consistency import FORMULAS, SENSE_FORMULAS
+from kdmri_edge.physics.consistency import FORMULAS, SENSE_FORMULAS, Matrices
 from kdmri_edge.physics.operators import Form
 from kdmri_export.passes.onnx_function import node
 
@@ -37,12 +37,15 @@ class Lowering(TorchFunctionMode):
 
     Attributes:
         calls: Form and gain of each call, in order.
+        transforms: DFT matrices [2, n, n] along H and along W that the graph is given, for graphs
+            of any matrix, which hold none of their own; empty for others.
     """
 
     def __init__(self, *, keep: bool = False) -> None:
         super().__init__()
         self.keep = keep
         self.calls: list[tuple[Form, float]] = []
+        self.transforms: Sequence[Tensor] = ()
         self._replaced: dict[Any, Callable[..., Tensor]] = {
             torch.ops.kdmri.data_consistency: self._image,
             torch.ops.kdmri.sense_consistency: self._coils,
@@ -62,7 +65,7 @@ class Lowering(TorchFunctionMode):
         self.calls.append((Form(form), gain))
         if self.keep:
             return node(x, x_u, operator, gain, form)
-        return FORMULAS[Form(form)](x, x_u, operator, gain)
+        return FORMULAS[Form(form)](x, x_u, operator, gain, *self._matrices(form))
 
     def _coils(
         self, x: Tensor, x_u: Tensor, maps: Tensor, operator: Tensor, gain: float, form: str
@@ -73,7 +76,15 @@ class Lowering(TorchFunctionMode):
                 "Leave --keep-op out: its operators are then written out.",
             )
         self.calls.append((Form(form), gain))
-        return SENSE_FORMULAS[Form(form)](x, x_u, maps, operator, gain)
+        return SENSE_FORMULAS[Form(form)](x, x_u, maps, operator, gain, *self._matrices(form))
+
+    def _matrices(self, form: str) -> list[Matrices]:
+        """Return what makes the DFT matrices, where the graph is given them."""
+
+        def given(pair: Tensor) -> Matrices:
+            return lambda *_: (pair[0], pair[1])
+
+        return [given(pair) for pair in self.transforms] if form == Form.DFT else []
 
     def only_call(self) -> tuple[Form, float]:
         """Return the form and gain that all calls have in common.

@@ -24,7 +24,12 @@ from torch.utils.weak import WeakIdKeyDictionary
 from kdmri_edge.errors import ExportError
 from kdmri_export.passes.user_code import raised_line, silence
 
-__all__ = ["trace"]
+__all__ = ["FixedSizeError", "trace"]
+
+
+class FixedSizeError(ExportError):
+    """A network that fixes the size of an axis that was to be free, or asks multiples of it."""
+
 
 _VALUES: Final = re.compile(
     r"data-dependent|GuardOnDataDependent|_local_scalar_dense|dynamic shape operator|unbacked"
@@ -90,7 +95,7 @@ def _explained(error: Exception) -> ExportError:
             "Let it compute with local variables.",
         )
     if _DIMENSION.search(text):
-        return ExportError(
+        return FixedSizeError(
             "The network fixes the size of an axis that was to be free.",
             "Export with a fixed size along that axis.",
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from kdmri_edge.models.layers import Weighted
 from kdmri_edge.models.protocol import InputKind
@@ -21,6 +22,7 @@ from kdmri_edge.quantisation.calibration import layer_of
 from kdmri_edge.quantisation.scheme import writes_blocks
 from kdmri_edge.runtime.backends.onnxruntime import PRECISION_KEY
 from kdmri_edge.utils.extras import require
+from kdmri_export.passes.any_matrix import Sides, example_transforms, take_transforms
 from kdmri_export.passes.cast import DTYPES, cast_layers
 from kdmri_export.passes.complex_numbers import meets_complex, without_complex
 from kdmri_export.passes.data_consistency import Lowering
@@ -178,14 +180,24 @@ def to_model(
     require("onnxscript", extra="onnx")
     # torch.export takes a batch of one for a constant, so a dynamic one is shown as two.
     images = torch.cat((example, example)) if recipe.dynamic else example
-    shapes = free_axes(recipe, sense=reconstructor.spec.coils)
-    shown = (images, reconstructor.operator) if recipe.mask_input else (images,)
+    operator = reconstructor.operator
+    if recipe.any_matrix:  # a square would hide that an axis was taken for the other
+        images = pad(images, (0, recipe.multiple))
+        if operator.shape[-1] == example.shape[-1] and reconstructor.form is Form.DFT:
+            operator = pad(operator, (0, recipe.multiple))
+    shapes: Any = free_axes(recipe, sense=reconstructor.spec.coils)
+    shown: tuple[Tensor, ...] = (images, operator) if recipe.mask_input else (images,)
     names = [KSPACE if reconstructor.spec.reads is InputKind.KSPACE else INPUT]
     names += [OPERATOR] if recipe.mask_input else []
+    made = example_transforms(reconstructor, images) if recipe.any_matrix else {}
+    shown += tuple(made.values())
+    names += made
     further: dict[str, Tensor] = {}
     if reconstructor.spec.coils:
         names.append(MAPS)
         further = {MAPS: example_maps(images, recipe)}
+    if recipe.any_matrix:
+        shapes = _free_shapes(reconstructor, recipe, list(made))
     with torch.no_grad():
         lowered = copy.deepcopy(reconstructor)
         fold_parametrizations(lowered.model)
@@ -200,6 +212,8 @@ def to_model(
         if narrow and reconstructor.form is not Form.FFT:
             decompose_narrow_convs(lowered)
     lowering = Lowering(keep=recipe.keep_op)
+    if made:
+        take_transforms(lowered, lowering, list(made))
     with lowering:
         model, transforms = _exported(
             lowered,
@@ -282,6 +296,25 @@ def free_axes(recipe: ExportRecipe, *, sense: bool) -> Any:
         free[1] = torch.export.Dim("coils", min=1)
     operator = {OPERATOR: None} if recipe.mask_input else {}
     return {"x_u": batch, **operator, MAPS: free or None}
+
+
+def _free_shapes(
+    reconstructor: Reconstructor, recipe: ExportRecipe, transforms: list[str]
+) -> dict[str, Any]:
+    """Return which axes of a graph of any matrix are free, by the names of its arguments."""
+    sides, own = Sides(recipe.multiple), reconstructor.operator.shape
+    high, wide = sides.height(), sides.width()
+    shapes: dict[str, Any] = {"x_u": {**(_free_batch(recipe) or {}), 2: high, 3: wide}}
+    if recipe.mask_input and reconstructor.form is Form.PROJECTION:
+        square = sides.height(reconstructor.spec.channels)
+        shapes[OPERATOR] = {0: square, 1: square}
+    elif recipe.mask_input:
+        shapes[OPERATOR] = {0: high} if own[1] == 1 else {0: high, 1: wide}
+    for name, side in zip(transforms, (high, wide), strict=False):
+        shapes[name] = {1: side, 2: side}
+    if reconstructor.spec.coils:
+        shapes[MAPS] = {**(free_axes(recipe, sense=True)[MAPS] or {}), 3: high, 4: wide}
+    return shapes
 
 
 def _strip_traces(model: Any) -> None:

@@ -18,6 +18,7 @@ from kdmri_edge.models.blocks import channels_last
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.backends.torchscript import silence_warnings
+from kdmri_export.passes.any_matrix import example_transforms, take_transforms
 from kdmri_export.passes.cast import DTYPES, cast_layers
 from kdmri_export.passes.complex_numbers import meets_complex, without_complex
 from kdmri_export.passes.data_consistency import Lowering
@@ -73,14 +74,19 @@ def write(
         shown["operator"] = reconstructor.operator
     if reconstructor.spec.coils:
         shown["maps"] = example_maps(example, recipe)
+    lowering = Lowering()
+    made = example_transforms(reconstructor, example) if recipe.any_matrix else {}
+    if made:
+        shown |= made
+        take_transforms(lowered, lowering, list(made))
     module: nn.Module = lowered
     given: dict[str, Any] = {"example_kwarg_inputs": shown}
-    with silence_warnings(), torch.no_grad(), Lowering(), RectifiedIntegers():
+    with silence_warnings(), torch.no_grad(), lowering, RectifiedIntegers():
         if lowered_transforms(reconstructor) and meets_complex(lowered, **shown):
             module, transforms = _without_complex(lowered, shown, recipe)
             given = {"example_inputs": tuple(shown.values())}
     buffer = io.BytesIO()
-    with silence_warnings(), torch.no_grad(), Lowering(), RectifiedIntegers():
+    with silence_warnings(), torch.no_grad(), lowering, RectifiedIntegers():
         with warnings.catch_warnings(record=True) as chosen:
             warnings.simplefilter("always", _TRACER_WARNING)
             traced: Any = torch.jit.trace(  # type: ignore[no-untyped-call]

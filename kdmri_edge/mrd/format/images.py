@@ -14,11 +14,13 @@ from kdmri_edge.mrd.format.assembler import Slice
 from kdmri_edge.mrd.format.header import Encoding
 from kdmri_edge.runtime.pipeline import Outcome
 
-__all__ = ["FALLBACK", "REASON", "ImageMaker", "fallback_of"]
+__all__ = ["BEYOND", "FALLBACK", "REASON", "ImageMaker", "fallback_of"]
 
 FALLBACK: Final = "KdmriFallback"
 """Meta attribute of every image: "zero-filled", or "none" for the network's."""
 REASON: Final = "KdmriFallbackReason"
+BEYOND: Final = "KdmriBeyondTraining"
+"""Meta attribute of a network's image: what of its scan the network was not trained for."""
 _SERIES: Final = 1
 
 
@@ -63,6 +65,8 @@ class ImageMaker:
         if outcome.fallback is not None:
             meta[REASON] = outcome.fallback
             meta["ImageComment"] = f"zero-filled: {outcome.fallback}"
+        elif outcome.beyond:
+            meta[BEYOND] = meta["ImageComment"] = " ".join(outcome.beyond)
         data: NDArray[Any] = _integers(pixels, meta) if self._int16 else pixels
         self._count += 1
         image = Image.from_array(

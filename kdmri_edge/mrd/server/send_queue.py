@@ -132,6 +132,10 @@ class SendQueue:
         if reason is not None and reason not in self._told and len(self._told) < _TEXTS:
             self._told.add(reason)
             self._send(Text(f"WRN Slice {pending.part.key.slice} is the zero-filled one: {reason}"))
+        for text in outcome.beyond:
+            if text not in self._told and len(self._told) < _TEXTS:
+                self._told.add(text)
+                self._send(Text(f"WRN {text}"))
         image = pending.maker.make(pending.part, outcome)
         self._send(image)
         if self._broken is None:

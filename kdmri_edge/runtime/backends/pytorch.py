@@ -145,9 +145,11 @@ class EagerSession(Session):
             precision_executed="bf16 autocast, float32 data consistency" if self._bf16 else "f32",
         )
 
-    def _compute(self, images: Tensor, *maps: Tensor) -> Tensor:
+    def _compute(self, images: Tensor, *further: Tensor) -> Tensor:
+        # without an operator of the scan's, the network has its own
+        given = further if self.operator is not None else (None, *further)
         with torch.autocast(self._device, torch.bfloat16, enabled=self._bf16):
-            output: Tensor = self._forward(images, None, *maps)
+            output: Tensor = self._forward(images, *given)
         return output.float().contiguous()
 
     def _release(self) -> None:
@@ -157,12 +159,12 @@ class EagerSession(Session):
     def run(self, x_u: Array, *, operator: Array | None = None, maps: Array | None = None) -> Array:
         """Reconstruct; see `Session.run`."""
         given = self.inputs(x_u, operator=operator, maps=maps)
-        images, *coils = (torch.from_numpy(array).to(self._device) for array in given)
+        images, *further = (torch.from_numpy(array).to(self._device) for array in given)
         if not self.kspace:  # of which the memory formats of images are none
             images = images.contiguous(memory_format=self._format)
         compute = self._graph or self._compute
         try:
-            output = compute(images, *coils)
+            output = compute(images, *further)
         except Exception as error:
             if self._warm:
                 raise

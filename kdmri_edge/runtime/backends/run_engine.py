@@ -163,6 +163,13 @@ def find_engine(folder: Path, builder: str) -> Path:
     return max(found)[1]
 
 
+def dft_pair(size: int) -> Any:
+    """Return cosine and sine of the orthonormal DFT matrix, float32 [2, size, size]."""
+    index = np.arange(size)
+    angle = 2 * np.pi * (np.outer(index, index) % size) / size
+    return (np.stack((np.cos(angle), np.sin(angle))) / np.sqrt(size)).astype(np.float32)
+
+
 def times(engine: Engine, given: list[Any], warmup: int, samples: int) -> list[float]:
     """Time single queries, copies to the device and back included; milliseconds."""
     for _ in range(warmup):
@@ -200,6 +207,9 @@ def measure(
     given = [np.load(folder / "golden_input.npy")]
     if manifest.get("mask_input"):
         given.append(np.load(folder / "golden_operator.npy"))
+    for axis, name in ((2, "dft_height"), (3, "dft_width")):
+        if name in manifest["io"]:
+            given.append(dft_pair(given[0].shape[axis]))
     if "maps" in manifest["io"]:
         given.append(np.load(folder / "golden_maps.npy"))
     wanted = np.load(folder / "golden_output.npy")

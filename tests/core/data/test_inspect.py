@@ -14,9 +14,10 @@ from kdmri_edge.data.formats.bart import write_bart_scan
 from kdmri_edge.data.formats.measured import mask_of
 from kdmri_edge.data.formats.registry import write_image
 from kdmri_edge.data.geometry import from_axes
-from kdmri_edge.data.inspection import centre_lines, inspect
+from kdmri_edge.data.inspection import inspect
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.redraw import centre_lines
 from tests.core.data.written_dicom import write_series
 from tests.core.data.written_twix import line, whole, write_twix
 

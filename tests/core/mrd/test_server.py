@@ -15,16 +15,21 @@ import ismrmrd
 import numpy as np
 import pytest
 
+from kdmri_edge.data.phantom.volumes import phantom_volume
+from kdmri_edge.data.resample import to_matrix
+from kdmri_edge.data.scan import Scan
 from kdmri_edge.mrd.client import Reply, send_scan
 from kdmri_edge.mrd.format.assembler import Slice
 from kdmri_edge.mrd.format.emit import encoding_of, readouts
 from kdmri_edge.mrd.format.header import write_encoding
-from kdmri_edge.mrd.format.images import fallback_of
+from kdmri_edge.mrd.format.images import BEYOND, fallback_of
 from kdmri_edge.mrd.format.messages import Close, ConfigText, HeaderText, Text, serialise
 from kdmri_edge.mrd.format.parser import Parser
 from kdmri_edge.mrd.server.send_queue import SendQueue
 from kdmri_edge.mrd.server.server import Server
+from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.redraw import redrawn
 from kdmri_edge.runtime.pipeline import Outcome, Pipeline, zero_filled_magnitude
 from tests.core.mrd.conftest import StandIn
 from tests.core.mrd.scans import every_line, noise_scan, phantom_scan
@@ -67,6 +72,30 @@ def test_the_stream_gives_what_the_pipeline_gives(serving, tiny_bundles, events)
     (session,) = events("session")
     assert session["outcome"] == "complete"
     assert session["images"] == 4
+
+
+def test_one_server_reconstructs_every_matrix(serving, tiny_bundles) -> None:
+    pipeline = Pipeline(tiny_bundles["any-matrix"], threads=1)
+    server = serving(pipeline)
+    for height, width in ((24, 24), (32, 32), (48, 40), (24, 24)):
+        mask = redrawn(pipeline.reads.mask, height, width)
+        whole = phantom_volume(2, slices=1, matrix=48)
+        image = to_matrix(whole, (height, width)).image
+        kspace = (image_to_kspace(image) * mask.grid).astype(np.complex64)
+        affine = np.diag((4.0, 2.0, 2.0, 1.0))
+        scan = Scan(kspace=kspace[:, None], mask=mask, name="s", subject="s", affine=affine)
+        reply = sent(server, scan)
+        (sent_back,) = reply.images
+        assert fallback_of(sent_back) is None
+        given = pipeline.prepare(scan)
+        wanted = np.abs(pipeline.images(given)[0])
+        got = sent_back.data[0, 0]
+        assert got.shape == (height, width)
+        np.testing.assert_allclose(got, wanted, atol=2e-5 * wanted.max())
+        # what the network was not trained for is said beside the image
+        assert sent_back.meta.get(BEYOND, "") == " ".join(given.beyond)
+        assert reply.texts == [f"WRN {text}" for text in given.beyond]
+        assert bool(given.beyond) == ((height, width) != (32, 32))
 
 
 def test_slices_go_back_while_the_scan_runs(serving) -> None:

@@ -26,6 +26,8 @@ from typing import Any
 
 MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 OLDEST = (10, 3)  # of TensorRT; JetPack 6.1 and 6.2 have 10.3
+PROFILE = "profile.json"
+"""Of a graph of any matrix: smallest, usual and largest shape of each input. It may be edited."""
 
 
 class Refused(Exception):  # noqa: N818 - not an error of the program
@@ -53,6 +55,7 @@ def build(
     compute_capability: str | None = None,
     batches: tuple[int, ...] = (1, 1, 1),
     workspace_mib: int = 1024,
+    shapes: dict[str, list[list[int]]] | None = None,
 ) -> bytes:
     """Build an engine.
 
@@ -62,6 +65,7 @@ def build(
         compute_capability: For rtx: "sm86", ...; None builds for the GPU that is there.
         batches: Smallest, usual and largest batch, for a graph with a dynamic one.
         workspace_mib: Scratch memory that kernels may take.
+        shapes: Smallest, usual and largest shape of each input, for a graph of any matrix.
 
     Returns:
         The engine's bytes.
@@ -95,8 +99,13 @@ def build(
     if free:
         profile = maker.create_optimization_profile()
         for given in free:  # images, and the coils' maps that belong to them
+            own = (shapes or {}).get(given.name)
+            if own is not None and len(own) != 3:
+                raise Refused(f"{PROFILE} needs three shapes of {given.name!r}.")
             rest = tuple(given.shape)[1:]
-            profile.set_shape(given.name, *((batch, *rest) for batch in batches))
+            if own is None and -1 in rest:
+                raise Refused(f"The graph takes any matrix, and {PROFILE} lacks {given.name!r}.")
+            profile.set_shape(given.name, *(own or [[batch, *rest] for batch in batches]))
         config.add_optimization_profile(profile)
     engine = maker.build_serialized_network(network, config)
     # The parser owns the weights that the network points to: it must outlive the build.
@@ -120,8 +129,10 @@ def write_engine(
 ) -> dict[str, Any]:
     """Build the bundle's engine; write it and what it was built with, and return the latter."""
     graph = (folder / "model.onnx").read_bytes()
+    place = folder / PROFILE
+    shapes = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else None
     began = time.perf_counter()
-    engine = build(graph, builder, compute_capability, batches, workspace_mib)
+    engine = build(graph, builder, compute_capability, batches, workspace_mib, shapes)
     seconds = time.perf_counter() - began
     place = folder / engine_name(builder, compute_capability)
     record = {
@@ -133,6 +144,7 @@ def write_engine(
         "version": load_builder(builder).__version__,
         "compute_capability": compute_capability,
         "batches": list(batches),
+        **({} if shapes is None else {"shapes": shapes}),
         "machine": platform.machine(),
         "seconds": round(seconds, 1),
         "tf32": False,

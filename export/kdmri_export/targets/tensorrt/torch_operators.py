@@ -44,6 +44,7 @@ def _matrices(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor,
     Torch-TensorRT folds them into constants before it converts anything, in float64 as
     `physics.fourier.dft_matrices` does.
     """
+    n = int(n)
     index = torch.arange(n, device=device)
     angle = torch.remainder(index[:, None] * index, n).double() * (2 * math.pi / n)
     scale = 1 / math.sqrt(n)

@@ -1,0 +1,90 @@
+"""A mask like another one, for images of another matrix.
+
+The lines of a mask belong to its number of phase encodes. A network of any matrix is trained with
+masks of one matrix or a few, and meets scans of others: what they would be sampled with is drawn
+anew, by the family, the acceleration and the seed that the mask was drawn with.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import numpy as np
+
+from kdmri_edge.physics.espirit import CALIBRATION
+from kdmri_edge.physics.masks import (
+    MASK_FAMILIES,
+    Mask,
+    centre_block,
+    variable_density_2d,
+    variable_density_lines,
+)
+
+__all__ = ["centre_lines", "redrawn"]
+
+_DRAWN: Final = re.compile(
+    r"(?P<family>variable-density-2d|variable-density|random|equispaced)"
+    r"-(?P<acceleration>[\d.]+)x-s(?P<seed>\d+)"
+)
+_BLOCK: Final = re.compile(r"centre-(?P<height>\d+)x(?P<width>\d+)")
+
+
+def centre_lines(mask: Mask) -> int:
+    """Contiguous sampled lines around zero frequency of a line mask."""
+    if mask.samples.all():
+        return mask.height
+    if not mask.samples[0]:
+        return 0
+    above = int(np.argmin(mask.samples))
+    below = int(np.argmin(mask.samples[::-1]))
+    return above + below
+
+
+def redrawn(mask: Mask, height: int, width: int) -> Mask:
+    """Return a mask of the same kind for images of height x width.
+
+    Masks that this project drew have their family, acceleration and seed in their names. Others,
+    such as KD-MRI's, are taken for variable density with their own acceleration and as many lines
+    around zero frequency, but no more than three quarters of all that are sampled. The block of
+    super-resolution keeps its part of each axis, and every line or sample stays every one.
+
+    Args:
+        mask: The mask of another matrix.
+        height: Phase-encode lines H.
+        width: Readout samples W; line masks serve any.
+
+    Returns:
+        The mask itself where it fits.
+
+    Raises:
+        MaskError: The acceleration leaves such a matrix without a centre.
+    """
+    if mask.height == height and (mask.is_lines or mask.samples.shape[1] == width):
+        return mask
+    if mask.samples.all():
+        shape = (height,) if mask.is_lines else (height, width)
+        return Mask(samples=np.ones(shape, np.bool_), name=mask.name)
+    drawn = _DRAWN.fullmatch(mask.name)
+    acceleration = float(drawn["acceleration"]) if drawn else mask.nominal_acceleration
+    seed = int(drawn["seed"]) if drawn else 0
+    family = drawn["family"] if drawn else "variable-density"
+    if not mask.is_lines:
+        rows, columns = mask.samples.shape
+        if _BLOCK.fullmatch(mask.name):
+            # a corner of the block is sampled exactly where both of its sides are
+            kept = (int(mask.samples[:, 0].sum()), int(mask.samples[0].sum()))
+            sides = (
+                max(1, round(kept[0] * height / rows)),
+                max(1, round(kept[1] * width / columns)),
+            )
+            return centre_block((height, width), sides)
+        centre = max(1, min(16, round(min(height, width) / acceleration / 2)))
+        return variable_density_2d((height, width), acceleration, centre=centre, seed=seed)
+    centre = centre_lines(mask)
+    if family in ("random", "equispaced"):
+        # as wide as the family has it, or as coils need it where the mask was drawn for them
+        wanted = CALIBRATION if centre >= CALIBRATION else 0
+        return MASK_FAMILIES.named(family).draw(height, acceleration, seed, wanted)
+    most = max(1, 3 * round(height / acceleration) // 4)
+    return variable_density_lines(height, acceleration, centre_lines=min(centre, most), seed=seed)
