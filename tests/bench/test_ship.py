@@ -147,7 +147,8 @@ def test_the_bench_gives_the_figures_of_the_index(
     """The bench's own worker process, not the code that wrote the index."""
     out = tmp_path / "bench"
     options = ["--data", str(real_data / "brain"), "--out", str(out)]
-    options += ["--precision", "f32", "--samples", "3", "--warmup", "1"]
+    options += ["--precision", "f32", "--samples", "1", "--warmup", "0", "--limit-slices", "1000"]
+    options += ["--usual-only", "--without-plain-export"]  # whole volumes, once in each runtime
     result = CliRunner().invoke(main, ["bench", reference, *options])
     assert result.exception is None, result.output
     report = json.loads((out / "report.json").read_text())
