@@ -19,10 +19,10 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from kdmri_edge.data.geometry import Affine, regridded
 from kdmri_edge.errors import DataError
 
 if TYPE_CHECKING:
+    from kdmri_edge.data.geometry import Affine
     from kdmri_edge.data.scan import Scan
 
 __all__ = ["Orientation", "known", "not_raw", "orientation_of", "oriented", "sign_of"]
@@ -107,5 +107,7 @@ def known(wanted: Orientation | str) -> Orientation:
 
 def _turned(affine: Affine, matrix: tuple[int, int]) -> Affine:
     """Turn H and W around the pixel that the Fourier transform puts in the middle."""
+    from kdmri_edge.data.geometry import regridded  # the choices alone need no NumPy
+
     centre = (0, matrix[0] // 2, matrix[1] // 2)
     return regridded(affine, old=centre, new=centre, step=(1, -1, -1))
