@@ -76,7 +76,7 @@ def entry(checkpoint: Path, data: Path, split: str, file: str) -> tuple[str, dic
     spec, mask = spec_from_dict(meta["spec"]), Mask.from_dict(meta["mask"])
     training = meta["training"]
     test = find_parts(data, split=split).test
-    tested = load_cases(test, mask=mask, matrix=meta["matrix"], spec=spec)
+    tested = load_cases(test, mask=mask, matrix=meta["matrix"], spec=spec, prepared=True)
     cases = tested.cases
     trained = {item["sha256"] for item in training["data"]}
     if trained & {case.sha256 for case in cases}:
@@ -133,7 +133,9 @@ def calibrated(checkpoint: Path, data: Path, split: str, folder: Path) -> Path:
     held = load_checkpoint(checkpoint)
     network = load_reconstructor(checkpoint)
     files = find_parts(data, split=split).train
-    cases = load_cases(files, mask=held.mask, matrix=held.matrix, spec=held.spec).cases
+    cases = load_cases(
+        files, mask=held.mask, matrix=held.matrix, spec=held.spec, prepared=True
+    ).cases
     slices = TrainingSlices.from_cases(cases)
     maxima = training_maxima(network.model, network.operator, slices)
     copy = folder / f"{sha256_file(checkpoint)}.safetensors"

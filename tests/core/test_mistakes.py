@@ -61,8 +61,8 @@ def strange_options(text: str, typed: str) -> set[str]:
 
 
 def test_strange_options_are_found() -> None:
-    assert strange_options("Give --matrix 40, or `kdmri-edge export --lines 3`.", "run") == {
-        "--matrix",
+    assert strange_options("Give --coils 4, or `kdmri-edge export --lines 3`.", "run") == {
+        "--coils",
         "--lines",
     }
     assert not strange_options("Add --undersample, or `kdmri-edge export --dc auto`.", "run")

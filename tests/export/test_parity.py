@@ -11,7 +11,7 @@ from kdmri_edge.errors import ParityError
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.deviation import TOLERANCES, Figures, compare, tolerance_for
-from kdmri_edge.runtime.session import Session
+from kdmri_edge.runtime.session import Session, SessionInfo
 from kdmri_export.parity import check, golden
 from tests.export.networks import MATRIX, lines, network, spec
 from tests.export.parity_cases import pytorch
@@ -19,10 +19,21 @@ from tests.export.parity_cases import pytorch
 Array = NDArray[np.float32]
 
 
+PYTORCH = SessionInfo(
+    backend="PyTorch",
+    version="2",
+    device="CPU",
+    provider="eager",
+    threads=1,
+    precision_requested="f32",
+    precision_executed="f32",
+)
+
+
 class Doctored(Session):
     """PyTorch with something done to its output."""
 
-    info = None  # type: ignore[assignment]
+    info = PYTORCH
 
     def __init__(self, change, mask: Mask | None = None) -> None:  # type: ignore[no-untyped-def]
         self.network = network(spec(), mask or lines())

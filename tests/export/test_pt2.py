@@ -87,6 +87,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return export_model(checkpoint, ExportRecipe(target="pt2"), folder / "bundle")
 
 
+@pytest.mark.nightly  # a C++ compiler works for half a minute
 def test_what_was_compiled_runs_and_says_so(bundle: Bundle) -> None:
     package = package_of(bundle.graph)
     assert package.name in bundle.manifest["files"]

@@ -80,7 +80,8 @@ def table(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
     return found
 
 
-ONE_IMAGE = [name for name in CASES if "sense" not in name]
+# Of ours: a U-Net has operators beside those that the stand-in converts.
+ONE_IMAGE = [name for name in CASES if "sense" not in name and name != "U-Net"]
 
 
 @pytest.mark.parametrize("name", ONE_IMAGE)

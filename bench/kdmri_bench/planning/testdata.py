@@ -172,15 +172,27 @@ def load_cases(
     matrix: int,
     spec: NetworkSpec,
     split: str | None = None,
+    prepared: bool = False,
 ) -> TestData:
     """Read volumes, bring them to the matrix and undersample them as a network wants them.
+
+    Args:
+        files: The volumes.
+        mask: The network's.
+        matrix: Side of its images.
+        spec: Its architecture.
+        split: What to call the split that they are of.
+        prepared: Of networks with coils: give what this network itself reads, images and
+            sensitivities, in place of k-space that networks of several kinds make their inputs of.
 
     Raises:
         DataError: a volume is unreadable or below the matrix.
         MaskError: the mask is of another size.
     """
     volumes = (read_found(file) for file in files)
-    return _cases(volumes, len(files), mask=mask, matrix=matrix, spec=spec, split=split)
+    return _cases(
+        volumes, len(files), mask=mask, matrix=matrix, spec=spec, split=split, prepared=prepared
+    )
 
 
 def _cases(
@@ -191,10 +203,11 @@ def _cases(
     matrix: int,
     spec: NetworkSpec,
     split: str | None,
+    prepared: bool = False,
 ) -> TestData:
     """Bring volumes to the matrix one at a time, and undersample them."""
     cases, measured = [], []
-    kspace = True if reads_coils(spec) else None
+    kspace = True if reads_coils(spec) and not prepared else None
     undersampled = Undersampling(spec, mask, matrix, _SEED, kspace=kspace)
     with progress("Reading test volumes", count) as advance:
         for volume in volumes:

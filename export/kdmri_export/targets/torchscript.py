@@ -97,7 +97,8 @@ def write(
     # and at those by values, which it would fix as well: torch.export tells them apart.
     if module is lowered and any(not one.filename.startswith(_NOT_THEIRS) for one in chosen):
         with torch.no_grad(), Lowering():
-            trace(copy.deepcopy(reconstructor), (), shown, constants=bound(reconstructor))
+            own = {name: value for name, value in shown.items() if name not in made}
+            trace(copy.deepcopy(reconstructor), (), own, constants=bound(reconstructor))
     graph.write_bytes(_without_debug(buffer.getvalue()))
     return Written(convolutions=transformed.total, transforms=transforms, layers=transformed)
 

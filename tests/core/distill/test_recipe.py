@@ -166,7 +166,11 @@ def test_keys_of_version_0_1_are_taken_with_a_note(
 def test_every_key_of_version_0_1_has_a_key_today() -> None:
     written = json.loads((OLD / "recipes" / "resolved" / "user.json").read_text())["recipe"]
     recipe = DistillRecipe.from_dict(written, "user.json")
-    later = {"distillation.taps": {}, "distillation.taps_weight": 0.01}
+    later = {
+        "batches.matrices": [],
+        "distillation.taps": {},
+        "distillation.taps_weight": 0.01,
+    }
     assert recipe.flat() == {**written, **later}
     known = known_keys(DistillRecipe)
     assert set(FORMER_KEYS.values()) <= known.keys()

@@ -78,7 +78,7 @@ def test_what_stands_in_the_way_is_told_apart(real_data: Path, acceleration: flo
         sampled = kspace * mask.grid
         real = misfit(combined(sampled, mask), mask, real=True)
         kept = misfit(combined(sampled, mask, keeps_phase=True), mask, real=False)
-        assert (real <= 0.2, kept <= 0.03) == (suits, suits)
+        assert (real <= 0.22, kept <= 0.03) == (suits, suits)
 
 
 def test_phase_of_the_object_is_kept_and_that_between_coils_is_not() -> None:
