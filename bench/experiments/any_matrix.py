@@ -27,7 +27,7 @@ from kdmri_edge.models.checkpoint import read_checkpoint_meta
 from kdmri_edge.models.shipped import resolve_weights
 from kdmri_edge.models.specs import spec_from_dict
 from kdmri_edge.physics.masks import Mask, variable_density_lines
-from kdmri_edge.physics.redraw import centre_lines, redrawn
+from kdmri_edge.physics.redraw import lines_around_zero, redrawn
 from kdmri_edge.runtime.inputs import NetworkInput
 from kdmri_edge.runtime.pipeline import Pipeline
 from kdmri_edge.runtime.scope import trained_for
@@ -135,7 +135,7 @@ def _settings(own: Mask, matrices: Sequence[tuple[int, int]]) -> list[tuple[Mask
         mask = redrawn(own, *matrix)
         found.append((mask, matrix))
         if mask is own:
-            acceleration, centre = own.nominal_acceleration, centre_lines(own)
+            acceleration, centre = own.nominal_acceleration, lines_around_zero(own)
             other = variable_density_lines(own.height, acceleration, centre_lines=centre, seed=0)
             found.append((other, matrix))
     return found

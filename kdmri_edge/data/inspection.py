@@ -13,7 +13,7 @@ from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.sources import HDF5_SUFFIXES
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.physics.redraw import centre_lines
+from kdmri_edge.physics.redraw import lines_around_zero
 
 __all__ = ["FileInfo", "MaskInfo", "inspect", "scans_in"]
 
@@ -170,7 +170,7 @@ def _mask(mask: Mask) -> MaskInfo:
         sampled=int(mask.samples.sum()),
         of=int(mask.samples.size),
         acceleration=round(mask.nominal_acceleration, 4),
-        centre_lines=centre_lines(mask) if mask.is_lines else None,
+        centre_lines=lines_around_zero(mask) if mask.is_lines else None,
     )
 
 

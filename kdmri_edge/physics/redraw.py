@@ -21,7 +21,7 @@ from kdmri_edge.physics.masks import (
     variable_density_lines,
 )
 
-__all__ = ["centre_lines", "redrawn"]
+__all__ = ["lines_around_zero", "redrawn"]
 
 _DRAWN: Final = re.compile(
     r"(?P<family>variable-density-2d|variable-density|random|equispaced)"
@@ -30,8 +30,11 @@ _DRAWN: Final = re.compile(
 _BLOCK: Final = re.compile(r"centre-(?P<height>\d+)x(?P<width>\d+)")
 
 
-def centre_lines(mask: Mask) -> int:
-    """Contiguous sampled lines around zero frequency of a line mask."""
+def lines_around_zero(mask: Mask) -> int:
+    """Return how many lines of a line mask are sampled without a gap around zero frequency.
+
+    However many lie on either side; `combining.centre_lines` counts as many on both.
+    """
     if mask.samples.all():
         return mask.height
     if not mask.samples[0]:
@@ -81,7 +84,7 @@ def redrawn(mask: Mask, height: int, width: int) -> Mask:
             return centre_block((height, width), sides)
         centre = max(1, min(16, round(min(height, width) / acceleration / 2)))
         return variable_density_2d((height, width), acceleration, centre=centre, seed=seed)
-    centre = centre_lines(mask)
+    centre = lines_around_zero(mask)
     if family in ("random", "equispaced"):
         # as wide as the family has it, or as coils need it where the mask was drawn for them
         wanted = CALIBRATION if centre >= CALIBRATION else 0

@@ -17,7 +17,7 @@ from kdmri_edge.data.geometry import from_axes
 from kdmri_edge.data.inspection import inspect
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.physics.masks import Mask
-from kdmri_edge.physics.redraw import centre_lines
+from kdmri_edge.physics.redraw import lines_around_zero
 from tests.core.data.written_dicom import write_series
 from tests.core.data.written_twix import line, whole, write_twix
 
@@ -38,11 +38,11 @@ def test_centre_lines_are_counted_around_zero_frequency(size: int, data: st.Data
     samples[:above] = True
     samples[size - below :] = True
     expected = size if above + below == size else above + below
-    assert centre_lines(Mask(samples=samples, name="a")) == expected
+    assert lines_around_zero(Mask(samples=samples, name="a")) == expected
 
 
 def test_no_centre_line() -> None:
-    assert centre_lines(Mask(samples=np.arange(8) == 3, name="a")) == 0
+    assert lines_around_zero(Mask(samples=np.arange(8) == 3, name="a")) == 0
 
 
 def test_nifti(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from kdmri_edge.physics.masks import (
     variable_density_2d,
     variable_density_lines,
 )
-from kdmri_edge.physics.redraw import centre_lines, redrawn
+from kdmri_edge.physics.redraw import lines_around_zero, redrawn
 
 
 @pytest.mark.parametrize("family", ["variable-density", "random", "equispaced"])
@@ -23,7 +23,7 @@ def test_drawn_masks_are_what_their_family_draws(family: str) -> None:
     draw = MASK_FAMILIES[family].draw
     assert redrawn(draw(240, 4.0, 3, 0), 192, 208) == draw(192, 4.0, 3, 0)
     # with as wide a centre as coils need
-    assert centre_lines(redrawn(draw(240, 4.0, 3, 24), 192, 192)) >= 24
+    assert lines_around_zero(redrawn(draw(240, 4.0, 3, 24), 192, 192)) >= 24
 
 
 def test_2d_masks_and_blocks_keep_their_kind() -> None:
@@ -39,7 +39,7 @@ def test_masks_of_files_become_variable_density_of_their_own_acceleration() -> N
     own = Mask(samples=variable_density_lines(240, 4, seed=5).samples, name="mrbrain_4x")
     made = redrawn(own, 192, 256)
     assert made.nominal_acceleration == 4
-    assert centre_lines(made) >= 10
+    assert lines_around_zero(made) >= 10
     assert made.samples[0]
 
 
