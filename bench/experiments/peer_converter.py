@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdmri_edge.utils.extras import require
+
 __all__ = ["alone", "main"]
 
 
@@ -33,8 +35,7 @@ def alone(network: Any, constants: Mapping[str, Any]) -> Any:
 
 def main(arguments: list[str]) -> None:
     """Convert, run once, and write the graph."""
-    import openvino
-
+    openvino = require("openvino", extra="openvino")
     given, graph = map(Path, arguments)
     network, shown, constants = pickle.loads(given.read_bytes())
     with warnings.catch_warnings():

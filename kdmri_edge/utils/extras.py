@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from kdmri_edge.errors import MissingExtraError
 
 __all__ = ["available", "load_attribute", "require"]
+
+_REPORTS: Final = {"openvino": "openvino_telemetry"}
+"""Parts of libraries that report each use to their makers, which the libraries work without.
+
+OpenVINO's converter sends such reports without asking, from processes that it forks, and writes an
+identifier into the user's home. Nothing that runs beside a scanner may do so.
+"""
 
 
 def available(module: str) -> bool:
@@ -21,12 +29,14 @@ def available(module: str) -> bool:
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """Import and return `module`.
+    """Import and return `module`, without the part of it that reports its use over the network.
 
     Raises:
         MissingExtraError: It is not installed; the message holds the pip command for `extra`.
     """
     root = module.partition(".")[0]
+    if root in _REPORTS and root not in sys.modules:  # else it is the user's own import that rules
+        sys.modules.setdefault(_REPORTS[root], None)  # type: ignore[arg-type]  # "not to be found"
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

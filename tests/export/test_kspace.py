@@ -19,7 +19,7 @@ from kdmri_edge.physics.masks import Mask, variable_density_lines
 from kdmri_edge.runtime.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT, Bundle
 from kdmri_edge.runtime.session import open_session
 from kdmri_edge.runtime.verify import verify_bundle
-from kdmri_edge.utils.extras import available
+from kdmri_edge.utils.extras import available, require
 from kdmri_export.export import export_model
 from kdmri_export.graph_check import check_graph
 from kdmri_export.recipe import ExportRecipe
@@ -150,8 +150,7 @@ def test_transforms_stay_in_float32_whatever_the_precision(
 
 @pytest.mark.nightly
 def test_bf16_of_openvino_leaves_transforms_in_float32(export: Exporter) -> None:
-    import openvino
-
+    openvino = require("openvino", extra="openvino")
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has no bf16")
     bundle = export(named("FastMRI"), "openvino", precision="bf16")

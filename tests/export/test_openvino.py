@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,17 @@ class TestOpenVino(ParityCases):
         assert not deviation.exceeded(TOLERANCES["bf16"])
         # and it is not float32 under another name
         assert deviation.exceeded(TOLERANCES["f32"])
+
+    def test_no_use_is_reported(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The converter's reports to its makers, and their identifier in the user's home."""
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        (tmp_path / "home").mkdir()
+        self.write("magnitude", tmp_path)
+        assert not list((tmp_path / "home").iterdir())
+        assert sys.modules["openvino_telemetry"] is None
+        from openvino.tools.ovc import telemetry_utils
+
+        assert telemetry_utils.tm.__name__ == "openvino.tools.ovc.telemetry_stub"
 
     def test_damaged_graph_is_refused(self, tmp_path: Path) -> None:
         _, graph = self.write("magnitude", tmp_path)

@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 
 from kdmri_edge.runtime.bundle import GOLDEN_OUTPUT
+from kdmri_edge.utils.extras import require
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import write_checkpoint
@@ -31,7 +31,7 @@ def done(*command: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = tmp_path_factory.mktemp("build")
-    place = Path(openvino.__file__).parent / "cmake"
+    place = Path(str(require("openvino", extra="openvino").__file__)).parent / "cmake"
     made = done("cmake", "-S", EXAMPLE, "-B", build, f"-DOpenVINO_DIR={place}")
     assert made.returncode == 0, made.stderr
     made = done("cmake", "--build", build)

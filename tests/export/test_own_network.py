@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from kdmri_edge.errors import ExportError
 from kdmri_edge.runtime.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT, Bundle
 from kdmri_edge.runtime.session import open_session
-from kdmri_edge.utils.extras import available
+from kdmri_edge.utils.extras import available, require
 from kdmri_export.graph_check import CHECKED, check_graph
 
 UNET = Path(__file__).resolve().parents[2] / "examples" / "own_network" / "unet.py"
@@ -178,8 +178,8 @@ def test_every_operator_of_the_table_has_its_graph() -> None:
 def test_runtimes_agree_on_an_operator(name: str) -> None:
     """The table says that it is taken: ONNX Runtime and OpenVINO give one result."""
     import onnxruntime
-    import openvino
 
+    openvino = require("openvino", extra="openvino")
     graph = model(name)
     for target in CHECKED:
         assert check_graph(graph, target) == (Counter({name: 1}), [])
