@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.exporting import share_fixed_work
 
 DATA_VARIABLE = "KDMRI_TEST_DATA"
 
@@ -59,6 +62,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_exports() -> None:
+    if "torch" in sys.modules:  # tests that were collected use it
+        share_fixed_work()
 
 
 @pytest.fixture(scope="session")

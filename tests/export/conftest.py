@@ -1,23 +1,10 @@
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-
-@pytest.fixture(scope="session", autouse=True)
-def operators_read_once() -> None:
-    """PyTorch's exporter parses the source of all its operators anew for each graph: a third of it.
-
-    Nothing of this project adds to its table, so that all exports of a process can share one.
-    """
-    from torch.onnx._internal.exporter import _registration
-
-    registry = _registration.ONNXRegistry
-    registry.from_torchlib = staticmethod(functools.cache(registry.from_torchlib))  # type: ignore[method-assign,assignment]
 
 
 @pytest.fixture

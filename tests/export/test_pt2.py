@@ -79,7 +79,7 @@ class TestCompiled(ParityCases):
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The one that is compiled for every change."""
+    """One that is compiled: for half a minute, so that what needs it waits for the night."""
     if COMPILER is None:
         pytest.skip("no g++ on this machine")
     folder = tmp_path_factory.mktemp("pt2")
@@ -87,7 +87,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return export_model(checkpoint, ExportRecipe(target="pt2"), folder / "bundle")
 
 
-@pytest.mark.nightly  # a C++ compiler works for half a minute
+@pytest.mark.nightly
 def test_what_was_compiled_runs_and_says_so(bundle: Bundle) -> None:
     package = package_of(bundle.graph)
     assert package.name in bundle.manifest["files"]
@@ -104,6 +104,7 @@ def test_what_was_compiled_runs_and_says_so(bundle: Bundle) -> None:
     assert row["status"] == "passed"
 
 
+@pytest.mark.nightly
 def test_nothing_of_this_machine_is_in_the_package(bundle: Bundle) -> None:
     with zipfile.ZipFile(package_of(bundle.graph)) as archive:
         for name in archive.namelist():
@@ -112,6 +113,7 @@ def test_nothing_of_this_machine_is_in_the_package(bundle: Bundle) -> None:
                 assert path.encode() not in content, (name, path)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [

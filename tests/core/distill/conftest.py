@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.masks import variable_density_lines
 
 MATRIX = 32
+
+
+NARROW = 8
+"""Maps of a layer, where nothing depends on them; presets have 32, as a plain student has."""
 
 
 @pytest.fixture(autouse=True)
@@ -52,13 +57,17 @@ def recipe() -> Callable[..., DistillRecipe]:
 
 @pytest.fixture
 def settings(recipe: Callable[..., DistillRecipe]) -> Callable[..., Settings]:
-    """Settings of a tiny distillation; keywords of the settings or (without groups) its recipe."""
+    """Settings of a tiny distillation; keywords of the settings or (without groups) its recipe.
+
+    Its networks have NARROW maps, or those of their presets with `narrow=False`.
+    """
 
     def make(**changes: Any) -> Settings:
         known = {*DistillRecipe.__dataclass_fields__, *FORMER_KEYS}
         mine = {k: changes.pop(k) for k in list(changes) if k in known}
         teacher = changes.get("teacher", "dccnn-d5c5")
         student = changes.get("student", "dccnn-d3c5")
+        width = {"width": NARROW} if changes.pop("narrow", True) else {}
         values: dict[str, Any] = {
             "data": PHANTOM,
             "contrast": None,
@@ -66,9 +75,9 @@ def settings(recipe: Callable[..., DistillRecipe]) -> Callable[..., Settings]:
             "matrix": MATRIX,
             "mask": variable_density_lines(MATRIX, 2.0),
             "teacher": teacher,
-            "teacher_spec": preset("dccnn-d5c5" if "." in teacher else teacher),
+            "teacher_spec": replace(preset("dccnn-d5c5" if "." in teacher else teacher), **width),
             "student": student,
-            "student_spec": preset("dccnn-d3c5" if "." in student else student),
+            "student_spec": replace(preset("dccnn-d3c5" if "." in student else student), **width),
             "baseline": True,
             "recipe": recipe(**mine),
         }

@@ -20,7 +20,7 @@ Make = Callable[..., Settings]
 
 
 def test_costs_are_of_the_stages_that_are_trained(settings: Make, tmp_path: Path) -> None:
-    wanted = settings()
+    wanted = settings(narrow=False)
     wanted = replace(
         wanted, recipe=replace(wanted.recipe, qat=Qat(quantize=Quantize.INT8, steps=3))
     )
@@ -105,7 +105,7 @@ def test_what_is_short_is_not_forecast(
 def test_a_run_says_what_it_does_and_where_the_time_went(
     settings: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = distill(settings(distilled=False), tmp_path / "a b")
+    run = distill(settings(distilled=False, narrow=False), tmp_path / "a b")
     said = capsys.readouterr().err
     assert "Data: the phantom, split 'phantom', by subject:" in said
     assert re.search(r"^  training: .*; \d+ volumes?, \d+ slices$", said, re.MULTILINE)

@@ -54,7 +54,7 @@ def test_three_networks_know_what_they_are(run: Run, finished: dict[str, Any]) -
         assert checkpoint.role == role
         assert checkpoint.mask == wanted.mask
         assert checkpoint.matrix == 32
-        spec = wanted.teacher_spec if role == "teacher" else wanted.student_spec
+        spec = getattr(wanted, f"{role}_spec")
         assert checkpoint.spec == spec
         training = checkpoint.training
         assert training["recipe"] == wanted.recipe.to_dict()
@@ -113,7 +113,8 @@ def test_both_students_start_from_the_same_weights(
         real(network, stage, context)
 
     monkeypatch.setattr(run_module, "train", spy)
-    distill(settings(teacher_steps=2, attention_steps=2, imitation_steps=2), tmp_path / "run")
+    few = {"teacher_steps": 2, "attention_steps": 2, "imitation_steps": 2}
+    distill(settings(narrow=False, **few), tmp_path / "run")
     plain, distilled = started["plain"], started["attention"]
     assert all(torch.equal(plain[k], distilled[k]) for k in plain)
     assert any(not torch.equal(distilled[k], started["imitation"][k]) for k in plain)

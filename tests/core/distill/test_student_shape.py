@@ -41,18 +41,18 @@ def test_dilation_of_another_length_is_refused(settings: Make) -> None:
 
 
 def test_branches_are_folded_when_the_student_is_saved(settings: Make, tmp_path: Path) -> None:
-    wanted = settings(**FEW, reparameterise=True, imitation=Imitation.CASCADES)
+    wanted = settings(**FEW, narrow=False, reparameterise=True, imitation=Imitation.CASCADES)
     run = distill(wanted, tmp_path / "branches")
     student = load_checkpoint(run.weights("student"))
     assert sum(t.numel() for t in student.state.values()) == preset("dccnn-d3c5").parameters
-    plain = distill(settings(**FEW, imitation=Imitation.CASCADES), tmp_path / "plain")
+    plain = distill(settings(**FEW, narrow=False, imitation=Imitation.CASCADES), tmp_path / "plain")
     other = load_checkpoint(plain.weights("student"))
     assert student.state.keys() == other.state.keys()
     assert not torch.equal(*(s.state["cascades.0.convs.1.weight"] for s in (student, other)))
 
 
 def test_a_teacher_with_branches_is_folded_too(settings: Make, tmp_path: Path) -> None:
-    few = {**FEW, "distilled": False}
+    few = {**FEW, "distilled": False, "narrow": False}
     run = distill(settings(**few, reparameterise_teacher=True), tmp_path / "branches")
     other = distill(settings(**few), tmp_path / "plain")
     one, two = (load_checkpoint(r.weights("teacher")).state for r in (run, other))
@@ -105,7 +105,7 @@ def test_without_a_teachers_help_it_is_the_plain_student(
     settings: Make, weights: Weights, tmp_path: Path, branches: bool
 ) -> None:
     """Same first weights, same batches: only what it is taught makes the difference."""
-    few = {**FEW, "baseline": True, "reparameterise": branches}
+    few = {**FEW, "baseline": True, "narrow": False, "reparameterise": branches}
     trained = weights(distill(settings(**few, alpha=1.0), tmp_path / "alone").path)
     assert all(torch.equal(trained["student"][k], v) for k, v in trained["plain"].items())
     imitation = weights(distill(settings(**few, alpha=0.9), tmp_path / "taught").path)
