@@ -33,6 +33,7 @@ from kdmri_edge.runtime.targets import as_users_write
 from kdmri_edge.utils.closing import Closing
 from kdmri_edge.utils.console import say
 from kdmri_edge.utils.extras import load_attribute
+from kdmri_edge.utils.reading import limited
 
 if TYPE_CHECKING:
     from torch import nn
@@ -263,6 +264,8 @@ def read(
     *,
     kspace: bool = False,
     orientation: Orientation | str = Orientation.VENDOR,
+    max_memory: int | None = None,
+    trusted: bool | None = None,
 ) -> Scan | Volume:
     """Read a file of measured k-space as a scan, and everything else as a volume of images.
 
@@ -273,15 +276,20 @@ def read(
         kspace: A BART array of one coil is k-space, which the file itself does not say.
         orientation: How the axes of raw data (TWIX, MRD) run to the directions that it gives:
             "along" or "against" them, or as its vendor's data does ("vendor").
+        max_memory: Bytes of the largest array that the file may hold; None for $KDMRI_MAX_MEMORY,
+            else half of the machine's memory.
+        trusted: Open HDF5 at once, without trying it in a process of its own first; None for
+            $KDMRI_TRUST_FILES, else no.
 
     Returns:
         A `Scan` (k-space complex64 [S, C, H, W]) or a `Volume` (images [S, H, W]).
 
     Raises:
-        DataError: The file is missing, damaged, or of no readable format.
+        DataError: The file is missing, damaged, of no readable format, or larger than is allowed.
         MissingExtraError: The format needs a library that is not installed.
     """
-    return read_either(Path(path), kspace=kspace, orientation=orientation)
+    with limited(max_memory, trusted):
+        return read_either(Path(path), kspace=kspace, orientation=orientation)
 
 
 def write(

@@ -94,6 +94,9 @@ _SYSTEM = {
 }
 
 
+_ENDED = "A file or a stream ended before its contents did. Copy the files again."
+
+
 class _LazyGroup(click.Group):
     """A group whose commands are import strings."""
 
@@ -171,6 +174,10 @@ def _guarded(command: Callable[[], object]) -> int:
             click.echo(f"Error: {error}", err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as stop:
+        if isinstance(stop.__cause__, EOFError):  # click takes it for the end of a terminal's input
+            if speaks:
+                click.echo(f"Error: {_ENDED}", err=True)
+            return 1
         if speaks:
             # click turns every KeyboardInterrupt into an Abort, and remembers it.
             cause = stop.__cause__ if isinstance(stop, click.Abort) else stop

@@ -8,15 +8,17 @@ tells what nobody here has tried; whether a runtime takes these is for the runti
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from kdmri_edge.errors import ExportError
+from kdmri_edge.errors import ExportError, KdmriError
 from kdmri_edge.models.foreign import file_kind
 from kdmri_edge.utils.extras import require
+from kdmri_edge.utils.reading import check_claim, file_bytes, reading
 
 __all__ = ["CHECKED", "WHOLE", "Finding", "check_graph", "checked_graph", "external_files",
            "load_graph"]  # fmt: skip
@@ -183,8 +185,12 @@ def load_graph(graph: Path | bytes | Any) -> Any:
     if isinstance(graph, Path) and not graph.is_file():
         raise ExportError(f"{graph} does not exist.", "Give an .onnx file, or a bundle.")
     try:
+        if isinstance(graph, Path):
+            check_claim(file_bytes(graph), graph, error=ExportError)
         content = graph.read_bytes() if isinstance(graph, Path) else graph
         model = onnx.load_model_from_string(content)
+    except KdmriError:
+        raise
     except Exception as error:  # protobuf's own exception types differ between its versions
         raise _not_onnx(graph) from error
     if not model.graph.node:
@@ -196,7 +202,37 @@ def load_graph(graph: Path | bytes | Any) -> Any:
                     f"{graph} keeps weights in {name}, which does not lie beside it.",
                     "Copy both files, or write the graph with its weights inside.",
                 )
+        _check_external(graph, model)
     return model
+
+
+def _check_external(graph: Path, model: Any) -> None:
+    """Compare what a graph says of weights in other files with what lies there.
+
+    Raises:
+        ExportError: They lie elsewhere than beside it, or end before the graph says.
+    """
+    onnx = require("onnx", extra="onnx")
+    for tensor in _tensors(model.graph):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        told = {held.key: held.value for held in tensor.external_data}
+        inside = PurePosixPath(told.get("location", "").replace("\\", "/"))
+        if inside.is_absolute() or ".." in inside.parts:
+            raise ExportError(
+                f"{graph} keeps weights in {told.get('location')}, outside its folder.",
+                "Write the graph with its weights inside, or beside it.",
+            )
+        with reading(graph, "an ONNX graph", error=ExportError, remedy="Export it again."):
+            size = file_bytes(graph.parent / inside)
+            begin, length = int(told.get("offset") or 0), int(told.get("length") or 0)
+            item = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            claim = max(length, math.prod(tensor.dims) * item // 2)  # two values of four bits
+        if begin < 0 or length < 0 or begin + claim > size:
+            raise ExportError(
+                f"{graph} says that {told.get('location')} holds {tensor.name} beyond its end.",
+                "Copy both files again.",
+            )
 
 
 def external_files(model: Any) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kdmri_edge.commands.options import orientation_option
+from kdmri_edge.commands.options import file_options, orientation_option
 from kdmri_edge.errors import KdmriError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def data() -> None:
 )
 @_KSPACE
 @orientation_option
+@file_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def inspect(files: tuple[Path, ...], kspace: bool, orientation: str, as_json: bool) -> int:
     """Say what is in FILE..., and what `kdmri-edge run` would take it as.
@@ -129,6 +130,7 @@ def _times(numbers: tuple[float, ...]) -> str:
 )
 @_KSPACE
 @orientation_option
+@file_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def convert(
     source: Path,

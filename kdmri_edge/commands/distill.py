@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdmri_edge.commands.options import RowChoice
+from kdmri_edge.commands.options import RowChoice, file_options
 
 if TYPE_CHECKING:
     from kdmri_edge.distillation.run_folder import Run
@@ -24,6 +24,7 @@ __all__ = ["distill"]
     metavar="DIR",
     help="Folder of volumes in any format of `kdmri-edge data`, or `phantom`.",
 )
+@file_options
 @click.option("--contrast", help="Use only volumes of this contrast, e.g. T1w.")
 @click.option(
     "--split",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ from kdmri_edge.data.orientation import Orientation
 from kdmri_edge.errors import ExportError
 from kdmri_edge.registry import Registry
 from kdmri_edge.utils.extras import load_attribute
+from kdmri_edge.utils.reading import MAX_MEMORY, TRUST, parse_size
 from kdmri_edge.utils.suggest import nearest
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "NamedChoice",
     "RowChoice",
     "brought_options",
+    "file_options",
     "orientation_option",
 ]
 
@@ -34,6 +37,57 @@ def orientation_option(command: Callable[..., Any]) -> Callable[..., Any]:
         " (Siemens TWIX, MRD) gives: along or against them, or as its vendor's data does (against"
         " for Siemens, along for all others).",
     )(command)
+
+
+def file_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command that reads users' files take `--max-memory` and `--trust-files`.
+
+    They hold in the processes that it starts, too, so they are told by the environment, until the
+    command has ended.
+    """
+    options = (
+        click.option(
+            "--max-memory",
+            metavar="SIZE",
+            expose_value=False,
+            callback=_told(MAX_MEMORY),
+            help=f"Largest array that a file may hold, e.g. 8GiB; also ${MAX_MEMORY} [half of this"
+            " machine's memory].",
+        ),
+        click.option(
+            "--trust-files",
+            is_flag=True,
+            expose_value=False,
+            callback=_told(TRUST),
+            help="The files are your own: HDF5 is opened at once, without being tried in a process"
+            f" of its own; also ${TRUST}=1.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _told(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """Put what an option says into an environment variable while the command runs."""
+
+    def tell(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if not value:
+            return
+        if name == MAX_MEMORY:
+            parse_size(value, "--max-memory")
+        before = os.environ.get(name)
+        os.environ[name] = "1" if value is True else value
+
+        def back() -> None:
+            if before is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = before
+
+        context.call_on_close(back)
+
+    return tell
 
 
 class MatrixSide(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # see NamedChoice

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdmri_edge.commands.options import RowChoice, orientation_option
+from kdmri_edge.commands.options import RowChoice, file_options, orientation_option
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.targets import as_users_write
 
@@ -81,6 +81,7 @@ def runs_on(info: SessionInfo) -> str:
 )
 @click.option("--magnitude", is_flag=True, help="Write magnitudes of real reconstructions, too.")
 @orientation_option
+@file_options
 @click.option(
     "--no-cache",
     is_flag=True,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from kdmri_edge.commands.options import file_options
+
 __all__ = ["send"]
 
 
@@ -45,6 +47,7 @@ __all__ = ["send"]
     type=click.FloatRange(min=0.1),
     help="Seconds for which the server may be silent.",
 )
+@file_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def send(
     file: Path,

@@ -393,7 +393,7 @@ def load_split(path: Path) -> Split:
             )
     except FileNotFoundError:
         raise DataError(f"Split file {path} does not exist.", "Check the path.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"Split file {path} cannot be read ({error}).", "Correct the file."
         ) from error

@@ -111,7 +111,10 @@ def read_checkpoint_meta(path: Path) -> dict[str, Any]:
             raise _foreign(path)
         meta = json.loads(header["__metadata__"]["kdmri"])
         version = int(meta["format"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (
+        OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+        RecursionError, struct.error,
+    ) as error:  # fmt: skip
         # what is named like a checkpoint and of no known kind is most likely one that was cut short
         if path.suffix != ".safetensors" or file_kind(path) not in (OURS, *UNTOLD):
             raise _foreign(path) from error
@@ -179,7 +182,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             training=meta["training"],
             state=state,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise _damaged(path, repr(error)) from error
     except ModelError as error:
         raise _unreadable(path, error) from error
@@ -195,8 +198,10 @@ def _unreadable(path: Path, error: ModelError) -> CheckpointError:
 def _check_fit(path: Path, checkpoint: Checkpoint) -> None:
     from kdmri_edge.models.build import build_model
 
+    torch: Any = require("torch", extra="train")
     try:
-        network = build_model(checkpoint.spec)
+        with torch.device("meta"):  # a specification may name sizes that fill any memory
+            network = build_model(checkpoint.spec)
     except ModelError as error:
         raise _unreadable(path, error) from error
     expected = {name: (value.shape, value.dtype) for name, value in network.state_dict().items()}

@@ -70,9 +70,10 @@ def _safetensors_header(path: Path, head: bytes) -> dict[str, Any] | None:
         with path.open("rb") as stream:
             stream.seek(8)
             header = json.loads(stream.read(length))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return header if isinstance(header, dict) else None
+    told = header.get("__metadata__", {}) if isinstance(header, dict) else None
+    return header if isinstance(told, dict | None) and isinstance(header, dict) else None
 
 
 # A test of a file and its first bytes, and what it then is; the first that holds counts.

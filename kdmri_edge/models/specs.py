@@ -54,6 +54,8 @@ Kim et al., CVPR 2016.
 _LATER: Final = {"coils": False, "carried": 0, "shows_zero_filled": False, "shuffle": 1}
 """Fields that came after version 1 of the format, and their values where they are not used."""
 
+_MANY, _WIDE = 256, 1 << 16
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec:
@@ -107,19 +109,20 @@ class ModelSpec:
         object.__setattr__(self, "dilation", tuple(self.dilation))
         checks = {
             "kind": self.kind in (DCCNN, CARRYING, VDSR),
-            "cascades": self.cascades >= 1,
-            "convs": self.convs >= 2,
-            "width": self.width >= 1,
-            "kernel": self.kernel >= 1 and self.kernel % 2 == 1,
+            # the upper ends are far above any network: a damaged file may name any number
+            "cascades": 1 <= self.cascades <= _MANY,
+            "convs": 2 <= self.convs <= _MANY,
+            "width": 1 <= self.width <= _WIDE,
+            "kernel": 1 <= self.kernel < _MANY and self.kernel % 2 == 1,
             "dilation": len(self.dilation) in (self.convs, self.convs * self.cascades)
             and min(self.dilation) >= 1,
             "channels": self.channels in (1, 2),
             "attention_tap": 1 <= self.attention_tap < self.convs,
             "noise_weight": self.noise_weight is None or self.noise_weight > 0,
             "coils": not self.coils or (self.channels == 2 and self.kind != VDSR),
-            "carried": self.carried == 0 or (self.carried > 0 and self.kind == CARRYING),
+            "carried": self.carried == 0 or (0 < self.carried <= _WIDE and self.kind == CARRYING),
             "shows_zero_filled": not self.shows_zero_filled or self.kind == CARRYING,
-            "shuffle": self.shuffle == 1 or (self.shuffle > 1 and self.kind == CARRYING),
+            "shuffle": self.shuffle == 1 or (1 < self.shuffle <= _MANY and self.kind == CARRYING),
         }
         wrong = [name for name, good in checks.items() if not good]
         if wrong:

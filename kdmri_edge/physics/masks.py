@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +19,9 @@ from numpy.typing import NDArray
 from kdmri_edge.errors import MaskError
 from kdmri_edge.physics.fourier import mirrored
 from kdmri_edge.registry import Registry
+from kdmri_edge.utils.arrays import read_array
 from kdmri_edge.utils.files import sha256_bytes
+from kdmri_edge.utils.reading import reading
 
 __all__ = [
     "MASK_FAMILIES",
@@ -129,11 +130,11 @@ class Mask:
             MaskError: Keys are missing or indices lie outside the shape.
         """
         try:
-            shape = tuple(int(n) for n in value["shape"])
+            shape = _checked_shape(value["shape"])
             samples = np.zeros(math.prod(shape), dtype=np.bool_)
             samples[np.asarray(value["sampled"], dtype=np.intp)] = True
             return cls(samples=samples.reshape(shape), name=str(value["name"]))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise MaskError(
                 f"A stored mask is damaged ({error!r}).", "Make the file that holds it again."
             ) from error
@@ -424,19 +425,32 @@ def load_mask(path: Path, key: str | None = None) -> Mask:
     """
     if not path.is_file():
         raise MaskError(f"Mask file {path} does not exist.", "Check the path.")
-    try:
+    with reading(path, "a mask", error=MaskError, remedy=_READABLE):
         if path.suffix == ".json":
             held = json.loads(path.read_text(encoding="utf-8"))
             return check_zero_first(_from_json(held, path, key), str(path))
-        with path.open("rb") as stream:  # numpy leaves a file open whose archive is cut short
-            array = np.load(stream, allow_pickle=False)
-            if not isinstance(array, np.ndarray):  # an .npz archive, whatever its name
-                raise MaskError(f"{path} is an .npz archive.", "Save its one mask with numpy.save.")
+        array = read_array(path, kind="a mask", error=MaskError, remedy=_READABLE)
         return check_zero_first(_from_array(array, path), str(path))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+
+
+_READABLE: Final = "Give a .npy array or a .json file."
+_LARGEST_SIDE: Final = 1 << 16
+"""Far above any matrix, far below what fills a memory."""
+
+
+def _checked_shape(shape: Iterable[Any]) -> tuple[int, ...]:
+    """The sizes of a mask that a file gives.
+
+    Raises:
+        MaskError: They are none that a matrix has.
+    """
+    sizes = tuple(int(size) for size in shape)
+    if not 1 <= len(sizes) <= 2 or not all(1 <= size <= _LARGEST_SIDE for size in sizes):
         raise MaskError(
-            f"{path} is not a readable mask ({error}).", "Give a .npy array or a .json file."
-        ) from error
+            f"A mask has the sizes {', '.join(str(size)[:20] for size in sizes[:4])}.",
+            f"It has one or two axes of 1 to {_LARGEST_SIDE}.",
+        )
+    return sizes
 
 
 def check_zero_first(mask: Mask, what: str) -> Mask:
@@ -526,14 +540,14 @@ def _from_json(value: Any, path: Path, key: str | None) -> Mask:
     entry = value[key]
     try:
         axis = int(entry["phase_encode_axis"])
-        samples = np.zeros(int(entry["shape"][axis]), dtype=np.bool_)
+        samples = np.zeros(_checked_shape(entry["shape"])[axis], dtype=np.bool_)
         samples[np.asarray(entry["sampled_lines"], dtype=np.intp)] = True
         if int(entry.get("zero_frequency_index", 0)) != 0:
             raise MaskError(
                 f"Mask {key!r} of {path} has zero frequency elsewhere than at index 0.",
                 "Shift it with numpy.fft.ifftshift.",
             )
-    except (KeyError, TypeError, IndexError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise MaskError(
             f"Mask {key!r} of {path} is damaged ({error!r}).", "Compare it with the documentation."
         ) from error

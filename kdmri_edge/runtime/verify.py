@@ -24,6 +24,7 @@ from kdmri_edge.runtime.bundle import (
 from kdmri_edge.runtime.deviation import Figures, coarser, compare, tolerance_for
 from kdmri_edge.runtime.inputs import read_input_spec
 from kdmri_edge.runtime.session import Session, open_session
+from kdmri_edge.utils.arrays import read_array
 from kdmri_edge.utils.extras import load_attribute, require
 from kdmri_edge.utils.files import damaged
 
@@ -69,7 +70,12 @@ def verify_bundle(path: Path, *, backend: str | None = None) -> dict[str, Any]:
 def _golden(bundle: Bundle, name: str) -> NDArray[np.float32]:
     if name not in bundle.manifest["files"]:
         raise BundleError(f"{bundle.path} lacks its file {name}.", "Export the network again.")
-    array: NDArray[np.float32] = np.load(bundle.path / name)
+    array: NDArray[np.float32] = read_array(
+        bundle.path / name,
+        kind="golden data",
+        error=BundleError,
+        remedy="Export the network again.",
+    )
     return array
 
 

@@ -50,7 +50,8 @@ def read_toml(path: Path) -> dict[str, Any]:
             return tomllib.load(stream)
     except FileNotFoundError:
         raise RecipeError(f"Recipe file {path} does not exist.", "Check the path.") from None
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # beside its own error the parser lets through those of numbers, encodings and deep nesting
+    except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path} is not valid TOML ({error}).", "Correct the file.") from error
 
 
@@ -77,7 +78,7 @@ def override(
             )
         try:
             read = tomllib.loads(f"value = {text}")
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             read = {}
         entry = any(key.strip().startswith(f"{table}.") for table in tables)
         # More than the value: a text of several lines that happens to be TOML.

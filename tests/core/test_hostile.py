@@ -175,3 +175,85 @@ def test_reports_of_strangers_are_sentences(cli: Cli, seed: int, tmp_path: Path)
         done = cli("select", tmp_path / "report.json")
         assert done.code in (0, 1), keys
         assert "Traceback" not in done.err, keys
+
+
+def test_toml_and_json_nested_too_deeply_are_sentences(tmp_path: Path) -> None:
+    from kdmri_edge.data.datasets import load_split
+    from kdmri_edge.utils.config import override, read_toml
+
+    deep = "x = " + "[" * 100_000
+    (tmp_path / "r.toml").write_text(deep)
+    (tmp_path / "s.json").write_text("[" * 100_000)
+    for read, path, error in (
+        (read_toml, "r.toml", ke.errors.RecipeError),
+        (load_split, "r.toml", ke.errors.DataError),
+        (load_split, "s.json", ke.errors.DataError),
+        (load_mask, "s.json", ke.errors.MaskError),
+    ):
+        with pytest.raises(error):
+            read(tmp_path / path)
+    assert override({}, [deep]) == {"x": "[" * 100_000}
+
+
+def test_numbers_of_thousands_of_digits_are_sentences(tmp_path: Path) -> None:
+    from kdmri_edge.utils.config import read_toml
+
+    digits = "9" * 6000
+    (tmp_path / "r.toml").write_text(f"seed = {digits}")
+    with pytest.raises(ke.errors.RecipeError):
+        read_toml(tmp_path / "r.toml")
+    (tmp_path / "m.json").write_text(f'{{"shape": [{digits}], "sampled": [0], "name": "m"}}')
+    with pytest.raises(ke.errors.MaskError):
+        load_mask(tmp_path / "m.json")
+    for place in ("x = 1e308", f"x = {digits}"):
+        (tmp_path / "r.toml").write_text(place.replace("x", "teacher_steps"))
+        with pytest.raises(ke.errors.RecipeError):
+            ke.distillation.load_recipe(str(tmp_path / "r.toml"))
+
+
+@pytest.mark.parametrize("what", ["", "\x93NUMPY", "x" * 200])
+def test_a_damaged_golden_file_is_named_and_nobody_interrupted(
+    cli: Cli, tiny_bundles: dict[str, Path], what: str, tmp_path: Path
+) -> None:
+    from kdmri_edge.runtime.bundle import write_manifest
+
+    bundle = Path(shutil.copytree(tiny_bundles["magnitude"], tmp_path / "bundle"))
+    (bundle / "golden_input.npy").write_text(what, encoding="latin1")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    write_manifest(bundle, {k: v for k, v in manifest.items() if k not in ("files", "schema")})
+    cli("verify", bundle).check_refusal("golden_input.npy")
+
+
+def test_the_end_of_a_file_is_not_called_an_interruption(
+    monkeypatch: pytest.MonkeyPatch, cli: Cli, tmp_path: Path
+) -> None:
+    def ends(*_: Any, **__: Any) -> None:
+        raise EOFError  # as numpy does; click takes it for the end of what a user types
+
+    monkeypatch.setattr("kdmri_edge.data.conversion.convert", ends)
+    done = cli("data", "convert", tmp_path / "a.npy", tmp_path / "b.npy")
+    done.check_refusal("ended before its contents did")
+
+
+@pytest.mark.parametrize("family", ["cascades", "convs", "width", "kernel"])
+def test_networks_of_absurd_sizes_are_refused(family: str) -> None:
+    from dataclasses import replace
+
+    from kdmri_edge.models.specs import preset
+
+    with pytest.raises(ke.errors.ModelError, match=family):
+        replace(preset("dccnn-d3c5"), **{family: 10**11 + 1})
+
+
+def test_a_checkpoint_of_any_size_is_compared_before_it_is_built(tmp_path: Path) -> None:
+    """10^9 weights are named; the file holds a few."""
+    from dataclasses import replace
+
+    from kdmri_edge.models.checkpoint import load_checkpoint
+
+    path = write_checkpoint(tmp_path / "s.safetensors")
+    held = load_checkpoint(path)
+    large = replace(held.spec, width=1 << 15)
+    save_checkpoint(path, replace(held, spec=large))
+    with pytest.raises(ke.errors.CheckpointError, match="does not fit"):
+        load_checkpoint(path)

@@ -17,6 +17,7 @@ from kdmri_bench.results.repeatability import LARGER, ROUNDING, SLOWER, expected
 from kdmri_bench.results.schema import BASELINES, ZERO_FILLED, Report, Row, Status
 from kdmri_bench.results.statistics import MARGIN
 from kdmri_edge.errors import BenchError
+from kdmri_edge.utils.reading import BYTES
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -31,12 +32,9 @@ __all__ = [
 ]
 
 _MS: Final = {"us": 1e-3, "ms": 1.0, "s": 1e3}
-_BYTES: Final = {
-    "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
-}  # fmt: skip
 _UNITS: Final[dict[str, Mapping[str, float]]] = {
     "max-latency": _MS,
-    "max-memory": _BYTES,
+    "max-memory": BYTES,
     "max-loss": {"dB": 1.0},
 }
 

@@ -9,6 +9,7 @@ to `read_bart` and k-space to `scan_bart`.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,9 +24,11 @@ from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
 from kdmri_edge.utils.files import atomic_path
+from kdmri_edge.utils.reading import check_claim, file_bytes, reading
 
 __all__ = ["bart_is_kspace", "read_bart", "scan_bart", "write_bart", "write_bart_scan"]
 
+_HEADER: Final = 1 << 16  # characters: sizes come first
 _READ, _PHASE, _COIL, _SLICE, _AXES = 0, 1, 3, 13, 16
 _NAMES: Final = ("READ", "PHS1", "PHS2", "COIL", "MAPS", "TE", "COEFF", "COEFF2", "ITER", "CSHIFT",
                  "TIME", "TIME2", "LEVEL", "SLICE", "AVG", "BATCH")  # fmt: skip
@@ -37,8 +40,9 @@ def _sizes(path: Path) -> list[int]:
     if not header.is_file():
         raise DataError(f"{path} cannot be read: its {header.name} is missing.", "Copy both files.")
     try:
-        # further down BART writes commands and paths, in whatever encoding they have
-        lines = header.read_text(encoding="utf-8", errors="replace").splitlines()
+        with header.open(encoding="utf-8", errors="replace") as file:
+            # further down BART writes commands and paths, in whatever encoding they have
+            lines = file.read(_HEADER).splitlines()
         at = next(n for n, line in enumerate(lines) if line.strip() == "# Dimensions")
         sizes = [int(word) for word in lines[at + 1].split()]
     except (OSError, ValueError, IndexError, StopIteration) as error:
@@ -77,14 +81,16 @@ def _load(path: Path) -> NDArray[np.complex64]:
             " or three dimensions.",
             f"Give slices along SLICE (axis 13) alone: `bart slice {other} 0` takes one entry.",
         )
-    needed = 8 * int(np.prod(sizes, dtype=np.int64))
-    held = path.stat().st_size
+    needed = 8 * math.prod(sizes)
+    held = file_bytes(path)
+    check_claim(needed, path)
     if held != needed:
         raise DataError(
             f"{path} cannot be read: it has {held} bytes, and its header asks for {needed}.",
             "Copy both files again.",
         )
-    data = np.fromfile(path, dtype="<c8").reshape(sizes, order="F")
+    with reading(path, "BART's array"):
+        data = np.fromfile(path, dtype="<c8").reshape(sizes, order="F")
     data = data.transpose(_SLICE, _COIL, _PHASE, _READ, *(a for a in range(_AXES) if a not in used))
     return np.ascontiguousarray(data.reshape(data.shape[:4]), dtype=np.complex64)
 

@@ -6,9 +6,9 @@ The affine is kept both ways: the sform, or the qform where the sform is not cod
 
 from __future__ import annotations
 
-import zlib
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -16,9 +16,9 @@ from kdmri_edge.data.formats.registry import origin_of
 from kdmri_edge.data.geometry import Affine, usable_affine
 from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.volume import Volume, checked_image
-from kdmri_edge.errors import DataError
 from kdmri_edge.utils import extras
 from kdmri_edge.utils.files import atomic_path
+from kdmri_edge.utils.reading import check_claim, file_bytes, reading
 
 
 def read_nifti(path: Path) -> Volume:
@@ -41,26 +41,14 @@ def read_nifti(path: Path) -> Volume:
         MissingExtraError: nibabel is not installed.
     """
     nibabel: Any = extras.require("nibabel", extra="formats")
-    try:
+    with reading(path, "NIfTI"), nibabel.imageglobals.LoggingOutputSuppressor():
         nifti = nibabel.load(path)
+        _check_size(path, nifti)
         pixels = np.asanyarray(nifti.dataobj)
         zooms = tuple(float(z) for z in nifti.header.get_zooms()[:3])
         units = nifti.header.get_xyzt_units()[0]
         stored = _coded_affine(nifti.header)
         axes = _axes(nifti.header.get_dim_info())
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        zlib.error,
-        nibabel.filebasedimages.ImageFileError,
-        nibabel.spatialimages.HeaderDataError,
-    ) as error:
-        raise DataError(
-            f"{path} cannot be read as NIfTI ({type(error).__name__}).",
-            "The file is damaged or cut short: copy it again.",
-        ) from error
     while pixels.ndim > 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     if pixels.ndim == 3:
@@ -71,6 +59,24 @@ def read_nifti(path: Path) -> Volume:
         voxel_mm=_voxel_mm(zooms, units, axes),
         affine=_affine(stored, units, axes),
     )
+
+
+_SCALED: Final = 8
+"""Bytes of a voxel once slope and intercept were applied."""
+
+
+def _check_size(path: Path, nifti: Any) -> None:
+    """Compare what the header claims with what is allowed, and with the size of the file."""
+    stored = int(nifti.dataobj.dtype.itemsize)
+    voxels = math.prod(int(size) for size in nifti.shape)
+    check_claim(voxels * max(stored, _SCALED), path)
+    # a compressed file is unpacked up to its last voxel
+    end = int(nifti.dataobj.offset) + voxels * stored
+    packed = path.name.lower().endswith(".gz")
+    if packed:
+        check_claim(end, path, stored=file_bytes(path))
+    elif end > file_bytes(path):
+        raise ValueError("fewer bytes than its header says")
 
 
 def _millimetres(units: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from kdmri_edge.data.formats.registry import origin_of
 from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.volume import Volume, checked_image
-from kdmri_edge.errors import DataError
+from kdmri_edge.utils.arrays import read_array
 from kdmri_edge.utils.files import atomic_path
 
 
@@ -26,17 +25,7 @@ def read_npy(path: Path) -> Volume:
     Raises:
         DataError: unreadable, truncated, pickled objects, wrong rank, or not an MR image.
     """
-    try:
-        with path.open("rb") as stream:  # numpy leaves a file open whose archive is cut short
-            pixels = np.load(stream, allow_pickle=False)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path} cannot be read as a NumPy array ({type(error).__name__}).",
-            "Write it again with numpy.save, as numbers and not as pickled objects.",
-        ) from error
-    if not isinstance(pixels, np.ndarray):
-        # numpy.load goes by the content: an .npz archive under this name opens as an archive.
-        raise DataError(f"{path} is an .npz archive.", "Save its one array with numpy.save.")
+    pixels = read_array(path)
     if pixels.ndim == 2:
         pixels = pixels[None]
     return Volume(

@@ -6,6 +6,7 @@ Readers, writers, `kdmri-edge data` and the README's table follow it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypedDict
@@ -23,6 +24,7 @@ from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError, OutputError
 from kdmri_edge.registry import Registry
 from kdmri_edge.utils.extras import load_attribute
+from kdmri_edge.utils.reading import reading
 
 __all__ = [
     "FORMATS",
@@ -291,8 +293,15 @@ def read_volume(path: Path) -> Volume:
             f"{path} has a suffix that no reader knows.",
             f"Supported are {', '.join(READERS)}.",
         )
-    reader: Reader = load_attribute(READERS[suffix])
-    return reader(path)
+    with _read_as(suffix, path):
+        reader: Reader = load_attribute(READERS[suffix])
+        return reader(path)
+
+
+def _read_as(suffix: str, path: Path) -> AbstractContextManager[None]:
+    """Whatever a reader raises, its own or another package's, is one sentence."""
+    row = format_of(suffix)
+    return reading(path, suffix if row is None else row.name)
 
 
 def readable_suffix(path: Path) -> str | None:
@@ -329,7 +338,8 @@ def read_either(
     row = format_of(readable_suffix(path))
     measured = row is not None and row.scan is not None
     if row is not None and row.is_kspace is not None:
-        measured = load_attribute(row.is_kspace)(path, kspace)
+        with reading(path, row.name):
+            measured = load_attribute(row.is_kspace)(path, kspace)
     if measured:
         return read_scan(path, orientation=orientation)
     volume = read_volume(path)
@@ -363,8 +373,9 @@ def read_scan(path: Path, *, orientation: Orientation | str = Orientation.VENDOR
             f"{split_dataset(path)[0]} is of a format that holds no measured k-space.",
             f"Formats that do are {', '.join(SCAN_READERS)}.",
         )
-    reader: ScanReader = load_attribute(SCAN_READERS[suffix])
-    return oriented(reader(path), orientation)
+    with _read_as(suffix, path):
+        reader: ScanReader = load_attribute(SCAN_READERS[suffix])
+        return oriented(reader(path), orientation)
 
 
 Writer = Callable[[Path, ImageRecord], None]

@@ -16,6 +16,7 @@ import contextlib
 import io
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ from kdmri_edge.physics.masks import Mask
 from kdmri_edge.utils import extras
 from kdmri_edge.utils.console import progress
 from kdmri_edge.utils.files import sha256_file
+from kdmri_edge.utils.reading import check_claim
 
 __all__ = ["centred_size", "image_lines", "noise_of", "read_twix", "scan_twix", "sorted_lines"]
 
@@ -134,6 +136,7 @@ def sorted_lines(
     column = int(first.CenterCol) or samples // 2
     width = centred_size(column, samples, samples)
     numbers = sorted({int(line.mdh.Counter.Sli) for line in lines})
+    check_claim(8 * len(numbers) * coils * height * width, "K-space of this scan")
     kspace = np.zeros((len(numbers), coils, height, width), np.complex64)
     counts = np.zeros((len(numbers), height), np.int64)
     begin = width // 2 - column
@@ -272,6 +275,64 @@ def _check_whole(path: Path) -> None:
         offset = 0
     if not 32 <= first <= size - offset or not 1 <= second <= 64:  # header's bytes, its parts
         raise _unreadable(path, "its header makes no sense")
+    _check_lines(path, size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Lines:
+    """Where the header of a line says what: bytes from its start.
+
+    Attributes:
+        mask: Flags, 8 bytes.
+        counts: Samples, and the channels after them, 2 bytes each.
+        header: Its length.
+        of_channel: Length of what stands before the samples of each channel.
+    """
+
+    mask: int
+    counts: int
+    header: int
+    of_channel: int
+
+
+_OLD: Final = _Lines(mask=20, counts=28, header=0, of_channel=128)  # VB
+_NEW: Final = _Lines(mask=40, counts=48, header=192, of_channel=32)  # VD and later
+_ACQEND, _SYNCDATA = 1, 1 << 5
+_LENGTH: Final = (1 << 25) - 1  # of a line, in its first number
+
+
+def _check_lines(path: Path, size: int) -> None:
+    """Go from line to line as the library will: one without length would stop it there for ever.
+
+    Raises:
+        DataError: There is such a line.
+    """
+    with path.open("rb") as stream:
+        first, second = struct.unpack("<2I", stream.read(8))
+        new = first < 10000 and 1 <= second <= 64
+        table = stream.read(152 * second) if new else b""
+        places = [struct.unpack_from("<2Q", table, 152 * n + 8) for n in range(len(table) // 152)]
+        kind = _NEW if new else _OLD
+        for begin, length in places if new else [(0, size)]:
+            end = min(size, begin + length) if length else size
+            stream.seek(begin)
+            start = stream.read(4)
+            at = begin + (struct.unpack("<I", start)[0] if len(start) == 4 else size)
+            while at + 128 < end:
+                stream.seek(at)
+                head = stream.read(kind.counts + 4)
+                if len(head) < kind.counts + 4:
+                    break
+                (flags,) = struct.unpack_from("<Q", head, kind.mask)
+                samples, channels = struct.unpack_from("<2H", head, kind.counts)
+                step = kind.header + channels * (kind.of_channel + 8 * samples)
+                if flags & (_ACQEND | _SYNCDATA):
+                    step = struct.unpack_from("<I", head)[0] & _LENGTH
+                if flags & _ACQEND:
+                    break
+                if not step:
+                    raise _unreadable(path, "a line has no length")
+                at += step
 
 
 @contextlib.contextmanager

@@ -158,6 +158,12 @@ class Assembler:
         """Bytes of the lines of slices that are not complete."""
         return self._held
 
+    @property
+    def claimed(self) -> int:
+        """Bytes of the k-space of the slices that are not complete, once `finish` makes it."""
+        of_one = int(self._coils or 0) * self.encoding.lines * self.encoding.width * 8
+        return of_one * sum(1 + bool(entry.calibration) for entry in self._open.values())
+
     def add(self, acquisition: Acquisition) -> Slice | None:
         """Take the next readout; return the slice that it completes.
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.data.components import Component, intensities
 from kdmri_edge.data.formats.hdf5.mrd import image_series, is_mrd_stream, mrd_groups
+from kdmri_edge.data.formats.hdf5.opening import open_hdf5, values
 from kdmri_edge.data.formats.registry import origin_of
 from kdmri_edge.data.geometry import voxel_size
 from kdmri_edge.data.image import ImageRecord
@@ -35,6 +36,7 @@ from kdmri_edge.mrd.format.header import Encoding, read_encoding, write_encoding
 from kdmri_edge.mrd.format.streams import stream_header, stream_readouts
 from kdmri_edge.utils.console import say
 from kdmri_edge.utils.files import atomic_path
+from kdmri_edge.utils.reading import check_claim, reading
 
 __all__ = [
     "SERIES",
@@ -50,18 +52,6 @@ __all__ = [
 
 _GROUP: Final = "dataset"
 _BLOCK: Final = 256  # readouts that are read or written at once
-
-
-def _open(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist.", "Check the path.") from None
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read as HDF5 ({type(error).__name__}).",
-            "The file is damaged or cut short: copy it again.",
-        ) from None
 
 
 def _group(file: h5py.File, path: Path, named: str | None) -> h5py.Group:
@@ -97,8 +87,8 @@ def read_header(path: Path) -> str:
     source, named = split_dataset(path)
     if is_mrd_stream(source):
         return stream_header(source)
-    with _open(source) as file:
-        stored = np.asarray(_group(file, source, named)["xml"]).reshape(-1)
+    with open_hdf5(source) as file:
+        stored = values(_group(file, source, named)["xml"]).reshape(-1)
     if not stored.size:
         raise DataError(f"{source} has an empty header.", "Convert the scan again.")
     return _text(stored[0])
@@ -113,7 +103,7 @@ def count_readouts(path: Path) -> int:
     source, named = split_dataset(path)
     if is_mrd_stream(source):
         return sum(1 for _ in stream_readouts(source))
-    with _open(source) as file:
+    with open_hdf5(source) as file:
         return int(_group(file, source, named)["data"].size)
 
 
@@ -127,17 +117,19 @@ def read_readouts(path: Path) -> Iterator[Acquisition]:
     if is_mrd_stream(source):
         yield from stream_readouts(source)
         return
-    with _open(source) as file:
+    with open_hdf5(source) as file:
         data = _group(file, source, named)["data"]
+        if len(data.shape) != 1:
+            raise DataError(
+                f"{path} has readouts of shape {list(data.shape)}.", "MRD keeps them in one axis."
+            )
+        # their headers: the samples lie elsewhere in the file, and are as long as that says
+        stored = data.id.get_storage_size()
+        check_claim(data.shape[0] * data.dtype.itemsize, f"{data.name} of {source}", stored=stored)
         for start in range(0, data.shape[0], _BLOCK):
-            try:
-                rows = data[start : start + _BLOCK]
-                yield from map(_acquisition, rows)
-            except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
-                raise DataError(
-                    f"{path} holds a readout that cannot be read ({type(error).__name__}).",
-                    "The file is damaged: copy it again.",
-                ) from None
+            with reading(path, "readouts of a scan"):
+                rows = [_acquisition(row) for row in data[start : start + _BLOCK]]
+            yield from rows
 
 
 def _acquisition(row: Any) -> Acquisition:
@@ -147,6 +139,9 @@ def _acquisition(row: Any) -> Acquisition:
         # some converters leave the number out; the samples themselves tell it
         head = head.copy()
         head["active_channels"] = samples.size // count
+    claimed = int(head["active_channels"]) * count
+    if samples.size != claimed or row["traj"].size != int(head["trajectory_dimensions"]) * count:
+        raise ValueError("other samples than its header says")  # before they are allocated
     acquisition = Acquisition(head.tobytes())
     acquisition.data[:] = samples.reshape(
         acquisition.active_channels, acquisition.number_of_samples
@@ -176,6 +171,8 @@ def read_scan(path: Path) -> Scan:
     assembler = Assembler(encoding, whole=True)
     for acquisition in read_readouts(path):
         assembler.add(acquisition)
+        check_claim(assembler.held, f"The readouts of {path}")
+    check_claim(assembler.claimed, f"K-space of {path}")
     slices = list(assembler.finish())
     if not slices:
         raise _no_image(path, assembler)
@@ -366,27 +363,20 @@ def read_images(path: Path) -> Volume:
         DataError: Unreadable, several series, several channels, three-dimensional, phases or parts
             of complex images alone, or no image.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            series = [
-                node
-                for group in file.values() if isinstance(group, h5py.Group)
-                for name, node in group.items()
-                if SERIES.fullmatch(name) or name in image_series(group)
-            ]  # fmt: skip
-            if len(series) != 1:
-                raise DataError(
-                    f"{path} holds {len(series)} series of images.", "Give a file of one series."
-                )
-            data = _numbers(np.asarray(series[0]["data"]))
-            heads = [ImageHeader.from_buffer_copy(h.tobytes()) for h in series[0]["header"]]
-            metas = [Meta.deserialize(_text(text)) for text in series[0]["attributes"]]
-    # what a damaged file makes the two packages raise
-    except (OSError, RuntimeError, LookupError, ValueError, TypeError, SyntaxError) as error:
-        raise DataError(
-            f"{path} cannot be read as MRD images ({type(error).__name__}).",
-            "The file is damaged or cut short: copy it again.",
-        ) from None
+    with open_hdf5(path, "MRD images") as file:
+        series = [
+            node
+            for group in file.values() if isinstance(group, h5py.Group)
+            for name, node in group.items()
+            if SERIES.fullmatch(name) or name in image_series(group)
+        ]  # fmt: skip
+        if len(series) != 1:
+            raise DataError(
+                f"{path} holds {len(series)} series of images.", "Give a file of one series."
+            )
+        data = _numbers(values(series[0]["data"]))
+        heads = [ImageHeader.from_buffer_copy(h.tobytes()) for h in values(series[0]["header"])]
+        metas = [Meta.deserialize(_text(text)) for text in values(series[0]["attributes"])]
     if data.ndim != 5 or data.shape[1:3] != (1, 1) or not len(data) == len(heads) == len(metas):
         raise DataError(
             f"The images of {path} have shape {list(data.shape)}.",

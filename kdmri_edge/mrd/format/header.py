@@ -17,6 +17,7 @@ __all__ = ["Encoding", "read_encoding", "write_encoding"]
 _AGAIN: Final = "This reads Cartesian 2-D multi-slice scans."
 _NAMESPACE: Final = "http://www.ismrm.org/ISMRMRD"
 _LARGEST: Final = 8192  # samples along an axis: far above any scan, far below what fills a memory
+_WIDEST: Final = 1e4  # mm: above any scanner, far below what overflows an affine in float32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +68,7 @@ def read_encoding(xml: str | bytes) -> Encoding:
             sense.
     """
     from ismrmrd.xsd import ismrmrdHeader
-    from xsdata.exceptions import ConverterWarning, ParserError
+    from xsdata.exceptions import ConverterWarning
     from xsdata.formats.dataclass.parsers import XmlParser
     from xsdata.formats.dataclass.parsers.config import ParserConfig
 
@@ -86,11 +87,10 @@ def read_encoding(xml: str | bytes) -> Encoding:
             config = ParserConfig(fail_on_unknown_properties=False)
             header = XmlParser(config=config).from_bytes(ElementTree.tostring(root), ismrmrdHeader)
         return _encoding(header)
-    # what a document of another kind makes the generated classes and their parser raise
-    except (
-        ParserError, SyntaxError, TypeError, ValueError, AttributeError, IndexError,
-        ArithmeticError, RecursionError,
-    ) as error:  # fmt: skip
+    except DataError:
+        raise
+    # a document of another kind makes the generated classes and their parser raise anything
+    except Exception as error:
         raise DataError(
             f"The scan's header is no MRD header ({type(error).__name__}).",
             "It is the XML of an ismrmrdHeader with an encoding, its spaces and its limits.",
@@ -118,6 +118,11 @@ def _encoding(header: Any) -> Encoding:
         math.isfinite(each) for space in (whole, part) for each in (space.x, space.y, space.z)
     ):
         raise ValueError("a field of view that is not finite")
+    if max(abs(each) for space in (whole, part) for each in (space.x, space.y, space.z)) > _WIDEST:
+        raise DataError(
+            f"The scan's field of view is {whole.x:g} x {whole.y:g} mm.",
+            f"No scanner encodes more than {_WIDEST:g} mm; fieldOfView_mm is in millimetres.",
+        )
     if 0 < whole.x < 1 and 0 < whole.y < 1:
         raise DataError(
             f"The scan's field of view is {whole.x:g} x {whole.y:g} mm, as if given in metres.",

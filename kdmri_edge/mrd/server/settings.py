@@ -108,7 +108,7 @@ def refine(message: Text, chosen: Choice, settings: ServerSettings) -> Choice:
 def _parameters(text: str) -> Mapping[str, Any] | None:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested without end
         return None
     if not isinstance(value, dict):
         return None

@@ -144,8 +144,8 @@ def test_mask_files(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("absent.npy", None, "does not exist"),
-        ("broken.npy", b"\x93NUMPY nonsense", "not a readable mask"),
-        ("broken.json", b"{", "not a readable mask"),
+        ("broken.npy", b"\x93NUMPY nonsense", "cannot be read as a mask"),
+        ("broken.json", b"{", "cannot be read as a mask"),
         ("list.json", b"[1]", "not a JSON object"),
         ("several.json", b'{"a": {}, "b": {}}', "a, b"),
         ("damaged.json", b'{"a": {"shape": [4, 4]}}', "damaged"),
@@ -195,5 +195,5 @@ def test_an_archive_is_no_mask(tmp_path: Path) -> None:
     with pytest.raises(MaskError, match="archive"):
         load_mask(tmp_path / "masks.npz")
     (tmp_path / "cut.npy").write_bytes((tmp_path / "masks.npz").read_bytes()[:60])
-    with pytest.raises(MaskError, match="not a readable mask"):
+    with pytest.raises(MaskError, match="cannot be read as a mask"):
         load_mask(tmp_path / "cut.npy")

@@ -7,7 +7,9 @@ all frames together and of each (PS3.3, C.7.6.16).
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +21,9 @@ from numpy.typing import NDArray
 from kdmri_edge.data.components import Component
 from kdmri_edge.errors import DataError
 from kdmri_edge.utils import extras
+from kdmri_edge.utils.reading import check_claim, reading
 
-__all__ = ["AGAIN", "Frame", "frames_of", "group", "is_image", "open_dicom"]
+__all__ = ["AGAIN", "Frame", "frames_of", "group", "is_image", "open_dicom", "pixel_bytes"]
 
 AGAIN: Final = "The file is damaged or cut short: copy it again."
 
@@ -61,15 +64,32 @@ def open_dicom(path: Path, *, pixels: bool = True) -> Any:
         MissingExtraError: pydicom is not installed.
     """
     pydicom: Any = extras.require("pydicom", extra="formats")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of values that we do not look at
-            return pydicom.dcmread(path, stop_before_pixels=not pixels)
-    # pydicom lets errors of any type through for bytes that make no sense
-    except Exception as error:
-        raise DataError(
-            f"{path} cannot be read as DICOM ({type(error).__name__}).", AGAIN
-        ) from error
+    with reading(path, "DICOM"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values that we do not look at
+        _check_deflated(path)
+        return pydicom.dcmread(path, stop_before_pixels=not pixels)
+
+
+_DEFLATED: Final = "1.2.840.10008.1.2.1.99"
+_BEFORE_META: Final = 132 + 12  # preamble, prefix, and the element that gives the length
+_PIECE: Final = 1 << 24
+
+
+def _check_deflated(path: Path) -> None:
+    """Compare the size of what a file holds in compressed form as a whole with what is allowed.
+
+    pydicom would unpack all of it at once.
+    """
+    reader: Any = extras.require("pydicom.filereader", extra="formats")
+    meta = reader.read_file_meta_info(path)
+    if meta.get("TransferSyntaxUID") != _DEFLATED:
+        return
+    with path.open("rb") as stream:
+        stream.seek(_BEFORE_META + int(meta.FileMetaInformationGroupLength))
+        unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while not unpacker.eof and (data := unpacker.unconsumed_tail or stream.read(_PIECE)):
+            size += len(unpacker.decompress(data, _PIECE))
+            check_claim(size, path)
 
 
 def is_image(header: Any) -> bool:
@@ -97,16 +117,27 @@ def frames_of(file: Path, header: Any) -> Iterator[Frame]:
             sense.
         MissingExtraError: What pydicom needs for a compressed file is not installed.
     """
-    _check_pixels(file, header)
+    with reading(file, "DICOM"):
+        _check_pixels(file, header)
+        check_claim(pixel_bytes(header), file)
     try:
-        pixels = np.asarray(header.pixel_array)
-    except Exception as error:  # as above: of any type
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's, of files that it reads nevertheless
+            pixels = np.asarray(header.pixel_array)
+    except Exception as error:  # of any type, for bytes that make no sense
         raise _undecoded(file, header, error) from error
     pixels = pixels[None] if pixels.ndim == 2 else pixels
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     for index, image in enumerate(pixels):
         own = per_frame[index] if per_frame and index < len(per_frame) else None
         yield _frame(file, header, own, image, index)
+
+
+def pixel_bytes(header: Any) -> int:
+    """Bytes of all images of a file, as they are read."""
+    counts = [header.get(name) for name in ("Rows", "Columns", "NumberOfFrames")]
+    pixels = math.prod(1 if count in (None, "") else int(count) for count in counts)
+    return pixels * np.dtype(np.float32).itemsize
 
 
 def _undecoded(file: Path, header: Any, error: Exception) -> DataError:

@@ -23,12 +23,14 @@ from kdmri_edge.data.formats.dicom.frames import (
     group,
     is_image,
     open_dicom,
+    pixel_bytes,
 )
 from kdmri_edge.data.formats.dicom.stacking import stacked
 from kdmri_edge.data.geometry import voxel_size
 from kdmri_edge.data.sources import parse_name, source_sha256
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
+from kdmri_edge.utils.reading import check_claim, reading
 
 __all__ = ["dicom_name", "dicom_subject", "read_dicom"]
 
@@ -86,6 +88,8 @@ def read_dicom(path: Path) -> Volume:
         if "PixelData" not in header and "FloatPixelData" not in header:
             raise DataError(f"{file} cannot be read as DICOM (no pixels).", AGAIN)
     _check_one_series(path, [header for _, header in images])
+    with reading(path, "DICOM"):
+        check_claim(sum(pixel_bytes(header) for _, header in images), path)
     frames = [frame for file, header in images for frame in frames_of(file, header)]
     kept, left_out = intensities([frame.component for frame in frames], path)
     frames, affine = stacked(path, [frames[index] for index in kept])

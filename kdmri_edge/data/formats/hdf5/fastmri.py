@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.data.formats.coil_axis import look_like_coils
 from kdmri_edge.data.formats.hdf5.attributes import attribute_text
+from kdmri_edge.data.formats.hdf5.opening import open_hdf5, values
 from kdmri_edge.data.formats.measured import mask_of, remove_oversampling, volume_of
 from kdmri_edge.data.formats.mrd_header import readout_pixels
 from kdmri_edge.data.formats.registry import Origin, origin_of
@@ -50,9 +51,9 @@ def is_fastmri(names: list[str]) -> bool:
 def fastmri_subject(path: Path) -> str | None:
     """Return the patient that a file names, None where it names none or is no such file."""
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             value = file.attrs.get("patient_id") if is_fastmri(list(file)) else None
-    except (OSError, RuntimeError, ValueError):
+    except DataError:
         return None  # reading it will say what is wrong
     return attribute_text(value)
 
@@ -72,20 +73,12 @@ def _held(path: Path) -> _Held:
     Raises:
         DataError: unreadable, no `kspace`, a wrong rank, or real numbers.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            node = file.get("kspace")
-            stored = np.asarray(node[()]) if isinstance(node, h5py.Dataset) else None
-            readout = (
-                None if stored is None or stored.ndim < 2 else _readout(file, stored.shape[-2])
-            )
-            slices = _slices(file)
-            contrast = file.attrs.get("acquisition")
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read as HDF5 ({type(error).__name__}).",
-            "The file is damaged or cut short: copy it again.",
-        ) from error
+    with open_hdf5(path) as file:
+        node = file.get("kspace")
+        stored = values(node) if isinstance(node, h5py.Dataset) else None
+        readout = None if stored is None or stored.ndim < 2 else _readout(file, stored.shape[-2])
+        slices = _slices(file)
+        contrast = file.attrs.get("acquisition")
     if stored is None:
         raise DataError(f"{path} holds no kspace.", "Give a fastMRI training or validation file.")
     if stored.ndim not in (3, 4):
@@ -112,7 +105,7 @@ def _readout(file: h5py.File, count: int) -> int | None:
     header = file.get("ismrmrd_header")
     if not isinstance(header, h5py.Dataset) or header.size != 1:
         return None
-    text = np.asarray(header[()], dtype=object).reshape(-1)[0]
+    text = values(header).astype(object).reshape(-1)[0]
     return readout_pixels(
         text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text), count
     )

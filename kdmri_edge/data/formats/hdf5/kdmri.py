@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.data.formats.hdf5.opening import open_hdf5, values
 from kdmri_edge.data.formats.measured import is_lines
 from kdmri_edge.data.formats.registry import origin_of
 from kdmri_edge.data.origins import origin_ramp
@@ -51,17 +52,11 @@ def read_kdmri_h5(path: Path) -> Volume:
         DataError: unreadable, other layout, only `img_volus_*`, shapes that differ, or k-space that
             is not the masked Fourier transform of `volfs`.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            names = list(file)
-            full = _dataset(file, "volfs")
-            encoded = [name for name in names if _KSPACE.match(name)]
-            kspace = _dataset(file, encoded[0]) if len(encoded) == 1 else None
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read as HDF5 ({type(error).__name__}).",
-            "The file is damaged or cut short: copy it again.",
-        ) from error
+    with open_hdf5(path) as file:
+        names = list(file)
+        full = _dataset(file, "volfs")
+        encoded = [name for name in names if _KSPACE.match(name)]
+        kspace = _dataset(file, encoded[0]) if len(encoded) == 1 else None
     if full is None:
         raise _no_reference(path, names)
     image = checked_image(np.moveaxis(full, 2, 0) if full.ndim == 3 else full, path)
@@ -84,7 +79,7 @@ def read_kdmri_h5(path: Path) -> Volume:
 def _dataset(file: h5py.File, name: str) -> NDArray[Any] | None:
     """The dataset's values, None where the file has no dataset of that name."""
     node = file.get(name)
-    return np.asarray(node[()]) if isinstance(node, h5py.Dataset) else None
+    return values(node) if isinstance(node, h5py.Dataset) else None
 
 
 def _no_reference(path: Path, names: list[str]) -> DataError:

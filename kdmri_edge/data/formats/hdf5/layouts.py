@@ -16,6 +16,7 @@ import h5py
 from kdmri_edge.data.formats.hdf5.fastmri import is_fastmri
 from kdmri_edge.data.formats.hdf5.kdmri import is_kdmri
 from kdmri_edge.data.formats.hdf5.mrd import image_series, is_mrd_stream, mrd_groups
+from kdmri_edge.data.formats.hdf5.opening import open_hdf5
 from kdmri_edge.data.formats.hdf5.plain import complex_datasets
 from kdmri_edge.data.formats.measured import volume_of
 from kdmri_edge.data.scan import Scan
@@ -107,9 +108,9 @@ _STREAM: Final = Layout(
 def mrd_scans(path: Path) -> list[str]:
     """Names of the groups of a file that hold a scan, as ISMRMRD has it; empty where none does."""
     try:
-        with h5py.File(path, "r") as opened:
+        with open_hdf5(path) as opened:
             return mrd_groups(opened)
-    except (OSError, RuntimeError, ValueError):
+    except DataError:
         return []  # reading it will say what is wrong
 
 
@@ -122,21 +123,15 @@ def layout_of(path: Path) -> Layout:
     file, named = split_dataset(path)
     if is_mrd_stream(file):
         return _STREAM
-    try:
-        with h5py.File(file, "r") as opened:
-            if named is not None and named.strip("/") in mrd_groups(opened):
-                return next(layout for layout in LAYOUTS if layout.recognises is _is_mrd)
-            names = [str(name) for name in opened]
-            for name, node in opened.items():
-                names += [f"{name}/{part}" for part in node] if isinstance(node, h5py.Group) else []
-                names += [f"{name}/{part}/header" for part in image_series(node)]
-            # whatever it is called: who names the axes of a dataset does not mean another layout's
-            described = sum("axes" in node.attrs for node in complex_datasets(opened).values()) == 1
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(
-            f"{file} cannot be read as HDF5 ({type(error).__name__}).",
-            "The file is damaged or cut short: copy it again.",
-        ) from error
+    with open_hdf5(file) as opened:
+        if named is not None and named.strip("/") in mrd_groups(opened):
+            return next(layout for layout in LAYOUTS if layout.recognises is _is_mrd)
+        names = [str(name) for name in opened]
+        for name, node in opened.items():
+            names += [f"{name}/{part}" for part in node] if isinstance(node, h5py.Group) else []
+            names += [f"{name}/{part}/header" for part in image_series(node)]
+        # whatever it is called: who names the axes of a dataset does not mean another layout's
+        described = sum("axes" in node.attrs for node in complex_datasets(opened).values()) == 1
     if named is not None or described:
         return _PLAIN
     return next((layout for layout in LAYOUTS if layout.recognises(names)), _PLAIN)

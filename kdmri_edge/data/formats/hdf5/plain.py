@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.data.formats.hdf5.attributes import attribute_text
+from kdmri_edge.data.formats.hdf5.opening import open_hdf5, values
 from kdmri_edge.data.formats.measured import mask_of
 from kdmri_edge.data.formats.registry import origin_of
 from kdmri_edge.data.origins import zero_first
@@ -55,19 +56,13 @@ def scan_plain_h5(path: Path) -> Scan:
             or slices that were sampled differently.
     """
     source, named = split_dataset(path)
-    try:
-        with h5py.File(source, "r") as file:
-            loaded = complex_datasets(file)
-            name = _chosen(source, file, loaded, named)
-            node = file[name]
-            axes = (axes_of(named) if named else None) or attribute_text(node.attrs.get("axes"))
-            zero = attribute_text(node.attrs.get("zero_frequency"))
-            stored = np.asarray(node[()])
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise DataError(
-            f"{source} cannot be read as HDF5 ({type(error).__name__}).",
-            "The file is damaged or cut short: copy it again.",
-        ) from error
+    with open_hdf5(source) as file:
+        loaded = complex_datasets(file)
+        name = _chosen(source, file, loaded, named)
+        node = file[name]
+        axes = (axes_of(named) if named else None) or attribute_text(node.attrs.get("axes"))
+        zero = attribute_text(node.attrs.get("zero_frequency"))
+        stored = values(node)
     if zero not in (None, "first", "centre"):
         raise DataError(
             f"zero_frequency of {source}:{name} is {zero!r}.",
