@@ -1,10 +1,11 @@
 """Build the container of a bundle, with its OpenRecon label: `python deploy/build.py BUNDLE`.
 
 The label's memory and cores come from a benchmark's report (`kdmri-edge bench ... --out DIR`): the
-largest peak of the bundle's rows, with room for the scans that are served at once, and the threads
-that it was measured with. The container takes no more scans at once, no more waiting lines of each
-and no more threads than that. With --check nothing is built: bundle and report are checked, the
-label is made and validated, which needs no container engine.
+largest peak of the bundle's rows, with room for the largest scans that are let in, as many as are
+served at once, and the threads that it was measured with. The container takes no more scans at
+once, no larger slices, no more waiting lines of each scan and no more threads than that. With
+--check nothing is built: bundle and report are checked, the label is made and validated, which
+needs no container engine.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ from kdmri_edge.utils.files import read_json
 HERE = Path(__file__).resolve().parent
 SCHEMA = HERE / "openrecon.schema.json"
 _MIB = 2**20
+# Of a scan's slices one is assembled, one waits for its turn and three are with the network or on
+# their way back (`ServerSettings.in_flight`); noise takes a fourth of a slice, twice as it is used.
+_HELD = 6
+_WORK = 8  # copies of a slice while its coils are whitened, transformed and combined
+_SMALLEST_MIB = 64  # 32 coils at 512 x 512: other scans than the bundle's get an image, too
 _RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}  # by target: the package that runs it
 
 
@@ -39,7 +45,7 @@ def needs(
     manifest: Mapping[str, Any],
     runtime: str,
     sessions: int,
-    slice_mib: float,
+    slice_mib: int,
     scan_mib: int,
 ) -> tuple[int, int]:
     """Return (memory in MiB, cores) from a benchmark's report.
@@ -49,8 +55,8 @@ def needs(
         manifest: Of the bundle: only rows of a network as large, at that matrix, count.
         runtime: Title of the runtime whose rows count.
         sessions: Scans at once.
-        slice_mib: K-space of one slice of all coils; while it is reconstructed, a scan holds about
-            six of them.
+        slice_mib: K-space of the largest slice that is let in, all coils. A scan holds `_HELD` of
+            them, and the one slice that is reconstructed takes `_WORK` more.
         scan_mib: Lines of one scan that may wait for the rest of their slices: of an interleaved
             scan those of all slices wait.
 
@@ -81,7 +87,8 @@ def needs(
             f"The report has no measured memory of this network in {runtime}.",
             "Give report.json of `kdmri-edge bench` with that bundle.",
         )
-    return math.ceil(max(peaks) + sessions * (6 * slice_mib + scan_mib)), threads
+    scans = sessions * (_HELD * slice_mib + scan_mib)
+    return math.ceil(max(peaks) + scans + _WORK * slice_mib), threads
 
 
 def version_of(report: dict[str, Any], package: str) -> str:
@@ -200,6 +207,9 @@ def main() -> int:
     parser.add_argument("--coils", type=_whole(1024), default=32,
                         help="receive channels to make room for")  # fmt: skip
     parser.add_argument("--sessions", type=_whole(256), default=2, help="scans at once")
+    parser.add_argument("--slice-memory", type=_whole(1 << 16),
+                        help="MiB that one slice of all coils may take [what the coils need at the"
+                        f" bundle's matrix, at least {_SMALLEST_MIB}]")  # fmt: skip
     parser.add_argument("--scan-memory", type=_whole(1 << 20), default=512,
                         help="MiB of lines that one scan may have waiting")  # fmt: skip
     parser.add_argument("--engine", default="docker", help="docker or podman")
@@ -215,7 +225,14 @@ def main() -> int:
                 f"Export it with --target {' or '.join(_RUNTIMES)}.",
             )
         matrix = int(bundle.manifest["matrix"])
-        slice_mib = given.coils * matrix * matrix * 8 / _MIB
+        own_mib = math.ceil(given.coils * matrix * matrix * 8 / _MIB)
+        slice_mib = given.slice_memory or max(own_mib, _SMALLEST_MIB)
+        if slice_mib < own_mib:
+            raise DataError(
+                f"A slice of {given.coils} coils at {matrix} x {matrix} takes {own_mib} MiB,"
+                f" above --slice-memory {slice_mib}.",
+                "Raise it, or give fewer --coils.",
+            )
         runtime = bundle.target.backend.title
         report = read_json(given.report, DataError)
         pinned = f"{package}=={version_of(report, package)}"
@@ -236,6 +253,7 @@ def main() -> int:
                  "--build-arg", f"RUNTIME={pinned}",
                  "--build-arg", f"SESSIONS={given.sessions}",
                  "--build-arg", f"THREADS={cores}",
+                 "--build-arg", f"SLICE_MEMORY={slice_mib}",
                  "--build-arg", f"SCAN_MEMORY={given.scan_memory}",
                  "--build-arg", f"OPENRECON_LABEL={encoded}", str(context)],
                 check=True,

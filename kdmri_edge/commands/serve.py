@@ -16,7 +16,26 @@ __all__ = ["serve"]
 
 
 @click.command()
-@click.argument("network", type=click.Path(path_type=Path), metavar="BUNDLE")
+@click.argument(
+    "networks",
+    type=click.Path(path_type=Path),
+    nargs=-1,
+    required=True,
+    metavar="FOLDER|BUNDLE...",
+)
+@click.option(
+    "--rules",
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="Which scans go to which of many bundles [serve.toml in the folder; else what fits].",
+)
+@click.option(
+    "--loaded",
+    default=4,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Networks of many bundles that are kept in memory at once.",
+)
 @click.option(
     "--host",
     default="127.0.0.1",
@@ -84,6 +103,15 @@ __all__ = ["serve"]
     help="Seconds for a client to take one message, before its scan is given up.",
 )
 @click.option(
+    "--slice-memory",
+    envvar="KDMRI_SLICE_MEMORY",
+    show_envvar=True,
+    default=256,
+    show_default=True,
+    type=click.IntRange(1),
+    help="MiB that the k-space of one slice may take, all coils; scans of larger ones are refused.",
+)
+@click.option(
     "--scan-memory",
     envvar="KDMRI_SCAN_MEMORY",
     show_envvar=True,
@@ -120,7 +148,9 @@ __all__ = ["serve"]
 @orientation_option
 @click.option("--quiet", is_flag=True, help="Log warnings and errors alone.")
 def serve(
-    network: Path,
+    networks: tuple[Path, ...],
+    rules: Path | None,
+    loaded: int,
     host: str,
     port: int,
     configs: tuple[str, ...],
@@ -130,6 +160,7 @@ def serve(
     opening: float,
     idle: float,
     stall: float,
+    slice_memory: int,
     scan_memory: int,
     metrics_port: int | None,
     matrix: str | None,
@@ -151,9 +182,15 @@ def serve(
     one JSON object a line on standard error, without patient data. SIGTERM ends it after the
     running scans, a second one at once.
 
+    Of several bundles, or of those in a folder, each scan gets the one that fits its coils, matrix
+    and mask, or that a rule names; which one, and why no other, is said in text, in meta attributes
+    and in the log. They are loaded when they are first needed. SIGHUP looks for bundles and rules
+    again.
+
     \b
     Examples:
       kdmri-edge serve bundle
+      kdmri-edge serve bundles --rules serve.toml
       kdmri-edge serve bundle --host 0.0.0.0 --format int16 --metrics-port 9100
       kdmri-edge send scan.h5 -o images.h5
     """  # noqa: D301 - click wants the backspace itself
@@ -166,28 +203,39 @@ def serve(
     require("ismrmrd", extra="mrd")
     require("prometheus_client", extra="mrd")
     from kdmri_edge.mrd.format.assembler import Capacity
+    from kdmri_edge.mrd.format.parser import Limits
+    from kdmri_edge.mrd.server.networks import ManyNetworks, bundles_in, many_networks
     from kdmri_edge.mrd.server.server import Server
     from kdmri_edge.mrd.server.settings import DEFAULT_CONFIGS, ServerSettings
     from kdmri_edge.mrd.server.telemetry import Metrics, log_event, log_to_stderr
 
     asked = None if backend == "auto" else backend
     free = matrix == "any"
-    source, _ = where_it_runs(network, backend=asked, precision=precision, any_matrix=free)
-    chosen = asked or backend_at_hand(source)
-    pipeline = Pipeline(
-        source,
-        backend=chosen,
-        any_matrix=free,
-        precision=precision,
-        threads=threads,
-        sharing=True,
-    )
-    pipeline.warm_up()
+    many = len(networks) > 1 or rules is not None or bool(bundles_in(networks[0]))
+    serving: Pipeline | ManyNetworks
+    if many:
+        serving = many_networks(
+            networks, rules=rules, backend=asked, precision=precision, any_matrix=free,
+            threads=threads, loaded=loaded,
+        )  # fmt: skip
+    else:
+        source, _ = where_it_runs(networks[0], backend=asked, precision=precision, any_matrix=free)
+        serving = Pipeline(
+            source,
+            backend=asked or backend_at_hand(source),
+            any_matrix=free,
+            precision=precision,
+            threads=threads,
+            sharing=True,
+        )
+        serving.warm_up()
+    most = slice_memory * 2**20
     settings = ServerSettings(
         host=host, port=port, format=form, deadline_s=deadline, sessions=sessions,
         opening_s=opening, idle_s=idle, send_s=stall, configs=configs or DEFAULT_CONFIGS,
         orientation=Orientation(orientation),
-        capacity=Capacity(open_bytes=scan_memory * 2**20),
+        capacity=Capacity(slice_bytes=most, open_bytes=scan_memory * 2**20),
+        limits=Limits(acquisition=min(Limits().acquisition, most)),
     )  # fmt: skip
     metrics = Metrics()
     if metrics_port is not None:
@@ -198,19 +246,22 @@ def serve(
                 f"Metrics cannot be served at {host}:{metrics_port} ({error.strerror}).",
                 "Choose another --metrics-port.",
             ) from None
-    server = Server(pipeline, settings, metrics)
+    server = Server(serving, settings, metrics)
     log_to_stderr(quiet=quiet)
-    reads = pipeline.reads
-    matrices = "any" if reads.free is not None else reads.matrix[0]
-    log_event("network", runs=runs_on(pipeline.session.info), matrix=matrices,
-              mask=reads.mask.name, channels=reads.spec.channels)  # fmt: skip
-    with _signals(server.stop):
+    if isinstance(serving, Pipeline):
+        reads = serving.reads
+        matrices = "any" if reads.free is not None else reads.matrix[0]
+        log_event("network", runs=runs_on(serving.session.info), matrix=matrices,
+                  mask=reads.mask.name, channels=reads.spec.channels)  # fmt: skip
+    else:
+        log_event("networks", bundles=[one.facts for one in serving.candidates])
+    with _signals(server.stop, server.reload if many else None):
         server.serve()
 
 
 @contextlib.contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Stop at the first SIGTERM or Ctrl-C, end at the second; a closed terminal ends nothing."""
+def _signals(stop: Callable[[], None], reload: Callable[[], None] | None = None) -> Iterator[None]:
+    """Stop at the first SIGTERM or Ctrl-C, end at the second; SIGHUP reloads, and ends nothing."""
     usual = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def first(*_: object) -> None:
@@ -223,7 +274,8 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
         signal.signal(number, first)
     hangup = getattr(signal, "SIGHUP", None)  # not on Windows
     if hangup is not None:
-        before[hangup] = signal.signal(hangup, signal.SIG_IGN)
+        answer = signal.SIG_IGN if reload is None else lambda *_: reload()
+        before[hangup] = signal.signal(hangup, answer)
     try:
         yield
     finally:

@@ -159,10 +159,12 @@ def _check_images_will_do(held: Scan | Volume, scan: Scan, row: Format, destinat
 
 
 def _left_behind(row: Format, held: Scan | Volume, *, noise: bool = False) -> list[str]:
-    """What has no place in what is written; `noise` says that a noise scan has."""
+    """What has no place in what is written; `noise` says that noise and reference lines have."""
     lost = row.unsupported_metadata(held.affine, held.voxel_mm)
     if isinstance(held, Scan) and held.noise is not None and not noise:
         lost.append("noise scan")
+    if isinstance(held, Scan) and held.reference is not None and not noise:
+        lost.append("reference lines")
     return lost
 
 

@@ -11,6 +11,7 @@ from kdmri_edge.data.geometry import Affine, voxel_size
 from kdmri_edge.data.orientation import Orientation
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.reference import ReferenceLines
 
 __all__ = ["Scan"]
 
@@ -35,6 +36,7 @@ class Scan:
             axes (right, anterior, superior), as NIfTI's; DICOM and MRD use LPS+, which turns
             the first two signs. None where the source does not tell.
         noise: complex64 [C, N], N samples of each coil without signal; None without a noise scan.
+        reference: Calibration lines beside the image, of each slice or None; None without any.
         orientation: How H and W of `affine` run to the directions that raw data gives, ALONG or
             AGAINST (`data.orientation`); None where the format gives no such directions.
         vendor: Who made the scanner, as the file says it; None where it does not.
@@ -48,6 +50,7 @@ class Scan:
     sha256: str = ""
     affine: Affine | None = None
     noise: NDArray[np.complex64] | None = None
+    reference: tuple[ReferenceLines | None, ...] | None = None
     orientation: Orientation | None = None
     vendor: str | None = None
 
@@ -56,7 +59,7 @@ class Scan:
 
         Raises:
             DataError: Wrong rank or dtype, an empty axis, values that are not finite, all zero, or
-                noise of another number of coils.
+                noise or reference lines of another number of coils or slices.
             MaskError: The mask is of another matrix.
         """
         if self.kspace.ndim != 4 or 0 in self.kspace.shape or self.kspace.dtype != np.complex64:
@@ -77,6 +80,18 @@ class Scan:
             raise DataError(
                 f"{self.name} has {self.coils} coils and noise of {list(self.noise.shape)}.",
                 "Give noise as [coils, samples].",
+            )
+        if self.reference is not None and (
+            len(self.reference) != len(self.kspace)
+            or any(
+                lines is not None and lines.lines.shape[::2] != (self.coils, self.matrix[1])
+                for lines in self.reference
+            )
+        ):
+            raise DataError(
+                f"The reference lines of {self.name} do not fit its {len(self.kspace)} slices of"
+                f" {self.coils} coils.",
+                "Give them for each slice, as [coils, lines, readout].",
             )
 
     @property

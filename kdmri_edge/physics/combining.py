@@ -101,7 +101,11 @@ def smooth_sensitivities(kspace: NDArray[np.complex64], mask: Mask) -> NDArray[n
 
 
 def combined(
-    kspace: NDArray[np.complex64], mask: Mask, *, keeps_phase: bool = False
+    kspace: NDArray[np.complex64],
+    mask: Mask,
+    *,
+    keeps_phase: bool = False,
+    calibration: tuple[NDArray[np.complex64], Mask] | None = None,
 ) -> NDArray[np.complex64]:
     """Combine the coils of one slice to its zero-filled image.
 
@@ -109,6 +113,7 @@ def combined(
         kspace: complex64 [C, H, W], zero where not sampled.
         mask: What was sampled.
         keeps_phase: Take away the phase between coils alone.
+        calibration: K-space and mask that sensitivities are estimated from; None takes the image's.
 
     Returns:
         complex64 [H, W] in the unit of k-space, almost without phase unless it is kept.
@@ -117,7 +122,7 @@ def combined(
         MaskError: See `smooth_sensitivities`.
     """
     images: NDArray[np.complex64] = kspace_to_image(kspace).astype(np.complex64, copy=False)
-    weights = smooth_sensitivities(kspace, mask)
+    weights = smooth_sensitivities(*(calibration or (kspace, mask)))
     image: NDArray[np.complex64] = np.einsum("chw,chw->hw", weights.conj(), images)
     if keeps_phase:
         flat = weights.reshape(len(weights), -1)

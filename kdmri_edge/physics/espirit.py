@@ -22,6 +22,7 @@ from kdmri_edge.physics.coils import (
 )
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.reference import ReferenceLines, calibration_of
 
 __all__ = ["CALIBRATION", "calibration_block", "check_calibration", "espirit_maps", "sense_slice"]
 
@@ -166,6 +167,7 @@ def sense_slice(
     *,
     coils: int | None = COILS,
     whitening: Complex | None = None,
+    reference: ReferenceLines | None = None,
 ) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
     """Make a SENSE network's input of one slice.
 
@@ -174,6 +176,7 @@ def sense_slice(
         mask: What was sampled.
         coils: Virtual coils to compress to; None leaves all. Fewer measured coils stay as they are.
         whitening: `coils.noise_weights` of the coils' noise [C, C].
+        reference: Lines that sensitivities may be estimated from, see `reference.calibration_of`.
 
     Returns:
         Zero-filled image x_u = S^H F^H m y, complex64 [H, W], and maps, complex64 [K, H, W].
@@ -182,9 +185,13 @@ def sense_slice(
         MaskError: The mask's centre has gaps, or it is of another matrix.
         DataError: Fewer than one coil is asked for.
     """
+    centre, sampled = calibration_of(kspace, mask, reference)
     if whitening is not None:
+        apart = centre is not kspace
         kspace = compress(kspace, whitening)
-    block = calibration_block(kspace, mask)
+        centre = compress(centre, whitening) if apart else kspace
+    block = calibration_block(centre, sampled)
+    del centre
     if coils is not None and coils < len(kspace):
         matrix = compression_matrix(block, coils)
         kspace, block = compress(kspace, matrix), compress(block, matrix)

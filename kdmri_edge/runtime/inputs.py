@@ -37,6 +37,7 @@ from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import as_network_reads, zero_filled
 from kdmri_edge.physics.redraw import redrawn
+from kdmri_edge.physics.reference import ReferenceLines, calibration_of
 from kdmri_edge.runtime.bundle import open_bundle
 from kdmri_edge.runtime.scope import FreeSizes
 from kdmri_edge.utils.files import damaged
@@ -228,6 +229,7 @@ def slice_input(
     *,
     whitening: NDArray[np.complex128] | None = None,
     maps: NDArray[np.complex64] | None = None,
+    reference: ReferenceLines | None = None,
 ) -> SliceInput:
     """Make a network's input of one slice of k-space: files, streams and arrays come by here.
 
@@ -247,6 +249,8 @@ def slice_input(
             combined, by the network or before it; a single coil of one image is left as it is.
         maps: Sensitivities of these coils, complex64 [C, H, W], in place of estimated ones; coils
             are then neither whitened nor compressed.
+        reference: Lines beside the image that sensitivities are estimated from where they reach
+            further than its own (`physics.reference`); networks of k-space take none.
 
     Returns:
         Zero-filled image as the network reads it, for networks that combine coils their
@@ -267,13 +271,18 @@ def slice_input(
         if reads.spec.coils:
             return SliceInput(x_u, maps.astype(np.complex64, copy=False))
     elif reads.spec.coils:
-        return SliceInput(*sense_slice(kspace, mask, coils=reads.coils, whitening=whitening))
+        return SliceInput(
+            *sense_slice(kspace, mask, coils=reads.coils, whitening=whitening, reference=reference)
+        )
     elif len(kspace) == 1 and (channels == 2 or magnitude or is_zero_phase(kspace[0], mask)):
         x_u = kspace_to_image(kspace[0])
     else:
+        centre, sampled = calibration_of(kspace, mask, reference)
         if whitening is not None and len(kspace) > 1:
+            apart = centre is not kspace
             kspace = compress(kspace, whitening)
-        x_u = combined(kspace, mask, keeps_phase=channels == 2)
+            centre = compress(centre, whitening) if apart else kspace
+        x_u = combined(kspace, mask, keeps_phase=channels == 2, calibration=(centre, sampled))
         if reads.spec.has_data_consistency:
             _check_combination(x_u, mask, real=channels == 1)
     return SliceInput(as_network_reads(x_u, channels=channels, magnitude=magnitude))
@@ -352,9 +361,10 @@ def prepare_scan(
         )
     whitening = None if scan.noise is None else noise_weights(scan.noise)
     many = [None] * len(scan.kspace) if maps is None else _for_each_slice(maps, scan)
+    references = scan.reference or (None,) * len(scan.kspace)
     slices = [
-        slice_input(kspace, scan.mask, reads, whitening=whitening, maps=own)
-        for kspace, own in zip(scan.kspace, many, strict=True)
+        slice_input(kspace, scan.mask, reads, whitening=whitening, maps=own, reference=lines)
+        for kspace, own, lines in zip(scan.kspace, many, references, strict=True)
     ]
     return NetworkInput.of(slices, scan.mask, kind=kind, voxel_mm=scan.voxel_mm, affine=scan.affine)
 

@@ -24,9 +24,9 @@ from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import BackendError, BundleError, CheckpointError, KdmriError, MaskError
 from kdmri_edge.models.checkpoint import is_checkpoint, read_checkpoint_meta
 from kdmri_edge.models.protocol import InputKind, reads_coils
-from kdmri_edge.physics.combining import root_sum_of_squares
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.reference import ReferenceLines
 from kdmri_edge.runtime.bundle import open_bundle
 from kdmri_edge.runtime.inputs import (
     InputSpec,
@@ -71,6 +71,7 @@ class SliceReconstructor(Protocol):
         kspace: NDArray[np.complex64],
         mask: Mask,
         whitening: NDArray[np.complex128] | None = None,
+        reference: ReferenceLines | None = None,
     ) -> Outcome:
         """Return the image of complex64 k-space [C, H, W], zero where `mask` does not sample."""
 
@@ -84,12 +85,16 @@ def zero_filled_magnitude(kspace: NDArray[np.complex64]) -> NDArray[np.float32]:
     Returns:
         float32 [H, W], finite.
     """
-    finite = np.isfinite(kspace)
-    usable = kspace if finite.all() else np.where(finite, kspace, 0)
+    power = np.zeros(kspace.shape[-2:], np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        image = root_sum_of_squares(kspace_to_image(usable).astype(np.complex64, copy=False))
+        for coil in kspace:  # one at a time: all of a large slice would be held several times over
+            finite = np.isfinite(coil)
+            usable = coil if finite.all() else np.where(finite, coil, 0)
+            image = kspace_to_image(usable).astype(np.complex64, copy=False)
+            power += image.real**2 + image.imag**2
+        strength = np.sqrt(power)
     largest = float(np.finfo(np.float32).max)
-    shown: NDArray[np.float32] = np.nan_to_num(image, nan=0.0, posinf=largest)
+    shown: NDArray[np.float32] = np.nan_to_num(strength, nan=0.0, posinf=largest)
     return shown
 
 
@@ -272,14 +277,16 @@ class Pipeline(Closing):
         *,
         whitening: NDArray[np.complex128] | None = None,
         maps: NDArray[np.complex64] | None = None,
+        reference: ReferenceLines | None = None,
     ) -> NDArray[Any]:
         """Reconstruct one slice of k-space.
 
         Args:
             kspace: complex64 [C, H, W], zero where not sampled.
             mask: What was sampled.
-            whitening: See `inputs.slice_input`, as is `maps`.
+            whitening: See `inputs.slice_input`, as are `maps` and `reference`.
             maps: Coil sensitivities, complex64 [C, H, W], in place of estimated ones.
+            reference: Calibration lines beside the image.
 
         Returns:
             Image [H, W] in the unit of k-space, float32 or complex64.
@@ -291,7 +298,9 @@ class Pipeline(Closing):
         """
         check_slice(kspace, self.reads)
         self._operator(mask)  # another mask is refused before coils are estimated
-        one = slice_input(kspace, mask, self.reads, whitening=whitening, maps=maps)
+        one = slice_input(
+            kspace, mask, self.reads, whitening=whitening, maps=maps, reference=reference
+        )
         given = NetworkInput.of([one], mask)
         image: NDArray[Any] = self.images(given)[0]
         return image
@@ -301,6 +310,7 @@ class Pipeline(Closing):
         kspace: NDArray[np.complex64],
         mask: Mask,
         whitening: NDArray[np.complex128] | None = None,
+        reference: ReferenceLines | None = None,
     ) -> Outcome:
         """Reconstruct one slice; whatever happens, there is an image.
 
@@ -309,12 +319,13 @@ class Pipeline(Closing):
             mask: What was sampled.
             whitening: See `inputs.slice_input`. The zero-filled image of a fallback is that of the
                 coils as they were measured.
+            reference: Calibration lines beside the image.
 
         Returns:
             The network's image; the zero-filled one where `image` refuses, with the reason.
         """
         try:
-            image = self.image(kspace, mask, whitening=whitening)
+            image = self.image(kspace, mask, whitening=whitening, reference=reference)
             return Outcome(image=image, beyond=self._beyond(mask, image.shape))
         except KdmriError as error:
             reason = error.what

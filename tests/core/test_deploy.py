@@ -60,18 +60,19 @@ def test_memory_and_cores_are_measured_ones(build: ModuleType) -> None:
         if row["runtime"] == "ONNX Runtime" and row["memory"] and row["role"] == "student"
     )  # fmt: skip
     manifest = {"matrix": 240, "parameters": 49_285}  # the student's, whose rows alone count
-    memory, cores = build.needs(report, manifest, "ONNX Runtime", 2, 10.0, 300)
-    assert peak / 2**20 + 720 <= memory < peak / 2**20 + 721
+    memory, cores = build.needs(report, manifest, "ONNX Runtime", 2, 10, 300)
+    room = 2 * (6 * 10 + 300) + 8 * 10  # scans, and the slice that is reconstructed
+    assert peak / 2**20 + room <= memory < peak / 2**20 + room + 1
     assert cores == report["settings"]["threads"]
     assert build.version_of(report, "onnxruntime") == "1.32.0"
     with pytest.raises(DataError, match="no version of abacus"):
         build.version_of(report, "abacus")
     with pytest.raises(DataError, match="no measured memory of this network in Abacus"):
-        build.needs(report, manifest, "Abacus", 2, 10.0, 300)
+        build.needs(report, manifest, "Abacus", 2, 10, 300)
     with pytest.raises(DataError, match="no measured memory of this network"):
-        build.needs(report, {**manifest, "parameters": 7}, "ONNX Runtime", 2, 10.0, 300)
+        build.needs(report, {**manifest, "parameters": 7}, "ONNX Runtime", 2, 10, 300)
     with pytest.raises(DataError, match="of matrix 240, the bundle of 32"):
-        build.needs(report, {**manifest, "matrix": 32}, "ONNX Runtime", 2, 10.0, 300)
+        build.needs(report, {**manifest, "matrix": 32}, "ONNX Runtime", 2, 10, 300)
 
 
 def test_check_builds_nothing(tiny_bundles: dict[str, Path], tmp_path: Path) -> None:
@@ -91,11 +92,20 @@ def test_check_builds_nothing(tiny_bundles: dict[str, Path], tmp_path: Path) -> 
     own = [*command, "--report", str(tmp_path / "report.json"), "--check"]
     done = subprocess.run(own, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for option in ("--sessions", "--coils", "--scan-memory"):
+    for option in ("--sessions", "--coils", "--slice-memory", "--scan-memory"):
         wrong = subprocess.run([*own, option, "0"], capture_output=True, text=True, check=False)
         assert wrong.returncode == 2
         assert option in wrong.stderr
-    assert json.loads(done.stdout)["min_required_memory"] > 100
+    memory = json.loads(done.stdout)["min_required_memory"]
+    assert memory > 100
+    # the largest scan that is let in counts, not only those of the bundle's matrix
+    large = subprocess.run([*own, "--slice-memory", "128"], capture_output=True, text=True,
+                           check=False)  # fmt: skip
+    assert json.loads(large.stdout)["min_required_memory"] == memory + (2 * 6 + 8) * 64
+    small = [*own, "--coils", "1024", "--slice-memory", "4"]
+    done = subprocess.run(small, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "takes 8 MiB, above --slice-memory 4" in done.stderr
     absent = [*command, "--report", str(REPORT.with_name("none.json")), "--check"]
     done = subprocess.run(absent, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -115,7 +125,7 @@ def test_the_dockerfile_passes_hadolint() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("name", ["sessions", "threads", "scan-memory"])
+@pytest.mark.parametrize("name", ["sessions", "threads", "slice-memory", "scan-memory"])
 def test_the_container_keeps_to_what_its_label_was_counted_for(name: str) -> None:
     upper = name.upper().replace("-", "_")
     variable = f"KDMRI_{upper}"

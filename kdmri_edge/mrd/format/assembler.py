@@ -13,7 +13,7 @@ there when the file has ended.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -25,12 +25,14 @@ from numpy.typing import NDArray
 
 from kdmri_edge.errors import DataError
 from kdmri_edge.mrd.format.header import Encoding
-from kdmri_edge.mrd.format.readouts import Purpose, purpose_of, readout
+from kdmri_edge.mrd.format.readouts import Purpose, calibrates, purpose_of, readout
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.reference import ReferenceLines
 
-__all__ = ["Assembler", "Capacity", "Key", "Slice"]
+__all__ = ["Assembler", "Capacity", "Key", "Slice", "TooLargeError"]
 
 _MIB: Final = 2**20
+_NOISE: Final = 4  # noise may take this part of what a slice may
 _LAST: Final = 1 << (ismrmrd.ACQ_LAST_IN_SLICE - 1)
 
 
@@ -49,16 +51,20 @@ class Capacity:
     """How much an assembler may hold.
 
     Attributes:
-        slice_bytes: K-space of one slice, all coils.
+        slice_bytes: K-space of one slice, all coils. Noise may take a fourth of it.
         open_bytes: Lines of all slices that are not complete.
         open_slices: Slices that are not complete; the smallest lines cost some memory too.
         noise_samples: Noise per coil; what comes above it is left out.
     """
 
-    slice_bytes: int = 512 * _MIB
+    slice_bytes: int = 256 * _MIB
     open_bytes: int = 2048 * _MIB
     open_slices: int = 16_384
     noise_samples: int = 1 << 18
+
+
+class TooLargeError(DataError):
+    """A scan that needs more than the capacity; what has come of it makes no image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -71,7 +77,9 @@ class Slice:
             zero where nothing was sampled. Calibration lines that are embedded in the scan fill
             lines that were not imaged.
         mask: The lines that were sampled.
-        calibration: complex64 [C, H, W] of calibration lines that are not imaged; None without.
+        reference: Calibration lines apart from the image, of this slice: its own ones, or those
+            that came last where only the first repetition, contrast or set has some. None without
+            any, and where they are part of the image.
         head: Header of the readout nearest to zero frequency: geometry, times, user values.
         partial_readout: Some readout did not cover all of k-space (an asymmetric echo), so that
             whole lines of `mask` promise more than there is.
@@ -80,7 +88,7 @@ class Slice:
     key: Key
     kspace: NDArray[np.complex64]
     mask: Mask
-    calibration: NDArray[np.complex64] | None
+    reference: ReferenceLines | None
     head: AcquisitionHeader
     partial_readout: bool
 
@@ -93,6 +101,7 @@ class _Open:
     count: Counter[int] = field(default_factory=Counter)
     came: set[tuple[int, int]] = field(default_factory=set)  # (line, average)
     calibration: dict[int, NDArray[Any]] = field(default_factory=dict)
+    both: set[int] = field(default_factory=set)  # lines of the image that calibrate, too
     head: AcquisitionHeader | None = None
     distance: int = 1 << 30
     partial: bool = False
@@ -112,8 +121,9 @@ class Assembler:
         elsewhere: How many of those belong to another encoding space than the first.
 
     Raises:
-        DataError: One slice of such a matrix is larger than the capacity, or a stream is of several
-            partitions: its first images would be sent before it shows whether they are used.
+        TooLargeError: One slice of such a matrix is larger than the capacity.
+        DataError: A stream is of several partitions: its first images would be sent before it shows
+            whether they are used.
     """
 
     def __init__(
@@ -130,6 +140,7 @@ class Assembler:
         self._capacity = capacity or Capacity()
         self._open: dict[Key, _Open] = {}
         self._done: set[Key] = set()
+        self._references: dict[int, ReferenceLines] = {}  # by slice, the last that were complete
         self._noise: list[NDArray[Any]] = []
         self._coils: int | None = None
         self._held = 0
@@ -155,7 +166,7 @@ class Assembler:
 
     @property
     def held(self) -> int:
-        """Bytes of the lines of slices that are not complete."""
+        """Bytes of the lines of slices that are not complete, and of reference lines."""
         return self._held
 
     @property
@@ -169,8 +180,9 @@ class Assembler:
 
         Raises:
             DataError: It lies outside the encoded space, has another number of coils than those
-                before it, comes twice, comes after its slice was complete, or more slices are
-                open than the capacity allows. The assembler is as it was before.
+                before it, comes twice, or comes after its slice was complete. The assembler is as
+                it was before.
+            TooLargeError: More is open than the capacity allows.
         """
         purpose = purpose_of(acquisition)
         if purpose is Purpose.OTHER:
@@ -190,7 +202,7 @@ class Assembler:
                 "Each line comes once per average; check the flags of the last line.",
             )
         if not self._whole and key not in self._open and self._full:
-            raise DataError(
+            raise TooLargeError(
                 f"{len(self._open)} slices are open.",
                 "Set the flag of the last line in each slice.",
             )
@@ -216,11 +228,20 @@ class Assembler:
         entry.lines[row] = entry.lines[row] + line if row in entry.lines else line
         entry.count[row] += 1
         entry.came.add((row, average))
+        if calibrates(acquisition):
+            entry.both.add(row)
         entry.partial |= not whole
         distance = abs(int(index.kspace_encode_step_1) - self.encoding.centre)
         if distance < entry.distance:
             entry.distance, entry.head = distance, acquisition.getHead()
         return self._finish(key) if self._is_last(acquisition, entry) else None
+
+    def drop(self) -> None:
+        """Let go of all that is held: no slice comes any more."""
+        self._open.clear()
+        self._references.clear()
+        self._noise.clear()
+        self._held = 0
 
     def finish(self) -> Iterator[Slice]:
         """Yield the slices that are not complete, in order; the stream has ended.
@@ -258,10 +279,10 @@ class Assembler:
     def _check_size(self, coils: int) -> None:
         lines, width = self.encoding.lines, self.encoding.width
         if coils * lines * width * 8 > self._capacity.slice_bytes:
-            raise DataError(
+            raise TooLargeError(
                 f"A slice of {coils} coils and {lines} x {width} samples is larger than"
                 f" {self._capacity.slice_bytes} bytes.",
-                "Raise the limit if the scan is real.",
+                "Raise the limit (--slice-memory) if the scan is real.",
             )
 
     def _row(self, step_1: int, step_2: int) -> int:
@@ -278,14 +299,18 @@ class Assembler:
     def _keep_noise(self, acquisition: Acquisition) -> None:
         if not int(acquisition.active_channels):
             raise DataError("A readout has no coils.", "Check active_channels.")
-        if sum(part.shape[1] for part in self._noise) < self._capacity.noise_samples:
+        enough = (
+            sum(part.shape[1] for part in self._noise) >= self._capacity.noise_samples
+            or sum(part.nbytes for part in self._noise) >= self._capacity.slice_bytes // _NOISE
+        )
+        if not enough:
             self._noise.append(acquisition.data.copy())
 
     def _hold(self, size: int) -> None:
         if not self._whole and self._held + size > self._capacity.open_bytes:
-            raise DataError(
+            raise TooLargeError(
                 f"{len(self._open)} slices are open, of {self._held} bytes.",
-                "Set the flag of the last line in each slice, or raise the limit.",
+                "Set the flag of the last line in each slice, or raise the limit (--scan-memory).",
             )
         self._held += size
 
@@ -300,19 +325,44 @@ class Assembler:
         for row, line in entry.lines.items():
             kspace[:, row] = line if entry.count[row] == 1 else line / entry.count[row]
             samples[row] = True
-        calibration = None
-        if entry.calibration:
-            calibration = np.zeros(shape, np.complex64)
+        if self.encoding.embedded_calibration:
             for row, line in entry.calibration.items():
-                calibration[:, row] = line
-                if self.encoding.embedded_calibration and not samples[row]:
+                if not samples[row]:
                     kspace[:, row], samples[row] = line, True
+            reference = None
+        else:
+            reference = self._reference(key.slice, entry, kspace)
         assert entry.head is not None
         return Slice(
             key=key,
             kspace=kspace,
             mask=Mask(samples=samples, name="as acquired"),
-            calibration=calibration,
+            reference=reference,
             head=entry.head,
             partial_readout=entry.partial,
         )
+
+    def _reference(
+        self, number: int, entry: _Open, kspace: NDArray[np.complex64]
+    ) -> ReferenceLines | None:
+        """Return the reference lines of a slice that is complete, and keep them for its others."""
+        if entry.calibration:
+            both = entry.both - entry.calibration.keys()
+            lines = {**entry.calibration, **{row: kspace[:, row] for row in both}}
+            before = self._references.get(number)
+            found = _joined(lines)
+            self._references[number] = found
+            self._held += found.lines.nbytes - (0 if before is None else before.lines.nbytes)
+            return found
+        if number not in self._references:
+            for key, other in self._open.items():  # of a repetition that goes on
+                if key.slice == number and other.calibration:
+                    return _joined(other.calibration)
+        return self._references.get(number)
+
+
+def _joined(lines: Mapping[int, NDArray[Any]]) -> ReferenceLines:
+    rows = sorted(lines)
+    return ReferenceLines(
+        rows=np.array(rows, np.intp), lines=np.stack([lines[row] for row in rows], axis=1)
+    )

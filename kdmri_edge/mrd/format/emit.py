@@ -47,6 +47,8 @@ def encoding_of(scan: Scan, oversampling: int = 1) -> Encoding:
 def readouts(scan: Scan, oversampling: int = 1, repetition: int = 0) -> Iterator[Acquisition]:
     """Yield the readouts of a scan: noise first, then slice by slice, lines in increasing order.
 
+    Reference lines of a slice come before those of its image.
+
     Args:
         scan: With a mask of whole lines.
         oversampling: Pads the field of view along readout that many times with air.
@@ -63,6 +65,16 @@ def readouts(scan: Scan, oversampling: int = 1, repetition: int = 0) -> Iterator
         yield noise
     rows = sorted((int(r) for r in np.flatnonzero(scan.mask.samples)), key=lambda r: _step(r, scan))
     for index, kspace in enumerate(scan.kspace):
+        reference = None if scan.reference is None else scan.reference[index]
+        if reference is not None:
+            lines = np.fft.fftshift(_padded(reference.lines, encoding.samples), axes=-1)
+            for number, row in enumerate(reference.rows):
+                acquisition = Acquisition.from_array(np.ascontiguousarray(lines[:, number]))
+                acquisition.center_sample = encoding.samples // 2
+                acquisition.idx.kspace_encode_step_1 = _step(int(row), scan)
+                acquisition.idx.slice, acquisition.idx.repetition = index, repetition
+                acquisition.set_flag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
+                yield acquisition
         wide = np.fft.fftshift(_padded(kspace, encoding.samples), axes=-1)
         for row in rows:
             acquisition = Acquisition.from_array(np.ascontiguousarray(wide[:, row]))

@@ -212,6 +212,9 @@ def read_scan(path: Path) -> Scan:
         **origin,
         affine=affine,
         noise=assembler.noise,
+        reference=tuple(part.reference for part in slices)
+        if any(part.reference for part in slices)
+        else None,
         orientation=orientation,
         vendor=encoding.vendor,
     )

@@ -40,6 +40,9 @@ class Encoding:
         partitions: Of the encoded matrix. Converters write more than 1 for some 2-D scans, whose
             readouts then all count partition 0.
         vendor: Who made the scanner; None where the header does not tell.
+        finer: (rows, columns) of the image that the header asks for, where that is a finer one than
+            the encoded matrix gives; None where it is not.
+        protocol: Names of the protocol and of the series; empty where the header does not tell.
     """
 
     lines: int
@@ -55,6 +58,8 @@ class Encoding:
     embedded_calibration: bool = False
     partitions: int = 1
     vendor: str | None = None
+    finer: tuple[int, int] | None = None
+    protocol: tuple[str, ...] = ()
 
 
 def read_encoding(xml: str | bytes) -> Encoding:
@@ -164,7 +169,25 @@ def _encoding(header: Any) -> Encoding:
         embedded_calibration=_embedded(encoding),
         partitions=partitions,
         vendor=None if system is None else system.systemVendor or None,
+        finer=_finer(recon.matrixSize, rows, width),
+        protocol=_protocol(header.measurementInformation),
     )
+
+
+def _finer(asked: Any, rows: int, columns: int) -> tuple[int, int] | None:
+    """Return the matrix that a header asks for, where it is above what is encoded of the image."""
+    try:
+        wanted = (_whole(asked.y), _whole(asked.x))
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return None  # no matrix that can be read is no wish
+    return wanted if wanted[0] > rows or wanted[1] > columns else None
+
+
+def _protocol(measurement: Any) -> tuple[str, ...]:
+    if measurement is None:
+        return ()
+    names = (measurement.protocolName, measurement.seriesDescription)
+    return tuple(str(name) for name in names if name)
 
 
 def _whole(value: Any) -> int:

@@ -14,14 +14,17 @@ from kdmri_edge.mrd.format.assembler import Slice
 from kdmri_edge.mrd.format.header import Encoding
 from kdmri_edge.runtime.pipeline import Outcome
 
-__all__ = ["BEYOND", "FALLBACK", "REASON", "ImageMaker", "fallback_of"]
+__all__ = ["BEYOND", "BUNDLE", "BUNDLE_REASON", "FALLBACK", "REASON", "ImageMaker", "fallback_of"]
 
 FALLBACK: Final = "KdmriFallback"
 """Meta attribute of every image: "zero-filled", or "none" for the network's."""
 REASON: Final = "KdmriFallbackReason"
 BEYOND: Final = "KdmriBeyondTraining"
 """Meta attribute of a network's image: what of its scan the network was not trained for."""
-_SERIES: Final = 1
+BUNDLE: Final = "KdmriBundle"
+"""Meta attribute of images of a server with many bundles: the one that served."""
+BUNDLE_REASON: Final = "KdmriBundleReason"
+"""Meta attribute of the same: why that one, and why no other."""
 
 
 class ImageMaker:
@@ -48,8 +51,19 @@ class ImageMaker:
         self._int16 = int16
         self._count = 0
 
-    def make(self, part: Slice, outcome: Outcome) -> Image:
-        """Return the magnitude image of a slice, phase oversampling removed."""
+    def make(
+        self, part: Slice, outcome: Outcome, *, bundle: str | None = None, why: str = ""
+    ) -> Image:
+        """Return the magnitude image of a slice, phase oversampling removed.
+
+        Each contrast is a series of its own.
+
+        Args:
+            part: The slice.
+            outcome: Its image.
+            bundle: Which of many bundles served; None for none of them.
+            why: The reason; empty for a server of one network.
+        """
         height, rows = self._encoding.lines, self._encoding.rows
         edge = height // 2 - rows // 2
         pixels = np.abs(outcome.image[edge : edge + rows]).astype(np.float32)
@@ -67,6 +81,8 @@ class ImageMaker:
             meta["ImageComment"] = f"zero-filled: {outcome.fallback}"
         elif outcome.beyond:
             meta[BEYOND] = meta["ImageComment"] = " ".join(outcome.beyond)
+        if why:
+            meta[BUNDLE], meta[BUNDLE_REASON] = bundle or "none", why
         data: NDArray[Any] = _integers(pixels, meta) if self._int16 else pixels
         self._count += 1
         image = Image.from_array(
@@ -75,7 +91,7 @@ class ImageMaker:
             field_of_view=self._encoding.fov_mm,
             image_type=ismrmrd.IMTYPE_MAGNITUDE,
             image_index=self._count % 65536,
-            image_series_index=_SERIES,
+            image_series_index=int(part.key.contrast) + 1,  # scanners count series from 1
         )
         head = image.getHead()
         head.read_dir[:], head.phase_dir[:] = read, phase

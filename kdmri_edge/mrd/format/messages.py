@@ -25,6 +25,7 @@ __all__ = [
     "HeaderText",
     "Id",
     "Message",
+    "Skipped",
     "Text",
     "serialise",
 ]
@@ -77,6 +78,13 @@ class Text:
 @dataclass(frozen=True, slots=True)
 class Close:
     """Nothing more is sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A message of a kind that is not taken: it has come, and nothing of it was kept."""
+
+    identifier: Id
 
 
 Message: TypeAlias = (

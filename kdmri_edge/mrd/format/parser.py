@@ -1,14 +1,15 @@
 """Bytes in, messages out: an incremental parser of MRD streams without sockets.
 
 Sizes that a message claims are compared with limits as soon as its fixed part has arrived, before
-anything is allocated for it; what is held is never more than what has really been fed.
+anything is allocated for it; what is held is never more than what has really been fed. Messages of
+kinds that nobody takes are not held at all.
 """
 
 from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Final
@@ -28,6 +29,7 @@ from kdmri_edge.mrd.format.messages import (
     HeaderText,
     Id,
     Message,
+    Skipped,
     Text,
 )
 
@@ -82,23 +84,38 @@ class Parser:
 
     Args:
         limits: What is too large.
+        skips: Kinds of which only it is said that they came (`Skipped`).
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, *, skips: Collection[Id] = ()) -> None:
         self._limits = limits or Limits()
+        self._skips = frozenset(skips)
         self._buffer = bytearray()
         self._current: tuple[Id, int] | None = None  # of the message under way; bytes of its body
+        self._missing: int | None = None  # bytes of it that are still to come, where it is skipped
 
     @property
     def held(self) -> int:
-        """Bytes that were fed and belong to no complete message yet."""
+        """Bytes that are kept of messages that are not complete yet."""
         return len(self._buffer)
+
+    @property
+    def under_way(self) -> int:
+        """Bytes that have come of messages that are not complete yet, kept or skipped."""
+        if self._missing is None or self._current is None:
+            return len(self._buffer)
+        return 2 + self._current[1] - self._missing
 
     def feed(self, data: bytes) -> None:
         """Add what has arrived, in pieces of any size."""
-        self._buffer += data
+        if self._missing:
+            skipped = min(self._missing, len(data))
+            self._missing -= skipped
+            self._buffer += memoryview(data)[skipped:]
+        else:
+            self._buffer += data
 
-    def messages(self) -> Iterator[Message]:
+    def messages(self) -> Iterator[Message | Skipped]:
         """Yield the messages that are complete.
 
         Raises:
@@ -118,18 +135,30 @@ class Parser:
             named = "a message" if self._current is None else f"message {self._current[0].name}"
             raise StreamError(f"The stream ended within {named}.", "Send the scan again.")
 
-    def _next(self) -> Message | None:
+    def _next(self) -> Message | Skipped | None:
         if self._current is None:
             if (known := self._begin()) is None:
                 return None
             self._current = known
         identifier, size = self._current
+        if identifier in self._skips:
+            return self._skip(identifier, 2 + size)
         if len(self._buffer) < 2 + size:
             return None
         body = bytes(memoryview(self._buffer)[2 : 2 + size])
         del self._buffer[: 2 + size]
         self._current = None
         return _decode(identifier, body)
+
+    def _skip(self, identifier: Id, size: int) -> Skipped | None:
+        """Throw away what has come of a message; return it once all of it has."""
+        if self._missing is None:
+            self._missing = max(size - len(self._buffer), 0)
+            del self._buffer[:size]
+        if self._missing:
+            return None
+        self._current = self._missing = None
+        return Skipped(identifier)
 
     def _begin(self) -> tuple[Id, int] | None:
         """Return what the message under way is and claims to be long, None where more is needed."""
@@ -220,7 +249,7 @@ class Order:
     def __init__(self) -> None:
         self._seen: list[str] = []
 
-    def take(self, message: Message) -> None:
+    def take(self, message: Message | Skipped) -> None:
         """Accept the next message.
 
         Raises:
@@ -233,6 +262,8 @@ class Order:
                 self._once("header", after="configuration")
             case Acquisition() | Image() | Waveform():
                 self._needs("header", type(message).__name__.lower())
+            case Skipped():
+                self._needs("header", message.identifier.name.lower())
 
     def _once(self, what: str, after: str | None) -> None:
         if what in self._seen:

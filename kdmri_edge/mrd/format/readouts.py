@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kdmri_edge.errors import DataError
 from kdmri_edge.mrd.format.header import Encoding
 
-__all__ = ["Purpose", "purpose_of", "readout"]
+__all__ = ["Purpose", "calibrates", "purpose_of", "readout"]
 
 
 class Purpose(StrEnum):
@@ -31,6 +31,7 @@ def _bits(*flags: int) -> int:
 
 _NOISE: Final = _bits(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
 _CALIBRATION: Final = _bits(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
+_BOTH: Final = _bits(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
 _OTHER: Final = _bits(
     ismrmrd.ACQ_IS_NAVIGATION_DATA,
     ismrmrd.ACQ_IS_PHASECORR_DATA,
@@ -48,14 +49,21 @@ def purpose_of(acquisition: Acquisition) -> Purpose:
 
     Readouts of another encoding space than the first (a reference scan of another matrix) are
     `OTHER`, like phase correction, navigators and feedback. Calibration lines that are imaged too
-    are `IMAGE`.
+    are `IMAGE`, whether or not they carry the flag of those that are not, too.
     """
     flags = int(acquisition.flags)
     if flags & _NOISE:
         return Purpose.NOISE
     if flags & _OTHER or acquisition.encoding_space_ref != 0:
         return Purpose.OTHER
+    if flags & _BOTH:
+        return Purpose.IMAGE
     return Purpose.CALIBRATION if flags & _CALIBRATION else Purpose.IMAGE
+
+
+def calibrates(acquisition: Acquisition) -> bool:
+    """Tell whether a line of the image is a calibration line as well."""
+    return bool(int(acquisition.flags) & _BOTH)
 
 
 def readout(acquisition: Acquisition, encoding: Encoding) -> tuple[NDArray[Any], bool]:

@@ -21,6 +21,7 @@ from kdmri_edge.errors import StreamError
 from kdmri_edge.mrd.format.assembler import Slice
 from kdmri_edge.mrd.format.images import ImageMaker
 from kdmri_edge.mrd.format.messages import Close, Message, Text, serialise
+from kdmri_edge.mrd.server.networks import Served
 from kdmri_edge.mrd.server.settings import ServerSettings
 from kdmri_edge.mrd.server.telemetry import Metrics, log_defect
 from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
@@ -37,6 +38,7 @@ class _Pending:
     future: Future[Outcome]
     maker: ImageMaker
     came: float  # when the last line did
+    served: Served
 
 
 class SendQueue:
@@ -87,7 +89,7 @@ class SendQueue:
         self.check()
 
     def put_slice(
-        self, part: Slice, future: Future[Outcome], maker: ImageMaker, came: float
+        self, part: Slice, future: Future[Outcome], maker: ImageMaker, came: float, served: Served
     ) -> None:
         """Send the image of a slice, for which a slot was reserved, when it is there.
 
@@ -96,8 +98,9 @@ class SendQueue:
             future: Its image.
             maker: Of the scan.
             came: When its last line did, by `time.monotonic`; waiting for the slot counts.
+            served: What reconstructs it.
         """
-        self._items.put(_Pending(part=part, future=future, maker=maker, came=came))
+        self._items.put(_Pending(part=part, future=future, maker=maker, came=came, served=served))
 
     def put_text(self, text: str) -> None:
         """Send a text."""
@@ -136,13 +139,16 @@ class SendQueue:
             if text not in self._told and len(self._told) < _TEXTS:
                 self._told.add(text)
                 self._send(Text(f"WRN {text}"))
-        image = pending.maker.make(pending.part, outcome)
+        served = pending.served
+        image = pending.maker.make(pending.part, outcome, bundle=served.name, why=served.said)
         self._send(image)
         if self._broken is None:
             self.images += 1
             self.fallbacks += reason is not None
             self._metrics.images.labels("network" if reason is None else "zero-filled").inc()
             self._metrics.latency.observe(time.monotonic() - pending.came)
+            if served.said:
+                self._metrics.bundles().labels(served.name or "none").inc()
 
     def _outcome(self, pending: _Pending) -> Outcome:
         deadline = self._settings.deadline_s

@@ -16,6 +16,7 @@ import time
 from typing import Final
 
 from kdmri_edge.errors import StreamError
+from kdmri_edge.mrd.server.networks import Chooser, ManyNetworks, OneNetwork
 from kdmri_edge.mrd.server.session import ClientSession
 from kdmri_edge.mrd.server.settings import ServerSettings
 from kdmri_edge.mrd.server.telemetry import Metrics, log_event
@@ -30,10 +31,10 @@ _CROWD: Final = 4
 
 
 class Server:
-    """Serves a pipeline over the MRD streaming protocol.
+    """Serves one network, or many, over the MRD streaming protocol.
 
     Args:
-        pipeline: What reconstructs slices.
+        pipeline: What reconstructs slices, or chooses among many that do.
         settings: How to behave.
         metrics: Counters; None makes new ones.
 
@@ -46,7 +47,7 @@ class Server:
 
     def __init__(
         self,
-        pipeline: SliceReconstructor,
+        pipeline: SliceReconstructor | ManyNetworks,
         settings: ServerSettings | None = None,
         metrics: Metrics | None = None,
     ) -> None:
@@ -68,7 +69,10 @@ class Server:
             ) from None
         self._socket.settimeout(0.2)
         self.port = int(self._socket.getsockname()[1])
-        self._worker = Worker(pipeline)
+        self._worker = Worker()
+        self._networks: Chooser = (
+            pipeline if isinstance(pipeline, ManyNetworks) else OneNetwork(pipeline)
+        )
 
     def stop(self) -> None:
         """Take no new scan; `serve` returns when those that run have ended.
@@ -76,6 +80,10 @@ class Server:
         Clients that have sent no header yet are sent away.
         """
         self._stop.set()
+
+    def reload(self) -> None:
+        """Look again for bundles, in a thread of its own; running scans go on as they began."""
+        threading.Thread(target=self._networks.reload, name="reload", daemon=True).start()
 
     def serve(self) -> None:
         """Serve until `stop`, then until the running scans have ended."""
@@ -133,8 +141,9 @@ class Server:
         try:
             with self.metrics.open.track_inprogress(), contextlib.suppress(OSError):
                 session = ClientSession(
-                    number, connection, self._worker, self.settings, self.metrics, self._slots
-                )
+                    number, connection, self._worker, self._networks, self.settings, self.metrics,
+                    self._slots,
+                )  # fmt: skip
                 with self._lock:
                     self._running[number] = session
                 session.run()

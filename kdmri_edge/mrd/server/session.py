@@ -9,31 +9,55 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from ismrmrd import Acquisition, Image
+from ismrmrd import Acquisition
 from numpy.typing import NDArray
 
 from kdmri_edge.data.orientation import orientation_of
 from kdmri_edge.errors import DataError, KdmriError, StreamError
-from kdmri_edge.mrd.format.assembler import Assembler, Slice
-from kdmri_edge.mrd.format.header import read_encoding
+from kdmri_edge.mrd.format.assembler import Assembler, Slice, TooLargeError
+from kdmri_edge.mrd.format.header import Encoding, read_encoding
 from kdmri_edge.mrd.format.images import ImageMaker
-from kdmri_edge.mrd.format.messages import Close, ConfigFile, ConfigText, HeaderText, Message, Text
+from kdmri_edge.mrd.format.messages import (
+    Close,
+    ConfigFile,
+    ConfigText,
+    HeaderText,
+    Id,
+    Message,
+    Skipped,
+    Text,
+)
 from kdmri_edge.mrd.format.parser import Order, Parser
+from kdmri_edge.mrd.server.networks import Chooser, Served, Serving
+from kdmri_edge.mrd.server.rules import ScanFacts
 from kdmri_edge.mrd.server.send_queue import SendQueue
 from kdmri_edge.mrd.server.settings import Choice, ServerSettings, choose, refine
 from kdmri_edge.mrd.server.telemetry import Metrics, log_defect, log_event
 from kdmri_edge.mrd.server.worker import Worker
 from kdmri_edge.physics.coils import noise_weights
+from kdmri_edge.physics.reference import calibration_reach
 from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
+from kdmri_edge.utils.memory import give_memory_back
 
 __all__ = ["ClientSession"]
 
+_NOT_TAKEN: Final = (Id.IMAGE, Id.WAVEFORM)
 _CHUNK: Final = 1 << 18
 _GRACE_S: Final = 1.0  # a client that opens its next scan at once meets the end of its last one
+_TEXTS: Final = 64  # texts about bundles that one scan is sent
+_NOBODY: Final = Served(network=None)
 _ASYMMETRIC: Final = "The slice has asymmetric echoes, which no line mask describes."
+
+
+def _finer(encoding: Encoding) -> str:
+    assert encoding.finer is not None
+    return (
+        f"The header asks for images of {encoding.finer[0]} x {encoding.finer[1]}, and"
+        f" {encoding.rows} x {encoding.width} are encoded: images are not interpolated."
+    )
 
 
 class _RefusedError(StreamError):
@@ -46,7 +70,8 @@ class ClientSession:
     Args:
         number: To tell scans apart in the log.
         connection: The client's socket; closed at the end.
-        worker: Runs the network.
+        worker: Runs the networks.
+        networks: Choose who reconstructs the scan.
         settings: Times and bounds.
         metrics: Counters.
         slots: One is taken with the scan's header, and given back at its end.
@@ -60,6 +85,7 @@ class ClientSession:
         number: int,
         connection: socket.socket,
         worker: Worker,
+        networks: Chooser,
         settings: ServerSettings,
         metrics: Metrics,
         slots: threading.Semaphore,
@@ -72,9 +98,12 @@ class ClientSession:
         self._number = number
         self._connection = connection
         self._worker = worker
+        self._networks = networks
+        self._serving: Serving | None = None
+        self._told: set[str] = set()
         self._settings = settings
         self._metrics = metrics
-        self._parser = Parser(settings.limits)
+        self._parser = Parser(settings.limits, skips=_NOT_TAKEN)
         self._order = Order()
         self._choice: Choice | None = None
         self._assembler: Assembler | None = None
@@ -98,7 +127,7 @@ class ClientSession:
 
     def run(self) -> None:
         """Read the scan and send its images; what goes wrong is told to the client and logged."""
-        outcome, reason = "complete", None
+        outcome, reason, kept = "complete", None, True
         try:
             if not self._read_scan():
                 outcome = "probe"
@@ -106,10 +135,13 @@ class ClientSession:
             outcome, reason = "refused", str(error)
         except KdmriError as error:
             outcome, reason = "failed", str(error)
+            kept = not isinstance(error, TooLargeError)
         except Exception as error:  # a defect of ours ends this scan, not the server
             log_defect(error, session=self._number)
             outcome, reason = "failed", f"Internal error ({type(error).__name__})."
         try:
+            if not kept:
+                self._let_go()
             if reason is not None:
                 self._give_up(reason)
         finally:
@@ -153,7 +185,7 @@ class ClientSession:
                 raise StreamError("No line of an image came.", "There is no image to send.")
         return True
 
-    def _messages(self) -> Iterator[Message | None]:
+    def _messages(self) -> Iterator[Message | Skipped | None]:
         """Yield messages until CLOSE; None where the client only connected.
 
         Raises:
@@ -189,7 +221,7 @@ class ClientSession:
                 if isinstance(message, Close):
                     return
                 yield message
-            if not self._parser.held:
+            if not self._parser.under_way:
                 self._message_began = None
             elif self._message_began is None:
                 self._message_began = time.monotonic()
@@ -212,10 +244,10 @@ class ClientSession:
             f"A message came at less than {settings.slowest:g} bytes per second.",
             "Send each message as a whole.",
         )
-        allowed = settings.opening_s + self._parser.held / settings.slowest
+        allowed = settings.opening_s + self._parser.under_way / settings.slowest
         return self._message_began + allowed - now, slow
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: Message | Skipped) -> None:
         match message:
             case ConfigFile() | ConfigText():
                 self._choice = choose(message, self._settings)
@@ -225,11 +257,17 @@ class ClientSession:
                 self.waits, self._admitted = False, True
                 encoding = read_encoding(message.xml)
                 self._assembler = Assembler(encoding, self._settings.capacity)
+                finer: dict[str, Any] = {}
+                if encoding.finer is not None:
+                    finer["finer_matrix_ignored"] = encoding.finer
+                    self._send_queue.put_text(f"WRN {_finer(encoding)}")
                 log_event(
                     "header", session=self._number, lines=encoding.lines, samples=encoding.samples,
                     coils=encoding.coils, averages=encoding.averages,
                     orientation=orientation_of(encoding.vendor, self._settings.orientation),
+                    **finer,
                 )  # fmt: skip
+                self._serving = self._networks.choice()
             case Text() if self._choice is not None:
                 self._choice = refine(message, self._choice, self._settings)
             case Acquisition() if self._assembler is not None:
@@ -237,7 +275,7 @@ class ClientSession:
                 self._metrics.readouts.inc()
                 if (part := self._assembler.add(message)) is not None:
                     self._submit(part)
-            case Image():
+            case Skipped(Id.IMAGE):
                 if not self._pictures:
                     self._send_queue.put_text("WRN Images are not taken; k-space is.")
                 self._pictures += 1
@@ -255,13 +293,47 @@ class ClientSession:
         reason = given_up or (_ASYMMETRIC if part.partial_readout else None)
         future: Future[Outcome]
         weights = self._whitening()
-        if reason is None:
-            future = self._worker.submit(part.kspace, part.mask, weights)
+        served = _NOBODY if reason is not None else self._served(part)
+        if served.network is not None:
+            future = self._worker.submit(
+                served.network.reconstruct, part.kspace, part.mask, weights, part.reference
+            )
         else:
+            reason = reason or served.said
             future = Future()
             future.set_result(Outcome(image=zero_filled_magnitude(part.kspace), fallback=reason))
-        self._send_queue.put_slice(part, future, self._maker, came)
+        self._send_queue.put_slice(part, future, self._maker, came, served)
         self._slices += 1
+
+    def _served(self, part: Slice) -> Served:
+        """Choose who reconstructs a slice; who serves is logged and told once."""
+        assert self._assembler is not None
+        assert self._serving is not None
+        coils, height, width = part.kspace.shape
+        served = self._serving.of(
+            ScanFacts(
+                coils=coils,
+                matrix=(height, width),
+                mask=part.mask,
+                centre=calibration_reach(part.mask, part.reference),
+                contrast=part.key.contrast,
+                protocol=self._assembler.encoding.protocol,
+            )
+        )
+        if served.said and served.said not in self._told and len(self._told) < _TEXTS:
+            self._told.add(served.said)
+            log_event("served", session=self._number, bundle=served.name, why=served.why,
+                      others=dict(served.others))  # fmt: skip
+            if served.name is not None:  # else the images' own reason is told
+                self._send_queue.put_text(f"INF {served.said}")
+        return served
+
+    def _let_go(self) -> None:
+        """Free what was kept of a scan that is too large; nothing of it is reconstructed."""
+        self._parser = Parser(self._settings.limits, skips=_NOT_TAKEN)
+        if self._assembler is not None:
+            self._assembler.drop()
+        give_memory_back()
 
     def _whitening(self) -> NDArray[np.complex128] | None:
         """Return the weights of the coils by their noise, which comes before the first slice.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,10 +45,22 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._bundles: Counter | None = None
+        self._lock = threading.Lock()
         for kind in ("network", "zero-filled"):
             self.images.labels(kind)
         for outcome in ("complete", "failed", "refused"):
             self.sessions.labels(outcome)
+
+    def bundles(self) -> Counter:
+        """Return the counter of images by bundle, which a server of one network has not."""
+        with self._lock:
+            if self._bundles is None:
+                self._bundles = Counter(
+                    "kdmri_bundle_images", "Images that were sent, by the bundle that served",
+                    ["bundle"], registry=self.registry,
+                )  # fmt: skip
+            return self._bundles
 
     def publish(self, host: str, port: int) -> None:
         """Serve them over HTTP at /metrics.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,25 @@ def _integers(graph: bytes) -> str:
     return ", ".join(parts) or "f32"
 
 
+@contextlib.contextmanager
+def _scratch() -> Iterator[str]:
+    """A folder for a moment.
+
+    Raises:
+        BackendError: There is no place for one.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise BackendError(
+            "There is no folder for temporary files, and what ONNX Runtime makes of an int8 graph"
+            f" is read back from one ({error.strerror}).",
+            "Set TMPDIR to a folder that can be written, e.g. a tmpfs of some MiB.",
+        ) from None
+    with folder as name:
+        yield name
+
+
 class OnnxRuntimeSession(Session):
     """ONNX Runtime on the CPU.
 
@@ -83,16 +103,17 @@ class OnnxRuntimeSession(Session):
             options.intra_op_num_threads = threads
         if not spin:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        with tempfile.TemporaryDirectory() as folder:
-            optimised = Path(folder) / "optimised.onnx"
-            if precision == "int8":  # to read back what became of the integers
+        # only int8 needs a place for files: a container may have none that can be written
+        with _scratch() if precision == "int8" else contextlib.nullcontext() as folder:
+            optimised = None if folder is None else Path(folder) / "optimised.onnx"
+            if optimised is not None:  # to read back what became of the integers
                 options.optimized_model_filepath = str(optimised)
             self._session = self._load(graph, options)
             metadata = self._session.get_modelmeta().custom_metadata_map
             written = metadata.get(PRECISION_KEY, "f32")
             check_graph_precision(precision, written, graph)
             self._executed = _EXECUTED.get(written, "f32")
-            if precision == "int8":
+            if optimised is not None:
                 self._executed = _integers(optimised.read_bytes())
         self._providers = self._session.get_providers()
         if self._providers != [_PROVIDER]:

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
 class StandIn:
     """A pipeline where the network does not matter: the zero-filled magnitude, negated twice."""
 
-    def reconstruct(self, kspace: np.ndarray, mask: Mask, whitening: Any = None) -> Outcome:
+    def reconstruct(self, kspace: np.ndarray, mask: Mask, *_: Any) -> Outcome:
         return Outcome(image=zero_filled_magnitude(kspace))
 
 
@@ -38,6 +39,21 @@ def running(pipeline: Any, **settings: Any) -> Iterator[Server]:
         server.stop()
         thread.join(20)
         assert not thread.is_alive(), "a session hangs"
+
+
+@pytest.fixture(scope="session")
+def sense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX bundle of a network that combines coils, 32 x 32, of any mask of lines."""
+    from kdmri_export.export import export_model
+    from kdmri_export.recipe import ExportRecipe
+    from tests.export.networks import spec, write_checkpoint
+
+    folder = tmp_path_factory.mktemp("sense")
+    samples = np.zeros(32, np.bool_)
+    samples[np.r_[0:12, -12:0]] = True
+    mask = Mask(samples=samples, name="centre")
+    weights = write_checkpoint(folder / "s.safetensors", spec(channels=2, coils=True), mask)
+    return export_model(weights, ExportRecipe(target="onnx", mask_input=True), folder / "s").path
 
 
 @pytest.fixture

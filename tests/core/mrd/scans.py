@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 import ismrmrd
@@ -12,7 +13,11 @@ from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.reference import ReferenceLines
 
+SIZE = 32
+HALF = Mask(samples=np.arange(SIZE) % 2 == 0, name="every second")
+ROWS = np.r_[0:12, -12:0] % SIZE
 AFFINE = np.array(
     [[0.0, 0.0, 1.5, -20.0], [0.0, -2.0, 0.0, 30.0], [4.0, 0.0, 0.0, 7.0], [0.0, 0.0, 0.0, 1.0]]
 )
@@ -61,3 +66,16 @@ def without_flags(acquisitions: Iterable[Acquisition]) -> list[Acquisition]:
     for acquisition in found:
         acquisition.clear_flag(ismrmrd.ACQ_LAST_IN_SLICE)
     return found
+
+
+def reference_of(kspace: np.ndarray, rows: np.ndarray = ROWS, gain: float = 1.0) -> ReferenceLines:
+    """Lines of another scan of the same object: another intensity."""
+    return ReferenceLines(rows=rows, lines=np.ascontiguousarray(gain * kspace[:, rows]))
+
+
+def scan_apart(slices: int = 2, gain: float = 3.0) -> tuple[Scan, Scan]:
+    """Every second line with reference lines beside them, and the whole scan."""
+    whole = phantom_scan(every_line(SIZE), slices=slices, coils=4)
+    lines = tuple(reference_of(kspace, gain=gain) for kspace in whole.kspace)
+    kspace = (whole.kspace * HALF.grid).astype(np.complex64)
+    return dataclasses.replace(whole, kspace=kspace, mask=HALF, reference=lines), whole

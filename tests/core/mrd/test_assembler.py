@@ -108,14 +108,16 @@ def test_lines_are_sorted_by_their_flags() -> None:
     calibration.center_sample = 4
     calibration.idx.kspace_encode_step_1 = 3
     calibration.set_flag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
-    imaging[4].set_flag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
+    imaging[5].set_flag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
     assembler = Assembler(encoding_of(scan))
     (found,) = assembled(assembler, [*others, calibration, *imaging])
     np.testing.assert_array_equal(assembler.noise, noise)
     assert assembler.ignored == 3
     np.testing.assert_allclose(found.kspace, scan.kspace[0], atol=1e-6)
-    assert found.calibration is not None
-    assert np.flatnonzero(found.calibration.any(axis=(0, 2))).tolist() == [(3 - 4) % 8]
+    assert found.reference is not None  # line 4 belongs to both
+    assert found.reference.rows.tolist() == [(4 - 4) % 8, (3 - 4) % 8]
+    np.testing.assert_array_equal(found.reference.lines[:, 0], found.kspace[:, 0])
+    np.testing.assert_allclose(found.reference.lines[:, 1], 2 * scan.kspace[0, :, 6], atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["embedded", "separate", None])
@@ -143,6 +145,7 @@ def test_embedded_calibration_lines_fill_lines_that_are_not_imaged(mode: str | N
     early = [assembler.add(line) for line in given]
     assert (early[-1] is not None) == (mode == "embedded")
     (found,) = [part for part in early if part is not None] or list(assembler.finish())
+    assert (found.reference is None) == (mode == "embedded")
     steps = sorted([0, 2, 4, 6, 8, 10, 12, 14, *([5, 7, 9] if mode == "embedded" else [])])
     samples = np.zeros(16, np.bool_)
     samples[[(step - 8) % 16 for step in steps]] = True

@@ -19,6 +19,7 @@ from kdmri_edge.mrd.format.messages import (
     HeaderText,
     Id,
     Message,
+    Skipped,
     Text,
     serialise,
 )
@@ -104,6 +105,36 @@ def test_a_flipped_byte_gives_messages_or_one_error(place: int, value: int) -> N
         pass
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, len(STREAM)), max_size=20))
+def test_what_nobody_takes_is_not_kept(cuts: list[int]) -> None:
+    """Whatever the pieces, only that it came is left, and others come out whole."""
+    parser, found = Parser(skips=(Id.IMAGE, Id.WAVEFORM)), []
+    longest = max(len(serialise(m)) for m in ALL if m is not IMAGE and m is not WAVEFORM)
+    for start, stop in pairwise([0, *sorted(cuts), len(STREAM)]):
+        parser.feed(STREAM[start:stop])
+        found += list(parser.messages())
+        assert parser.held < longest
+    parser.finish()
+    kinds = [type(message) for message in found]
+    assert kinds == [Skipped if m is IMAGE or m is WAVEFORM else type(m) for m in ALL]
+    skipped = [message for message in found if isinstance(message, Skipped)]
+    assert skipped == [Skipped(Id.IMAGE), Skipped(Id.WAVEFORM)]
+
+
+def test_a_skipped_message_is_refused_and_missed_like_others() -> None:
+    parser = Parser(Limits(image=1 << 12), skips=(Id.IMAGE,))
+    whole = serialise(IMAGE)
+    parser.feed(whole[:-1])
+    assert list(parser.messages()) == []
+    assert (parser.held, parser.under_way) == (0, len(whole) - 1)
+    with pytest.raises(StreamError, match="ended within message IMAGE"):
+        parser.finish()
+    parser.feed(whole[-1:] + _claim("image"))
+    with pytest.raises(StreamError, match=r"IMAGE claims \d+ bytes"):
+        list(parser.messages())
+
+
 def _claim(kind: str) -> bytes:
     if kind == "text":
         return struct.pack("<HI", Id.TEXT, 10**9)
@@ -167,6 +198,7 @@ def test_the_name_of_a_config_has_room_for_1023_bytes() -> None:
     [
         ([ACQUISITION], "acquisition came before the header"),
         ([ConfigFile("a"), WAVEFORM], "waveform came before the header"),
+        ([ConfigFile("a"), Skipped(Id.IMAGE)], "image came before the header"),
         ([HeaderText("")], "header came before the configuration"),
         ([ConfigFile("a"), ConfigText("b")], "second configuration"),
         ([ConfigFile("a"), HeaderText(""), HeaderText("")], "second header"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import tempfile
 import threading
 import time
 import urllib.request
@@ -18,10 +19,11 @@ import pytest
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.data.scan import Scan
+from kdmri_edge.errors import BackendError
 from kdmri_edge.mrd.client import Reply, send_scan
 from kdmri_edge.mrd.format.assembler import Slice
 from kdmri_edge.mrd.format.emit import encoding_of, readouts
-from kdmri_edge.mrd.format.header import write_encoding
+from kdmri_edge.mrd.format.header import read_encoding, write_encoding
 from kdmri_edge.mrd.format.images import BEYOND, fallback_of
 from kdmri_edge.mrd.format.messages import Close, ConfigText, HeaderText, Text, serialise
 from kdmri_edge.mrd.format.parser import Parser
@@ -30,6 +32,7 @@ from kdmri_edge.mrd.server.server import Server
 from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.redraw import redrawn
+from kdmri_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
 from kdmri_edge.runtime.pipeline import Outcome, Pipeline, zero_filled_magnitude
 from tests.core.mrd.conftest import StandIn
 from tests.core.mrd.scans import every_line, noise_scan, phantom_scan
@@ -181,14 +184,53 @@ def test_phase_oversampling_is_cut_off(serving) -> None:
     np.testing.assert_allclose(image.field_of_view, (6, 6, 1))
 
 
+def test_a_finer_matrix_than_is_encoded_is_named(serving, events) -> None:
+    """Images are not interpolated: whoever asked for it is told."""
+    scan = noise_scan(1, height=8, width=6)
+    xml = header(scan)
+    encoded, recon = xml.split("<reconSpace>")
+    assert "<x>6</x>" in recon
+    finer = f"{encoded}<reconSpace>{recon.replace('<x>6</x>', '<x>12</x>', 1)}"
+    server = serving()
+    reply = send_scan(finer, readouts(scan), port=server.port)
+    assert reply.texts == [
+        "WRN The header asks for images of 8 x 12, and 8 x 6 are encoded: images are not"
+        " interpolated."
+    ]
+    assert reply.images[0].data.shape[-2:] == (8, 6)
+    assert sent(server, scan).texts == []
+    first, second = events("header", 2)
+    assert first["finer_matrix_ignored"] == [8, 12]
+    assert "finer_matrix_ignored" not in second
+
+
+def test_a_matrix_that_cannot_be_read_is_no_wish() -> None:
+    xml = header(noise_scan(1, height=8, width=6))
+    encoded, recon = xml.split("<reconSpace>")
+    odd = recon.replace("<x>6</x>", "<x>fine</x>", 1)
+    assert read_encoding(f"{encoded}<reconSpace>{odd}").finer is None
+
+
+def test_each_contrast_is_a_series(serving) -> None:
+    scan = noise_scan(2)
+    lines = []
+    for echo in (0, 1):
+        for line in readouts(scan):
+            line.idx.contrast = echo
+            lines.append(line)
+    reply = send_scan(header(scan), lines, port=serving().port)
+    series = [(i.contrast, i.slice, i.image_series_index) for i in reply.images]
+    assert series == [(0, 0, 1), (0, 1, 1), (1, 0, 2), (1, 1, 2)]
+
+
 class Slow(StandIn):
-    def reconstruct(self, kspace: np.ndarray, mask: Mask, whitening: Any = None) -> Outcome:
+    def reconstruct(self, kspace: np.ndarray, mask: Mask, *_: Any) -> Outcome:
         time.sleep(0.5)
         return super().reconstruct(kspace, mask)
 
 
 class Failing(StandIn):
-    def reconstruct(self, kspace: np.ndarray, mask: Mask, whitening: Any = None) -> Outcome:
+    def reconstruct(self, kspace: np.ndarray, mask: Mask, *_: Any) -> Outcome:
         raise ZeroDivisionError
 
 
@@ -218,9 +260,9 @@ def test_the_deadline_counts_from_the_last_line(serving, monkeypatch: pytest.Mon
         time.sleep(0.1)
         reserve(queue)
 
-    def noted(queue: SendQueue, part: Slice, future: Any, maker: Any, at: float) -> None:
+    def noted(queue: SendQueue, part: Slice, future: Any, maker: Any, at: float, by: Any) -> None:
         came.append(at)
-        put_slice(queue, part, future, maker, at)
+        put_slice(queue, part, future, maker, at, by)
 
     monkeypatch.setattr(SendQueue, "reserve", slowly)
     monkeypatch.setattr(SendQueue, "put_slice", noted)
@@ -448,3 +490,15 @@ def test_the_log_holds_no_patient_data(serving, events, caplog) -> None:
 def test_an_image_comes_with_geometry_of_its_own_bundle_path(tiny_bundles: dict[str, Path]) -> None:
     """A pipeline warms up without a scan."""
     Pipeline(tiny_bundles["complex"], threads=1).warm_up()
+
+
+def test_a_root_that_is_read_only(
+    tiny_bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a folder for temporary files networks run; int8, which needs one, says so."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
+    Pipeline(tiny_bundles["magnitude"], threads=1).warm_up()
+    with pytest.raises(BackendError, match="no folder for temporary files") as refused:
+        OnnxRuntimeSession(tiny_bundles["magnitude"] / "model.onnx", precision="int8")
+    assert "TMPDIR" in refused.value.remedy

@@ -23,7 +23,7 @@ class Hanging(StandIn):
     def __init__(self) -> None:
         self.begun, self.go = threading.Event(), threading.Event()
 
-    def reconstruct(self, kspace: np.ndarray, mask: Mask, whitening: Any = None) -> Outcome:
+    def reconstruct(self, kspace: np.ndarray, mask: Mask, *_: Any) -> Outcome:
         self.begun.set()
         assert self.go.wait(20)
         return super().reconstruct(kspace, mask)
@@ -32,13 +32,15 @@ class Hanging(StandIn):
 def test_behind_a_network_that_hangs_slices_are_let_go() -> None:
     """Nobody waits for them any more, and the queue does not move."""
     network = Hanging()
-    worker = Worker(network)
+    worker = Worker()
     try:
-        running = worker.submit(np.ones((1, 8, 8), np.complex64), every_line(8))
+        running = worker.submit(
+            network.reconstruct, np.ones((1, 8, 8), np.complex64), every_line(8)
+        )
         assert network.begun.wait(20)
         kspace = np.ones((1, 8, 8), np.complex64)
         left = weakref.ref(kspace)
-        waiting = worker.submit(kspace, every_line(8))
+        waiting = worker.submit(network.reconstruct, kspace, every_line(8))
         del kspace
         gc.collect()
         assert left() is not None
@@ -48,7 +50,8 @@ def test_behind_a_network_that_hangs_slices_are_let_go() -> None:
     finally:
         network.go.set()
     assert running.result(20).fallback is None
-    later = worker.submit(np.ones((1, 8, 8), np.complex64), every_line(8))
+    last = np.ones((1, 8, 8), np.complex64)
+    later = worker.submit(network.reconstruct, last, every_line(8))
     assert later.result(20).image.shape == (8, 8)
     worker.close()
 
@@ -57,15 +60,15 @@ def test_an_exception_is_handed_on_and_the_next_slice_runs() -> None:
     class Once(StandIn):
         failed = False
 
-        def reconstruct(self, kspace: np.ndarray, mask: Mask, whitening: Any = None) -> Outcome:
+        def reconstruct(self, kspace: np.ndarray, mask: Mask, *_: Any) -> Outcome:
             if not self.failed:
                 self.failed = True
                 raise ZeroDivisionError
             return super().reconstruct(kspace, mask)
 
-    worker = Worker(Once())
+    worker, reconstruct = Worker(), Once().reconstruct
     kspace = np.ones((1, 8, 8), np.complex64)
     with pytest.raises(ZeroDivisionError):
-        worker.submit(kspace, every_line(8)).result(20)
-    assert worker.submit(kspace, every_line(8)).result(20).fallback is None
+        worker.submit(reconstruct, kspace, every_line(8)).result(20)
+    assert worker.submit(reconstruct, kspace, every_line(8)).result(20).fallback is None
     worker.close()
