@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from kdmri_edge.errors import ExportError
 from kdmri_edge.models.reconstructor import Reconstructor
@@ -25,6 +27,8 @@ __all__ = ["Kept", "layers_to_keep"]
 _PART: Final = 0.7
 # The same where outputs are rounded as well, which is not looked at here and costs more.
 _PART_WITH_OUTPUTS: Final = 0.4
+# Layers that are tried one by one, each with an inference of the whole network.
+_MOST_BY_IMAGE: Final = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +37,17 @@ class Kept:
 
     Attributes:
         layers: Their names, the costliest first.
-        cost: What rounding each layer of the network alone costs: root-mean-square deviation of the
-            image over its own root-mean-square.
+        cost: What rounding each layer of the network alone costs: root-mean-square deviation over
+            the root-mean-square, of the image or of what the layer puts out.
+        by_image: Whether it is that of the image. Networks of many layers are gone through once,
+            and each layer is judged by its own output.
         before: Deviation with all layers rounded.
         after: Deviation without those that are kept.
     """
 
     layers: Sequence[str]
     cost: dict[str, float]
+    by_image: bool
     before: Figures
     after: Figures
 
@@ -50,6 +57,7 @@ class Kept:
         return {
             "layers": list(self.layers),
             "cost": self.cost,
+            "cost_of": "image" if self.by_image else "layer",
             **{
                 key: {name: asdict(value)[name] for name in ("max_error", "nrmse")}
                 for key, value in figures.items()
@@ -93,18 +101,21 @@ def layers_to_keep(
         add_fake_quantisation(rounded.model, chosen, unsigned=unsigned)
         return compare(_image(rounded, data), wanted)
 
-    left = [one.name for one in choice.layers]
-    before = after = deviation(left)
+    layers = [one.name for one in choice.layers]
+    before = after = deviation(layers)
     limit = _limit(_PART_WITH_OUTPUTS if outputs else _PART)
     cost: dict[str, float] = {}
-    kept: list[str] = []
-    if after.exceeded(limit):
-        cost = {name: deviation([name]).nrmse for name in left}
-        order = sorted(left, key=lambda name: -cost[name])
-        while after.exceeded(limit) and len(kept) < len(order) - 1:
-            kept.append(order[len(kept)])
-            left.remove(kept[-1])
-            after = deviation(left)
+    kept = 0
+    order = layers
+    by_image = len(layers) <= _MOST_BY_IMAGE
+    if before.exceeded(limit):
+        if by_image:
+            cost = {name: deviation([name]).nrmse for name in layers}
+        else:
+            cost = _layer_errors(network, data, {name: ranges[name] for name in layers}, unsigned)
+        order = sorted(layers, key=lambda name: -cost[name])
+        too_few, kept = 0, len(order) - 1
+        after = deviation(order[kept:])
         if after.exceeded(limit):
             raise ExportError(
                 "Rounding any layer of this network to eight bits costs more than an export may"
@@ -112,7 +123,14 @@ def layers_to_keep(
                 "Train a copy with rounding (`kdmri-edge distill --quantize int8`), or export with"
                 " --precision fp16.",
             )
-    return Kept(layers=kept, cost=cost, before=before, after=after)
+        while kept - too_few > 1:
+            middle = (kept + too_few) // 2
+            found = deviation(order[middle:])
+            if found.exceeded(limit):
+                too_few = middle
+            else:
+                kept, after = middle, found
+    return Kept(layers=order[:kept], cost=cost, by_image=by_image, before=before, after=after)
 
 
 def _limit(part: float) -> Tolerance:
@@ -121,6 +139,35 @@ def _limit(part: float) -> Tolerance:
     return Tolerance(
         max_error=part * whole.max_error, nrmse=part * whole.nrmse, psnr_db=1.0, ssim=1.0
     )
+
+
+def _layer_errors(
+    network: Reconstructor, data: Golden, ranges: Mapping[str, float], unsigned: bool
+) -> dict[str, float]:
+    """Return how far each layer's output is off if what it reads and its weights are rounded.
+
+    All layers read what they read in float32; root-mean-square error over root-mean-square.
+    """
+    rounded = copy.deepcopy(network)
+    add_fake_quantisation(rounded.model, ranges, unsigned=unsigned)
+    powers = {name: np.zeros(2) for name in ranges}
+
+    def watch(name: str) -> Any:
+        layer = rounded.model.get_submodule(name)
+
+        def hook(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+            error = layer(*given) - output
+            powers[name] += [float(error.square().sum()), float(output.square().sum())]
+
+        return network.model.get_submodule(name).register_forward_hook(hook)
+
+    hooks = [watch(name) for name in ranges]
+    try:
+        _image(network, data)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: math.sqrt(error / max(own, 1e-30)) for name, (error, own) in powers.items()}
 
 
 def _image(network: Reconstructor, data: Golden) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from onnx import TensorProto
 from kdmri_edge.errors import ExportError, ParityError
 from kdmri_edge.runtime.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT, Bundle
 from kdmri_edge.runtime.session import open_session
+from kdmri_export import rounding_cost
 from kdmri_export.recipe import ExportRecipe
 
 Export = Callable[..., Bundle]
@@ -185,7 +186,9 @@ class TestLayersThatStayInFloat:
         assert re.search("int8 in [12]/", bundle.manifest["executed"]["precision"])
         assert 0 < deviation(bundle) < 0.05
 
-    def test_those_that_lose_most_are_found(self, export_code: Export, tmp_path: Path) -> None:
+    def test_those_that_lose_most_are_found(
+        self, export_code: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """One channel is a thousand times as large as the others, and is taken away again."""
         source = """
 import torch
@@ -211,7 +214,12 @@ class Net(nn.Module):
         assert kept["layers"] == ["module.odd"]
         assert kept["cost"]["module.odd"] == max(kept["cost"].values())
         assert kept["after"]["nrmse"] < kept["before"]["nrmse"]
+        assert kept["cost_of"] == "image"
         assert bundle.manifest["transformed"]["layers"] == {"Conv2d": 2}
+        monkeypatch.setattr(rounding_cost, "_MOST_BY_IMAGE", 2)
+        kept = export_code(code, "onnx", "int8", floats=("auto",)).manifest["kept_in_float"]
+        assert kept["cost_of"] == "layer"
+        assert kept["layers"][0] == "module.odd"
 
     @pytest.mark.nightly
     def test_auto_keeps_none_where_none_has_to_be(
