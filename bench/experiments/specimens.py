@@ -10,6 +10,7 @@ import json
 import random
 import shutil
 import struct
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,12 @@ import numpy as np
 from ismrmrd import Acquisition
 
 from experiments.mutations import damage_bytes, damage_json, damage_text
-from kdmri_edge.data.datasets import load_split
+from kdmri_edge.data.conversion import convert
+from kdmri_edge.data.datasets import find_volumes, load_split
 from kdmri_edge.data.formats.hdf5.mrd import write_mrd_scan
-from kdmri_edge.data.formats.registry import read_either, write_image
+from kdmri_edge.data.formats.registry import write_image
 from kdmri_edge.data.geometry import Affine
+from kdmri_edge.data.inspection import inspect, scans_in
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.distillation.recipe import load_recipe
@@ -45,6 +48,7 @@ from kdmri_edge.physics.masks import load_mask, variable_density_lines
 from kdmri_edge.runtime.bundle import MANIFEST, open_bundle
 from kdmri_edge.runtime.inputs import read_input_spec
 from kdmri_edge.utils.config import as_toml
+from kdmri_export.graph_check import check_graph
 
 __all__ = ["Specimen", "specimens"]
 
@@ -94,6 +98,9 @@ def specimens(place: Path, bundle: Path) -> Iterator[Specimen]:
     yield from _texts(place, bundle)
     yield _stream(place)
     yield _checkpoint(place)
+    yield _weights(place)
+    graph = bundle / "model.onnx"
+    yield _one("ONNX graph", graph, read=lambda path: check_graph(path, "onnx"))
 
 
 def _scan() -> Scan:
@@ -115,7 +122,7 @@ def _one(
     path: Path,
     *,
     damage: Callable[[bytes, random.Random], bytes] = damage_bytes,
-    read: Callable[[Path], object] = read_either,
+    read: Callable[[Path], object] | None = None,
 ) -> Specimen:
     return Specimen(
         name=name,
@@ -123,8 +130,13 @@ def _one(
         damaged=path.name,
         opened=path.name,
         damage=damage,
-        read=read,
+        read=read or _look,
     )
+
+
+def _look(path: Path) -> object:
+    """Find, read and describe a file, as `kdmri-edge data inspect` and `distill` do."""
+    return find_volumes(path), [inspect(one) for one in scans_in(path)]
 
 
 def _files(place: Path) -> Iterator[Specimen]:
@@ -139,12 +151,12 @@ def _files(place: Path) -> Iterator[Specimen]:
     yield _one("MRD images", place / "images.h5")
     pair = {name: (place / name).read_bytes() for name in ("image.cfl", "image.hdr")}
     yield Specimen(name="BART", files=pair, damaged="image.hdr", opened="image.cfl",
-                   damage=damage_text, read=read_either)  # fmt: skip
+                   damage=damage_text, read=_look)  # fmt: skip
     write_image(place / "series.dcm", image, affine=affine)
     series = {file.name: file.read_bytes() for file in sorted((place / "series.dcm").iterdir())}
     first = min(series)
     yield Specimen(name="DICOM", files=series, damaged=first, opened=".", damage=damage_bytes,
-                   read=read_either)  # fmt: skip
+                   read=_convert)  # fmt: skip
     yield _one("DICOM, one file", place / "series.dcm" / first)
     scan = _scan()
     write_mrd_scan(place / "scan.h5", scan)
@@ -159,6 +171,12 @@ def _files(place: Path) -> Iterator[Specimen]:
     with contextlib.redirect_stdout(io.StringIO()):
         write_twix(place / "raw.dat", whole(drawn(2, 2, 10, 8)))
     yield _one("Siemens TWIX", place / "raw.dat")
+
+
+def _convert(path: Path) -> object:
+    """Look into a DICOM series, and write it as another, which keeps the patient's data."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as place:
+        return _look(path), convert(path, Path(place) / "converted.dcm")
 
 
 def _write_layouts(place: Path, image: np.ndarray[Any, Any]) -> None:
@@ -320,6 +338,16 @@ def _checkpoint(place: Path) -> Specimen:
         ),
     )
     return _one("checkpoint", path, damage=_damage_checkpoint, read=load_checkpoint)
+
+
+def _weights(place: Path) -> Specimen:
+    import torch
+
+    from kdmri_edge.models.foreign_weights import read_weights
+
+    state = {"weight": torch.ones(4, 4), "bias": torch.zeros(4)}
+    torch.save({"state_dict": state, "epoch": 3}, place / "weights.pt")
+    return _one("weights of PyTorch", place / "weights.pt", read=read_weights)
 
 
 def _damage_checkpoint(data: bytes, draw: random.Random) -> bytes:

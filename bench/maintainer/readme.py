@@ -22,6 +22,7 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `precisions`: what every target and precision costs in quality;
 - `cold`: time and memory from a process's start to its first image;
 - `soak`: a server under many scans, some of them faulty;
+- `fuzz`: what readers make of damaged files;
 - `streaming`: a scan streamed to a server beside its file;
 - `measured`: networks on k-space that a scanner measured.
 
@@ -168,6 +169,7 @@ _LAZY: Final = {
     "cold": "experiments.cold_start:markdown",
     "precisions": "experiments.targets:markdown",
     "soak": "experiments.soak:markdown",
+    "fuzz": "experiments.fuzz:markdown",
     "streaming": "experiments.streaming:markdown",
     "measured": "experiments.measured:markdown",
 }

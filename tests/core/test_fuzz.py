@@ -12,6 +12,7 @@ import pytest
 from kdmri_edge.errors import KdmriError
 
 pytest.importorskip("torch")
+pytest.importorskip("onnx")
 pytest.importorskip("ismrmrd")
 pytest.importorskip("twixtools")
 

@@ -23,7 +23,8 @@ from kdmri_edge.errors import DataError
 from kdmri_edge.utils import extras
 from kdmri_edge.utils.reading import check_claim, reading
 
-__all__ = ["AGAIN", "Frame", "frames_of", "group", "is_image", "open_dicom", "pixel_bytes"]
+__all__ = ["AGAIN", "Frame", "frames_of", "group", "is_image", "open_dicom", "pixel_bytes",
+           "reading_dicom"]  # fmt: skip
 
 AGAIN: Final = "The file is damaged or cut short: copy it again."
 
@@ -64,10 +65,21 @@ def open_dicom(path: Path, *, pixels: bool = True) -> Any:
         MissingExtraError: pydicom is not installed.
     """
     pydicom: Any = extras.require("pydicom", extra="formats")
-    with reading(path, "DICOM"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of values that we do not look at
+    with reading_dicom(path):
         _check_deflated(path)
         return pydicom.dcmread(path, stop_before_pixels=not pixels)
+
+
+@contextlib.contextmanager
+def reading_dicom(path: Path) -> Iterator[None]:
+    """Read a file, or values of its header, which pydicom interprets when they are asked for.
+
+    Raises:
+        DataError: Whatever pydicom raises, of any type, for bytes that make no sense.
+    """
+    with reading(path, "DICOM", remedy=AGAIN), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom warns of values that are read nevertheless
+        yield
 
 
 _DEFLATED: Final = "1.2.840.10008.1.2.1.99"
@@ -117,13 +129,10 @@ def frames_of(file: Path, header: Any) -> Iterator[Frame]:
             sense.
         MissingExtraError: What pydicom needs for a compressed file is not installed.
     """
-    with reading(file, "DICOM"):
-        _check_pixels(file, header)
-        check_claim(pixel_bytes(header), file)
+    _check_pixels(file, header)
+    check_claim(pixel_bytes(header), file)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's, of files that it reads nevertheless
-            pixels = np.asarray(header.pixel_array)
+        pixels = np.asarray(header.pixel_array)
     except Exception as error:  # of any type, for bytes that make no sense
         raise _undecoded(file, header, error) from error
     pixels = pixels[None] if pixels.ndim == 2 else pixels

@@ -24,13 +24,14 @@ from kdmri_edge.data.formats.dicom.frames import (
     is_image,
     open_dicom,
     pixel_bytes,
+    reading_dicom,
 )
 from kdmri_edge.data.formats.dicom.stacking import stacked
 from kdmri_edge.data.geometry import voxel_size
 from kdmri_edge.data.sources import parse_name, source_sha256
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
-from kdmri_edge.utils.reading import check_claim, reading
+from kdmri_edge.utils.reading import check_claim
 
 __all__ = ["dicom_name", "dicom_subject", "read_dicom"]
 
@@ -56,7 +57,8 @@ def dicom_subject(path: Path) -> str:
         return parse_name(name).subject
     files = dicom_files(path)
     header = open_dicom(files[0], pixels=False)
-    identity = str(header.get("PatientID") or header.get("StudyInstanceUID") or "")
+    with reading_dicom(files[0]):
+        identity = str(header.get("PatientID") or header.get("StudyInstanceUID") or "")
     return f"dicom-{hashlib.sha256(identity.encode()).hexdigest()[:8]}" if identity else name
 
 
@@ -78,7 +80,11 @@ def read_dicom(path: Path) -> Volume:
             complex images alone, or no image at all.
         MissingExtraError: pydicom, or what it needs for a compressed file, is not installed.
     """
-    path = Path(path)
+    with reading_dicom(path):
+        return _read(Path(path))
+
+
+def _read(path: Path) -> Volume:
     files = dicom_files(path)
     headers = [(file, open_dicom(file)) for file in files]
     images = [(file, header) for file, header in headers if is_image(header)]
@@ -88,8 +94,7 @@ def read_dicom(path: Path) -> Volume:
         if "PixelData" not in header and "FloatPixelData" not in header:
             raise DataError(f"{file} cannot be read as DICOM (no pixels).", AGAIN)
     _check_one_series(path, [header for _, header in images])
-    with reading(path, "DICOM"):
-        check_claim(sum(pixel_bytes(header) for _, header in images), path)
+    check_claim(sum(pixel_bytes(header) for _, header in images), path)
     frames = [frame for file, header in images for frame in frames_of(file, header)]
     kept, left_out = intensities([frame.component for frame in frames], path)
     frames, affine = stacked(path, [frames[index] for index in kept])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge import __version__
 from kdmri_edge.data.formats.dicom.files import dicom_files
-from kdmri_edge.data.formats.dicom.frames import open_dicom
+from kdmri_edge.data.formats.dicom.frames import open_dicom, reading_dicom
 from kdmri_edge.data.geometry import LPS, Affine, directions, regridded, voxel_size
 from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.errors import DataError, OutputError
@@ -115,7 +115,8 @@ def _is_ours(file: Path) -> bool:
         header = open_dicom(file, pixels=False)
     except DataError:
         return False
-    return bool(header.get("ManufacturerModelName") == _MODEL)
+    with reading_dicom(file):
+        return bool(header.get("ManufacturerModelName") == _MODEL)
 
 
 def _upright(picture: ImageRecord) -> tuple[NDArray[Any], Affine | None, bool]:
@@ -146,11 +147,14 @@ def _common(picture: ImageRecord, affine: Affine | None, h_runs_down: bool) -> A
     uid = pydicom.uid.generate_uid
     whole = pydicom.Dataset()
     if picture.dicom is not None:
-        source = open_dicom(dicom_files(picture.dicom)[0], pixels=False)
-        for keyword in _OF_THE_SOURCE:
-            if keyword in source:
-                whole[keyword] = source[keyword]
-        whole.SeriesDescription = f"{source.get('SeriesDescription', '')} kdmri-edge".strip()[:64]
+        file = dicom_files(picture.dicom)[0]
+        source = open_dicom(file, pixels=False)
+        with reading_dicom(file):
+            for keyword in _OF_THE_SOURCE:
+                if keyword in source:
+                    whole[keyword] = source[keyword]
+            named = f"{source.get('SeriesDescription', '')} kdmri-edge".strip()[:64]
+            whole.SeriesDescription = named
     else:
         whole.SeriesDescription = "kdmri-edge"
     for keyword in (*_EMPTY, *(_EMPTY_MR if affine is not None else ())):
