@@ -131,9 +131,10 @@ class _LazyGroup(click.Group):
     "--code",
     multiple=True,
     metavar="FILE.py:FACTORY|BUNDLE",
-    help="Allow the code that a checkpoint's network is made by, or the program in a bundle of"
-    " target pt2, which you know and trust, to be called; may be repeated. Code that you named"
-    " once, and programs that were exported here, are allowed.",
+    help="Allow the code that a checkpoint's network is made by, or the program in a bundle (all of"
+    " target pt2; of target torchscript those that hold more than exports do), which you know and"
+    " trust, to be called; may be repeated. Code that you named once, and programs that were"
+    " exported here, are allowed.",
 )
 @click.version_option(__version__, prog_name="kdmri-edge")
 def main(code: tuple[str, ...]) -> None:

@@ -4,7 +4,7 @@ In the repository, pages name pictures, tutorials and source files by their path
 work where the Markdown itself is read. Here these become parts of the site:
 
 - pictures under bench/results are copied;
-- scripts under examples/ become tutorials, CHANGELOG.md and CONTRIBUTING.md pages;
+- scripts under examples/ become tutorials, CHANGELOG.md, CONTRIBUTING.md and SECURITY.md pages;
 - links to source files, which are not in the site, keep their text alone;
 - `<!-- made:NAME -->` is replaced by a table of the code (`maintainer.code_tables.MADE`).
 """
@@ -27,7 +27,11 @@ __all__ = ["on_files", "on_page_markdown", "places", "resolved", "tutorial"]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-_PAGES: Final = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+_PAGES: Final = {
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+}
 _LINK: Final = re.compile(r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<to>[^)#\s]+)(?P<at>#[^)]*)?\)")
 _MADE: Final = re.compile(r"<!-- made:([\w.]+) -->")
 

@@ -6,7 +6,8 @@ What a user names is remembered in the cache folder with the SHA-256 of its sour
 the processes that are started from here.
 
 A program of torch.export (.pt2) is such a file as well: to load one is to unpickle, to evaluate
-expressions, and for a compiled one to run its machine code. What was written on this machine is
+expressions, and for a compiled one to run its machine code. So is a TorchScript archive (.pt) that
+holds more than exports do (`runtime.graphs.torchscript`). What was written on this machine is
 remembered by its SHA-256; others a user has to allow.
 """
 
@@ -29,6 +30,7 @@ __all__ = [
     "PermittedCode",
     "allow_code",
     "allow_program",
+    "is_permitted_program",
     "is_program",
     "keep_object",
     "keep_program",
@@ -36,7 +38,7 @@ __all__ = [
     "permitted_program",
 ]
 
-_PROGRAM: Final = ".pt2"
+_PROGRAMS: Final = (".pt2", ".pt")
 
 _NAMED: Final = "KDMRI_EDGE_CODE"
 """Environment variable with the references that were named in this process or in its parents."""
@@ -146,25 +148,31 @@ def permitted_code(reference: str, sha256: str) -> PermittedCode:
 
 
 def is_program(reference: str) -> bool:
-    """Whether a user names a program of torch.export, or a folder that holds one."""
+    """Whether a user names a program of torch.export, a TorchScript archive, or a folder of one."""
     place = Path(reference)
-    return place.suffix == _PROGRAM or any(place.glob(f"*{_PROGRAM}"))
+    return place.suffix in _PROGRAMS or bool(_programs_in(place))
+
+
+def _programs_in(folder: Path) -> list[Path]:
+    return sorted(file for suffix in _PROGRAMS for file in folder.glob(f"*{suffix}"))
 
 
 def allow_program(place: Path) -> None:
-    """Allow a program of torch.export to be loaded, from now on, on this machine.
+    """Allow a program to be loaded, from now on, on this machine.
 
     Args:
-        place: The .pt2 file, or a folder: all programs in it.
+        place: A program of torch.export (.pt2), a TorchScript archive (.pt), or a folder: all that
+            are in it.
 
     Raises:
         ModelError: There is none.
         OutputError: The cache folder cannot be written to.
     """
-    files = sorted(place.glob(f"*{_PROGRAM}")) if place.is_dir() else [place]
+    files = _programs_in(place) if place.is_dir() else [place]
     if not files or not all(file.is_file() for file in files):
         raise ModelError(
-            f"{place} is no program of torch.export, and holds none.", "Check the path."
+            f"{place} is no program of torch.export or TorchScript, and holds none.",
+            "Check the path.",
         )
     for file in files:
         keep_program(file)
@@ -179,8 +187,19 @@ def keep_program(file: Path) -> None:
     write_json(_program_file(sha256_file(file)), {"program": file.name})
 
 
-def permitted_program(file: Path) -> None:
-    """Refuse a program of torch.export that may not be loaded.
+def is_permitted_program(file: Path) -> bool:
+    """Whether a program was written or allowed on this machine."""
+    return _program_file(sha256_file(file)).is_file()
+
+
+def permitted_program(
+    file: Path, why: str = "holds code and was not written on this machine"
+) -> None:
+    """Refuse a program that may not be loaded.
+
+    Args:
+        file: The program.
+        why: What is to be said of one that is not known here.
 
     Raises:
         ModelError: It was neither written nor allowed on this machine.
@@ -188,11 +207,9 @@ def permitted_program(file: Path) -> None:
     """
     if not file.is_file():
         raise BundleError(f"{file} does not exist.", "Export the network again.")
-    sha256 = sha256_file(file)
-    if not _program_file(sha256).is_file():
+    if not is_permitted_program(file):
         raise ModelError(
-            f"{file} (SHA-256 {sha256[:12]}) holds code and was not written on this machine, so it"
-            " is not loaded.",
+            f"{file} (SHA-256 {sha256_file(file)[:12]}) {why}, so it is not loaded.",
             f"If you know and trust it, put --code '{file.parent}' before the command's name"
             " (in Python `kdmri_edge.models.allow_program`), or take a bundle of ONNX.",
         )

@@ -18,7 +18,7 @@ from kdmri_edge.models.code import is_code
 from kdmri_edge.models.foreign import OURS, file_kind
 from kdmri_edge.models.specs import PRESETS
 from kdmri_edge.physics.masks import Mask, load_mask_option
-from kdmri_edge.utils.files import read_json, sha256_file
+from kdmri_edge.utils.files import damaged, read_json, sha256_file
 from kdmri_edge.utils.suggest import nearest
 
 __all__ = [
@@ -237,7 +237,8 @@ def named_mask(text: str) -> Mask:
     path = Path(text)
     if path.is_dir() and (path / _MANIFEST).is_file():
         manifest = read_json(path / _MANIFEST, CheckpointError)
-        return Mask.from_dict(manifest["mask"])
+        with damaged(path / _MANIFEST, CheckpointError):
+            return Mask.from_dict(manifest["mask"])
     if is_reference(text) or (path.suffix == ".safetensors" and path.is_file()):
         return Mask.from_dict(read_checkpoint_meta(resolve_weights(path))["mask"])
     return load_mask_option(text)

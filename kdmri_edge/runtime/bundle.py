@@ -4,15 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from kdmri_edge.errors import BundleError
 from kdmri_edge.models.shipped import refusal
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.runtime.contents import (
+    GOLDEN_INPUT,
+    GOLDEN_MAPS,
+    GOLDEN_OPERATOR,
+    GOLDEN_OUTPUT,
+    OTHER,
+    check_files,
+    check_graph,
+    check_mask,
+)
+from kdmri_edge.runtime.manifest import (
+    AGAIN,
+    DIGEST,
+    MANIFEST,
+    SCHEMA,
+    read_manifest,
+    write_manifest,
+)
 from kdmri_edge.runtime.scope import FreeSizes
-from kdmri_edge.runtime.targets import PRECISIONS, TARGETS, Target
-from kdmri_edge.utils.files import damaged, read_json, sha256_file, write_json
+from kdmri_edge.runtime.targets import TARGETS, Target
+from kdmri_edge.utils.files import damaged
 
 __all__ = [
     "GOLDEN_INPUT",
@@ -28,26 +46,7 @@ __all__ = [
     "write_manifest",
 ]
 
-SCHEMA = 1
-MANIFEST = "manifest.json"
-GOLDEN_INPUT = "golden_input.npy"
-GOLDEN_OUTPUT = "golden_output.npy"
-GOLDEN_OPERATOR = "golden_operator.npy"
-GOLDEN_MAPS = "golden_maps.npy"
-OTHER = "other_"
-"""What stands before these names for golden data of another matrix, which bundles of any have."""
 _OF_KSPACE = 5  # axes: batch, coils, real and imaginary part, height, width
-_AGAIN = "Copy the bundle again, or export the network again."
-_REQUIRED: dict[str, type] = {
-    "target": str,
-    "graph": str,
-    "io": dict,
-    "mask": dict,
-    "matrix": int,
-    "scaling": dict,
-    "dc": str,
-    "files": dict,
-}
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class Bundle:
         Raises:
             BundleError: The manifest is damaged.
         """
-        with damaged(self.path, BundleError, _AGAIN):
+        with damaged(self.path, BundleError, AGAIN):
             if not isinstance(self.manifest["io"]["input"]["shape"][2], str):
                 return None
             return FreeSizes(multiple=int(self.manifest.get("matrix_multiple", 1)))
@@ -133,20 +132,15 @@ class Bundle:
         return coils if isinstance(coils, int) else None
 
     @property
+    def digest(self) -> str | None:
+        """Digest over its manifest, which stands for all of it; None of older versions' bundles."""
+        digest = self.manifest.get(DIGEST)
+        return None if digest is None else str(digest)
+
+    @property
     def size(self) -> int:
         """Bytes of all its files, the manifest left out."""
         return sum((self.path / name).stat().st_size for name in self.manifest["files"])
-
-
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write manifest.json with the schema's number and the SHA-256 of every other file there.
-
-    Raises:
-        OutputError: The place cannot be written to.
-    """
-    names = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
-    files = {name: sha256_file(folder / name) for name in names if name != MANIFEST}
-    write_json(folder / MANIFEST, {"schema": SCHEMA, **manifest, "files": files})
 
 
 def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
@@ -154,57 +148,27 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
 
     Args:
         path: Its folder.
-        verify: Compare the hash of every file with the manifest.
+        verify: Compare what lies in it with the manifest: every file's hash, and the mask. What is
+            executed has to be opened so.
 
     Raises:
         BundleError: Not a bundle, of a newer schema, of an unknown target, with a damaged
-            manifest, or with missing or changed files.
+            manifest, with missing, changed or unnamed files, or made for another mask than it says.
     """
     if not (path / MANIFEST).is_file():
         raise refusal(
             path, BundleError, "Give the folder of a bundle, as `kdmri-edge export` wrote it."
         )
-    manifest = _read(path / MANIFEST)
+    manifest = read_manifest(path / MANIFEST)
     if manifest["target"] not in TARGETS:
         raise BundleError(
             f"{path} is made for the unknown target {manifest['target']!r}.", "Update kdmri-edge."
         )
     if verify:
-        _verify(path, manifest)
+        check_files(path, manifest)
+        check_graph(path, manifest)
+        check_mask(path, manifest)
     return Bundle(path, manifest)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    manifest = read_json(file, BundleError)
-    schema = manifest.get("schema") if isinstance(manifest, dict) else None
-    if not isinstance(schema, int):
-        raise BundleError(f"{file} is not a manifest.", "Export the network again.")
-    if schema > SCHEMA:
-        raise BundleError(
-            f"{file} has manifest schema {schema}, this version reads up to {SCHEMA}.",
-            "Update kdmri-edge.",
-        )
-    for key, kind in _REQUIRED.items():
-        if not isinstance(manifest.get(key), kind):
-            raise BundleError(f"{file} lacks a valid {key!r}.", _AGAIN)
-    if manifest.get("precision", "f32") not in PRECISIONS.values():
-        raise BundleError(f"{file} names no precision that there is.", _AGAIN)
-    return dict(manifest)
-
-
-def _verify(path: Path, manifest: Mapping[str, Any]) -> None:
-    files: Mapping[str, Any] = manifest["files"]
-    if manifest["graph"] not in files:
-        raise BundleError(f"The manifest of {path} does not account for its graph.", _AGAIN)
-    for name, wanted in files.items():
-        inside = PurePosixPath(name)
-        if inside.is_absolute() or ".." in inside.parts:
-            raise BundleError(f"The manifest of {path} points outside it ({name}).", _AGAIN)
-        file = path / name
-        if not file.is_file():
-            raise BundleError(f"{path} lacks its file {name}.", "Copy the bundle again, whole.")
-        if sha256_file(file) != wanted:
-            raise BundleError(f"{file} is not what was exported (its SHA-256 differs).", _AGAIN)
 
 
 def foreign_files(path: Path) -> list[str]:
@@ -220,7 +184,7 @@ def foreign_files(path: Path) -> list[str]:
     known = {MANIFEST, *golden, *(OTHER + name for name in golden)}
     found = (file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
     try:
-        known |= set(_read(path / MANIFEST)["files"])
+        known |= set(read_manifest(path / MANIFEST)["files"])
     except BundleError:
         # damaged, if a golden input lies beside it; else a folder of the user's, model.pt and all
         if not ((path / MANIFEST).is_file() and (path / GOLDEN_INPUT).is_file()):

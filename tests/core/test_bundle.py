@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,6 +21,10 @@ from kdmri_edge.runtime.bundle import (
     write_manifest,
 )
 from kdmri_edge.runtime.targets import TARGETS
+from tests.manifests import edit_manifest
+
+GRAPH = b"\x08\x0a"  # an .onnx file without a node
+PORT = {"name": "image", "shape": [1, 1, 32, 32], "dtype": "float32"}
 
 
 @pytest.fixture
@@ -35,19 +36,16 @@ def mask() -> Mask:
 def folder(tmp_path: Path, mask: Mask) -> Path:
     path = tmp_path / "bundle"
     (path / "notes").mkdir(parents=True)
-    (path / "model.onnx").write_bytes(b"a graph")
+    (path / "model.onnx").write_bytes(GRAPH)
     (path / "notes" / "licence.txt").write_text("free")
     write_manifest(path, {
-        "target": "onnx", "graph": "model.onnx", "io": {}, "mask": mask.to_dict(), "matrix": 32,
-        "scaling": SCALING_RULE, "dc": "projection",
+        "target": "onnx", "graph": "model.onnx", "io": {"input": PORT, "output": PORT},
+        "mask": mask.to_dict(), "matrix": 32, "scaling": SCALING_RULE, "dc": "projection",
     })  # fmt: skip
     return path
 
 
-def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    manifest = json.loads((folder / MANIFEST).read_text())
-    change(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+edit = edit_manifest
 
 
 def refused(folder: Path, *words: str) -> None:
@@ -61,10 +59,10 @@ def refused(folder: Path, *words: str) -> None:
 def test_round_trip(folder: Path, mask: Mask) -> None:
     bundle = open_bundle(folder)
     assert bundle.target is TARGETS["onnx"]
-    assert bundle.graph.read_bytes() == b"a graph"
+    assert bundle.graph.read_bytes() == GRAPH
     assert bundle.mask == mask
     assert set(bundle.manifest["files"]) == {"model.onnx", "notes/licence.txt"}
-    assert bundle.size == len(b"a graph") + len("free")
+    assert bundle.size == len(GRAPH) + len("free")
 
 
 def test_not_a_bundle(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from kdmri_edge.physics.masks import load_mask
 from kdmri_edge.physics.scaling import slice_scale
 from kdmri_edge.utils.files import atomic_path, read_json
 from tests.export.networks import write_checkpoint
+from tests.manifests import edit_manifest
 
 Cli = Callable[..., Any]
 
@@ -135,8 +136,7 @@ def test_edited_manifests_are_refused(
     tmp_path: Path,
 ) -> None:
     bundle = Path(shutil.copytree(tiny_bundles["magnitude"], tmp_path / "bundle"))
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    (bundle / "manifest.json").write_text(json.dumps(manifest | change))
+    edit_manifest(bundle, lambda manifest: manifest.update(change))
     np.save(tmp_path / "x.npy", np.ones((1, 32, 32), np.float32))
     further = [tmp_path / "x.npy", "-o", tmp_path / "o.npy", "--undersample"]
     done = cli(command, bundle, *(further if command == "run" else []))

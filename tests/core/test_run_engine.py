@@ -36,6 +36,7 @@ from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.tensorrt import build_engine
 from tests.export.networks import write_checkpoint
+from tests.manifests import edit_manifest
 
 
 class Mode(Enum):
@@ -237,9 +238,7 @@ def test_a_session_says_what_its_graph_is_written_in(
     bundle: Path, machine: Callable[..., Device], precision: str
 ) -> None:
     machine()
-    manifest = json.loads((bundle / MANIFEST).read_text())
-    changed = {**manifest, "precision": precision, "run_precision": precision}
-    (bundle / MANIFEST).write_text(json.dumps(changed))
+    edit_manifest(bundle, lambda m: m.update(precision=precision, run_precision=precision))
     executed = open_session(bundle, backend="tensorrt").info.precision_executed
     assert executed == f"{precision} convolutions, else f32, strongly typed"
     with pytest.raises(BackendError, match="written in"):

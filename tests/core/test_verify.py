@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from kdmri_edge.runtime.backends import registry as backends
-from kdmri_edge.runtime.bundle import GOLDEN_OUTPUT, MANIFEST
-from kdmri_edge.utils.files import sha256_file
+from kdmri_edge.runtime.bundle import GOLDEN_OUTPUT
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import write_checkpoint
+from tests.manifests import edit_manifest, rehash
 
 Cli = Callable[..., Any]
 
@@ -64,18 +64,14 @@ def test_missing_file_is_refused(cli: Cli, bundle: Path) -> None:
 
 def test_bundle_without_golden_data_is_refused(cli: Cli, bundle: Path) -> None:
     (bundle / GOLDEN_OUTPUT).unlink()
-    manifest = json.loads((bundle / MANIFEST).read_text())
-    del manifest["files"][GOLDEN_OUTPUT]
-    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    edit_manifest(bundle, lambda m: m["files"].pop(GOLDEN_OUTPUT))
     cli("verify", bundle).check_refusal(GOLDEN_OUTPUT, "Export")
 
 
 def test_other_image_fails(cli: Cli, bundle: Path) -> None:
     wrong = np.load(bundle / GOLDEN_OUTPUT)
     np.save(bundle / GOLDEN_OUTPUT, wrong + 0.1 * wrong.max())
-    manifest = json.loads((bundle / MANIFEST).read_text())
-    manifest["files"][GOLDEN_OUTPUT] = sha256_file(bundle / GOLDEN_OUTPUT)
-    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    edit_manifest(bundle, lambda m: rehash(m, bundle, GOLDEN_OUTPUT))
     done = cli("verify", bundle)
     assert done.code == 1
     assert "deviates" in done.out

@@ -14,13 +14,13 @@ from kdmri_edge.cli import main
 from kdmri_edge.errors import BackendError, BundleError, ExportError
 from kdmri_edge.runtime.backends import openvino as ov
 from kdmri_edge.runtime.backends.openvino import OpenVinoSession
-from kdmri_edge.runtime.bundle import MANIFEST
 from kdmri_edge.runtime.deviation import TOLERANCES, compare
 from kdmri_edge.runtime.session import open_session
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import write_checkpoint
 from tests.export.parity_cases import CASES, ParityCases, images, pytorch, some
+from tests.manifests import edit_manifest
 
 
 class TestOpenVino(ParityCases):
@@ -130,8 +130,7 @@ class TestCpuWithoutBf16:
         """A bundle that was exported for bf16 elsewhere."""
         checkpoint = write_checkpoint(tmp_path / "student.safetensors")
         path = export_model(checkpoint, ExportRecipe(target="openvino"), tmp_path / "bundle").path
-        manifest = json.loads((path / MANIFEST).read_text())
-        (path / MANIFEST).write_text(json.dumps({**manifest, "run_precision": "bf16"}))
+        edit_manifest(path, lambda manifest: manifest.update(run_precision="bf16"))
         return path
 
     def test_export_is_refused_and_says_what_to_do(self, tmp_path: Path) -> None:

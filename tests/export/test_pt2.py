@@ -21,7 +21,7 @@ from kdmri_edge.errors import BackendError, BundleError, ExportError, ModelError
 from kdmri_edge.models.permission import allow_program, is_program, keep_program, permitted_program
 from kdmri_edge.runtime.backends import pt2
 from kdmri_edge.runtime.backends.pt2 import Pt2Session, package_of
-from kdmri_edge.runtime.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT, Bundle
+from kdmri_edge.runtime.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT, Bundle, write_manifest
 from kdmri_edge.runtime.session import open_session
 from kdmri_edge.runtime.verify import verify_bundle
 from kdmri_edge.utils.files import sha256_file
@@ -171,6 +171,7 @@ class TestPermission:
         copied = tmp_path / "bundle"
         shutil.copytree(program.path, copied)
         package_of(copied / "model.pt2").write_bytes(b"machine code")
+        write_manifest(copied, program.manifest)
         allow_program(copied / "model.pt2")
         permitted_program(copied / "model.pt2")
         with pytest.raises(ModelError, match="aotinductor"):

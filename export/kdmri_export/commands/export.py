@@ -236,6 +236,7 @@ def _record(bundle: Bundle) -> dict[str, Any]:
     return {
         "bundle": str(bundle.path),
         "bytes": _size(bundle),
+        "digest": bundle.digest,
         **{key: bundle.manifest[key] for key in keys},
         "transforms_as_products": transforms,
         **{key: bundle.manifest.get(key) for key in further},
@@ -261,6 +262,7 @@ def _show(bundles: list[Bundle]) -> None:
             click.echo(f"  what ran: {bundle.manifest['parity']['ran']}")
         if "engine" in bundle.manifest:
             click.echo(f"  {_engine_line(bundle)}")
+        click.echo(f"  digest: {bundle.digest}")
     say("Next:")
     for bundle in bundles:
         for line in _next(bundle):

@@ -15,9 +15,12 @@ from torch import Tensor, nn
 import kdmri_edge
 from kdmri_edge.errors import ExportError
 from kdmri_edge.models.blocks import channels_last
+from kdmri_edge.models.permission import keep_program
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.backends.torchscript import silence_warnings
+from kdmri_edge.runtime.graphs.torchscript import refused
+from kdmri_edge.utils.console import say
 from kdmri_export.passes.any_matrix import example_transforms, take_transforms
 from kdmri_export.passes.cast import DTYPES, cast_layers
 from kdmri_export.passes.complex_numbers import meets_complex, without_complex
@@ -54,6 +57,7 @@ def write(
     Raises:
         ExportError: Integers are asked for of a network with complex numbers, or the network
             decides by values of its inputs; see `trace` and `without_complex`.
+        OutputError: This machine cannot keep in mind that an unusual archive was written here.
     """
     transformed, transforms = Transformed(), 0
     lowered = copy.deepcopy(reconstructor)
@@ -100,7 +104,18 @@ def write(
             own = {name: value for name, value in shown.items() if name not in made}
             trace(copy.deepcopy(reconstructor), (), own, constants=bound(reconstructor))
     graph.write_bytes(_without_debug(buffer.getvalue()))
+    _keep_unknown(graph)
     return Written(convolutions=transformed.total, transforms=transforms, layers=transformed)
+
+
+def _keep_unknown(graph: Path) -> None:
+    """Allow an archive that other machines will not know by its operators to be loaded here."""
+    if (why := refused(graph)) is not None:
+        keep_program(graph)
+        say(
+            f"Note: {graph.name} {why}. It runs on this machine; elsewhere it has to be allowed by"
+            " --code, as a program of unknown origin."
+        )
 
 
 def _without_complex(

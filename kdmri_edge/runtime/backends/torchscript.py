@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from kdmri_edge.errors import BackendError, BundleError
+from kdmri_edge.models.permission import permitted_program
+from kdmri_edge.runtime.graphs.torchscript import refused
 from kdmri_edge.runtime.session import (
     Array,
     Session,
@@ -55,6 +57,9 @@ def _integer_kernels() -> Iterator[str]:
 class TorchScriptSession(Session):
     """TorchScript on the CPU.
 
+    An archive is a program, which may do anything when it is loaded. One that holds more than
+    exports do is loaded only if it was written or allowed on this machine.
+
     Args:
         graph: The .pt file.
         precision: "f32", or "int8" for a quantised graph, which has no other.
@@ -63,10 +68,13 @@ class TorchScriptSession(Session):
     Raises:
         BackendError: Another precision than the graph's.
         BundleError: The file cannot be loaded.
+        ModelError: It is of unknown origin; see `runtime.graphs.torchscript`.
     """
 
     def __init__(self, graph: Path, *, precision: str = "f32", threads: int | None = None) -> None:
         check_precision(precision, self.precisions_here(), "TorchScript")
+        if (why := refused(graph)) is not None:
+            permitted_program(graph, why)
         if threads is not None:
             torch.set_num_threads(threads)
         try:
