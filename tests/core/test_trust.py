@@ -19,7 +19,7 @@ import torch
 import kdmri_edge as ke
 from kdmri_edge.errors import BundleError
 from kdmri_edge.models.checkpoint import load_checkpoint, save_checkpoint
-from kdmri_edge.models.shipped import INDEX, INDEX_FORMAT
+from kdmri_edge.models.shipped import INDEX, INDEX_FORMAT, shipped_networks
 from kdmri_edge.physics.coils import sense_operator_array
 from kdmri_edge.physics.masks import Mask, variable_density_2d, variable_density_lines
 from kdmri_edge.physics.operators import Form, operator_array
@@ -427,6 +427,9 @@ def test_golden_data_that_claims_more_than_the_file_holds(bundle: Path) -> None:
 # Whose network it is
 
 
+TRACED = ExportRecipe(target="torchscript")  # the quickest
+
+
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of weights as the package's, of one network."""
@@ -441,14 +444,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def checked(cli: Cli, bundle: Path, *options: object) -> dict[str, Any]:
-    done = cli("verify", bundle, "--backend", "onnxruntime", "--json", *options)
+    done = cli("verify", bundle, "--json", *options)
     found: dict[str, Any] = json.loads(done.out)
     assert found["passed"] == (done.code == 0)
     return found
 
 
 def test_a_network_of_the_package_is_confirmed(cli: Cli, package: Path, tmp_path: Path) -> None:
-    made = export_model(package, ExportRecipe(target="onnx"), tmp_path / "bundle").path
+    made = export_model(package, TRACED, tmp_path / "bundle").path
     found = checked(cli, made)
     assert found["passed"]
     assert found["origin"]["network"] == "tiny@here"
@@ -472,7 +475,7 @@ def test_halved_weights_do_not_pass_as_a_network_of_the_package(
 
     other = tmp_path / "halved.safetensors"
     save_checkpoint(other, replace(held, state=halved))
-    made = export_model(other, ExportRecipe(target="onnx"), tmp_path / "bundle").path
+    made = export_model(other, TRACED, tmp_path / "bundle").path
     found = checked(cli, made)
     assert found["passed"]
     assert found["origin"] == {"network": None, "confirmed": None, "remark": verify.CLAIMED}
@@ -482,6 +485,18 @@ def test_halved_weights_do_not_pass_as_a_network_of_the_package(
     assert not found["passed"]
     assert found["origin"]["confirmed"] is False
     assert "not those of that network" in found["origin"]["remark"]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("reference", sorted(shipped_networks()))
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_networks_of_the_package_are_confirmed(
+    cli: Cli, reference: str, precision: str, tmp_path: Path
+) -> None:
+    made = ke.export(reference, target="openvino", precision=precision, out=tmp_path / "bundle")
+    found = checked(cli, made.path)
+    assert found["origin"]["network"] == reference
+    assert found["origin"]["confirmed"] is True, found["origin"]
 
 
 def test_the_python_api_checks_files_alone(bundle: Path) -> None:
