@@ -43,9 +43,9 @@ _COMPARISONS: Final = """
     lt ne where bitwise_and bitwise_not bitwise_or
 """
 _LAYERS: Final = """
-    _convolution _convolution_mode conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d
-    conv_transpose3d linear bilinear batch_norm native_batch_norm group_norm instance_norm
-    layer_norm rms_norm local_response_norm relu relu6 leaky_relu elu celu selu gelu silu mish
+    _convolution _convolution_mode conv1d conv2d conv3d convolution conv_transpose1d
+    conv_transpose2d conv_transpose3d linear bilinear batch_norm native_batch_norm group_norm
+    instance_norm layer_norm rms_norm local_response_norm relu relu6 leaky_relu elu celu selu gelu silu mish
     hardtanh hardswish hardsigmoid softplus softshrink hardshrink tanhshrink threshold prelu rrelu
     log_sigmoid glu softmax log_softmax dropout feature_dropout alpha_dropout avg_pool1d avg_pool2d
     avg_pool3d max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_unpool2d lp_pool2d
@@ -61,8 +61,8 @@ _FOURIER: Final = """
     fft_rfftn fft_irfftn fft_fftshift fft_ifftshift fft_hfft fft_ihfft _fft_c2c _fft_r2c _fft_c2r
 """
 _SHAPES: Final = """
-    adjoint alias as_strided atleast_2d copy broadcast_tensors broadcast_to cat chunk column_stack concat
-    concatenate constant_pad_nd contiguous copy_ detach diag diag_embed diagonal dim expand
+    adjoint alias as_strided atleast_2d copy broadcast_tensors broadcast_to cat chunk column_stack
+    concat concatenate constant_pad_nd contiguous copy_ detach diag diag_embed diagonal dim expand
     expand_as fill_ flatten flip fliplr flipud gather hsplit hstack index index_put index_put_
     index_select is_complex is_floating_point lift_fresh masked_fill masked_select matrix_H mH mT
     meshgrid moveaxis movedim narrow numel numpy_T pad permute ravel reflection_pad1d
