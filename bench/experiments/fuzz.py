@@ -180,6 +180,8 @@ def _of_kind(name: str, bundle: Path, count: int, seed: int) -> dict[str, Any]:
                 troubles.append({"seed": at, "error": f"{line['seconds']} s", "said": ""})
             at = None
         process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
         if at is None and first < last:
             raise BenchError(f"The fuzzing of {name} did not start.", "See what it printed.")
         if at is not None:  # it ended within a case
@@ -253,7 +255,7 @@ def fuzz(names: list[str], bundle: Path, mutations: int, seed: int,
 
 def markdown(report: dict[str, Any]) -> str:
     """Return the result as sentences."""
-    names = ", ".join(kind["kind"] for kind in report["kinds"])
+    names = "; ".join(kind["kind"] for kind in report["kinds"])
     return (
         f"{report['mutations']:,} damaged files of {len(report['kinds'])} kinds ({names}):"
         f" {report['refused']:,} refused in a sentence, {report['read']:,} read;"

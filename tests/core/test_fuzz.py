@@ -88,6 +88,6 @@ def test_a_watched_process_records_what_came_and_goes_on(tmp_path: Path) -> None
     assert report["mutations"] == 60
     assert report["read"] + report["refused"] == 60
     assert (report["defects"], report["crashes"], report["hangs"]) == (0, 0, 0)
-    assert "60 damaged files of 2 kinds (NumPy, mask, JSON)" in fuzz.markdown(report)
+    assert "60 damaged files of 2 kinds (NumPy; mask, JSON)" in fuzz.markdown(report)
     again = fuzz.fuzz(["NumPy"], tmp_path / "absent", 30, 5, tmp_path / "parts")
     assert again["kinds"] == report["kinds"][:1]

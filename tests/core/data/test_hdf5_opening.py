@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -218,3 +219,16 @@ def test_a_good_file_has_no_objection(tmp_path: Path) -> None:
         file["pair"] = np.zeros(3, [("real", "f4"), ("imag", "f4")])
         file.attrs["axes"] = "swh"
     assert objection(str(tmp_path / "a.h5"), contents=True, largest=1 << 30) is None
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is bounded on Linux")
+def test_a_compressed_piece_that_never_ends_is_unpacked_within_the_limit(tmp_path: Path) -> None:
+    """A chunk says 16 KiB and unpacks to 1 GiB."""
+    unpacked = zlib.compressobj(1)
+    bomb = b"".join(unpacked.compress(bytes(1 << 24)) for _ in range(64)) + unpacked.flush()
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        data = file.create_dataset("volfs", (64, 64, 1), "f4", chunks=(64, 64, 1), compression=1)
+        data.id.write_direct_chunk((0, 0, 0), bomb)
+    with pytest.raises(DataError, match="cannot be read as HDF5"):
+        ke.read(tmp_path / "a.h5", max_memory=1 << 20)

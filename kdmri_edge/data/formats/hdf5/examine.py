@@ -177,21 +177,27 @@ def _answer(asked: dict[str, Any]) -> dict[str, Any]:
     return {} if found is None else found._asdict()
 
 
-def _bound_memory(allowed: int) -> None:
-    """Let this process grow by so many bytes from here on, where the system can see to that."""
+def _address_space() -> int | None:
+    """Bytes of addresses that this process has; None where the system does not tell."""
     try:
         import resource
 
         with open("/proc/self/statm", encoding="ascii") as file:
-            now = int(file.read().split()[0]) * resource.getpagesize()
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):
+        return None  # Windows, macOS: the time alone is bounded
+
+
+def _bound_memory(soft: int) -> None:
+    """Let this process have so many bytes of addresses, and leave no dump of itself."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        soft = now + allowed
         resource.setrlimit(
             resource.RLIMIT_AS, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
         )
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    except (ImportError, OSError, ValueError):
-        return  # Windows, macOS: the time alone is bounded
 
 
 def _free_unused() -> None:
@@ -206,13 +212,12 @@ def serve() -> None:
     os.dup2(2, 1)  # so that nothing that a library prints is taken for an answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started this ends it
     np.seterr(all="ignore")
-    bounded = False
+    own = _address_space()
     print(json.dumps({}), file=out, flush=True)  # ready
     for line in sys.stdin:
         asked = json.loads(line)
-        if not bounded:
-            _bound_memory(asked["memory"])
-            bounded = True
+        if own is not None:
+            _bound_memory(own + asked["memory"])
         if hasattr(signal, "setitimer"):  # of the processor's time, not the clock's
             signal.setitimer(signal.ITIMER_PROF, asked["seconds"])
         answer = _answer(asked)

@@ -40,8 +40,8 @@ _WALL: Final = 20.0
 """The clock may show so many times more, on a busy machine or with files behind a network."""
 _SLOW: Final = "walking through it"
 _START_S: Final = 60.0
-_LARGEST_CHUNK: Final = 4 * 2**30
-"""Of memory: HDF5 has no larger piece."""
+_MOST, _LEAST = 4 * 2**30, 128 * 2**20
+"""Of memory for the process: HDF5 has no larger piece than the first; the second is its own."""
 _SETTLED_NS: Final = 10**8
 """A file that was changed later than that may change again without its time showing it."""
 _AGAIN: Final = "The file is damaged, or made to do harm: copy it again from where it was written."
@@ -134,7 +134,7 @@ class Examiner:
             "path": os.path.abspath(path),
             "seconds": seconds,
             "largest": memory_limit(),
-            "memory": _LARGEST_CHUNK,
+            "memory": max(_LEAST, min(_MOST, memory_limit())),
         }
         line, late = self._exchange(process, asked, _WALL * seconds)
         if line:
