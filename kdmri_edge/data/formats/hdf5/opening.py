@@ -32,7 +32,7 @@ from kdmri_edge.utils.reading import check_claim, memory_limit, reading, trusted
 
 __all__ = ["Examiner", "open_hdf5", "values"]
 
-_CPU_S: Final = 2.0
+_CPU_S: Final = 1.0
 """Of the processor, for any file; walking through hundreds of MiB takes tenths of a second."""
 _BYTES_PER_S: Final = 5 * 2**20
 """More for large files, for compressed ones are taken apart."""
