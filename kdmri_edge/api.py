@@ -24,7 +24,7 @@ from kdmri_edge.errors import DataError, MaskError
 from kdmri_edge.models.checkpoint import is_checkpoint
 from kdmri_edge.models.shipped import named_mask
 from kdmri_edge.physics.coils import COILS
-from kdmri_edge.physics.masks import Mask, check_zero_first
+from kdmri_edge.physics.masks import Mask, mask_from_array
 from kdmri_edge.runtime.bundle import Bundle
 from kdmri_edge.runtime.networks import NetworkLike, backend_at_hand, where_it_runs
 from kdmri_edge.runtime.pipeline import Pipeline
@@ -248,15 +248,7 @@ def _mask(given: Mask | ArrayLike | str | os.PathLike[str], *, centred: bool) ->
         return given
     if isinstance(given, str | os.PathLike):
         return named_mask(os.fspath(given))
-    samples = np.asarray(given)
-    if samples.dtype.kind not in "buif" or not np.isin(samples, (0, 1)).all():
-        raise MaskError(
-            "The mask holds values other than 0 and 1.", "Give booleans, [H] or [H, W]."
-        )
-    if centred:
-        samples = np.fft.ifftshift(samples)
-    made = Mask(samples=samples.astype(np.bool_), name="given")
-    return check_zero_first(made, "The mask")
+    return mask_from_array(np.asarray(given), "The mask", centred=centred)
 
 
 def read(

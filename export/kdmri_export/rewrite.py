@@ -104,12 +104,23 @@ def rewrite_graph(
     if isinstance(inputs, str):
         raise ExportError(
             f"{source} cannot be compared with what is made of it: {inputs}.",
-            "Fix the sizes of its inputs with --shape NAME=SIZES.",
+            "Leave that graph as it is."
+            if "type" in inputs
+            else "Fix the sizes of its inputs with --shape NAME=SIZES.",
         )
     with atomic_path(out) as temporary:
         content = model.SerializeToString()
         temporary.write_bytes(content)
         against, figures = _compared(source, temporary, inputs, limit_s)
+        if figures is None:  # a root or a logarithm of negative numbers, say
+            inputs = {name: np.abs(given) for name, given in inputs.items()}
+            against, figures = _compared(source, temporary, inputs, limit_s)
+        if figures is None:
+            raise ExportError(
+                f"What {source} makes of random numbers holds no finite number, so that nothing can"
+                " be compared.",
+                "Nothing was written; leave that graph as it is.",
+            )
         tolerance = TOLERANCES[precision_of(model)]
         limits = {"max_error": tolerance.max_error, "nrmse": tolerance.nrmse}
         exceeded = figures.exceeded(tolerance)
@@ -167,8 +178,8 @@ def _whole(source: Path) -> Any:
 
 def _compared(
     source: Path, made: Path, inputs: Mapping[str, NDArray[Any]], limit_s: float
-) -> tuple[str, Figures]:
-    """Run both graphs; return what computed the original, and the deviation."""
+) -> tuple[str, Figures | None]:
+    """Run both graphs; return what computed the original, and the deviation (`_deviation`)."""
     with tempfile.TemporaryDirectory() as place:
         theirs, ours = Path(place) / "original.npz", Path(place) / "made.npz"
         found = ask("onnxruntime", [made], inputs, outputs=[ours], limit_s=limit_s)
@@ -194,23 +205,29 @@ def _compared(
         )
 
 
-def _deviation(ours: Path, theirs: Path) -> Figures:
-    """Return the worst figures over all outputs; not-a-number where they are of other shapes."""
+def _deviation(ours: Path, theirs: Path) -> Figures | None:
+    """Return the worst figures over all outputs; not-a-number where they are of other shapes.
+
+    None where no number of the original is finite: equal emptiness proves nothing.
+    """
     nothing = Figures(max_error=0.0, nrmse=0.0, psnr_db=0.0, ssim=0.0)
     broken = Figures(max_error=np.nan, nrmse=np.nan, psnr_db=0.0, ssim=0.0)
     with np.load(ours) as a, np.load(theirs) as b:
-        if not a.files or len(a.files) != len(b.files):
+        if len(a.files) != len(b.files):
             return broken
-        worst = nothing
+        worst = None
         for name in a.files:
-            one, other = a[name], b[name]
+            one, other = (
+                made.astype(np.uint8) if made.dtype.kind == "b" else made
+                for made in (a[name], b[name])
+            )
             if one.shape != other.shape:
                 return broken
             finite = np.isfinite(other)
             if not np.array_equal(finite, np.isfinite(one)):
                 return broken
-            if other.size and finite.any():
-                worst = worst.worst(compare(one[finite], other[finite]))
+            if finite.any():
+                worst = (worst or nothing).worst(compare(one[finite], other[finite]))
         return worst
 
 

@@ -72,6 +72,7 @@ def layers_to_keep(
     unsigned: bool,
     outputs: bool = False,
     floats: Sequence[str] = (),
+    part: float = 1.0,
 ) -> Kept:
     """Keep the layers in float32 that rounding costs most, until the rest passes the parity gate.
 
@@ -84,6 +85,7 @@ def layers_to_keep(
         unsigned: Round as for CPUs, else as for TensorRT.
         outputs: The export rounds what layers put out as well (`passes.quantise.round_outputs`).
         floats: Patterns of layers that stay in float32 in any case.
+        part: Of the usual limit, to keep more layers than usual.
 
     Raises:
         ExportError: Nothing would be left to round, or a pattern fits no layer.

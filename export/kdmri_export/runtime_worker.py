@@ -141,6 +141,10 @@ def _times(runs: list[Run], given: Mapping[str, NDArray[Any]], seconds: float) -
     return [1e3 * float(np.median(times)) for times in spent]
 
 
+def _is_numeric(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "biufc"
+
+
 def main(job_file: Path, result_file: Path) -> None:
     """Load graphs, run them, and write down after each step what came of it.
 
@@ -179,7 +183,8 @@ def main(job_file: Path, result_file: Path) -> None:
         for run, place in zip(runs, job["outputs"] or [None] * len(runs), strict=True):
             found = run(given)
             if place is not None:
-                np.savez(place, *[one for one in found if isinstance(one, np.ndarray)])
+                # texts, sequences and types that NumPy does not know are not compared
+                np.savez(place, *[one for one in found if _is_numeric(one)])
             note(ran=result["ran"] + 1)
         if job["seconds"]:
             note(ms=_times(runs, given, job["seconds"]))

@@ -43,6 +43,7 @@ _SEED: Final = 1
 _IMAGES: Final = 2
 _COILS: Final = 3
 _SHORT: Final = 48
+_SAME: Final = 1e-3
 MULTIPLES: Final = (1, 2, 4, 8, 16, 32, 64)
 """What the sides of an image may have to be multiples of, by poolings and strides."""
 
@@ -162,22 +163,40 @@ def _forward(network: Network, spec: CodeSpec, inputs: tuple[Tensor, Tensor, Ten
     try:
         with torch.no_grad():
             output = network(*inputs)
+            again = network(*inputs)
     except KdmriError:
         raise
-    except Exception as error:  # whatever the user's own module raises
+    except (Exception, SystemExit) as error:  # whatever the user's own module raises
         raise _failure(network, spec, x_u, error) from error
     if not torch.equal(before, x_u):
         raise ModelError(
             f"forward of {spec.reference} changes its input in place.",
             "Write x = x + y instead of x += y, where x is the input.",
         )
+    if _is_another(output, again):
+        raise ModelError(
+            f"{spec.reference} gives another image each time that it is given the same input.",
+            "Leave out of its forward what draws random numbers (dropout in evaluation, too) or"
+            " counts its calls.",
+        )
     return output
 
 
-def _failure(network: Network, spec: CodeSpec, x_u: Tensor, error: Exception) -> ModelError:
+def _is_another(output: Any, again: Any) -> bool:
+    """Tell whether two outputs for one input differ by more than rounding."""
+    if not isinstance(output, Tensor) or not isinstance(again, Tensor):
+        return False
+    if output.shape != again.shape or not torch.isfinite(output).all():
+        return False  # `_check_output` says what is wrong with it
+    return bool((again - output).abs().max() > _SAME * output.abs().max())
+
+
+def _failure(network: Network, spec: CodeSpec, x_u: Tensor, error: BaseException) -> ModelError:
     if (sizes := _sizes(network, spec, x_u)) is not None:
         return sizes
     text = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    if isinstance(error, SystemExit):
+        text = f"it ends the program (SystemExit: {error})"
     return ModelError(
         f"{spec.reference} fails on a phantom: {text}. By convention {spec.convention!s} it is"
         f" given {_given(spec, x_u)}.",
@@ -213,7 +232,7 @@ def _takes(network: Network, spec: NetworkSpec, height: int, width: int) -> bool
     try:
         with torch.no_grad():
             output = network(x_u, operator, maps)
-    except Exception:  # its reason is that of the first pass
+    except (Exception, SystemExit):  # its reason is that of the first pass
         return False
     return isinstance(output, Tensor) and list(output.shape) == _image(spec, x_u)
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from kdmri_edge.errors import ModelError
 from kdmri_edge.models.code import OBJECT, CodeSpec, Convention
@@ -180,10 +181,20 @@ def call(code: PermittedCode) -> nn.Module:
             f"{name} gives {_a(module)}, not a torch.nn.Module.",
             "Name a class that is one, or a function that returns one.",
         )
+    if any(isinstance(one, UninitializedParameter) for one in module.parameters()):
+        raise ModelError(
+            f"The module of {name} has lazy layers, whose sizes are known only after a first call.",
+            "Write their number of channels, or call the module once in the factory.",
+        )
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise ModelError(
             f"The module of {name} has no trainable parameters.",
             "Name one that has layers with weights.",
+        )
+    if any(value.is_meta for value in module.state_dict().values()):
+        raise ModelError(
+            f"The module of {name} has weights without values (device meta).",
+            "Make it on the CPU.",
         )
     if any(value.is_complex() for value in module.state_dict().values()):
         raise ModelError(
@@ -213,7 +224,7 @@ def _called(code: PermittedCode, name: str) -> Any:
     _check_arguments(factory, keywords, name)
     try:
         return factory(**keywords)
-    except Exception as error:  # whatever the user's own code raises
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises
         raise ModelError(f"{name} fails: {_reason(error, code)}", "Mend that code.") from error
 
 
@@ -264,7 +275,7 @@ def _imported(code: PermittedCode, name: str) -> types.ModuleType:
         finally:
             sys.path.remove(folder)
         return module
-    except Exception as error:  # whatever the user's own code raises when it is imported
+    except (Exception, SystemExit) as error:  # a script that reads its arguments, too
         raise ModelError(
             f"{code.reference.place} cannot be imported: {_reason(error, code)}",
             "Mend it, or install what it needs.",
@@ -274,7 +285,7 @@ def _imported(code: PermittedCode, name: str) -> types.ModuleType:
 def _unpickled(code: PermittedCode, name: str) -> Any:
     try:
         return pickle.loads(code.file.read_bytes())
-    except Exception as error:  # of the classes that are looked for
+    except (Exception, SystemExit) as error:  # of the classes that are looked for
         raise ModelError(
             f"{name} was given as an object, and its class cannot be found here:"
             f" {_reason(error, code)}",

@@ -107,6 +107,12 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], origin: str) ->
                 f" module's is {list(value.shape)}.",
                 "Name the code with the arguments that it was trained with.",
             )
+        if given.layout is not torch.strided or given.is_quantized or given.is_meta:
+            raise CheckpointError(
+                f"The weights of {origin} hold no plain numbers ({name} is"
+                f" {'without values' if given.is_meta else 'sparse or quantised'}).",
+                _SAVE,
+            )
         if given.is_complex() or not torch.isfinite(given.float()).all():
             what = "complex numbers" if given.is_complex() else "NaN or infinite values"
             raise CheckpointError(

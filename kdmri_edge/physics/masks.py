@@ -32,6 +32,7 @@ __all__ = [
     "equispaced_lines",
     "load_mask",
     "load_mask_option",
+    "mask_from_array",
     "random_lines",
     "variable_density_2d",
     "variable_density_lines",
@@ -430,7 +431,7 @@ def load_mask(path: Path, key: str | None = None) -> Mask:
             held = json.loads(path.read_text(encoding="utf-8"))
             return check_zero_first(_from_json(held, path, key), str(path))
         array = read_array(path, kind="a mask", error=MaskError, remedy=_READABLE)
-        return check_zero_first(_from_array(array, path), str(path))
+        return mask_from_array(array, str(path), name=path.stem)
 
 
 _READABLE: Final = "Give a .npy array or a .json file."
@@ -504,26 +505,43 @@ def load_mask_option(text: str) -> Mask:
     return load_mask(Path(file), key or None)
 
 
-def _from_array(array: np.ndarray[Any, Any], path: Path) -> Mask:
+def mask_from_array(
+    array: NDArray[Any], what: str, *, name: str = "given", centred: bool = False
+) -> Mask:
+    """Take an array for a mask, whether it comes from a file or from Python.
+
+    Args:
+        array: Zeros and ones, [H] or [H, W]; axes of length 1 are left out. If all its columns are
+            equal it is a line mask.
+        what: What to call it in messages.
+        name: The mask's.
+        centred: Zero frequency lies in the middle, and not at index 0.
+
+    Raises:
+        MaskError: Other values or axes, zero frequency elsewhere than said, or lines along the last
+            axis.
+    """
     if array.ndim > 1 and array.size:  # fastMRI's have axes of length 1 for coils and the like
         array = array.reshape([size for size in array.shape if size > 1] or [1])
     if array.ndim not in (1, 2) or array.dtype.kind not in "buif":
         raise MaskError(
-            f"{path} holds {array.dtype} of shape {array.shape}.",
+            f"{what} holds {array.dtype} of shape {array.shape}.",
             "A mask is zeros and ones of shape [H] or [H, W].",
         )
     if not np.isin(array, (0, 1)).all():
-        raise MaskError(f"{path} holds values other than 0 and 1.", "Give a binary mask.")
+        raise MaskError(f"{what} holds values other than 0 and 1.", "Give a binary mask.")
     samples = array.astype(np.bool_)
+    if centred:
+        samples = np.fft.ifftshift(samples)
     if samples.ndim == 2 and (samples == samples[:, :1]).all():
         samples = samples[:, 0]
     elif samples.ndim == 2 and (samples == samples[:1]).all():
         raise MaskError(
-            f"{path} samples lines along its last axis, and phase encode is the first one (H).",
-            "Save its first row alone, one value for each line, and give images with phase encode"
+            f"{what} samples lines along its last axis, and phase encode is the first one (H).",
+            "Take its first row alone, one value for each line, and give images with phase encode"
             " along H.",
         )
-    return Mask(samples=samples, name=path.stem)
+    return check_zero_first(Mask(samples=samples, name=name), what)
 
 
 def _from_json(value: Any, path: Path, key: str | None) -> Mask:

@@ -169,7 +169,7 @@ class Pipeline(Closing):
         """
         size, spec = self.reads.matrix, self.reads.spec
         named = self.reads.mask.samples.shape
-        if spec.has_data_consistency and named[0] != size[0]:  # of another matrix
+        if spec.has_data_consistency and named != size[: len(named)]:  # of another matrix
             size = (named[0], named[-1])
         blank = np.zeros((1, *size), np.complex64 if spec.channels == 2 else np.float32)
         maps = np.zeros((1, 1, *size), np.complex64) if spec.coils else None

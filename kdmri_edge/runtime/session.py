@@ -442,6 +442,18 @@ def _remedy(backend: str | None) -> str:
     return f"Export it for that one: `kdmri-edge export --target {fitting[0]}`."
 
 
+def _check_images(made: Array, given: Array) -> None:
+    """Refuse what is no image of the input, as a graph of another origin may give it."""
+    batch, channels, *_ = given.shape
+    wanted = (batch, 1 if given.ndim == _OF_KSPACE else channels, *given.shape[-2:])
+    if made.shape != wanted or made.dtype.kind != "f":
+        raise BackendError(
+            f"The graph gives {list(made.shape)} in {made.dtype}, and has to give images"
+            f" {list(wanted)} in float32.",
+            "Export the network again.",
+        )
+
+
 def reconstruct(
     session: Session,
     zero_filled: NDArray[Any],
@@ -470,7 +482,8 @@ def reconstruct(
     Raises:
         DataError: Not [S, H, W], values that are not finite, a batch below 1, or maps or k-space
             of other slices or another matrix.
-        BackendError: The network is made for another matrix, batch or number of channels.
+        BackendError: The network is made for another matrix, batch or number of channels, or gives
+            no images of these.
     """
     if batch < 1:
         raise DataError(f"A batch of {batch} slices makes no sense.", "Use 1 or more.")
@@ -489,6 +502,7 @@ def reconstruct(
         part = slice(start, start + batch)
         given = None if maps is None else network_maps(maps[part])
         calls.append(session.run(x_u[part], operator=operator, maps=given))
+        _check_images(calls[-1], x_u[part])
         if advance is not None:
             advance(len(calls[-1]))
     image = network_image(np.concatenate(calls), scale)

@@ -147,6 +147,25 @@ def test_kspace_is_taken_wherever_its_zero_frequency_is(
             net.reconstruct(own * sampled[:, None], mask=np.fft.fftshift(sampled))
 
 
+def test_a_mask_array_is_read_as_a_mask_file_is(tiny_bundles: dict[str, Path]) -> None:
+    """Whole lines are lines, however an array holds them."""
+    with ke.load(tiny_bundles["magnitude"], threads=1) as net:
+        scan, lines = one_coil(net.mask), net.mask.samples
+        wanted = net.reconstruct(scan)
+        for mask in (
+            lines.astype(int).tolist(),
+            lines[None, None, :, None],  # fastMRI's axes
+            np.repeat(lines[:, None], 32, axis=1),
+        ):
+            np.testing.assert_array_equal(net.reconstruct(scan.kspace, mask=mask), wanted)
+        middle = np.fft.fftshift(np.repeat(lines[:, None], 32, axis=1))
+        centred = np.fft.fftshift(scan.kspace, (-2, -1))
+        made = net.reconstruct(centred, mask=middle, centred=True)
+        np.testing.assert_array_equal(made, wanted)
+        with pytest.raises(ke.errors.MaskError, match="last axis"):
+            net.reconstruct(scan.kspace, mask=np.repeat(lines[None], 32, axis=0))
+
+
 def test_a_closed_network_says_so(tiny_bundles: dict[str, Path]) -> None:
     net = ke.load(tiny_bundles["magnitude"], threads=1)
     assert "32 x 32" in repr(net)

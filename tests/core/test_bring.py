@@ -18,6 +18,7 @@ from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.errors import ModelError
 from kdmri_edge.models.checkpoint import load_checkpoint, read_checkpoint_meta
 from kdmri_edge.models.code import CodeSpec
+from kdmri_edge.models.foreign_weights import load_weights, read_weights
 from kdmri_edge.physics.consistency import data_consistency
 from kdmri_edge.physics.masks import Mask, variable_density_lines
 from kdmri_edge.physics.operators import zero_filled
@@ -93,6 +94,9 @@ class TestTrial:
             ("return self.conv(x[:, 0])", "fails on a phantom"),
             ("return self.conv(x.repeat(1, 2, 1, 1))", "to have 1 channels, but got 2"),
             ("raise RuntimeError('no such mode')", "no such mode"),
+            ("raise SystemExit(3)", "ends the program (SystemExit: 3)"),
+            ("return self.conv(x) + 0.1 * torch.randn_like(x)", "another image each time"),
+            ("return nn.functional.dropout(self.conv(x))", "another image each time"),
         ],
     )
     def test_a_wrong_convention_is_found(self, forward: str, said: str) -> None:
@@ -103,6 +107,20 @@ class TestTrial:
         assert caught.value.what.endswith(".")
         assert caught.value.remedy.endswith(".")
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("source", "said"),
+        [
+            ("raise SystemExit(2)\n", "cannot be imported: SystemExit: 2"),  # reads its arguments
+            ("def Net():\n    raise SystemExit(2)\n", "fails: SystemExit: 2"),
+            ("def Net():\n    return nn.LazyConv2d(1, 3, padding=1)\n", "lazy layers"),
+            ("def Net():\n    return nn.Conv2d(1, 1, 1, device='meta')\n", "without values"),
+        ],
+    )
+    def test_code_that_makes_no_network(self, source: str, said: str) -> None:
+        with pytest.raises(ModelError) as caught:
+            bring(write(source))
+        assert said in caught.value.what
 
     def test_what_was_expected_and_what_came(self) -> None:
         with pytest.raises(ModelError) as caught:
@@ -220,6 +238,16 @@ class TestWeights:
 
 
 class TestCommands:
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [(lambda w: w.to_sparse(), "sparse"), (lambda w: w.to("meta"), "without values")],
+    )
+    def test_tensors_that_hold_no_plain_numbers(self, change: Any, said: str) -> None:
+        conv = nn.Conv2d(1, 1, 3)
+        torch.save({**conv.state_dict(), "weight": change(conv.weight.detach())}, "odd.pt")
+        with pytest.raises(ke.errors.CheckpointError, match=said):
+            load_weights(conv, read_weights(Path("odd.pt")), "odd.pt")
+
     def test_a_teacher_with_weights_teaches_a_student_of_its_file(
         self, cli: Cli, weights: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

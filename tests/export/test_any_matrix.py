@@ -256,6 +256,13 @@ def test_coils_of_another_matrix(tmp_path: Path) -> None:
         assert close(ours, reference.images(reference.prepare(given)))
 
 
+def test_warms_up_at_the_matrix_of_the_mask(tmp_path: Path) -> None:
+    weights = write_checkpoint(tmp_path / "points.safetensors", mask=points())
+    for mask in (points(), points(MATRIX, 40), points(24, 40)):
+        with Pipeline(weights, any_matrix=True, mask=mask) as pipeline:
+            pipeline.warm_up()
+
+
 class TestMistakes:
     def test_another_matrix_names_the_way_out(self, fixed: Path) -> None:
         with Pipeline(fixed) as pipeline:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +22,7 @@ from kdmri_edge.models.permission import allow_program, is_program, keep_program
 from kdmri_edge.runtime.backends import pt2
 from kdmri_edge.runtime.backends.pt2 import Pt2Session, package_of
 from kdmri_edge.runtime.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT, Bundle, write_manifest
-from kdmri_edge.runtime.session import open_session
+from kdmri_edge.runtime.session import open_session, reconstruct
 from kdmri_edge.runtime.verify import verify_bundle
 from kdmri_edge.utils.files import sha256_file
 from kdmri_export.export import export_model
@@ -179,6 +179,33 @@ class TestPermission:
         allow_program(copied)  # all that is in the folder
         with pytest.raises(BundleError, match=r"aotinductor\.pt2 cannot be loaded"):
             open_session(copied)
+
+    @pytest.mark.parametrize(
+        ("give", "said"),
+        [
+            (lambda x: (x, x), "gives a tuple, not an image"),
+            (lambda x: x[..., :4, :4], r"gives \[1, 1, 4, 4\] in float32"),
+            (lambda x: torch.complex(x, x), "in complex64"),
+        ],
+    )
+    def test_a_program_of_something_else(
+        self, give: Callable[[torch.Tensor], object], said: str, tmp_path: Path
+    ) -> None:
+        class Other(torch.nn.Module):
+            def forward(self, x: torch.Tensor) -> object:
+                return give(x)
+
+        place = tmp_path / "model.pt2"
+        torch.export.save(torch.export.export(Other(), (torch.ones(1, 1, 8, 8),)), place)
+        allow_program(place)
+        with Pt2Session(place) as session, pytest.raises(BackendError, match=said):
+            reconstruct(session, np.ones((1, 8, 8), np.float32))
+
+    @pytest.mark.parametrize("shapes", ["5", "null", "[1, 2]", '[["a"]]', "[[1, null]"])
+    def test_shapes_that_a_package_does_not_say(self, shapes: str) -> None:
+        with pytest.raises(ValueError, match=r"shape|delimiter"):
+            pt2._shapes(shapes)
+        assert pt2._shapes("[[1, null]]") == [[1, None]]
 
     def test_another_content_is_another_program(self, tmp_path: Path) -> None:
         place = tmp_path / "model.pt2"

@@ -414,12 +414,15 @@ def test_bodies_of_loops_are_rewritten() -> None:
     close(run(model, x)[0], parts(twice))
 
 
-def test_local_functions_are_written_out() -> None:
+@pytest.mark.parametrize("opset", [18, 20])
+def test_local_functions_are_written_out(opset: int) -> None:
+    """Those of an older opset than their graph's, too."""
     body = [helper.make_node("DFT", ["a"], ["b"], axis=1)]
     function = helper.make_function(
         "own", "Transform", ["a"], ["b"], body, [helper.make_opsetid("", 18)]
     )
-    model = graph_of([helper.make_node("Transform", ["x"], ["y"], domain="own")], [1, 6, 2])
+    node = helper.make_node("Transform", ["x"], ["y"], domain="own")
+    model = graph_of([node], [1, 6, 2], opset=opset)
     model.opset_import.append(helper.make_opsetid("own", 1))
     model.functions.append(function)
     assert replace_transforms(model).transforms == 1
@@ -550,6 +553,27 @@ def test_what_onnx_runtime_lacks_is_compared_with_the_reference(tmp_path: Path) 
     assert made.against.startswith(("ONNX's reference", "ONNX Runtime"))
     if made.against.startswith("ONNX's"):
         assert made.before_ms is None
+
+
+def test_what_holds_no_number_is_not_called_equal(tmp_path: Path) -> None:
+    """A root of negative numbers is tried with positive ones; texts are left aside."""
+    text = helper.make_node("Constant", [], ["z"], value_string="a text")
+    for name, first, sign in (("root", "Identity", 1.0), ("nothing", "Abs", -1.0)):
+        nodes = [
+            helper.make_node(first, ["x"], ["a"]),
+            helper.make_node("Mul", ["a", "sign"], ["b"]),
+            helper.make_node("Sqrt", ["b"], ["c"]),
+            helper.make_node("DFT", ["c"], ["y"], axis=1),
+            text,
+        ]
+        model = graph_of(nodes, [1, 6, 2], constants={"sign": np.float32(sign)}, outputs=("y",))
+        model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.STRING, []))
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    made = rewrite_graph(tmp_path / "root.onnx", tmp_path / "out.onnx")
+    assert 0 < made.max_error < 1e-5
+    with pytest.raises(ExportError, match="no finite number"):
+        rewrite_graph(tmp_path / "nothing.onnx", tmp_path / "no.onnx")
+    assert not (tmp_path / "no.onnx").exists()
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -92,7 +92,14 @@ def replace_transforms(model: Any) -> Replaced:
     onnx = require("onnx", extra="onnx")
     if any(_holds_transform(function.node) for function in model.functions):
         inliner = require("onnx.inliner", extra="onnx")
-        model.CopyFrom(inliner.inline_local_functions(model))
+        try:  # a function may be of another opset than the graph that calls it
+            model.CopyFrom(inliner.inline_local_functions(model, convert_version=True))
+        except Exception as error:  # of the C++ converter, whatever it does not know
+            raise ExportError(
+                "A local function of the graph holds a DFT, and cannot be written out"
+                f" ({_first_line(error)}).",
+                "Write the graph again with its exporter, all in one opset.",
+            ) from error
     if not _holds_transform(model.graph.node):
         raise ExportError(
             "The graph holds no DFT node: there is nothing to rewrite.",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import torch
 
@@ -22,6 +25,8 @@ MADE_FOR: Final = "kdmri_edge.cpu"
 use."""
 INPUTS: Final = "kdmri_edge.inputs"
 """Key of a package's metadata: the shapes of its inputs as JSON, null for free sizes."""
+Shapes: TypeAlias = list[list[int | None]]
+"""Sizes of each input, None for free ones."""
 _MODEL: Final = "model"
 _ISA: Final = "AOTI_CPU_ISA"
 
@@ -54,7 +59,7 @@ class Pt2Session(Session):
         if threads is not None:
             torch.set_num_threads(threads)
         self._precision = precision
-        self._shapes: list[list[int | None]] | None = None
+        self._shapes: Shapes | None = None
         package = package_of(graph)
         if not package.is_file():
             self._program(graph, "not compiled")
@@ -66,8 +71,9 @@ class Pt2Session(Session):
             if obstacle is not None:
                 self._program(graph, obstacle)
                 return
-            self._shapes = json.loads(metadata[INPUTS])
-            self._model: Any = torch._inductor.aoti_load_package(str(package))
+            self._shapes = _shapes(metadata[INPUTS])
+            with _quiet():
+                self._model: Any = torch._inductor.aoti_load_package(str(package))
         except (RuntimeError, ValueError, KeyError) as error:
             raise _damaged(package, error) from error
         self._provider = f"AOTInductor, {metadata.get(_ISA, 'unknown')}"
@@ -75,7 +81,8 @@ class Pt2Session(Session):
     def _program(self, graph: Path, why: str) -> None:
         """Run the program itself."""
         try:
-            self._model = torch.export.load(graph).module()
+            with _quiet():
+                self._model = torch.export.load(graph).module()
         except Exception as error:  # unpickling and torch.export raise all sorts
             raise _damaged(graph, error) from error
         self._provider = f"exported program ({why})"
@@ -103,17 +110,59 @@ class Pt2Session(Session):
         given = [torch.from_numpy(one) for one in self.inputs(x_u, operator=operator, maps=maps)]
         named = {"maps": given.pop()} if self.sense else {}
         # What is compiled reads beyond the end of an input that is too small.
-        if self._shapes is not None and not all(
-            len(one.shape) == len(shape)
-            and all(size in (None, own) for size, own in zip(shape, one.shape, strict=True))
-            for one, shape in zip((*given, *named.values()), self._shapes, strict=True)
-        ):
+        if self._shapes is not None and not _fit((*given, *named.values()), self._shapes):
             raise _other_shape(x_u)
         try:
-            result: Array = self._model(*given, **named).numpy()
-        except (RuntimeError, AssertionError) as error:
+            made = self._model(*given, **named)
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
             raise _other_shape(x_u) from error
+        if not isinstance(made, torch.Tensor):
+            raise BackendError(
+                f"The program gives a {type(made).__name__}, not an image.",
+                "Export the network again.",
+            )
+        result: Array = made.numpy()
         return result
+
+
+def _fit(given: Sequence[torch.Tensor], shapes: Shapes) -> bool:
+    """Tell whether inputs have the shapes that a program was compiled for."""
+    return len(given) == len(shapes) and all(
+        len(one.shape) == len(shape)
+        and all(size in (None, own) for size, own in zip(shape, one.shape, strict=True))
+        for one, shape in zip(given, shapes, strict=True)
+    )
+
+
+def _shapes(text: str) -> Shapes:
+    """Read the shapes of a package's inputs.
+
+    Raises:
+        ValueError: They are none.
+    """
+    found = json.loads(text)
+    known = isinstance(found, list) and all(
+        isinstance(shape, list) and all(one is None or type(one) is int for one in shape)
+        for shape in found
+    )
+    if not known:
+        raise ValueError(f"the shapes of its inputs are {text[:60]}")
+    shapes: Shapes = found
+    return shapes
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep tracebacks that PyTorch logs while it raises an error from the user."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._inductor")]
+    levels = [one.level for one in loggers]
+    for one in loggers:
+        one.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
 
 
 def _other_shape(x_u: Array) -> BackendError:
@@ -125,8 +174,9 @@ def _other_shape(x_u: Array) -> BackendError:
 
 def _damaged(file: Path, error: Exception) -> BundleError:
     lines = str(error).strip().splitlines()
-    said = lines[0][:200] if lines else type(error).__name__
-    return BundleError(f"{file} cannot be loaded ({said}).", "Export it again.")
+    # what PyTorch refers to, a traceback, is not shown
+    said = lines[0][:200].partition(" Please check")[0] if lines else type(error).__name__
+    return BundleError(f"{file} cannot be loaded ({said.rstrip('.')}).", "Export it again.")
 
 
 def _metadata(package: Path) -> dict[str, str]:

@@ -129,10 +129,16 @@ class TorchScriptSession(Session):
         """Reconstruct; see `Session.run`."""
         given = self.inputs(x_u, operator=operator, maps=maps)
         try:
-            result: Array = self._model(*(torch.from_numpy(array) for array in given)).numpy()
+            made = self._model(*(torch.from_numpy(array) for array in given))
         except RuntimeError as error:
             raise BackendError(
                 f"The graph does not take an input of shape {list(x_u.shape)}.",
                 "Use its own matrix and number of channels.",
             ) from error
+        if not isinstance(made, torch.Tensor):
+            raise BackendError(
+                f"The program gives a {type(made).__name__}, not an image.",
+                "Export the network again.",
+            )
+        result: Array = made.numpy()
         return result

@@ -172,3 +172,39 @@ def test_names(stem: str, subject: str, contrast: str | None) -> None:
 
 def test_stem_drops_the_whole_suffix() -> None:
     assert stem_of(Path("a/b.c_T1w.nii.gz")) == "b.c_T1w"
+
+
+class TestNegativeMagnitudes:
+    """Interpolated volumes, as registration to a template makes them, undershoot their edges."""
+
+    @pytest.fixture
+    def edge(self) -> np.ndarray:
+        image = np.zeros((12, 16, 16), np.float32)
+        image[:, 4:12, 4:12] = 200.0
+        return image
+
+    def test_ringing_beside_an_edge_is_zero_and_said(
+        self, tmp_path: Path, edge: np.ndarray, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        edge[3, 3, 5] = -23.0
+        write_npy(tmp_path / "mni.npy", edge)
+        image = read_volume(tmp_path / "mni.npy").image
+        np.testing.assert_array_equal(image, np.maximum(edge, 0))
+        told = capsys.readouterr().err
+        assert "0.03 % of the pixels of mni.npy are negative, down to 12 % of the maximum" in told
+
+    @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+    @pytest.mark.parametrize(
+        ("many", "value"),
+        [
+            (1, -40.0),  # deeper than any interpolation goes: a wrapped integer, say
+            (700, -12.0),  # too many: the real part of noise
+        ],
+    )
+    def test_more_than_ringing_is_refused(
+        self, tmp_path: Path, edge: np.ndarray, scale: float, many: int, value: float
+    ) -> None:
+        edge[edge == 0] = np.where(np.arange((edge == 0).sum()) < many, value, 0)
+        write_npy(tmp_path / "signed.npy", edge * np.float32(scale))
+        with pytest.raises(DataError, match=r"signed.*negative"):
+            read_volume(tmp_path / "signed.npy")

@@ -66,8 +66,14 @@ def open_dicom(path: Path, *, pixels: bool = True) -> Any:
     """
     pydicom: Any = extras.require("pydicom", extra="formats")
     with reading_dicom(path):
-        _check_deflated(path)
-        return pydicom.dcmread(path, stop_before_pixels=not pixels)
+        try:
+            _check_deflated(path)
+            return pydicom.dcmread(path, stop_before_pixels=not pixels)
+        except pydicom.errors.InvalidDicomError as error:
+            raise DataError(
+                f"{path} cannot be read as DICOM (it does not begin with the header of its files).",
+                "Copy it again; old files without that header dcmtk's dcmconv writes with one.",
+            ) from error
 
 
 @contextlib.contextmanager
