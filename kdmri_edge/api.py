@@ -20,7 +20,7 @@ from kdmri_edge.data.orientation import Orientation
 from kdmri_edge.data.origins import zero_first
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
-from kdmri_edge.errors import DataError, MaskError
+from kdmri_edge.errors import DataError, MaskError, ModelError
 from kdmri_edge.models.checkpoint import is_checkpoint
 from kdmri_edge.models.shipped import named_mask
 from kdmri_edge.physics.coils import COILS
@@ -70,12 +70,17 @@ def load(
         cache: Whether a checkpoint may be exported, and the export kept for the next time.
 
     Raises:
-        ModelError: There is no such network.
+        ModelError: There is no such network, or `matrix` is another value.
         BundleError: The bundle is damaged.
         CheckpointError: The checkpoint is damaged.
         BackendError: The backend does not take the network, or the precision is not to be had.
         MissingExtraError: A library that it needs is not installed.
     """
+    if matrix not in (None, "any"):
+        raise ModelError(
+            f"matrix={matrix!r} is nothing that a network can be opened for.",
+            'Give matrix="any", or leave it out: a network brings its own matrix.',
+        )
     free = matrix == "any"
     source, name = where_it_runs(
         network, backend=backend, device=device, precision=precision, any_matrix=free, cache=cache
@@ -217,6 +222,13 @@ class Network(Closing):
             )
         if not np.isfinite(array).all():
             raise DataError("K-space holds NaN or infinite values.", "Export the scan again.")
+        with np.errstate(over="ignore"):
+            array = array.astype(np.complex64)
+        if not np.isfinite(array).all():
+            raise DataError(
+                "K-space holds values beyond those of complex64.",
+                "Divide it by a constant; the image is in the same unit.",
+            )
         height, width = array.shape[-2:]
         array, shifted = zero_first(array, "K-space", centred=centred, usual=False)
         sampled = self.mask if mask is None else _mask(mask, centred=shifted)

@@ -87,7 +87,7 @@ def not_raw(name: str) -> DataError:
     return DataError(
         f"{name} holds no raw data with directions of phase encode and readout, so there is no"
         " orientation to choose.",
-        "Leave the orientation out; it is for Siemens TWIX and MRD files.",
+        "Leave the orientation out; it is for TWIX and MRD files that give such directions.",
     )
 
 

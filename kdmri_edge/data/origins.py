@@ -69,9 +69,11 @@ def zero_first(
 
 
 def _energy(values: NDArray[Any], axis: int) -> NDArray[np.float64]:
-    """Energy along one of the last two axes."""
+    """Energy along one of the last two axes, over the square of the largest value."""
     others = tuple(n for n in range(values.ndim) if n != values.ndim + axis)
-    return np.asarray((np.abs(values) ** 2).sum(axis=others, dtype=np.float64))
+    found = np.abs(values)
+    found /= max(float(found.max(initial=0.0)), np.finfo(found.dtype).tiny)  # squares stay finite
+    return np.asarray((found**2).sum(axis=others, dtype=np.float64))
 
 
 def _around(profile: NDArray[np.float64], index: int, reach: int) -> float:

@@ -107,6 +107,7 @@ def test_sensitivities_can_be_given(bundles: dict[str, Path]) -> None:
         (lambda k: k + np.complex64(1), ke.errors.MaskError, "does not take"),
         (lambda k: np.where(k == k.max(), np.nan, k), ke.errors.DataError, "NaN"),
         (lambda k: 0 * k, ke.errors.DataError, "zero"),
+        (lambda k: k.astype(np.complex128) * 1e300, ke.errors.DataError, "beyond those of"),
     ],
 )
 def test_mistakes_are_sentences(
@@ -180,6 +181,8 @@ def test_what_is_no_network_is_refused() -> None:
         ke.load("dccnn-d3c5@brain-4")
     with pytest.raises(ke.errors.ModelError, match="architecture"):
         ke.load("dccnn-d3c5")
+    with pytest.raises(ke.errors.ModelError, match="matrix=64 is nothing"):
+        ke.load("dccnn-d3c5@brain-4x", matrix=64)  # type: ignore[arg-type]
 
 
 def test_images_are_written_where_they_were_read(tmp_path: Path) -> None:

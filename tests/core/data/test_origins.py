@@ -53,6 +53,13 @@ def test_every_form_comes_out_as_one(
     assert ("around their edges" in said) == ("plain" in form)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_units_do_not_matter(scale: float) -> None:
+    """Squares of either are beyond float32."""
+    centred = forms(head(48))["centred"].astype(np.complex64) * np.float32(scale)
+    assert zero_first(centred, "it", centred=None, usual=False)[1]
+
+
 def test_what_is_told_is_taken_and_doubted(capsys: pytest.CaptureFixture[str]) -> None:
     centred = forms(head(48))["centred"]
     found, _ = zero_first(centred, "it", centred=True, usual=False)
