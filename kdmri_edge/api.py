@@ -351,6 +351,7 @@ def export(
     builder: str | None = None,
     compute_capabilities: Sequence[str] = (),
     require_engine: bool = False,
+    floats: Sequence[str] = (),
     weights: str | os.PathLike[str] | None = None,
     for_mask: Mask | str | os.PathLike[str] | None = None,
     matrix: int | Literal["any"] | None = None,
@@ -379,6 +380,8 @@ def export(
             "torch-tensorrt" or "none"; None as "auto".
         compute_capabilities: GPUs that TensorRT-RTX builds for ahead of time, e.g. "sm86".
         require_engine: Fail where no engine can be built.
+        floats: Names of layers, or patterns of them, that stay in float32 beside others in another
+            precision; "auto" chooses them for int8, by what rounding costs.
         weights: Of a network that is code: file of its weights (safetensors, or a state dict).
         for_mask: Of a network of one's own: the mask that it reconstructs for, a file, or a network
             whose mask is taken.
@@ -407,6 +410,7 @@ def export(
         builder=builder,
         compute_capabilities=compute_capabilities,
         require_engine=require_engine,
+        floats=floats,
         weights=weights,
         for_mask=for_mask,
         matrix=matrix,

@@ -120,7 +120,7 @@ def checked_image(pixels: NDArray[Any], source: Path) -> NDArray[Any]:
     return image
 
 
-def _check_negative(image: NDArray[np.float32], peak: float, source: Path) -> None:
+def _check_negative(image: NDArray[Any], peak: float, source: Path) -> None:
     """Refuse negative values that are neither rounding nor what interpolation leaves of edges."""
     lowest = float(image.min())
     if lowest >= -NEGATIVE_TOLERANCE * peak:

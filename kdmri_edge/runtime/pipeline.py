@@ -207,6 +207,12 @@ class Pipeline(Closing):
         sampled = loaded.mask if isinstance(loaded, Scan) else loaded.kspace_mask
         if self.session.takes_masks and own_mask and sampled is not None and not undersample:
             reads = dataclasses.replace(reads, mask=sampled)
+        elif self._said_mask and sampled not in (None, reads.mask) and not undersample:
+            raise MaskError(
+                f"{loaded.name} is sampled with another mask than {reads.mask.name!r}, which was"
+                " named.",
+                "Leave the mask out: the scan's own is taken.",
+            )
         if reads.free is not None:
             reads = self._at(reads, loaded, undersample=undersample)
         if not isinstance(loaded, Scan):

@@ -170,4 +170,10 @@ class OnnxRuntimeSession(Session):
                 "Use its own matrix; for other batches export it with"
                 " `kdmri-edge export --batch dynamic`.",
             ) from error
+        except Exception as error:  # of a graph whose manifest says something else
+            lines = str(error).strip().splitlines()
+            said = lines[0][:200].rstrip(".") if lines else type(error).__name__
+            raise BackendError(
+                f"ONNX Runtime cannot compute the graph ({said}).", "Export the network again."
+            ) from error
         return result
