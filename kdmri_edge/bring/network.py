@@ -93,6 +93,10 @@ def bring(code: Code, *, convention: str | None = None) -> CodeSpec:
     allowed = _kept(code) if is_module(code) else allow_code(str(code))
     name = str(allowed.reference.portable)
     made = adapted(call(allowed), name, said)
+    if any(value.is_meta for value in made.network.state_dict().values()):
+        raise ModelError(
+            f"The module of {name} has weights without values (device meta).", "Make it on the CPU."
+        )
     return CodeSpec(
         reference=name,
         sha256=allowed.sha256,

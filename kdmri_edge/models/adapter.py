@@ -191,11 +191,6 @@ def call(code: PermittedCode) -> nn.Module:
             f"The module of {name} has no trainable parameters.",
             "Name one that has layers with weights.",
         )
-    if any(value.is_meta for value in module.state_dict().values()):
-        raise ModelError(
-            f"The module of {name} has weights without values (device meta).",
-            "Make it on the CPU.",
-        )
     if any(value.is_complex() for value in module.state_dict().values()):
         raise ModelError(
             f"The module of {name} has complex weights, which no runtime here takes.",
