@@ -284,12 +284,18 @@ def slice_input(
             centre = compress(centre, whitening) if apart else kspace
         x_u = combined(kspace, mask, keeps_phase=channels == 2, calibration=(centre, sampled))
         if reads.spec.has_data_consistency:
-            _check_combination(x_u, mask, real=channels == 1)
+            _check_combination(x_u, mask, real=channels == 1, coils=len(kspace))
     return SliceInput(as_network_reads(x_u, channels=channels, magnitude=magnitude))
 
 
-def _check_combination(x_u: NDArray[np.complex64], mask: Mask, *, real: bool) -> None:
+def _check_combination(x_u: NDArray[np.complex64], mask: Mask, *, real: bool, coils: int) -> None:
     found = misfit(x_u, mask, real=real)
+    if found > _MISFIT[real] and coils == 1:
+        raise DataError(
+            f"The slice does not suit a network of real images: {found:.0%} of it is imaginary, for"
+            " its phase varies too fast, or it holds little but noise.",
+            "Use a network of complex images, e.g. dccnn-d3c5-complex.",
+        )
     if found > _MISFIT[real]:
         part = "imaginary" if real else "outside the mask"
         raise DataError(

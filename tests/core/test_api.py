@@ -107,6 +107,11 @@ def test_sensitivities_can_be_given(bundles: dict[str, Path]) -> None:
         (lambda k: k + np.complex64(1), ke.errors.MaskError, "does not take"),
         (lambda k: np.where(k == k.max(), np.nan, k), ke.errors.DataError, "NaN"),
         (lambda k: 0 * k, ke.errors.DataError, "zero"),
+        (
+            lambda k: np.where(k, np.exp(1j * np.arange(k.size).reshape(k.shape) ** 2), 0),
+            ke.errors.DataError,
+            "does not suit a network of real images",
+        ),
         (lambda k: k.astype(np.complex128) * 1e300, ke.errors.DataError, "beyond those of"),
     ],
 )
