@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kdmri_edge.bring.trial import MULTIPLES, takes_sides
 from kdmri_edge.distillation.recipe import recipe_value
-from kdmri_edge.errors import ExportError, ParityError
+from kdmri_edge.errors import ExportError
 from kdmri_edge.models.checkpoint import load_reconstructor, read_checkpoint_meta
 from kdmri_edge.models.protocol import InputKind, reads_coils
 from kdmri_edge.models.reconstructor import Reconstructor
@@ -107,22 +107,6 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
         CheckpointError: The checkpoint is missing or damaged.
         OutputError: `out` cannot be written.
     """
-    for part in _PARTS[:-1]:
-        try:
-            return _exported(checkpoint, recipe, out, part)
-        except ParityError:  # kernels round more than is looked at when layers are chosen
-            if not recipe.automatic:
-                raise
-    return _exported(checkpoint, recipe, out, _PARTS[-1])
-
-
-# Of the limit up to which `--float auto` lets layers be rounded: from one attempt to the next, more
-# are kept in float32.
-_PARTS: Final = (1.0, 0.5, 0.25, 0.1)
-
-
-def _exported(checkpoint: Path, recipe: ExportRecipe, out: Path, part: float) -> Bundle:
-    """Make one attempt; see `export_model`."""
     target = recipe.row
     _check_place(out)
     for library in target.exports_with:
@@ -162,7 +146,6 @@ def _exported(checkpoint: Path, recipe: ExportRecipe, out: Path, part: float) ->
             unsigned=not recipe.signed,
             outputs=target.backend.name == "onnxruntime",
             floats=named,
-            part=part,
         )
         recipe = replace(recipe, floats=(*named, *map(glob.escape, kept.layers)))
     writer: Callable[..., Written | int | None] = load_attribute(target.exporter)

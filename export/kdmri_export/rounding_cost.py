@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdmri_edge.errors import ExportError
+from kdmri_edge.models.network import Network
 from kdmri_edge.models.reconstructor import Reconstructor
+from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST
 from kdmri_edge.quantisation.fake_quantisation import add_fake_quantisation
+from kdmri_edge.quantisation.scheme import LARGEST
 from kdmri_edge.runtime.deviation import TOLERANCES, Figures, Tolerance, compare
 from kdmri_export.parity import Golden
 from kdmri_export.passes.fold import fold_batch_normalisations, fold_parametrizations
-from kdmri_export.passes.quantise import choose_quantised, ranges_of
+from kdmri_export.passes.quantise import asymmetric, choose_quantised, ranges_of
 
 __all__ = ["Kept", "layers_to_keep"]
 
@@ -72,7 +75,6 @@ def layers_to_keep(
     unsigned: bool,
     outputs: bool = False,
     floats: Sequence[str] = (),
-    part: float = 1.0,
 ) -> Kept:
     """Keep the layers in float32 that rounding costs most, until the rest passes the parity gate.
 
@@ -85,7 +87,6 @@ def layers_to_keep(
         unsigned: Round as for CPUs, else as for TensorRT.
         outputs: The export rounds what layers put out as well (`passes.quantise.round_outputs`).
         floats: Patterns of layers that stay in float32 in any case.
-        part: Of the usual limit, to keep more layers than usual.
 
     Raises:
         ExportError: Nothing would be left to round, or a pattern fits no layer.
@@ -101,6 +102,8 @@ def layers_to_keep(
         rounded = copy.deepcopy(network)
         chosen = {name: ranges[name] for name in names}
         add_fake_quantisation(rounded.model, chosen, unsigned=unsigned)
+        if outputs:
+            _round_outputs(rounded.model, ranges, names)
         return compare(_image(rounded, data), wanted)
 
     layers = [one.name for one in choice.layers]

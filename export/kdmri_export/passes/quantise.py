@@ -29,7 +29,7 @@ from kdmri_edge.quantisation.scheme import (
 from kdmri_edge.utils.extras import require
 from kdmri_export.transformed import Choice, choose_layers
 
-__all__ = ["choose_quantised", "quantise_graph", "ranges_of", "round_outputs"]
+__all__ = ["asymmetric", "choose_quantised", "quantise_graph", "ranges_of", "round_outputs"]
 
 
 def ranges_of(lowered: Reconstructor) -> dict[str, float]:
@@ -167,7 +167,7 @@ def round_outputs(model: Any, ranges: Mapping[str, float]) -> None:
             continue
         whole, own = last.output[0], f"{key}.{node.name}.output"
         last.output[0] = f"{own}_whole"
-        step, point = _asymmetric(low, ranges[key + HIGHEST])
+        step, point = asymmetric(low, ranges[key + HIGHEST])
         rounded[id(last)] = _rounded(onnx, graph, last.output[0], own, step, point, whole)
     nodes = [one for node in graph.node for one in (node, *rounded.get(id(node), ()))]
     # copied: the graph's own nodes go with the list that is cleared
@@ -184,7 +184,7 @@ def _becomes_an_image(node: Any, channels: int) -> bool:
     return str(node.op_type) in _TAKEN_APART
 
 
-def _asymmetric(low: float, high: float) -> tuple[np.float32, np.uint8]:
+def asymmetric(low: float, high: float) -> tuple[np.float32, np.uint8]:
     """Return step and zero point of unsigned integers from -low to high, zero among them."""
     step = np.float32(max(low + high, TINY) / LARGEST["u8"])
     return step, np.uint8(np.clip(np.rint(low / step), 0, LARGEST["u8"]))
