@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -28,8 +28,6 @@ __all__ = ["Kept", "layers_to_keep"]
 
 # Part of the gate's limits that is used up: kernels round sums a little otherwise.
 _PART: Final = 0.7
-# The same where outputs are rounded as well, which is not looked at here and costs more.
-_PART_WITH_OUTPUTS: Final = 0.4
 # Layers that are tried one by one, each with an inference of the whole network.
 _MOST_BY_IMAGE: Final = 32
 
@@ -108,7 +106,7 @@ def layers_to_keep(
 
     layers = [one.name for one in choice.layers]
     before = after = deviation(layers)
-    limit = _limit(_PART_WITH_OUTPUTS if outputs else _PART)
+    limit = _limit(_PART)
     cost: dict[str, float] = {}
     kept = 0
     order = layers
@@ -117,7 +115,8 @@ def layers_to_keep(
         if by_image:
             cost = {name: deviation([name]).nrmse for name in layers}
         else:
-            cost = _layer_errors(network, data, {name: ranges[name] for name in layers}, unsigned)
+            chosen = {name: ranges[name] for name in layers}
+            cost = _layer_errors(network, data, chosen, unsigned, ranges if outputs else {})
         order = sorted(layers, key=lambda name: -cost[name])
         too_few, kept = 0, len(order) - 1
         after = deviation(order[kept:])
@@ -138,6 +137,26 @@ def layers_to_keep(
     return Kept(layers=order[:kept], cost=cost, by_image=by_image, before=before, after=after)
 
 
+def _round_outputs(network: Network, ranges: Mapping[str, float], names: Collection[str]) -> None:
+    """Let layers round what they put out as `passes.quantise.round_outputs` has graphs do.
+
+    Where a ReLU follows, graphs round behind it, with half of this step or less.
+    """
+
+    def rounding(name: str) -> Callable[..., Tensor]:
+        step, point = asymmetric(ranges[name + LOWEST], ranges[name + HIGHEST])
+        size, lowest = float(step), -int(point)
+
+        def hook(module: nn.Module, given: Any, made: Tensor) -> Tensor:
+            return (made / size).round().clamp(lowest, lowest + LARGEST["u8"]) * size
+
+        return hook
+
+    for name in names:
+        if name + HIGHEST in ranges:
+            network.get_submodule(name).register_forward_hook(rounding(name))
+
+
 def _limit(part: float) -> Tolerance:
     whole = TOLERANCES["int8"]
     # compared with the network's own image alone
@@ -147,7 +166,11 @@ def _limit(part: float) -> Tolerance:
 
 
 def _layer_errors(
-    network: Reconstructor, data: Golden, ranges: Mapping[str, float], unsigned: bool
+    network: Reconstructor,
+    data: Golden,
+    ranges: Mapping[str, float],
+    unsigned: bool,
+    outputs: Mapping[str, float],
 ) -> dict[str, float]:
     """Return how far each layer's output is off if what it reads and its weights are rounded.
 
@@ -155,6 +178,7 @@ def _layer_errors(
     """
     rounded = copy.deepcopy(network)
     add_fake_quantisation(rounded.model, ranges, unsigned=unsigned)
+    _round_outputs(rounded.model, outputs, ranges)
     powers = {name: np.zeros(2) for name in ranges}
 
     def watch(name: str) -> Any:
