@@ -115,8 +115,7 @@ def layers_to_keep(
         if by_image:
             cost = {name: deviation([name]).nrmse for name in layers}
         else:
-            chosen = {name: ranges[name] for name in layers}
-            cost = _layer_errors(network, data, chosen, unsigned, ranges if outputs else {})
+            cost = _layer_errors(network, data, {name: ranges[name] for name in layers}, unsigned)
         order = sorted(layers, key=lambda name: -cost[name])
         too_few, kept = 0, len(order) - 1
         after = deviation(order[kept:])
@@ -166,11 +165,7 @@ def _limit(part: float) -> Tolerance:
 
 
 def _layer_errors(
-    network: Reconstructor,
-    data: Golden,
-    ranges: Mapping[str, float],
-    unsigned: bool,
-    outputs: Mapping[str, float],
+    network: Reconstructor, data: Golden, ranges: Mapping[str, float], unsigned: bool
 ) -> dict[str, float]:
     """Return how far each layer's output is off if what it reads and its weights are rounded.
 
@@ -178,7 +173,6 @@ def _layer_errors(
     """
     rounded = copy.deepcopy(network)
     add_fake_quantisation(rounded.model, ranges, unsigned=unsigned)
-    _round_outputs(rounded.model, outputs, ranges)
     powers = {name: np.zeros(2) for name in ranges}
 
     def watch(name: str) -> Any:

@@ -221,6 +221,24 @@ class Net(nn.Module):
         assert kept["cost_of"] == "layer"
         assert kept["layers"][0] == "module.odd"
 
+    def test_the_rounding_of_outputs_is_foreseen(self, export_code: Export, tmp_path: Path) -> None:
+        """ONNX Runtime rounds what layers put out as well, here before a tanh."""
+        source = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 1, 3, padding=1)
+    def forward(self, x):
+        return x + self.last(torch.tanh(4 * self.second(torch.tanh(4 * self.first(x)))))
+"""
+        made = export_code(written(tmp_path, source, "Net"), "onnx", "int8", floats=("auto",))
+        foreseen = made.manifest["kept_in_float"]["after"]["nrmse"]
+        assert made.manifest["parity"]["figures"]["nrmse"] == pytest.approx(foreseen, rel=0.3)
+
     @pytest.mark.nightly
     def test_auto_keeps_none_where_none_has_to_be(
         self, export_code: Export, tmp_path: Path
