@@ -94,7 +94,7 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], origin: str) ->
         CheckpointError: The weights do not fit, or hold NaN; the module is as it was.
     """
     wanted = module.state_dict()
-    prefix = _prefix(wanted, state)
+    prefix = _prefix(wanted, state, origin)
     found = {
         name.removeprefix(prefix): one for name, one in state.items() if name.startswith(prefix)
     }
@@ -121,10 +121,13 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], origin: str) ->
     module.load_state_dict(found)
 
 
-def _prefix(wanted: Collection[str], found: Collection[str]) -> str:
+def _prefix(wanted: Collection[str], found: Collection[str], origin: str) -> str:
     """Return what stands before the names of the module's weights in a file; "" for nothing.
 
     Of all prefixes the one that leaves the most names of the module; the shortest of several.
+
+    Raises:
+        CheckpointError: Several leave all of them: a network and its running average, say.
     """
     candidates = {""}
     for name in found:
@@ -134,6 +137,14 @@ def _prefix(wanted: Collection[str], found: Collection[str]) -> str:
     def left(prefix: str) -> int:
         return sum(prefix + name in found for name in wanted)
 
+    whole = sorted(prefix for prefix in candidates if wanted and left(prefix) == len(wanted))
+    if len(whole) > 1:
+        raise CheckpointError(
+            f"{origin} holds weights of the module {len(whole)} times, under"
+            f" {', '.join(map(repr, whole[:3]))}, and does not say which are meant.",
+            "Save those alone: torch.save({k: v for k, v in state.items() if"
+            f" k.startswith({whole[-1]!r})}}, FILE).",
+        )
     return max(sorted(candidates, key=len), key=left)
 
 

@@ -248,6 +248,13 @@ class TestCommands:
         with pytest.raises(ke.errors.CheckpointError, match=said):
             load_weights(conv, read_weights(Path("odd.pt")), "odd.pt")
 
+    def test_weights_that_are_there_twice_are_not_chosen_between(self) -> None:
+        conv = nn.Conv2d(1, 1, 3)
+        both = {f"{of}.{k}": v for of in ("net", "ema") for k, v in conv.state_dict().items()}
+        torch.save(both, "both.pt")
+        with pytest.raises(ke.errors.CheckpointError, match=r"2 times, under 'ema\.', 'net\.'"):
+            load_weights(conv, read_weights(Path("both.pt")), "both.pt")
+
     def test_a_teacher_with_weights_teaches_a_student_of_its_file(
         self, cli: Cli, weights: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
