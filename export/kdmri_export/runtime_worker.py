@@ -32,6 +32,7 @@ class _RefusedError(Exception):
 
 
 def _onnxruntime(graph: Path, note: Note) -> Run:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # see `utils.extras`, not imported here
     import onnxruntime
 
     note(version=onnxruntime.__version__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from types import ModuleType
 from typing import Any, Final
@@ -17,6 +18,14 @@ _REPORTS: Final = {"openvino": "openvino_telemetry"}
 
 OpenVINO's converter sends such reports without asking, from processes that it forks, and writes an
 identifier into the user's home. Nothing that runs beside a scanner may do so.
+"""
+
+
+_SETTINGS: Final = {"onnxruntime": ("ORT_DISABLE_TELEMETRY", "1")}
+"""Variables of the environment by which libraries are kept from the same, read at their import.
+
+ONNX Runtime's own wheels report loading, sessions and runs, and keep an identifier and a database
+in the user's home. Whoever sets the variable otherwise decides so.
 """
 
 
@@ -37,6 +46,8 @@ def require(module: str, *, extra: str) -> ModuleType:
     root = module.partition(".")[0]
     if root in _REPORTS and root not in sys.modules:  # else it is the user's own import that rules
         sys.modules.setdefault(_REPORTS[root], None)  # type: ignore[arg-type]  # "not to be found"
+    if root in _SETTINGS:
+        os.environ.setdefault(*_SETTINGS[root])
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

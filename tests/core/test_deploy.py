@@ -75,7 +75,13 @@ def test_memory_and_cores_are_measured_ones(build: ModuleType) -> None:
         build.needs(report, {**manifest, "matrix": 32}, "ONNX Runtime", 2, 10, 300)
 
 
-def test_check_builds_nothing(tiny_bundles: dict[str, Path], tmp_path: Path) -> None:
+def test_check_builds_nothing(
+    build: ModuleType,
+    tiny_bundles: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     bundle = tiny_bundles["magnitude"]
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     command = [sys.executable, str(DEPLOY / "build.py"), str(bundle)]
@@ -93,19 +99,25 @@ def test_check_builds_nothing(tiny_bundles: dict[str, Path], tmp_path: Path) -> 
     done = subprocess.run(own, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for option in ("--sessions", "--coils", "--slice-memory", "--scan-memory"):
-        wrong = subprocess.run([*own, option, "0"], capture_output=True, text=True, check=False)
-        assert wrong.returncode == 2
-        assert option in wrong.stderr
+        monkeypatch.setattr(sys, "argv", ["build.py", *own[2:], option, "0"])
+        with pytest.raises(SystemExit) as wrong:
+            build.main()
+        assert wrong.value.code == 2
+        assert option in capsys.readouterr().err
     memory = json.loads(done.stdout)["min_required_memory"]
     assert memory > 100
     # the largest scan that is let in counts, not only those of the bundle's matrix
-    large = subprocess.run([*own, "--slice-memory", "128"], capture_output=True, text=True,
-                           check=False)  # fmt: skip
-    assert json.loads(large.stdout)["min_required_memory"] == memory + (2 * 6 + 8) * 64
-    small = [*own, "--coils", "1024", "--slice-memory", "4"]
-    done = subprocess.run(small, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "takes 8 MiB, above --slice-memory 4" in done.stderr
+    for options, wanted in (
+        (["--slice-memory", "128"], memory + (2 * 6 + 8) * 64),
+        (["--coils", "1024", "--slice-memory", "4"], None),
+    ):
+        monkeypatch.setattr(sys, "argv", ["build.py", *own[2:], *options])
+        assert build.main() == (0 if wanted else 1)
+        shown = capsys.readouterr()
+        if wanted:
+            assert json.loads(shown.out)["min_required_memory"] == wanted
+        else:
+            assert "takes 8 MiB, above --slice-memory 4" in shown.err
     absent = [*command, "--report", str(REPORT.with_name("none.json")), "--check"]
     done = subprocess.run(absent, capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -45,6 +45,22 @@ def test_available_does_not_import() -> None:
     assert "this" not in sys.modules
 
 
+def test_onnx_runtime_reports_nothing(tmp_path: Path) -> None:
+    """Its wheels would write an identifier into the user's home, and send reports."""
+    code = (
+        "import kdmri_edge.utils.extras as extras\n"
+        "extras.require('onnxruntime', extra='onnx').get_available_providers()\n"
+    )
+    environment = {key: v for key, v in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
+        check=False,
+    )
+    assert done.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def without_torch(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Type a command as on a scanner's computer, where only the base is installed."""
     code = (
