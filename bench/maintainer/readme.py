@@ -23,6 +23,7 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `cold`: time and memory from a process's start to its first image;
 - `soak`: a server under many scans, some of them faulty;
 - `fuzz`: what readers make of damaged files;
+- `protocols`: an examination of several protocols, streamed to one server of several bundles;
 - `streaming`: a scan streamed to a server beside its file;
 - `measured`: networks on k-space that a scanner measured.
 
@@ -170,6 +171,7 @@ _LAZY: Final = {
     "precisions": "experiments.targets:markdown",
     "soak": "experiments.soak:markdown",
     "fuzz": "experiments.fuzz:markdown",
+    "protocols": "experiments.protocols:markdown",
     "streaming": "experiments.streaming:markdown",
     "measured": "experiments.measured:markdown",
 }
