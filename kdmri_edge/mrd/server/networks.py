@@ -198,7 +198,8 @@ def choose(
     """Choose who serves a scan: by the first rule that holds, else by fit.
 
     Of the candidates that can, those come first that were trained for such a scan; of these, those
-    whose kind of input suits its coils; then those made for its very mask; then in their order.
+    whose kind of input suits its coils; then those made for its very mask alone; then in their
+    order.
 
     Returns:
         The candidate, None where none can; why; and why each of the others is not, by name.
@@ -220,7 +221,7 @@ def choose(
 
     def place(one: Candidate) -> tuple[int, int, int, int]:
         beyond = len(one.beyond(scan))
-        return int(beyond > 0), one.unlike(scan)[0], beyond, int(one.reads.mask != scan.mask)
+        return int(beyond > 0), one.unlike(scan)[0], beyond, int(one.takes_masks)
 
     ranked = sorted(fitting, key=place)
     best = ranked[0]
@@ -238,8 +239,8 @@ def _behind(one: Candidate, best: Candidate, scan: ScanFacts) -> str:
         return one.unlike(scan)[1]
     if len(beyond) > len(best.beyond(scan)):
         return beyond[-1].rstrip(".")
-    if one.reads.mask != scan.mask and best.reads.mask == scan.mask:
-        return "it is not made for this very mask"
+    if one.takes_masks and not best.takes_masks:
+        return "it serves any mask, and is not made for this one alone"
     return "it fits as well, and comes later"
 
 

@@ -156,6 +156,12 @@ def test_who_fits_best(folder: Path) -> None:
     assert best(HALF, 1) == "sense"  # any mask, with phase
     assert best(HALF, 4) == "sense"
     assert best(every_line(SIZE), 4) == "sense"
+    # of two that are alike, the one that is made for the mask alone, whatever the order
+    alike = [c for c in candidates if c.name in ("any-matrix", "magnitude")]
+    one, _, others = choose(alike, (), facts(mask))
+    assert one is not None
+    assert one.name == "magnitude"
+    assert others == {"any-matrix": "it serves any mask, and is not made for this one alone"}
     none, why, others = choose(
         [c for c in candidates if c.name == "magnitude"], (), facts(every_line(SIZE))
     )
