@@ -25,7 +25,7 @@ def test_the_recorded_examination_is_right() -> None:
             assert (row["served"], row["flagged"]) == ("none", row["images"])
         else:
             assert row["flagged"] == 0
-            assert row["error"] <= row["zero_filled_error"]
+            assert row["error"] <= row["zero_filled_error"] + 1e-4  # both none, fully sampled
     assert rows["separate reference lines"]["reference_lines"] == 32
     assert (
         rows["separate reference lines"]["error"]
