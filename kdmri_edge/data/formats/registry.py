@@ -300,6 +300,10 @@ def read_volume(path: Path) -> Volume:
 
 def _read_as(suffix: str, path: Path) -> AbstractContextManager[None]:
     """Whatever a reader raises, its own or another package's, is one sentence."""
+    if suffix in HDF5_SUFFIXES:
+        from kdmri_edge.data.formats.hdf5.opening import begin
+
+        begin()  # while the readers load
     row = format_of(suffix)
     return reading(path, suffix if row is None else row.name)
 
@@ -338,7 +342,7 @@ def read_either(
     row = format_of(readable_suffix(path))
     measured = row is not None and row.scan is not None
     if row is not None and row.is_kspace is not None:
-        with reading(path, row.name):
+        with _read_as(str(readable_suffix(path)), path):
             measured = load_attribute(row.is_kspace)(path, kspace)
     if measured:
         return read_scan(path, orientation=orientation)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -299,13 +300,14 @@ _OLD: Final = _Lines(mask=20, counts=28, header=0, of_channel=128)  # VB
 _NEW: Final = _Lines(mask=40, counts=48, header=192, of_channel=32)  # VD and later
 _ACQEND, _SYNCDATA = 1, 1 << 5
 _LENGTH: Final = (1 << 25) - 1  # of a line, in its first number
+_INDEX: Final = re.compile(rb"\[[0-9]{6,}\]")  # which the library makes lists of that length for
 
 
 def _check_lines(path: Path, size: int) -> None:
-    """Go from line to line as the library will: one without length would stop it there for ever.
+    """Go through headers and lines as the library will, which damaged ones would keep for ever.
 
     Raises:
-        DataError: There is such a line.
+        DataError: A line is incomplete or has no length, or a list of the protocol is too long.
     """
     with path.open("rb") as stream:
         first, second = struct.unpack("<2I", stream.read(8))
@@ -317,7 +319,10 @@ def _check_lines(path: Path, size: int) -> None:
             end = min(size, begin + length) if length else size
             stream.seek(begin)
             start = stream.read(4)
-            at = begin + (struct.unpack("<I", start)[0] if len(start) == 4 else size)
+            header = struct.unpack("<I", start)[0] if len(start) == 4 else size
+            if _INDEX.search(stream.read(min(header, size))):
+                raise _unreadable(path, "its protocol has lists without end")
+            at = begin + header
             while at + 128 < end:
                 stream.seek(at)
                 head = stream.read(kind.counts + 4)
@@ -328,6 +333,8 @@ def _check_lines(path: Path, size: int) -> None:
                 step = kind.header + channels * (kind.of_channel + 8 * samples)
                 if flags & (_ACQEND | _SYNCDATA):
                     step = struct.unpack_from("<I", head)[0] & _LENGTH
+                elif new and at + step > size:  # the library would go on with another's length
+                    raise _unreadable(path, "a line is incomplete")
                 if flags & _ACQEND:
                     break
                 if not step:

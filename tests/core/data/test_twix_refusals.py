@@ -82,3 +82,31 @@ class TestRefusals:
         monkeypatch.setattr(extras, "require", absent)
         with pytest.raises(MissingExtraError, match=r"kdmri-edge\[scanner\]"):
             read_scan(raw_path)
+
+
+def test_lines_without_length_do_not_keep_the_reader(
+    raw_path: Path, write_raw: Any, kspace: np.ndarray
+) -> None:
+    """Damage to a flag, the length or the number of coils of a line; each alone and together."""
+    write_raw(whole(kspace))
+    content = raw_path.read_bytes()
+    begin = 10_240 + int.from_bytes(content[10_240:10_244], "little")
+    for changes in (
+        {0: b"\0\0\0\0", 40: b"\x20"},  # no length, and SYNCDATA
+        {48: b"\xff\xff"},  # more samples than there are
+        {48: b"\xff\xff\xff\xff", 0: b"\0\0\0\0", 40: b"\x20"},
+    ):
+        damaged = bytearray(content)
+        for at, other in changes.items():
+            damaged[begin + at : begin + at + len(other)] = other
+        raw_path.write_bytes(damaged)
+        with pytest.raises(DataError, match="a line"):
+            read_scan(raw_path)
+
+
+def test_a_protocol_whose_lists_have_no_end_is_refused(
+    raw_path: Path, write_raw: Any, kspace: np.ndarray
+) -> None:
+    write_raw(whole(kspace), **{"sSliceArray__asSlice[99999999999]__dThickness": 4.0})
+    with pytest.raises(DataError, match="lists without end"):
+        read_scan(raw_path)

@@ -19,18 +19,22 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from kdmri_edge.data.formats.hdf5 import examine
-from kdmri_edge.data.formats.hdf5.examine import Objection, objection
 from kdmri_edge.errors import DataError
 from kdmri_edge.utils.reading import check_claim, memory_limit, reading, trusted
 
-__all__ = ["Examiner", "open_hdf5", "values"]
+if TYPE_CHECKING:  # h5py takes as long to load as the process to start, and they do so at once
+    import h5py
+
+    from kdmri_edge.data.formats.hdf5.examine import Objection
+
+__all__ = ["Examiner", "begin", "open_hdf5", "values"]
+
+_PROGRAM: Final = Path(__file__).with_name("examine.py")
 
 _CPU_S: Final = 1.0
 """Of the processor, for any file; walking through hundreds of MiB takes tenths of a second."""
@@ -60,6 +64,11 @@ def open_hdf5(path: Path, kind: str = "HDF5") -> Iterator[h5py.File]:
             other files, virtual datasets, broken links.
     """
     with reading(path, kind):
+        begin()
+        import h5py
+
+        from kdmri_edge.data.formats.hdf5.examine import objection
+
         if trusted():
             said = objection(str(path), contents=False, largest=memory_limit())
         else:
@@ -68,6 +77,12 @@ def open_hdf5(path: Path, kind: str = "HDF5") -> Iterator[h5py.File]:
             raise DataError(f"{path} {said.what}", said.remedy)
         with h5py.File(path, "r") as file:
             yield file
+
+
+def begin() -> None:
+    """Start the process that tries files, without waiting for it, if files are to be tried."""
+    if not trusted():
+        _EXAMINER.begin()
 
 
 def values(node: h5py.Dataset) -> NDArray[Any]:
@@ -91,13 +106,19 @@ class Examiner:
         cpu_s: Seconds of the processor for a small file.
     """
 
-    def __init__(self, program: Path = Path(examine.__file__), cpu_s: float = _CPU_S) -> None:
+    def __init__(self, program: Path = _PROGRAM, cpu_s: float = _CPU_S) -> None:
         self._program, self._cpu_s = program, cpu_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._owner = os.getpid()
-        self._registered = False
+        self._registered = self._ready = False
         self._known: dict[tuple[object, ...], Objection | None] = {}
+
+    def begin(self) -> None:
+        """Start the process, if it does not run yet, and do not wait for it."""
+        # where it cannot be started, the first question says so
+        with self._lock, contextlib.suppress(DataError):
+            self._running()
 
     def ask(self, path: Path) -> Objection | None:
         """Return what is wrong with a file.
@@ -116,6 +137,8 @@ class Examiner:
         return said
 
     def _first(self, path: Path, size: int) -> Objection | None:
+        from kdmri_edge.data.formats.hdf5.examine import Objection
+
         used = self._process is not None and self._process.poll() is None
         said = self._once(path, size)
         if isinstance(said, Objection) or said is None:
@@ -128,6 +151,8 @@ class Examiner:
 
     def _once(self, path: Path, size: int) -> Objection | str | None:
         """Ask; a text says how the process came to its end."""
+        from kdmri_edge.data.formats.hdf5.examine import Objection
+
         seconds = self._cpu_s + size / _BYTES_PER_S
         process = self._started()
         asked = {
@@ -172,6 +197,18 @@ class Examiner:
         return line, time.monotonic() - began >= wall_s
 
     def _started(self) -> subprocess.Popen[str]:
+        """Return the process, which takes questions."""
+        process = self._running()
+        if not self._ready:
+            line, _ = self._exchange(process, None, _START_S)
+            if not line:
+                self.close()
+                raise _not_started(_cause(process.returncode))
+            self._ready = True
+        return process
+
+    def _running(self) -> subprocess.Popen[str]:
+        """Return the process, which may be about to start."""
         if self._owner != os.getpid():  # forked: that process belongs to another one
             self._process, self._owner = None, os.getpid()
         if self._process is not None and self._process.poll() is None:
@@ -180,23 +217,19 @@ class Examiner:
         if not self._registered:
             atexit.register(self.close)
             self._registered = True
-        process = subprocess.Popen(
-            # -P keeps the folder of that file from hiding modules of other packages
-            [sys.executable, "-P", str(self._program)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-        )
-        self._process = process
-        line, _ = self._exchange(process, None, _START_S)
-        if not line:
-            self.close()
-            raise DataError(
-                f"HDF5 cannot be tried in a process of its own ({_cause(process.returncode)}).",
-                "Check the installation of h5py; for files of your own give --trust-files.",
+        try:
+            process = subprocess.Popen(
+                # -P keeps the folder of that file from hiding modules of other packages
+                [sys.executable, "-P", str(self._program)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                encoding="utf-8",
             )
+        except OSError as error:  # no memory, no process more, or Python within another program
+            raise _not_started(error.strerror or str(error)) from error
+        self._process, self._ready = process, False
         return process
 
     def close(self) -> None:
@@ -214,6 +247,13 @@ class Examiner:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _not_started(why: str) -> DataError:
+    return DataError(
+        f"HDF5 cannot be tried in a process of its own ({why}).",
+        "Check the installation of h5py; for files of your own give --trust-files.",
+    )
 
 
 def _cause(code: int | None) -> str:
