@@ -16,13 +16,15 @@ from kdmri_edge.physics.fourier import mirrored
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form
 
-__all__ = ["enforced_by", "enforcement", "held_by"]
+__all__ = ["contradicted_by", "enforced_by", "enforcement"]
 
 # Of float32 constants, whose entries are at most 1.
 _SAME: Final = 1e-4
 # Norm of a line, or of a sample, over the whole image's, below which it holds rounding alone, and
 # above which it was certainly sampled. Phantoms are of float32.
 _NOTHING: Final = 1e-5
+# Part of single samples that may hold nothing in a phantom.
+_EMPTY: Final = 0.05
 
 
 def enforcement(mask: Mask, channels: int) -> NDArray[np.float64]:
@@ -116,17 +118,29 @@ def _of_factor(rows: NDArray[np.float64], height: int) -> NDArray[np.float64] | 
     return found if single and found.sum() == lines and found.max() == 1 else None
 
 
-def held_by(kspace: NDArray[Any], *, lines: bool) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Tell which samples of k-space without noise are certainly there, and which are not.
+def contradicted_by(kspace: NDArray[Any], wanted: NDArray[np.float64]) -> bool:
+    """Tell whether k-space without noise cannot have been sampled as it is said to be.
+
+    What holds something and was not sampled contradicts. So does what was sampled and holds
+    nothing, unless it lies further out than all that holds something: phantoms with phase hold
+    nothing at high frequencies. Of single samples some may be empty anywhere.
 
     Args:
-        kspace: [..., H, W], of a zero-filled image or of coils.
-        lines: Whole lines were sampled.
-
-    Returns:
-        Two arrays, [H] for lines and else [H, W]: there, and not there. A sample may be neither.
+        kspace: [..., H, W], of a zero-filled image or of coils, zero frequency at index 0.
+        wanted: What is said to have been sampled, see `enforcement`.
     """
     energy = (np.abs(kspace.astype(np.complex128)) ** 2).reshape(-1, *kspace.shape[-2:]).sum(0)
-    energy = energy.sum(1) if lines else energy
+    energy = energy.sum(1) if wanted.ndim == 1 else energy
     relative = np.sqrt(energy / max(float(energy.sum()), np.finfo(np.float64).tiny))
-    return relative > _NOTHING, relative < _NOTHING / 10
+    there, empty = relative > _NOTHING, relative < _NOTHING / 10
+    if (there & (wanted == 0)).any():
+        return True
+    within = np.ones(wanted.shape, np.bool_)
+    for axis, found in enumerate(np.nonzero(there)):
+        size = wanted.shape[axis]
+        distance = np.minimum(np.arange(size), size - np.arange(size))
+        near = distance <= distance[found].max(initial=0)
+        within &= near.reshape([-1 if n == axis else 1 for n in range(wanted.ndim)])
+    missing = int((empty & (wanted > 0) & within).sum())
+    allowed = 0.0 if wanted.ndim == 1 else _EMPTY * int((wanted > 0).sum())
+    return missing > allowed

@@ -21,9 +21,10 @@ from kdmri_edge.errors import BundleError
 from kdmri_edge.models.checkpoint import load_checkpoint, save_checkpoint
 from kdmri_edge.models.shipped import INDEX, INDEX_FORMAT, shipped_networks
 from kdmri_edge.physics.coils import sense_operator_array
+from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import Mask, variable_density_2d, variable_density_lines
 from kdmri_edge.physics.operators import Form, operator_array
-from kdmri_edge.physics.sampled_by import enforced_by, enforcement
+from kdmri_edge.physics.sampled_by import contradicted_by, enforced_by, enforcement
 from kdmri_edge.runtime import verify
 from kdmri_edge.runtime.backends.torchscript import silence_warnings
 from kdmri_edge.runtime.bundle import GOLDEN_INPUT, MANIFEST, open_bundle
@@ -32,6 +33,7 @@ from kdmri_edge.runtime.manifest import DIGEST, SIGNATURES, digest_of, write_man
 from kdmri_edge.runtime.origin import claim_of
 from kdmri_edge.utils.files import sha256_file
 from kdmri_export.export import export_model
+from kdmri_export.parity import golden
 from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import write_checkpoint
 from tests.manifests import edit_manifest, rehash
@@ -351,6 +353,25 @@ def test_a_mask_is_recognised_in_its_operator(height: int, channels: int) -> Non
     for nothing in (noise, np.eye(channels * height), np.zeros((height, 1))):
         for form in Form:
             assert enforced_by(nothing, form, height, height, channels) is None
+
+
+@pytest.mark.parametrize("matrix", [32, 128])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("drawn", [variable_density_lines, variable_density_2d])
+def test_golden_inputs_of_right_masks_are_taken(
+    matrix: int, channels: int, drawn: Callable[..., Mask]
+) -> None:
+    """At 128 x 128 a phantom with phase holds nothing in its outermost lines."""
+    mask = drawn(matrix if drawn is variable_density_lines else (matrix, matrix), 3, seed=1)
+    given = golden(mask, matrix, channels).zero_filled[:1]
+    kspace, wanted = image_to_kspace(given.astype(np.complex128)), enforcement(mask, channels)
+    assert not contradicted_by(kspace, wanted)
+    first = np.argwhere(wanted == 0)[0]  # of the lowest frequency
+    for index, value in ((0, 0.0), (tuple(first), 1.0)):
+        changed = wanted.copy()
+        changed[index] = value
+        if value == 0 or (mask.is_lines and matrix > 32):  # else it is the outermost
+            assert contradicted_by(kspace, changed)
 
 
 # Files
