@@ -189,6 +189,11 @@ def _compared(
                 f" ({sentence(found['crashed'] or found['reason'] or '')}).",
                 "Nothing was written; `kdmri-edge check` says which runtime takes the original.",
             )
+        if not ours.is_file():
+            raise ExportError(
+                f"What {source} gives for inputs of these sizes is too large to be compared.",
+                "Fix smaller ones with --shape NAME=SIZES, where the graph leaves them free.",
+            )
         reasons = []
         for runtime, title in (
             ("onnxruntime", "ONNX Runtime"),

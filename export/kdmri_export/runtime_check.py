@@ -41,6 +41,7 @@ is asked."""
 SECONDS: Final = 120
 """How long a runtime may think about a graph."""
 _LARGEST_INPUTS: Final = 1 << 30
+_LARGEST_RESULTS: Final = 1 << 30
 _SEED: Final = 20200706
 _NO_MEMORY: Final = re.compile(r"bad_alloc|[Ff]ailed to allocate|out of memory|Unable to allocate")
 _OPENVINO: Final = ("Exception from ", "Check '")
@@ -210,7 +211,8 @@ def ask(
         runtime: Name of a backend that `runtime_worker` drives.
         graphs: .onnx files that take the same inputs.
         inputs: By name; None loads only.
-        outputs: Files that are written, an .npz for each graph.
+        outputs: Files that are written, an .npz for each graph; none for results that are too large
+            to be compared.
         seconds: How long to time them, in turn.
         limit_s: The process is ended after so many seconds.
 
@@ -229,6 +231,7 @@ def ask(
             "names": list(inputs or ()),
             "outputs": None if outputs is None else [str(file) for file in outputs],
             "seconds": seconds,
+            "largest": _LARGEST_RESULTS,
         }
         job_file, result_file = folder / "job.json", folder / "result.json"
         job_file.write_text(json.dumps(job), encoding="utf-8")
@@ -361,7 +364,7 @@ def _first(
         if found["absent"]:
             missing.append((f"{row.title} does not work here ({sentence(found['reason'])})", ""))
             continue
-        if found["ran"]:
+        if found["ran"] and outputs.is_file():
             results[name] = outputs
         why = f"loaded, not run: {inputs}" if isinstance(inputs, str) else None
         if name.startswith("tensorrt"):

@@ -152,7 +152,8 @@ def main(job_file: Path, result_file: Path) -> None:
     Args:
         job_file: JSON: `runtime`; `graphs`, files that are given the same inputs; `inputs`, an .npz
             of them, or null to load only; `names` of these, in order; `outputs`, an .npz for each
-            graph, or null; `seconds` of timing, 0 for none.
+            graph, or null, written up to `largest` bytes of results; `seconds` of timing, 0 for
+            none.
         result_file: JSON: `loaded` and `ran`, how many graphs; `version`; `reason` of a failure, or
             null; `absent`, that the runtime does not work here at all; `ms`, medians.
     """
@@ -183,9 +184,10 @@ def main(job_file: Path, result_file: Path) -> None:
             given = {name: held[f"arr_{at}"] for at, name in enumerate(job["names"])}
         for run, place in zip(runs, job["outputs"] or [None] * len(runs), strict=True):
             found = run(given)
-            if place is not None:
-                # texts, sequences and types that NumPy does not know are not compared
-                np.savez(place, *[one for one in found if _is_numeric(one)])
+            # texts, sequences and types that NumPy does not know are not compared
+            numbers = [one for one in found if _is_numeric(one)]
+            if place is not None and sum(one.nbytes for one in numbers) <= job["largest"]:
+                np.savez(place, *numbers)
             note(ran=result["ran"] + 1)
         if job["seconds"]:
             note(ms=_times(runs, given, job["seconds"]))

@@ -21,9 +21,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kdmri_edge.cli import main
 from kdmri_edge.errors import ExportError, KdmriError, ParityError
+from kdmri_export import runtime_check
 from kdmri_export.graph_check import load_graph
 from kdmri_export.passes.onnx_fourier import fix_shapes, replace_transforms
 from kdmri_export.rewrite import rewrite_graph
+from kdmri_export.runtime_check import Verdict, ask_targets
 from kdmri_export.targets.onnx import quiet
 
 Dims = Sequence[int | str | None]
@@ -553,6 +555,17 @@ def test_what_onnx_runtime_lacks_is_compared_with_the_reference(tmp_path: Path) 
     assert made.against.startswith(("ONNX's reference", "ONNX Runtime"))
     if made.against.startswith("ONNX's"):
         assert made.before_ms is None
+
+
+def test_results_beyond_memory_are_not_compared(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_check, "_LARGEST_RESULTS", 900)
+    refuses("too large to be compared", file, "-o", file.with_name("made.onnx"))
+    model = load_graph(file)
+    answer = ask_targets(file, model, {"onnx": (), "openvino": ()})["openvino"]
+    assert answer.verdict is Verdict.TAKEN
+    assert answer.difference is None
 
 
 def test_what_holds_no_number_is_not_called_equal(tmp_path: Path) -> None:
