@@ -181,6 +181,11 @@ def call(code: PermittedCode) -> nn.Module:
             f"{name} gives {_a(module)}, not a torch.nn.Module.",
             "Name a class that is one, or a function that returns one.",
         )
+    if "_parameters" not in vars(module):
+        raise ModelError(
+            f"{name} gives a module that was not set up.",
+            "Call super().__init__() in its __init__.",
+        )
     if any(isinstance(one, UninitializedParameter) for one in module.parameters()):
         raise ModelError(
             f"The module of {name} has lazy layers, whose sizes are known only after a first call.",
@@ -335,7 +340,12 @@ def adapted(module: nn.Module, name: str, said: Convention | None = None) -> Ada
                 f"{name} is an adapter, and says itself what it takes.",
                 "Leave the convention out.",
             )
-        return Adapted(module, Convention.ADAPTER, module.reads)
+        if module.reads not in tuple(InputKind):
+            raise ModelError(
+                f"{name} is an adapter whose `reads` is {module.reads!r}.",
+                f"Say one of {', '.join(f'InputKind.{kind.name}' for kind in InputKind)}.",
+            )
+        return Adapted(module, Convention.ADAPTER, InputKind(module.reads))
     if said is Convention.ADAPTER:
         raise ModelError(
             f"{name} gives {_a(module)}, not one that derives from kdmri_edge.models.Adapter.",

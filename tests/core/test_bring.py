@@ -115,6 +115,13 @@ class TestTrial:
             ("def Net():\n    raise SystemExit(2)\n", "fails: SystemExit: 2"),
             ("def Net():\n    return nn.LazyConv2d(1, 3, padding=1)\n", "lazy layers"),
             ("def Net():\n    return nn.Conv2d(1, 1, 1, device='meta')\n", "without values"),
+            ("class Net(nn.Module):\n    def __init__(self):\n        pass\n", "not set up"),
+            (
+                "from kdmri_edge.models import Adapter\n"
+                "class Odd(Adapter):\n    reads = 'picture'\n"
+                "def Net():\n    return Odd(nn.Conv2d(1, 1, 1))\n",
+                "whose `reads` is 'picture'",
+            ),
         ],
     )
     def test_code_that_makes_no_network(self, source: str, said: str) -> None:
