@@ -17,6 +17,7 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `ablation`: what each idea is worth;
 - `generality`: what it costs to serve any mask;
 - `any-matrix`: networks at matrices that they were not trained at;
+- `peer-networks`: exports of networks of other projects, beside what others make of them;
 - `throughput`: how fast training is beside a plain loop;
 - `duration`: what a distillation takes at that rate;
 - `precisions`: what every target and precision costs in quality;
@@ -165,6 +166,7 @@ _LAZY: Final = {
     "ablation": "experiments.ablation:markdown",
     "generality": "experiments.generality:markdown",
     "any-matrix": "experiments.any_matrix:markdown",
+    "peer-networks": "experiments.peer_networks:markdown",
     "throughput": "experiments.throughput:sentence",
     "duration": "experiments.throughput:duration",
     "cold": "experiments.cold_start:markdown",
