@@ -162,6 +162,29 @@ def test_normalised_convolutions_run_in_integers(
     assert 0 < deviation(bundle) < 0.05
 
 
+def test_copies_that_were_not_trained_are_layers_of_their_own(
+    export_code: Export, tmp_path: Path
+) -> None:
+    """PyTorch's exporter holds equal weights once, under one of their names."""
+    source = """
+import copy
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.one = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.two, self.end = copy.deepcopy(self.one), nn.Conv2d(8, 1, 3, padding=1)
+    def forward(self, x):
+        return x + 0.1 * self.end(self.two(self.one(self.first(x).tanh()).tanh()).tanh())
+"""
+    bundle = export_code(written(tmp_path, source, "Net"), "onnx", "int8")
+    names = {one.name for one in onnx.load(bundle.graph).graph.initializer}
+    assert len({name for name in names if name.endswith(".weight.integers")}) == 3
+    assert bundle.manifest["transformed"]["layers"] == {"Conv2d": 4}
+    assert re.search("int8 in [34]/", bundle.manifest["executed"]["precision"])
+    assert 0 < deviation(bundle) < 0.05
+
+
 class TestLayersThatStayInFloat:
     def test_they_are_named_by_patterns(self, export_code: Export, tmp_path: Path) -> None:
         code = written(tmp_path, MIXED, "Net")

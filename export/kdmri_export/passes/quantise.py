@@ -6,11 +6,13 @@ residual and the sum of the shifted taps stay in float32.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kdmri_edge.errors import ExportError
 from kdmri_edge.models.layers import Weighted
@@ -29,7 +31,14 @@ from kdmri_edge.quantisation.scheme import (
 from kdmri_edge.utils.extras import require
 from kdmri_export.transformed import Choice, choose_layers
 
-__all__ = ["asymmetric", "choose_quantised", "quantise_graph", "ranges_of", "round_outputs"]
+__all__ = [
+    "asymmetric",
+    "choose_quantised",
+    "quantise_graph",
+    "ranges_of",
+    "round_outputs",
+    "share_ranges",
+]
 
 
 def ranges_of(lowered: Reconstructor) -> dict[str, float]:
@@ -78,7 +87,45 @@ _TAKEN_APART: Final = ("Slice", "Split", "Gather")
 _OPERATORS: Final = {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}
 
 
-def quantise_graph(model: Any, ranges: Mapping[str, float], *, unsigned: bool) -> None:
+def share_ranges(
+    ranges: Mapping[str, float], weights: Mapping[str, Tensor]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Give layers of equal weights the widest of their ranges: a graph may hold these once.
+
+    PyTorch's exporter merges constants of equal values, as cascades that were copied and not
+    trained have them, and the name of one weight then stands for all.
+
+    Args:
+        ranges: As `ranges_of` returns them, by the names of `weights`.
+        weights: By the layers' names.
+
+    Returns:
+        The ranges, and for each layer the first one with its weights.
+    """
+    first: dict[bytes, str] = {}
+    same: dict[str, str] = {}
+    for name, weight in weights.items():
+        values = weight.detach().contiguous().numpy()
+        digest = hashlib.sha256(f"{values.shape}".encode() + values.tobytes()).digest()
+        same[name] = first.setdefault(digest, name)
+
+    def shared(key: str) -> str:
+        name, colon, what = key.partition(":")
+        return f"{same.get(name, name)}{colon}{what}"
+
+    widest: dict[str, float] = {}
+    for key, value in ranges.items():
+        widest[shared(key)] = max(value, widest.get(shared(key), value))
+    return {key: widest[shared(key)] for key in ranges}, same
+
+
+def quantise_graph(
+    model: Any,
+    ranges: Mapping[str, float],
+    *,
+    unsigned: bool,
+    same: Mapping[str, str] | None = None,
+) -> None:
     """Quantise the layers of a graph, in place.
 
     Args:
@@ -86,6 +133,7 @@ def quantise_graph(model: Any, ranges: Mapping[str, float], *, unsigned: bool) -
         ranges: Largest magnitude that layers read, by the name of their weight without ".weight",
             e.g. {"model.cascades.0.convs.1": 3.2}; others stay as they are.
         unsigned: Whether activations may be unsigned.
+        same: Layers of equal weights, see `share_ranges`.
 
     Raises:
         ExportError: A range belongs to no layer of the graph.
@@ -95,14 +143,15 @@ def quantise_graph(model: Any, ranges: Mapping[str, float], *, unsigned: bool) -
     constants = {tensor.name: tensor for tensor in graph.initializer}
     makers = {output: node for node in graph.node for output in node.output}
     nodes: list[Any] = []
-    waiting = set(ranges)
+    same = same or {}
+    waiting = {same.get(key, key) for key in ranges}
     rounded: dict[str, str] = {}  # a weight that several nodes have is rounded once
     for node in graph.node:
         axis = _OPERATORS.get(node.op_type)
         name = "" if axis is None else node.input[1]
         key = name.removesuffix(_WEIGHT)
         if axis is not None and name in constants and key in ranges:
-            waiting.discard(key)
+            waiting.discard(same.get(key, key))
             groups = next((a.i for a in node.attribute if a.name == "group"), 1)
             image = node.op_type == "Conv" and reads_image(constants[name].dims[1], groups)
             rectified = _is_rectified(node.input[0], makers)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ from kdmri_export.passes.quantise import (
     quantise_graph,
     ranges_of,
     round_outputs,
+    share_ranges,
 )
 from kdmri_export.passes.tracing import trace
 from kdmri_export.passes.user_code import silence
@@ -237,8 +238,10 @@ def to_model(
         add_function(model, body)
     if recipe.quantised:
         named = {f"model.{name}": value for name, value in ranges.items()}
+        weights = {layer_of(key): lowered.get_submodule(layer_of(key)).weight for key in named}
+        named, same = share_ranges(named, cast(dict[str, Tensor], weights))
         read = {name: value for name, value in named.items() if layer_of(name) == name}
-        quantise_graph(model, read, unsigned=unsigned)
+        quantise_graph(model, read, unsigned=unsigned, same=same)
         if outputs:
             round_outputs(model, named)
     model.metadata_props.add(key=PRECISION_KEY, value=recipe.written)
