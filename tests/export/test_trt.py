@@ -110,6 +110,18 @@ def test_bundle_with_engines(checkpoint: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(bundle.manifest)
 
 
+@needs_rtx
+@pytest.mark.nightly  # the builder tries shapes for some ten seconds
+def test_an_engine_for_any_matrix_has_a_profile(checkpoint: Path, tmp_path: Path) -> None:
+    request = EngineRequest(builder="rtx", compute_capabilities=("sm86",))
+    recipe = ExportRecipe(target="trt", any_matrix=True, mask_input=True, engines=request)
+    bundle = export_model(checkpoint, recipe, tmp_path / "bundle")
+    assert bundle.manifest["engine"]["built"]
+    profile = json.loads((bundle.path / "profile.json").read_text())
+    assert profile["zero_filled"] == [[1, 1, side, side] for side in (16, 32, 64)]
+    assert profile["operator"] == [[side, side] for side in (16, 32, 64)]
+
+
 @pytest.mark.parametrize("batch", ["1", "dynamic"])
 def test_bundle_without_engine_says_why(checkpoint: Path, tmp_path: Path, batch: str) -> None:
     bundle = export_model(checkpoint, ExportRecipe(target="trt", batch=batch), tmp_path / "bundle")
