@@ -11,6 +11,7 @@ from torch import Tensor
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.utils.extras import require
 from kdmri_export.passes.complex_numbers import DFT_MATRICES
+from kdmri_export.passes.normalisation import spread_sums
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.onnx import to_model
 from kdmri_export.written import Written
@@ -36,9 +37,12 @@ def write(
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
         onnx_model, written = to_model(reconstructor, example, recipe)
+        # in bf16 and int8 they would lose more than the kernel does, whose sums are in float32
+        products = spread_sums(onnx_model) if recipe.precision == "f32" else frozenset()
         source.write_bytes(onnx_model.SerializeToString())
         model = openvino.convert_model(source)
-        products = _products(source) if written.transforms else frozenset()
+        if written.transforms:
+            products |= _products(source)
     # The converter notes the path of its input, which is a temporary one of this machine.
     if model.has_rt_info(["conversion_parameters"]):
         model.set_rt_info("", ["conversion_parameters"])
