@@ -47,6 +47,7 @@ from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import load_mask, variable_density_lines
 from kdmri_edge.runtime.bundle import MANIFEST, open_bundle
 from kdmri_edge.runtime.inputs import read_input_spec
+from kdmri_edge.runtime.manifest import DIGEST
 from kdmri_edge.utils.config import as_toml
 from kdmri_export.graph_check import check_graph
 
@@ -230,6 +231,10 @@ def _texts(place: Path, bundle: Path) -> Iterator[Specimen]:
         file.relative_to(bundle).as_posix(): file.read_bytes()
         for file in sorted(bundle.rglob("*")) if file.is_file()
     }  # fmt: skip
+    # Without its digest, as earlier versions wrote it: what is damaged would go no further.
+    manifest = json.loads(files[MANIFEST])
+    manifest.pop(DIGEST, None)
+    files[MANIFEST] = json.dumps(manifest).encode()
     yield Specimen(name="manifest", files=files, damaged=MANIFEST, opened=".", damage=damage_json,
                    read=_read_manifest)  # fmt: skip
 
