@@ -1,10 +1,11 @@
 """Other people's networks, exported: `python -m experiments.peer_networks`.
 
-Networks of fastMRI and MONAI, untrained since weights change neither operators nor times, go
-through `kdmri-edge export` as any network of a user's does: brought as a module, by the conventions
-of `models.adapter`, with the parity gate. Beside them stands what others make of the same networks
-as they are: PyTorch's two exporters, OpenVINO's converter, and TensorRT-RTX's parser. The libraries
-are no dependencies: one that is not installed gives a row with that reason.
+Networks of fastMRI, MONAI and deepinv, untrained since weights change neither operators nor times,
+go through `kdmri-edge export` as any network of a user's does: brought as a module, by the
+conventions of `models.adapter` or an adapter, with the parity gate. Beside them stands what others
+make of the same networks as they are: PyTorch's two exporters, OpenVINO's converter, and
+TensorRT-RTX's parser. The libraries are no dependencies: one that is not installed gives a row with
+that reason.
 
 A network may be measured by itself (`--network`): its row joins those of the report in `--out`.
 """
@@ -85,7 +86,8 @@ class Peer:
         make: Returns the network.
         brought: Returns what is given to `export` for it: itself, or an adapter around it.
         reads: "kspace" for coils [B, C, H, W, 2] with a mask [1, 1, 1, W, 1], "complex" for
-            an image [B, 1, H, W, 2], "magnitude" for [B, 1, H, W].
+            an image [B, 1, H, W, 2], "channels" for one [B, 2, H, W], "magnitude" for
+            [B, 1, H, W].
     """
 
     name: str
@@ -130,6 +132,21 @@ def _monai_unet() -> Any:
     return ComplexUnet(spatial_dims=2, features=_FEATURES)
 
 
+def _deepinv_varnet() -> Any:
+    """Return it around the physics of its mask, from a zero-filled image to an image."""
+    from deepinv.models import VarNet
+
+    from experiments.peer_adapters import DeepInverse
+
+    return DeepInverse(VarNet(num_cascades=4), _centred_lines)
+
+
+def _centred_lines(matrix: int) -> Any:
+    import torch
+
+    return torch.from_numpy(np.fft.fftshift(_mask(matrix).samples))
+
+
 def _of_complex_images(network: Any) -> Any:
     """Give a network of complex images [B, 1, H, W, 2] its layout."""
     from experiments.peer_adapters import ComplexImages
@@ -154,6 +171,7 @@ PEERS: Final = (
         reads="complex",
         brought=_of_complex_images,
     ),
+    Peer(name="deepinv VarNet", package="deepinv", make=_deepinv_varnet, reads="channels"),
 )
 
 
@@ -178,6 +196,11 @@ def _inputs(peer: Peer, matrix: int, coils: int) -> tuple[Any, dict[str, Any]]:
     image = phantom_volume(_SEED, slices=3, matrix=matrix, complex_phase=True).image[1]
     if peer.reads == "magnitude":
         return torch.from_numpy(np.abs(image)[None, None] / np.abs(image).max()), {}
+    if peer.reads == "channels":
+        samples = np.fft.fft2(image) * _mask(matrix).samples[:, None]
+        zero_filled = np.fft.ifft2(samples)
+        scaled = (zero_filled / np.abs(zero_filled).max()).astype(np.complex64)
+        return torch.from_numpy(np.stack((scaled.real, scaled.imag))[None]), {}
     if peer.reads == "complex":
         scaled = (image / np.abs(image).max()).astype(np.complex64)
         return torch.view_as_real(torch.from_numpy(scaled[None, None])), {}
@@ -473,6 +496,7 @@ def _row(
         network = peer.make().eval()
     except ImportError as error:  # of the library, or of one that it needs
         return {**row, "reason": _sentence(error)}
+    row["torch"] = torch.__version__
     row["parameters"] = sum(one.numel() for one in network.parameters())
     shown, constants = _inputs(peer, matrix, coils)
     row["input"] = list(shown.shape)
@@ -642,6 +666,12 @@ def markdown(report: Mapping[str, Any]) -> str:
         for row in rows:
             cells = [row["network"], *(_cell(row, name) for name in _AS_IT_IS)]
             lines.append(f"| {' | '.join(cells)} |")
+    torches = {row["torch"] for row in rows if "torch" in row}
+    notes += [
+        f"- {row['network']}: with PyTorch {row['torch']}"
+        for row in rows
+        if len(torches) > 1 and "torch" in row
+    ]
     notes += [
         f"- {row['network']}, {name}: {found['reason']}"
         for row in rows
