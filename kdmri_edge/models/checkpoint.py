@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kdmri_edge.errors import CheckpointError, ModelError
 from kdmri_edge.models.foreign import OURS, UNTOLD, file_kind
 from kdmri_edge.models.protocol import NetworkSpec
-from kdmri_edge.models.specs import spec_from_dict
+from kdmri_edge.models.specs import ModelSpec, spec_from_dict
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.physics.scaling import SCALING_RULE
@@ -199,8 +199,11 @@ def _check_fit(path: Path, checkpoint: Checkpoint) -> None:
     from kdmri_edge.models.build import build_model
 
     torch: Any = require("torch", extra="train")
+    # A specification may name sizes that fill any memory. Code of others is called as it is:
+    # modules that move themselves, or look at values, cannot be built without any.
+    own = isinstance(checkpoint.spec, ModelSpec)
     try:
-        with torch.device("meta"):  # a specification may name sizes that fill any memory
+        with torch.device("meta" if own else "cpu"):
             network = build_model(checkpoint.spec)
     except ModelError as error:
         raise _unreadable(path, error) from error

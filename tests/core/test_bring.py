@@ -16,9 +16,11 @@ import kdmri_edge as ke
 from kdmri_edge.bring.network import bring, bring_checkpoint, tried
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.errors import ModelError
+from kdmri_edge.models.adapter import call
 from kdmri_edge.models.checkpoint import load_checkpoint, read_checkpoint_meta
 from kdmri_edge.models.code import CodeSpec
 from kdmri_edge.models.foreign_weights import load_weights, read_weights
+from kdmri_edge.models.permission import allow_code
 from kdmri_edge.physics.consistency import data_consistency
 from kdmri_edge.physics.masks import Mask, variable_density_lines
 from kdmri_edge.physics.operators import zero_filled
@@ -49,9 +51,6 @@ def _memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def weights() -> Path:
     """Weights of the example's U-Net, as its own training program would have left them."""
-    from kdmri_edge.models.adapter import call
-    from kdmri_edge.models.permission import allow_code
-
     torch.manual_seed(3)
     unet = call(allow_code(f"{UNET}:UNet?width=6"))
     nn.init.normal_(unet.get_submodule("last").weight, std=0.01)
@@ -223,6 +222,17 @@ class TestWeights:
         known = torch.load(weights, weights_only=True)["state_dict"]
         for name, value in checkpoint.state.items():
             assert torch.equal(value, known[name.replace("module.", "net.", 1)])
+
+    def test_code_may_move_its_module_and_look_at_values(self) -> None:
+        """It is called where a checkpoint is read, too, which has no tensors without values."""
+        further = "self.to('cpu'); self.most = float(self.conv.weight.detach().max())"
+        code = net("return self.conv(x)", further=further)
+        module = call(allow_code(code))
+        torch.save(module.state_dict(), "own.pt")
+        checkpoint = load_checkpoint(bring_checkpoint(code, weights=Path("own.pt"), mask=MASK))
+        assert torch.equal(
+            checkpoint.state["module.conv.weight"], module.state_dict()["conv.weight"]
+        )
 
     def test_half_written_things_are_not_left(self, weights: Path, tmp_path: Path) -> None:
         for code in (f"{UNET}:UNet?width=5", net("return self.conv(x)[:, 0]")):
