@@ -110,3 +110,18 @@ def test_any_other_failure_is_one_sentence_with_the_line() -> None:
 
     with pytest.raises(ExportError, match=r"cannot trace.*line \d+ of .*of the wrong shape"):
         trace(Wrong(), (torch.randn(2, 3),))
+
+
+def test_words_of_python_are_no_names_of_weights() -> None:
+    """As deepinv's unrolled networks have them; the exporter writes Python source."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.params = nn.ParameterDict({"lambda": torch.ones(1)})
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.params["lambda"]
+
+    with pytest.raises(ExportError, match=r"params\.lambda of the network .* a word of Python"):
+        trace(Net(), (torch.ones(2),))

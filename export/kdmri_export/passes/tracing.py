@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import keyword
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -64,8 +65,16 @@ def trace(
 
     Raises:
         ExportError: The network decides by values of its inputs, writes into its own attributes,
-            fixes a size that was to be free, or cannot be traced otherwise.
+            fixes a size that was to be free, has a part called by a word of Python, or cannot be
+            traced otherwise.
     """
+    for name in (*dict(network.named_parameters()), *dict(network.named_buffers())):
+        if word := next(filter(keyword.iskeyword, name.split(".")), None):
+            raise ExportError(
+                f"{name} of the network is called by a word of Python, {word!r}, which PyTorch's"
+                " exporter cannot write down.",
+                "Give it another name, in the weights too.",
+            )
     constants = dict(constants or {})
     bound = _bound(network, constants) if constants else network
     known = [leaf for leaf in pytree.tree_leaves(constants) if isinstance(leaf, Tensor)]
