@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdmri_edge.errors import BundleError
+from kdmri_edge.errors import BundleError, ModelError
+from kdmri_edge.models.permission import keep_program
 from kdmri_edge.runtime.backends.torchscript import TorchScriptSession
 from kdmri_edge.runtime.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT, Bundle
 from kdmri_export.export import export_model
@@ -74,9 +75,13 @@ class TestTorchScript(ParityCases):
     in_float = ("U-Net",)  # its kernels put out integers alone, and every convolution is normalised
 
     def test_damaged_graph_is_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "model.pt").write_bytes(b"PK but no archive")
+        place = tmp_path / "model.pt"
+        place.write_bytes(b"PK but no archive of TorchScript")
+        with pytest.raises(ModelError, match="is no plain TorchScript archive"):
+            TorchScriptSession(place)
+        keep_program(place)  # allowed by its user, it is damaged all the same
         with pytest.raises(BundleError, match=r"model\.pt"):
-            TorchScriptSession(tmp_path / "model.pt")
+            TorchScriptSession(place)
 
     def test_call_stacks_stay_at_home(self, tmp_path: Path) -> None:
         _, graph = self.write("magnitude", tmp_path)
