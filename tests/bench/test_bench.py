@@ -49,6 +49,7 @@ def run(
 
 @pytest.fixture(scope="module")
 def done(run: Run, cases: list[Case], tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
+    """At night: `quickstart` measures every network in every runtime for every change."""
     settings = replace(QUICK, plain_export=True)
     return measure_networks(run, cases, settings, out=tmp_path_factory.mktemp("out"))
 
@@ -60,6 +61,7 @@ def measured(report: Report) -> list[Row]:
     return [row for row in report.rows if row.status is Status.MEASURED]
 
 
+@pytest.mark.nightly
 def test_every_network_runs_on_every_backend(done: Benchmark) -> None:
     runtimes = {row.runtime for row in done.report.rows if row.role == "student"}
     assert runtimes == {"PyTorch", "TorchScript", "ONNX Runtime", "OpenVINO", "TensorRT"}
@@ -72,6 +74,7 @@ def test_every_network_runs_on_every_backend(done: Benchmark) -> None:
         assert row.size_bytes > 1000
 
 
+@pytest.mark.nightly
 def test_quality_is_that_of_the_networks_output(
     done: Benchmark, run: Run, cases: list[Case]
 ) -> None:
@@ -91,6 +94,7 @@ def test_quality_is_that_of_the_networks_output(
             assert found == pytest.approx(expected, rel=1e-3), row.key
 
 
+@pytest.mark.nightly
 def test_backends_agree_with_pytorch(done: Benchmark) -> None:
     compared = [row for row in measured(done.report)[1:] if row.runtime != "PyTorch"]
     for row in compared:
@@ -111,6 +115,7 @@ def test_integers_are_measured_as_integers(run: Run, cases: list[Case], tmp_path
         assert row.key.endswith("-int8")
 
 
+@pytest.mark.nightly
 def test_memory_is_plausible(done: Benchmark) -> None:
     rows = {(r.role, r.runtime): r.memory for r in done.report.rows if r.memory}
     for memory in rows.values():
@@ -122,6 +127,7 @@ def test_memory_is_plausible(done: Benchmark) -> None:
     assert torch["above_baseline"] > ort["above_baseline"]  # ONNX Runtime needs no PyTorch
 
 
+@pytest.mark.nightly
 def test_the_plain_export_has_dft_nodes_and_the_default_none(done: Benchmark) -> None:
     counts = {
         (row.runtime, row.variant): row.dft_nodes
@@ -133,12 +139,14 @@ def test_the_plain_export_has_dft_nodes_and_the_default_none(done: Benchmark) ->
     assert (counts["OpenVINO", "plain export"] or 0) >= 2
 
 
+@pytest.mark.nightly
 def test_a_volume_seen_in_training_is_flagged(done: Benchmark) -> None:
     first, second = done.report.volumes
     assert first.seen_in_training == ()
     assert second.seen_in_training == ("teacher", "distilled student")
 
 
+@pytest.mark.nightly
 def test_files_are_written_and_complete(done: Benchmark) -> None:
     assert read_report(done.files["json"]).to_dict() == done.report.to_dict()
     assert (
@@ -150,6 +158,7 @@ def test_files_are_written_and_complete(done: Benchmark) -> None:
     assert done.report.panel["shown"] == ["zero-filled", "target", "teacher", "ours (distilled)"]
 
 
+@pytest.mark.nightly
 @pytest.mark.nightly
 def test_exports_are_kept_and_made_again_only_when_stale(
     done: Benchmark, run: Run, cases: list[Case], mask: Mask, tmp_path: Path
@@ -171,6 +180,7 @@ def test_exports_are_kept_and_made_again_only_when_stale(
     assert changed == {target.parent.name}
 
 
+@pytest.mark.nightly
 def test_a_broken_source_costs_only_its_row(run: Run, cases: list[Case], tmp_path: Path) -> None:
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(run.weights("student").read_bytes()[:-100])
@@ -275,6 +285,7 @@ def invoke(*arguments: object) -> Result:
 
 
 @pytest.mark.parametrize("given", ["bundle", pytest.param("checkpoint", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
 def test_the_command_measures_a_network_on_a_folder(
     done: Benchmark, given: str, run: Run, data_folder: Path, tmp_path: Path
 ) -> None:
@@ -397,6 +408,7 @@ def test_a_given_bundle_in_a_precision_that_is_not_asked_for_keeps_its_row(
     assert plan.row.status is Status.MEASURED
 
 
+@pytest.mark.nightly
 def test_bundles_of_one_network_are_one_source(done: Benchmark, run: Run) -> None:
     sources = gather([run.exports_dir])
     assert [source.role for source in sources] == ["student", "teacher"]

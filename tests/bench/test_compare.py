@@ -85,6 +85,7 @@ def _shaken(seed: int) -> Report:
     return report(TEACHER, *rows)
 
 
+@pytest.mark.nightly
 def test_the_same_machine_measured_twice_has_no_regressions() -> None:
     pairs = [(_shaken(2 * n), _shaken(2 * n + 1)) for n in range(20)]
     flagged = sum(len(compare(a, b)[0]) for a, b in pairs)
