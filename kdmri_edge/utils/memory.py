@@ -1,17 +1,29 @@
-"""How glibc handles freed memory: kept between training steps, given back between scans."""
+"""The machine's memory, and how glibc handles what is freed of it.
+
+Freed memory is kept between training steps, and given back between scans.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from functools import cache
 
-__all__ = ["give_memory_back", "keep_freed_memory"]
+__all__ = ["give_memory_back", "keep_freed_memory", "physical_memory"]
 
 # <malloc.h> of glibc
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20
 _KEPT = 2**30
+
+
+def physical_memory() -> int:
+    """Return the bytes of memory that this machine has; 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return 0
 
 
 def keep_freed_memory() -> bool:

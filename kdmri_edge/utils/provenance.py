@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdmri_edge import __version__
+from kdmri_edge.utils.memory import physical_memory
 
 __all__ = ["cpu", "git_revision", "machine", "provenance", "versions"]
 
@@ -85,10 +86,7 @@ def cpu() -> str:
 
 def machine() -> dict[str, Any]:
     """Describe this machine without naming it."""
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (ValueError, OSError, AttributeError):
-        memory = 0.0
+    memory = physical_memory() / 2**30
     return {
         "cpu": _cpu_model(),
         "cpu_features": _cpu_features(),

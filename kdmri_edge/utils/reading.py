@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from kdmri_edge.errors import DataError, KdmriError
+from kdmri_edge.utils.memory import physical_memory
 
 __all__ = [
     "BYTES",
@@ -76,9 +77,7 @@ def parse_size(text: str, name: str) -> int:
 @cache
 def _machine() -> int:
     """Bytes of memory that this machine, or the container that this is run in, has."""
-    found = []
-    with contextlib.suppress(AttributeError, ValueError, OSError):  # not on Windows
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    found = [physical_memory()]
     for file in _CGROUP:
         with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
             found.append(int(Path(file).read_text(encoding="ascii")))

@@ -88,7 +88,7 @@ def _take_apart(
 
     centred = add("Sub", [image, mean(image, "mean")], "centred")
     variance = mean(add("Mul", [centred, centred], "squared"), "variance")
-    least = constant(f"means.epsilon.{epsilon:g}", np.array(epsilon, np.float32))
+    least = constant(f"means.epsilon.{epsilon!r}", np.array(epsilon, np.float32))
     deviation = add("Sqrt", [add("Add", [variance, least], "positive")], "deviation")
     normal = add("Div", [centred, deviation], "normal")
     scaled = add("Mul", [normal, add("Reshape", [scale, shape], "scale")], "scaled")
