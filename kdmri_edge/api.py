@@ -460,11 +460,13 @@ def benchmark(
     for_mask: Mask | str | os.PathLike[str] | None = None,
     matrix: int | None = None,
     convention: str | None = None,
+    rows: Sequence[str] = (),
 ) -> Report:
     """Compare quality, latency and memory of networks on every runtime of this machine.
 
     Every network is measured in each runtime and precision that there is, each in a process of its
     own; missing exports are made first. What this machine lacks keeps its row, with the reason.
+    With `out`, the same call goes on where it was cut off.
 
     Args:
         networks: Networks for one mask and one matrix; code that makes one, or a module, as well.
@@ -481,6 +483,7 @@ def benchmark(
         for_mask: See `export`, as for the two that follow.
         matrix: Side of their images; or of the images at which bundles of any matrix are measured.
         convention: What their `forward` takes.
+        rows: Measure only rows whose keys these patterns match, such as "student/*" or "cuda-*".
 
     Raises:
         BenchError: There is nothing to measure, or the networks take different inputs.
@@ -501,5 +504,6 @@ def benchmark(
         for_mask=for_mask,
         matrix=matrix,
         convention=convention,
+        rows=rows,
     )
     return report

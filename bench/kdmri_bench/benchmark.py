@@ -17,6 +17,7 @@ from kdmri_bench.measuring.isolation import WORKER
 from kdmri_bench.measuring.measure import Measured, measure
 from kdmri_bench.measuring.peaks import measure_peaks
 from kdmri_bench.measuring.quality import summary, volume_rows
+from kdmri_bench.measuring.workspace import workspace
 from kdmri_bench.planning.exporter import Exporter
 from kdmri_bench.planning.rows import Plan, plan_rows
 from kdmri_bench.planning.settings import (
@@ -203,12 +204,14 @@ def benchmark(
     for_mask: Mask | str | os.PathLike[str] | None = None,
     matrix: int | None = None,
     convention: str | None = None,
+    rows: Sequence[str] = (),
 ) -> Benchmark:
     """Compare quality, latency and memory of networks on every runtime of this machine.
 
     Every network is measured in each runtime and precision that there is, each in a process of its
     own; missing exports are made first, those of a run are kept in its folder. What this machine
-    lacks keeps its row, with the reason.
+    lacks keeps its row, with the reason. With `out`, each row is kept there as soon as it has a
+    figure, and the same call goes on where it was cut off.
 
     Args:
         networks: one or several runs, checkpoints, bundles, or names of shipped networks
@@ -229,6 +232,7 @@ def benchmark(
         for_mask: of networks that are code.
         matrix: of their images; or at which bundles of any matrix are measured.
         convention: of their `forward`.
+        rows: measure only rows whose keys these patterns match, e.g. "student/*" or "cuda-*".
 
     Example:
         >>> report = benchmark(["dccnn-d5c5@brain-4x", "dccnn-d3c5@brain-4x"], "brains/")
@@ -272,7 +276,9 @@ def benchmark(
         subjects=subjects,
     )
     say(_measured_on(loaded, chosen))
-    return measure_networks(sources, loaded, chosen, out=folder, limits=limits, load=load)
+    return measure_networks(
+        sources, loaded, chosen, out=folder, limits=limits, load=load, rows=rows
+    )
 
 
 def _measured_on(data: TestData, settings: BenchSettings) -> str:
@@ -294,6 +300,7 @@ def measure_networks(
     extra: Callable[[Sequence[Source], Path], list[Plan]] | None = None,
     limits: Limits | None = None,
     load: float | None = None,
+    rows: Sequence[str] = (),
 ) -> Benchmark:
     """Measure described networks on loaded test volumes; see `benchmark`.
 
@@ -308,6 +315,7 @@ def measure_networks(
         extra: makes further rows of the networks, given a scratch folder.
         limits: what the recommended variant has to keep; None takes `select.limits_of`.
         load: load average of the machine before any work of the caller's own; None reads it now.
+        rows: patterns of the rows' keys, see `planning.rows.chosen`; empty takes all.
 
     Raises:
         BenchError: no volume, or volumes that do not fit the networks.
@@ -327,20 +335,20 @@ def measure_networks(
     _check_cases(cases, networks[0])
     threads = settings.threads or available_threads()
     with (
-        tempfile.TemporaryDirectory(prefix="kdmri-bench-") as scratch,
+        workspace(out) as place,
         Exporter(threads=threads, timeout_s=settings.timeout_s) as make,
     ):
-        workspace = Path(scratch)
         # Before the exports, which keep the machine busy themselves.
         load = load_average() if load is None else load
-        plans = plan_rows(networks, settings, workspace / "exports", make=make)
-        plans += extra(networks, workspace) if extra else []
+        plans = plan_rows(networks, settings, place.path / "exports", make=make, rows=rows)
+        plans += extra(networks, place.path) if extra else []
         peaks = _peaks(plans, settings)
         mask = networks[0].mask if networks[0].resized else None
-        measured = measure(plans, cases, settings, workspace, worker=worker, mask=mask)
+        measured = measure(plans, cases, settings, place.path, worker=worker, mask=mask)
         with progress("Drawing the page"):
             report = _report(networks, replace(data, cases=tuple(cases)), settings, measured, peaks)
-            report = _recommending(replace(report, load_average=load), limits)
+            report = replace(report, load_average=load, continued=place.continued)
+            report = _recommending(report, limits)
             panel = compose(cases[0], _outputs(networks, measured), networks[0].mask)
             report = replace(report, panel=panel.to_dict())
             pictures = tuple(_figures(report, cases, measured))

@@ -9,8 +9,9 @@ import ctypes
 import os
 import platform
 from functools import cache
+from pathlib import Path
 
-__all__ = ["give_memory_back", "keep_freed_memory", "physical_memory"]
+__all__ = ["available_memory", "give_memory_back", "keep_freed_memory", "physical_memory"]
 
 # <malloc.h> of glibc
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -24,6 +25,34 @@ def physical_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on Windows
         return 0
+
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_memory(meminfo: Path = _MEMINFO, group: Path = _CGROUP) -> int | None:
+    """Return the bytes that processes may still take without swapping; None where unknown.
+
+    A container's own limit (control groups, version 2) counts, too.
+    """
+    try:
+        lines = meminfo.read_text(encoding="ascii").splitlines()
+        found = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, IndexError, StopIteration):  # not Linux
+        return None
+    free = found * 1024
+    try:
+        limit, used = (
+            int((group / f"memory.{name}").read_text("ascii")) for name in ("max", "current")
+        )
+        stat = dict(
+            line.split() for line in (group / "memory.stat").read_text("ascii").splitlines()
+        )
+        cached = int(stat.get("inactive_file", 0))  # which the kernel gives up when asked
+    except (OSError, ValueError):  # no such file, or "max"
+        return free
+    return min(free, max(limit - used + cached, 0))
 
 
 def keep_freed_memory() -> bool:

@@ -280,6 +280,41 @@ def test_with_a_gpu_its_rows_are_run(
     assert found["onnx-f32"].dynamic is not None  # for batches of 8 and 32
 
 
+def test_rows_are_chosen_by_the_patterns_of_their_keys(run: Run, tmp_path: Path) -> None:
+    sources = gather([run.path])
+    drafts = rows.draft_rows(sources, QUICK)
+    keys = [draft.plan.row.key for draft in drafts]
+    assert len(set(keys)) == len(keys)
+
+    def chosen(*patterns: str) -> list[str]:
+        return [draft.plan.row.key for draft in rows.chosen(drafts, patterns)]
+
+    assert chosen() == keys
+    assert chosen("teacher/onnx-f32") == ["teacher/onnx-f32"]
+    assert chosen("onnx-*") == [key for key in keys if "/onnx-" in key]
+    assert chosen("openvino-f32", "*/pytorch-f32") == [
+        f"{name}/{key}" for name in ("teacher", "distilled student")
+        for key in ("pytorch-f32", "openvino-f32")
+    ]  # fmt: skip
+    with pytest.raises(BenchError, match=r"'tpu-\*'.*--list-rows"):
+        chosen("onnx-*", "tpu-*")
+    plans = rows.plan_rows(sources, QUICK, tmp_path, rows=["teacher/pytorch-f32"])
+    assert [plan.row.key for plan in plans] == ["teacher/pytorch-f32"]
+    assert not list(tmp_path.iterdir())  # nothing was exported for others
+
+
+def test_rows_are_listed_without_data_and_without_exports(run: Run) -> None:
+    before = sorted(run.path.rglob("*"))
+    result = invoke(run.path, "--list-rows", "--rows", "teacher/*", "--precision", "fp32")
+    assert result.exit_code == 0, result.exception
+    lines = dict(line.split("  ", 1) for line in result.stdout.splitlines())
+    assert all(key.startswith("teacher/") for key in lines)
+    assert lines["teacher/pytorch-f32"].strip() == "PyTorch, fp32"
+    assert "--full" in lines["teacher/pytorch-f32-compile"]
+    assert sorted(run.path.rglob("*")) == before
+    assert isinstance(invoke(run.path, "--list-rows", "--rows", "x").exception, BenchError)
+
+
 def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
 

@@ -67,6 +67,11 @@ _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "f32", "f16"]
     type=int,
     help="Measure on the central N slices of each volume.  [quick: 4, full: all]",
 )
+@click.option(
+    "--rows", multiple=True, metavar="PATTERN",
+    help="Measure only rows that are called so, e.g. 'student/*' or 'cuda-*'; may be repeated.",
+)  # fmt: skip
+@click.option("--list-rows", is_flag=True, help="Measure nothing: list the rows that there are.")
 @limit_options
 @brought_options(several=True)
 @click.option(
@@ -89,6 +94,8 @@ def bench(
     with_plain_export: bool,
     usual_only: bool,
     limit_slices: int | None,
+    rows: tuple[str, ...],
+    list_rows: bool,
     max_latency: str | None,
     max_memory: str | None,
     max_loss: str | None,
@@ -108,9 +115,10 @@ def bench(
     made first and kept under RUN/exports.
 
     Every row is measured in a process of its own; quality comes from that runtime's own output on
-    the test volumes. What this machine lacks keeps its row, with the reason. The report recommends
-    the smallest variant that keeps the limits of --max-latency, --max-memory and --max-loss
-    (without any of them 50 ms, 512 MiB and 0.1 dB; of some, the others are left open);
+    the test volumes. What this machine lacks keeps its row, with the reason. Each row is kept under
+    OUT as soon as it has a figure: the same command goes on where it was cut off. The report
+    recommends the smallest variant that keeps the limits of --max-latency, --max-memory and
+    --max-loss (without any of them 50 ms, 512 MiB and 0.1 dB; of some, the others are left open);
     `kdmri-edge select` tries others without measuring again.
 
     \b
@@ -123,7 +131,7 @@ def bench(
         from kdmri_bench.results.compare import compare_files
 
         sys.exit(compare_files(*compare, as_json=as_json))
-    if data is None:
+    if data is None and not list_rows:
         raise click.UsageError("Missing option '--data': the folder of the test volumes.")
     from kdmri_bench.benchmark import benchmark
     from kdmri_bench.commands.outcome import next_steps, print_outcome
@@ -164,6 +172,11 @@ def bench(
             convention=convention,
         )
     )
+    if list_rows or data is None:
+        from kdmri_bench.commands.outcome import print_rows
+
+        print_rows(sources, settings, rows)
+        return
     runs = [path for path in sources if (path / "run.json").is_file()]
     done = benchmark(
         sources,
@@ -173,6 +186,7 @@ def bench(
         settings=settings,
         limits=limits,
         matrix=None if coded else matrix,
+        rows=rows,
         out=out or (runs[0] / "bench" if len(runs) == 1 else Path("kdmri-bench")),
     )
     print_outcome(done, as_json=as_json)

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kdmri_bench.benchmark import Benchmark
+    from kdmri_bench.planning.settings import BenchSettings
     from kdmri_bench.results.schema import Row
 
-__all__ = ["export_command", "next_steps", "print_outcome"]
+__all__ = ["export_command", "next_steps", "print_outcome", "print_rows"]
 
 
 def print_outcome(done: Benchmark, *, as_json: bool) -> None:
@@ -45,6 +46,28 @@ def print_outcome(done: Benchmark, *, as_json: bool) -> None:
         print_table(done.report, Console(width=console_width()))
     for kind, path in files.items():
         say(f"{kind}: {path}")
+
+
+def print_rows(sources: Sequence[Path], settings: BenchSettings, patterns: Sequence[str]) -> None:
+    """Print the keys of rows, what each is, and why those are not measured that cannot be.
+
+    Args:
+        sources: what would be measured, as it was named.
+        settings: how.
+        patterns: of the keys; empty lists all.
+
+    Raises:
+        KdmriError: a network is missing or damaged, or a pattern names no row.
+    """
+    from kdmri_bench.planning.rows import chosen, draft_rows
+    from kdmri_bench.planning.sources import gather
+    from kdmri_bench.results.figures import runtime_text, spelled
+
+    rows = [draft.plan.row for draft in chosen(draft_rows(gather(sources), settings), patterns)]
+    width = max(len(row.key) for row in rows)
+    for row in rows:
+        text = spelled(f"{runtime_text(row)}, {row.precision}")
+        click.echo(f"{row.key:<{width}}  {row.reason or text}")
 
 
 def next_steps(

@@ -109,6 +109,17 @@ class Nvml:
             pass
         return int(self._library.nvmlDeviceGetMemoryInfo(self._device).used)
 
+    @property
+    def name(self) -> str:
+        """What the GPU is called."""
+        name = self._library.nvmlDeviceGetName(self._device)
+        return name.decode() if isinstance(name, bytes) else str(name)
+
+    def free_share(self) -> float:
+        """Return which part of the device's memory is free."""
+        memory = self._library.nvmlDeviceGetMemoryInfo(self._device)
+        return float(memory.free) / float(memory.total)
+
     def joules(self) -> float | None:
         """Return the device's energy since its driver was loaded; None where it has no meter."""
         try:

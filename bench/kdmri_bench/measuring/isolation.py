@@ -1,4 +1,10 @@
-"""Running a job in its own process, so that a crash costs one row and memory is that row's own."""
+"""Running a row in its own process, so that a crash costs one row and memory is that row's own.
+
+The process lives through the row's rounds: importing PyTorch with CUDA takes longer than most
+queries that are timed. The files of a job and of its result are the same in each round; a line on
+the process's standard input asks for the next one, a line on its standard output says that the
+result lies there.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +17,22 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from threading import Event, Timer
+from typing import IO, Any, Final, Self
 
-__all__ = ["Job", "JobResult", "ended_by", "environment", "run_isolated"]
+__all__ = [
+    "ANSWER",
+    "Job",
+    "JobResult",
+    "RowProcess",
+    "close_pipe",
+    "ended_by",
+    "environment",
+    "run_isolated",
+]
+
+ANSWER: Final = "result written"
+"""What a worker prints when the file of its result is complete."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +106,8 @@ class JobResult:
     Attributes:
         error: the reason, None when all went well; then the rest is filled in.
         absent: with an error: this machine lacks a package, a device or a precision; nothing broke.
-        load_s: seconds from nothing to a session that is ready, imports of the runtime included.
+        load_s: seconds from nothing to a session that is ready, imports of the runtime included;
+            None, as for the two that follow, in a round that found the session open.
         first_s: seconds of the first query, compilation included where a runtime compiles then.
         cold_s: seconds from the start of the process to the first image.
         latency_s: durations of the timed queries, network only, seconds.
@@ -102,9 +122,9 @@ class JobResult:
 
     error: str | None = None
     absent: bool = False
-    load_s: float = 0.0
-    first_s: float = 0.0
-    cold_s: float = 0.0
+    load_s: float | None = None
+    first_s: float | None = None
+    cold_s: float | None = None
     latency_s: tuple[float, ...] = ()
     end_to_end_s: tuple[float, ...] = ()
     throughput: Mapping[str, float | str] = field(default_factory=dict)
@@ -123,57 +143,157 @@ class JobResult:
         Raises:
             ValueError: the file is not a result.
         """
-        value = json.loads(path.read_text(encoding="utf-8"))
         try:
-            times = {key: tuple(value.get(key, ())) for key in ("latency_s", "end_to_end_s")}
-            return cls(**{**value, **times})
-        except (TypeError, KeyError) as error:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path.name} is not a result ({error})") from error
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> JobResult:
+        """Rebuild a result of what `asdict` made of it."""
+        times = {key: tuple(value.get(key, ())) for key in ("latency_s", "end_to_end_s")}
+        return cls(**{**value, **times})
 
 
 WORKER = "kdmri_bench.measuring.worker"
 
 
-def run_isolated(job: Job, folder: Path, *, timeout_s: float, module: str = WORKER) -> JobResult:
-    """Run a job in a new interpreter and wait for it.
+class RowProcess:
+    """The process of one row; a context manager, at whose end that process is gone.
+
+    A worker may also end after its result; the next job then has a new process.
 
     Args:
-        job: what to measure.
-        folder: an existing folder for the files of this call.
-        timeout_s: the process is killed after so many seconds.
+        folder: an existing folder for the files of this row.
+        timeout_s: the process is killed when a job takes longer.
         module: the worker module, run with `python -m`.
-
-    Returns:
-        The worker's result. However it ended (exception, signal, timeout), the reason is in
-        `error` and nothing is raised.
     """
-    job_file, result_file = folder / "job.json", folder / "result.json"
-    result_file.unlink(missing_ok=True)
-    command = [sys.executable, "-P", "-m", module, str(job_file), str(result_file)]
-    log = folder / "stderr.txt"
-    replace(job, spawned=time.time()).write(job_file)
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stderr,
-            stderr=stderr,
-            # torch.compile starts cold in the first round, whatever was compiled here before.
-            env={**environment(job.threads), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")},
-        )
+
+    def __init__(self, folder: Path, *, timeout_s: float, module: str = WORKER) -> None:
+        """Start nothing yet."""
+        self._folder, self._timeout_s, self._module = folder, timeout_s, module
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process."""
+        self.end()
+
+    @property
+    def alive(self) -> bool:
+        """Whether a process waits for the next job."""
+        return self._process is not None and self._process.poll() is None
+
+    def run(self, job: Job) -> JobResult:
+        """Run a job and wait for it.
+
+        Returns:
+            The worker's result. However its process ended (exception, signal, timeout), the reason
+            is in `error` and nothing is raised.
+        """
+        alive = self.alive
+        result = self._once(job)
+        if result is None and alive and self.end() == 0:
+            result = self._once(job)  # it had ended of its own accord between two rounds
+        return result or JobResult(error=ended_by(self.end(), self._log))
+
+    def _once(self, job: Job) -> JobResult | None:
+        """Run a job; return None where its process ended without a result."""
+        job_file, result_file = self._folder / "job.json", self._folder / "result.json"
+        result_file.unlink(missing_ok=True)
+        fresh = not self.alive
+        replace(job, spawned=time.time() if fresh else 0.0).write(job_file)
+        if fresh:
+            self.end()
+            self._process = self._start(job.threads, job_file, result_file)
         try:
-            status = process.wait(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            return JobResult(error=f"No result after {timeout_s:g} s; the process was ended.")
-        finally:  # also when the user presses Ctrl-C: no process is left behind
+            hung = not self._answered(again=not fresh)
+        except BaseException:  # also when the user presses Ctrl-C: no process is left behind
+            self.end()
+            raise
+        if hung:
+            self.end()
+            return JobResult(error=f"No result after {self._timeout_s:g} s; the process was ended.")
+        if result_file.is_file():
+            try:
+                return JobResult.read(result_file)
+            except ValueError as error:
+                return JobResult(error=f"The process left a damaged result ({error}).")
+        return None
+
+    def end(self) -> int:
+        """End the process, if there is one; return its status, its own if it was over already."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            close_pipe(pipe)
+        return process.wait()
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / "stderr.txt"
+
+    def _start(self, threads: int, *files: Path) -> subprocess.Popen[str]:
+        with self._log.open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", self._module, *map(str, files)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                env={
+                    **environment(threads),
+                    # torch.compile starts cold in the first round, whatever was compiled before.
+                    "TORCHINDUCTOR_CACHE_DIR": str(self._folder / "inductor"),
+                },
+            )
+
+    def _answered(self, *, again: bool) -> bool:
+        """Wait for the result, or for the end of the process; False where that took too long."""
+        process, late = self._process, Event()
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def end() -> None:
+            late.set()
             process.kill()
-            process.wait()
-    if result_file.is_file():
+
+        timer = Timer(self._timeout_s, end)
+        timer.start()
         try:
-            return JobResult.read(result_file)
-        except ValueError as error:
-            return JobResult(error=f"The process left a damaged result ({error}).")
-    return JobResult(error=ended_by(status, log))
+            if again:
+                process.stdin.write("\n")
+                process.stdin.flush()
+            if not any(line.rstrip("\n") == ANSWER for line in process.stdout):
+                process.wait()
+        except BrokenPipeError:  # it ended between two rounds
+            process.wait()
+        finally:
+            timer.cancel()
+        return not late.is_set()
+
+
+def run_isolated(job: Job, folder: Path, *, timeout_s: float, module: str = WORKER) -> JobResult:
+    """Run one job in a new interpreter and wait for it; see `RowProcess`."""
+    with RowProcess(folder, timeout_s=timeout_s, module=module) as process:
+        return process.run(job)
+
+
+def close_pipe(pipe: IO[Any] | None) -> None:
+    """Close one end of a pipe whose other end may be gone."""
+    try:
+        if pipe is not None:
+            pipe.close()
+    except OSError:
+        pass  # nobody reads it any more
 
 
 def environment(threads: int) -> dict[str, str]:

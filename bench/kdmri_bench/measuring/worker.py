@@ -1,5 +1,8 @@
 """The process of one row: `python -m kdmri_bench.measuring.worker JOB.json RESULT.json`.
 
+It keeps the network open and reads the job file anew for each line on its standard input, one for
+every further round of the row.
+
 Only numpy and the light core are imported before the first look at the memory, so that what comes
 on top of that baseline belongs to the backend and its network.
 
@@ -14,6 +17,7 @@ queries, so that their difference is what surrounds the network.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import time
 from pathlib import Path
@@ -21,8 +25,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from kdmri_bench.measuring.device import Meter, Nvml, open_nvml, resident
-from kdmri_bench.measuring.isolation import Job, JobResult
+from kdmri_bench.measuring.device import Meter, open_nvml, resident
+from kdmri_bench.measuring.isolation import ANSWER, Job, JobResult
 from kdmri_bench.measuring.latency import sample_latency, throughput
 from kdmri_edge.errors import BackendError, KdmriError, MissingExtraError
 from kdmri_edge.physics.masks import Mask
@@ -37,67 +41,105 @@ if TYPE_CHECKING:
 
     from kdmri_edge.runtime.session import Session
 
-__all__ = ["main", "measure"]
+__all__ = ["OpenRow", "main", "measure"]
 
 _OF_COILS = 4
 """Axes of a volume's k-space; images have one less."""
 
 
-def measure(job: Job) -> JobResult:
-    """Do what the job says, in this process.
+class OpenRow:
+    """A row's network, open in this process, and what it took to get there.
+
+    Args:
+        job: the first round's.
 
     Raises:
         KdmriError: the source cannot be opened on that backend at that precision.
     """
-    query = np.load(job.query)
-    gpu, _ = open_nvml()
-    before, gpu_before = resident(), gpu.memory() if gpu else None
-    start = time.perf_counter()
-    session = _open(job, job.source)
-    load_s = time.perf_counter() - start
-    loaded = resident()
-    start = time.perf_counter()
-    maps = None if job.maps is None else np.load(job.maps)
-    session.run(query, maps=maps)
-    first_s, cold_s = time.perf_counter() - start, time.time() - job.spawned
-    meter = Meter(gpu if _on_gpu(session) else None)
-    latency, whole = _sampled(job, session, query, maps)
-    energy = meter.stop(len(latency) + job.warmup)
-    after = resident()
-    memory = {
-        "baseline": before.now,
-        "loaded": loaded.now,
-        "peak": after.peak,
-        "above_baseline": after.peak - before.now,
-        "source": after.source,
-        **_gpu_memory(gpu, gpu_before, session),
-    }
-    found: dict[str, Any] = {}
-    if job.batches:
-        found["throughput"] = throughput(
-            session,
-            lambda: _open(job, job.dynamic or job.source),
-            query,
-            maps=maps,
-            batches=job.batches,
-            seconds=job.throughput_s,
+
+    def __init__(self, job: Job) -> None:
+        self._query = np.load(job.query)
+        self._gpu, _ = open_nvml()
+        self._before = resident()
+        self._gpu_before = self._gpu.memory() if self._gpu else None
+        start = time.perf_counter()
+        self._session = _open(job, job.source)
+        load_s = time.perf_counter() - start
+        self._loaded = resident()
+        start = time.perf_counter()
+        self._maps = None if job.maps is None else np.load(job.maps)
+        self._session.run(self._query, maps=self._maps)
+        first_s, cold_s = time.perf_counter() - start, time.time() - job.spawned
+        self._cold: dict[str, Any] = {"load_s": load_s, "first_s": first_s, "cold_s": cold_s}
+        self._gpu_memory: dict[str, Any] | None = None
+
+    def round(self, job: Job) -> JobResult:
+        """Do what the job of one round says.
+
+        Raises:
+            KdmriError: as the runtime has it.
+        """
+        session = self._session
+        meter = Meter(self._gpu if _on_gpu(session) else None)
+        latency, whole = _sampled(job, session, self._query, self._maps)
+        energy = meter.stop(len(latency) + job.warmup)
+        after = resident()
+        memory = {
+            "baseline": self._before.now,
+            "loaded": self._loaded.now,
+            "peak": after.peak,
+            "above_baseline": after.peak - self._before.now,
+            "source": after.source,
+            **self._device_memory(),
+        }
+        found: dict[str, Any] = {}
+        if job.batches:
+            found["throughput"] = throughput(
+                session,
+                lambda: _open(job, job.dynamic or job.source),
+                self._query,
+                maps=self._maps,
+                batches=job.batches,
+                seconds=job.throughput_s,
+            )
+        for source, output in job.volumes:
+            given = np.load(source, mmap_mode="r")
+            of_coils = given.ndim == _OF_COILS
+            images = _of_coils(job, session, given) if of_coils else reconstruct(session, given)
+            np.save(output, images)
+        cold, self._cold = self._cold, {}
+        return JobResult(
+            **cold,
+            latency_s=tuple(latency),
+            end_to_end_s=tuple(whole),
+            energy=energy,
+            memory=memory,
+            info=dataclasses.asdict(session.info),
+            **found,
         )
-    for source, output in job.volumes:
-        given = np.load(source, mmap_mode="r")
-        of_coils = given.ndim == _OF_COILS
-        images = _of_coils(job, session, given) if of_coils else reconstruct(session, given)
-        np.save(output, images)
-    return JobResult(
-        load_s=load_s,
-        first_s=first_s,
-        cold_s=cold_s,
-        latency_s=tuple(latency),
-        end_to_end_s=tuple(whole),
-        energy=energy,
-        memory=memory,
-        info=dataclasses.asdict(session.info),
-        **found,
-    )
+
+    def _device_memory(self) -> dict[str, Any]:
+        """Return what the process holds on the GPU after the first round's queries.
+
+        Runtimes keep what they have taken there (caching allocators, an engine's workspace), so
+        that figure is the peak. In later rounds other rows' processes hold memory there, too, which
+        NVML may not be able to tell apart.
+        """
+        if self._gpu_memory is None:
+            self._gpu_memory = {}
+            if self._gpu is not None and self._gpu_before is not None and _on_gpu(self._session):
+                held = max(self._gpu.memory() - self._gpu_before, 0)
+                self._gpu_memory = {"gpu_peak": held, "gpu_source": self._gpu.source}
+        return self._gpu_memory
+
+
+def measure(job: Job) -> JobResult:
+    """Do what the job says, once, in this process.
+
+    Raises:
+        KdmriError: the source cannot be opened on that backend at that precision.
+    """
+    return OpenRow(job).round(job)
 
 
 def _open(job: Job, source: str) -> Session:
@@ -118,17 +160,6 @@ def _open(job: Job, source: str) -> Session:
 
 def _on_gpu(session: Session) -> bool:
     return session.info.device.upper() != "CPU"
-
-
-def _gpu_memory(gpu: Nvml | None, before: int | None, session: Session) -> dict[str, Any]:
-    """Return what the process holds on the GPU.
-
-    Runtimes keep what they have taken there (caching allocators, an engine's workspace), so the
-    figure after the last query is the peak.
-    """
-    if gpu is None or before is None or not _on_gpu(session):
-        return {}
-    return {"gpu_peak": max(gpu.memory() - before, 0), "gpu_source": gpu.source}
 
 
 def _of_coils(job: Job, session: Session, kspace: NDArray[np.complex64]) -> NDArray[Any]:
@@ -209,15 +240,28 @@ def _end_to_end(job: Job, session: Session) -> Callable[[], object]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the job file named first, write the result file named second; return the exit status."""
+    """Run the job file named first and write the result file named second, once for each round.
+
+    Returns:
+        The exit status.
+    """
     job_file, result_file = map(Path, arguments)
-    try:
-        result = measure(Job.read(job_file))
-    except KdmriError as error:
-        lacking = isinstance(error, BackendError | MissingExtraError)
-        result = JobResult(error=str(error), absent=lacking)
-    result.write(result_file)
-    return 0 if result.error is None else 1
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # libraries that print would garble the answers
+    row: OpenRow | None = None
+    while True:
+        try:
+            job = Job.read(job_file)
+            row = row or OpenRow(job)
+            result = row.round(job)
+        except KdmriError as error:
+            lacking = isinstance(error, BackendError | MissingExtraError)
+            JobResult(error=str(error), absent=lacking).write(result_file)
+            return 1
+        result.write(result_file)
+        print(ANSWER, file=answers, flush=True)
+        if not sys.stdin.readline():
+            return 0
 
 
 if __name__ == "__main__":

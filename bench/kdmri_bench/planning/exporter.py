@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Timer
-from typing import IO, Any, Final, Self
+from typing import Final, Self
 
-from kdmri_bench.measuring.isolation import ended_by, environment
+from kdmri_bench.measuring.isolation import close_pipe, ended_by, environment
 from kdmri_edge.errors import BackendError, KdmriError, MissingExtraError
 
 __all__ = ["Exporter", "Make", "Refused", "attempt"]
@@ -132,20 +132,12 @@ class Exporter:
         if process is None:
             return 0
         for pipe in (process.stdin, process.stdout):
-            _close(pipe)
+            close_pipe(pipe)
         try:  # one that crashed is about to be gone: its own status tells more than ours
             return process.wait(timeout=1.0)
         except subprocess.TimeoutExpired:
             process.kill()
             return process.wait()
-
-
-def _close(pipe: IO[Any] | None) -> None:
-    try:
-        if pipe is not None:
-            pipe.close()
-    except OSError:
-        pass  # nobody reads it any more
 
 
 def main() -> None:

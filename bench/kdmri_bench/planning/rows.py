@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from kdmri_edge.runtime.targets import TARGETS
 from kdmri_edge.utils.console import progress
 from kdmri_edge.utils.extras import available
 
-__all__ = ["Plan", "plan_rows", "planned_row"]
+__all__ = ["Draft", "Plan", "chosen", "draft_rows", "plan_rows", "planned_row"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,8 +61,75 @@ class Plan:
     reads: Path | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draft:
+    """A row before anything is exported for it.
+
+    Attributes:
+        plan: what is known of it.
+        export: completes the plan, given a folder for exports and what makes them; None where
+            nothing is left to be made.
+    """
+
+    plan: Plan
+    export: Callable[[Path, Make], Plan] | None = None
+
+
+def draft_rows(sources: Sequence[Source], settings: BenchSettings) -> list[Draft]:
+    """Lay out the rows, without exporting anything.
+
+    Args:
+        sources: the networks.
+        settings: precisions, and which variants are wanted.
+    """
+    drafts: list[Draft] = []
+    for source in sources:
+        if source.checkpoint is not None:
+            drafts += [
+                Draft(plan=_eager_plan(source, variant, settings))
+                for variant in eager_variants(settings)
+            ]
+            drafts += [
+                _exported_draft(source, variant, settings)
+                for variant in exported_variants(source.spec, source.role, settings)
+            ]
+        drafts += [Draft(plan=plan) for plan in _bundle_plans(source, settings)]
+    return drafts
+
+
+def chosen(drafts: Sequence[Draft], patterns: Sequence[str]) -> list[Draft]:
+    """Return the rows that patterns name.
+
+    Args:
+        drafts: all rows.
+        patterns: of their keys, with * and ? as in a shell: of a whole key ("student/cuda-*"), or
+            of what follows the network's name ("cuda-*"). Empty takes all.
+
+    Raises:
+        BenchError: a pattern names no row.
+    """
+    if not patterns:
+        return list(drafts)
+    for pattern in patterns:
+        if not any(_named(draft, pattern) for draft in drafts):
+            raise BenchError(
+                f"No row is called {pattern!r}.", "`kdmri-edge bench ... --list-rows` lists them."
+            )
+    return [d for d in drafts if any(_named(d, pattern) for pattern in patterns)]
+
+
+def _named(draft: Draft, pattern: str) -> bool:
+    key = draft.plan.row.key
+    return fnmatchcase(key, pattern) or fnmatchcase(key.rpartition("/")[2], pattern)
+
+
 def plan_rows(
-    sources: Sequence[Source], settings: BenchSettings, scratch: Path, *, make: Make = attempt
+    sources: Sequence[Source],
+    settings: BenchSettings,
+    scratch: Path,
+    *,
+    make: Make = attempt,
+    rows: Sequence[str] = (),
 ) -> list[Plan]:
     """Lay out the rows and make the exports that are missing.
 
@@ -73,24 +141,21 @@ def plan_rows(
         settings: precisions, and which variants are wanted.
         scratch: folder for the exports of networks that belong to no run.
         make: makes one export, in this process or in another.
+        rows: patterns, see `chosen`.
+
+    Raises:
+        BenchError: a pattern names no row.
     """
-    exported = {
-        source.name: exported_variants(source.spec, source.role, settings)
-        if source.checkpoint
-        else []
-        for source in sources
-    }
+    drafts = chosen(draft_rows(sources, settings), rows)
     plans: list[Plan] = []
-    with progress("Exporting", sum(map(len, exported.values()))) as advance:
-        for source in sources:
-            if source.checkpoint is not None:
-                plans.extend(
-                    _eager_plan(source, variant, settings) for variant in eager_variants(settings)
-                )
-            for variant in exported[source.name]:
-                plans.append(_exported_plan(source, variant, settings, scratch, make))
-                advance(1)
-            plans.extend(_bundle_plans(source, settings))
+    with progress("Exporting", sum(draft.export is not None for draft in drafts)) as advance:
+        for draft in drafts:
+            if draft.export is None:
+                plans.append(draft.plan)
+                continue
+            advance(0, note=draft.plan.row.key)
+            plans.append(draft.export(scratch, make))
+            advance(1)
     return plans
 
 
@@ -177,9 +242,7 @@ def _missing(backend: Backend) -> KdmriError | None:
     return _NO_CUDA if backend.devices == ("cuda",) and not _cuda() else None
 
 
-def _exported_plan(
-    source: Source, variant: ExportedVariant, settings: BenchSettings, scratch: Path, make: Make
-) -> Plan:
+def _exported_draft(source: Source, variant: ExportedVariant, settings: BenchSettings) -> Draft:
     row = planned_row(
         source,
         variant.key,
@@ -190,9 +253,21 @@ def _exported_plan(
     )
     missing = _missing(variant.backend)
     if missing is not None:
-        return _skipped(row, missing)
+        return Draft(plan=_skipped(row, missing))
     if variant.dc == "fft" and source.spec.reads is InputKind.KSPACE:
-        return _skipped(row, _NO_FORM)
+        return Draft(plan=_skipped(row, _NO_FORM))
+    export = partial(_exported_plan, source, variant, settings, row)
+    return Draft(plan=Plan(row=row, source=None), export=export)
+
+
+def _exported_plan(
+    source: Source,
+    variant: ExportedVariant,
+    settings: BenchSettings,
+    row: Row,
+    scratch: Path,
+    make: Make,
+) -> Plan:
     work = partial(
         export_for,
         source,

@@ -71,6 +71,11 @@ class BenchSettings:
         compile: whether rows with torch.compile are measured, which compile for minutes.
         peaks_s: seconds for each of the machine's own limits; 0 measures none.
         timeout_s: after so many seconds a row's process is ended and its row says so.
+        restart: rows on the CPU start a process anew in each round. What differs from one process
+            to the next is then part of the scatter between rounds, as for an independent timing.
+            Otherwise, and on a GPU always, a row's process lives through all its rounds.
+        limit_s: no row begins after so many seconds, and each row is complete after its first
+            round, so that later rounds may be missing; None sets no limit.
 
     Raises:
         BenchError: a value is out of range.
@@ -92,6 +97,8 @@ class BenchSettings:
     compile: bool = True
     peaks_s: float = 0.0
     timeout_s: float = 1800.0
+    restart: bool = False
+    limit_s: float | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -106,6 +113,8 @@ class BenchSettings:
         for name, (value, low) in lowest.items():
             if value is not None and value < low:
                 raise BenchError(f"--{name} {value} is too small.", f"Give {low} or more.")
+        if self.limit_s is not None and not self.limit_s > 0:
+            raise BenchError(f"A limit of {self.limit_s:g} s is too short.", "Give more.")
         if not self.timeout_s > 0:
             raise BenchError(f"A timeout of {self.timeout_s:g} s is too short.", "Give more.")
         if not self.precisions:
@@ -166,5 +175,6 @@ FULL: Final = BenchSettings(
     plain_export=True,
     every_way=True,
     timeout_s=3600.0,
+    restart=True,
 )
 """For publication, unattended: 1,024 queries or 60 s for each row, whole volumes, every batch."""

@@ -249,7 +249,7 @@ FIGURES: Final = (
     Figure(
         name="load_s", title="loading", unit="s", digits=2,
         value=lambda row, _: max(row.load_s, default=None),
-        description="Import of the runtime and opening of the network; slowest round.",
+        description="Import of the runtime and opening of the network; slowest process.",
     ),
     Figure(
         name="peak_bytes", title="memory", unit="MiB (own)", digits=0, value=_of("memory", "peak"),
@@ -296,7 +296,7 @@ FIGURES: Final = (
           f"99 of 100 slices are faster {_WHOLE}; withheld below 1,000 samples.", since=2),
     Figure(
         name="cold_start_s", title="cold start", unit="s", digits=2, value=_cold_start, since=2,
-        description="From the start of the process to its first image; slowest round.",
+        description="From the start of the process to its first image; slowest process.",
     ),
     *(
         Figure(

@@ -33,6 +33,7 @@ __all__ = [
     "Status",
     "TestVolume",
     "finite",
+    "row_from",
 ]
 
 SCHEMA_VERSION: Final = 2
@@ -139,7 +140,8 @@ class Row:
             medians span), p50_prediction_ms (where an independent timing is expected, 95 %: by the
             scatter between rounds, pooled over the rows of a runtime; absent with one round) and
             histogram.
-        load_s: opening the session, import of the runtime included, per round.
+        load_s: opening the session, import of the runtime included, for each process that the row
+            had: one for all its rounds, or in the full mode on CPUs one per round.
         memory: bytes: baseline, loaded, peak, above_baseline (largest of the rounds); source; since
             version 2 gpu_peak and gpu_source.
         size_bytes: graph and weights on disk.
@@ -149,8 +151,8 @@ class Row:
         device: "cpu" or "cuda".
         end_to_end: as `latency`, from sampled k-space to the image in its own unit; `latency` is
             then of the same queries, the network in them.
-        cold: per round: `load_s`, `first_s` (first query) and `process_s` (from the start of the
-            process to the first image).
+        cold: per process, as load_s: `load_s`, `first_s` (first query) and `process_s` (from the
+            start of the process to the first image).
         throughput: batch size -> slices per second, or the reason why there is none.
         energy: joules_per_slice and source, of the whole CPU package or GPU while the row's queries
             were timed; null where nothing is readable.
@@ -226,6 +228,7 @@ class Report:
         recommended: key of the row that `kdmri-edge select` picks by these limits, null where none
             keeps them.
         absent: what could not be measured here, and why: one sentence each.
+        continued: how often the benchmark was cut off and went on with the rows that it had.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -246,6 +249,7 @@ class Report:
     limits: Mapping[str, float | None] = field(default_factory=dict, metadata=_SINCE_2)
     recommended: str | None = field(default=None, metadata=_SINCE_2)
     absent: tuple[str, ...] = field(default=(), metadata=_SINCE_2)
+    continued: int = field(default=0, metadata=_SINCE_2)
 
     def row(self, key: str) -> Row | None:
         """Return the row of that key, None where there is none."""
@@ -271,16 +275,6 @@ class Report:
                 "Update kdmri-edge.",
             )
         try:
-            rows = [
-                {
-                    **row,
-                    "status": Status(row["status"]),
-                    "volumes": tuple(row["volumes"]),
-                    "load_s": tuple(row["load_s"]),
-                    "worst": tuple(row.get("worst", ())),
-                }
-                for row in value["rows"]
-            ]
             volumes = [
                 {**volume, "seen_in_training": tuple(volume["seen_in_training"])}
                 for volume in value["volumes"]
@@ -291,12 +285,30 @@ class Report:
                     **value,
                     "volumes": tuple(_from(TestVolume, volume) for volume in volumes),
                     "networks": tuple(_from(Network, network) for network in value["networks"]),
-                    "rows": tuple(_from(Row, row) for row in rows),
+                    "rows": tuple(map(row_from, value["rows"])),
                     "absent": tuple(value.get("absent", ())),
                 },
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BenchError(f"The report is damaged ({error!r}).", "Measure again.") from error
+
+
+def row_from(value: Mapping[str, Any]) -> Row:
+    """Rebuild a row of JSON values.
+
+    Raises:
+        LookupError, TypeError, ValueError: keys are missing, or values of another kind.
+    """
+    return _from(
+        Row,
+        {
+            **value,
+            "status": Status(value["status"]),
+            "volumes": tuple(value["volumes"]),
+            "load_s": tuple(value["load_s"]),
+            "worst": tuple(value.get("worst", ())),
+        },
+    )
 
 
 def _from(cls: type[T], value: Mapping[str, Any]) -> T:
