@@ -43,6 +43,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "kdmri_edge.commands.run:run",
         "Reconstruct files with a bundle; PyTorch is not needed.",
     ),
+    "evaluate": (
+        "kdmri_edge.commands.evaluate:evaluate",
+        "Compare reconstructions with fastMRI's references, as its public evaluation does.",
+    ),
     "data": (
         "kdmri_edge.commands.data:data",
         "Say what is in a file of images or k-space; convert between formats.",

@@ -13,6 +13,7 @@ from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.targets import as_users_write
 
 if TYPE_CHECKING:
+    from kdmri_edge.physics.redraw import MaskDraw
     from kdmri_edge.runtime.session import SessionInfo
 
 __all__ = ["run", "runs_on"]
@@ -48,6 +49,29 @@ def runs_on(info: SessionInfo) -> str:
     metavar="FILE[:KEY]|NETWORK",
     help="The scan's mask (.npy, one of a .json file, or that of a network), for a bundle exported"
     " with `kdmri-edge export --mask input`. Without it, k-space brings its own.",
+)
+@click.option(
+    "--mask-family",
+    type=RowChoice("kdmri_edge.physics.masks:MASK_FAMILIES"),
+    help="With --undersample: draw a mask of this family for each file, at its own matrix, in place"
+    " of the network's; for a bundle that takes masks as an input.",
+)
+@click.option(
+    "--acceleration",
+    type=click.FloatRange(min=1),
+    help="Of a mask that is drawn for each file [4].",
+)
+@click.option(
+    "--mask-seed",
+    metavar="N|name",
+    help="Of a mask that is drawn for each file; name seeds it by the file's name, as fastMRI does"
+    " for validation [0].",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["fastmri"]),
+    help="Write what fastMRI's leaderboards take: a folder with one HDF5 file for each volume, of"
+    " its name, with its magnitudes as `reconstruction`, cropped to the size that it tells.",
 )
 @click.option(
     "--matrix",
@@ -94,6 +118,10 @@ def run(
     output: Path,
     undersample: bool,
     mask: str | None,
+    mask_family: str | None,
+    acceleration: float | None,
+    mask_seed: str | None,
+    layout: str | None,
     matrix: str | None,
     backend: str,
     precision: str | None,
@@ -122,6 +150,7 @@ def run(
       kdmri-edge run bundle scans/ -o reconstructed --backend openvino --precision bf16
       kdmri-edge run dccnn-d3c5@brain-4x T1w.nii.gz -o T1w-4x.nii.gz --undersample
       kdmri-edge run dccnn-d3c5@brain-any-mask scan-192.h5 -o scan.nii.gz --matrix any
+      kdmri-edge run bundle multicoil_test/ -o submission --layout fastmri
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.models.checkpoint import is_checkpoint
     from kdmri_edge.models.shipped import named_mask
@@ -130,8 +159,12 @@ def run(
     from kdmri_edge.runtime.pipeline import Pipeline
     from kdmri_edge.utils.console import say
 
+    draw = _mask_draw(mask_family, acceleration, mask_seed, undersample=undersample, mask=mask)
+    if layout is not None and keep_complex:
+        raise click.UsageError("--layout fastmri writes magnitudes, so it takes no --complex.")
     scanned = named_mask(mask) if mask else None
-    jobs = plan_jobs(inputs, output)  # before a checkpoint is exported
+    # before a checkpoint is exported
+    jobs = plan_jobs(inputs, output, submission=layout is not None)
     source, _ = where_it_runs(
         network,
         backend=None if backend == "auto" else backend,
@@ -169,6 +202,8 @@ def run(
                 keep_complex=keep_complex,
                 orientation=orientation,
                 network=network.name,
+                draw=draw,
+                submission=layout is not None,
             )
         )
         if len(done) == 1:
@@ -183,6 +218,35 @@ def run(
                 say(f"Note: {text}")
     if as_json:
         click.echo(json.dumps(done, indent=2))
+
+
+def _mask_draw(
+    family: str | None,
+    acceleration: float | None,
+    seed: str | None,
+    *,
+    undersample: bool,
+    mask: str | None,
+) -> MaskDraw | None:
+    """Read what is said about masks that are drawn for each file; None where nothing is."""
+    from kdmri_edge.physics.redraw import MaskDraw
+
+    if family is None:
+        for name, given in (("--acceleration", acceleration), ("--mask-seed", seed)):
+            if given is not None:
+                raise click.UsageError(f"{name} is of masks that are drawn: add --mask-family.")
+        return None
+    if not undersample or mask is not None:
+        raise click.UsageError(
+            "--mask-family draws masks for --undersample, and takes no --mask beside it."
+        )
+    if seed is not None and seed != "name" and not seed.isdecimal():
+        raise click.UsageError(f"--mask-seed {seed!r} is neither a number nor 'name'.")
+    return MaskDraw(
+        family=family,
+        acceleration=4.0 if acceleration is None else acceleration,
+        seed=None if seed == "name" else int(seed or 0),
+    )
 
 
 def _check_device(backend: str, device: str) -> None:

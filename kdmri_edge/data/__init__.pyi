@@ -5,6 +5,8 @@ from .conversion import convert as convert
 from .datasets import Split as Split
 from .datasets import find_volumes as find_volumes
 from .datasets import load_volumes as load_volumes
+from .evaluation import Evaluation as Evaluation
+from .evaluation import evaluate as evaluate
 from .formats.registry import FORMATS as FORMATS
 from .formats.registry import Format as Format
 from .formats.registry import origin_of as origin_of

@@ -14,6 +14,7 @@ from .masks import Mask as Mask
 from .masks import MaskFamily as MaskFamily
 from .masks import centre_block as centre_block
 from .masks import equispaced_lines as equispaced_lines
+from .masks import fastmri_mask as fastmri_mask
 from .masks import load_mask as load_mask
 from .masks import random_lines as random_lines
 from .masks import variable_density_2d as variable_density_2d

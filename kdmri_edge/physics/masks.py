@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.errors import MaskError
+from kdmri_edge.physics.fastmri_masks import FastmriMask, fastmri_lines
 from kdmri_edge.physics.fourier import mirrored
 from kdmri_edge.registry import Registry
 from kdmri_edge.utils.arrays import read_array
@@ -30,6 +32,7 @@ __all__ = [
     "centre_block",
     "check_zero_first",
     "equispaced_lines",
+    "fastmri_mask",
     "load_mask",
     "load_mask_option",
     "mask_from_array",
@@ -232,6 +235,8 @@ def random_lines(
 ) -> Mask:
     """Draw lines uniformly at random outside the ACS, as fastMRI's `RandomMaskFunc` defines it.
 
+    By the rule alone: for the very lines that fastMRI draws see `fastmri_mask`.
+
     Each outer line is taken with the probability that makes the expected total N / acceleration;
     the realised acceleration varies from draw to draw and is read from the mask.
 
@@ -257,6 +262,8 @@ def equispaced_lines(
 ) -> Mask:
     """Take every n-th line plus the ACS, as fastMRI's `EquispacedMaskFractionFunc` defines it.
 
+    By the rule alone: for the very lines that fastMRI draws see `fastmri_mask`.
+
     The spacing is adjusted so that the lines, ACS included, come to N / acceleration; the seed
     draws the offset. This is what product sequences play out.
 
@@ -280,6 +287,43 @@ def equispaced_lines(
         samples[:] = True
     return Mask(
         samples=_centred_to_zero_first(samples), name=f"equispaced-{acceleration:g}x-s{seed}"
+    )
+
+
+def fastmri_mask(
+    kind: FastmriMask | str,
+    height: int,
+    acceleration: float,
+    *,
+    centre_fraction: float | None = None,
+    seed: int | str = 0,
+) -> Mask:
+    """Draw the very lines that fastMRI's public code draws for a seed; see `fastmri_lines`.
+
+    Args:
+        kind: "random" (`RandomMaskFunc`), "equispaced" (`EquiSpacedMaskFunc`, of which all lines
+            together are more than N / acceleration) or "equispaced-fraction"
+            (`EquispacedMaskFractionFunc`).
+        height: Number of phase-encode lines N.
+        acceleration: Of the mask.
+        centre_fraction: Part of the lines that are the centre; None takes 0.32 / acceleration.
+        seed: A number, or the name of a volume's file with its suffix, as fastMRI has it for
+            validation and test.
+
+    Raises:
+        MaskError: No such kind, an acceleration below 1, or one that the centre alone exceeds.
+    """
+    _check(height, acceleration)
+    if kind not in list(FastmriMask):
+        raise MaskError(
+            f"fastMRI has no mask {str(kind)!r}.", f"There are {', '.join(FastmriMask)}."
+        )
+    lines = fastmri_lines(
+        FastmriMask(kind), height, acceleration, centre_fraction=centre_fraction, seed=seed
+    )
+    drawn = f"of-{seed}" if isinstance(seed, str) else f"s{seed}"
+    return Mask(
+        samples=_centred_to_zero_first(lines), name=f"fastmri-{kind}-{acceleration:g}x-{drawn}"
     )
 
 
@@ -355,10 +399,13 @@ class MaskFamily:
         draw: From the side of the image matrix, the nominal acceleration, the seed, and the number
             of lines around zero frequency that have to be sampled (0 leaves that to the family), to
             a mask. It raises `MaskError` where that cannot be.
+        draw_for: The same with the name of a file in place of the seed, for families that go by
+            names; None for those that take numbers alone.
     """
 
     name: str
     draw: Callable[[int, float, int, int], Mask]
+    draw_for: Callable[[int, float, str, int], Mask] | None = None
 
 
 def _acs_fraction(size: int, acceleration: float, centre: int) -> float | None:
@@ -389,19 +436,46 @@ def _centre(size: int, acceleration: float, seed: int, centre: int) -> Mask:
     return centre_block((size, size), (side, side))
 
 
+def _fastmri(
+    kind: FastmriMask, size: int, acceleration: float, seed: int | str, centre: int
+) -> Mask:
+    """Draw one of fastMRI's masks; its centre is as wide as fastMRI has it, or it is refused."""
+    mask = fastmri_mask(kind, size, acceleration, seed=seed)
+    needed = np.arange(min(centre, size)) - min(centre, size) // 2
+    if not mask.samples[needed].all():
+        raise MaskError(
+            f"fastMRI's mask of {size} lines at {acceleration:g}x has"
+            f" {round(0.32 / acceleration * size)} lines around zero frequency, and coil"
+            f" sensitivities are estimated from {len(needed)}.",
+            "Lower the acceleration, use more lines, or draw the mask of another family, which"
+            f" samples as many ({kind if kind is FastmriMask.RANDOM else 'equispaced'}).",
+        )
+    return mask
+
+
 MASK_FAMILIES: Final = Registry(
     "kdmri_edge.mask_families",
     MaskFamily,
     "family of masks",
     {
-        name: MaskFamily(name=name, draw=draw)
-        for name, draw in {
-            "variable-density": _variable_density,
-            "random": _random,
-            "equispaced": _equispaced,
-            "variable-density-2d": _variable_density_2d,
-            "centre": _centre,
-        }.items()
+        **{
+            name: MaskFamily(name=name, draw=draw)
+            for name, draw in {
+                "variable-density": _variable_density,
+                "random": _random,
+                "equispaced": _equispaced,
+                "variable-density-2d": _variable_density_2d,
+                "centre": _centre,
+            }.items()
+        },
+        **{
+            f"fastmri-{kind}": MaskFamily(
+                name=f"fastmri-{kind}",
+                draw=partial(_fastmri, kind),
+                draw_for=partial(_fastmri, kind),
+            )
+            for kind in FastmriMask
+        },
     },
     error=MaskError,
 )

@@ -8,24 +8,27 @@ anew, by the family, the acceleration and the seed that the mask was drawn with.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from kdmri_edge.errors import MaskError
 from kdmri_edge.physics.espirit import CALIBRATION
 from kdmri_edge.physics.masks import (
     MASK_FAMILIES,
     Mask,
     centre_block,
+    fastmri_mask,
     variable_density_2d,
     variable_density_lines,
 )
 
-__all__ = ["lines_around_zero", "redrawn"]
+__all__ = ["MaskDraw", "lines_around_zero", "redrawn"]
 
 _DRAWN: Final = re.compile(
-    r"(?P<family>variable-density-2d|variable-density|random|equispaced)"
-    r"-(?P<acceleration>[\d.]+)x-s(?P<seed>\d+)"
+    r"(?P<family>variable-density-2d|variable-density|random|equispaced|fastmri-[a-z-]+)"
+    r"-(?P<acceleration>[\d.]+)x-(?:s(?P<seed>\d+)|of-(?P<file>.+))"
 )
 _BLOCK: Final = re.compile(r"centre-(?P<height>\d+)x(?P<width>\d+)")
 
@@ -70,7 +73,7 @@ def redrawn(mask: Mask, height: int, width: int) -> Mask:
         return Mask(samples=np.ones(shape, np.bool_), name=mask.name)
     drawn = _DRAWN.fullmatch(mask.name)
     acceleration = float(drawn["acceleration"]) if drawn else mask.nominal_acceleration
-    seed = int(drawn["seed"]) if drawn else 0
+    seed = int(drawn["seed"] or 0) if drawn else 0
     family = drawn["family"] if drawn else "variable-density"
     if not mask.is_lines:
         rows, columns = mask.samples.shape
@@ -85,9 +88,54 @@ def redrawn(mask: Mask, height: int, width: int) -> Mask:
         centre = max(1, min(16, round(min(height, width) / acceleration / 2)))
         return variable_density_2d((height, width), acceleration, centre=centre, seed=seed)
     centre = lines_around_zero(mask)
+    if drawn and family.startswith("fastmri-"):
+        kind = family.removeprefix("fastmri-")
+        return fastmri_mask(kind, height, acceleration, seed=drawn["file"] or seed)
     if family in ("random", "equispaced"):
         # as wide as the family has it, or as coils need it where the mask was drawn for them
         wanted = CALIBRATION if centre >= CALIBRATION else 0
         return MASK_FAMILIES.named(family).draw(height, acceleration, seed, wanted)
     most = max(1, 3 * round(height / acceleration) // 4)
     return variable_density_lines(height, acceleration, centre_lines=min(centre, most), seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskDraw:
+    """How a mask is drawn for each scan, at its own matrix.
+
+    Attributes:
+        family: Of `MASK_FAMILIES`.
+        acceleration: Nominal.
+        seed: Of every draw; None seeds each by the name of the scan's file, as fastMRI does for
+            validation and test, so that all who evaluate on a volume have the same lines.
+    """
+
+    family: str
+    acceleration: float
+    seed: int | None = 0
+
+    def of(self, file: str, height: int, width: int, *, coils: bool = False) -> Mask:
+        """Draw the mask of a scan.
+
+        Args:
+            file: Name of its file, with the suffix.
+            height: Phase-encode lines H.
+            width: Readout samples W.
+            coils: Sensitivities are estimated from the centre, which has to be wide enough.
+
+        Raises:
+            MaskError: There is no such family, it takes no names, or it has no such mask.
+        """
+        family = MASK_FAMILIES.named(self.family)
+        centre = CALIBRATION if coils else 0
+        if self.seed is not None:
+            drawn = family.draw(height, self.acceleration, self.seed, centre)
+        elif family.draw_for is not None:
+            drawn = family.draw_for(height, self.acceleration, file, centre)
+        else:
+            named = ", ".join(name for name, row in MASK_FAMILIES.items() if row.draw_for)
+            raise MaskError(
+                f"Masks of family {self.family!r} are seeded by numbers, not by names of files.",
+                f"Give a number, or a family that goes by names: {named}.",
+            )
+        return redrawn(drawn, height, width)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdmri_edge import __version__
 from kdmri_edge.data.datasets import VolumeFile, find_volumes
@@ -26,11 +27,13 @@ from kdmri_edge.data.formats.registry import (
 from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.orientation import Orientation
 from kdmri_edge.data.scan import Scan
+from kdmri_edge.data.sources import HDF5_SUFFIXES, split_dataset
 from kdmri_edge.data.volume import Volume
-from kdmri_edge.errors import OutputError
+from kdmri_edge.errors import DataError, OutputError
 from kdmri_edge.metrics import nmse, psnr
 from kdmri_edge.models.protocol import reads_coils
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.redraw import MaskDraw
 from kdmri_edge.runtime.inputs import InputSpec
 from kdmri_edge.runtime.pipeline import Pipeline
 from kdmri_edge.runtime.session import SessionInfo
@@ -52,7 +55,7 @@ class Job:
     destination: Path
 
 
-def plan_jobs(sources: Sequence[Path], output: Path) -> list[Job]:
+def plan_jobs(sources: Sequence[Path], output: Path, *, submission: bool = False) -> list[Job]:
     """Decide what is read and written, before anything is.
 
     Args:
@@ -60,6 +63,8 @@ def plan_jobs(sources: Sequence[Path], output: Path) -> list[Job]:
         output: A file for a single input (a folder NAME.dcm for DICOM); otherwise a folder, where
             each reconstruction has the name of its source and the format that
             `data.formats.registry` names for it.
+        submission: The output is what fastMRI's leaderboards take: always a folder, of files that
+            are named as their sources.
 
     Raises:
         DataError: A source does not exist or holds no volume.
@@ -69,7 +74,15 @@ def plan_jobs(sources: Sequence[Path], output: Path) -> list[Job]:
     files = [file for source in sources for file in find_volumes(source)]
     folders = [source for source in sources if source.is_dir() and not is_series(source)]
     single = len(files) == 1 and not folders
-    if single and writer_suffix(output) and (not output.is_dir() or is_series(output)):
+    if submission:
+        if output.suffix.lower() in HDF5_SUFFIXES or output.is_file():
+            raise OutputError(
+                f"{output} is a file, and a submission is a folder of files that are named as"
+                " theirs are.",
+                "Give a folder.",
+            )
+        jobs = [Job(source=file, destination=output / file.path.name) for file in files]
+    elif single and writer_suffix(output) and (not output.is_dir() or is_series(output)):
         jobs = [Job(source=files[0], destination=output)]
     elif output.suffix and not output.is_dir():
         many = "one of the formats" if single else "a folder for several inputs, or one input"
@@ -181,6 +194,54 @@ def load(
     return dataclasses.replace(read_volume(path), affine=loaded.affine)
 
 
+def _drawn(draw: MaskDraw, path: Path, loaded: Scan | Volume, reads: InputSpec) -> Mask:
+    """Draw the mask that a file is undersampled with, at the matrix that the network will see."""
+    coils = reads_coils(reads.spec)
+    # one coil is brought to the network's matrix, see `Pipeline.prepare`
+    brought = reads.free is None and not (isinstance(loaded, Scan) and (coils or loaded.coils > 1))
+    height, width = reads.matrix if brought else loaded.matrix
+    return draw.of(split_dataset(path)[0].name, height, width, coils=reads.spec.coils)
+
+
+def _check_submission(path: Path) -> None:
+    """Refuse what fastMRI's leaderboards have no place for, before it is reconstructed.
+
+    Raises:
+        DataError: The source is no file of fastMRI's.
+    """
+    if readable_suffix(path) not in HDF5_SUFFIXES or split_dataset(path)[1] is not None:
+        raise DataError(
+            f"{path} is no file of fastMRI's, so it has no place in a submission.",
+            "Leave --layout out for other files.",
+        )
+    from kdmri_edge.data.formats.hdf5.fastmri_images import image_size
+
+    image_size(path)
+
+
+def _write_submission(job: Job, image: NDArray[Any], loaded: Scan | Volume) -> None:
+    """Write what fastMRI's leaderboards take of a reconstruction.
+
+    Raises:
+        DataError: The images are not of the file's own pixels.
+        OutputError: The place cannot be written to.
+    """
+    from kdmri_edge.data.formats.hdf5.fastmri_images import (
+        as_stored,
+        image_size,
+        write_reconstruction,
+    )
+
+    if image.shape[1:] != loaded.matrix:
+        own, made = (f"{sides[0]} x {sides[1]}" for sides in (loaded.matrix, image.shape[1:]))
+        raise DataError(
+            f"{job.source.path} is {own} and was reconstructed at {made}, the network's matrix;"
+            " a submission has the file's own pixels.",
+            "Use a network of any matrix (`kdmri-edge export --matrix any`).",
+        )
+    write_reconstruction(job.destination, as_stored(image, image_size(job.source.path)))
+
+
 def run_job(
     job: Job,
     pipeline: Pipeline,
@@ -191,6 +252,8 @@ def run_job(
     keep_complex: bool = False,
     orientation: Orientation | str = Orientation.VENDOR,
     network: str = "",
+    draw: MaskDraw | None = None,
+    submission: bool = False,
 ) -> dict[str, Any]:
     """Reconstruct one file and write the result.
 
@@ -204,6 +267,8 @@ def run_job(
         keep_complex: Write complex reconstructions as they are, in place of their magnitudes.
         orientation: Of raw data, see `registry.read_scan`.
         network: What to call it in files that say how they came about.
+        draw: Undersample with a mask that is drawn for this file, in place of the network's.
+        submission: Write what fastMRI's leaderboards take.
 
     Returns:
         Plain JSON values: files, slices, what of the scan the network was not trained for
@@ -215,7 +280,10 @@ def run_job(
         KdmriError: See `load`, `Pipeline.prepare`, `Pipeline.images` and `write_image_record`.
     """
     loaded = load(job.source.path, pipeline.reads, undersample=undersample, orientation=orientation)
-    given = pipeline.prepare(loaded, undersample=undersample, own_mask=follow)
+    if submission:
+        _check_submission(job.source.path)
+    mask = None if draw is None else _drawn(draw, job.source.path, loaded, pipeline.reads)
+    given = pipeline.prepare(loaded, undersample=undersample, own_mask=follow, mask=mask)
     with progress(job.source.name, len(given.zero_filled)) as advance:
         watch = _Watch(advance)
         began = time.perf_counter()
@@ -231,9 +299,13 @@ def run_job(
         derivation=derivation(network, pipeline.session.info, given.mask, given.beyond),
         dicom=job.source.path if suffix == ".dcm" else None,
     )
-    write_image_record(job.destination, picture)
-    row = format_of(writer_suffix(job.destination))
-    lost = row.unsupported_metadata(given.affine, given.voxel_mm) if row else []
+    if submission:
+        _write_submission(job, image, loaded)
+        lost = []
+    else:
+        write_image_record(job.destination, picture)
+        row = format_of(writer_suffix(job.destination))
+        lost = row.unsupported_metadata(given.affine, given.voxel_mm) if row else []
     figures = None
     if given.target is not None:
         figures = {

@@ -185,6 +185,7 @@ class Pipeline(Closing):
         undersample: bool = False,
         own_mask: bool = True,
         maps: NDArray[np.complex64] | None = None,
+        mask: Mask | None = None,
     ) -> NetworkInput:
         """Make the network's input of what was read from a file.
 
@@ -198,12 +199,22 @@ class Pipeline(Closing):
             own_mask: Take the mask that k-space was sampled with, where the network takes masks as
                 an input; else the network's for every source.
             maps: See `inputs.prepare_scan`; for scans alone.
+            mask: Undersample with this mask, of the source's matrix, in place of the network's.
 
         Raises:
             DataError: The source holds something else than the network reads.
-            MaskError: It is sampled with another mask, or of another matrix.
+            MaskError: It is sampled with another mask, or of another matrix; or a mask is given for
+                a network that is made for its own.
         """
         reads = self.reads
+        if mask is not None and mask != reads.mask:
+            if not self.session.takes_masks:
+                raise MaskError(
+                    f"The network is made for its own mask {reads.mask.name!r}, and {mask.name!r}"
+                    " was drawn.",
+                    "Use one exported with `kdmri-edge export --mask input` or --matrix any.",
+                )
+            reads = dataclasses.replace(reads, mask=mask)
         sampled = loaded.mask if isinstance(loaded, Scan) else loaded.kspace_mask
         if self.session.takes_masks and own_mask and sampled is not None and not undersample:
             reads = dataclasses.replace(reads, mask=sampled)

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from kdmri_edge.errors import DataError
 
-__all__ = ["header_elements", "pixels_within", "readout_pixels"]
+__all__ = ["header_elements", "image_matrix", "pixels_within", "readout_pixels"]
 
 
 def header_elements(text: str) -> ElementTree.Element:
@@ -76,3 +76,25 @@ def readout_pixels(text: str, count: int) -> int | None:
     if whole > 0 and part > 0:
         return pixels_within(count, part, whole)
     return int(matrix) if 1 <= matrix <= count else None
+
+
+def image_matrix(text: str) -> tuple[int, int] | None:
+    """Pixels (readout, phase encode) of the image that the first encoding of a header tells.
+
+    Args:
+        text: A header.
+
+    Returns:
+        None where the header does not tell, or is none.
+    """
+    try:
+        root = header_elements(text)
+        encoding = root if root.tag == "encoding" else root.find("encoding")
+        if encoding is None:
+            return None
+        sides = [
+            int(float(encoding.findtext(f"reconSpace/matrixSize/{axis}") or 0)) for axis in "xy"
+        ]
+    except (DataError, SyntaxError, ValueError, OverflowError):
+        return None
+    return (sides[0], sides[1]) if min(sides) >= 1 else None

@@ -91,7 +91,8 @@ def test_a_request_has_the_defaults_that_the_command_shows() -> None:
     assert Request(mask_family=str(shown["mask_family"].default)).settings() == made
 
 
-@pytest.mark.parametrize("family", MASK_FAMILIES)
+# fastMRI's are what its public code draws, however many lines those are
+@pytest.mark.parametrize("family", [f for f in MASK_FAMILIES if not f.startswith("fastmri-")])
 @pytest.mark.parametrize("coils", [False, True])
 def test_a_family_draws_masks_of_its_acceleration(family: str, coils: bool) -> None:
     networks = {True: "-sense", False: ""}[coils]

@@ -37,7 +37,7 @@ from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.utils.console import say
 
-__all__ = ["fastmri_subject", "is_fastmri", "read_fastmri_h5", "scan_fastmri_h5"]
+__all__ = ["fastmri_subject", "header_text", "is_fastmri", "read_fastmri_h5", "scan_fastmri_h5"]
 
 _REFERENCES: Final = ("reconstruction_esc", "reconstruction_rss")
 
@@ -102,13 +102,17 @@ def _readout(file: h5py.File, count: int) -> int | None:
         reference = file.get(name)
         if isinstance(reference, h5py.Dataset) and reference.ndim == 3:
             return int(reference.shape[-2])
+    text = header_text(file)
+    return None if text is None else readout_pixels(text, count)
+
+
+def header_text(file: h5py.File) -> str | None:
+    """The ISMRMRD header of a file, None without one."""
     header = file.get("ismrmrd_header")
     if not isinstance(header, h5py.Dataset) or header.size != 1:
         return None
     text = values(header).astype(object).reshape(-1)[0]
-    return readout_pixels(
-        text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text), count
-    )
+    return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
 
 
 def _slices(file: h5py.File) -> int | None:
