@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_bench.measuring.device import absent, governor, load_average
+from kdmri_bench.measuring.fastmri import STATEMENT, with_references
 from kdmri_bench.measuring.isolation import WORKER
 from kdmri_bench.measuring.measure import Measured, measure
 from kdmri_bench.measuring.peaks import measure_peaks
@@ -63,6 +64,7 @@ from kdmri_bench.results.select import (
     shipped_rows,
 )
 from kdmri_edge.data.case import Case
+from kdmri_edge.distillation.request import PHANTOM
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError
 from kdmri_edge.models.protocol import reads_coils
@@ -251,6 +253,7 @@ def benchmark(
         chosen = replace(chosen, threads=threads)
     if precisions:
         chosen = replace(chosen, precisions=tuple(Precision.of(name) for name in precisions))
+    references = _references(data, chosen)
     coded = has_code(networks)
     networks = with_checkpoints(
         networks,
@@ -275,10 +278,30 @@ def benchmark(
         contrast=contrast,
         subjects=subjects,
     )
+    if references is not None:
+        statement = f"{loaded.statement} {STATEMENT}"
+        cases = with_references(loaded.cases, references)
+        loaded = replace(loaded, cases=cases, statement=statement)
     say(_measured_on(loaded, chosen))
     return measure_networks(
         sources, loaded, chosen, out=folder, limits=limits, load=load, rows=rows
     )
+
+
+def _references(data: Data, settings: BenchSettings) -> Path | None:
+    """Return the files whose references outputs are compared with; None without them.
+
+    Raises:
+        BenchError: They are asked for, and the data are no files.
+    """
+    if settings.evaluation != "fastmri":
+        return None
+    if not isinstance(data, str | os.PathLike) or data == PHANTOM:
+        raise BenchError(
+            "Figures in fastMRI's convention need the references of its files.",
+            "Give a folder of them.",
+        )
+    return Path(data)
 
 
 def _measured_on(data: TestData, settings: BenchSettings) -> str:

@@ -72,6 +72,14 @@ _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "f32", "f16"]
     help="Measure only rows that are called so, e.g. 'student/*' or 'cuda-*'; may be repeated.",
 )  # fmt: skip
 @click.option("--list-rows", is_flag=True, help="Measure nothing: list the rows that there are.")
+@click.option(
+    "--evaluation",
+    type=click.Choice(["target", "fastmri"]),
+    default="target",
+    show_default=True,
+    help="Compare with what the networks are taught; or, of fastMRI's files, with their references"
+    " as its public evaluation does, on whole volumes.",
+)
 @limit_options
 @brought_options(several=True)
 @click.option(
@@ -96,6 +104,7 @@ def bench(
     limit_slices: int | None,
     rows: tuple[str, ...],
     list_rows: bool,
+    evaluation: str,
     max_latency: str | None,
     max_memory: str | None,
     max_loss: str | None,
@@ -149,9 +158,12 @@ def bench(
         "limit_slices": limit_slices,
         "batches": _batches(batches),
     }
+    if evaluation == "fastmri":  # of whole volumes, in the quick mode too
+        mode = replace(mode, limit_slices=None)
     settings = replace(
         mode,
         threads=threads,
+        evaluation=evaluation,
         precisions=tuple(Precision.of(name) for name in precisions) or USUAL,
         plain_export=with_plain_export,
         every_way=not usual_only,

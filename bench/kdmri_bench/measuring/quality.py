@@ -9,8 +9,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kdmri_bench.measuring.fastmri import measures
 from kdmri_edge.data.case import Case
-from kdmri_edge.metrics import METRICS, volume_metrics
+from kdmri_edge.metrics import METRICS
 
 __all__ = [
     "SHOWN",
@@ -36,7 +37,7 @@ def volume_rows(cases: Sequence[Case], outputs: Volumes) -> list[dict[str, Any]]
         DataError: an output has another shape than its target, or holds NaN or infinities.
     """
     return [
-        {"name": case.name, **volume_metrics(case.target, output)}
+        {"name": case.name, **measures(case, output)}
         for case, output in zip(cases, outputs, strict=True)
     ]
 

@@ -10,7 +10,15 @@ from typing import Any, Final
 from kdmri_edge.errors import BenchError
 from kdmri_edge.runtime.targets import PRECISIONS
 
-__all__ = ["FULL", "QUICK", "USUAL", "BenchSettings", "Precision", "available_threads"]
+__all__ = [
+    "EVALUATIONS",
+    "FULL",
+    "QUICK",
+    "USUAL",
+    "BenchSettings",
+    "Precision",
+    "available_threads",
+]
 
 
 class Precision(StrEnum):
@@ -38,6 +46,10 @@ class Precision(StrEnum):
 
 USUAL: Final = (Precision.F32, Precision.BF16, Precision.INT8)
 """Measured unless others are asked for: CPUs have nothing to gain from float16."""
+
+
+EVALUATIONS: Final = ("target", "fastmri")
+"""What outputs may be compared with, see `BenchSettings`."""
 
 
 def available_threads() -> int:
@@ -76,6 +88,8 @@ class BenchSettings:
             Otherwise, and on a GPU always, a row's process lives through all its rounds.
         limit_s: no row begins after so many seconds, and each row is complete after its first
             round, so that later rounds may be missing; None sets no limit.
+        evaluation: what outputs are compared with: "target", what the networks are taught, or
+            "fastmri", the files' references in fastMRI's convention.
 
     Raises:
         BenchError: a value is out of range.
@@ -99,6 +113,7 @@ class BenchSettings:
     timeout_s: float = 1800.0
     restart: bool = False
     limit_s: float | None = None
+    evaluation: str = "target"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -117,6 +132,16 @@ class BenchSettings:
             raise BenchError(f"A limit of {self.limit_s:g} s is too short.", "Give more.")
         if not self.timeout_s > 0:
             raise BenchError(f"A timeout of {self.timeout_s:g} s is too short.", "Give more.")
+        if self.evaluation not in EVALUATIONS:
+            raise BenchError(
+                f"There is no evaluation {self.evaluation!r}.",
+                f"Give one of {', '.join(EVALUATIONS)}.",
+            )
+        if self.evaluation == "fastmri" and self.limit_slices is not None:
+            raise BenchError(
+                "fastMRI's figures are of whole volumes, and some slices alone are asked for.",
+                "Leave the limit of slices out, or the evaluation.",
+            )
         if not self.precisions:
             raise BenchError(
                 "No precision is to be measured.", "Give --precision fp32, bf16 or int8."

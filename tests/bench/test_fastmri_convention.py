@@ -1,0 +1,87 @@
+"""Benchmarks in fastMRI's convention: the figures that `kdmri-edge evaluate` gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from kdmri_bench.benchmark import benchmark
+from kdmri_bench.measuring.fastmri import ReferencedCase, with_references
+from kdmri_bench.measuring.quality import volume_rows
+from kdmri_bench.planning.settings import QUICK, BenchSettings
+from kdmri_bench.planning.testdata import TestData, choose_files, load_cases
+from kdmri_edge.data.evaluation import evaluate
+from kdmri_edge.data.formats.hdf5.fastmri_images import as_stored, write_reconstruction
+from kdmri_edge.errors import BenchError
+from kdmri_edge.physics.masks import fastmri_mask
+from tests.core.data.test_fastmri_evaluation import noisy
+from tests.core.test_run_submission import single_coil
+from tests.export.networks import spec, write_checkpoint
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(2):
+        single_coil(tmp_path / "scans" / f"file{number}.h5")
+    return tmp_path / "scans"
+
+
+def loaded(folder: Path) -> TestData:
+    files, _ = choose_files(folder)
+    mask = fastmri_mask("random", 32, 4)
+    return load_cases(files, mask=mask, matrix=32, spec=spec(channels=2))
+
+
+def outputs_of(data: TestData) -> list[NDArray[np.float32]]:
+    return [noisy(np.abs(case.target), n) for n, case in enumerate(data.cases)]
+
+
+def test_figures_are_those_of_evaluate(folder: Path, tmp_path: Path) -> None:
+    data = loaded(folder)
+    cases = with_references(data.cases, folder)
+    outputs = outputs_of(data)
+    for case, output in zip(cases, outputs, strict=True):
+        write_reconstruction(tmp_path / "made" / f"{case.name}.h5", as_stored(output, (32, 30)))
+    rows = volume_rows(cases, outputs)
+    found = evaluate(folder, tmp_path / "made")
+    for row, volume in zip(rows, found.volumes, strict=True):
+        assert row == {"name": volume.name.removesuffix(".h5"), **volume.metrics}
+    own = volume_rows(data.cases, outputs)
+    assert own[0]["nmse"] != pytest.approx(rows[0]["nmse"], rel=1e-6)  # without the crop
+    part = cases[0].part(slice(1, 2))
+    assert isinstance(part, ReferencedCase)
+    assert part.reference.shape == (1, 32, 30)
+    assert part.target.shape[0] == 1
+
+
+def test_what_has_no_such_figures_is_refused(folder: Path, tmp_path: Path) -> None:
+    data = loaded(folder)
+    turned = replace(data.cases[0], target=data.cases[0].target[:, ::-1])
+    with pytest.raises(BenchError, match="is not that of its reference"):
+        with_references([turned], folder)
+    with h5py.File(folder / "file0.h5", "r+") as file:
+        del file["reconstruction_esc"]
+        file["kspace"][..., ::2] = 0
+    with pytest.raises(BenchError, match="nothing to compare with"):
+        with_references(data.cases, folder)
+    np.save(tmp_path / "file0.npy", np.abs(data.cases[0].target))
+    with pytest.raises(BenchError, match=r"file0 has no figures"):
+        with_references(data.cases[:1], tmp_path / "file0.npy")
+    with pytest.raises(BenchError, match="no volume file1"):
+        with_references(data.cases[1:], tmp_path / "file0.npy")
+
+
+def test_whole_volumes_of_files_are_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="whole volumes"):
+        replace(QUICK, evaluation="fastmri")
+    with pytest.raises(BenchError, match="no evaluation 'rss'"):
+        BenchSettings(evaluation="rss")
+    weights = write_checkpoint(tmp_path / "student.safetensors", spec(channels=2))
+    settings = BenchSettings(evaluation="fastmri")
+    with pytest.raises(BenchError, match="need the references"):
+        benchmark(weights, "phantom", settings=settings)
