@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,7 @@ from kdmri_edge.commands.options import file_options, orientation_option
 from kdmri_edge.errors import KdmriError
 
 if TYPE_CHECKING:
-    from kdmri_edge.data.inspection import FileInfo
+    from kdmri_edge.data.inspection import FileInfo, MaskInfo
 
 __all__ = ["data"]
 
@@ -45,39 +46,56 @@ def data() -> None:
 def inspect(files: tuple[Path, ...], kspace: bool, orientation: str, as_json: bool) -> int:
     """Say what is in FILE..., and what `kdmri-edge run` would take it as.
 
-    FILE may be the folder of a DICOM series, or a dataset of an HDF5 file as FILE.h5:DATASET:AXES,
-    with a letter for each axis: s slice, c coil, h phase encode, w readout. Of an MRD file with
-    several scans each is listed as FILE.h5:GROUP, which the other commands take too. A file that
-    cannot be read gets its reason, and the exit code is 1.
+    FILE may be the folder of a DICOM series, a folder of files (each is listed), a file of sampling
+    masks, or a dataset of an HDF5 file as FILE.h5:DATASET:AXES, with a letter for each axis: s
+    slice, c coil, h phase encode, w readout. Of an MRD file with several scans each is listed as
+    FILE.h5:GROUP, which the other commands take too. A file that cannot be read gets its reason,
+    and the exit code is 1.
 
     \b
     Examples:
       kdmri-edge data inspect meas_MID00042.dat
       kdmri-edge data inspect scan.h5:FLAIR:swh series/ T1w.nii.gz --json
     """  # noqa: D301 - click wants the backspace itself
-    from kdmri_edge.data.inspection import inspect as look
     from kdmri_edge.data.inspection import scans_in
     from kdmri_edge.utils.console import progress
 
     found: list[dict[str, Any]] = []
     failed = 0
-    named = [scan for file in files for scan in scans_in(file)]
+    named: list[Path] = []
+    for file in files:
+        try:
+            named += scans_in(file)
+        except KdmriError:
+            named.append(file)  # looking into it says why
     with progress("Reading", len(named)) as advance:
         for file in named:
             try:
-                facts = look(file, kspace=kspace, orientation=orientation)
-                found.append(facts.to_dict())
-                if not as_json:
-                    click.echo(_text(facts))
+                facts, text = _described(file, kspace=kspace, orientation=orientation)
             except KdmriError as error:
                 failed += 1
-                found.append({"file": str(file), "error": str(error)})
-                if not as_json:
-                    click.echo(f"{file}\n  cannot be used: {error}")
+                facts = {"file": str(file), "error": str(error)}
+                text = f"{file}\n  cannot be used: {error}"
+            found.append(facts)
+            if not as_json:
+                click.echo(text)
             advance(1)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     return int(failed > 0)
+
+
+def _described(file: Path, *, kspace: bool, orientation: str) -> tuple[dict[str, Any], str]:
+    """Say what is in a file of images, k-space or masks: for machines, and for people."""
+    from kdmri_edge.data.inspection import inspect as look
+    from kdmri_edge.data.inspection import masks_in
+
+    masks = masks_in(file)
+    if masks is not None:
+        described = {key: dataclasses.asdict(mask) for key, mask in masks.items()}
+        return {"file": str(file), "masks": described}, _masks_text(file, masks)
+    facts = look(file, kspace=kspace, orientation=orientation)
+    return facts.to_dict(), _text(facts)
 
 
 def _text(facts: FileInfo) -> str:
@@ -85,16 +103,14 @@ def _text(facts: FileInfo) -> str:
         ("format", facts.format),
         ("holds", f"{facts.holds}, {facts.slices} slice(s) of {_times(facts.matrix)}"),
     ]
+    if facts.reference is not None:
+        lines.append(("reference", f"{facts.reference}; `kdmri-edge evaluate` compares with it"))
     if facts.left_out:
         lines.append(("not read", ", ".join(facts.left_out)))
     if facts.coils is not None:
         lines.append(("coils", str(facts.coils)))
     if facts.mask is not None:
-        mask = facts.mask
-        centre = "" if mask.centre_lines is None else f", {mask.centre_lines} around the centre"
-        lines.append(
-            ("sampled", f"{mask.sampled} of {mask.of} {mask.kind}, {mask.acceleration:g}x{centre}")
-        )
+        lines.append(("sampled", _sampled(facts.mask)))
     if facts.noise_samples is not None:
         lines.append(
             ("noise scan", f"{facts.noise_samples} samples" if facts.noise_samples else "none")
@@ -109,6 +125,7 @@ def _text(facts: FileInfo) -> str:
         runs = f"run {facts.orientation} the directions in the header"
         told = f"{facts.vendor or 'an unnamed vendor'}: phase encode and readout {runs}"
         lines.append(("raw data of", f"{told}; --orientation {other} turns them"))
+    lines += [("note", remark) for remark in facts.remarks]
     lines.append(("subject", facts.subject))
     if facts.contrast:
         lines.append(("contrast", facts.contrast))
@@ -116,8 +133,22 @@ def _text(facts: FileInfo) -> str:
     return "\n".join([facts.file, *(f"  {name}: {value}" for name, value in lines)])
 
 
+def _sampled(mask: MaskInfo) -> str:
+    centre = "" if mask.centre_lines is None else f", {mask.centre_lines} around the centre"
+    return f"{mask.sampled} of {mask.of} {mask.kind}, {mask.acceleration:g}x{centre}"
+
+
+def _masks_text(file: Path, masks: Mapping[str, MaskInfo]) -> str:
+    lines = [("holds", f"{len(masks)} sampling mask(s), for --mask")]
+    lines += [
+        (f"{file}:{key}" if key else str(file), _sampled(mask)) for key, mask in masks.items()
+    ]
+    return "\n".join([str(file), *(f"  {name}: {value}" for name, value in lines)])
+
+
 def _times(numbers: tuple[float, ...]) -> str:
-    return " x ".join(f"{number:.4g}" for number in numbers)
+    """Spell matrices and voxels; the last digits of a float32 are no information."""
+    return " x ".join(f"{number:.3f}".rstrip("0").rstrip(".") for number in numbers)
 
 
 @data.command()

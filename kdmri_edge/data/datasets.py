@@ -24,6 +24,7 @@ from kdmri_edge.data.recorded import RECORDED_FILES
 from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.data.sources import (
     HDF5_SUFFIXES,
+    contrast_of,
     dataset_of,
     parse_name,
     source_sha256,
@@ -215,7 +216,7 @@ def _describe(path: Path) -> VolumeFile:
         name = f"{stem}_{dataset_of(dataset).replace('/', '_')}" if dataset else stem
         subject, contrast = parse_name(stem)
         if dataset:
-            contrast = dataset_of(dataset)
+            contrast = contrast_of(dataset_of(dataset))
         elif suffix in HDF5_SUFFIXES:
             from kdmri_edge.data.formats.hdf5.fastmri import fastmri_subject
 

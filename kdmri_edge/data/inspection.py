@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
+
+from kdmri_edge.data.datasets import find_volumes
+from kdmri_edge.data.formats.dicom.files import is_series
 from kdmri_edge.data.formats.registry import format_of, read_either, readable_suffix
 from kdmri_edge.data.geometry import Affine, directions, voxel_size
 from kdmri_edge.data.orientation import Orientation
 from kdmri_edge.data.scan import Scan
-from kdmri_edge.data.sources import HDF5_SUFFIXES
+from kdmri_edge.data.sources import HDF5_SUFFIXES, split_dataset
 from kdmri_edge.data.volume import Volume
-from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.masks import Mask, load_mask, load_masks
 from kdmri_edge.physics.redraw import lines_around_zero
+from kdmri_edge.utils.arrays import read_array
 
-__all__ = ["FileInfo", "MaskInfo", "inspect", "scans_in"]
+__all__ = ["FileInfo", "MaskInfo", "inspect", "masks_in", "scans_in"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +65,8 @@ class FileInfo:
             gives, "along" or "against"; None where the format gives none.
         vendor: Who made the scanner, where raw data tells.
         left_out: What else the file holds that is not read, in words.
+        reference: Of a fastMRI file, the images that `kdmri-edge evaluate` compares with, in words.
+        remarks: What one should know of it besides, in sentences.
     """
 
     file: str
@@ -79,6 +86,8 @@ class FileInfo:
     orientation: str | None = None
     vendor: str | None = None
     left_out: tuple[str, ...] = ()
+    reference: str | None = None
+    remarks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -108,6 +117,7 @@ def inspect(
         "subject": loaded.subject,
         "contrast": loaded.contrast,
         "directions": _directions(loaded.affine),
+        "remarks": _remarks(loaded),
         "taken": taken,
         "run": run,
     }
@@ -122,6 +132,7 @@ def inspect(
             noise_samples=0 if loaded.noise is None else int(loaded.noise.shape[1]),
             orientation=loaded.orientation,
             vendor=loaded.vendor,
+            reference=_reference(path),
         )
     kind = "complex images" if loaded.is_complex else "magnitude images"
     return FileInfo(
@@ -137,17 +148,85 @@ def inspect(
 
 
 def scans_in(path: Path) -> list[Path]:
-    """Name the scans of a file that holds several, each as `inspect` takes it; else the path alone.
+    """Name all that a folder holds, and the scans of a file that holds several.
 
     Args:
-        path: As `inspect` takes it; what is no such file is returned as it is.
+        path: As `inspect` takes it, or a folder of files; what is neither is returned as it is.
+
+    Returns:
+        Each as `inspect` takes it.
+
+    Raises:
+        DataError: A folder without volumes.
     """
+    if path.is_dir() and not is_series(path):
+        return [scan for file in find_volumes(path) for scan in scans_in(file.path)]
     if not path.is_file() or readable_suffix(path) not in HDF5_SUFFIXES:
         return [path]
     from kdmri_edge.data.formats.hdf5.layouts import mrd_scans
 
     names = mrd_scans(path)
     return [path.with_name(f"{path.name}:{name}") for name in names] if len(names) > 1 else [path]
+
+
+def masks_in(path: Path) -> dict[str, MaskInfo] | None:
+    """Describe the sampling masks of a file by their keys, as in FILE:KEY; "" for a sole one.
+
+    Returns:
+        None for a file that is none of masks.
+
+    Raises:
+        MaskError: It is one, and is damaged.
+    """
+    if path.suffix.lower() == ".json" and path.is_file():
+        return {key: _mask(mask) for key, mask in load_masks(path).items()}
+    if path.suffix.lower() != ".npy" or not path.is_file():
+        return None
+    array = read_array(path)
+    if array.size < 2 or sum(size > 1 for size in array.shape) > _MASK_AXES:
+        return None
+    if array.dtype.kind not in "buif" or not np.isin(array, (0, 1)).all():
+        return None
+    return {"": _mask(load_mask(path))}
+
+
+_MASK_AXES: Final = 2
+_LABELS: Final = (
+    "Every pixel is 0 or one other value: this looks like a mask of a lesion or an organ, not like"
+    " an MR image."
+)
+_GRID: Final = (
+    "The directions are those of a plain grid that begins at 0, as software writes it that knows"
+    " none: they may be made up."
+)
+
+
+def _remarks(loaded: Scan | Volume) -> tuple[str, ...]:
+    said = []
+    if isinstance(loaded, Volume) and not loaded.is_complex:
+        image = loaded.image
+        if bool(((image == 0) | (image == image.max())).all()) and not image.all():
+            said.append(_LABELS)
+    if loaded.affine is not None and _is_plain_grid(loaded.affine):
+        said.append(_GRID)
+    return tuple(said)
+
+
+def _is_plain_grid(affine: Affine) -> bool:
+    steps = affine[:3, :3]
+    return bool(
+        not affine[:3, 3].any() and np.count_nonzero(steps) == len(steps) and (steps >= 0).all()
+    )
+
+
+def _reference(path: Path) -> str | None:
+    """Name the reference of a fastMRI file, None for other files and those without."""
+    if readable_suffix(path) not in HDF5_SUFFIXES or split_dataset(path)[1] is not None:
+        return None
+    from kdmri_edge.data.formats.hdf5.fastmri_images import named_reference
+    from kdmri_edge.data.formats.hdf5.layouts import is_fastmri_layout
+
+    return named_reference(path) if is_fastmri_layout(path) else None
 
 
 def _format(path: Path) -> str:

@@ -18,6 +18,7 @@ __all__ = [
     "HDF5_SUFFIXES",
     "FileNameParts",
     "axes_of",
+    "contrast_of",
     "dataset_of",
     "parse_name",
     "source_sha256",
@@ -74,6 +75,15 @@ def split_dataset(path: Path) -> tuple[Path, str | None]:
 def dataset_of(named: str) -> str:
     """The dataset's name in "DATASET:AXES"."""
     return named.partition(":")[0]
+
+
+_KSPACE: Final = frozenset({"kspace", "k-space", "k_space", "ksp", "kdata", "data", "raw", "k"})
+
+
+def contrast_of(dataset: str) -> str | None:
+    """The contrast that a dataset is called by, "FLAIR"; None where its name says what it holds."""
+    last = dataset.rpartition("/")[2]
+    return None if last.lower() in _KSPACE else last
 
 
 def axes_of(named: str) -> str | None:

@@ -35,6 +35,7 @@ __all__ = [
     "fastmri_mask",
     "load_mask",
     "load_mask_option",
+    "load_masks",
     "mask_from_array",
     "random_lines",
     "variable_density_2d",
@@ -571,6 +572,19 @@ def _whole_around(samples: NDArray[np.bool_]) -> int:
         if not samples[window].all():
             return reach - 1
     return largest
+
+
+def load_masks(path: Path) -> dict[str, Mask]:
+    """Read all masks of a JSON file, by what follows its name as FILE:KEY; "" for a sole one.
+
+    Raises:
+        MaskError: See `load_mask`.
+    """
+    with reading(path, "a mask", error=MaskError, remedy=_READABLE):
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(held, Mapping) and held and "sampled" not in held:
+            return {key: check_zero_first(_from_json(held, path, key), key) for key in held}
+        return {"": check_zero_first(_from_json(held, path, None), str(path))}
 
 
 def load_mask_option(text: str) -> Mask:

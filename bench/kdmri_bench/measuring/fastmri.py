@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +46,9 @@ class ReferencedCase(Case):
 
     def part(self, slices: slice) -> ReferencedCase:
         """Return a case of some of the slices."""
-        # `super()` does not work in dataclasses with slots
-        return replace(Case.part(self, slices), reference=self.reference[slices])
+        # `super()` does not work in dataclasses with slots; the class stays this one
+        part = cast("ReferencedCase", Case.part(self, slices))
+        return replace(part, reference=self.reference[slices])
 
 
 def measures(case: Case, output: NDArray[Any]) -> dict[str, float]:

@@ -36,6 +36,7 @@ __all__ = [
     "as_stored",
     "centre_crop",
     "image_size",
+    "named_reference",
     "read_reconstruction",
     "read_reference",
     "write_reconstruction",
@@ -121,6 +122,22 @@ def image_size(path: Path) -> tuple[int, int] | None:
     """
     with _opened(path) as file:
         return _size(file)
+
+
+def named_reference(path: Path) -> str | None:
+    """Say which references a file holds, "reconstruction_rss, 320 x 320"; None without any.
+
+    Raises:
+        DataError: Unreadable, or no file of fastMRI's.
+    """
+    with _opened(path) as file:
+        there = [file[name] for name in _DATASETS.values() if name in file]
+        said = [
+            f"{node.name.strip('/')}, {node.shape[-2]} x {node.shape[-1]}"
+            for node in there
+            if isinstance(node, h5py.Dataset) and node.ndim == 3
+        ]
+    return "; ".join(said) or None
 
 
 def read_reference(path: Path, challenge: Challenge | str | None = None) -> Reference:

@@ -29,6 +29,7 @@ __all__ = [
     "LAYOUTS",
     "Layout",
     "hdf5_is_kspace",
+    "is_fastmri_layout",
     "layout_of",
     "mrd_scans",
     "read_hdf5",
@@ -135,6 +136,15 @@ def layout_of(path: Path) -> Layout:
     if named is not None or described:
         return _PLAIN
     return next((layout for layout in LAYOUTS if layout.recognises(names)), _PLAIN)
+
+
+def is_fastmri_layout(path: Path) -> bool:
+    """Tell whether a file is in fastMRI's layout.
+
+    Raises:
+        DataError: Unreadable.
+    """
+    return layout_of(path).recognises is is_fastmri
 
 
 def hdf5_is_kspace(path: Path, kspace: bool) -> bool:

@@ -10,7 +10,7 @@ software stores it, or at index 0 ("first"); without the attribute it is where t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import h5py
 import numpy as np
@@ -22,7 +22,7 @@ from kdmri_edge.data.formats.measured import mask_of
 from kdmri_edge.data.formats.registry import origin_of
 from kdmri_edge.data.origins import zero_first
 from kdmri_edge.data.scan import Scan
-from kdmri_edge.data.sources import AXES_HELP, axes_of, dataset_of, split_dataset
+from kdmri_edge.data.sources import AXES_HELP, axes_of, contrast_of, dataset_of, split_dataset
 from kdmri_edge.errors import DataError
 
 __all__ = ["complex_datasets", "scan_plain_h5"]
@@ -78,7 +78,7 @@ def scan_plain_h5(path: Path) -> Scan:
     )
     origin = origin_of(source)
     origin["name"] += f"_{name.replace('/', '_')}"
-    origin["contrast"] = origin["contrast"] or name.rpartition("/")[2]
+    origin["contrast"] = origin["contrast"] or contrast_of(name)
     kspace = np.ascontiguousarray(kspace, dtype=np.complex64)
     return Scan(
         kspace=kspace,
@@ -95,7 +95,8 @@ def _chosen(
         marked = [name for name, node in loaded.items() if "axes" in node.attrs]
         if len(marked) == 1:
             return marked[0]
-        raise unknown_layout(source, list(loaded), [str(name) for name in file])
+        shapes = {name: list(node.shape) for name, node in loaded.items()}
+        raise unknown_layout(source, shapes, [str(name) for name in file])
     name = dataset_of(named)
     if name in loaded:
         return name
@@ -112,14 +113,19 @@ def _chosen(
     )
 
 
-def unknown_layout(source: Path, complex_names: list[str], names: list[str]) -> DataError:
+_EXAMPLE: Final = {2: "wh", 3: "swh", 4: "scwh"}
+"""Axes as they might be, by their number."""
+
+
+def unknown_layout(source: Path, shapes: dict[str, list[int]], names: list[str]) -> DataError:
     """Why a file in no layout that is known is refused, and how to name what it holds."""
-    if complex_names:
+    if shapes:
+        held = ", ".join(f"{name} {shape}" for name, shape in list(shapes.items())[:6])
+        name, shape = next(iter(shapes.items()))
         return DataError(
-            f"{source} is in no layout that is known by itself; it holds complex data in"
-            f" {', '.join(complex_names[:6])}.",
+            f"{source} is in no layout that is known by itself; it holds complex data in {held}.",
             f"Name one with its axes ({AXES_HELP}), for instance"
-            f" {source.name}:{complex_names[0]}:swh.",
+            f" {source}:{name}:{_EXAMPLE[len(shape)]}.",
         )
     return DataError(
         f"{source} is not in KD-MRI's layout (it holds {', '.join(sorted(names)[:6]) or 'nothing'})"

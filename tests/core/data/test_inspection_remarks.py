@@ -1,0 +1,87 @@
+"""What `data inspect` says to a person who knows the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nibabel
+import numpy as np
+
+from kdmri_edge.physics.masks import variable_density_lines
+from tests.core.data.test_fastmri_evaluation import coil_images, reference_of, write
+
+Cli = Callable[..., Any]
+
+
+def test_a_folder_is_listed(cli: Cli, tmp_path: Path) -> None:
+    for name in ("b.npy", "a.npy"):
+        np.save(tmp_path / name, np.random.default_rng(0).uniform(1, 9, (2, 8, 6)))
+    (tmp_path / "notes.txt").write_text("nothing")
+    (tmp_path / "c.nii").write_bytes(b"junk")
+    done = cli("data", "inspect", tmp_path, "--json")
+    assert done.code == 1
+    found = json.loads(done.out)
+    assert [Path(facts["file"]).name for facts in found] == ["a.npy", "b.npy", "c.nii"]
+    assert [facts.get("slices") for facts in found] == [2, 2, None]
+    (tmp_path / "empty").mkdir()
+    assert "is a folder" in cli("data", "inspect", tmp_path / "empty").out
+
+
+def test_masks_are_described(cli: Cli, tmp_path: Path) -> None:
+    mask = variable_density_lines(48, 4)
+    np.save(tmp_path / "lines.npy", mask.samples)
+    held = {
+        name: {"shape": [48, 48], "phase_encode_axis": 0, "sampled_lines": lines}
+        for name, lines in (("own", np.flatnonzero(mask.samples).tolist()), ("few", [0, 1, 47]))
+    }
+    (tmp_path / "masks.json").write_text(json.dumps(held))
+    shown = cli("data", "inspect", tmp_path / "lines.npy", tmp_path / "masks.json")
+    assert shown.code == 0, shown.err
+    assert shown.out.count("12 of 48 lines, 4x, ") == 2
+    assert f"{tmp_path / 'masks.json'}:few: 3 of 48 lines, 16x, 3 around the centre" in shown.out
+    (facts,) = json.loads(cli("data", "inspect", tmp_path / "masks.json", "--json").out)
+    assert list(facts["masks"]) == ["own", "few"]
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    assert "is damaged" in cli("data", "inspect", tmp_path / "other.json").out
+    np.save(tmp_path / "image.npy", np.eye(6) * 3)
+    assert "magnitude images, 1 slice(s)" in cli("data", "inspect", tmp_path / "image.npy").out
+
+
+def test_labels_and_made_up_directions_are_noted(cli: Cli, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).uniform(1, 9, (8, 6, 3)).astype(np.float32)
+    labels = (image > 5).astype(np.uint8)
+    turned = np.diag([-1.3, -1.3, 8, 1])
+    for name, pixels, affine in (
+        ("image", image, turned),
+        ("labels", labels, turned),
+        ("grid", image, np.diag([1.3, 1.3, 8, 1])),
+    ):
+        nibabel.save(nibabel.Nifti1Image(pixels, affine), tmp_path / f"{name}.nii")
+    shown = {n: cli("data", "inspect", tmp_path / f"{n}.nii").out for n in ("image", "labels")}
+    assert "note" not in shown["image"]
+    assert "looks like a mask of a lesion" in shown["labels"]
+    assert "may be made up" in cli("data", "inspect", tmp_path / "grid.nii").out
+
+
+def test_references_of_fastmri_are_named(cli: Cli, tmp_path: Path) -> None:
+    images = coil_images()
+    file = write(tmp_path / "a.h5", images, reconstruction_rss=reference_of(images))
+    assert "reference: reconstruction_rss, 32 x 30" in cli("data", "inspect", file).out
+    bare = write(tmp_path / "b.h5", images)
+    assert "reference:" not in cli("data", "inspect", bare).out
+
+
+def test_datasets_are_shown_with_their_shapes(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    values = np.random.default_rng(0).standard_normal((3, 8, 6)) * np.exp(0.3j)
+    with h5py.File(path, "w") as file:
+        file["FLAIR"], file["ksp"] = values, values[0]
+    done = cli("data", "inspect", path)
+    assert "FLAIR [3, 8, 6], ksp [8, 6]" in done.out
+    assert f"for instance {path}:FLAIR:swh" in done.out
+    assert "contrast: FLAIR" in cli("data", "inspect", f"{path}:FLAIR:swh").out
+    assert "contrast" not in cli("data", "inspect", f"{path}:ksp:wh").out
