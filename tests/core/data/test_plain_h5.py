@@ -115,7 +115,7 @@ class TestNamedDataset:
         assert (file.name, file.subject, file.contrast) == ("ulf_sub-1_FLAIR", "ulf_sub-1", "FLAIR")
 
     def test_layout_that_is_not_known_says_how_to_name_it(self, path: Path) -> None:
-        with pytest.raises(DataError, match="FLAIR, FSE") as caught:
+        with pytest.raises(DataError, match=r"FLAIR \[2, 10, 8\], FSE") as caught:
             read_volume(path)
         assert "ulf_sub-1.h5:FLAIR:" in caught.value.remedy
 
