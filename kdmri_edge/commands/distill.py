@@ -138,6 +138,27 @@ __all__ = ["distill"]
     help="Hosts; start the same command on each with torchrun.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each process.")
+@click.option(
+    "--data-memory",
+    metavar="SIZE",
+    help="What slices may take of memory, e.g. 8GiB [a quarter of the machine's]. A data set that"
+    " needs more is prepared in --data-cache, and its slices are read as batches need them; the"
+    " weights are the same.",
+)
+@click.option(
+    "--data-cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder for slices that memory does not hold; later runs find them there"
+    " [~/.cache/kdmri-edge/slices].",
+)
+@click.option(
+    "--data-workers",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Threads that prepare these slices, and read them ahead of the training.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def distill(
@@ -150,6 +171,9 @@ def distill(
     devices: int,
     num_nodes: int,
     threads: int | None,
+    data_memory: str | None,
+    data_cache: Path | None,
+    data_workers: int,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -191,6 +215,9 @@ def distill(
         devices=devices,
         num_nodes=num_nodes,
         threads=threads,
+        data_memory=data_memory,
+        data_cache=data_cache,
+        data_workers=data_workers,
     )
     from kdmri_edge.distillation.engine import is_first_process
     from kdmri_edge.distillation.messages import next_commands

@@ -140,6 +140,17 @@ class Case:
     reception: Reception | None = None
     kspace: bool = False
 
+    @property
+    def count(self) -> int:
+        """Number of slices."""
+        return len(self.target)
+
+    @property
+    def peaks(self) -> NDArray[np.float32]:
+        """Largest magnitude of each slice's zero-filled image, float32 [S]."""
+        found: NDArray[np.float32] = np.abs(self.zero_filled).max((1, 2))
+        return found
+
     def part(self, slices: slice) -> Case:
         """Return a case of some of the slices."""
         return replace(
@@ -157,7 +168,7 @@ class Case:
             return network_kspace(self.reception.part(slices).kspace(), self.scale[slices])
         return network_input(self.zero_filled[slices], self.scale[slices])
 
-    def maps_of(self, slices: slice) -> NDArray[np.complex64] | None:
+    def maps_of(self, slices: slice | NDArray[np.bool_]) -> NDArray[np.complex64] | None:
         """Return the coil sensitivities of some slices, complex64 [n, C, H, W]; None without."""
         if self.maps is None or self.received is None:
             return None
@@ -372,6 +383,32 @@ class Undersampling:
         if self.kspace is not None:
             return self.kspace
         return self.spec.reads is InputKind.KSPACE
+
+    def facts(self) -> dict[str, Any]:
+        """All that a volume's case depends on besides the volume, as plain JSON values."""
+        samples = self.mask.samples
+        return {
+            "reads": str(self.spec.reads),
+            "channels": self.spec.channels,
+            "magnitude": self.spec.magnitude_input,
+            "kspace": self._kspace,
+            "mask": [list(samples.shape), np.packbits(samples).tobytes().hex()],
+            "matrix": self.matrix,
+            "seed": self.seed if self.simulates else None,
+        }
+
+    def note_simulated(self, name: str) -> None:
+        """Note of a volume that was undersampled earlier that phase, coils or noise were added."""
+        self._simulated.append(name)
+
+    def has_simulated(self, name: str) -> bool:
+        """Whether anything was added to a volume."""
+        return name in self._simulated
+
+    @property
+    def maps(self) -> NDArray[np.complex64] | None:
+        """Sets of simulated coils, which volumes share; None for networks of one image."""
+        return self._maps
 
     @property
     def record(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from kdmri_edge.data.case import Case, Reception
 from kdmri_edge.data.simulation import draw_noise
 from kdmri_edge.distillation.recipe import ACCELERATIONS, DistillRecipe
+from kdmri_edge.distillation.stored import AnyCase, Rows, SliceCache, StoredCase, rows_of
 from kdmri_edge.errors import DataError
 from kdmri_edge.models.protocol import InputKind, NetworkSpec
 from kdmri_edge.physics.coils import combine, expand
@@ -149,7 +150,8 @@ class TrainingSlices:
     """All training slices, normalised by their own scale.
 
     Attributes:
-        target: [N, H, W] float32, complex64 for networks of two channels.
+        target: [N, H, W] float32, complex64 for networks of two channels; of a data set that
+            memory does not hold, what reads these slices when they are indexed.
         zero_filled: [N, H, W] of the same dtype; for networks of k-space the root sum of squares of
             the coils' images.
         maps: Sets of coil sensitivities, complex64 [sets, coils, H, W]; None for one coil.
@@ -159,30 +161,47 @@ class TrainingSlices:
         kspace: Whether networks are given that k-space in place of `zero_filled`.
     """
 
-    target: NDArray[Any]
-    zero_filled: NDArray[Any]
-    maps: NDArray[np.complex64] | None = None
+    target: NDArray[Any] | Rows
+    zero_filled: NDArray[Any] | Rows
+    maps: NDArray[np.complex64] | Rows | None = None
     received: NDArray[np.intp] | None = None
     reception: Reception | None = None
     kspace: bool = False
 
     @classmethod
     def from_cases(
-        cls, cases: Sequence[Case], like: Sequence[Case] | None = None
+        cls,
+        cases: Sequence[AnyCase],
+        like: Sequence[AnyCase] | None = None,
+        cache: SliceCache | None = None,
     ) -> TrainingSlices:
         """Join volumes, leaving blank slices out.
 
         Args:
-            cases: The volumes.
+            cases: The volumes, all in memory or all in files.
             like: The same volumes for another network, by which it is told which slices are blank,
                 so that both have the same ones; None tells it by `cases`.
+            cache: Keeps slices that are read from files; None keeps none.
 
         Raises:
             DataError: No slice is left.
         """
-        targets, inputs, received, receptions = [], [], [], []
-        for case, other in zip(cases, cases if like is None else like, strict=True):
-            keep = np.abs(other.zero_filled).max((1, 2)) > _BLANK * np.abs(other.zero_filled).max()
+        kept = [other.peaks > _BLANK * other.peaks.max() for other in like or cases]
+        if not any(keep.any() for keep in kept):
+            raise DataError("The training volumes hold no slice with anatomy.", "Check the data.")
+        stored = [case for case in cases if isinstance(case, StoredCase)]
+        if stored:
+            places = [(n, int(s)) for n, keep in enumerate(kept) for s in np.flatnonzero(keep)]
+            return cls(**rows_of(stored, places, cache or SliceCache(0)))
+        held = [case for case in cases if isinstance(case, Case)]
+        return cls._in_memory(held, kept)
+
+    @classmethod
+    def _in_memory(cls, cases: Sequence[Case], kept: Sequence[NDArray[np.bool_]]) -> TrainingSlices:
+        """Join volumes that are held in memory."""
+        targets: list[NDArray[Any]] = []
+        inputs, received, receptions = [], [], []
+        for case, keep in zip(cases, kept, strict=True):
             scale = case.scale[keep, None, None]
             targets.append(case.target[keep] / scale)
             inputs.append(case.zero_filled[keep] / scale)
@@ -191,15 +210,19 @@ class TrainingSlices:
             if case.reception is not None:
                 own = targets[-1] if np.iscomplexobj(targets[-1]) else None
                 receptions.append(case.reception.part(keep).scaled(case.scale[keep], own))
-        if not sum(len(t) for t in targets):
-            raise DataError("The training volumes hold no slice with anatomy.", "Check the data.")
         target, zero_filled = np.concatenate(targets), np.concatenate(inputs)
-        # All volumes of a run are received by the same sets of coils.
+        # All volumes of a run are received by the same sets of simulated coils; those that were
+        # measured have maps of each slice.
+        maps, sets = cases[0].maps, np.concatenate(received) if received else None
+        if maps is not None and not receptions:
+            own_maps = [case.maps_of(keep) for case, keep in zip(cases, kept, strict=True)]
+            maps = np.concatenate([each for each in own_maps if each is not None])
+            sets = np.arange(len(target))
         return cls(
             target,
             zero_filled,
-            cases[0].maps,
-            np.concatenate(received) if received else None,
+            maps,
+            sets,
             _joined(receptions, target),
             cases[0].kspace,
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdmri_edge.data.case import Case, Undersampling
+from kdmri_edge.data.case import Undersampling
 from kdmri_edge.data.datasets import (
     PARTS,
     Split,
@@ -15,19 +15,19 @@ from kdmri_edge.data.datasets import (
     attribution_of,
     find_parts,
     find_volumes,
-    load_volumes,
     phantom_parts,
-    read_found,
     split_of_record,
 )
-from kdmri_edge.data.resample import is_large_enough, to_matrix
 from kdmri_edge.data.sources import source_sha256
 from kdmri_edge.data.volume import Volume
+from kdmri_edge.distillation.preparation import Item, Keeping, Wanted, cases_of, prepare
 from kdmri_edge.distillation.recipe import Masks
 from kdmri_edge.distillation.request import PHANTOM, Settings
+from kdmri_edge.distillation.stored import AnyCase, CaseStore, SliceCache
 from kdmri_edge.errors import DataError
 from kdmri_edge.models.protocol import NetworkSpec, same_input
 from kdmri_edge.physics.espirit import check_calibration
+from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.redraw import redrawn
 
 __all__ = ["Reading", "TrainingData", "gather", "merged_records", "recorded_hashes"]
@@ -44,10 +44,10 @@ class Reading:
         sized: Training volumes at each of the recipe's matrices, in their order.
     """
 
-    train: Sequence[Case]
-    validation: Sequence[Case]
+    train: Sequence[AnyCase]
+    validation: Sequence[AnyCase]
     simulation: dict[str, Any]
-    sized: Sequence[Sequence[Case]] = ()
+    sized: Sequence[Sequence[AnyCase]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +63,19 @@ class TrainingData:
         teacher: The same volumes as the teacher reads them; None where it reads what the student
             reads.
         sized: Training volumes at each of the recipe's matrices, in their order.
+        cache: Keeps the slices that were read last; None where all are held in memory.
+        kept: Where slices are kept, in a sentence; empty for the phantom.
     """
 
-    train: Sequence[Case]
-    validation: Sequence[Case]
+    train: Sequence[AnyCase]
+    validation: Sequence[AnyCase]
     record: dict[str, Any]
     attribution: str | None
     simulation: dict[str, Any] = field(default_factory=dict)
     teacher: Reading | None = None
-    sized: Sequence[Sequence[Case]] = ()
+    sized: Sequence[Sequence[AnyCase]] = ()
+    cache: SliceCache | None = None
+    kept: str = ""
 
     @property
     def hashes(self) -> list[str]:
@@ -79,7 +83,7 @@ class TrainingData:
         return [case.sha256 for case in (*self.train, *self.validation)]
 
 
-def _describe(item: Case | Volume | VolumeFile, sha256: str) -> dict[str, Any]:
+def _describe(item: AnyCase | Volume | VolumeFile, sha256: str) -> dict[str, Any]:
     return {
         "name": item.name,
         "subject": item.subject,
@@ -101,20 +105,27 @@ def merged_records(
     return mine + [volume for volume in others if volume["sha256"] not in known]
 
 
-def gather(settings: Settings, recorded: Mapping[str, Any] | None = None) -> TrainingData:
+def gather(
+    settings: Settings,
+    recorded: Mapping[str, Any] | None = None,
+    keeping: Keeping | None = None,
+) -> TrainingData:
     """Load and undersample what the settings name.
 
     Args:
         settings: Of the run.
         recorded: What a run that goes on has recorded of its data: where no split is named, its
             own is kept, however that was found then.
+        keeping: Where slices are kept; None is in memory, as far as a quarter of it holds them.
 
     Raises:
-        DataError: See `find_parts`, `load_volumes` and `make_case`.
+        DataError: See `find_parts`, `preparation.prepare` and `make_case`.
         MaskError: The mask does not fit the matrix, or (with coils) its centre has gaps.
+        OutputError: The cache folder cannot be written to.
     """
     if settings.student_spec.coils or settings.teacher_spec.coils:  # estimated from the centre
         check_calibration(settings.mask, settings.matrix)
+    ways = _Ways(settings)
     if settings.data == PHANTOM:
         recipe = settings.recipe
         drawn = phantom_parts(
@@ -123,9 +134,11 @@ def gather(settings: Settings, recorded: Mapping[str, Any] | None = None) -> Tra
             slices=recipe.phantom_slices,
             matrix=settings.matrix,
         )
-        own, teacher = _readings(
-            settings, drawn["train"], drawn["validation"], _drawn_at_matrices(settings)
+        train, validation = (
+            [cases_of(volume, ways.own) for volume in drawn[part]] for part in PARTS[:2]
         )
+        sized = [cases_of(volume, ways.sized) for volume in _large_phantoms(settings)]
+        own, teacher = ways.readings(train, validation, sized)
         cases = {"train": own.train, "validation": own.validation}
         record: dict[str, Any] = {
             part: [_describe(case, case.sha256) for case in cases.get(part, volumes)]
@@ -140,7 +153,7 @@ def gather(settings: Settings, recorded: Mapping[str, Any] | None = None) -> Tra
             teacher=teacher,
             sized=own.sized,
         )
-    folder, matrices = Path(settings.data), settings.recipe.batches.matrices
+    folder = Path(settings.data)
     split: str | Split | None = settings.split
     if split is None and recorded is not None:
         own_split = split_of_record(recorded)
@@ -148,96 +161,130 @@ def gather(settings: Settings, recorded: Mapping[str, Any] | None = None) -> Tra
         split = own_split if own_split and present == own_split.subjects else None
     needed = PARTS if recorded is None else ("train",)
     parts = find_parts(folder, contrast=settings.contrast, split=split, needed=needed)
-    own, teacher = _readings(
-        settings,
-        load_volumes(parts.train, settings.matrix),
-        load_volumes(parts.validation, settings.matrix),
-        _at_matrices(settings, map(read_found, parts.train if matrices else ())),
+    keeping = keeping or Keeping()
+    items = [
+        *(Item(file, [*ways.own, *ways.sized], copies=2) for file in parts.train),
+        *(Item(file, ways.own) for file in parts.validation),
+    ]
+    prepared = prepare(items, keeping)
+    of_train = prepared.cases[: len(parts.train)]
+    first = len(ways.own)
+    own, teacher = ways.readings(
+        [cases[:first] for cases in of_train],
+        prepared.cases[len(parts.train) :],
+        [cases[first:] for cases in of_train],
     )
-    train, validation = own.train, own.validation
-    seen = {case.sha256: case.name for case in train}
-    test = [_describe(file, source_sha256(file.path)) for file in parts.test]
-    for held in [_describe(case, case.sha256) for case in validation] + test:
+    seen = {case.sha256: case.name for case in own.train}
+    store = CaseStore(keeping.place)
+    hashed = store.sha256 if prepared.streamed else source_sha256
+    test = [_describe(file, hashed(file.path)) for file in parts.test]
+    for held in [_describe(case, case.sha256) for case in own.validation] + test:
         if held["sha256"] in seen:
             raise DataError(
                 f"{held['name']} is the same file as the training volume {seen[held['sha256']]}.",
                 "Remove one of them: a test on training data says nothing.",
             )
     return TrainingData(
-        train=train,
-        validation=validation,
+        train=own.train,
+        validation=own.validation,
         record={
             "split": parts.split.name,
-            "train": [_describe(case, case.sha256) for case in train],
-            "validation": [_describe(case, case.sha256) for case in validation],
+            "train": [_describe(case, case.sha256) for case in own.train],
+            "validation": [_describe(case, case.sha256) for case in own.validation],
             "test": test,
         },
         attribution=attribution_of(folder),
         simulation=own.simulation,
         teacher=teacher,
         sized=own.sized,
+        cache=SliceCache(keeping.cached) if prepared.streamed else None,
+        kept=prepared.how,
     )
 
 
-def _at_matrices(settings: Settings, volumes: Iterable[Volume]) -> list[list[Volume]]:
-    """Bring volumes to each of the recipe's matrices, leaving out there what is smaller.
+class _Ways:
+    """How a run's volumes are undersampled, at its matrix and at those of the recipe.
 
-    Raises:
-        DataError: All of them are.
+    That is for the student and, where it reads another input, for the teacher.
+
+    Attributes:
+        own: At the run's matrix, one for each reader.
+        sized: At the recipe's matrices, one after the other, for each reader.
     """
-    matrices = settings.recipe.batches.matrices
-    found: list[list[Volume]] = [[] for _ in matrices]
-    for volume in volumes:
-        for matrix, kept in zip(matrices, found, strict=True):
-            if is_large_enough(volume, matrix.shape):
-                kept.append(to_matrix(volume, matrix.shape))
-    for matrix, kept in zip(matrices, found, strict=True):
-        if not kept:
-            raise DataError(
-                f"No training volume is as large as the matrix {matrix} of batches.matrices, and"
-                " none is upsampled.",
-                "Leave that matrix out, or train on larger volumes.",
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        both = settings.student_spec, settings.teacher_spec
+        self._readers = both[:1] if same_input(*both) else both
+        side = settings.matrix
+        self.own = [self._way(spec, settings.mask, (side, side)) for spec in self._readers]
+        self.sized = [
+            self._way(spec, redrawn(settings.mask, *matrix.shape), matrix.shape, where_large=True)
+            for matrix in settings.recipe.batches.matrices
+            for spec in self._readers
+        ]
+
+    def _way(
+        self, spec: NetworkSpec, mask: Mask, shape: tuple[int, int], *, where_large: bool = False
+    ) -> Wanted:
+        undersampled = Undersampling(spec, mask, shape, self._settings.recipe.seed)
+        return Wanted(undersampled, shape, where_large)
+
+    def readings(
+        self,
+        train: Sequence[Sequence[AnyCase | None]],
+        validation: Sequence[Sequence[AnyCase | None]],
+        sized: Sequence[Sequence[AnyCase | None]],
+    ) -> tuple[Reading, Reading | None]:
+        """Sort cases by who reads them.
+
+        Args:
+            train: Of each training volume a case for each of `own`.
+            validation: The same of the validation volumes.
+            sized: Of each training volume a case for each of `sized`, None where it is smaller.
+
+        Raises:
+            DataError: No volume is as large as one of the matrices.
+        """
+        matrices, count = self._settings.recipe.batches.matrices, len(self._readers)
+        found = []
+        for n, way in enumerate(self.own):
+            at = [_column(sized, place * count + n) for place in range(len(matrices))]
+            for matrix, cases in zip(matrices, at, strict=True):
+                if not cases:
+                    raise DataError(
+                        f"No training volume is as large as the matrix {matrix} of"
+                        " batches.matrices, and none is upsampled.",
+                        "Leave that matrix out, or train on larger volumes.",
+                    )
+            found.append(
+                Reading(
+                    train=_column(train, n),
+                    validation=_column(validation, n),
+                    simulation=_simulation(way.undersampled, self._settings),
+                    sized=at,
+                )
             )
-    return found
+        return found[0], found[1] if count > 1 else None
 
 
-def _drawn_at_matrices(settings: Settings) -> list[list[Volume]]:
+def _column(rows: Sequence[Sequence[AnyCase | None]], n: int) -> list[AnyCase]:
+    return [row[n] for row in rows if row[n] is not None]  # type: ignore[misc]
+
+
+def _large_phantoms(settings: Settings) -> list[Volume]:
     """Draw the training phantoms as large as the recipe's matrices ask for."""
     recipe = settings.recipe
     if not recipe.batches.matrices:
         return []
     largest = max(max(matrix.shape) for matrix in recipe.batches.matrices)
-    volumes = phantom_parts(
+    return phantom_parts(
         recipe.seed,
         recipe.phantom_volumes,
         slices=recipe.phantom_slices,
         matrix=largest,
         wanted=["train"],
     )["train"]
-    return _at_matrices(settings, volumes)
-
-
-def _readings(
-    settings: Settings,
-    train: Sequence[Volume],
-    validation: Sequence[Volume],
-    sized: Sequence[Sequence[Volume]],
-) -> tuple[Reading, Reading | None]:
-    """Undersample volumes for the student and, where it reads another input, for the teacher."""
-
-    def reading(spec: NetworkSpec) -> Reading:
-        undersampled = Undersampling(spec, settings.mask, settings.matrix, settings.recipe.seed)
-        cases = undersampled(train), undersampled(validation)
-        simulation = _simulation(undersampled, settings)
-        others = []
-        for matrix, volumes in zip(settings.recipe.batches.matrices, sized, strict=True):
-            mask = redrawn(settings.mask, *matrix.shape)
-            others.append(Undersampling(spec, mask, matrix.shape, settings.recipe.seed)(volumes))
-        return Reading(train=cases[0], validation=cases[1], simulation=simulation, sized=others)
-
-    own = reading(settings.student_spec)
-    alike = same_input(settings.teacher_spec, settings.student_spec)
-    return own, None if alike else reading(settings.teacher_spec)
 
 
 def _simulation(undersampled: Undersampling, settings: Settings) -> dict[str, Any]:

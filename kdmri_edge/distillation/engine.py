@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
+from kdmri_edge.distillation.preparation import Keeping
 from kdmri_edge.distillation.recipe import Precision
 from kdmri_edge.errors import BackendError
 from kdmri_edge.utils.console import get_console, say
@@ -44,17 +46,38 @@ class Engine:
         devices: Processes on each host: CPU processes, or GPUs.
         num_nodes: Hosts.
         threads: CPU threads of each process; None leaves PyTorch's choice.
+        data_memory: Bytes that slices may take in memory on each host, see `Keeping`.
+        data_cache: Folder for slices that memory does not hold; None is this program's own.
+        data_workers: Threads that prepare and read them.
     """
 
     accelerator: str = "auto"
     devices: int = 1
     num_nodes: int = 1
     threads: int | None = None
+    data_memory: int | None = None
+    data_cache: Path | None = None
+    data_workers: int = 2
 
     @property
     def processes(self) -> int:
         """Processes on all hosts together."""
         return self.devices * self.num_nodes
+
+    def keeping(self, rank: int) -> Keeping:
+        """Return where a process keeps its slices.
+
+        Args:
+            rank: Of the process among all of them.
+        """
+        return Keeping(
+            memory=self.data_memory,
+            folder=self.data_cache,
+            workers=self.data_workers,
+            rank=rank,
+            world=self.processes,
+            local=self.devices,
+        )
 
 
 def _cpu_has_bf16() -> bool:

@@ -25,10 +25,12 @@ from kdmri_edge.distillation.batches import (
 from kdmri_edge.distillation.engine import in_bf16
 from kdmri_edge.distillation.log import StageProgress
 from kdmri_edge.distillation.losses import Joint
+from kdmri_edge.distillation.prefetch import Prefetch
 from kdmri_edge.distillation.recipe import DistillRecipe, Masks, Schedule
 from kdmri_edge.distillation.replay import CudaRecorder, Record, Replayed
 from kdmri_edge.distillation.stages import Batch, Inputs, Sized, Stage, TrainContext
 from kdmri_edge.distillation.state import WeightAverage, load_state, save_state
+from kdmri_edge.distillation.stored import AnyCase
 from kdmri_edge.distillation.taps import Taught
 from kdmri_edge.errors import Interrupted, KdmriError
 from kdmri_edge.models.blocks import channels_last, padded, sound_gradients
@@ -74,16 +76,16 @@ def rate(recipe: DistillRecipe, step: int, steps: int) -> float:
     )
 
 
-def thinned(cases: Sequence[Case], slices: int) -> list[Case]:
+def thinned(cases: Sequence[AnyCase], slices: int) -> list[Case]:
     """Keep about `slices` slices in all, spread evenly over all of them; quick to evaluate.
 
     Of more volumes than that some are left out.
     """
-    total = sum(len(case.target) for case in cases)
+    total = sum(case.count for case in cases)
     every = max(1, round(total / slices))
     kept, begin = [], every // 2
     for case in cases:
-        count = len(case.target)
+        count = case.count
         own = slice(begin, None, every)
         chosen = range(count)[own]
         if chosen:
@@ -94,7 +96,7 @@ def thinned(cases: Sequence[Case], slices: int) -> list[Case]:
 
 @torch.no_grad()
 def validation_psnr(
-    model: nn.Module, operator: Tensor, cases: Sequence[Case], title: str = "validation"
+    model: nn.Module, operator: Tensor, cases: Sequence[AnyCase], title: str = "validation"
 ) -> float:
     """Return the mean over volumes of the PSNR in dB, in float32.
 
@@ -107,8 +109,9 @@ def validation_psnr(
         title: What to call it while it takes its time.
     """
     model.eval()
-    with progress(title, sum(len(case.target) for case in cases)) as advance:
-        values = [_psnr(model, operator, case, advance) for case in cases]
+    with progress(title, sum(case.count for case in cases)) as advance:
+        # of volumes in files one after another
+        values = [_psnr(model, operator, case.part(slice(None)), advance) for case in cases]
     model.train()
     return float(np.mean(values))
 
@@ -172,6 +175,7 @@ class TrainStep:
         # This process's shards of the batch; their gradients are averaged here, the processes' by
         # DDP.
         self._own = max(1, context.recipe.batches.shards // context.fabric.world_size)
+        self._batches = Prefetch(self._draw, stage.steps, context.workers)
         # Who reads the batches: the network in training, and a teacher that reads another input.
         self._readers = [context]
         if stage.taught and context.teacher is not None:
@@ -206,7 +210,7 @@ class TrainStep:
         stage = self._stage
         progress = step / stage.steps
         self._set_rate(stage.rate * rate(self._context.recipe, step, stage.steps))
-        tensors = self._draw(step)
+        tensors = self._batches(step)
         if self._replayed is None:
             total, norm = self._gradients(tensors, progress)
             value = self._checked(total, norm, step)
@@ -220,8 +224,14 @@ class TrainStep:
         """Whether any process was asked to stop before the last step ended."""
         return self._stopped
 
+    @property
+    def waited(self) -> float:
+        """Seconds that the steps have waited for their batches."""
+        return self._batches.waited
+
     def close(self) -> None:
-        """Let go of what was recorded."""
+        """Let go of what was recorded, and of what was drawn ahead."""
+        self._batches.close()
         if self._replayed is not None:
             self._replayed.forget()
 
@@ -367,6 +377,10 @@ class _WithFeatures(nn.Module):
             return self.network.features(x_u, operator, maps)
 
 
+def _part(waited: float, seconds: float) -> float:
+    return waited / seconds if seconds > 0 else 0.0
+
+
 def _evaluated(network: Network | Joint | Taught, context: TrainContext) -> int:
     """Evaluate a network on a few slices, for how long that takes; return how many."""
     if not context.validation:
@@ -412,7 +426,9 @@ def train(network: Network | Joint | Taught, stage: Stage, context: TrainContext
         # not of tapped networks: padded convolutions are not called as modules
         padded(network) if on_gpu and not isinstance(network, Taught) else nullcontext(),
         sound_gradients(network) if on_cpu else nullcontext(),
-        StageProgress(stage.title, stage.steps, done, show=show) as shown,
+        StageProgress(
+            stage.title, stage.steps, done, show=show, streamed=context.workers > 0
+        ) as shown,
     ):
         for step in range(done, stage.steps):
             loss = train_step(step)
@@ -430,9 +446,12 @@ def train(network: Network | Joint | Taught, stage: Stage, context: TrainContext
                 if context.log is not None:
                     seconds = time.perf_counter() - began
                     learning_rate = stage.rate * rate(recipe, step, stage.steps)
-                    context.log.add(stage.name, finished, loss, learning_rate, psnr, seconds)
+                    waiting = _part(train_step.waited, seconds)
+                    context.log.add(
+                        stage.name, finished, loss, learning_rate, psnr, seconds, waiting
+                    )
             # Not before the validation: the bar would stand at its end meanwhile.
-            shown.advance(finished, loss)
+            shown.advance(finished, loss, _part(train_step.waited, time.perf_counter() - began))
             stopped = train_step.stopped
             if show and (last or stopped or finished % recipe.checkpoint_every == 0):
                 save_state(state_file, network, optimiser, finished, context.key, average)

@@ -162,7 +162,7 @@ def announce_request(settings: Settings, data: TrainingData) -> None:
     source = "the phantom" if settings.data == PHANTOM else settings.data
     say(f"Data: {source}, split {record['split']!r}, by subject:")
     counted = {
-        part: f", {sum(len(case.target) for case in cases)} slices"
+        part: f", {sum(case.count for case in cases)} slices"
         for part, cases in (("train", data.train), ("validation", data.validation))
     }
     for part, title in (("train", "training"), ("validation", "validation"), ("test", "test")):
@@ -171,6 +171,8 @@ def announce_request(settings: Settings, data: TrainingData) -> None:
         kept = " (kept for `kdmri-edge bench`)" if part == "test" else ""
         count = "1 volume" if len(volumes) == 1 else f"{len(volumes)} volumes"
         say(f"  {title}: {subjects}; {count}{counted.get(part, '')}{kept}")
+    if data.kept:
+        say(data.kept)
     mask = settings.mask
     effective = (
         f", {mask.effective_acceleration:.2f}x effective (zero-phase images)"

@@ -12,7 +12,6 @@ from filelock import BaseFileLock
 from lightning_fabric import Fabric
 
 from kdmri_edge.bring.trial import phantom_inputs
-from kdmri_edge.data.case import Case
 from kdmri_edge.distillation.batches import TrainingSlices
 from kdmri_edge.distillation.data import TrainingData, gather, merged_records, recorded_hashes
 from kdmri_edge.distillation.engine import Engine, announce, describe, launched
@@ -43,6 +42,7 @@ from kdmri_edge.distillation.stage_builders import (
     teacher_stage,
 )
 from kdmri_edge.distillation.stages import Sized, Stage, TrainContext
+from kdmri_edge.distillation.stored import AnyCase
 from kdmri_edge.distillation.taps import Given, TapPair, Taught, check_image, pair_taps
 from kdmri_edge.errors import CheckpointError, RunError
 from kdmri_edge.models.build import build_model
@@ -106,11 +106,12 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
         # A default name holds the time, which differs between processes.
         out = Path(fabric.broadcast(str(out)))
         known = (out / "run.json").exists()
-        data = gather(settings, Run(out).meta.get("data") if known else None)
+        keeping = engine.keeping(fabric.global_rank)
+        data = gather(settings, Run(out).meta.get("data") if known else None, keeping)
         key = settings.fingerprint(data.hashes, pretrained_weights(settings, Run(out)))
         # Taken once: hours later the checkout may hold another revision than the one that runs.
         origin = provenance(settings.recipe.seed)
-        work = _Distillation(settings, Run(out), data, fabric, key, origin)
+        work = _Distillation(settings, Run(out), data, fabric, key, origin, engine.data_workers)
         try:
             work.open()
             teacher = work.teacher()
@@ -129,9 +130,9 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
     return Run(out)
 
 
-def _count(cases: Sequence[Case]) -> int:
+def _count(cases: Sequence[AnyCase]) -> int:
     """Return the slices of some volumes."""
-    return sum(len(case.target) for case in cases)
+    return sum(case.count for case in cases)
 
 
 @dataclass
@@ -144,6 +145,7 @@ class _Distillation:
     fabric: Fabric
     key: str
     origin: dict[str, Any]
+    data_workers: int
     lock: BaseFileLock | None = None
     pairs: list[TapPair] = field(default_factory=list)
 
@@ -157,7 +159,7 @@ class _Distillation:
         mask, spec = self.settings.mask, self.settings.student_spec
         first = self.fabric.is_global_zero
         self.form = choose_form(mask)
-        slices = TrainingSlices.from_cases(self.data.train)
+        slices = TrainingSlices.from_cases(self.data.train, cache=self.data.cache)
         for role, path in self._pretrained.items():
             if path is not None and not self.run.has(role):
                 self._load_pretrained(role, path)
@@ -194,12 +196,13 @@ class _Distillation:
             forecast=self._forecast(slices, watched) if first else None,
             partner=teacher_spec,
             sizes=self._sizes(self.data.sized, self.data.sized, spec),
+            workers=self.data_workers if self.data.cache is not None else 0,
         )
         teacher = None
         if (read := self.data.teacher) is not None:
             teacher = replace(
                 context,
-                slices=TrainingSlices.from_cases(read.train, self.data.train),
+                slices=TrainingSlices.from_cases(read.train, self.data.train, self.data.cache),
                 validation=thinned(read.validation, _WATCHED_SLICES),
                 operator=self.fabric.to_device(network_operator(teacher_spec, mask, self.form)),
                 spec=teacher_spec,
@@ -209,7 +212,10 @@ class _Distillation:
         self.context = replace(context, teacher=teacher)
 
     def _sizes(
-        self, sized: Sequence[Sequence[Case]], like: Sequence[Sequence[Case]], spec: NetworkSpec
+        self,
+        sized: Sequence[Sequence[AnyCase]],
+        like: Sequence[Sequence[AnyCase]],
+        spec: NetworkSpec,
     ) -> tuple[Sized, ...]:
         """Return the slices of the recipe's matrices as a network reads them."""
         found = []
@@ -218,7 +224,7 @@ class _Distillation:
         ):
             mask = redrawn(self.settings.mask, *matrix.shape)
             operator = self.fabric.to_device(network_operator(spec, mask, self.form))
-            slices = TrainingSlices.from_cases(cases, others)
+            slices = TrainingSlices.from_cases(cases, others, self.data.cache)
             found.append(Sized(slices=slices, mask=mask, operator=operator))
         return tuple(found)
 
@@ -258,7 +264,7 @@ class _Distillation:
             check_image(teacher, given[1], settings.matrix, f"Teacher {settings.teacher}")
         return pair_taps(wanted, student, teacher, *given)
 
-    def _forecast(self, slices: TrainingSlices, watched: Sequence[Case]) -> Forecast:
+    def _forecast(self, slices: TrainingSlices, watched: Sequence[AnyCase]) -> Forecast:
         """Return what says how long the run will take."""
         costs = stage_costs(
             self.settings,

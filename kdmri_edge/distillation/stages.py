@@ -116,6 +116,7 @@ class TrainContext(Sized):
         validation: Volumes to watch (thinned).
         mask: The run's own mask.
         operator: Its constant of data consistency, on the device.
+        workers: Threads that read batches ahead, for slices that are not held in memory; else 0.
         sizes: Training slices of the recipe's matrices, of which every step sees one; empty where
             all steps see the run's own.
         spec: Architecture of a network that reads these slices: the student, or a teacher that
@@ -141,6 +142,7 @@ class TrainContext(Sized):
     partner: NetworkSpec | None = None
     teacher: TrainContext | None = None
     sizes: tuple[Sized, ...] = ()
+    workers: int = 0
 
     @property
     def strips(self) -> bool:

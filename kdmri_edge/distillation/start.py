@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdmri_edge.distillation.request import Request
 from kdmri_edge.distillation.run_folder import RUNS_FOLDER, Run
-from kdmri_edge.errors import Interrupted, OutputError, RunError
+from kdmri_edge.errors import DataError, Interrupted, OutputError, RunError
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.utils.console import progress
 from kdmri_edge.utils.extras import require
 from kdmri_edge.utils.files import check_writable
+from kdmri_edge.utils.reading import parse_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,6 +51,9 @@ def distill(
     devices: int = 1,
     num_nodes: int = 1,
     threads: int | None = None,
+    data_memory: int | str | None = None,
+    data_cache: str | Path | None = None,
+    data_workers: int = 2,
 ) -> Run:
     """Train a teacher and distil it into a compact student.
 
@@ -80,6 +85,11 @@ def distill(
         devices: Processes (CPU) or GPUs on each host.
         num_nodes: Hosts.
         threads: CPU threads of each process; None leaves PyTorch's choice.
+        data_memory: What slices may take of memory, in bytes or as "8GiB"; None is a quarter of
+            the machine's. A data set that needs more is prepared in `data_cache`, from where its
+            slices are read as batches need them; the weights are the same.
+        data_cache: Folder for that; None is this program's cache folder.
+        data_workers: Threads that prepare volumes, and read batches ahead.
 
     Returns:
         The finished run.
@@ -115,6 +125,9 @@ def distill(
         devices=devices,
         num_nodes=num_nodes,
         threads=threads,
+        data_memory=data_memory,
+        data_cache=data_cache,
+        data_workers=data_workers,
     )
 
 
@@ -127,6 +140,9 @@ def start(
     devices: int = 1,
     num_nodes: int = 1,
     threads: int | None = None,
+    data_memory: int | str | None = None,
+    data_cache: str | Path | None = None,
+    data_workers: int = 2,
 ) -> Run:
     """Resolve a request, and train what it asks for.
 
@@ -138,6 +154,9 @@ def start(
         devices: Processes (CPU) or GPUs on each host.
         num_nodes: Hosts.
         threads: CPU threads of each process.
+        data_memory: See `distill`, as are the two that follow.
+        data_cache: Folder for slices that memory does not hold.
+        data_workers: Threads that prepare and read them.
 
     Returns:
         The finished run.
@@ -149,6 +168,9 @@ def start(
         MissingExtraError: PyTorch or Lightning Fabric is not installed.
         KdmriError: See `Request.settings`, `Request.resumed` and `distillation.run.distill`.
     """
+    memory = data_memory if isinstance(data_memory, int | None) else _size(data_memory)
+    if data_workers < 1:
+        raise DataError(f"{data_workers} threads read nothing.", "Give data_workers=1 or more.")
     if resume:
         if out is None:
             raise RunError("There is no run to go on with.", "Name its folder with --out.")
@@ -164,7 +186,15 @@ def start(
         from kdmri_edge.distillation.engine import Engine
         from kdmri_edge.distillation.run import distill as train
 
-    engine = Engine(accelerator=accelerator, devices=devices, num_nodes=num_nodes, threads=threads)
+    engine = Engine(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        threads=threads,
+        data_memory=memory,
+        data_cache=None if data_cache is None else Path(data_cache),
+        data_workers=data_workers,
+    )
     try:
         return train(settings, out, engine=engine)
     except KeyboardInterrupt as stop:
@@ -178,11 +208,16 @@ def _resume_command(out: Path, engine: Engine) -> str:
     """Return what to type to go on with a run, on the same machine in the same way."""
     words = ["kdmri-edge", "distill", "--resume", "--out", str(out)]
     usual = type(engine)()
-    for name in ("accelerator", "devices", "num_nodes", "threads"):
+    names = [field.name for field in fields(engine)]
+    for name in names:
         value = getattr(engine, name)
         if value != getattr(usual, name):
             words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(words)
+
+
+def _size(text: str) -> int:
+    return parse_size(text, "data_memory")
 
 
 def _check_new(out: Path) -> None:

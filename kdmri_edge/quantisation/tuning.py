@@ -19,13 +19,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from kdmri_edge.data.case import Case
 from kdmri_edge.distillation.batches import TrainingSlices
 from kdmri_edge.distillation.data import TrainingData, merged_records
 from kdmri_edge.distillation.loop import train, validation_psnr
 from kdmri_edge.distillation.losses import distance
 from kdmri_edge.distillation.recipe import DistillRecipe, Qat, Quantize
 from kdmri_edge.distillation.stages import Batch, Criterion, Stage, TrainContext
+from kdmri_edge.distillation.stored import AnyCase
 from kdmri_edge.errors import RunError
 from kdmri_edge.models.blocks import channels_last
 from kdmri_edge.models.checkpoint import read_checkpoint_meta
@@ -112,7 +112,7 @@ class Tuned:
 def tune(
     student: Network,
     context: TrainContext,
-    validation: list[Case],
+    validation: list[AnyCase],
     *,
     float_psnr: float | None,
     maxima: Mapping[str, list[float]] | None = None,
@@ -180,7 +180,7 @@ def _imitation_of(student: Network, fabric: Fabric) -> Criterion:
 
 
 def _psnr(
-    network: Network, context: TrainContext, validation: list[Case], title: str
+    network: Network, context: TrainContext, validation: list[AnyCase], title: str
 ) -> float | None:
     return validation_psnr(network, context.operator, validation, title) if validation else None
 

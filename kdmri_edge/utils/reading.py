@@ -26,9 +26,11 @@ __all__ = [
     "check_claim",
     "file_bytes",
     "limited",
+    "machine_memory",
     "memory_limit",
     "parse_size",
     "reading",
+    "size_in_words",
     "trusted",
 ]
 
@@ -75,7 +77,7 @@ def parse_size(text: str, name: str) -> int:
 
 
 @cache
-def _machine() -> int:
+def machine_memory() -> int:
     """Bytes of memory that this machine, or the container that this is run in, has."""
     found = [physical_memory()]
     for file in _CGROUP:
@@ -95,7 +97,7 @@ def memory_limit() -> int:
     if (own := _limit.get()) is not None:
         return own
     told = os.environ.get(MAX_MEMORY, "")
-    return parse_size(told, f"${MAX_MEMORY}") if told else _machine() // 2
+    return parse_size(told, f"${MAX_MEMORY}") if told else machine_memory() // 2
 
 
 def trusted() -> bool:
@@ -139,16 +141,20 @@ def check_claim(
     limit = memory_limit()
     if size > limit:
         raise error(
-            f"{what} claims {_words(size)} of memory, and {_words(limit)} are allowed.",
+            f"{what} claims {size_in_words(size)} of memory, and {size_in_words(limit)} are"
+            " allowed.",
             f"If that is its real size, raise the limit: --max-memory, or ${MAX_MEMORY}.",
         )
     if stored is not None and size > max(_SMALL, _GAIN * stored):
         raise error(
-            f"{what} claims {_words(size)}, of which the file holds {_words(stored)}.", _AGAIN
+            f"{what} claims {size_in_words(size)}, of which the file holds"
+            f" {size_in_words(stored)}.",
+            _AGAIN,
         )
 
 
-def _words(size: int) -> str:
+def size_in_words(size: int) -> str:
+    """Return a number of bytes as one reads it: "1.5 GiB"."""
     if size > 2**80:
         return f"10^{int(math.log10(size))} bytes"
     for unit, factor in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
