@@ -26,6 +26,7 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `fuzz`: what readers make of damaged files;
 - `protocols`: an examination of several protocols, streamed to one server of several bundles;
 - `streaming`: a scan streamed to a server beside its file;
+- `streaming-data`: training on more data than memory holds;
 - `measured`: networks on k-space that a scanner measured.
 
 The blocks `targets`, `formats` and `shipped` need no report: they are the tables of export targets,
@@ -166,6 +167,7 @@ _LAZY: Final = {
     "ablation": "experiments.ablation:markdown",
     "generality": "experiments.generality:markdown",
     "any-matrix": "experiments.any_matrix:markdown",
+    "streaming-data": "experiments.streaming_data:markdown",
     "peer-networks": "experiments.peer_networks:markdown",
     "throughput": "experiments.throughput:sentence",
     "duration": "experiments.throughput:duration",

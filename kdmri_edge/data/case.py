@@ -15,6 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.data.resample import to_matrix
+from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.simulation import (
     Coils,
     coil_maps,
@@ -25,10 +27,18 @@ from kdmri_edge.data.simulation import (
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
 from kdmri_edge.models.protocol import InputKind, NetworkSpec, reads_coils
-from kdmri_edge.physics.coils import COILS, combine, expand
+from kdmri_edge.physics.coils import (
+    COILS,
+    combine,
+    compress,
+    compression_matrix,
+    expand,
+    noise_weights,
+    sense_zero_filled,
+)
 from kdmri_edge.physics.combining import root_sum_of_squares
-from kdmri_edge.physics.espirit import check_calibration
-from kdmri_edge.physics.fourier import kspace_to_image
+from kdmri_edge.physics.espirit import check_calibration, sense_coils
+from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import as_network_reads, sampled_kspace, zero_filled
 from kdmri_edge.physics.scaling import network_input, network_kspace, slice_scale
@@ -39,10 +49,12 @@ __all__ = [
     "SETS",
     "SIMULATION",
     "Case",
+    "Measurement",
     "Reception",
     "Undersampling",
     "coil_sets",
     "make_case",
+    "measured_case",
     "simulated_case",
 ]
 
@@ -108,6 +120,31 @@ class Reception:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Measurement:
+    """What measured coils received of some slices, undersampled retrospectively.
+
+    Attributes:
+        coils: K-space of the coils, complex64 [S, C, H, W], zero where it is not sampled.
+    """
+
+    coils: NDArray[np.complex64]
+
+    def part(self, slices: slice | Sequence[int] | NDArray[Any]) -> Measurement:
+        """Return what was received of some of the slices."""
+        return replace(self, coils=self.coils[slices])
+
+    def scaled(
+        self, scale: NDArray[np.float32], image: NDArray[np.complex64] | None = None
+    ) -> Measurement:
+        """Return the same divided by numbers [S]; the images are not needed."""
+        return replace(self, coils=self.coils / scale[:, None, None, None])
+
+    def kspace(self) -> NDArray[np.complex64]:
+        """Return what the coils measured, complex64 [S, C, H, W]."""
+        return self.coils
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Case:
     """One volume under one mask, in the volume's own intensity unit (nothing is divided yet).
 
@@ -121,10 +158,11 @@ class Case:
             or its magnitude where that was asked for; for networks of k-space the root sum of
             squares of the coils' images.
         scale: float32 [S]; the network sees `zero_filled / scale`, see `scaling.slice_scale`.
-        maps: sets of coil sensitivities that volumes share, complex64 [sets, C, H, W]; None for
-            one coil.
+        maps: sets of coil sensitivities that volumes share, complex64 [sets, C, H, W], or those of
+            each slice, where coils were measured; None for one coil.
         received: intp [S], the set that each slice is received with; None exactly when maps is.
-        reception: how the coils' k-space comes about; None where no coils are simulated.
+        reception: how the coils' k-space comes about; None where no coils are simulated, and of
+            measured ones where networks are given images and sensitivities.
         kspace: whether networks are given that k-space in place of `zero_filled`.
     """
 
@@ -137,7 +175,7 @@ class Case:
     scale: NDArray[np.float32]
     maps: NDArray[np.complex64] | None = None
     received: NDArray[np.intp] | None = None
-    reception: Reception | None = None
+    reception: Reception | Measurement | None = None
     kspace: bool = False
 
     @property
@@ -345,6 +383,93 @@ def simulated_case(
     )
 
 
+def measured_case(
+    scan: Scan,
+    mask: Mask,
+    matrix: int | tuple[int, int],
+    *,
+    kspace: bool = False,
+    coils: int | None = COILS,
+) -> Case:
+    """Undersample fully sampled k-space of several coils retrospectively.
+
+    Coils are whitened where the scan has a noise measurement, compressed to `COILS`, and their
+    sensitivities estimated from the centre of the mask (`physics.espirit`), as `kdmri-edge run`
+    and `serve` do with an undersampled scan. The target is the combination of the same coils'
+    fully sampled k-space by the same sensitivities, so that it is 0 where they are.
+
+    Args:
+        scan: Fully sampled, of any matrix from `matrix` on, which its coils' images are brought
+            to as volumes are (`data.resample`).
+        mask: Which samples are taken.
+        matrix: Pixels along H and W, or (H, W).
+        kspace: Make a case whose networks are given the coils' k-space; the target is a magnitude.
+        coils: Virtual coils of that k-space, by the samples that are taken (as `run` compresses
+            for networks of k-space); None leaves all coils.
+
+    Raises:
+        DataError: The scan is undersampled, or smaller than the matrix.
+        MaskError: The mask is of another matrix, or its centre has gaps.
+    """
+    if not scan.mask.samples.all():
+        raise DataError(
+            f"{scan.name} is undersampled, and has no fully sampled image to compare with.",
+            "Give fully sampled scans: masks are applied to them here.",
+        )
+    height, width = (matrix, matrix) if isinstance(matrix, int) else matrix
+    mask.check_matrix(height, width)
+    count, held = len(scan.kspace), scan.coils if coils is None else coils
+    dtype = np.float32 if kspace else np.complex64
+    target = np.empty((count, height, width), dtype)
+    x_u = np.empty_like(target)
+    # a coil that is zero, or whose map is, changes nothing: volumes may differ in their coils
+    maps = np.zeros((0 if kspace else count, COILS, height, width), np.complex64)
+    received = np.zeros((count if kspace else 0, held, height, width), np.complex64)
+    whitening = None if scan.noise is None else noise_weights(scan.noise)
+    for n, measured in enumerate(scan.kspace):
+        full = _at_matrix(measured, scan, (height, width))
+        virtual, own = sense_coils(full, mask, whitening=whitening)
+        image = sense_zero_filled(virtual, own)
+        if kspace:
+            seen = (full if whitening is None else compress(full, whitening)) * mask.grid
+            if len(seen) > held:
+                seen = compress(seen, compression_matrix(seen, held))
+            received[n, : len(seen)] = seen
+            target[n] = np.abs(image)
+            x_u[n] = root_sum_of_squares(kspace_to_image(received[n]).astype(np.complex64))
+        else:
+            target[n], x_u[n] = image, sense_zero_filled(virtual * mask.grid, own)
+            maps[n, : len(own)] = own
+    return Case(
+        name=scan.name,
+        subject=scan.subject,
+        contrast=scan.contrast,
+        sha256=scan.sha256,
+        target=target,
+        zero_filled=x_u,
+        scale=slice_scale(x_u),
+        maps=None if kspace else maps,
+        received=None if kspace else np.arange(count),
+        reception=Measurement(coils=received) if kspace else None,
+        kspace=kspace,
+    )
+
+
+def _at_matrix(
+    kspace: NDArray[np.complex64], scan: Scan, shape: tuple[int, int]
+) -> NDArray[np.complex64]:
+    """Bring the coils of a slice [C, H, W] to a matrix; k-space of that size stays as it is."""
+    if scan.matrix == shape:
+        return kspace
+    images = Volume(
+        image=kspace_to_image(kspace).astype(np.complex64),
+        name=scan.name,
+        subject=scan.subject,
+        voxel_mm=scan.voxel_mm,
+    )
+    return image_to_kspace(to_matrix(images, shape).image).astype(np.complex64)
+
+
 @dataclass(frozen=True)
 class Undersampling:
     """How volumes become cases; for complex networks magnitudes are given phase, coils and noise.
@@ -419,13 +544,24 @@ class Undersampling:
         coils = {} if maps is None else {"coils": maps.shape[1], "sets": len(maps)}
         return {"simulation": {**SIMULATION, **coils}}
 
-    def case(self, volume: Volume) -> Case:
-        """Undersample a volume.
+    def case(self, volume: Volume | Scan) -> Case:
+        """Undersample a volume, or for networks with coils a measured scan of several.
 
         Raises:
-            DataError: See `make_case` and `simulated_case`.
+            DataError: See `make_case`, `simulated_case` and `measured_case`.
             MaskError: The mask is of another matrix, or (with coils) its centre has gaps.
         """
+        if isinstance(volume, Scan):
+            if not reads_coils(self.spec):
+                raise DataError(
+                    f"{volume.name} holds k-space of {volume.coils} coils, and a network reads one"
+                    " image.",
+                    "Use networks that combine coils (dccnn-d5c5-sense, dccnn-d3c5-sense), or"
+                    " combine the coils first: `kdmri-edge data convert --magnitude`.",
+                )
+            # of cases that serve networks of several kinds, each compresses the coils itself
+            coils = None if self.kspace else COILS
+            return measured_case(volume, self.mask, self.matrix, kspace=self._kspace, coils=coils)
         measured = volume.is_complex and not reads_coils(self.spec)
         if self.simulates and not measured:
             self._simulated.append(volume.name)

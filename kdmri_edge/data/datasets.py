@@ -14,6 +14,7 @@ from typing import Any, Final
 from kdmri_edge.data.formats.dicom.files import is_dicom, is_series
 from kdmri_edge.data.formats.registry import (
     READERS,
+    read_either,
     read_volume,
     readable_suffix,
     stem_of,
@@ -22,6 +23,7 @@ from kdmri_edge.data.formats.registry import (
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.recorded import RECORDED_FILES
 from kdmri_edge.data.resample import to_matrix
+from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.sources import (
     HDF5_SUFFIXES,
     contrast_of,
@@ -49,6 +51,7 @@ __all__ = [
     "load_split",
     "load_volumes",
     "phantom_parts",
+    "read_coils",
     "read_found",
     "split_for",
     "split_of_record",
@@ -252,9 +255,24 @@ def read_found(file: VolumeFile) -> Volume:
         DataError: it cannot be read.
     """
     volume = read_volume(file.path)
-    return replace(
-        volume, name=file.name, subject=file.subject, contrast=volume.contrast or file.contrast
-    )
+    return replace(volume, **_found_as(file, volume))
+
+
+def read_coils(file: VolumeFile) -> Volume | Scan:
+    """Read measured k-space of several coils as a scan, all else as `read_found` does.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    loaded = read_either(file.path)
+    if not isinstance(loaded, Scan):
+        return replace(loaded, **_found_as(file, loaded))
+    return read_found(file) if loaded.coils == 1 else replace(loaded, **_found_as(file, loaded))
+
+
+def _found_as(file: VolumeFile, loaded: Volume | Scan) -> dict[str, Any]:
+    contrast = loaded.contrast or file.contrast
+    return {"name": file.name, "subject": file.subject, "contrast": contrast}
 
 
 PARTS: Final = ("train", "validation", "test")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.data.geometry import regridded
+from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
@@ -77,12 +78,13 @@ def to_matrix(volume: Volume, matrix: int | tuple[int, int]) -> Volume:
     return replace(volume, image=image, voxel_mm=voxel, affine=affine)
 
 
-def is_large_enough(volume: Volume, matrix: tuple[int, int]) -> bool:
+def is_large_enough(volume: Volume | Scan, matrix: tuple[int, int]) -> bool:
     """Tell whether `to_matrix` brings a volume to (H, W) without upsampling it."""
     if volume.matrix == matrix:
         return True
     square = _square(*volume.matrix, volume.voxel_mm)
-    return volume.kspace is None and square[0] >= matrix[0] and square[1] >= matrix[1]
+    whole = isinstance(volume, Scan) or volume.kspace is None
+    return whole and square[0] >= matrix[0] and square[1] >= matrix[1]
 
 
 def _square(

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdmri_edge.data.case import Case, Reception
+from kdmri_edge.data.case import Case, Measurement, Reception
 from kdmri_edge.data.simulation import draw_noise
 from kdmri_edge.distillation.recipe import ACCELERATIONS, DistillRecipe
 from kdmri_edge.distillation.stored import AnyCase, Rows, SliceCache, StoredCase, rows_of
@@ -42,11 +42,13 @@ __all__ = [
     "add_noise",
     "batch_size",
     "draw",
+    "drawn",
     "sees_other_mask",
     "step_mask",
     "step_matrix",
     "step_noise",
     "strips_allowed",
+    "tensors",
 ]
 
 HELD_OUT: Final = 1000
@@ -142,6 +144,9 @@ def add_noise(
 # scaled to unit maximum they would teach the network to reproduce noise.
 _BLANK = 0.05
 
+_OF_IMAGES: Final = 4
+"""Axes of a batch of images; maps and k-space have an axis of coils more."""
+
 _Images = Iterable[NDArray[Any]]
 
 
@@ -165,7 +170,7 @@ class TrainingSlices:
     zero_filled: NDArray[Any] | Rows
     maps: NDArray[np.complex64] | Rows | None = None
     received: NDArray[np.intp] | None = None
-    reception: Reception | None = None
+    reception: Reception | Measurement | None = None
     kspace: bool = False
 
     @classmethod
@@ -257,17 +262,23 @@ class TrainingSlices:
         return chosen
 
 
-def _joined(parts: Sequence[Reception], target: NDArray[Any]) -> Reception | None:
+def _joined(
+    parts: Sequence[Reception | Measurement], target: NDArray[Any]
+) -> Reception | Measurement | None:
     """Join what is received of several volumes; complex targets are its images, held once."""
-    if not parts:
+    measured = [part for part in parts if isinstance(part, Measurement)]
+    if measured:
+        return Measurement(coils=np.concatenate([part.coils for part in measured]))
+    simulated = [part for part in parts if isinstance(part, Reception)]
+    if not simulated:
         return None
     own = np.iscomplexobj(target)
     return replace(
-        parts[0],
-        image=target if own else np.concatenate([part.image for part in parts]),
-        received=np.concatenate([part.received for part in parts]),
-        noise=np.concatenate([part.noise for part in parts]),
-        seeds=np.concatenate([part.seeds for part in parts]),
+        simulated[0],
+        image=target if own else np.concatenate([part.image for part in simulated]),
+        received=np.concatenate([part.received for part in simulated]),
+        noise=np.concatenate([part.noise for part in simulated]),
+        seeds=np.concatenate([part.seeds for part in simulated]),
     )
 
 
@@ -319,7 +330,50 @@ def draw(
     projection: NDArray[Any] | None = None,
     noise: float = 0.0,
 ) -> tuple[Tensor, ...]:
-    """Return this process's share of a step's batch.
+    """Return this process's share of a step's batch: `drawn` as `tensors`."""
+    return tensors(
+        drawn(
+            slices,
+            recipe,
+            step=step,
+            whole=whole,
+            flip=flip,
+            rank=rank,
+            world=world,
+            projection=projection,
+            noise=noise,
+        )
+    )
+
+
+def tensors(arrays: Sequence[NDArray[np.float32]]) -> tuple[Tensor, ...]:
+    """Return what `drawn` gives as tensors; images [B, C, H, W] are channels-last.
+
+    PyTorch copies with several threads: a thread that draws ahead leaves this to the one that
+    trains, lest two teams of threads compete.
+    """
+    made = (torch.from_numpy(array) for array in arrays)
+    return tuple(
+        tensor.contiguous(memory_format=torch.channels_last)
+        if tensor.ndim == _OF_IMAGES
+        else tensor
+        for tensor in made
+    )
+
+
+def drawn(
+    slices: TrainingSlices,
+    recipe: DistillRecipe,
+    *,
+    step: int,
+    whole: bool,
+    flip: bool,
+    rank: int = 0,
+    world: int = 1,
+    projection: NDArray[Any] | None = None,
+    noise: float = 0.0,
+) -> tuple[NDArray[np.float32], ...]:
+    """Return this process's share of a step's batch, without PyTorch.
 
     Args:
         slices: The training slices.
@@ -335,7 +389,7 @@ def draw(
         noise: Strength of what is added before that; the targets stay clean.
 
     Returns:
-        Zero-filled and target images, [B / world, C, H, W] float32, channels-last; with coils also
+        Zero-filled and target images, [B / world, C, H, W] float32; with coils also
         their sensitivities [B / world, coils, 2, H, W], cut and mirrored alike. For networks of
         k-space that, [B / world, coils, 2, H, W], in place of the zero-filled images.
     """
@@ -349,11 +403,7 @@ def draw(
     own = list(zip(chosen, starts, mirrored, strict=True))[rank::world]
     numbers = [int(n) for n, _, _ in own]
     if slices.kspace:
-        target_images = torch.from_numpy(as_channels(slices.target[numbers]))
-        return (
-            torch.from_numpy(slices.network_input(numbers)),
-            target_images.contiguous(memory_format=torch.channels_last),
-        )
+        return slices.network_input(numbers), as_channels(slices.target[numbers])
     maps = slices.maps_of(numbers)
     # Views: of a strip's slice, only the strip is copied.
     zero_filled: _Images = [slices.zero_filled[n] for n in numbers]
@@ -378,10 +428,5 @@ def draw(
             ]
         )
 
-    pair = [
-        torch.from_numpy(as_channels(strips(source))).contiguous(memory_format=torch.channels_last)
-        for source in (zero_filled, target)
-    ]
-    if maps is None:
-        return pair[0], pair[1]
-    return pair[0], pair[1], torch.from_numpy(network_maps(strips(maps)))
+    pair = as_channels(strips(zero_filled)), as_channels(strips(target))
+    return pair if maps is None else (*pair, network_maps(strips(maps)))

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from kdmri_edge.data.case import Case
 from kdmri_edge.distillation.batches import (
-    draw,
+    drawn,
     sees_other_mask,
     step_mask,
     step_matrix,
     step_noise,
+    tensors,
 )
 from kdmri_edge.distillation.engine import in_bf16
 from kdmri_edge.distillation.log import StageProgress
@@ -210,13 +211,14 @@ class TrainStep:
         stage = self._stage
         progress = step / stage.steps
         self._set_rate(stage.rate * rate(self._context.recipe, step, stage.steps))
-        tensors = self._batches(step)
+        operators, arrays = self._batches(step)
+        given = [*operators, *tensors(arrays)]
         if self._replayed is None:
-            total, norm = self._gradients(tensors, progress)
+            total, norm = self._gradients(given, progress)
             value = self._checked(total, norm, step)
             self._update()
             return value
-        total, norm = self._replayed(tensors, kind=progress >= stage.switch)
+        total, norm = self._replayed(given, kind=progress >= stage.switch)
         return self._checked(total, norm, step)
 
     @property
@@ -246,7 +248,7 @@ class TrainStep:
         """Return what the readers see of one of the recipe's matrices, None for the run's own."""
         return [reader if place is None else reader.sizes[place] for reader in self._readers]
 
-    def _draw(self, step: int) -> list[Tensor]:
+    def _draw(self, step: int) -> tuple[list[Tensor], list[NDArray[np.float32]]]:
         """Return the readers' operators and, shard by shard, what each of them reads.
 
         That is zero-filled images, targets and coil maps, of the same parts of the same slices.
@@ -277,10 +279,10 @@ class TrainStep:
                 for reader, operator in zip(self._readers, operators, strict=True)
             ]
         noise = step_noise(stage.noise, seed=recipe.seed, step=number)
-        tensors = list(operators)
+        arrays: list[NDArray[np.float32]] = []
         for shard in range(self._own):
             for own, projection in zip(sized, projections, strict=True):
-                tensors += draw(
+                arrays += drawn(
                     own.slices,
                     recipe,
                     step=number,
@@ -292,12 +294,12 @@ class TrainStep:
                     projection=projection,
                     noise=noise,
                 )
-        return tensors
+        return operators, arrays
 
     def _batch(
         self, operators: Sequence[Tensor], images: Iterator[Tensor], progress: float
     ) -> Batch:
-        """Put a shard of what `_draw` returned together, on the device."""
+        """Put a shard of what was drawn together, on the device."""
         read = [
             {
                 "operator": operator,
@@ -311,13 +313,13 @@ class TrainStep:
         teacher = Inputs(**cast(Any, other[0])) if other else None
         return Batch(**cast(Any, own), progress=progress, teacher=teacher)
 
-    def _gradients(self, tensors: Sequence[Tensor], progress: float) -> tuple[Tensor, Tensor]:
+    def _gradients(self, given: Sequence[Tensor], progress: float) -> tuple[Tensor, Tensor]:
         """Return the loss and the norm of its gradient, which is clipped."""
         fabric, stage = self._context.fabric, self._stage
         total = torch.zeros((), device=fabric.device)
         count = len(self._readers)
-        operators = [fabric.to_device(operator) for operator in tensors[:count]]
-        images = (fabric.to_device(tensor) for tensor in tensors[count:])
+        operators = [fabric.to_device(operator) for operator in given[:count]]
+        images = (fabric.to_device(tensor) for tensor in given[count:])
         for shard in range(self._own):
             batch = self._batch(operators, images, progress)
             waits = fabric.world_size > 1 and shard + 1 < self._own
@@ -336,9 +338,9 @@ class TrainStep:
         if self._average is not None:
             self._average.update()
 
-    def _whole(self, tensors: Sequence[Tensor], kind: Hashable) -> tuple[Tensor, Tensor]:
+    def _whole(self, given: Sequence[Tensor], kind: Hashable) -> tuple[Tensor, Tensor]:
         """Do what of a step is the device's alone; the kind is whether it is past the switch."""
-        result = self._gradients(tensors, self._stage.switch if kind else 0.0)
+        result = self._gradients(given, self._stage.switch if kind else 0.0)
         self._update()
         return result
 

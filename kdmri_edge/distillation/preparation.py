@@ -15,8 +15,9 @@ from typing import Final
 
 from kdmri_edge import __version__
 from kdmri_edge.data.case import Case, Undersampling
-from kdmri_edge.data.datasets import VolumeFile, read_found
+from kdmri_edge.data.datasets import VolumeFile, read_coils, read_found
 from kdmri_edge.data.resample import is_large_enough, to_matrix
+from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.sources import split_dataset
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.distillation.stored import (
@@ -27,6 +28,7 @@ from kdmri_edge.distillation.stored import (
     entry_key,
 )
 from kdmri_edge.errors import OutputError
+from kdmri_edge.models.protocol import reads_coils
 from kdmri_edge.utils.cache import cache_folder
 from kdmri_edge.utils.console import progress
 from kdmri_edge.utils.reading import machine_memory, size_in_words
@@ -128,27 +130,33 @@ class Prepared:
     how: str
 
 
-def cases_of(volume: Volume, wanted: Sequence[Wanted]) -> list[Case | None]:
+def cases_of(volume: Volume | Scan, wanted: Sequence[Wanted]) -> list[Case | None]:
     """Undersample a volume in some ways.
+
+    Args:
+        volume: Images, or for networks with coils measured k-space of several.
+        wanted: The ways.
 
     Raises:
         DataError: See `to_matrix` and `Undersampling.case`.
         MaskError: See `Undersampling.case`.
     """
-    at: dict[tuple[int, int], Volume] = {}
+    at: dict[tuple[int, int], Volume | Scan] = {}
     made: list[Case | None] = []
     for way in wanted:
         if way.where_large and not is_large_enough(volume, way.shape):
             made.append(None)
             continue
         if way.shape not in at:
-            at[way.shape] = to_matrix(volume, way.shape)
+            # of a scan slice by slice, as it is undersampled
+            at[way.shape] = volume if isinstance(volume, Scan) else to_matrix(volume, way.shape)
         made.append(way.undersampled.case(at[way.shape]))
     return made
 
 
 def _made(item: Item) -> list[Case | None]:
-    return cases_of(read_found(item.file), item.wanted)
+    of_coils = any(reads_coils(way.undersampled.spec) for way in item.wanted)
+    return cases_of(read_coils(item.file) if of_coils else read_found(item.file), item.wanted)
 
 
 def prepare(items: Sequence[Item], keeping: Keeping) -> Prepared:

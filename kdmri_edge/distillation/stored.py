@@ -28,7 +28,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from kdmri_edge.data.case import Case, Reception
+from kdmri_edge.data.case import Case, Measurement, Reception
 from kdmri_edge.data.formats.dicom.files import dicom_files
 from kdmri_edge.data.sources import source_sha256, split_dataset
 from kdmri_edge.errors import DataError
@@ -56,7 +56,7 @@ FORMAT: Final = 1
 """Of the folders; another one where what is written, or how it is computed, has changed."""
 
 _META: Final = "case.json"
-_OF_SLICES: Final = ("target", "zero_filled", "image", "maps")
+_OF_SLICES: Final = ("target", "zero_filled", "image", "maps", "coils")
 """Arrays of which single slices are read; the others hold a number for each slice."""
 _NUMBERS: Final = ("scale", "peaks", "received", "noise", "seeds")
 _SETTLED_NS: Final = 10**8
@@ -96,7 +96,9 @@ def _arrays(case: Case) -> dict[str, NDArray[Any]]:
         arrays["received"] = case.received
     if _own_maps(case) and case.maps is not None:
         arrays["maps"] = case.maps
-    if case.reception is not None:
+    if isinstance(case.reception, Measurement):
+        arrays["coils"] = case.reception.coils
+    elif case.reception is not None:
         arrays["received"] = case.reception.received
         arrays["noise"], arrays["seeds"] = case.reception.noise, case.reception.seeds
         if case.kspace:  # else the images with their phase are the targets
@@ -175,7 +177,7 @@ class StoredCase:
         return self.numbers["peaks"]
 
     def read(self, name: str, first: int = 0, count: int | None = None) -> NDArray[Any]:
-        """Read some slices of "target", "zero_filled", "image" or "maps".
+        """Read some slices of "target", "zero_filled", "image", "maps" or "coils".
 
         Raises:
             DataError: They are no longer there.
@@ -201,8 +203,11 @@ class StoredCase:
 
         target = some("target")
         received: NDArray[np.intp] | None = own.get("received")
-        maps, reception = self.maps, None
-        if "maps" in self.placed:
+        maps = self.maps
+        reception: Reception | Measurement | None = None
+        if "coils" in self.placed:
+            reception = Measurement(coils=some("coils"))
+        elif "maps" in self.placed:
             maps, received = some("maps"), np.arange(len(numbers))
         elif received is not None and maps is not None:
             reception = Reception(
@@ -491,8 +496,11 @@ def rows_of(
 
     target = rows("target")
     maps: Any = first.maps
-    received, reception = None, None
-    if "maps" in first.placed:
+    received: NDArray[Any] | None = None
+    reception: Reception | Measurement | None = None
+    if "coils" in first.placed:
+        reception = Measurement(coils=cast(Any, rows("coils")))
+    elif "maps" in first.placed:
         maps, received = rows("maps", scaled=False), np.arange(len(places))
     elif maps is not None:
         received = numbers("received")

@@ -24,7 +24,14 @@ from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.reference import ReferenceLines, calibration_of
 
-__all__ = ["CALIBRATION", "calibration_block", "check_calibration", "espirit_maps", "sense_slice"]
+__all__ = [
+    "CALIBRATION",
+    "calibration_block",
+    "check_calibration",
+    "espirit_maps",
+    "sense_coils",
+    "sense_slice",
+]
 
 Complex = NDArray[np.complexfloating[Any, Any]]
 
@@ -185,6 +192,35 @@ def sense_slice(
         MaskError: The mask's centre has gaps, or it is of another matrix.
         DataError: Fewer than one coil is asked for.
     """
+    kspace, maps = sense_coils(kspace, mask, coils=coils, whitening=whitening, reference=reference)
+    return sense_zero_filled(kspace, maps), maps
+
+
+def sense_coils(
+    kspace: NDArray[np.complex64],
+    mask: Mask,
+    *,
+    coils: int | None = COILS,
+    whitening: Complex | None = None,
+    reference: ReferenceLines | None = None,
+) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+    """Whiten and compress the coils of one slice, and estimate their sensitivities.
+
+    Args:
+        kspace: complex64 [C, H, W]; zero where not sampled, or sampled whole: sensitivities are
+            estimated from the centre of the mask alone.
+        mask: What was sampled, or will be.
+        coils: See `sense_slice`, as are the two that follow.
+        whitening: Of the coils' noise.
+        reference: Lines that sensitivities may be estimated from.
+
+    Returns:
+        K-space of the virtual coils and their maps, complex64 [K, H, W].
+
+    Raises:
+        MaskError: The mask's centre has gaps, or it is of another matrix.
+        DataError: Fewer than one coil is asked for.
+    """
     centre, sampled = calibration_of(kspace, mask, reference)
     if whitening is not None:
         apart = centre is not kspace
@@ -195,5 +231,4 @@ def sense_slice(
     if coils is not None and coils < len(kspace):
         matrix = compression_matrix(block, coils)
         kspace, block = compress(kspace, matrix), compress(block, matrix)
-    maps = espirit_maps(block, *kspace.shape[-2:])
-    return sense_zero_filled(kspace, maps), maps
+    return kspace, espirit_maps(block, *kspace.shape[-2:])

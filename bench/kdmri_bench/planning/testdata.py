@@ -14,11 +14,13 @@ from kdmri_edge.data.datasets import (
     VolumeFile,
     find_volumes,
     phantom_parts,
+    read_coils,
     read_found,
     split_for,
     split_of_record,
 )
 from kdmri_edge.data.resample import to_matrix
+from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.distillation.recipe import load_recipe
 from kdmri_edge.distillation.request import PHANTOM, Settings
@@ -30,6 +32,7 @@ from kdmri_edge.utils.console import progress
 
 __all__ = [
     "MEASURED",
+    "MEASURED_COILS",
     "RETROSPECTIVE",
     "Data",
     "TestData",
@@ -46,6 +49,14 @@ COMPLEX = (
     " fields, and noise."
 )
 SIMULATED_COILS = "Retrospective k-space of simulated coils, phase and noise from magnitude images."
+MEASURED_COILS = (
+    "Retrospective undersampling of measured multi-coil k-space; the reference is the fully sampled"
+    " combination of the coils by sensitivities of the sampled centre (ESPIRiT)."
+)
+MIXED_COILS = (
+    "Retrospective k-space: measured multi-coil k-space of some volumes, simulated coils, phase and"
+    " noise of the others."
+)
 MEASURED = "Retrospective undersampling of measured, single-coil complex k-space."
 
 _SEED = 1
@@ -70,8 +81,8 @@ class TestData:
     statement: str
 
 
-Data = str | os.PathLike[str] | TestData | Iterable[Case | Volume]
-"""Folder of volumes or one file, "phantom", volumes that were read, or cases."""
+Data = str | os.PathLike[str] | TestData | Iterable[Case | Volume | Scan]
+"""Folder of volumes or one file, "phantom", volumes or scans that were read, or cases."""
 
 
 def run_split(meta: Mapping[str, Any]) -> Split | None:
@@ -189,14 +200,15 @@ def load_cases(
         DataError: a volume is unreadable or below the matrix.
         MaskError: the mask is of another size.
     """
-    volumes = (read_found(file) for file in files)
+    read = read_coils if reads_coils(spec) else read_found
+    volumes = (read(file) for file in files)
     return _cases(
         volumes, len(files), mask=mask, matrix=matrix, spec=spec, split=split, prepared=prepared
     )
 
 
 def _cases(
-    volumes: Iterable[Volume],
+    volumes: Iterable[Volume | Scan],
     count: int,
     *,
     mask: Mask,
@@ -206,15 +218,21 @@ def _cases(
     prepared: bool = False,
 ) -> TestData:
     """Bring volumes to the matrix one at a time, and undersample them."""
-    cases, measured = [], []
+    cases, measured, of_coils = [], [], []
     kspace = True if reads_coils(spec) and not prepared else None
     undersampled = Undersampling(spec, mask, matrix, _SEED, kspace=kspace)
     with progress("Reading test volumes", count) as advance:
         for volume in volumes:
-            cases.append(undersampled.case(to_matrix(volume, matrix)))
-            measured.append(volume.measured)
+            if isinstance(volume, Scan):
+                cases.append(undersampled.case(volume))
+            else:
+                cases.append(undersampled.case(to_matrix(volume, matrix)))
+            measured.append(isinstance(volume, Scan) or volume.measured)
+            of_coils.append(isinstance(volume, Scan))
             advance(1)
-    return TestData(cases=tuple(cases), split=split, statement=_statement(spec, measured))
+    statement = MIXED_COILS if any(of_coils) else _statement(spec, measured)
+    statement = MEASURED_COILS if all(of_coils) else statement
+    return TestData(cases=tuple(cases), split=split, statement=statement)
 
 
 def load_data(
@@ -258,7 +276,7 @@ def load_data(
     if len(cases) == len(given):
         statement = _statement(spec, [False])
         return TestData(cases=tuple(cases), split=None, statement=statement)
-    volumes = [item for item in given if isinstance(item, Volume)]
+    volumes = [item for item in given if isinstance(item, Volume | Scan)]
     if len(volumes) < len(given):
         raise BenchError(
             "Test data are volumes or cases, and some of these are neither.",

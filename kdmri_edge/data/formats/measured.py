@@ -82,8 +82,9 @@ def volume_of(scan: Scan) -> Volume:
     if scan.coils != 1:
         raise DataError(
             f"{scan.name} has {scan.coils} coils, and one was expected.",
-            "Give single-coil data, combine the coils (`kdmri-edge data convert --magnitude` writes"
-            " the root of their sum of squares), or stream an MRD file to `kdmri-edge serve`.",
+            "Use networks that combine coils (dccnn-d3c5-sense), give single-coil data, or combine"
+            " the coils (`kdmri-edge data convert --magnitude` writes the root of their sum of"
+            " squares).",
         )
     kspace = np.ascontiguousarray(scan.kspace[:, 0])
     whole = bool(scan.mask.samples.all())

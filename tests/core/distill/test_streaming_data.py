@@ -315,7 +315,7 @@ class TestMemory:
     def test_mistakes_are_said_before_anything_is_read(
         self, wrong: dict[str, Any], tmp_path: Path
     ) -> None:
-        with pytest.raises(DataError, match="much|'0'|0 threads"):
+        with pytest.raises(DataError, match=r"no number of bytes|read nothing"):
             start(Request(), tmp_path / "run", **wrong)
         assert not (tmp_path / "run").exists()
 

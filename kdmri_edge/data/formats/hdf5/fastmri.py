@@ -168,8 +168,9 @@ def read_fastmri_h5(path: Path) -> Volume:
     if loaded.kspace.ndim == 4 and loaded.kspace.shape[1] != 1:
         raise DataError(
             f"kspace of {path} has {loaded.kspace.shape[1]} coils.",
-            "Give a single-coil file (singlecoil_train or singlecoil_val), or combine the coils:"
-            " `kdmri-edge data convert --magnitude`.",
+            "Use networks that combine coils (dccnn-d3c5-sense); or give a single-coil file"
+            " (singlecoil_train or singlecoil_val), or combine the coils: `kdmri-edge data convert"
+            " --magnitude`.",
         )
     scan = _scan(path, loaded)
     if not scan.mask.samples.all():
