@@ -277,6 +277,7 @@ def benchmark(
         runs=runs_of(networks),
         contrast=contrast,
         subjects=subjects,
+        slices=chosen.limit_slices,
     )
     if references is not None:
         statement = f"{loaded.statement} {STATEMENT}"

@@ -31,6 +31,7 @@ from kdmri_edge.errors import OutputError
 from kdmri_edge.models.protocol import reads_coils
 from kdmri_edge.utils.cache import cache_folder
 from kdmri_edge.utils.console import progress
+from kdmri_edge.utils.memory import give_memory_back
 from kdmri_edge.utils.reading import machine_memory, size_in_words
 
 __all__ = ["Item", "Keeping", "Prepared", "Wanted", "cases_of", "prepare"]
@@ -178,6 +179,7 @@ def prepare(items: Sequence[Item], keeping: Keeping) -> Prepared:
             how = f"Slices are held in memory: {size_in_words(work.bytes)} of at most {limit}."
             return Prepared([work.held[n] for n in range(len(items))], False, how)
     stored = work.in_files()
+    give_memory_back()  # of the threads that prepared them
     size = sum(case.bytes for cases in stored for case in cases if case is not None)
     how = (
         f"Slices take more than {size_in_words(keeping.limit)} of memory: they are read from"

@@ -467,7 +467,7 @@ class CaseStore:
                 place = self._place(key)
                 with writing(place):
                     place.parent.mkdir(parents=True, exist_ok=True)
-                    lock = FileLock(place.with_name(f"{key}.lock"), is_singleton=False)
+                    lock = FileLock(place.with_name(f"{key}.lock"))
                     # a file system without locks: work may be done twice, and renames stay whole
                     with contextlib.suppress(NotImplementedError):
                         held.enter_context(lock)

@@ -19,9 +19,11 @@ from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.models.adapter import call
 from kdmri_edge.models.checkpoint import load_checkpoint
 from kdmri_edge.models.permission import allow_code
+from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.pipeline import Pipeline
 from tests.export.networks import spec, write_checkpoint
+from tests.multi_coil import images, scan, write_fastmri
 
 NETWORKS = Path(__file__).resolve().parents[1] / "kspace_networks.py"
 LINES = np.zeros(32, np.bool_)
@@ -63,3 +65,30 @@ def test_each_makes_its_own_input_of_one_k_space(
         with Pipeline(source, threads=1) as pipeline:
             wanted = np.stack([pipeline.image(one, MASK) for one in kspace])
         np.testing.assert_allclose(image, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_measured_coils_are_measured_on_as_they_are(tmp_path: Path) -> None:
+    seen = images(5, slices=5)[1]
+    write_fastmri(tmp_path / "file1.h5", seen, "p1")
+    architecture = spec(channels=2, coils=True)
+    data = load_data(tmp_path, mask=MASK, matrix=32, spec=architecture, slices=2)
+    assert "measured multi-coil" in data.statement
+    (case,) = data.cases
+    assert case.reception is not None
+    np.testing.assert_allclose(  # the two slices around the middle, of all coils, undersampled
+        case.reception.kspace(), image_to_kspace(seen[1:3]) * MASK.grid, atol=1e-4
+    )
+    sense = write_checkpoint(tmp_path / "sense.safetensors", architecture, MASK)
+    settings = BenchSettings(threads=1, samples=1, warmup=0, end_to_end=0)
+    bench = _Bench(cases=[case], settings=settings, workspace=tmp_path, worker="")
+    bench.write_inputs()
+    bench.folder(0).mkdir()
+    row = Row(key="0", network="n", role="student", runtime="PyTorch", precision="f32")
+    measure(bench.job(Plan(row=row, source=sense), 0, 1, 0, last=True))
+    with Pipeline(sense, threads=1) as pipeline:
+        given = pipeline.prepare(scan(seen[1:3]), undersample=True)
+        wanted = np.abs(pipeline.images(given))  # what `run --undersample` gives of the file
+    image = np.abs(np.load(bench.output(0, 0)))
+    np.testing.assert_allclose(image, wanted, atol=1e-4 * wanted.max())
+    scans = load_data([scan(seen)], mask=MASK, matrix=32, spec=architecture)
+    assert scans.cases[0].count == 5

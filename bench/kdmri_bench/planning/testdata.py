@@ -184,6 +184,7 @@ def load_cases(
     spec: NetworkSpec,
     split: str | None = None,
     prepared: bool = False,
+    slices: int | None = None,
 ) -> TestData:
     """Read volumes, bring them to the matrix and undersample them as a network wants them.
 
@@ -195,6 +196,7 @@ def load_cases(
         split: What to call the split that they are of.
         prepared: Of networks with coils: give what this network itself reads, images and
             sensitivities, in place of k-space that networks of several kinds make their inputs of.
+        slices: Of scans of several coils take so many around the middle; None takes all.
 
     Raises:
         DataError: a volume is unreadable or below the matrix.
@@ -203,7 +205,14 @@ def load_cases(
     read = read_coils if reads_coils(spec) else read_found
     volumes = (read(file) for file in files)
     return _cases(
-        volumes, len(files), mask=mask, matrix=matrix, spec=spec, split=split, prepared=prepared
+        volumes,
+        len(files),
+        mask=mask,
+        matrix=matrix,
+        spec=spec,
+        split=split,
+        prepared=prepared,
+        slices=slices,
     )
 
 
@@ -216,6 +225,7 @@ def _cases(
     spec: NetworkSpec,
     split: str | None,
     prepared: bool = False,
+    slices: int | None = None,
 ) -> TestData:
     """Bring volumes to the matrix one at a time, and undersample them."""
     cases, measured, of_coils = [], [], []
@@ -224,7 +234,7 @@ def _cases(
     with progress("Reading test volumes", count) as advance:
         for volume in volumes:
             if isinstance(volume, Scan):
-                cases.append(undersampled.case(volume))
+                cases.append(undersampled.case(_central(volume, slices)))
             else:
                 cases.append(undersampled.case(to_matrix(volume, matrix)))
             measured.append(isinstance(volume, Scan) or volume.measured)
@@ -244,6 +254,7 @@ def load_data(
     runs: Sequence[Run] = (),
     contrast: str | None = None,
     subjects: Sequence[str] = (),
+    slices: int | None = None,
 ) -> TestData:
     """Turn whatever the user gave into test volumes for a network.
 
@@ -255,6 +266,8 @@ def load_data(
         runs: That the measured networks come from; the split of a single one is kept to.
         contrast: Keep only this contrast of a folder.
         subjects: Take exactly these subjects of a folder; see `choose_files`.
+        slices: Of scans of several coils take so many around the middle, since each is as large as
+            many images and takes a second to estimate sensitivities of; None takes all.
 
     Raises:
         BenchError: No volume, or subjects that are not there.
@@ -270,7 +283,7 @@ def load_data(
     if isinstance(data, str | os.PathLike):
         own = run_split(run.meta) if run is not None else None
         files, split = choose_files(Path(data), contrast=contrast, subjects=subjects, own=own)
-        return load_cases(files, split=split, **wanted)
+        return load_cases(files, split=split, slices=slices, **wanted)
     given = list(data)
     cases = [item for item in given if isinstance(item, Case)]
     if len(cases) == len(given):
@@ -282,7 +295,7 @@ def load_data(
             "Test data are volumes or cases, and some of these are neither.",
             "Give a folder, or what `kdmri_edge.read` returns for volumes.",
         )
-    return _cases(volumes, len(volumes), split=None, **wanted)
+    return _cases(volumes, len(volumes), split=None, slices=slices, **wanted)
 
 
 _PHANTOM_STATEMENT = "A procedural phantom (retrospective, single-coil, zero-phase k-space)."
@@ -318,8 +331,19 @@ def _statement(spec: NetworkSpec, measured: Sequence[bool]) -> str:
 
 def central_slices(case: Case, count: int | None) -> Case:
     """Keep the `count` slices around the middle, all where there are fewer or count is None."""
-    slices = len(case.target)
+    kept = _middle(len(case.target), count)
+    return case if kept == slice(None) else case.part(kept)
+
+
+def _middle(slices: int, count: int | None) -> slice:
     if count is None or count >= slices:
-        return case
+        return slice(None)
     start = (slices - count) // 2
-    return case.part(slice(start, start + count))
+    return slice(start, start + count)
+
+
+def _central(scan: Scan, count: int | None) -> Scan:
+    """Do with a scan what `central_slices` does with a case."""
+    kept = _middle(len(scan.kspace), count)
+    reference = None if scan.reference is None else scan.reference[kept]
+    return replace(scan, kspace=scan.kspace[kept], reference=reference)
