@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextvars
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from kdmri_edge.distillation.stored import (
 from kdmri_edge.errors import OutputError
 from kdmri_edge.models.protocol import reads_coils
 from kdmri_edge.utils.cache import cache_folder
-from kdmri_edge.utils.console import progress
+from kdmri_edge.utils.console import progress, say
 from kdmri_edge.utils.memory import give_memory_back
 from kdmri_edge.utils.reading import machine_memory, size_in_words
 
@@ -160,6 +160,10 @@ def _made(item: Item) -> list[Case | None]:
     return cases_of(read_coils(item.file) if of_coils else read_found(item.file), item.wanted)
 
 
+def _loaded(stored: Sequence[StoredCase | None]) -> list[Case | None]:
+    return [None if case is None else case.part(slice(None)) for case in stored]
+
+
 def prepare(items: Sequence[Item], keeping: Keeping) -> Prepared:
     """Read and undersample volumes.
 
@@ -221,7 +225,8 @@ class _Work:
         """Hold volumes until they are all there, or too large."""
         for n in self._order:
             item = self._items[n]
-            made = _made(item)
+            known = self._known(item)  # where preparing was interrupted
+            made = _made(item) if known is None else _loaded(known)
             self.held[n] = made
             self.bytes += item.copies * sum(case_bytes(case) for case in made if case is not None)
             if self.bytes > self._keeping.limit:
@@ -237,17 +242,18 @@ class _Work:
                 done[n] = self._stored(n, self.held.pop(n))
                 self._check_space(done)
                 advance(1)
+            if self._keeping.rank == 0 and self._missing(done):
+                size = size_in_words(int(_each(done) * len(self._items)))
+                say(
+                    "The slices do not fit into the memory that they may take: they are prepared in"
+                    f" {self._keeping.place}, about {size}."
+                )
             rest = [n for n in self._order if n not in done]
-            if rest:  # one first: what it takes tells whether the others will fit
-                done[rest[0]] = self._stored(rest[0])
-                self._check_space(done)
-                advance(1)
             pool = ThreadPoolExecutor(self._keeping.workers, thread_name_prefix="prepare")
             try:
                 # limits of files' sizes are the context's
                 running = {
-                    pool.submit(contextvars.copy_context().run, self._stored, n): n
-                    for n in rest[1:]
+                    pool.submit(contextvars.copy_context().run, self._stored, n): n for n in rest
                 }
                 for future in as_completed(running):
                     done[running[future]] = future.result()
@@ -257,18 +263,21 @@ class _Work:
         return [done[n] for n in range(len(self._items))]
 
     def _check_space(self, done: Mapping[int, Sequence[StoredCase | None]]) -> None:
-        each = sum(case.bytes for cases in done.values() for case in cases if case) / len(done)
         free = shutil.disk_usage(self._keeping.place).free
-        rest = [item for n, item in enumerate(self._items) if n not in done]
-        if each * len(rest) <= free:
+        if _each(done) * (len(self._items) - len(done)) <= free:
             return
-        needed = int(each * sum(1 for item in rest if self._known(item) is None))
+        needed = int(_each(done) * self._missing(done))
         if needed > free:
             raise OutputError(
                 f"The slices take about {size_in_words(needed)} more, and {self._keeping.place} has"
                 f" {size_in_words(free)} left.",
                 "Name a folder with more space by --data-cache, or use fewer volumes.",
             )
+
+    def _missing(self, done: Collection[int]) -> int:
+        """Count the volumes that were not prepared in an earlier run."""
+        rest = [item for n, item in enumerate(self._items) if n not in done]
+        return sum(1 for item in rest if self._known(item) is None)
 
     def _stored(self, n: int, held: Sequence[Case | None] | None = None) -> list[StoredCase | None]:
         """Return a volume's cases in files, which are made unless they are there."""
@@ -323,3 +332,9 @@ class _Work:
                 return None
             found.append(case)
         return found
+
+
+def _each(done: Mapping[int, Sequence[StoredCase | None]]) -> float:
+    """Bytes of a volume's files, on average; 0 of none."""
+    sizes = [sum(case.bytes for case in cases if case) for cases in done.values()]
+    return sum(sizes) / max(1, len(sizes))
