@@ -109,18 +109,15 @@ class StageProgress:
         if kind is None and steps and self.show and (self._streamed or not said):
             say(f"{self.title}: {steps} steps in {seconds}, {self._phase.note}")
 
-    def advance(self, step: int, loss: float, waiting: float = 0.0) -> None:
-        """Move the bar to `step`.
-
-        Args:
-            step: Steps that are done.
-            loss: Of the last one.
-            waiting: Part of the time that was spent waiting for batches.
-        """
-        if self._streamed:
-            self._waiting = f", {waiting:.0%} of the time waiting for data"
+    def advance(self, step: int, loss: float) -> None:
+        """Move the bar to `step`."""
         note = f"loss {loss:.5f}{self._psnr}{self._waiting}"
         self._phase(step - self._phase.done, note=note)
+
+    def waited(self, part: float) -> None:
+        """Note which part of the time steps waited for batches, if these are read from files."""
+        if self._streamed:
+            self._waiting = f", {part:.0%} of the time waiting for data"
 
     def validated(self, step: int, loss: float, psnr: float) -> None:
         """Show a validation result."""

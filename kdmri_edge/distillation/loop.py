@@ -176,7 +176,7 @@ class TrainStep:
         # This process's shards of the batch; their gradients are averaged here, the processes' by
         # DDP.
         self._own = max(1, context.recipe.batches.shards // context.fabric.world_size)
-        self._batches = Prefetch(self._draw, stage.steps, context.workers)
+        self._batches = Prefetch(self._arrays, stage.steps, context.workers)
         # Who reads the batches: the network in training, and a teacher that reads another input.
         self._readers = [context]
         if stage.taught and context.teacher is not None:
@@ -211,8 +211,7 @@ class TrainStep:
         stage = self._stage
         progress = step / stage.steps
         self._set_rate(stage.rate * rate(self._context.recipe, step, stage.steps))
-        operators, arrays = self._batches(step)
-        given = [*operators, *tensors(arrays)]
+        given = self._draw(step)
         if self._replayed is None:
             total, norm = self._gradients(given, progress)
             value = self._checked(total, norm, step)
@@ -248,7 +247,12 @@ class TrainStep:
         """Return what the readers see of one of the recipe's matrices, None for the run's own."""
         return [reader if place is None else reader.sizes[place] for reader in self._readers]
 
-    def _draw(self, step: int) -> tuple[list[Tensor], list[NDArray[np.float32]]]:
+    def _draw(self, step: int) -> list[Tensor]:
+        """Return the readers' operators and the tensors of what each of them reads."""
+        operators, arrays = self._batches(step)
+        return [*operators, *tensors(arrays)]
+
+    def _arrays(self, step: int) -> tuple[list[Tensor], list[NDArray[np.float32]]]:
         """Return the readers' operators and, shard by shard, what each of them reads.
 
         That is zero-filled images, targets and coil maps, of the same parts of the same slices.
@@ -453,7 +457,8 @@ def train(network: Network | Joint | Taught, stage: Stage, context: TrainContext
                         stage.name, finished, loss, learning_rate, psnr, seconds, waiting
                     )
             # Not before the validation: the bar would stand at its end meanwhile.
-            shown.advance(finished, loss, _part(train_step.waited, time.perf_counter() - began))
+            shown.waited(_part(train_step.waited, time.perf_counter() - began))
+            shown.advance(finished, loss)
             stopped = train_step.stopped
             if show and (last or stopped or finished % recipe.checkpoint_every == 0):
                 save_state(state_file, network, optimiser, finished, context.key, average)
