@@ -115,12 +115,12 @@ def test_without_a_teachers_help_it_is_the_plain_student(
 def test_a_later_stage_goes_on_with_the_batches(
     settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen, real = [], steps.draw
+    chosen, real = [], steps.drawn
 
-    def draw(*arguments: Any, step: int, **options: Any) -> tuple[Tensor, Tensor]:
+    def drawn(*arguments: Any, step: int, **options: Any) -> Any:
         chosen.append(step)
         return real(*arguments, step=step, **options)
 
-    monkeypatch.setattr(steps, "draw", draw)
+    monkeypatch.setattr(steps, "drawn", drawn)
     distill(settings(teacher_steps=5, attention_steps=2, imitation_steps=3), tmp_path)
     assert chosen == [*range(5)] * 3
