@@ -59,6 +59,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "kdmri_edge.commands.send:send",
         "Send an MRD file to such a server and keep the images.",
     ),
+    "archive": (
+        "kdmri_edge.commands.archive:archive",
+        "Ask a DICOM archive whether it is there; list, or send, what waits for it.",
+    ),
     "verify": (
         "kdmri_edge.commands.verify:verify",
         "Check a bundle: its files, and its golden input on this machine.",

@@ -7,6 +7,7 @@ and exits with `exit_code`. Anything else that escapes is a defect of this proje
 from __future__ import annotations
 
 __all__ = [
+    "ArchiveError",
     "BackendError",
     "BenchError",
     "BundleError",
@@ -89,6 +90,10 @@ class BenchError(KdmriError):
 
 class StreamError(KdmriError):
     """A scanner's stream that breaks the protocol, or a server that cannot be reached."""
+
+
+class ArchiveError(KdmriError):
+    """An address of an archive that is none, or an archive that cannot be reached or refuses."""
 
 
 class OutputError(KdmriError):

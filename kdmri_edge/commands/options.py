@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -16,13 +16,21 @@ from kdmri_edge.utils.extras import load_attribute
 from kdmri_edge.utils.reading import MAX_MEMORY, TRUST, parse_size
 from kdmri_edge.utils.suggest import nearest
 
+if TYPE_CHECKING:
+    from kdmri_edge.archive.address import Archive
+
 __all__ = [
     "MatrixSide",
     "NamedChoice",
     "RowChoice",
+    "archive_of",
+    "archive_options",
     "brought_options",
+    "calling_option",
     "file_options",
     "orientation_option",
+    "queue_option",
+    "tls_options",
 ]
 
 
@@ -66,6 +74,106 @@ def file_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+calling_option = click.option(
+    "--calling",
+    metavar="AET",
+    default="KDMRI-EDGE",
+    show_default=True,
+    help="Our own application entity title, which the archive may have to know.",
+)
+
+
+def tls_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command say how a connection to an archive is encrypted."""
+    pem = click.Path(path_type=Path)
+    options = (
+        click.option(
+            "--tls",
+            is_flag=True,
+            help="Encrypt; the archive's certificate is checked against the system's authorities.",
+        ),
+        click.option(
+            "--tls-ca",
+            type=pem,
+            metavar="FILE.pem",
+            help="Encrypt, and check against these authorities instead.",
+        ),
+        click.option(
+            "--tls-cert",
+            type=pem,
+            metavar="FILE.pem",
+            help="Our own certificate, for an archive that asks for one.",
+        ),
+        click.option(
+            "--tls-key",
+            type=pem,
+            metavar="FILE.pem",
+            help="Its private key, without a password.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+queue_option = click.option(
+    "--queue",
+    type=click.Path(path_type=Path),
+    envvar="KDMRI_QUEUE",
+    show_envvar=True,
+    metavar="DIR",
+    help="Folder of objects that wait for an archive [~/.local/state/kdmri-edge/archive].",
+)
+
+
+def archive_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command take the address of a DICOM archive, and how it is spoken to.
+
+    The command gets `send`, `calling`, `tls`, `tls_ca`, `tls_cert`, `tls_key` and `queue`, which
+    `archive_of` takes.
+    """
+    options = (
+        click.option(
+            "--send",
+            metavar="AET@HOST:PORT",
+            help="Send the images to this DICOM archive as well (C-STORE). They stay in the queue"
+            " until it has confirmed them; see `kdmri-edge archive`.",
+        ),
+        calling_option,
+        tls_options,
+        queue_option,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def archive_of(
+    address: str,
+    calling: str,
+    tls: bool,
+    tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+) -> Archive:
+    """Return the archive that the options of `archive_options` name.
+
+    Raises:
+        ArchiveError: An address or a title that is none, or a key without a certificate.
+    """
+    from kdmri_edge.archive.address import Tls, parse_address
+    from kdmri_edge.errors import ArchiveError
+
+    if tls_key is not None and tls_cert is None:
+        raise ArchiveError("--tls-key belongs to a certificate.", "Name it with --tls-cert.")
+    files = tuple(None if path is None else path.absolute() for path in (tls_ca, tls_cert, tls_key))
+    for path in files:
+        if path is not None and not path.is_file():
+            raise ArchiveError(f"{path} does not exist.", "Name a PEM file.")
+    encrypted = Tls(ca=files[0], certificate=files[1], key=files[2]) if tls or any(files) else None
+    return parse_address(address, calling=calling, tls=encrypted)
 
 
 def _told(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdmri_edge.commands.options import RowChoice, file_options, orientation_option
+from kdmri_edge.commands.options import (
+    RowChoice,
+    archive_of,
+    archive_options,
+    file_options,
+    orientation_option,
+)
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.targets import as_users_write
 
@@ -105,6 +111,14 @@ def runs_on(info: SessionInfo) -> str:
 )
 @click.option("--magnitude", is_flag=True, help="Write magnitudes of real reconstructions, too.")
 @orientation_option
+@archive_options
+@click.option(
+    "--study",
+    type=click.Path(path_type=Path),
+    metavar="SERIES",
+    help="DICOM file or series of the same examination, whose patient and study DICOM images belong"
+    " to [the input, where that is DICOM].",
+)
 @file_options
 @click.option(
     "--no-cache",
@@ -130,6 +144,14 @@ def run(
     magnitude: bool,
     keep_complex: bool,
     orientation: str,
+    send: str | None,
+    calling: str,
+    tls: bool,
+    tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    queue: Path | None,
+    study: Path | None,
     no_cache: bool,
     as_json: bool,
 ) -> None:
@@ -144,6 +166,11 @@ def run(
     exported with --matrix any takes scans of any matrix, each with its own lines; what its network
     was not trained for is said.
 
+    With --send the images also go to a DICOM archive, as a series whose patient and study are those
+    of a DICOM input, or of --study. What the archive does not take now stays in the queue, and is
+    sent with the next call or by `kdmri-edge archive send`; the exit code is that of the
+    reconstruction.
+
     \b
     Examples:
       kdmri-edge run bundle scan.h5 -o scan.nii.gz
@@ -151,7 +178,10 @@ def run(
       kdmri-edge run dccnn-d3c5@brain-4x T1w.nii.gz -o T1w-4x.nii.gz --undersample
       kdmri-edge run dccnn-d3c5@brain-any-mask scan-192.h5 -o scan.nii.gz --matrix any
       kdmri-edge run bundle multicoil_test/ -o submission --layout fastmri
+      kdmri-edge run bundle scan.h5 -o scan.dcm --study localizer/ --send PACS@10.0.0.5:104
     """  # noqa: D301 - click wants the backspace itself
+    from kdmri_edge.archive.outgoing import Outgoing
+    from kdmri_edge.data.formats.dicom.writing import check_study
     from kdmri_edge.models.checkpoint import is_checkpoint
     from kdmri_edge.models.shipped import named_mask
     from kdmri_edge.runtime.files import plan_jobs, run_job
@@ -162,6 +192,14 @@ def run(
     draw = _mask_draw(mask_family, acceleration, mask_seed, undersample=undersample, mask=mask)
     if layout is not None and keep_complex:
         raise click.UsageError("--layout fastmri writes magnitudes, so it takes no --complex.")
+    if layout is not None and send is not None:
+        raise click.UsageError("--layout fastmri is nothing for an archive: leave --send out.")
+    outgoing = None
+    if send is not None:
+        archive = archive_of(send, calling, tls, tls_ca, tls_cert, tls_key)
+        outgoing = Outgoing(archive, queue)
+    if study is not None:
+        check_study(study)
     scanned = named_mask(mask) if mask else None
     # before a checkpoint is exported
     jobs = plan_jobs(inputs, output, submission=layout is not None)
@@ -204,6 +242,8 @@ def run(
                 network=network.name,
                 draw=draw,
                 submission=layout is not None,
+                study=study,
+                also=None if outgoing is None else outgoing.put,
             )
         )
         if len(done) == 1:
@@ -216,8 +256,16 @@ def run(
             if text not in said:
                 said.add(text)
                 say(f"Note: {text}")
+    if outgoing is not None:
+        sent = outgoing.send()
+        for line in outgoing.said:
+            say(line)
+        for each in done:
+            each["archive"] = sent
     if as_json:
         click.echo(json.dumps(done, indent=2))
+    if outgoing is not None:
+        outgoing.check()
 
 
 def _mask_draw(

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import click
 
-from kdmri_edge.commands.options import RowChoice, orientation_option
+from kdmri_edge.commands.options import (
+    RowChoice,
+    archive_of,
+    archive_options,
+    orientation_option,
+)
 from kdmri_edge.data.orientation import Orientation
 
 __all__ = ["serve"]
@@ -146,6 +151,7 @@ __all__ = ["serve"]
     help="CPU threads [the runtime's choice].",
 )
 @orientation_option
+@archive_options
 @click.option("--quiet", is_flag=True, help="Log warnings and errors alone.")
 def serve(
     networks: tuple[Path, ...],
@@ -168,6 +174,13 @@ def serve(
     precision: str | None,
     threads: int | None,
     orientation: str,
+    send: str | None,
+    calling: str,
+    tls: bool,
+    tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    queue: Path | None,
     quiet: bool,
 ) -> None:
     """Reconstruct a scanner's stream: the MRD protocol of FIRE, OpenRecon and Gadgetron clients.
@@ -187,13 +200,20 @@ def serve(
     and in the log. They are loaded when they are first needed. SIGHUP looks for bundles and rules
     again.
 
+    With --send the images also go to a DICOM archive, a series for each contrast, with what the
+    scan's header says of patient and study. What the archive does not take stays in the queue, is
+    tried again after growing pauses, and outlives the server.
+
     \b
     Examples:
       kdmri-edge serve bundle
       kdmri-edge serve bundles --rules serve.toml
       kdmri-edge serve bundle --host 0.0.0.0 --format int16 --metrics-port 9100
+      kdmri-edge serve bundle --send PACS@10.0.0.5:104 --calling EDGE1
       kdmri-edge send scan.h5 -o images.h5
     """  # noqa: D301 - click wants the backspace itself
+    from kdmri_edge.archive.queue import ArchiveQueue, default_queue
+    from kdmri_edge.archive.transfer import require_archive
     from kdmri_edge.commands.run import runs_on
     from kdmri_edge.errors import StreamError
     from kdmri_edge.runtime.networks import backend_at_hand, where_it_runs
@@ -204,11 +224,16 @@ def serve(
     require("prometheus_client", extra="mrd")
     from kdmri_edge.mrd.format.assembler import Capacity
     from kdmri_edge.mrd.format.parser import Limits
+    from kdmri_edge.mrd.server.archiving import Archiving
     from kdmri_edge.mrd.server.networks import ManyNetworks, bundles_in, many_networks
     from kdmri_edge.mrd.server.server import Server
     from kdmri_edge.mrd.server.settings import DEFAULT_CONFIGS, ServerSettings
     from kdmri_edge.mrd.server.telemetry import Metrics, log_event, log_to_stderr
 
+    address = None
+    if send is not None:
+        address = archive_of(send, calling, tls, tls_ca, tls_cert, tls_key)
+        require_archive()
     asked = None if backend == "auto" else backend
     free = matrix == "any"
     many = len(networks) > 1 or rules is not None or bool(bundles_in(networks[0]))
@@ -246,7 +271,10 @@ def serve(
                 f"Metrics cannot be served at {host}:{metrics_port} ({error.strerror}).",
                 "Choose another --metrics-port.",
             ) from None
-    server = Server(serving, settings, metrics)
+    archiving = None
+    if address is not None:
+        archiving = Archiving(address, ArchiveQueue(queue or default_queue()), metrics=metrics)
+    server = Server(serving, settings, metrics, archiving)
     log_to_stderr(quiet=quiet)
     if isinstance(serving, Pipeline):
         reads = serving.reads
@@ -255,7 +283,10 @@ def serve(
                   mask=reads.mask.name, channels=reads.spec.channels)  # fmt: skip
     else:
         log_event("networks", bundles=[one.facts for one in serving.candidates])
-    with _signals(server.stop, server.reload if many else None):
+    with (
+        _signals(server.stop, server.reload if many else None),
+        archiving or contextlib.nullcontext(),
+    ):
         server.serve()
 
 

@@ -254,6 +254,8 @@ def run_job(
     network: str = "",
     draw: MaskDraw | None = None,
     submission: bool = False,
+    study: Path | None = None,
+    also: Callable[[Path, ImageRecord], None] | None = None,
 ) -> dict[str, Any]:
     """Reconstruct one file and write the result.
 
@@ -269,6 +271,9 @@ def run_job(
         network: What to call it in files that say how they came about.
         draw: Undersample with a mask that is drawn for this file, in place of the network's.
         submission: Write what fastMRI's leaderboards take.
+        study: The DICOM file or series whose patient and study the images belong to; None takes
+            the source where that is DICOM.
+        also: Called with what has been written, and what it was written of.
 
     Returns:
         Plain JSON values: files, slices, what of the scan the network was not trained for
@@ -297,7 +302,7 @@ def run_job(
         voxel_mm=given.voxel_mm,
         affine=given.affine,
         derivation=derivation(network, pipeline.session.info, given.mask, given.beyond),
-        dicom=job.source.path if suffix == ".dcm" else None,
+        dicom=study or (job.source.path if suffix == ".dcm" else None),
     )
     if submission:
         _write_submission(job, image, loaded)
@@ -306,6 +311,8 @@ def run_job(
         write_image_record(job.destination, picture)
         row = format_of(writer_suffix(job.destination))
         lost = row.unsupported_metadata(given.affine, given.voxel_mm) if row else []
+        if also is not None:
+            also(job.destination, picture)
     figures = None
     if given.target is not None:
         figures = {

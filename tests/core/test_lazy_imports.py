@@ -25,6 +25,7 @@ HEAVY = (
     "matplotlib",
     "nibabel",
     "pydicom",
+    "pynetdicom",
     "twixtools",
 )
 # Part of the base install; the readers may import it, help may not.

@@ -55,7 +55,7 @@ def strange_options(text: str, typed: str) -> set[str]:
     strange: set[str] = set()
     for quoted in re.findall(r"`kdmri-edge ([^`]*)`", text):
         words = quoted.split()
-        name = " ".join(words[:2]) if words[0] == "data" else words[0]
+        name = next(typed for typed in (" ".join(words[:2]), words[0]) if typed in ALL)
         strange |= set(_OPTION.findall(quoted)) - _options(ALL[name])
     return strange | set(_OPTION.findall(re.sub(r"`[^`]*`", "", text))) - _options(ALL[typed])
 

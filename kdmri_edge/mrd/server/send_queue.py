@@ -21,6 +21,7 @@ from kdmri_edge.errors import StreamError
 from kdmri_edge.mrd.format.assembler import Slice
 from kdmri_edge.mrd.format.images import ImageMaker
 from kdmri_edge.mrd.format.messages import Close, Message, Text, serialise
+from kdmri_edge.mrd.server.archiving import ArchivedScan
 from kdmri_edge.mrd.server.networks import Served
 from kdmri_edge.mrd.server.settings import ServerSettings
 from kdmri_edge.mrd.server.telemetry import Metrics, log_defect
@@ -39,6 +40,7 @@ class _Pending:
     maker: ImageMaker
     came: float  # when the last line did
     served: Served
+    archived: ArchivedScan | None
 
 
 class SendQueue:
@@ -89,7 +91,13 @@ class SendQueue:
         self.check()
 
     def put_slice(
-        self, part: Slice, future: Future[Outcome], maker: ImageMaker, came: float, served: Served
+        self,
+        part: Slice,
+        future: Future[Outcome],
+        maker: ImageMaker,
+        came: float,
+        served: Served,
+        archived: ArchivedScan | None = None,
     ) -> None:
         """Send the image of a slice, for which a slot was reserved, when it is there.
 
@@ -99,8 +107,13 @@ class SendQueue:
             maker: Of the scan.
             came: When its last line did, by `time.monotonic`; waiting for the slot counts.
             served: What reconstructs it.
+            archived: Takes images that are sent to an archive as well.
         """
-        self._items.put(_Pending(part=part, future=future, maker=maker, came=came, served=served))
+        self._items.put(
+            _Pending(
+                part=part, future=future, maker=maker, came=came, served=served, archived=archived
+            )
+        )
 
     def put_text(self, text: str) -> None:
         """Send a text."""
@@ -147,6 +160,8 @@ class SendQueue:
             self.fallbacks += reason is not None
             self._metrics.images.labels("network" if reason is None else "zero-filled").inc()
             self._metrics.latency.observe(time.monotonic() - pending.came)
+            if pending.archived is not None:
+                pending.archived.put(pending.part, outcome, served.name)
             if served.said:
                 self._metrics.bundles().labels(served.name or "none").inc()
 

@@ -16,6 +16,7 @@ import time
 from typing import Final
 
 from kdmri_edge.errors import StreamError
+from kdmri_edge.mrd.server.archiving import Archiving
 from kdmri_edge.mrd.server.networks import Chooser, ManyNetworks, OneNetwork
 from kdmri_edge.mrd.server.session import ClientSession
 from kdmri_edge.mrd.server.settings import ServerSettings
@@ -37,6 +38,7 @@ class Server:
         pipeline: What reconstructs slices, or chooses among many that do.
         settings: How to behave.
         metrics: Counters; None makes new ones.
+        archiving: Sends images to an archive as well; the caller enters it as a context.
 
     Attributes:
         port: The port that it listens at.
@@ -50,9 +52,11 @@ class Server:
         pipeline: SliceReconstructor | ManyNetworks,
         settings: ServerSettings | None = None,
         metrics: Metrics | None = None,
+        archiving: Archiving | None = None,
     ) -> None:
         self.settings = settings or ServerSettings()
         self.metrics = metrics or Metrics()
+        self._archiving = archiving
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._running: dict[int, ClientSession | None] = {}  # None until its thread has begun
@@ -142,7 +146,7 @@ class Server:
             with self.metrics.open.track_inprogress(), contextlib.suppress(OSError):
                 session = ClientSession(
                     number, connection, self._worker, self._networks, self.settings, self.metrics,
-                    self._slots,
+                    self._slots, self._archiving,
                 )  # fmt: skip
                 with self._lock:
                     self._running[number] = session

@@ -31,6 +31,7 @@ from kdmri_edge.mrd.format.messages import (
     Text,
 )
 from kdmri_edge.mrd.format.parser import Order, Parser
+from kdmri_edge.mrd.server.archiving import ArchivedScan, Archiving
 from kdmri_edge.mrd.server.networks import Chooser, Served, Serving
 from kdmri_edge.mrd.server.rules import ScanFacts
 from kdmri_edge.mrd.server.send_queue import SendQueue
@@ -75,6 +76,7 @@ class ClientSession:
         settings: Times and bounds.
         metrics: Counters.
         slots: One is taken with the scan's header, and given back at its end.
+        archiving: Sends the images to an archive as well.
 
     Attributes:
         waits: Whether no header has come yet, and it was not dropped.
@@ -89,6 +91,7 @@ class ClientSession:
         settings: ServerSettings,
         metrics: Metrics,
         slots: threading.Semaphore,
+        archiving: Archiving | None = None,
     ) -> None:
         self.waits = True
         self._slots, self._admitted = slots, False
@@ -100,6 +103,8 @@ class ClientSession:
         self._worker = worker
         self._networks = networks
         self._serving: Serving | None = None
+        self._archiving = archiving
+        self._archived: ArchivedScan | None = None
         self._told: set[str] = set()
         self._settings = settings
         self._metrics = metrics
@@ -268,6 +273,9 @@ class ClientSession:
                     **finer,
                 )  # fmt: skip
                 self._serving = self._networks.choice()
+                if self._archiving is not None:
+                    orientation = self._settings.orientation
+                    self._archived = self._archiving.scan(message.xml, encoding, orientation)
             case Text() if self._choice is not None:
                 self._choice = refine(message, self._choice, self._settings)
             case Acquisition() if self._assembler is not None:
@@ -302,7 +310,7 @@ class ClientSession:
             reason = reason or served.said
             future = Future()
             future.set_result(Outcome(image=zero_filled_magnitude(part.kspace), fallback=reason))
-        self._send_queue.put_slice(part, future, self._maker, came, served)
+        self._send_queue.put_slice(part, future, self._maker, came, served, self._archived)
         self._slices += 1
 
     def _served(self, part: Slice) -> Served:

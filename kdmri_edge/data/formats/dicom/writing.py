@@ -7,6 +7,8 @@ Every file says that it is derived, how, and by which version of this software.
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,11 +24,12 @@ from kdmri_edge.errors import DataError, OutputError
 from kdmri_edge.utils import extras
 from kdmri_edge.utils.files import atomic_directory, atomic_path
 
-__all__ = ["write_dicom"]
+__all__ = ["DicomSeries", "check_study", "dicom_objects", "write_dicom"]
 
 _MR_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.4"
 _SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
 _LEVELS: Final = 65535
+_ROOM: Final = 4.0  # see DicomSeries
 _MODEL: Final = "kdmri-edge"
 
 # fmt: off
@@ -81,18 +84,108 @@ def write_dicom(path: Path, picture: ImageRecord) -> None:
         )
     if path.is_dir():
         _check_ours(path)
-    image, affine, down = _upright(picture)
-    whole = _common(picture, affine, down)
-    slope = float(f"{float(image.max()) / _LEVELS or 1.0:.9e}")
-    whole.RescaleSlope = f"{slope:.9e}"
-    stored = np.clip(np.rint(image / slope), 0, _LEVELS).astype("<u2")  # a network may ring below 0
-    if len(stored) == 1 and not path.is_dir():
+    made = _datasets(picture)
+    if len(picture.image) == 1 and not path.is_dir():
         with atomic_path(path) as temporary:
-            _save(temporary, whole, stored, 0, affine)
+            next(made).save_as(temporary, enforce_file_format=True)
         return
     with atomic_directory(path) as folder:
-        for index in range(len(stored)):
-            _save(folder / f"{index + 1:04d}.dcm", whole, stored, index, affine)
+        for index, data in enumerate(made):
+            data.save_as(folder / f"{index + 1:04d}.dcm", enforce_file_format=True)
+
+
+def dicom_objects(picture: ImageRecord) -> Iterator[bytes]:
+    """Yield a series as `write_dicom` writes it, object by object.
+
+    Raises:
+        KdmriError: See `write_dicom`.
+    """
+    for data in _datasets(picture):
+        yield _encoded(data)
+
+
+def check_study(path: Path) -> None:
+    """Read whose patient and study images are to belong to, before anything is reconstructed.
+
+    Raises:
+        DataError: There is no such file, it is not DICOM, or it is damaged.
+        MissingExtraError: pydicom is not installed.
+    """
+    files = dicom_files(path) if path.exists() else []
+    if not files:
+        raise DataError(f"{path} is no DICOM file or series.", "Name one of the examination.")
+    header = open_dicom(files[0], pixels=False)
+    with reading_dicom(files[0]):
+        if not header.get("StudyInstanceUID"):
+            raise DataError(f"{files[0]} names no study.", "Name a file of the examination.")
+
+
+class DicomSeries:
+    """A series whose images come one by one, before it is known how bright the others are.
+
+    The rescale slope is that of the first image with room for others `_ROOM` times as bright, so
+    that viewers which pass the slope over show equal intensities equally bright; an image that is
+    brighter still has its own.
+
+    Args:
+        known: Attributes of patient, study and acquisition by their keywords; what is not known
+            stays empty, and UIDs are made.
+
+    Attributes:
+        study: UIDs of the study and its frame of reference, for further series of both.
+    """
+
+    def __init__(self, known: Mapping[str, Any]) -> None:
+        pydicom: Any = extras.require("pydicom", extra="formats")
+        shared = ("StudyInstanceUID", "FrameOfReferenceUID")
+        made = {
+            uid: str(pydicom.uid.generate_uid(prefix=None))
+            for uid in (*shared, "SeriesInstanceUID")
+        }
+        self._known = {**made, **known}
+        self.study = {uid: str(self._known[uid]) for uid in shared}
+        self._slope = 0.0
+        self._count = 0
+
+    def add(self, picture: ImageRecord, also: Mapping[str, Any]) -> bytes:
+        """Return the next object.
+
+        Args:
+            picture: One image.
+            also: Attributes of this image alone; what is empty is left out.
+
+        Raises:
+            MissingExtraError: pydicom is not installed.
+        """
+        image, affine, down = _upright(picture)
+        whole = _common(picture, affine, down)
+        for keyword, value in {**self._known, **also}.items():
+            if value and (affine is not None or keyword != "FrameOfReferenceUID"):
+                setattr(whole, keyword, value)
+        brightest = float(image.max())
+        self._slope = self._slope or _ROOM * brightest / _LEVELS
+        stored = _integers(image, whole, max(self._slope, brightest / _LEVELS))
+        data = _dataset(whole, stored, 0, affine)
+        self._count += 1
+        data.InstanceNumber = self._count
+        return _encoded(data)
+
+
+def _datasets(picture: ImageRecord) -> Iterator[Any]:
+    """Yield a series' objects."""
+    image, affine, down = _upright(picture)
+    whole = _common(picture, affine, down)
+    stored = _integers(image, whole, float(image.max()) / _LEVELS)
+    for index in range(len(stored)):
+        yield _dataset(whole, stored, index, affine)
+
+
+def _integers(image: NDArray[Any], whole: Any, wanted: float) -> NDArray[np.uint16]:
+    """Intensities as 16-bit numbers, and in `whole` the slope that leads back."""
+    slope = float(f"{wanted or 1.0:.9e}")
+    whole.RescaleSlope = f"{slope:.9e}"
+    numbers: NDArray[np.uint16] = np.clip(np.rint(image / slope), 0, _LEVELS).astype("<u2")
+    return numbers  # a network may ring below 0
 
 
 def _check_ours(folder: Path) -> None:
@@ -196,7 +289,7 @@ def _common(picture: ImageRecord, affine: Affine | None, h_runs_down: bool) -> A
     return whole
 
 
-def _save(path: Path, whole: Any, stored: NDArray[Any], index: int, affine: Affine | None) -> None:
+def _dataset(whole: Any, stored: NDArray[Any], index: int, affine: Affine | None) -> Any:
     pydicom: Any = extras.require("pydicom", extra="formats")
     data = pydicom.Dataset()
     data.update(whole)
@@ -210,4 +303,10 @@ def _save(path: Path, whole: Any, stored: NDArray[Any], index: int, affine: Affi
     data["PixelData"].VR = "OW"
     data.file_meta = pydicom.dataset.FileMetaDataset()
     data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    data.save_as(path, enforce_file_format=True)
+    return data
+
+
+def _encoded(data: Any) -> bytes:
+    buffer = io.BytesIO()
+    data.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
