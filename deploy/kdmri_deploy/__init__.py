@@ -1,0 +1,1 @@
+"""What `deploy/build.py` makes of a bundle for a scanner: not part of the wheel."""
