@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import time
@@ -26,13 +27,20 @@ from kdmri_edge.mrd.format.messages import (
 )
 from kdmri_edge.mrd.format.parser import Parser
 
-__all__ = ["FAULTS", "Fault", "misbehave"]
+__all__ = ["FAULTS", "LASTING", "SILENT", "Fault", "misbehave"]
 
 Fault = Callable[[bytes, Sequence[Acquisition]], bytes]
 """From a scan's opening (configuration and header) and its readouts to the bytes that are sent."""
 
 SILENT: Final = {"stops reading", "disappears"}
 """Faults after which there is nobody to tell why."""
+
+LASTING: Final = {"stops reading", "says nothing", "falls silent", "a byte at a time",
+                  "slow within a readout"}  # fmt: skip
+"""Faults that a server can tell by the time alone that has passed."""
+
+_WAITING: Final = {"says nothing", "falls silent"}
+_PAUSE_S: Final = 0.02  # between single bytes: far below any server's least rate
 
 
 def _joined(opening: bytes, messages: Sequence[Message]) -> bytes:
@@ -87,6 +95,10 @@ FAULTS: Final[dict[str, Fault]] = {
     "unknown configuration": lambda o, a: serialise(ConfigFile("invertcontrast")),
     "stops reading": lambda o, a: _joined(o, [*a, Close()]),
     "disappears": lambda o, a: _joined(o, a[:7]),
+    "says nothing": lambda o, a: b"",
+    "falls silent": lambda o, a: _joined(o, a[:5]),
+    "a byte at a time": lambda o, a: _joined(o, [*a, Close()]),
+    "slow within a readout": lambda o, a: _joined(o, [*a, Close()]),
 }  # fmt: skip
 """Every kind of faulty client, by name."""
 
@@ -113,7 +125,10 @@ def misbehave(name: str, xml: str, lines: Sequence[Acquisition], port: int,
         client.settimeout(patience_s)
         client.connect(("127.0.0.1", port))
         with contextlib.suppress(OSError):  # a server that has had enough hangs up
-            client.sendall(data)
+            at_once = _at_once(name, opening, lines)
+            client.sendall(data[:at_once])
+            if at_once is not None:
+                _trickle(client, data[at_once:], patience_s)
             if name == "disappears":
                 # close at once, with a reset instead of an orderly end
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -121,8 +136,28 @@ def misbehave(name: str, xml: str, lines: Sequence[Acquisition], port: int,
             if name == "stops reading":
                 _wait_until_dropped(client, patience_s)
                 return []
-            client.shutdown(socket.SHUT_WR)
+            if name not in _WAITING:
+                client.shutdown(socket.SHUT_WR)
         return list(_heard(client))
+
+
+def _at_once(name: str, opening: bytes, lines: Sequence[Acquisition]) -> int | None:
+    """Return how many bytes come before those that come one by one; None where none do."""
+    if name == "a byte at a time":
+        return 0
+    if name == "slow within a readout":
+        return len(_joined(opening, lines[:2])) + 10
+    return None
+
+
+def _trickle(client: socket.socket, data: bytes, patience_s: float) -> None:
+    """Send byte after byte, until all are sent or the server has said something."""
+    until = time.monotonic() + patience_s
+    for byte in data:
+        client.sendall(bytes([byte]))
+        readable, _, _ = select.select([client], [], [], _PAUSE_S)
+        if readable or time.monotonic() > until:
+            return
 
 
 def _wait_until_dropped(client: socket.socket, patience_s: float) -> None:

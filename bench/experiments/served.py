@@ -28,8 +28,23 @@ NETWORK: Final = "dccnn-d3c5"
 _PATIENCE_S: Final = 120.0
 
 
-def make_bundle(folder: Path, matrix: int, *, target: str = "onnx") -> Path:
-    """Export the untrained student for a line mask: weights change neither time nor memory.
+def make_bundle(
+    folder: Path,
+    matrix: int,
+    *,
+    target: str = "onnx",
+    network: str = NETWORK,
+    centre: int | None = None,
+) -> Path:
+    """Export a network for a line mask of a matrix.
+
+    Args:
+        folder: Where checkpoint and bundle go.
+        matrix: Side of the slices.
+        target: Of the export.
+        network: An architecture, untrained, since weights change neither time nor memory; or a
+            trained network of the package, of whatever matrix.
+        centre: Lines around zero frequency that are sampled without a gap.
 
     Raises:
         KdmriError: It cannot be exported.
@@ -37,23 +52,29 @@ def make_bundle(folder: Path, matrix: int, *, target: str = "onnx") -> Path:
     import torch
 
     from kdmri_edge.models.build import build_model
-    from kdmri_edge.models.checkpoint import Checkpoint, save_checkpoint
+    from kdmri_edge.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from kdmri_edge.models.shipped import is_reference, resolve_weights
     from kdmri_edge.models.specs import preset
     from kdmri_export.export import export_model
     from kdmri_export.recipe import ExportRecipe
 
-    centre = max(4, min(10, matrix // 8))
-    torch.manual_seed(0)
+    centre = centre or max(4, min(10, matrix // 8))
+    spec = preset(network.partition("@")[0])
+    if is_reference(network):
+        state = load_checkpoint(resolve_weights(Path(network))).state
+    else:
+        torch.manual_seed(0)
+        state = build_model(spec).state_dict()
     checkpoint = folder / "student.safetensors"
     save_checkpoint(
         checkpoint,
         Checkpoint(
-            spec=preset(NETWORK),
+            spec=spec,
             mask=variable_density_lines(matrix, 4.0, centre_lines=centre, seed=0),
             matrix=matrix,
             role="student",
             training={},
-            state=build_model(preset(NETWORK)).state_dict(),
+            state=state,
         ),
     )
     return export_model(checkpoint, ExportRecipe(target=target), folder / "bundle").path

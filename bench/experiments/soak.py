@@ -38,8 +38,9 @@ __all__ = ["GROWTH", "SoakSettings", "main", "markdown", "soak"]
 SCHEMA: Final = 1
 _BASE: Final = 5  # different slices, which a scan repeats
 _GAINS: Final = 7  # brightnesses of scans; more than run at once, or none would tell them apart
-# As many threads as cores would only measure how they get into each other's way.
-_OPTIONS: Final = ("--threads", "1", "--stall", "2", "--deadline", "60")
+# Two threads, so that slices are reconstructed beside each other.
+_OPTIONS: Final = ("--threads", "2", "--stall", "2", "--opening", "2", "--idle", "4",
+                   "--deadline", "60")  # fmt: skip
 _CLOSE: Final = 1e-4  # of an image's maximum: far above rounding, far below any mix-up
 GROWTH: Final = 0.05
 """Of the server's resident set: what more is called a leak."""

@@ -19,6 +19,7 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `any-matrix`: networks at matrices that they were not trained at;
 - `peer-networks`: exports of networks of other projects, beside what others make of them;
 - `throughput`: how fast training is beside a plain loop;
+- `slice-rate`: slices reconstructed per second, now and before;
 - `duration`: what a distillation takes at that rate;
 - `precisions`: what every target and precision costs in quality;
 - `cold`: time and memory from a process's start to its first image;
@@ -170,6 +171,7 @@ _LAZY: Final = {
     "streaming-data": "experiments.streaming_data:markdown",
     "peer-networks": "experiments.peer_networks:markdown",
     "throughput": "experiments.throughput:sentence",
+    "slice-rate": "experiments.slice_rate:markdown",
     "duration": "experiments.throughput:duration",
     "cold": "experiments.cold_start:markdown",
     "precisions": "experiments.targets:markdown",

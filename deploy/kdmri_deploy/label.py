@@ -17,6 +17,7 @@ from typing import Any, Final
 from kdmri_edge import __version__
 from kdmri_edge.errors import DataError
 from kdmri_edge.utils.extras import require
+from kdmri_edge.utils.threads import SLICES_AT_ONCE, slices_at_once
 
 __all__ = ["KEY", "SCHEMA", "basename", "label", "needs", "validate", "version_of"]
 
@@ -24,9 +25,9 @@ KEY: Final = "com.siemens-healthineers.magneticresonance.openrecon.metadata:1.1.
 """The container's label; its value is the JSON in base64."""
 SCHEMA: Final = Path(__file__).resolve().parents[1] / "openrecon.schema.json"
 _MIB: Final = 2**20
-# Of a scan's slices one is assembled, one waits for its turn and three are with the network or on
+# Of a scan's slices one is assembled, one waits for its turn and four are with the network or on
 # their way back (`ServerSettings.in_flight`); noise takes a fourth of a slice, twice as it is used.
-_HELD: Final = 6
+_HELD: Final = 5 + SLICES_AT_ONCE
 _WORK: Final = 8  # copies of a slice while its coils are whitened, transformed and combined
 
 
@@ -46,7 +47,7 @@ def needs(
         runtime: Title of the runtime whose rows count.
         sessions: Scans at once.
         slice_mib: K-space of the largest slice that is let in, all coils. A scan holds `_HELD` of
-            them, and the one slice that is reconstructed takes `_WORK` more.
+            them, and each slice that is reconstructed takes `_WORK` more.
         scan_mib: Lines of one scan that may wait for the rest of their slices: of an interleaved
             scan those of all slices wait.
 
@@ -78,7 +79,9 @@ def needs(
             "Give report.json of `kdmri-edge bench` with that bundle.",
         )
     scans = sessions * (_HELD * slice_mib + scan_mib)
-    return math.ceil(max(peaks) + scans + _WORK * slice_mib), threads
+    # a second slice in the network takes less than all that it takes once it is loaded
+    at_once = slices_at_once(threads)
+    return math.ceil(at_once * max(peaks) + scans + at_once * _WORK * slice_mib), threads
 
 
 def version_of(report: dict[str, Any], package: str) -> str:

@@ -219,6 +219,7 @@ def serve(
     from kdmri_edge.runtime.networks import backend_at_hand, where_it_runs
     from kdmri_edge.runtime.pipeline import Pipeline
     from kdmri_edge.utils.extras import require
+    from kdmri_edge.utils.threads import slices_at_once
 
     require("ismrmrd", extra="mrd")
     require("prometheus_client", extra="mrd")
@@ -254,11 +255,11 @@ def serve(
             sharing=True,
         )
         serving.warm_up()
-    most = slice_memory * 2**20
+    most, at_once = slice_memory * 2**20, slices_at_once(threads)
     settings = ServerSettings(
         host=host, port=port, format=form, deadline_s=deadline, sessions=sessions,
         opening_s=opening, idle_s=idle, send_s=stall, configs=configs or DEFAULT_CONFIGS,
-        orientation=Orientation(orientation),
+        orientation=Orientation(orientation), at_once=at_once, in_flight=at_once + 2,
         capacity=Capacity(slice_bytes=most, open_bytes=scan_memory * 2**20),
         limits=Limits(acquisition=min(Limits().acquisition, most)),
     )  # fmt: skip

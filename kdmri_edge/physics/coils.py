@@ -21,12 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.errors import DataError
-from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
+from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image, lines_to_image
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form, operator_array, zero_filled
 
 __all__ = [
     "COILS",
+    "coil_images",
     "combine",
     "compress",
     "compression_matrix",
@@ -73,8 +74,24 @@ def combine(images: Complex, maps: Complex) -> Complex:
         DataError: Images and maps differ in shape.
     """
     _same_grid(images, maps)
-    result: Complex = (maps.conj() * images).sum(-3)
+    shape = (*images.shape[:-3], *images.shape[-2:])
+    result: Complex = np.zeros(shape, np.result_type(images, maps))
+    for coil in range(images.shape[-3]):  # one at a time: all of them fit into no cache
+        result += maps[..., coil, :, :].conj() * images[..., coil, :, :]
     return result
+
+
+def coil_images(kspace: NDArray[np.complex64], mask: Mask) -> NDArray[np.complex64]:
+    """Return the coils' zero-filled images, complex64 [..., C, H, W], of k-space of that shape.
+
+    Args:
+        kspace: complex64, zero where not sampled: what a mask of lines leaves out is not looked at.
+        mask: What was sampled.
+    """
+    if mask.is_lines:
+        rows = np.flatnonzero(mask.samples)
+        return lines_to_image(kspace[..., rows, :], rows, mask.height)
+    return kspace_to_image(kspace).astype(np.complex64, copy=False)
 
 
 def sense_normal(image: Complex, maps: Complex, mask: Mask) -> Complex:
@@ -193,8 +210,10 @@ def compression_matrix(kspace: Complex, coils: int = COILS) -> NDArray[np.comple
 
 def compress(kspace: Complex, matrix: Complex) -> NDArray[np.complex64]:
     """Apply a matrix [K, C] (compression or whitening) to the coils of [..., C, H, W]."""
-    mixed = np.einsum("kc,...chw->...khw", matrix.astype(np.complex64), kspace, optimize=True)
-    return np.ascontiguousarray(mixed, dtype=np.complex64)
+    *_, height, width = kspace.shape
+    flat = kspace.reshape(*kspace.shape[:-2], height * width)
+    mixed = matrix.astype(np.complex64) @ flat
+    return np.ascontiguousarray(mixed.reshape(*mixed.shape[:-1], height, width), dtype=np.complex64)
 
 
 def remove_oversampling(kspace: Complex, factor: int = 2) -> NDArray[np.complex64]:

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.errors import MaskError
-from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image, mirrored
+from kdmri_edge.physics.coils import coil_images, combine
+from kdmri_edge.physics.fourier import image_to_kspace, lines_to_image, mirrored
 from kdmri_edge.physics.masks import Mask
 
 __all__ = [
@@ -90,14 +91,13 @@ def smooth_sensitivities(kspace: NDArray[np.complex64], mask: Mask) -> NDArray[n
     across = max(1, round(count * width / height))
     window = _hann(count, height)
     rows = np.flatnonzero(window)
-    low = np.zeros_like(kspace)
-    low[:, rows] = kspace[:, rows] * window[rows, None] * _hann(across, width)
-    image = kspace_to_image(low)
+    low = kspace[:, rows] * (window[rows, None] * _hann(across, width))
+    image = lines_to_image(low.astype(np.complex64, copy=False), rows, height)
     strength = root_sum_of_squares(image)
     floor = max(1e-6 * float(strength.max()), 1e-30)  # below it there is no signal to speak of
-    weights = np.where(strength > floor, image, 0) / np.maximum(strength, np.float32(floor))
-    result: NDArray[np.complex64] = weights.astype(np.complex64, copy=False)
-    return result
+    inverse = np.where(strength > floor, 1 / np.maximum(strength, np.float32(floor)), 0)
+    image *= inverse.astype(np.float32)
+    return image
 
 
 def combined(
@@ -121,14 +121,14 @@ def combined(
     Raises:
         MaskError: See `smooth_sensitivities`.
     """
-    images: NDArray[np.complex64] = kspace_to_image(kspace).astype(np.complex64, copy=False)
     weights = smooth_sensitivities(*(calibration or (kspace, mask)))
-    image: NDArray[np.complex64] = np.einsum("chw,chw->hw", weights.conj(), images)
+    image: NDArray[np.complex64] = combine(coil_images(kspace, mask), weights)
     if keeps_phase:
         flat = weights.reshape(len(weights), -1)
         _, vectors = np.linalg.eigh(flat @ flat.conj().T)  # the principal combination is the last
-        principal = np.einsum("c,chw->hw", vectors[:, -1].conj(), weights)
-        image = (image * np.exp(1j * np.angle(principal))).astype(np.complex64)
+        principal = (vectors[:, -1].conj() @ flat).reshape(image.shape)
+        size = np.abs(principal)
+        image *= np.where(size > 0, principal / np.where(size > 0, size, 1), 1)
     return image
 
 
@@ -154,8 +154,10 @@ def misfit(image: NDArray[np.complex64], mask: Mask, *, real: bool) -> float:
 
 def root_sum_of_squares(images: NDArray[np.complex64]) -> NDArray[np.float32]:
     """Return the root sum of squares over coils of [..., C, H, W]: float32 [..., H, W]."""
-    power = np.einsum("...chw,...chw->...hw", images.real, images.real)
-    power += np.einsum("...chw,...chw->...hw", images.imag, images.imag)
+    power = np.zeros((*images.shape[:-3], *images.shape[-2:]), images.real.dtype)
+    for coil in range(images.shape[-3]):
+        one = images[..., coil, :, :]
+        power += one.real**2 + one.imag**2
     strength: NDArray[np.float32] = np.sqrt(power).astype(np.float32, copy=False)
     return strength
 

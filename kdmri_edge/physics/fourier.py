@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["dft_matrices", "dft_pair", "image_to_kspace", "kspace_to_image", "mirrored"]
+__all__ = [
+    "dft_matrices",
+    "dft_pair",
+    "image_to_kspace",
+    "kspace_to_image",
+    "lines_to_image",
+    "mirrored",
+]
 
 Complex = NDArray[np.complexfloating[Any, Any]]
 Array = NDArray[np.generic]
@@ -35,6 +42,37 @@ def kspace_to_image(kspace: Array, axes: Sequence[int] = (-2, -1)) -> Complex:
     image = np.fft.ifftn(kspace, axes=axes, norm="ortho")
     result: Complex = np.fft.fftshift(image, axes=axes)
     return result.astype(np.result_type(kspace.dtype, np.complex64), copy=False)
+
+
+def lines_to_image(
+    lines: NDArray[np.complex64], rows: NDArray[np.intp], height: int
+) -> NDArray[np.complex64]:
+    """Transform some lines of k-space to the image of those lines, without those that are zero.
+
+    Args:
+        lines: complex64 [..., m, W].
+        rows: Where they lie among the `height` lines, zero frequency at 0; int [m].
+        height: Lines H of the image.
+
+    Returns:
+        complex64 [..., H, W], what `kspace_to_image` gives of k-space that is zero elsewhere.
+    """
+    along: NDArray[np.complex64] = kspace_to_image(lines, (-1,)).astype(np.complex64, copy=False)
+    if 2 * len(rows) <= height:  # a product with few columns is quicker than transforms of zeros
+        images: NDArray[np.complex64] = _inverse(height, rows.astype(np.intp).tobytes()) @ along
+        return images
+    whole = np.zeros((*lines.shape[:-2], height, lines.shape[-1]), np.complex64)
+    whole[..., rows, :] = along
+    return kspace_to_image(whole, (-2,)).astype(np.complex64, copy=False)
+
+
+@lru_cache(maxsize=16)
+def _inverse(height: int, rows: bytes) -> NDArray[np.complex64]:
+    """Return the columns of the inverse transform that belong to some lines, [H, m]."""
+    places = np.arange(height) - height // 2
+    angle = 2 * np.pi * (np.outer(places, np.frombuffer(rows, np.intp)) % height) / height
+    columns: NDArray[np.complex64] = (np.exp(1j * angle) / np.sqrt(height)).astype(np.complex64)
+    return columns
 
 
 def dft_matrices(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

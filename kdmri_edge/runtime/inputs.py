@@ -32,7 +32,7 @@ from kdmri_edge.physics.coils import (
     sense_zero_filled,
 )
 from kdmri_edge.physics.combining import combined, is_zero_phase, misfit, root_sum_of_squares
-from kdmri_edge.physics.espirit import sense_slice
+from kdmri_edge.physics.espirit import Sensitivities, sense_slice, sensitivities
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import as_network_reads, zero_filled
@@ -41,8 +41,10 @@ from kdmri_edge.physics.reference import ReferenceLines, calibration_of
 from kdmri_edge.runtime.bundle import open_bundle
 from kdmri_edge.runtime.scope import FreeSizes
 from kdmri_edge.utils.files import damaged
+from kdmri_edge.utils.threads import mapped
 
 __all__ = [
+    "HeldCoils",
     "InputSpec",
     "NetworkInput",
     "SliceInput",
@@ -150,6 +152,38 @@ class NetworkInput:
         )
 
 
+class HeldCoils:
+    """What was estimated of the coils at one place, for slices that come there again.
+
+    The first slice fills it; a slice of other coils or another matrix fills it anew.
+    """
+
+    def __init__(self) -> None:
+        self._known: Sensitivities | None = None
+
+    def of(
+        self,
+        kspace: NDArray[np.complex64],
+        mask: Mask,
+        *,
+        coils: int,
+        whitening: NDArray[np.complex128] | None,
+        reference: ReferenceLines | None,
+    ) -> Sensitivities:
+        """Return what is known, else `espirit.sensitivities` of this slice.
+
+        Raises:
+            MaskError: See `espirit.sensitivities`.
+        """
+        known = self._known
+        if known is None or not known.fit(kspace):
+            known = sensitivities(
+                kspace, mask, coils=coils, whitening=whitening, reference=reference
+            )
+            self._known = known
+        return known
+
+
 class SliceInput(NamedTuple):
     """One slice, ready for a network.
 
@@ -230,6 +264,7 @@ def slice_input(
     whitening: NDArray[np.complex128] | None = None,
     maps: NDArray[np.complex64] | None = None,
     reference: ReferenceLines | None = None,
+    held: HeldCoils | None = None,
 ) -> SliceInput:
     """Make a network's input of one slice of k-space: files, streams and arrays come by here.
 
@@ -251,6 +286,7 @@ def slice_input(
             are then neither whitened nor compressed.
         reference: Lines beside the image that sensitivities are estimated from where they reach
             further than its own (`physics.reference`); networks of k-space take none.
+        held: Sensitivities of this place, for networks that combine coils; None estimates them.
 
     Returns:
         Zero-filled image as the network reads it, for networks that combine coils their
@@ -271,9 +307,10 @@ def slice_input(
         if reads.spec.coils:
             return SliceInput(x_u, maps.astype(np.complex64, copy=False))
     elif reads.spec.coils:
-        return SliceInput(
-            *sense_slice(kspace, mask, coils=reads.coils, whitening=whitening, reference=reference)
+        known = (held or HeldCoils()).of(
+            kspace, mask, coils=reads.coils, whitening=whitening, reference=reference
         )
+        return SliceInput(*sense_slice(kspace, mask, known=known))
     elif len(kspace) == 1 and (channels == 2 or magnitude or is_zero_phase(kspace[0], mask)):
         x_u = kspace_to_image(kspace[0])
     else:
@@ -330,6 +367,7 @@ def prepare_scan(
     *,
     undersample: bool = False,
     maps: NDArray[np.complex64] | None = None,
+    at_once: int = 1,
 ) -> NetworkInput:
     """Make a network's input of a measured scan, slice by slice (`slice_input`).
 
@@ -340,6 +378,7 @@ def prepare_scan(
         undersample: Apply the network's mask to a fully sampled scan first.
         maps: Coil sensitivities, complex64 [S, C, H, W] or [C, H, W] for all slices, in place of
             estimated ones.
+        at_once: Slices that are worked on at a time.
 
     Raises:
         DataError: Another matrix than the network's, or there is nothing to undersample.
@@ -366,12 +405,18 @@ def prepare_scan(
             "Use a network for the mask of this scan.",
         )
     whitening = None if scan.noise is None else noise_weights(scan.noise)
-    many = [None] * len(scan.kspace) if maps is None else _for_each_slice(maps, scan)
+    many: Sequence[NDArray[np.complex64] | None] = (
+        [None] * len(scan.kspace) if maps is None else _for_each_slice(maps, scan)
+    )
     references = scan.reference or (None,) * len(scan.kspace)
-    slices = [
-        slice_input(kspace, scan.mask, reads, whitening=whitening, maps=own, reference=lines)
-        for kspace, own, lines in zip(scan.kspace, many, references, strict=True)
-    ]
+
+    def one(number: int) -> SliceInput:
+        return slice_input(
+            scan.kspace[number], scan.mask, reads,
+            whitening=whitening, maps=many[number], reference=references[number],
+        )  # fmt: skip
+
+    slices = mapped(one, range(len(scan.kspace)), at_once)
     return NetworkInput.of(slices, scan.mask, kind=kind, voxel_mm=scan.voxel_mm, affine=scan.affine)
 
 

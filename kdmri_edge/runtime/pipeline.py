@@ -8,8 +8,11 @@ PyTorch.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +32,7 @@ from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.reference import ReferenceLines
 from kdmri_edge.runtime.bundle import open_bundle
 from kdmri_edge.runtime.inputs import (
+    HeldCoils,
     InputSpec,
     NetworkInput,
     check_slice,
@@ -41,6 +45,7 @@ from kdmri_edge.runtime.scope import trained_for
 from kdmri_edge.runtime.session import Session, open_session, operator_like, reconstruct
 from kdmri_edge.utils.closing import Closing
 from kdmri_edge.utils.files import damaged
+from kdmri_edge.utils.threads import bound_threads, slices_at_once
 
 __all__ = ["Outcome", "Pipeline", "SliceReconstructor", "zero_filled_magnitude"]
 
@@ -64,7 +69,7 @@ class Outcome:
 
 
 class SliceReconstructor(Protocol):
-    """What the server calls for every slice; one thread at a time."""
+    """What the server calls for every slice, from as many threads as work on slices."""
 
     def reconstruct(
         self,
@@ -72,6 +77,7 @@ class SliceReconstructor(Protocol):
         mask: Mask,
         whitening: NDArray[np.complex128] | None = None,
         reference: ReferenceLines | None = None,
+        held: HeldCoils | None = None,
     ) -> Outcome:
         """Return the image of complex64 k-space [C, H, W], zero where `mask` does not sample."""
 
@@ -111,6 +117,8 @@ class Pipeline(Closing):
         any_matrix: Take any matrix and mask; a bundle has to be exported so.
         precision: See `open_session`.
         threads: CPU threads; None leaves the runtime's choice.
+        at_once: Slices that are worked on at a time: by `prepare`, and by as many threads that call
+            `reconstruct` or `image`; more only wait. None takes `slices_at_once` of the threads.
         sharing: Leave the CPUs to others while there is nothing to compute (ONNX Runtime would let
             its threads spin): a server has the next slice's lines to read meanwhile.
         **options: Passed to the session, e.g. `device="cuda"` for PyTorch.
@@ -118,6 +126,7 @@ class Pipeline(Closing):
     Attributes:
         reads: What the network is made for.
         session: The network.
+        at_once: Slices that are worked on at a time.
 
     Raises:
         KdmriError: See `open_session`.
@@ -132,9 +141,12 @@ class Pipeline(Closing):
         any_matrix: bool = False,
         precision: str | None = None,
         threads: int | None = None,
+        at_once: int | None = None,
         sharing: bool = False,
         **options: Any,
     ) -> None:
+        self.at_once = at_once or slices_at_once(threads)
+        self._one_by_one, self._kept = threading.Lock(), threading.Lock()
         self.reads: InputSpec = read_input_spec(source, mask, any_matrix=any_matrix)
         # its hashes are compared by `open_session`
         self._bundle = None if is_checkpoint(source) else open_bundle(source, verify=False)
@@ -152,6 +164,8 @@ class Pipeline(Closing):
             threads=threads,
             **options,
         )
+        if sharing and self.at_once > 1:  # linear algebra of several slices has the same threads
+            bound_threads(max(1, (threads or os.cpu_count() or 1) // self.at_once))
         self._operators: dict[Mask, Any] = {self.reads.mask: self.session.operator}
         # a network of one mask and matrix refuses what it was not trained for
         with damaged(source, CheckpointError if is_checkpoint(source) else BundleError):
@@ -231,7 +245,9 @@ class Pipeline(Closing):
         elif undersample and maps is None and loaded.coils == 1 and not reads_coils(reads.spec):
             given = prepare(volume_of(loaded), reads, undersample=True)
         else:
-            given = prepare_scan(loaded, reads, undersample=undersample, maps=maps)
+            given = prepare_scan(
+                loaded, reads, undersample=undersample, maps=maps, at_once=self.at_once
+            )
         beyond = self._beyond(given.mask, given.zero_filled.shape[1:])
         return dataclasses.replace(given, beyond=beyond)
 
@@ -272,14 +288,16 @@ class Pipeline(Closing):
                 values that are not finite.
         """
         operator = self._operator(given.mask)
-        images: NDArray[Any] = reconstruct(
-            self.session,
-            given.zero_filled,
-            advance=advance,
-            maps=given.maps,
-            operator=operator,
-            kspace=given.kspace,
-        )
+        # a runtime that has one set of buffers takes one slice after another
+        with contextlib.nullcontext() if self.session.concurrent else self._one_by_one:
+            images: NDArray[Any] = reconstruct(
+                self.session,
+                given.zero_filled,
+                advance=advance,
+                maps=given.maps,
+                operator=operator,
+                kspace=given.kspace,
+            )
         if not np.isfinite(images).all():
             raise BackendError(
                 "The network's image holds NaN or infinite values.",
@@ -295,6 +313,7 @@ class Pipeline(Closing):
         whitening: NDArray[np.complex128] | None = None,
         maps: NDArray[np.complex64] | None = None,
         reference: ReferenceLines | None = None,
+        held: HeldCoils | None = None,
     ) -> NDArray[Any]:
         """Reconstruct one slice of k-space.
 
@@ -304,6 +323,7 @@ class Pipeline(Closing):
             whitening: See `inputs.slice_input`, as are `maps` and `reference`.
             maps: Coil sensitivities, complex64 [C, H, W], in place of estimated ones.
             reference: Calibration lines beside the image.
+            held: See `inputs.slice_input`.
 
         Returns:
             Image [H, W] in the unit of k-space, float32 or complex64.
@@ -316,8 +336,9 @@ class Pipeline(Closing):
         check_slice(kspace, self.reads)
         self._operator(mask)  # another mask is refused before coils are estimated
         one = slice_input(
-            kspace, mask, self.reads, whitening=whitening, maps=maps, reference=reference
-        )
+            kspace, mask, self.reads,
+            whitening=whitening, maps=maps, reference=reference, held=held,
+        )  # fmt: skip
         given = NetworkInput.of([one], mask)
         image: NDArray[Any] = self.images(given)[0]
         return image
@@ -328,6 +349,7 @@ class Pipeline(Closing):
         mask: Mask,
         whitening: NDArray[np.complex128] | None = None,
         reference: ReferenceLines | None = None,
+        held: HeldCoils | None = None,
     ) -> Outcome:
         """Reconstruct one slice; whatever happens, there is an image.
 
@@ -337,12 +359,13 @@ class Pipeline(Closing):
             whitening: See `inputs.slice_input`. The zero-filled image of a fallback is that of the
                 coils as they were measured.
             reference: Calibration lines beside the image.
+            held: See `inputs.slice_input`.
 
         Returns:
             The network's image; the zero-filled one where `image` refuses, with the reason.
         """
         try:
-            image = self.image(kspace, mask, whitening=whitening, reference=reference)
+            image = self.image(kspace, mask, whitening=whitening, reference=reference, held=held)
             return Outcome(image=image, beyond=self._beyond(mask, image.shape))
         except KdmriError as error:
             reason = error.what
@@ -357,19 +380,20 @@ class Pipeline(Closing):
         Raises:
             BackendError: The bundle is made for another mask.
         """
-        if mask in self._operators:
-            self._operators[mask] = self._operators.pop(mask)  # the last that was used
-        else:
-            own = self.reads.mask
-            if not self.session.takes_masks:
-                raise BackendError(
-                    f"The slice is sampled with another mask ({int(mask.samples.sum())} lines)"
-                    f" than the network's ({own.name!r}, {int(own.samples.sum())} lines).",
-                    "Use a network for this mask, or one exported with --mask input.",
-                )
-            operator = operator_like(self._meta, mask)
-            while len(self._operators) >= _OPERATORS:
-                del self._operators[next(iter(self._operators))]
-            self._operators[mask] = operator
-        own_operator: NDArray[np.float32] | None = self._operators[mask]
-        return own_operator
+        own = self.reads.mask
+        with self._kept:
+            if mask in self._operators:
+                self._operators[mask] = self._operators.pop(mask)  # the last that was used
+            else:
+                if not self.session.takes_masks:
+                    raise BackendError(
+                        f"The slice is sampled with another mask ({int(mask.samples.sum())} lines)"
+                        f" than the network's ({own.name!r}, {int(own.samples.sum())} lines).",
+                        "Use a network for this mask, or one exported with --mask input.",
+                    )
+                operator = operator_like(self._meta, mask)
+                while len(self._operators) >= _OPERATORS:
+                    del self._operators[next(iter(self._operators))]
+                self._operators[mask] = operator
+            own_operator: NDArray[np.float32] | None = self._operators[mask]
+            return own_operator

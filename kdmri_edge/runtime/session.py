@@ -91,6 +91,7 @@ class Session(Closing):
         blank_coils: Whether coils that measured nothing may be added to fill that number up.
         free: Which matrices it takes; None for its graph's own.
         transforms: Along how many axes it is given DFT matrices, H before W, beside the operator.
+        concurrent: Whether several threads may call `run` at a time.
     """
 
     operator: Array | None = None
@@ -102,6 +103,7 @@ class Session(Closing):
     blank_coils: bool = True
     free: FreeSizes | None = None
     transforms: int = 0
+    concurrent: bool = False
     _closed: bool = False
 
     def close(self) -> None:

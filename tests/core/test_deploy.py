@@ -85,8 +85,8 @@ def test_memory_and_cores_are_measured_ones() -> None:
     )  # fmt: skip
     manifest = {"matrix": 240, "parameters": 49_285}  # the student's, whose rows alone count
     memory, cores = needs(report, manifest, "ONNX Runtime", 2, 10, 300)
-    room = 2 * (6 * 10 + 300) + 8 * 10  # scans, and the slice that is reconstructed
-    assert peak / 2**20 + room <= memory < peak / 2**20 + room + 1
+    room = 2 * (7 * 10 + 300) + 2 * 8 * 10  # scans, and the two slices that are reconstructed
+    assert 2 * peak / 2**20 + room <= memory < 2 * peak / 2**20 + room + 1
     assert cores == report["settings"]["threads"]
     assert version_of(report, "onnxruntime") == "1.32.0"
     with pytest.raises(DataError, match="no version of abacus"):
@@ -127,7 +127,7 @@ def test_check_builds_nothing(
     assert memory > 100
     # the largest scan that is let in counts, not only those of the bundle's matrix
     for options, wanted in (
-        (["--slice-memory", "128"], memory + (2 * 6 + 8) * 64),
+        (["--slice-memory", "128"], memory + (2 * 7 + 2 * 8) * 64),
         (["--coils", "1024", "--slice-memory", "4"], None),
     ):
         monkeypatch.setattr(sys, "argv", ["build.py", *own[2:], *options])

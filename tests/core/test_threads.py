@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_info
+
+from kdmri_edge.utils.threads import mapped, slices_at_once
 
 COUNT = """
 import sys
@@ -28,3 +32,18 @@ def test_linear_algebra_keeps_to_it(tiny_bundles: dict[str, Path], threads: int)
     )  # fmt: skip
     found = {int(word) for word in done.stdout.split()}
     assert found == {threads}, done.stderr
+
+
+def test_things_are_made_at_once_and_come_back_in_order() -> None:
+    both = threading.Barrier(2)
+
+    def make(number: int) -> int:
+        both.wait(20)
+        assert {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"} == {1}
+        return -number
+
+    before = threadpool_info()
+    assert mapped(make, range(4), 2) == [0, -1, -2, -3]
+    assert threadpool_info() == before
+    assert mapped(lambda number: number + 1, [1], 2) == [2]
+    assert [slices_at_once(threads) for threads in (1, 2, 8)] == [1, 2, 2]

@@ -1,19 +1,20 @@
 """Which network serves a scan: the one that a server holds, or one of many bundles.
 
 Bundles are chosen by what their manifests say, before any of them is loaded. A network is loaded
-when its first slice comes, by the one thread that runs networks, so that loading and closing need
-no lock; those that were not used for longest make room for others.
+when its first slice comes; those that were not used for longest make room for others, and are
+closed once no slice is with them any more.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from kdmri_edge.errors import BundleError, CheckpointError, KdmriError, RecipeError
 from kdmri_edge.models.checkpoint import is_checkpoint, read_checkpoint_meta
@@ -341,7 +342,7 @@ def many_networks(
         backend: Runtime; None takes the first that is installed, for each bundle.
         precision: See `Pipeline`.
         any_matrix: Have checkpoints take any matrix.
-        threads: CPU threads, of all networks together: one runs at a time.
+        threads: CPU threads, of all networks together.
         loaded: How many are kept in memory at once.
 
     Raises:
@@ -399,8 +400,11 @@ class ManyNetworks:
     ) -> None:
         self._find, self._load, self._most = find, load, loaded
         self._networks: OrderedDict[_Loading, Pipeline] = OrderedDict()
-        self._reloading = threading.Lock()
-        self._now = _Candidates(*find(), networks={}, keep=self._keep)
+        self._reloading, self._loading = threading.Lock(), threading.Lock()
+        self._lent: Counter[Pipeline] = Counter()  # slices that are with each
+        self._leaving: set[Pipeline] = set()  # not kept any more
+        self._counting = threading.Lock()  # of both
+        self._now = _Candidates(*find(), networks={}, lend=self._lend)
 
     @property
     def candidates(self) -> Sequence[Candidate]:
@@ -422,22 +426,53 @@ class ManyNetworks:
             except KdmriError as error:
                 log_event("not reloaded", logging.ERROR, reason=str(error))
                 return
-            self._now = _Candidates(candidates, rules, networks=self._now.networks, keep=self._keep)
+            self._now = _Candidates(candidates, rules, networks=self._now.networks, lend=self._lend)
         log_event("reloaded", bundles=[one.facts for one in candidates], rules=len(rules))
 
-    def _keep(self, network: _Loading) -> Pipeline:
-        """Return a loaded network; called by the thread that runs networks, and by no other."""
-        if network in self._networks:
-            self._networks.move_to_end(network)
-            return self._networks[network]
+    @contextmanager
+    def _lend(self, network: _Loading) -> Iterator[Pipeline | None]:
+        """Lend a network, which is loaded now if it is not; None where it cannot be."""
+        with self._loading:
+            pipeline = self._loaded(network)
+            if pipeline is not None:
+                self._count(pipeline, 1)
+        try:
+            yield pipeline
+        finally:
+            if pipeline is not None:
+                self._count(pipeline, -1)
+
+    def _loaded(self, network: _Loading) -> Pipeline | None:
+        if network in self._networks or network.broken is not None:
+            if network.broken is None:
+                self._networks.move_to_end(network)
+            return self._networks.get(network)
         while len(self._networks) >= self._most:
             left, pipeline = self._networks.popitem(last=False)
-            pipeline.close()
+            self._count(pipeline, 0, leaves=True)
             del pipeline
             give_memory_back()
             log_event("unloaded", bundle=left.candidate.name)
-        self._networks[network] = self._load(network.candidate)
-        return self._networks[network]
+        try:
+            self._networks[network] = self._load(network.candidate)
+        except KdmriError as error:
+            network.broken = error.what
+            log_event("not loaded", logging.ERROR, bundle=network.candidate.name,
+                      reason=str(error))  # fmt: skip
+        return self._networks.get(network)
+
+    def _count(self, pipeline: Pipeline, more: int, *, leaves: bool = False) -> None:
+        """Count the slices that are with a network, and close it where it leaves with the last."""
+        with self._counting:
+            self._lent[pipeline] += more
+            if leaves:
+                self._leaving.add(pipeline)
+            idle = pipeline in self._leaving and not self._lent[pipeline]
+            if idle:
+                self._leaving.remove(pipeline)
+                del self._lent[pipeline]
+        if idle:
+            pipeline.close()
 
 
 class _Loading:
@@ -445,26 +480,26 @@ class _Loading:
 
     Args:
         one: The candidate.
-        keep: Loads it, or returns it where it is loaded.
+        lend: Lends what is loaded of it.
+
+    Attributes:
+        broken: Why it cannot be loaded, which is not tried again.
     """
 
-    def __init__(self, one: Candidate, keep: Callable[[_Loading], Pipeline]) -> None:
+    def __init__(self, one: Candidate, lend: _Lend) -> None:
         self.candidate = one
-        self._keep = keep
-        self._broken: str | None = None  # a bundle that cannot be loaded is not tried again
+        self._lend = lend
+        self.broken: str | None = None
 
     def reconstruct(self, kspace: Any, *rest: Any) -> Outcome:
         """Reconstruct a slice, see `Pipeline.reconstruct`."""
-        if self._broken is None:
-            try:
-                pipeline = self._keep(self)
-            except KdmriError as error:
-                self._broken = error.what
-                log_event("not loaded", logging.ERROR, bundle=self.candidate.name,
-                          reason=str(error))  # fmt: skip
-            else:
+        with self._lend(self) as pipeline:
+            if pipeline is not None:
                 return pipeline.reconstruct(kspace, *rest)
-        return Outcome(image=zero_filled_magnitude(kspace), fallback=self._broken)
+        return Outcome(image=zero_filled_magnitude(kspace), fallback=self.broken)
+
+
+_Lend: TypeAlias = Callable[[_Loading], AbstractContextManager[Pipeline | None]]
 
 
 class _Candidates:
@@ -474,7 +509,7 @@ class _Candidates:
         candidates: In their order.
         rules: In their order.
         networks: Networks of an earlier choice, of which those of unchanged bundles are taken over.
-        keep: See `_Loading`.
+        lend: See `_Loading`.
     """
 
     def __init__(
@@ -483,11 +518,11 @@ class _Candidates:
         rules: Sequence[Rule],
         *,
         networks: Mapping[tuple[str, Path, str], _Loading],
-        keep: Callable[[_Loading], Pipeline],
+        lend: _Lend,
     ) -> None:
         self.candidates, self._rules = candidates, rules
         self.networks = {
-            key: networks.get(key) or _Loading(one, keep)
+            key: networks.get(key) or _Loading(one, lend)
             for one in candidates
             for key in [(one.name, one.path, one.sha256)]
         }

@@ -3,7 +3,8 @@
 Threads, not asyncio: what takes time here is NumPy and the network's runtime, which release the
 interpreter's lock, and blocking sockets give back-pressure for free: a scan whose slots are taken
 is simply not read, and TCP stops its client, so that memory is bounded without any accounting. A
-scan has one thread that reads and assembles and one that sends; one more runs the network for all.
+scan has one thread that reads and assembles and one that sends; one or two more run the network for
+all.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Server:
             ) from None
         self._socket.settimeout(0.2)
         self.port = int(self._socket.getsockname()[1])
-        self._worker = Worker()
+        self._worker = Worker(self.settings.at_once)
         self._networks: Chooser = (
             pipeline if isinstance(pipeline, ManyNetworks) else OneNetwork(pipeline)
         )

@@ -32,8 +32,9 @@ class ServerSettings:
         orientation: How images run to the readouts' directions, see `data.orientation`.
         sessions: Scans at once, from their headers on; more are refused in text.
         waiting: Connections that have sent no header yet. One more takes the place of the oldest.
-        in_flight: Slices of one scan that are with the network or on their way back (one runs, one
-            waits, one is sent); one more waits for its turn, and no more of the scan is read.
+        at_once: Slices of all scans that are reconstructed at a time.
+        in_flight: Slices of one scan that are with the network or on their way back (`at_once` run,
+            one waits, one is sent); one more waits for its turn, and no more of the scan is read.
         deadline_s: From a slice's last line to its image, before the zero-filled one is sent.
         opening_s: For a client to send its configuration and header.
         idle_s: Without any data from a client between two messages, before its scan is given up.
@@ -53,6 +54,7 @@ class ServerSettings:
     orientation: Orientation = Orientation.VENDOR
     sessions: int = 8
     waiting: int = 32
+    at_once: int = 1
     in_flight: int = 3
     deadline_s: float = 5.0
     opening_s: float = 10.0

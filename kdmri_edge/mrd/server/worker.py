@@ -1,4 +1,4 @@
-"""The one thread that runs networks, for all scans in the order in which slices come."""
+"""The threads that run networks, for all scans in the order in which slices come."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ _Job = tuple[Future[Outcome], list[tuple[Any, ...]]]
 
 
 class Worker:
-    """Runs networks in a thread of its own.
+    """Runs networks in threads of its own.
 
-    The thread is a daemon: a network that hangs delays nobody's exit, and its slices' deadlines
+    The threads are daemons: a network that hangs delays nobody's exit, and its slices' deadlines
     pass. Who submits bounds the queue, and cancels what it no longer waits for: behind a network
     that hangs, cancelled slices stay in line, but their k-space does not.
+
+    Args:
+        at_once: Slices that are worked on at a time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int = 1) -> None:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="reconstruct", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"reconstruct-{number}", daemon=True)
+            for number in range(at_once)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, reconstruct: Callable[..., Outcome], *slice_of: Any) -> Future[Outcome]:
         """Queue a slice; a future that is cancelled before its turn is skipped.
@@ -42,8 +49,9 @@ class Worker:
         return future
 
     def close(self) -> None:
-        """Let the thread end once the queue is empty."""
-        self._jobs.put(None)
+        """Let the threads end once the queue is empty."""
+        for _ in self._threads:
+            self._jobs.put(None)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

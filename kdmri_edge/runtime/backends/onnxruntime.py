@@ -87,6 +87,8 @@ class OnnxRuntimeSession(Session):
         MissingExtraError: onnxruntime is not installed.
     """
 
+    concurrent = True
+
     def __init__(
         self,
         graph: Path,

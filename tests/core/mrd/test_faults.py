@@ -9,7 +9,7 @@ import tracemalloc
 
 import pytest
 
-from experiments.faults import FAULTS, SILENT, misbehave
+from experiments.faults import FAULTS, LASTING, SILENT, misbehave
 from kdmri_edge.mrd.client import send_scan
 from kdmri_edge.mrd.format.assembler import Capacity
 from kdmri_edge.mrd.format.emit import encoding_of, readouts
@@ -42,6 +42,10 @@ SAID = {
     "unknown configuration": "configuration that was asked for is unknown",
     "stops reading": "took nothing for",
     "disappears": "",
+    "says nothing": "No scan was begun within 0.5 s",
+    "falls silent": "Nothing came for 0.3 s",
+    "a byte at a time": "No scan was begun within 0.5 s",
+    "slow within a readout": "at less than 1024 bytes per second",
 }
 
 
@@ -53,7 +57,8 @@ def scan_of(name: str):  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_ends_its_own_session_with_a_reason(serving, events, name: str) -> None:
-    server = serving(send_s=0.5, idle_s=5)
+    lasting = name in LASTING - SILENT
+    server = serving(send_s=0.5, idle_s=0.3 if lasting else 5, opening_s=0.5 if lasting else 10)
     good: list = []
     other = threading.Thread(
         target=lambda: good.append(send_scan(XML, LINES, port=server.port, pace_s=0.002))
@@ -63,7 +68,7 @@ def test_a_fault_ends_its_own_session_with_a_reason(serving, events, name: str) 
     other.join()
     assert len(good[0].images) == 3
     assert [fallback_of(image) for image in good[0].images] == [None] * 3
-    failed = [e for e in events("session", 2) if e["outcome"] == "failed"]
+    failed = [e for e in events("session", 2) if e["outcome"] in ("failed", "refused")]
     assert len(failed) == 1
     assert SAID[name] in failed[0]["reason"]
     if name in SILENT:
@@ -86,7 +91,7 @@ def test_every_fault_is_tried_here() -> None:
 def test_memory_returns_to_where_it_was(serving) -> None:
     """Python's own allocations, after every kind of fault, three times over."""
     server = serving(send_s=0.3, linger_s=0.3)
-    names = [name for name in FAULTS if name != "stops reading"]
+    names = [name for name in FAULTS if name not in LASTING]
     failed = server.metrics.sessions.labels("failed")._value
 
     def round_of_faults() -> int:

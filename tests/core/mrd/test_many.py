@@ -7,7 +7,9 @@ import json
 import shutil
 import signal
 import socket
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,42 @@ def test_a_session_of_five_protocols(serving, events, folder: Path) -> None:
     counted = {name: server.metrics.bundles().labels(name)._value.get() for name in
                ("complex", "any-matrix", "sense", "none")}  # fmt: skip
     assert counted == {"complex": 2, "any-matrix": 1, "sense": 2, "none": 1}
+
+
+def test_a_network_is_closed_when_the_last_slice_has_left_it(folder: Path) -> None:
+    """Another one takes its place while it still works."""
+    networks = many_networks([folder], threads=1, loaded=1)
+    begun, go = threading.Event(), threading.Event()
+    closed: list[str] = []
+    load = networks._load
+
+    def loaded(one: Any) -> Any:
+        pipeline = load(one)
+        reconstruct, close = pipeline.reconstruct, pipeline.close
+
+        def slow(*given: Any) -> Any:
+            begun.set()
+            assert go.wait(20)
+            return reconstruct(*given)
+
+        pipeline.reconstruct = slow if one.name == "complex" else reconstruct
+        pipeline.close = lambda: (closed.append(one.name), close())[1]
+        return pipeline
+
+    networks._load = loaded
+    mask = own_mask(folder)
+    kspace = phantom_scan(mask, slices=1, coils=1).kspace[0]
+    by_name = {key[0]: network for key, network in networks.choice().networks.items()}
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(by_name["complex"].reconstruct, kspace, mask)
+        assert begun.wait(20)
+        assert by_name["magnitude"].reconstruct(kspace, mask).fallback is None
+        assert closed == []
+        go.set()
+        assert slow.result(20).fallback is None
+    assert closed == ["complex"]
+    assert by_name["complex"].reconstruct(kspace, mask).fallback is None
+    assert closed == ["complex", "magnitude"]
 
 
 def test_rules_decide_before_fit(serving, folder: Path) -> None:

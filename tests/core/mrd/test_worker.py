@@ -72,3 +72,21 @@ def test_an_exception_is_handed_on_and_the_next_slice_runs() -> None:
         worker.submit(reconstruct, kspace, every_line(8)).result(20)
     assert worker.submit(reconstruct, kspace, every_line(8)).result(20).fallback is None
     worker.close()
+
+
+def test_slices_are_worked_on_beside_each_other() -> None:
+    both = threading.Barrier(2)
+
+    class Meeting(StandIn):
+        def reconstruct(self, kspace: np.ndarray, mask: Mask, *_: Any) -> Outcome:
+            both.wait(20)  # breaks where the other one does not come
+            return super().reconstruct(kspace, mask)
+
+    worker, reconstruct = Worker(2), Meeting().reconstruct
+    kspace = np.ones((1, 8, 8), np.complex64)
+    futures = [worker.submit(reconstruct, kspace, every_line(8)) for _ in range(4)]
+    assert [future.result(20).fallback for future in futures] == [None] * 4
+    worker.close()
+    for thread in worker._threads:
+        thread.join(20)
+        assert not thread.is_alive()

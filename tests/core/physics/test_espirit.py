@@ -9,9 +9,14 @@ from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.simulation import Coils, coil_maps, complex_noise, smooth_phase
 from kdmri_edge.errors import MaskError
-from kdmri_edge.physics.coils import combine, expand
-from kdmri_edge.physics.espirit import calibration_block, check_calibration, espirit_maps
-from kdmri_edge.physics.fourier import image_to_kspace
+from kdmri_edge.physics.coils import combine, compress, compression_matrix, expand, noise_weights
+from kdmri_edge.physics.espirit import (
+    calibration_block,
+    check_calibration,
+    espirit_maps,
+    sense_slice,
+)
+from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from kdmri_edge.physics.masks import Mask, variable_density_lines
 from tests.sense_inputs import sense_input
 
@@ -143,3 +148,55 @@ def test_against_sigpy(image: np.ndarray) -> None:
     assert sigpy.__version__
     assert (both & signal).sum() > 0.97 * signal.sum()
     assert np.quantile(np.abs(combine(ours, theirs))[both & signal], 0.02) > 0.995
+
+
+def direct_maps(block: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The textbook's way, in float64: an eigenvector at every pixel, none from its neighbours."""
+    coils, high, wide = len(block), 6, 6
+    windows = np.lib.stride_tricks.sliding_window_view(block, (high, wide), axis=(1, 2))
+    patches = windows.transpose(0, 3, 4, 1, 2).reshape(coils * high * wide, -1)
+    vectors, values, _ = np.linalg.svd(patches.astype(np.complex128), full_matrices=False)
+    kernels = vectors[:, values > 0.02 * values[0]].reshape(coils, high, wide, -1)
+    # each kernel as an image: correlating patches with it is a product there
+    waves = [
+        np.exp(2j * np.pi * np.outer(np.arange(n) - n // 2, np.arange(k)) / n)
+        for n, k in ((height, high), (width, wide))
+    ]
+    images = np.einsum("yh,chwr,xw->yxcr", waves[0], kernels, waves[1], optimize=True)
+    matrices = images @ images.conj().swapaxes(-1, -2) / (high * wide)
+    found, solutions = np.linalg.eigh(matrices)
+    maps = solutions[..., -1] * (found[..., -1:] >= 0.95)
+    principal = compression_matrix(block, 1)[0]
+    reference = maps @ principal
+    return (maps * np.exp(-1j * np.angle(reference))[..., None]).transpose(2, 0, 1)
+
+
+def test_refined_maps_are_those_of_every_pixel() -> None:
+    """Images that are combined with them agree to a thousandth of their maximum."""
+    height, width = 90, 107  # no multiples of the grid
+    image = phantom_volume(3, slices=3, matrix=max(height, width)).image[1][:height, :width]
+    image = image / image.max() * np.exp(1j * smooth_phase(height, width, seed=4))
+    truth = coil_maps(4, height, width, seed=2)
+    mask = variable_density_lines(height, 2, centre_lines=24)
+    kspace = measured(image.astype(np.complex64), truth, mask, noise=0.01)
+    block = calibration_block(kspace, mask)
+    found, wanted = espirit_maps(block, height, width), direct_maps(block, height, width)
+    supports = [maps.any(0) for maps in (found, wanted)]
+    np.testing.assert_array_equal(*supports)
+    images = [combine(kspace_to_image(kspace), maps) for maps in (found, wanted)]
+    np.testing.assert_allclose(images[0], images[1], atol=1e-3 * np.abs(images[1]).max())
+
+
+def test_a_slice_is_whitened_and_compressed_by_its_lines_alone(image: np.ndarray) -> None:
+    """As of its coils one step after the other, unsampled lines included."""
+    kspace = measured(image, coil_maps(7, SIZE, SIZE, seed=1), noise=0.01)
+    weights = noise_weights(np.diag(np.arange(1.0, 8)) @ complex_noise((7, 900), seed=2))
+    x_u, maps = sense_slice(kspace, MASK, coils=4, whitening=weights)
+    white = compress(kspace, weights)
+    matrix = compression_matrix(calibration_block(white, MASK), 4)
+    virtual = compress(white, matrix)
+    np.testing.assert_allclose(
+        maps, espirit_maps(calibration_block(virtual, MASK), SIZE, SIZE), atol=1e-3
+    )
+    wanted = combine(kspace_to_image(virtual), maps)
+    np.testing.assert_allclose(x_u, wanted, atol=1e-5 * np.abs(wanted).max())

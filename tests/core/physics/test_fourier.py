@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdmri_edge.errors import MaskError
-from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
+from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image, lines_to_image
 from kdmri_edge.physics.masks import Mask, variable_density_2d, variable_density_lines
 from kdmri_edge.physics.operators import projection_matrix, zero_filled
 
@@ -75,3 +75,15 @@ def test_another_matrix_is_refused() -> None:
 def test_a_point_mask_has_no_projection_matrix() -> None:
     with pytest.raises(ValueError, match="line mask"):
         projection_matrix(Mask(samples=np.eye(4, dtype=bool), name="points"))
+
+
+@given(height=st.integers(2, 40), width=st.integers(1, 9), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_lines_alone_give_the_image_of_all(height: int, width: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rows = np.flatnonzero(random.random(height) < random.random())
+    kspace = np.zeros((2, height, width), np.complex64)
+    kspace[:, rows] = draw((2, len(rows), width), seed)
+    images = lines_to_image(kspace[:, rows], rows, height)
+    assert images.dtype == np.complex64
+    np.testing.assert_allclose(images, kspace_to_image(kspace), atol=1e-5)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,3 +186,34 @@ def test_zero_filled_is_always_finite() -> None:
     kspace = np.full((2, 8, 8), 3e38 + 3e38j, np.complex64)
     kspace[0, 0, 0] = np.inf
     assert np.isfinite(zero_filled_magnitude(kspace)).all()
+
+
+@pytest.mark.parametrize("concurrent", [True, False])
+def test_slices_at_once_give_the_images_of_one_after_another(
+    pipelines, concurrent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masks and brightness differ; a runtime that takes one slice at a time is given no two."""
+    pipeline = pipelines["any-mask"]
+    masks = [variable_density_lines(32, 3, centre_lines=4, seed=seed) for seed in range(10)]
+    slices = [slice_of(mask) * (1 + n) for n, mask in enumerate(masks)]
+    wanted = [pipeline.reconstruct(*one).image for one in zip(slices, masks, strict=True)]
+    inside = threading.Lock()
+    run = type(pipeline.session).run
+
+    def watched(*given: Any, **named: Any) -> Any:
+        if concurrent:
+            return run(*given, **named)
+        assert inside.acquire(blocking=False)
+        try:
+            time.sleep(0.002)
+            return run(*given, **named)
+        finally:
+            inside.release()
+
+    monkeypatch.setattr(type(pipeline.session), "run", watched)
+    monkeypatch.setattr(pipeline.session, "concurrent", concurrent)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(pipeline.reconstruct, slices, masks))
+    for one, other in zip(found, wanted, strict=True):
+        assert one.fallback is None
+        np.testing.assert_allclose(one.image, other, atol=1e-6 * np.abs(other).max())
