@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdmri_edge.errors import ExportError
 from kdmri_edge.models.network import Network
 from kdmri_edge.models.reconstructor import Reconstructor
-from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST
+from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST, open_layers
 from kdmri_edge.quantisation.fake_quantisation import add_fake_quantisation
 from kdmri_edge.quantisation.scheme import LARGEST
 from kdmri_edge.runtime.deviation import TOLERANCES, Figures, Tolerance, compare
@@ -94,6 +94,7 @@ def layers_to_keep(
     fold_batch_normalisations(network.model)
     choice = choose_quantised(network.model, network.ranges or network.maxima, floats)
     ranges = ranges_of(network)
+    written = set(open_layers(network.model, choice.structure))
     wanted = _image(network, data)
 
     def deviation(names: Collection[str]) -> Figures:
@@ -101,7 +102,7 @@ def layers_to_keep(
         chosen = {name: ranges[name] for name in names}
         add_fake_quantisation(rounded.model, chosen, unsigned=unsigned)
         if outputs:
-            _round_outputs(rounded.model, ranges, names)
+            _round_outputs(rounded.model, ranges, written.intersection(names))
         return compare(_image(rounded, data), wanted)
 
     layers = [one.name for one in choice.layers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from kdmri_edge.errors import ModelError
 from kdmri_edge.models.blocks import ConvStack
-from kdmri_edge.models.layers import Structure
+from kdmri_edge.models.layers import Layer, Structure
 from kdmri_edge.models.network import Features, Network
 from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.consistency import data_consistency, gain, sense_consistency
@@ -179,7 +180,13 @@ class DCCNN(Network):
 
     def structure(self) -> Structure:
         """Describe its layers, without a forward pass."""
-        found = []
+        found: list[Layer] = []
         for number, stack in enumerate(self.cascades):
-            found += cast(ConvStack, stack).layers(f"cascades.{number}")
+            first, *others = cast(ConvStack, stack).layers(f"cascades.{number}")
+            read, _ = self.spec.widths_of(number)[0]
+            carried = self.spec.carried if number else 0
+            first = replace(
+                first, image=read - carried, carried_from=found[-1].name if carried else None
+            )
+            found += [first, *others]
         return Structure(layers=found)

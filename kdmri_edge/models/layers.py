@@ -78,6 +78,10 @@ class Layer:
         scales_with: The layer whose output it alone reads, by way of functions that a positive
             factor per channel passes through: leaky ReLUs, poolings. None where that is the one
             that it follows, and where there is none.
+        image: How many of the channels that it reads, the first ones, are an image's, of networks
+            that say so; 0 where that is not told (`quantisation.scheme.image_channels`).
+        carried_from: The layer that writes what it reads behind the image's channels: feature maps,
+            the last channels of that layer, by way of a ReLU alone, and for nobody else.
         tied: Its weight is used elsewhere, too: by another layer, or by a function.
     """
 
@@ -85,6 +89,8 @@ class Layer:
     rectified: bool
     follows: str | None = None
     scales_with: str | None = None
+    image: int = 0
+    carried_from: str | None = None
     tied: bool = False
 
 

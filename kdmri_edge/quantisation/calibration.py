@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdmri_edge.models.layers import Structure
 from kdmri_edge.models.network import Network
-from kdmri_edge.quantisation.scheme import NARROW, splits_image
+from kdmri_edge.quantisation.scheme import NARROW, image_channels
 
 __all__ = ["HIGHEST", "LOWEST", "activation_maxima", "layer_of", "open_layers"]
 
@@ -52,12 +52,13 @@ def activation_maxima(
     held = _KEPT if values is None else min(_KEPT, int(_TAIL * values) + 1)
     found: dict[str, Tensor] = {}
     seen: Counter[str] = Counter()
-    hidden: dict[str, bool] = {}
+    # by layer: how many of its channels, the first ones, keep their largest value
+    whole: dict[str, int] = {}
     hooks = []
     structure = network.structure()
     for described in structure.layers:
         layer = network.get_submodule(described.name)
-        hidden[described.name] = described.rectified or not splits_image(layer)
+        whole[described.name] = 0 if described.rectified else image_channels(described, layer)
 
         def look(
             module: nn.Module,
@@ -67,7 +68,8 @@ def activation_maxima(
         ) -> None:
             magnitudes = _by_channel(module, inputs[0] if inputs else named["input"]).abs()
             seen[name] += magnitudes[:, 0].numel()
-            found[name] = _largest(found.get(name), magnitudes, held if hidden[name] else 1)
+            kept = 1 if whole[name] == magnitudes.shape[1] else held
+            found[name] = _largest(found.get(name), magnitudes, kept)
 
         hooks.append(layer.register_forward_pre_hook(look, with_kwargs=True))
     for name, place in open_layers(network, structure).items():
@@ -78,7 +80,7 @@ def activation_maxima(
                 seen[key] += values[:, 0].numel()
                 found[key] = _largest(found.get(key), half.clamp_min(0), held)
 
-        hidden |= {name + HIGHEST: True, name + LOWEST: True}
+        whole |= {name + HIGHEST: 0, name + LOWEST: 0}
         hooks.append(network.get_submodule(place).register_forward_hook(look_behind))
     try:
         with torch.no_grad():
@@ -87,12 +89,13 @@ def activation_maxima(
     finally:
         for hook in hooks:
             hook.remove()
-    if unseen := hidden.keys() - found.keys():
+    if unseen := whole.keys() - found.keys():
         raise RuntimeError(f"{min(unseen)} was not called by its network")
     maxima = {}
     for name, largest in found.items():  # in falling order
-        outside = int(_TAIL * seen[name]) if hidden[name] else 0
-        chosen = largest[:, min(outside, largest.shape[1] - 1)]
+        outside = min(int(_TAIL * seen[name]), largest.shape[1] - 1)
+        image = whole[name]
+        chosen = torch.cat((largest[:image, 0], largest[image:, outside]))
         maxima[name] = [float(f"{value:.5g}") for value in chosen]
     return maxima
 
@@ -102,7 +105,7 @@ def open_layers(network: Network, structure: Structure) -> dict[str, str]:
 
     Integer kernels of convolutions put out integers (ONNX Runtime, PyTorch). Behind a ReLU alone
     these are what the next layer reads; elsewhere the output has a range of its own. What has no
-    more channels than an image is left in float.
+    more channels than an image is left in float, and so is what has an image among its channels.
 
     Args:
         network: The network.
@@ -111,7 +114,7 @@ def open_layers(network: Network, structure: Structure) -> dict[str, str]:
     Returns:
         By the layer's name the module whose output is meant: itself, or its batch normalisation.
     """
-    handed_on = {one.follows for one in structure.layers}
+    handed_on = {name for one in structure.layers for name in (one.follows, one.carried_from)}
     behind = {layer: name for name, layer in structure.normalised.items()}
     found = {}
     for one in structure.layers:

@@ -15,6 +15,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kdmri_edge.models.layers import Weighted
 from kdmri_edge.models.network import Network
@@ -30,7 +31,8 @@ def equalise(network: Network, maxima: Mapping[str, Sequence[float]]) -> dict[st
     """Rescale the hidden channels of a network, in place, where one layer alone reads them.
 
     The factor of a channel is sqrt(largest activation / largest weight that reads it), halfway
-    between equal activations and equal weights.
+    between equal activations and equal weights. Channels of an image stay as they are; feature maps
+    that are read beside one get the same factors, divided by what the image's own would be.
 
     Args:
         network: The network.
@@ -44,7 +46,8 @@ def equalise(network: Network, maxima: Mapping[str, Sequence[float]]) -> dict[st
     layers = network.layers()
     rescaled = {one.name: _own_weight(network, one.name) and not one.tied for one in layers}
     for described in layers:
-        name, before = described.name, described.follows or described.scales_with
+        name, carried = described.name, described.carried_from
+        before = described.follows or described.scales_with or carried
         if before is None or name not in maxima or not (rescaled[name] and rescaled[before]):
             continue
         writes = cast(Weighted, network.get_submodule(before))
@@ -55,17 +58,22 @@ def equalise(network: Network, maxima: Mapping[str, Sequence[float]]) -> dict[st
         others = [axis for axis in range(reads.weight.dim()) if axis != into]
         heaviest = reads.weight.detach().abs().amax(others)
         seen = torch.tensor(maxima[name], dtype=torch.float32, device=heaviest.device)
-        factor = torch.sqrt(_floored(seen) / _floored(heaviest))
+        image = described.image if carried else 0
+        own = torch.sqrt(_floored(seen[image:]) / _floored(heaviest[image:]))
+        if image:
+            own *= torch.sqrt(_largest(heaviest[:image]) / _largest(seen[:image]))
+        factor = _behind(own, len(seen))
+        written_by = _behind(own, writes.weight.shape[out_of])
         with torch.no_grad():
-            writes.weight.div_(_along(factor, out_of, writes.weight))
+            writes.weight.div_(_along(written_by, out_of, writes.weight))
             if writes.bias is not None:
-                writes.bias.div_(factor)
+                writes.bias.div_(written_by)
             reads.weight.mul_(_along(factor, into, reads.weight))
         after[name] = float((seen / factor).max())
         for key in (before + HIGHEST, before + LOWEST):
             if key in maxima:
                 written = torch.tensor(maxima[key], device=factor.device)
-                after[key] = float((written / factor).max())
+                after[key] = float((written / written_by).max())
     return after
 
 
@@ -95,6 +103,17 @@ def _axis_written(layer: Weighted) -> int | None:
 
 def _along(factor: Tensor, axis: int, weight: Tensor) -> Tensor:
     return factor.view([-1 if one == axis else 1 for one in range(weight.dim())])
+
+
+def _behind(factor: Tensor, channels: int) -> Tensor:
+    """Return factors for so many channels: 1 for the first ones, the given ones for the last."""
+    return F.pad(factor, (channels - len(factor), 0), value=1.0)
+
+
+def _largest(values: Tensor) -> Tensor:
+    """Return the largest of an image's channels, 1 for one without any signal."""
+    largest = values.max()
+    return torch.where(largest > 0, largest, torch.ones_like(largest))
 
 
 def _floored(values: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from kdmri_edge.quantisation.scheme import (
     LARGEST,
     TINY,
     activation_kind,
-    splits_image,
+    image_channels,
     taken_apart,
     writes_blocks,
 )
@@ -47,15 +47,18 @@ class FakeQuantLayer(Wrapped):
     Args:
         layer: The float layer; it stays a part of this one, and learns.
         largest: Largest magnitude of what it reads, to start from.
+        image: How many channels of that, the first ones, are an image's: given in two parts.
         rectified: It reads the output of a ReLU.
         unsigned: Round as for CPUs, else as for TensorRT.
     """
 
-    def __init__(self, layer: Weighted, largest: float, *, rectified: bool, unsigned: bool) -> None:
+    def __init__(
+        self, layer: Weighted, largest: float, *, image: int = 0, rectified: bool, unsigned: bool
+    ) -> None:
         super().__init__(layer)
         self.log_range = nn.Parameter(torch.tensor(math.log(max(largest, TINY)) / _GEAR))
-        self.image = splits_image(layer)
-        self.kind = activation_kind(image=self.image, rectified=rectified, unsigned=unsigned)
+        self.image = image
+        self.kind = activation_kind(image=image > 0, rectified=rectified, unsigned=unsigned)
         self.axes = _axes(layer, unsigned=unsigned)
 
     @property
@@ -77,7 +80,8 @@ class FakeQuantLayer(Wrapped):
         """Return the rounded weight; of convolutions that read an image, for both of its parts."""
         weight = cast(Tensor, self.conv.weight)
         if self.image:
-            weight = torch.cat((weight, weight / FINE), 1)
+            own, others = weight[:, : self.image], weight[:, self.image :]
+            weight = torch.cat((own, own / FINE, others), 1)
         limit = LARGEST["s8"]
         step = weight.detach().abs().amax(self.axes, keepdim=True).clamp_min(TINY) / limit
         return _nearest(torch.clamp(weight / step, -limit, limit)) * step
@@ -87,10 +91,11 @@ class FakeQuantLayer(Wrapped):
         with torch.autocast(input.device.type, enabled=False):
             x = input.float()
             if self.image:
-                coarse = self._rounded(x)
-                x = torch.cat((coarse, FINE * (x - coarse)), 1)
+                image, others = x[:, : self.image], x[:, self.image :]
+                coarse = self._rounded(image)
+                x = torch.cat((coarse, FINE * (image - coarse), others), 1)
             x, weight = self._rounded(x), self.rounded_weight()
-            if isinstance(self.conv, nn.Conv2d):  # whose weight may be for twice the channels
+            if isinstance(self.conv, nn.Conv2d):  # whose weight may be for more channels
                 return cast(Tensor, self.conv._conv_forward(x, weight, self.conv.bias))
             return cast(
                 Tensor, functional_call(self.conv, {"weight": weight}, (x, *args), dict(kwargs))
@@ -121,7 +126,11 @@ def add_fake_quantisation(network: Network, ranges: Mapping[str, float], *, unsi
         if name not in ranges or described.tied or not isinstance(layer.weight, nn.Parameter):
             continue
         rounded = FakeQuantLayer(
-            layer, ranges[name], rectified=described.rectified, unsigned=unsigned
+            layer,
+            ranges[name],
+            image=image_channels(described, layer),
+            rectified=described.rectified,
+            unsigned=unsigned,
         )
         replace_module(network, name, rounded)
 

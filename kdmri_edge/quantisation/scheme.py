@@ -4,7 +4,9 @@ Eight bits are too few for an image: in a trial on brains at 4x, quantising what
 convolution of each cascade reads cost nearly all that quantisation cost. So it is given the rounded
 image, and as further channels what rounding took away, magnified (`FINE`), with the same weights
 divided by that: twelve bits in integer arithmetic, at no cost, since kernels compute input channels
-in blocks of four or more.
+in blocks of four or more. Feature maps that it reads beside the image, handed on by the cascade
+before, are hidden channels: they follow as they are, brought to the image's range
+(`quantisation.equalisation`), for all share one scale.
 
 Weights become signed int8 with one scale per output channel. What a layer reads is quantised
 with one scale. For CPUs, whose kernels want unsigned integers all along, it is unsigned: with zero
@@ -19,6 +21,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from torch.nn import Conv2d, ConvTranspose2d, Module
 
+    from kdmri_edge.models.layers import Layer
+
 __all__ = [
     "BOUNDS",
     "FINE",
@@ -26,8 +30,7 @@ __all__ = [
     "NARROW",
     "TINY",
     "activation_kind",
-    "reads_image",
-    "splits_image",
+    "image_channels",
     "taken_apart",
     "writes_blocks",
 ]
@@ -53,16 +56,21 @@ NARROW: Final = 2
 _IMAGE: Final = 2
 
 
-def reads_image(inputs: int, groups: int = 1) -> bool:
-    """Tell whether a convolution of so many input channels reads an image, to be split in two."""
-    return inputs <= _IMAGE and groups == 1
+def image_channels(described: Layer, layer: Module) -> int:
+    """Return how many of the channels that a layer reads, the first ones, it is given in two parts.
 
+    They are an image's: networks say so, and of others a convolution of one or two channels is
+    taken to read one.
 
-def splits_image(layer: Module) -> bool:
-    """Tell whether a layer reads an image, which it is then given in two parts."""
+    Args:
+        described: What its network says of it.
+        layer: The layer itself.
+    """
     from torch.nn import Conv2d
 
-    return isinstance(layer, Conv2d) and reads_image(layer.in_channels, layer.groups)
+    if not isinstance(layer, Conv2d) or layer.groups != 1:
+        return 0
+    return described.image or (layer.in_channels if layer.in_channels <= _IMAGE else 0)
 
 
 def writes_blocks(layer: ConvTranspose2d) -> bool:

@@ -14,9 +14,11 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from kdmri_edge.errors import BackendError, ExportError
 from kdmri_edge.models.checkpoint import MAXIMA, RANGES, load_checkpoint, save_checkpoint
+from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.quantisation.equalisation import equalise
 from kdmri_edge.quantisation.fake_quantisation import add_fake_quantisation
 from kdmri_edge.runtime.backends.torchscript import silence_warnings
@@ -26,6 +28,7 @@ from kdmri_export.export import export_model
 from kdmri_export.graph_check import check_graph
 from kdmri_export.passes.integer import quantise_convolutions
 from kdmri_export.passes.narrow import decompose_narrow_convs
+from kdmri_export.passes.quantise import quantise_graph
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.onnx import to_model
 from tests.export.networks import lines, network, spec, write_checkpoint
@@ -63,6 +66,46 @@ def test_all_convolutions_are_quantised_and_images_are_split(unsigned: bool) -> 
     assert points == {TensorProto.UINT8 if unsigned else TensorProto.INT8}
 
 
+@pytest.mark.parametrize("shuffle", [1, 2])
+def test_maps_beside_an_image_are_rounded_with_it_and_not_split(shuffle: int) -> None:
+    architecture = spec(carried=3, shuffle=shuffle)
+    graph = to_model(
+        network(architecture, lines(), size=SIZE),
+        torch.rand(1, 1, *SIZE),
+        ExportRecipe(target="onnx", precision="int8"),
+        narrow=False,
+    )[0].graph
+    counts = Counter(node.op_type for node in graph.node)
+    assert counts["Split"] == 0
+    assert counts["QuantizeLinear"] == 2 + 4  # images, and what each convolution reads
+    # both images of the second cascade; and image, what rounding took from it, maps
+    assert counts["Concat"] == 1 + 2
+    held = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    read = held["model.cascades.1.convs.0.weight.integers"].shape[1]
+    assert read == 2 * 2 * shuffle**2 + architecture.carried
+
+
+def test_an_image_before_other_channels_is_told_from_them() -> None:
+    """Of networks that concatenate otherwise, or elsewhere."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((4, 5, 3, 3)).astype(np.float32)
+    port, made = (
+        onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels, 8, 8])
+        for name, channels in (("read", 5), ("made", 4))
+    )
+    node = onnx.helper.make_node("Conv", ["read", "c.weight"], ["made"], "conv", pads=[1] * 4)
+    constants = [numpy_helper.from_array(weight, "c.weight")]
+    graph = onnx.helper.make_graph([node], "g", [port], [made], constants)
+    given = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)])
+    x = rng.uniform(-1, 1, (1, 5, 8, 8)).astype(np.float32)
+    (wanted,) = ReferenceEvaluator(given).run(None, {"read": x})
+    quantise_graph(given, {"c": 1.0}, unsigned=True, images={"c": 2})
+    onnx.checker.check_model(given, full_check=True)
+    (found,) = ReferenceEvaluator(given).run(None, {"read": x})
+    assert [n.op_type for n in given.graph.node].count("Split") == 1
+    assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
+
+
 def test_weights_are_rounded_per_output_channel() -> None:
     reconstructor = network(spec(), lines(), size=SIZE)
     held = {i.name: numpy_helper.to_array(i) for i in model(unsigned=True).graph.initializer}
@@ -83,9 +126,10 @@ def test_signed_graphs_suit_tensorrt_and_unsigned_ones_do_not() -> None:
     assert "signed" in findings[0].why
 
 
-def test_torchscript_computes_what_training_with_rounding_did() -> None:
+@pytest.mark.parametrize("architecture", [spec(), spec(carried=3)], ids=["dccnn", "carried maps"])
+def test_torchscript_computes_what_training_with_rounding_did(architecture: ModelSpec) -> None:
     """But for the last bit: rounding half to even meets sums in another order."""
-    trained = network(spec(), lines(), size=SIZE)
+    trained = network(architecture, lines(), size=SIZE)
     ranges = equalise(trained.model, trained.maxima)
     exported = copy.deepcopy(trained)
     add_fake_quantisation(trained.model, ranges, unsigned=True)
@@ -166,6 +210,30 @@ def test_maxima_travel_with_the_checkpoint(tmp_path: Path) -> None:
     held = {i.name: numpy_helper.to_array(i) for i in onnx.load(bundle.graph).graph.initializer}
     scale = held["model.cascades.0.convs.0.input_scale"]
     assert float(scale) == pytest.approx(3.0 / 127)
+
+
+def test_maps_that_an_older_version_measured_are_not_rounded_with_their_image(
+    tmp_path: Path,
+) -> None:
+    """It measured what the layers write that write image and maps; no runtime rounds both alike."""
+    made = network(spec(carried=3), lines(), size=SIZE)
+    path = write_checkpoint(tmp_path / "student.safetensors", spec(carried=3))
+    held = load_checkpoint(path)
+    behind = {f"cascades.0.convs.1:{what}": [3.0] * 4 for what in ("highest", "lowest")}
+    training = {**held.training, MAXIMA: {**made.maxima, **behind}}
+    save_checkpoint(path, replace(held, training=training))
+    recipe = ExportRecipe(target="onnx", precision="int8", floats=("auto",))
+    bundle = export_model(path, recipe, tmp_path / "bundle")
+    assert bundle.manifest["calibrated_on"] == "training volumes"
+    kept = bundle.manifest["kept_in_float"]
+    assert kept["layers"] == []
+    constants = {i.name for i in onnx.load(bundle.graph).graph.initializer}
+    assert not any(
+        name.startswith("model.cascades.0.") and ".output_" in name for name in constants
+    )
+    given, wanted = (np.load(bundle.path / name) for name in (GOLDEN_INPUT, GOLDEN_OUTPUT))
+    output = open_session(bundle.path, threads=1).run(given)
+    assert np.abs(output - wanted).max() < 0.1 * np.ptp(wanted)
 
 
 def test_precisions_that_a_target_lacks_are_refused() -> None:

@@ -53,8 +53,9 @@ class _Reader(nn.Module):
         if self.given:
             return x
         if self.image:
-            coarse = self._rounded(x).dequantize()
-            x = torch.cat((coarse, FINE * (x - coarse)), 1)
+            image, others = x[:, : self.image], x[:, self.image :]
+            coarse = self._rounded(image).dequantize()
+            x = torch.cat((coarse, FINE * (image - coarse), others), 1)
         return self._rounded(x)
 
 

@@ -26,7 +26,6 @@ from kdmri_edge.quantisation.scheme import (
     NARROW,
     TINY,
     activation_kind,
-    reads_image,
 )
 from kdmri_edge.utils.extras import require
 from kdmri_export.transformed import Choice, choose_layers
@@ -124,6 +123,7 @@ def quantise_graph(
     ranges: Mapping[str, float],
     *,
     unsigned: bool,
+    images: Mapping[str, int],
     same: Mapping[str, str] | None = None,
 ) -> None:
     """Quantise the layers of a graph, in place.
@@ -133,6 +133,8 @@ def quantise_graph(
         ranges: Largest magnitude that layers read, by the name of their weight without ".weight",
             e.g. {"model.cascades.0.convs.1": 3.2}; others stay as they are.
         unsigned: Whether activations may be unsigned.
+        images: How many channels of what they read, the first ones, are an image's, by the same
+            names.
         same: Layers of equal weights, see `share_ranges`.
 
     Raises:
@@ -152,18 +154,21 @@ def quantise_graph(
         key = name.removesuffix(_WEIGHT)
         if axis is not None and name in constants and key in ranges:
             waiting.discard(same.get(key, key))
-            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-            image = node.op_type == "Conv" and reads_image(constants[name].dims[1], groups)
+            image = images[key]
             rectified = _is_rectified(node.input[0], makers)
-            kind = activation_kind(image=image, rectified=rectified, unsigned=unsigned)
+            kind = activation_kind(image=image > 0, rectified=rectified, unsigned=unsigned)
             own = f"{key}.{node.name}" if name in rounded else key
             if image:
-                nodes += _split_image(onnx, graph, node, own, ranges[key], kind)
+                behind = int(constants[name].dims[1]) - image
+                maker = makers.get(node.input[0])
+                apart, parts = _parted(onnx, graph, node, own, (image, behind), maker)
+                nodes += [*apart, *_split_image(onnx, graph, node, own, ranges[key], kind, parts)]
             nodes += _activation(onnx, graph, node, own, ranges[key], kind)
             if name not in rounded:
                 weight = onnx.numpy_helper.to_array(constants[name])
                 if image:
-                    weight = np.concatenate((weight, weight / FINE), axis=1)
+                    of_image, of_others = weight[:, :image], weight[:, image:]
+                    weight = np.concatenate((of_image, of_image / FINE, of_others), axis=1)
                 nodes += _weight(onnx, graph, node, constants[name], weight, axis)
                 rounded[name] = node.input[1]
             node.input[1] = rounded[name]
@@ -173,8 +178,11 @@ def quantise_graph(
             f"The graph has no layer {min(waiting)!r} to quantise.",
             "The activation maxima belong to another network; export in another precision.",
         )
+    # concatenations of image and feature maps that are read in parts now
+    read = {name for node in nodes for name in node.input} | {port.name for port in graph.output}
+    kept = [one for one in nodes if one.op_type != "Concat" or one.output[0] in read]
     del graph.node[:]
-    graph.node.extend(nodes)
+    graph.node.extend(kept)
 
 
 def round_outputs(model: Any, ranges: Mapping[str, float]) -> None:
@@ -282,11 +290,57 @@ def _rounded(
     ]
 
 
+def _parted(
+    onnx: Any, graph: Any, node: Any, key: str, sizes: tuple[int, int], maker: Any
+) -> tuple[list[Any], list[str]]:
+    """Tell an image from the feature maps behind it, in what a layer reads.
+
+    `sizes` are their channels, 0 maps where there are none, and `maker` is the node that makes what
+    is read. A concatenation of both is not taken apart again: its parts are there. Returned are
+    nodes to that end, and the tensors: the image, then the maps.
+    """
+    _, others = sizes
+    if not others:
+        return [], [node.input[0]]
+    if maker is not None and maker.op_type == "Concat":
+        known = _channels(graph)
+        for count in range(1, len(maker.input)):
+            before, behind = list(maker.input[:count]), list(maker.input[count:])
+            channels = [known.get(name, 0) for name in behind]
+            if not all(channels) or sum(channels) != others:
+                continue
+            if count == 1:
+                return [], [*before, *behind]
+            both = f"{key}.image"
+            joined = onnx.helper.make_node("Concat", before, [both], name=both, axis=1)
+            return [joined], [both, *behind]
+    sides = _constant(onnx, graph, f"{key}.channels", np.array(sizes, np.int64))
+    parts = [f"{key}.image", f"{key}.maps"]
+    split = onnx.helper.make_node(
+        "Split", [node.input[0], sides], parts, name=f"{key}.Split", axis=1
+    )
+    return [split], parts
+
+
+def _channels(graph: Any) -> dict[str, int]:
+    """Return the number of channels of each tensor of a graph whose shape is written down."""
+    found = {}
+    for value in (*graph.value_info, *graph.input):
+        shape = value.type.tensor_type.shape.dim
+        if len(shape) == 4 and shape[1].dim_value:
+            found[value.name] = int(shape[1].dim_value)
+    return found
+
+
 def _split_image(
-    onnx: Any, graph: Any, node: Any, key: str, largest: float, kind: str
+    onnx: Any, graph: Any, node: Any, key: str, largest: float, kind: str, parts: Sequence[str]
 ) -> list[Any]:
-    """Take an image apart into its rounded self and, magnified, what rounding took away."""
-    image, coarse = node.input[0], f"{key}.coarse"
+    """Take an image apart into its rounded self and, magnified, what rounding took away.
+
+    `parts` are the image and the feature maps behind it, which follow as they are.
+    """
+    image, *maps = parts
+    coarse = f"{key}.coarse"
     nodes = _rounding(onnx, graph, image, coarse, largest, kind)
     rounded, rest, fine, both = (
         f"{coarse}_dequantized", f"{key}.rest", f"{key}.fine", f"{key}.coarse_and_fine",
@@ -295,7 +349,9 @@ def _split_image(
     nodes += [
         onnx.helper.make_node("Sub", [image, rounded], [rest], name=f"{key}.Sub"),
         onnx.helper.make_node("Mul", [rest, times], [fine], name=f"{key}.Mul"),
-        onnx.helper.make_node("Concat", [rounded, fine], [both], name=f"{key}.Concat", axis=1),
+        onnx.helper.make_node(
+            "Concat", [rounded, fine, *maps], [both], name=f"{key}.Concat", axis=1
+        ),
     ]
     node.input[0] = both
     return nodes

@@ -19,7 +19,7 @@ from kdmri_edge.models.protocol import InputKind
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.quantisation.calibration import layer_of
-from kdmri_edge.quantisation.scheme import writes_blocks
+from kdmri_edge.quantisation.scheme import image_channels, writes_blocks
 from kdmri_edge.runtime.backends.onnxruntime import PRECISION_KEY
 from kdmri_edge.utils.extras import require
 from kdmri_export.passes.any_matrix import Sides, example_transforms, take_transforms
@@ -203,10 +203,11 @@ def to_model(
         lowered = copy.deepcopy(reconstructor)
         fold_parametrizations(lowered.model)
         ranges: dict[str, float] = {}
+        image_parts: dict[str, int] = {}
         transformed = Transformed()
         if recipe.quantised:
             refuses = _without_kernel if outputs else lambda layer: None
-            ranges, transformed = _integers(lowered, recipe, refuses)
+            ranges, image_parts, transformed = _integers(lowered, recipe, refuses)
         if recipe.written in DTYPES:
             transformed = cast_layers(lowered, recipe.written, recipe.floats)
         # The FFT form is the export that one gets without us.
@@ -241,7 +242,8 @@ def to_model(
         weights = {layer_of(key): lowered.get_submodule(layer_of(key)).weight for key in named}
         named, same = share_ranges(named, cast(dict[str, Tensor], weights))
         read = {name: value for name, value in named.items() if layer_of(name) == name}
-        quantise_graph(model, read, unsigned=unsigned, same=same)
+        parted = {f"model.{name}": count for name, count in image_parts.items()}
+        quantise_graph(model, read, unsigned=unsigned, images=parted, same=same)
         if outputs:
             round_outputs(model, named)
     model.metadata_props.add(key=PRECISION_KEY, value=recipe.written)
@@ -258,18 +260,24 @@ def _without_kernel(layer: Weighted) -> str | None:
 
 def _integers(
     lowered: Reconstructor, recipe: ExportRecipe, refuses: Callable[[Weighted], str | None]
-) -> tuple[dict[str, float], Transformed]:
-    """Prepare the layers that will be rounded, in place; return what they read, and which.
+) -> tuple[dict[str, float], dict[str, int], Transformed]:
+    """Prepare the layers that will be rounded, in place.
 
-    The ranges are by the layers' names.
+    Returns:
+        The ranges of what they read, by their names; how many of the channels that each reads are
+        an image's; and which layers they are.
     """
     fold_batch_normalisations(lowered.model)
     known = lowered.ranges or lowered.maxima
     choice = choose_quantised(lowered.model, known, recipe.floats, refuses)
     transformed, chosen = choice.transformed(), choice.names
     ranges = {key: value for key, value in ranges_of(lowered).items() if layer_of(key) in chosen}
+    image_parts = {
+        one.name: image_channels(one, lowered.model.get_submodule(one.name))
+        for one in choice.layers
+    }
     to_integer_forms(lowered, chosen)
-    return ranges, transformed
+    return ranges, image_parts, transformed
 
 
 def example_maps(images: Tensor, recipe: ExportRecipe) -> Tensor:

@@ -46,6 +46,26 @@ def test_rare_values_of_hidden_channels_are_left_out_and_none_of_the_image(
     assert maxima["cascades.0.convs.0"] == pytest.approx([float(x_u.max())], rel=1e-4)
 
 
+def test_of_maps_beside_an_image_rare_values_are_left_out_and_none_of_the_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    network = build_model(spec(carried=3)).eval()
+    operator = operator_tensor(lines(), Form.PROJECTION, 1)
+    x_u = torch.rand(3, 1, 32, 24)
+    monkeypatch.setattr(calibrate, "_TAIL", 0.01)
+    maxima = activation_maxima(network, [(part[None], operator) for part in x_u])
+    with torch.no_grad():
+        made = network.cascade(0, x_u, x_u, operator)
+    assert made.carried is not None
+    values = made.carried.transpose(0, 1).flatten(1).sort(descending=True).values
+    wanted = [float(made.image.abs().max()), float(x_u.max())]
+    wanted += values[:, int(0.01 * values.shape[1])].tolist()
+    assert maxima["cascades.1.convs.0"] == pytest.approx(wanted, rel=1e-4)
+    # what holds an image among its channels is nowhere rounded as it is
+    assert not any(name.startswith("cascades.0.convs.1:") for name in maxima)
+
+
 @given(
     kept=st.integers(1, 9),
     sizes=st.lists(st.integers(1, 4), min_size=1, max_size=6),

@@ -35,7 +35,11 @@ def _uneven(architecture: ModelSpec, seed: int) -> tuple[Reconstructor, Tensor]:
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**16))
-@pytest.mark.parametrize("architecture", [spec(), PRESETS["vdsr-7"]], ids=["dccnn", "vdsr"])
+@pytest.mark.parametrize(
+    "architecture",
+    [spec(), PRESETS["vdsr-7"], spec(carried=3), spec(carried=3, shuffle=2)],
+    ids=["dccnn", "vdsr", "carried maps", "carried maps, half size"],
+)
 def test_nothing_changes_in_float(architecture: ModelSpec, seed: int) -> None:
     made, x_u = _uneven(architecture, seed)
     changed = copy.deepcopy(made)
@@ -57,6 +61,27 @@ def test_channels_come_closer_and_the_largest_value_is_told() -> None:
         return max(alive) / min(alive)
 
     assert any(spread(seen[name]) < spread(made.maxima[name]) for name in seen)
+
+
+@pytest.mark.parametrize("size", [0.01, 100.0])
+def test_maps_that_are_carried_are_brought_to_the_images_range(size: float) -> None:
+    made, x_u = _uneven(spec(carried=3), seed=3)
+    before, reader = made.model.cascades[0].convs[1], made.model.cascades[1].convs[0]
+    with torch.no_grad():  # as large or as small as they like: what reads them makes up for it
+        before.weight[1:] *= size
+        before.bias[1:] *= size
+        reader.weight[:, 2:] /= size
+    made.maxima = activation_maxima(made.model, [(x_u, made.operator)])
+    largest = torch.tensor(made.maxima["cascades.1.convs.0"])
+    heaviest = reader.weight.detach().abs().amax((0, 2, 3))
+    told = equalise(made.model, made.maxima)
+    seen = activation_maxima(made.model, [(x_u, made.operator)])["cascades.1.convs.0"]
+    assert told["cascades.1.convs.0"] == pytest.approx(max(seen), rel=1e-3)
+    assert seen[:2] == pytest.approx(largest[:2].tolist(), rel=1e-3)  # the image stays as it is
+    # activations and weights of the maps stand to the image's own alike, whatever they were
+    ratio = (largest[2:] * heaviest[2:]) / (largest[:2].max() * heaviest[:2].max())
+    wanted = ratio.sqrt() * largest[:2].max()
+    assert seen[2:] == pytest.approx(wanted.tolist(), rel=0.05)
 
 
 def test_a_channel_that_never_answers_stays_finite() -> None:

@@ -17,7 +17,7 @@ from kdmri_edge.quantisation.fake_quantisation import (
     add_fake_quantisation,
     remove_fake_quantisation,
 )
-from kdmri_edge.quantisation.scheme import BOUNDS, LARGEST
+from kdmri_edge.quantisation.scheme import BOUNDS, FINE, LARGEST
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.onnx import to_model
 from tests.export.networks import COILS, lines, maps, network, spec
@@ -28,6 +28,8 @@ SPECS = {
     "complex": spec(channels=2),
     "vdsr": spec(kind="vdsr"),
     "coils": spec(channels=2, coils=True),
+    "carried maps": spec(carried=3),
+    "carried maps, half size, complex": spec(carried=3, shuffle=2, channels=2),
 }
 
 
@@ -51,7 +53,9 @@ def _run(graph: Any, x_u: torch.Tensor, further: tuple[np.ndarray, ...]) -> np.n
 def test_it_computes_what_the_export_computes(name: str, unsigned: bool) -> None:
     architecture: ModelSpec = SPECS[name]
     made = network(architecture, lines(), size=SIZE)
-    x_u = torch.randn(1, architecture.channels, *SIZE)
+    # of a seed that puts few values on the edge between two integers
+    chance = torch.Generator().manual_seed(1)
+    x_u = torch.randn(1, architecture.channels, *SIZE, generator=chance)
     sensitivities = maps(1, SIZE) if architecture.coils else None
     ranges = equalise(made.model, made.maxima)
     target = "onnx" if unsigned else "trt"
@@ -101,6 +105,28 @@ def test_values_are_multiples_of_the_step_within_bounds() -> None:
         steps = (values / (2.0 / LARGEST[kind])).detach()
         assert (steps - steps.round()).abs().max() < 1e-2
         assert (steps.round().min(), steps.round().max()) == BOUNDS[kind]
+
+
+@pytest.mark.parametrize("architecture", [spec(carried=3), spec(carried=3, shuffle=2)])
+def test_the_image_is_given_in_two_parts_and_maps_beside_it_in_one(architecture: ModelSpec) -> None:
+    made = network(architecture, lines(), size=SIZE)
+    add_fake_quantisation(made.model, equalise(made.model, made.maxima), unsigned=True)
+    first, second = (cascade.convs[0] for cascade in made.model.cascades)
+    of_image = architecture.shuffle**2
+    assert (first.image, second.image) == (of_image, 2 * of_image)  # the second shows x_u as well
+    assert second.rounded_weight().shape[1] == 2 * 2 * of_image + architecture.carried
+    image, maps = torch.randn(1, 2 * of_image, 8, 8), torch.rand(1, architecture.carried, 8, 8)
+    step = second.largest / LARGEST[second.kind]
+    with torch.no_grad():
+        rounded = second.conv._conv_forward
+        seen: list[torch.Tensor] = []
+        second.conv._conv_forward = lambda x, *rest: (seen.append(x), rounded(x, *rest))[1]
+        second(torch.cat((image.clamp(-second.largest, second.largest), maps), 1))
+    coarse, fine, others = seen[0].split([2 * of_image, 2 * of_image, architecture.carried], 1)
+    known = image.clamp(-second.largest, second.largest)
+    assert (coarse - known).abs().max() > step / 4
+    assert (coarse + fine / FINE - known).abs().max() <= step / FINE
+    assert (others - maps.clamp(max=second.largest)).abs().max() <= step * 0.51
 
 
 def test_unrounding_gives_the_float_network_back() -> None:
