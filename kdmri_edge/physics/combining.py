@@ -30,6 +30,7 @@ __all__ = [
     "centre_lines",
     "combined",
     "is_zero_phase",
+    "left_out",
     "misfit",
     "root_sum_of_squares",
     "smooth_sensitivities",
@@ -150,6 +151,36 @@ def misfit(image: NDArray[np.complex64], mask: Mask, *, real: bool) -> float:
     whole = float(np.linalg.norm(image))
     wrong = image.imag if real else image_to_kspace(image) * ~mask.grid
     return float(np.linalg.norm(wrong)) / whole if whole else 0.0
+
+
+def left_out(kspace: NDArray[np.complex64], mask: Mask) -> float:
+    """Estimate how much of a slice a mask of lines has left out.
+
+    The energy of lines that were not sampled is taken from their sampled neighbours, in which its
+    logarithm runs straight.
+
+    Args:
+        kspace: complex64 [C, H, W], zero where not sampled.
+        mask: What was sampled.
+
+    Returns:
+        Norm of what was not sampled over that of the whole; 1 for a mask of single samples, of
+        which nothing is estimated.
+    """
+    if not mask.is_lines:
+        return 1.0
+    order = np.argsort(np.fft.fftfreq(mask.height))
+    taken = mask.samples[order]
+    energy = np.zeros(mask.height)
+    energy[mask.samples] = (np.abs(kspace[:, mask.samples]) ** 2).sum((0, 2))
+    energy = energy[order]
+    if not energy.any():
+        return 0.0
+    floor = 1e-12 * energy.max()
+    place = np.arange(mask.height)
+    known = np.log(np.maximum(energy[taken], floor))
+    missing = float(np.exp(np.interp(place[~taken], place[taken], known)).sum())
+    return float(np.sqrt(missing / (missing + energy.sum())))
 
 
 def root_sum_of_squares(images: NDArray[np.complex64]) -> NDArray[np.float32]:

@@ -13,9 +13,10 @@ from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.simulation import coil_maps
 from kdmri_edge.errors import DataError
 from kdmri_edge.models.shipped import resolve_weights
-from kdmri_edge.physics.combining import combined, misfit, root_sum_of_squares
+from kdmri_edge.physics.combining import combined, left_out, misfit, root_sum_of_squares
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from kdmri_edge.physics.masks import Mask, variable_density_lines
+from kdmri_edge.runtime.inputs import InputSpec, read_input_spec, slice_input
 from kdmri_edge.runtime.pipeline import Pipeline
 
 EVERY = Mask(samples=np.ones(128, bool), name="every line")
@@ -94,3 +95,38 @@ def test_phase_of_the_object_is_kept_and_that_between_coils_is_not() -> None:
     )
     np.testing.assert_allclose(np.abs(image), np.abs(combined(kspace, EVERY)), rtol=1e-3, atol=1e-6)
     assert np.ptp(np.angle(image[inside] * np.exp(-1j * np.angle(image[64, 64])))) > 0.5
+
+
+@pytest.mark.parametrize("acceleration", [2.0, 4.0])
+@pytest.mark.parametrize("centre", [10, 24])
+def test_what_a_mask_left_out_is_estimated(acceleration: float, centre: int) -> None:
+    mask = variable_density_lines(128, acceleration, centre_lines=centre, seed=2)
+    kspace = phantom(4)
+    truth = np.linalg.norm(kspace * ~mask.grid) / np.linalg.norm(kspace)
+    assert left_out(kspace * mask.grid, mask) == pytest.approx(truth, rel=0.15)
+    assert left_out(kspace, EVERY) == 0
+    assert left_out(np.zeros_like(kspace), mask) == 0
+    points = Mask(samples=np.ones((128, 128), bool), name="points")
+    assert left_out(kspace, points) == 1  # nothing is known of it
+
+
+def magnitude() -> InputSpec:
+    weights = resolve_weights(Path("dccnn-d3c5@brain-any-mask"))
+    return read_input_spec(weights, any_matrix=True).at((128, 128))
+
+
+def test_a_network_of_real_images_must_lose_less_than_the_mask_did(real_data: Path) -> None:
+    """Where half of the lines are there, the zero-filled image is better than a fifth lost."""
+    mask = variable_density_lines(128, 2.0, centre_lines=24, seed=1)
+    for turned in (False, True):
+        kspace = measured(real_data)
+        kspace = np.ascontiguousarray(kspace.swapaxes(-1, -2)) if turned else kspace
+        with pytest.raises(DataError, match="of it is imaginary"):
+            slice_input(kspace * mask.grid, mask, magnitude())
+
+
+def test_of_a_fully_sampled_slice_next_to_nothing_may_be_lost(real_data: Path) -> None:
+    given = slice_input(phantom(4), EVERY, magnitude())
+    assert given.zero_filled.dtype == np.float32
+    with pytest.raises(DataError, match="does not suit a network of one image"):
+        slice_input(measured(real_data), EVERY, magnitude())
