@@ -38,6 +38,7 @@ _MADE_FOR: Final = "archive.json"
 _STATE: Final = "state.json"
 _REFUSED: Final = "refused"
 _PRIVATE: Final = 0o700
+_LEFT_S: Final = 3600.0  # no process takes so long to write an object
 
 
 def default_queue() -> Path:
@@ -257,9 +258,18 @@ class ArchiveQueue:
                 f"{self.folder} lies on a file system without locks.", "Name another --queue."
             ) from error
         try:
+            self._sweep()
             yield True
         finally:
             lock.release()
+
+    def _sweep(self) -> None:
+        """Remove what processes that were killed have left half written."""
+        old = time.time() - _LEFT_S
+        for leftover in self.folder.glob("*/.*.tmp*"):
+            with contextlib.suppress(OSError):  # another process has finished it
+                if leftover.stat().st_mtime < old:
+                    leftover.unlink()
 
 
 def _now() -> str:

@@ -131,9 +131,8 @@ def deliver(
         try:
             for file in _send(line, waiting[: bounds.objects], bounds, done, stop):
                 line.stored(file)
-                breaks = {name: n for name, n in state.breaks.items() if name != file.name}
-                if state != (works := State(breaks=breaks)):
-                    line.keep(state := works)
+                state = _works(line, state, file.name)
+            state = _works(line, state)  # where all were refused
         except _Broken as broken:
             state = _after(line, state, broken, bounds, done)
             if broken.during is None or broken.during.name not in done.refused:
@@ -147,6 +146,14 @@ def deliver(
 def _in_order(line: Line, state: State) -> list[Path]:
     """What waits; objects during which associations broke come last."""
     return sorted(line.waiting(), key=lambda file: (state.breaks.get(file.name, 0), file.name))
+
+
+def _works(line: Line, state: State, stored: str = "") -> State:
+    """Note that associations are to be had again."""
+    works = State(breaks={name: n for name, n in state.breaks.items() if name != stored})
+    if works != state:
+        line.keep(works)
+    return works
 
 
 def _after(line: Line, state: State, broken: _Broken, bounds: Limits, done: Delivery) -> State:

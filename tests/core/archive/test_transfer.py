@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import socket
 import stat
@@ -148,8 +149,14 @@ def test_an_archive_that_is_full_gets_the_rest_later(
     assert (done.stored, done.waiting) == (1, 2)
     assert "out of resources" in done.reason
     assert line.state.attempts == 1
-    assert deliver(line, QUICK).stored == 2
+    killed = line.folder / ".0-killed.dcm.tmp.dcm"
+    killed.write_bytes(b"half")
+    os.utime(killed, (0, 0))
+    with queue.sending() as ours:
+        assert ours
+        assert deliver(line, QUICK).stored == 2
     assert line.state.attempts == 0
+    assert not killed.exists()  # it was neither sent nor left
 
 
 def test_an_object_that_breaks_associations_holds_up_no_others_for_ever(

@@ -1,4 +1,4 @@
-"""The page for a site's engineer, followed to the first image: its own commands are run."""
+"""At the site: the page for its engineer, to the first image, and a server that is killed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import MRImageStorage
 
 from kdmri_edge.mrd.format.hdf5 import write_scan
 from kdmri_edge.runtime.bundle import open_bundle
@@ -107,3 +110,48 @@ def test_the_page_names_what_there_is() -> None:
     assert "/etc/kdmri-edge.env" in made
     for field in ("KdmriFallback", "KdmriBundle", "KdmriBeyondTraining"):
         assert field in PAGE
+
+
+@pytest.mark.nightly
+def test_what_a_killed_server_has_queued_is_sent_later(
+    tiny_bundles: dict[str, Path], tmp_path: Path, cli: Cli
+) -> None:
+    mask = open_bundle(tiny_bundles["magnitude"]).mask
+    write_scan(tmp_path / "scan.h5", phantom_scan(mask, slices=2))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kdmri_edge", "serve", str(tiny_bundles["magnitude"]), "--port", "0",
+         "--threads", "1", "--send", f"ARCHIVE@127.0.0.1:{port}", "--queue", str(tmp_path / "q")],
+        stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )  # fmt: skip
+    with process:
+        assert process.stderr is not None
+        events = (json.loads(line) for line in process.stderr)
+        server = next(event["port"] for event in events if event["event"] == "listening")
+        sent = cli("send", tmp_path / "scan.h5", "-o", tmp_path / "images.h5", "--port", server)
+        assert sent.code == 0, sent.err
+        until(lambda: len(list((tmp_path / "q").glob("*/[!.]*.dcm"))) == 2, process=process)
+        process.kill()
+    waits = cli("archive", "send", "--queue", tmp_path / "q")
+    assert waits.code == 1
+    assert "2 waiting" in waits.out
+    came: list[str] = []
+
+    def store(event: Any) -> int:
+        came.append(str(event.request.AffectedSOPInstanceUID))
+        return 0x0000
+
+    entity = AE(ae_title="ARCHIVE")
+    entity.add_supported_context(MRImageStorage)
+    there = entity.start_server(
+        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)]
+    )
+    done = cli("archive", "send", "--queue", tmp_path / "q")
+    there.shutdown()
+    assert done.code == 0, done.out
+    assert "2 object(s) stored" in done.out
+    assert len(set(came)) == 2
+    assert not list((tmp_path / "q").glob("*/[!.]*.dcm"))
