@@ -274,16 +274,12 @@ def sense_projection(x: Tensor, x_u: Tensor, maps: Tensor, operator: Tensor, gai
         gain: g, 1 when hard.
     """
     height = x.shape[-2]
-    # i s as real and imaginary part: with it a complex product is two real ones of whole arrays,
-    # which runtimes do not fuse by themselves, and it is the same for all cascades
-    turned = torch.cat((-maps[:, :, 1:], maps[:, :, :1]), 2)
-    seen = (maps * x[:, None, :1] + turned * x[:, None, 1:]).flatten(2, 3)
+    seen = torch.cat(_expand(x, maps), 2).flatten(2, 3)
     matrix = operator if operator.dim() == 2 else operator[:, None]
     seen = torch.matmul(matrix, seen)
     if operator.shape[-2] != operator.shape[-1]:  # the factor F_m, not P
         seen = torch.matmul(matrix.transpose(-1, -2), seen)
-    parts = seen.unflatten(2, (2, height))  # type: ignore[no-untyped-call]
-    normal = torch.stack(((maps * parts).sum((1, 2)), (turned * parts).sum((1, 2))), 1)
+    normal = _combine(seen[:, :, None, :height], seen[:, :, None, height:], maps)
     return _stepped(x, x_u, normal, gain)
 
 
