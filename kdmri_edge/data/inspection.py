@@ -207,6 +207,13 @@ def _remarks(loaded: Scan | Volume) -> tuple[str, ...]:
         image = loaded.image
         if bool(((image == 0) | (image == image.max())).all()) and not image.all():
             said.append(_LABELS)
+    if isinstance(loaded, Scan) and loaded.mask.samples.all():
+        empty = int((~loaded.kspace.any(axis=(0, 1, 3))).sum())
+        if empty:
+            said.append(
+                f"{empty} of the lines are zeros at the edges, which count as measured: padding, or"
+                " what a partial Fourier scan left out."
+            )
     if loaded.affine is not None and _is_plain_grid(loaded.affine):
         said.append(_GRID)
     return tuple(said)

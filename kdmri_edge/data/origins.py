@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.errors import DataError
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.utils.console import say
 
@@ -43,7 +44,12 @@ def zero_first(
 
     Returns:
         K-space under the conventions of `physics.fourier`; and whether it was centred.
+
+    Raises:
+        DataError: It holds values that are not finite.
     """
+    if not np.isfinite(kspace).all():
+        raise DataError(f"{what} holds NaN or infinite values.", "Export the scan again.")
     found = _is_centred(kspace)
     taken = centred if centred is not None else usual if found is None else found
     where = {True: "in the middle", False: "at index 0"}

@@ -14,14 +14,16 @@ from kdmri_bench.benchmark import benchmark
 from kdmri_bench.measuring.fastmri import ReferencedCase, with_references
 from kdmri_bench.measuring.quality import volume_rows
 from kdmri_bench.planning.settings import QUICK, BenchSettings
-from kdmri_bench.planning.testdata import TestData, choose_files, load_cases
+from kdmri_bench.planning.testdata import TestData, choose_files, load_cases, load_data
 from kdmri_edge.data.evaluation import evaluate
 from kdmri_edge.data.formats.hdf5.fastmri_images import as_stored, write_reconstruction
 from kdmri_edge.errors import BenchError
-from kdmri_edge.physics.masks import fastmri_mask
+from kdmri_edge.physics.masks import Mask, fastmri_mask
+from kdmri_edge.runtime.pipeline import Pipeline
 from tests.core.data.test_fastmri_evaluation import noisy
 from tests.core.test_run_submission import single_coil
 from tests.export.networks import spec, write_checkpoint
+from tests.multi_coil import images, scan, write_fastmri
 
 
 @pytest.fixture
@@ -57,6 +59,32 @@ def test_figures_are_those_of_evaluate(folder: Path, tmp_path: Path) -> None:
     assert isinstance(part, ReferencedCase)
     assert part.reference.shape == (1, 32, 30)
     assert part.target.shape[0] == 1
+
+
+def test_coils_are_compared_with_their_root_sum_of_squares(tmp_path: Path) -> None:
+    """A pair that combines coils, on measured multi-coil files: the same as run and evaluate."""
+    seen = images(5, slices=2)[1]
+    (tmp_path / "scans").mkdir()
+    write_fastmri(tmp_path / "scans" / "file1.h5", seen, "p1")
+    lines = np.zeros(32, np.bool_)
+    lines[np.r_[0:12, -12:0, 14]] = True
+    mask = Mask(samples=lines, name="lines")
+    architecture = spec(channels=2, coils=True)
+    data = load_data(tmp_path / "scans", mask=mask, matrix=32, spec=architecture)
+    cases = with_references(data.cases, tmp_path / "scans")
+    sense = write_checkpoint(tmp_path / "sense.safetensors", architecture, mask)
+    with Pipeline(sense, threads=1) as pipeline:
+        given = pipeline.prepare(scan(seen), undersample=True)
+        made = np.abs(pipeline.images(given))
+    write_reconstruction(tmp_path / "made" / "file1.h5", as_stored(made, (32, 32)))
+    (row,) = volume_rows(cases, [made])
+    (volume,) = evaluate(tmp_path / "scans", tmp_path / "made").volumes
+    assert volume.reference == "reconstruction_rss"
+    assert row == {"name": "file1", **volume.metrics}
+    # the fully sampled combination is its reference, but for what no coil sees
+    whole = volume_rows(cases, [case.target for case in cases])
+    assert whole[0]["nmse"] < 1e-3
+    assert whole[0]["nmse"] < row["nmse"]
 
 
 def test_what_has_no_such_figures_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -91,7 +91,9 @@ def with_references(cases: Sequence[Case], data: Path) -> tuple[ReferencedCase, 
             raise BenchError(
                 f"The fully sampled image of {case.name} is not that of its reference (NMSE"
                 f" {apart:.2g}).",
-                "Measure at the file's own matrix, or leave the convention out.",
+                "Its pixels are the file's own only where the networks' matrix is the longer side"
+                " of its k-space. For files of any size use `kdmri-edge run --layout fastmri` and"
+                " `kdmri-edge evaluate`.",
             )
         own = {field.name: getattr(case, field.name) for field in fields(case)}
         found.append(ReferencedCase(**own, reference=reference))

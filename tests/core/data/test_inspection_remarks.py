@@ -10,9 +10,15 @@ from typing import Any
 import h5py
 import nibabel
 import numpy as np
+import pytest
 
 from kdmri_edge.physics.masks import variable_density_lines
-from tests.core.data.test_fastmri_evaluation import coil_images, reference_of, write
+from tests.core.data.test_fastmri_evaluation import (
+    centred_kspace,
+    coil_images,
+    reference_of,
+    write,
+)
 
 Cli = Callable[..., Any]
 
@@ -85,3 +91,33 @@ def test_datasets_are_shown_with_their_shapes(cli: Cli, tmp_path: Path) -> None:
     assert f"for instance {path}:FLAIR:swh" in done.out
     assert "contrast: FLAIR" in cli("data", "inspect", f"{path}:FLAIR:swh").out
     assert "contrast" not in cli("data", "inspect", f"{path}:ksp:wh").out
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        ({"kspace": np.ones((2, 3, 64, 36, 2), np.float32)}, "real and imaginary parts"),
+        ({"kspace": np.ones((64, 36), np.complex64)}, "a.h5:kspace:wh"),
+        ({"kspace": np.ones((0, 3, 64, 36), np.complex64)}, "is empty"),
+        ({"kspace": np.full((2, 3, 64, 36), np.inf, np.complex64)}, "NaN or infinite"),
+        ({"reconstruction_rss": np.ones((2, 32, 32))}, "but reconstruction_rss. `kdmri-edge eval"),
+        ({"reconstruction": np.ones((2, 32, 32))}, "but reconstruction. `kdmri-edge evaluate`"),
+    ],
+)
+def test_strange_files_of_fastmri_are_one_sentence(
+    cli: Cli, tmp_path: Path, held: dict[str, Any], said: str
+) -> None:
+    done = cli("data", "inspect", write(tmp_path / "a.h5", None, **held))
+    assert done.code == 1
+    assert said in done.out
+    assert done.err == ""
+
+
+def test_parts_by_name_are_complex_and_padding_is_noted(cli: Cli, tmp_path: Path) -> None:
+    kspace = centred_kspace(coil_images())
+    kspace[..., :5] = 0
+    parts = np.rec.fromarrays([kspace.real, kspace.imag], names="real,imag")
+    done = cli("data", "inspect", write(tmp_path / "a.h5", None, kspace=parts))
+    assert done.code == 0, done.out
+    assert "sampled: 36 of 36 lines" in done.out
+    assert "5 of the lines are zeros at the edges" in done.out

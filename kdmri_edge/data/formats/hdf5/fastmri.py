@@ -45,7 +45,8 @@ _REFERENCES: Final = ("reconstruction_esc", "reconstruction_rss")
 def is_fastmri(names: list[str]) -> bool:
     """Tell by the names of its datasets whether a file has this layout, whole or in part."""
     own = {"kspace", "ismrmrd_header", "reconstruction_esc", "reconstruction_rss"}
-    return bool(own & set(names)) and "volfs" not in names
+    submitted = list(names) == ["reconstruction"]  # to its leaderboards
+    return submitted or (bool(own & set(names)) and "volfs" not in names)
 
 
 def fastmri_subject(path: Path) -> str | None:
@@ -79,12 +80,29 @@ def _held(path: Path) -> _Held:
         readout = None if stored is None or stored.ndim < 2 else _readout(file, stored.shape[-2])
         slices = _slices(file)
         contrast = file.attrs.get("acquisition")
+        names = [str(name) for name in file]
     if stored is None:
-        raise DataError(f"{path} holds no kspace.", "Give a fastMRI training or validation file.")
-    if stored.ndim not in (3, 4):
+        only = ", ".join(name for name in names if name.startswith("reconstruction"))
         raise DataError(
-            f"kspace of {path} has shape {list(stored.shape)}.",
-            "fastMRI stores it as [slices, (coils), readout, phase encode].",
+            f"{path} holds no kspace{f', but {only}' if only else ''}.",
+            "`kdmri-edge evaluate` compares such images; of k-space give a fastMRI training or"
+            " validation file."
+            if only
+            else "Give a fastMRI training or validation file.",
+        )
+    if set(stored.dtype.names or ()) == {"real", "imag"}:
+        stored = stored["real"] + np.complex64(1j) * stored["imag"]
+    if stored.ndim not in (3, 4):
+        remedy = (
+            "fastMRI stores it as [slices, (coils), readout, phase encode]; name other axes, as"
+            f" {path}:kspace:wh ({AXES_HELP})."
+        )
+        if stored.dtype.kind == "f" and stored.ndim > 1 and stored.shape[-1] == 2:
+            remedy = "Its last axis looks like real and imaginary parts: store complex numbers."
+        raise DataError(f"kspace of {path} has shape {list(stored.shape)}.", remedy)
+    if not stored.size:
+        raise DataError(
+            f"kspace of {path} is empty, of shape {list(stored.shape)}.", "Export the file again."
         )
     if stored.dtype.kind != "c":
         raise DataError(
