@@ -192,7 +192,7 @@ def _score(target: Path, reference: Reference, reconstruction: Path) -> VolumeSc
     except DataError as error:
         if str(reconstruction) in error.what:
             raise
-        raise DataError(f"{reconstruction}: {error.what}", error.remedy) from error
+        raise DataError(f"{target.name}: {error.what}", error.remedy) from error
     return VolumeScore(
         name=target.name,
         acquisition=reference.acquisition,

@@ -10,6 +10,7 @@ from typing import Any
 from kdmri_edge.data.case import Undersampling
 from kdmri_edge.data.datasets import (
     PARTS,
+    Parts,
     Split,
     VolumeFile,
     attribution_of,
@@ -30,7 +31,7 @@ from kdmri_edge.physics.espirit import check_calibration
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.redraw import redrawn
 
-__all__ = ["Reading", "TrainingData", "gather", "merged_records", "recorded_hashes"]
+__all__ = ["Reading", "TrainingData", "find", "gather", "merged_records", "recorded_hashes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,8 @@ class TrainingData:
     Attributes:
         train: Training volumes, undersampled.
         validation: Validation volumes, undersampled.
-        record: For run.json: split name and, for each part, name, subject, contrast and hash.
+        record: For run.json: split name and, for each part, name, subject, contrast and hash; of
+            several processes only the first knows the test part.
         attribution: How the data's owner wants to be named; None where unknown.
         simulation: {"simulation": ...} for complex networks: what was added to magnitude images.
         teacher: The same volumes as the teacher reads them; None where it reads what the student
@@ -105,17 +107,43 @@ def merged_records(
     return mine + [volume for volume in others if volume["sha256"] not in known]
 
 
-def gather(
-    settings: Settings,
-    recorded: Mapping[str, Any] | None = None,
-    keeping: Keeping | None = None,
-) -> TrainingData:
-    """Load and undersample what the settings name.
+def find(settings: Settings, recorded: Mapping[str, Any] | None = None) -> Parts | None:
+    """Find the volumes that the settings name, and sort them by part.
+
+    The names of files tell little: headers are looked into for subjects, and hashes for recorded
+    splits. Of several processes the first does that for all of them.
 
     Args:
         settings: Of the run.
         recorded: What a run that goes on has recorded of its data: where no split is named, its
             own is kept, however that was found then.
+
+    Returns:
+        None for the phantom.
+
+    Raises:
+        DataError: See `find_parts`.
+    """
+    if settings.data == PHANTOM:
+        return None
+    folder = Path(settings.data)
+    split: str | Split | None = settings.split
+    if split is None and recorded is not None:
+        own_split = split_of_record(recorded)
+        present = {file.subject for file in find_volumes(folder, settings.contrast)}
+        split = own_split if own_split and present == own_split.subjects else None
+    needed = PARTS if recorded is None else ("train",)
+    return find_parts(folder, contrast=settings.contrast, split=split, needed=needed)
+
+
+def gather(
+    settings: Settings, parts: Parts | None = None, keeping: Keeping | None = None
+) -> TrainingData:
+    """Load and undersample what the settings name.
+
+    Args:
+        settings: Of the run.
+        parts: What `find` found; None finds it, for a run that begins.
         keeping: Where slices are kept; None is in memory, as far as a quarter of it holds them.
 
     Raises:
@@ -153,14 +181,8 @@ def gather(
             teacher=teacher,
             sized=own.sized,
         )
-    folder = Path(settings.data)
-    split: str | Split | None = settings.split
-    if split is None and recorded is not None:
-        own_split = split_of_record(recorded)
-        present = {file.subject for file in find_volumes(folder, settings.contrast)}
-        split = own_split if own_split and present == own_split.subjects else None
-    needed = PARTS if recorded is None else ("train",)
-    parts = find_parts(folder, contrast=settings.contrast, split=split, needed=needed)
+    parts = find(settings) if parts is None else parts
+    assert parts is not None  # of files
     keeping = keeping or Keeping()
     items = [
         *(Item(file, [*ways.own, *ways.sized], copies=2) for file in parts.train),
@@ -177,7 +199,9 @@ def gather(
     seen = {case.sha256: case.name for case in own.train}
     store = CaseStore(keeping.place)
     hashed = store.sha256 if prepared.streamed else source_sha256
-    test = [_describe(file, hashed(file.path)) for file in parts.test]
+    # the first process writes the record, and no other reads a test file
+    named = parts.test if keeping.rank == 0 else ()
+    test = [_describe(file, hashed(file.path)) for file in named]
     for held in [_describe(case, case.sha256) for case in own.validation] + test:
         if held["sha256"] in seen:
             raise DataError(
@@ -193,7 +217,7 @@ def gather(
             "validation": [_describe(case, case.sha256) for case in own.validation],
             "test": test,
         },
-        attribution=attribution_of(folder),
+        attribution=attribution_of(Path(settings.data)),
         simulation=own.simulation,
         teacher=teacher,
         sized=own.sized,

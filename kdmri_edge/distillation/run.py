@@ -13,7 +13,13 @@ from lightning_fabric import Fabric
 
 from kdmri_edge.bring.trial import phantom_inputs
 from kdmri_edge.distillation.batches import TrainingSlices
-from kdmri_edge.distillation.data import TrainingData, gather, merged_records, recorded_hashes
+from kdmri_edge.distillation.data import (
+    TrainingData,
+    find,
+    gather,
+    merged_records,
+    recorded_hashes,
+)
 from kdmri_edge.distillation.engine import Engine, announce, describe, launched
 from kdmri_edge.distillation.initial_weights import (
     add_branches,
@@ -106,8 +112,10 @@ def distill(settings: Settings, out: Path, *, engine: Engine | None = None) -> R
         # A default name holds the time, which differs between processes.
         out = Path(fabric.broadcast(str(out)))
         known = (out / "run.json").exists()
-        keeping = engine.keeping(fabric.global_rank)
-        data = gather(settings, Run(out).meta.get("data") if known else None, keeping)
+        recorded = Run(out).meta.get("data") if known else None
+        parts = find(settings, recorded) if fabric.is_global_zero else None
+        parts = fabric.broadcast(parts)
+        data = gather(settings, parts, engine.keeping(fabric.global_rank))
         key = settings.fingerprint(data.hashes, pretrained_weights(settings, Run(out)))
         # Taken once: hours later the checkout may hold another revision than the one that runs.
         origin = provenance(settings.recipe.seed)

@@ -241,7 +241,8 @@ def _challenge(file: h5py.File, path: Path) -> Challenge:
     if len(there) != 1:
         raise DataError(
             f"{path} holds {'both references' if there else 'no reference'} and no k-space.",
-            "Say which is meant, singlecoil or multicoil.",
+            "Give a file of its training or validation set; of two references say which is meant,"
+            " as `kdmri-edge evaluate --challenge multicoil` does.",
         )
     return there[0]
 
