@@ -8,6 +8,7 @@ over volumes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,21 +71,28 @@ class Evaluation:
     def std(self) -> dict[str, float | None]:
         """Standard deviation (n - 1) of each measure over volumes; None of a single one."""
         several = len(self.volumes) > 1
-        return {
-            name: float(np.std(self._of(name), ddof=1)) if several else None
-            for name in self.volumes[0].metrics
-        }
+        with np.errstate(invalid="ignore"):  # of infinities it is not a number
+            return {
+                name: float(np.std(self._of(name), ddof=1)) if several else None
+                for name in self.volumes[0].metrics
+            }
 
     def _of(self, name: str) -> list[float]:
         return [volume.metrics[name] for volume in self.volumes]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "volumes": [asdict(volume) for volume in self.volumes],
-            "mean": self.mean,
-            "std": self.std,
-        }
+        """Plain JSON values; None for what is infinite, as the PSNR of an exact copy is."""
+        volumes = [
+            {**asdict(volume), "metrics": _finite(volume.metrics)} for volume in self.volumes
+        ]
+        return {"volumes": volumes, "mean": _finite(self.mean), "std": _finite(self.std)}
+
+
+def _finite(figures: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {
+        name: value if value is not None and np.isfinite(value) else None
+        for name, value in figures.items()
+    }
 
 
 def cropped_metrics(reference: NDArray[Any], image: NDArray[Any]) -> dict[str, float]:

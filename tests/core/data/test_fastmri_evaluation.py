@@ -246,6 +246,19 @@ def test_what_cannot_be_compared_is_one_sentence(
     done.check_refusal(said)
 
 
+def test_exact_copies_are_perfect(cli: Cli, tmp_path: Path) -> None:
+    rss = reference_of(coil_images())
+    for name in ("a.h5", "b.h5"):
+        write(tmp_path / "targets" / name, None, reconstruction_rss=rss)
+        submit(tmp_path / "made" / name, rss)
+    shown = cli("evaluate", tmp_path / "targets", tmp_path / "made")
+    assert shown.err == ""
+    assert shown.out.splitlines()[1].split()[-3:] == ["inf", "1.0000", "0.00000"]
+    found = json.loads(cli("evaluate", tmp_path / "targets", tmp_path / "made", "--json").out)
+    assert found["mean"]["psnr"] is None
+    assert found["mean"]["nmse"] == 0
+
+
 def test_folders_that_are_not_there(cli: Cli, tmp_path: Path) -> None:
     cli("evaluate", tmp_path / "none", tmp_path).check_refusal("does not exist")
     cli("evaluate", tmp_path, tmp_path).check_refusal("no HDF5 file")
