@@ -19,6 +19,7 @@ from kdmri_edge.data.formats.registry import (
     readable_suffix,
     stem_of,
     suffix_of,
+    unknown_suffix,
 )
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.recorded import RECORDED_FILES
@@ -110,9 +111,7 @@ def find_volumes(folder: Path, contrast: str | None = None) -> list[VolumeFile]:
     elif readable_suffix(folder):
         files = [_describe(folder)]
     else:
-        raise DataError(
-            f"{folder} has a suffix that no reader knows.", f"Supported are {', '.join(READERS)}."
-        )
+        raise unknown_suffix(folder)
     if contrast is None:
         return files
     chosen = [f for f in files if f.contrast and f.contrast.lower() == contrast.lower()]

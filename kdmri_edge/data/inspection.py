@@ -191,10 +191,10 @@ def masks_in(path: Path) -> dict[str, MaskInfo] | None:
 
 
 _MASK_AXES: Final = 2
-_LABELS: Final = (
-    "Every pixel is 0 or one other value: this looks like a mask of a lesion or an organ, not like"
-    " an MR image."
-)
+_LABELS: Final = 16
+"""Fewer values than this in a whole volume are labels, not intensities."""
+_LOOKED_AT: Final = 1 << 20
+"""Pixels of which the values are counted."""
 _GRID: Final = (
     "The directions are those of a plain grid that begins at 0, as software writes it that knows"
     " none: they may be made up."
@@ -204,9 +204,13 @@ _GRID: Final = (
 def _remarks(loaded: Scan | Volume) -> tuple[str, ...]:
     said = []
     if isinstance(loaded, Volume) and not loaded.is_complex:
-        image = loaded.image
-        if bool(((image == 0) | (image == image.max())).all()) and not image.all():
-            said.append(_LABELS)
+        pixels = loaded.image.reshape(-1)
+        values = np.unique(pixels[:: max(1, len(pixels) // _LOOKED_AT)])
+        if len(pixels) > _LABELS > len(values) > 1 and (values == np.round(values)).all():
+            said.append(
+                f"Its pixels have no more than {len(values)} values: this looks like a mask of a"
+                " lesion or an organ, not like an MR image."
+            )
     if isinstance(loaded, Scan) and loaded.mask.samples.all():
         empty = int((~loaded.kspace.any(axis=(0, 1, 3))).sum())
         if empty:

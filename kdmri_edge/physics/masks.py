@@ -639,6 +639,8 @@ def _from_json(value: Any, path: Path, key: str | None) -> Mask:
         return Mask.from_dict(value)
     if key is None and len(value) == 1:
         key = next(iter(value))
+    if not value:
+        raise MaskError(f"{path} holds no mask.", "Give a mask file.")
     if key is None or key not in value:
         known = ", ".join(sorted(value))
         named = f"no mask {key!r}" if key else "several masks"

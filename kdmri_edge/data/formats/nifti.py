@@ -16,6 +16,7 @@ from kdmri_edge.data.formats.registry import origin_of
 from kdmri_edge.data.geometry import Affine, usable_affine
 from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.volume import Volume, checked_image
+from kdmri_edge.errors import DataError
 from kdmri_edge.utils import extras
 from kdmri_edge.utils.files import atomic_path
 from kdmri_edge.utils.reading import check_claim, file_bytes, reading
@@ -30,7 +31,8 @@ def read_nifti(path: Path) -> Volume:
     intercept are.
 
     Args:
-        path: a `.nii` or `.nii.gz` file of three axes (further ones of length 1 are dropped).
+        path: a `.nii` or `.nii.gz` file of three axes (further ones of length 1 are dropped), or of
+            two, which is a single slice.
 
     Returns:
         float32 magnitude or complex64 volume, with voxel sizes in millimetres and the affine where
@@ -42,6 +44,7 @@ def read_nifti(path: Path) -> Volume:
     """
     nibabel: Any = extras.require("nibabel", extra="formats")
     with reading(path, "NIfTI"), nibabel.imageglobals.LoggingOutputSuppressor():
+        _check_name(path)
         nifti = nibabel.load(path)
         _check_size(path, nifti)
         pixels = np.asanyarray(nifti.dataobj)
@@ -49,6 +52,8 @@ def read_nifti(path: Path) -> Volume:
         units = nifti.header.get_xyzt_units()[0]
         stored = _coded_affine(nifti.header)
         axes = _axes(nifti.header.get_dim_info())
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]  # a single slice
     while pixels.ndim > 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     if pixels.ndim == 3:
@@ -59,6 +64,24 @@ def read_nifti(path: Path) -> Volume:
         voxel_mm=_voxel_mm(zooms, units, axes),
         affine=_affine(stored, units, axes),
     )
+
+
+_GZIP: Final = b"\x1f\x8b"
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a compressed file without `.gz`, and one with it that is not: they are not damaged.
+
+    Raises:
+        DataError: The name says something else than the content.
+    """
+    with path.open("rb") as stream:
+        packed = stream.read(len(_GZIP)) == _GZIP
+    named = path.name.lower().endswith(".gz")
+    if packed and not named:
+        raise DataError(f"{path} is compressed.", f"Rename it to {path.name}.gz.")
+    if named and not packed and path.stat().st_size:
+        raise DataError(f"{path} is not compressed.", f"Rename it to {path.name[:-3]}.")
 
 
 _SCALED: Final = 8

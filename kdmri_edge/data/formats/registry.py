@@ -267,8 +267,20 @@ def check_input(path: Path) -> None:
     file, _ = split_dataset(path)
     if not file.exists():
         raise DataError(f"{file} does not exist.", "Check the path.")
-    if not file.is_file() and not is_series(file):
+    if file.is_dir() and not is_series(file):
         raise DataError(f"{file} is a folder, not a file.", "Give one of the files in it.")
+    if not file.is_dir() and not file.is_file():
+        raise DataError(f"{file} is a device or a pipe.", "Give a file.")
+
+
+def unknown_suffix(path: Path) -> DataError:
+    """Say that no reader knows a file, or which one it belongs to."""
+    data = path.with_suffix(".cfl")
+    if path.suffix.lower() == ".hdr" and data.is_file():
+        return DataError(f"{path} is the header of {data.name}.", f"Give {data}.")
+    return DataError(
+        f"{path} has a suffix that no reader knows.", f"Supported are {', '.join(READERS)}."
+    )
 
 
 def read_volume(path: Path) -> Volume:
@@ -289,10 +301,7 @@ def read_volume(path: Path) -> Volume:
     check_input(path)
     suffix = readable_suffix(path)
     if suffix is None:
-        raise DataError(
-            f"{path} has a suffix that no reader knows.",
-            f"Supported are {', '.join(READERS)}.",
-        )
+        raise unknown_suffix(path)
     with _read_as(suffix, path):
         reader: Reader = load_attribute(READERS[suffix])
         return reader(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import nibabel
 import numpy as np
 import pytest
 
+from kdmri_edge.data.formats.bart import write_bart
+from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.physics.masks import variable_density_lines
 from tests.core.data.test_fastmri_evaluation import (
     centred_kspace,
@@ -59,7 +62,7 @@ def test_masks_are_described(cli: Cli, tmp_path: Path) -> None:
 
 def test_labels_and_made_up_directions_are_noted(cli: Cli, tmp_path: Path) -> None:
     image = np.random.default_rng(0).uniform(1, 9, (8, 6, 3)).astype(np.float32)
-    labels = (image > 5).astype(np.uint8)
+    labels = (4 * (image > 5) + 9 * (image > 7)).astype(np.uint8)
     turned = np.diag([-1.3, -1.3, 8, 1])
     for name, pixels, affine in (
         ("image", image, turned),
@@ -69,7 +72,7 @@ def test_labels_and_made_up_directions_are_noted(cli: Cli, tmp_path: Path) -> No
         nibabel.save(nibabel.Nifti1Image(pixels, affine), tmp_path / f"{name}.nii")
     shown = {n: cli("data", "inspect", tmp_path / f"{n}.nii").out for n in ("image", "labels")}
     assert "note" not in shown["image"]
-    assert "looks like a mask of a lesion" in shown["labels"]
+    assert "no more than 3 values: this looks like a mask of a lesion" in shown["labels"]
     assert "may be made up" in cli("data", "inspect", tmp_path / "grid.nii").out
 
 
@@ -121,3 +124,31 @@ def test_parts_by_name_are_complex_and_padding_is_noted(cli: Cli, tmp_path: Path
     assert done.code == 0, done.out
     assert "sampled: 36 of 36 lines" in done.out
     assert "5 of the lines are zeros at the edges" in done.out
+
+
+def test_files_beside_the_point_are_named_as_what_they_are(cli: Cli, tmp_path: Path) -> None:
+    write_bart(tmp_path / "a.cfl", ImageRecord(image=np.ones((1, 8, 6), np.complex64)))
+    os.mkfifo(tmp_path / "pipe.nii")
+    nibabel.save(nibabel.Nifti1Image(np.ones((8, 6, 2)), np.eye(4)), tmp_path / "packed.nii.gz")
+    (tmp_path / "packed.nii.gz").rename(tmp_path / "packed.nii")
+    nibabel.save(nibabel.Nifti1Image(np.ones((8, 6, 2)), np.eye(4)), tmp_path / "plain.nii")
+    (tmp_path / "plain.nii").rename(tmp_path / "plain.nii.gz")
+    (tmp_path / "none.json").write_text("{}")
+    for name, said in (
+        ("a.hdr", f"is the header of a.cfl. Give {tmp_path / 'a.cfl'}."),
+        ("pipe.nii", "is a device or a pipe"),
+        ("packed.nii", "is compressed. Rename it to packed.nii.gz."),
+        ("plain.nii.gz", "is not compressed. Rename it to plain.nii."),
+        ("none.json", "holds no mask"),
+    ):
+        done = cli("data", "inspect", tmp_path / name)
+        assert done.code == 1
+        assert said in done.out
+
+
+def test_a_nifti_of_two_axes_is_one_slice(cli: Cli, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).uniform(1, 9, (8, 6)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(image, np.diag([-2, 3, 1, 1])), tmp_path / "a.nii")
+    assert "1 slice(s) of 8 x 6" in cli("data", "inspect", tmp_path / "a.nii").out
+    assert cli("data", "convert", tmp_path / "a.nii", tmp_path / "a.npy").code == 0
+    np.testing.assert_allclose(np.load(tmp_path / "a.npy"), image[None])

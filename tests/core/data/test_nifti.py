@@ -42,13 +42,6 @@ def test_trailing_singleton_is_dropped(tmp_path: Path) -> None:
     assert read_volume(path).image.shape == (3, 6, 5)
 
 
-def test_one_slice_without_third_axis_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.nii.gz"
-    write_nifti(path, np.ones((6, 5), np.float32))
-    with pytest.raises(DataError, match=r"\[6, 5\]"):
-        read_volume(path)
-
-
 def test_complex_keeps_its_phase(tmp_path: Path, pixels: np.ndarray) -> None:
     path = tmp_path / "a.nii.gz"
     values = (pixels * np.exp(1j * pixels)).astype(np.complex64)
