@@ -203,7 +203,8 @@ def bench(
     )
     print_outcome(done, as_json=as_json)
     if quick:
-        say("This was the quick mode: few samples on central slices.")
+        part = " on central slices" if settings.limit_slices else ""
+        say(f"This was the quick mode: few samples{part}.")
     say("Next:")
     for step in next_steps(done, sources, again_on=data if quick else None):
         say(f"  {step}")

@@ -92,7 +92,9 @@ def next_steps(
     if again_on is not None:
         named = " ".join(quote(str(source)) for source in sources)
         data = quote(str(again_on))
-        steps.append(f"kdmri-edge bench {named} --data {data} --full  # for publication")
+        own = done.report.settings.get("evaluation", "target")
+        also = "" if own == "target" else f" --evaluation {own}"
+        steps.append(f"kdmri-edge bench {named} --data {data}{also} --full  # for publication")
     return steps
 
 

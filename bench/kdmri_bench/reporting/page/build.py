@@ -107,9 +107,11 @@ def _asset(name: str) -> str:
 def _header(report: Report, title: str) -> str:
     notices = [*seen_lines(report), *busy_lines(report)]
     marks = "".join(f'<p class="notice">{escape(line)}</p>' for line in notices)
+    some = report.settings.get("limit_slices") is not None
+    part = ", and only the central slices of each volume" if some else ""
     quick = (
-        '<p class="faint">Quick mode: few samples, and only the central slices of each volume. Good'
-        " for a first look; publish and decide with --full.</p>"
+        f'<p class="faint">Quick mode: few samples{part}. Good for a first look; publish and decide'
+        " with --full.</p>"
     )
     return (
         f'<header><h1>{escape(title)}</h1><p class="lead">{escape(header_line(report))}</p>'
