@@ -67,6 +67,10 @@ def read_nifti(path: Path) -> Volume:
 
 
 _GZIP: Final = b"\x1f\x8b"
+_HEADERS: Final = tuple(
+    size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big")
+)
+"""What a file that is not compressed begins with: the size of its header."""
 
 
 def _check_name(path: Path) -> None:
@@ -76,11 +80,11 @@ def _check_name(path: Path) -> None:
         DataError: The name says something else than the content.
     """
     with path.open("rb") as stream:
-        packed = stream.read(len(_GZIP)) == _GZIP
+        begins = stream.read(4)
     named = path.name.lower().endswith(".gz")
-    if packed and not named:
+    if begins.startswith(_GZIP) and not named:
         raise DataError(f"{path} is compressed.", f"Rename it to {path.name}.gz.")
-    if named and not packed and path.stat().st_size:
+    if named and begins in _HEADERS:
         raise DataError(f"{path} is not compressed.", f"Rename it to {path.name[:-3]}.")
 
 
