@@ -121,7 +121,7 @@ def find_volumes(folder: Path, contrast: str | None = None) -> list[VolumeFile]:
             f"{folder} holds no volume of contrast {contrast!r}.",
             f"Present are {', '.join(present)}."
             if present
-            else "Its file names tell no contrast: ask for none.",
+            else "Its files tell no contrast: ask for none.",
         )
     return chosen
 
@@ -220,9 +220,10 @@ def _describe(path: Path) -> VolumeFile:
         if dataset:
             contrast = contrast_of(dataset_of(dataset))
         elif suffix in HDF5_SUFFIXES:
-            from kdmri_edge.data.formats.hdf5.fastmri import fastmri_subject
+            from kdmri_edge.data.formats.hdf5.fastmri import fastmri_facts
 
-            subject = fastmri_subject(path) or subject
+            told = fastmri_facts(path)
+            subject, contrast = told.subject or subject, told.contrast or contrast
     return VolumeFile(path=path, name=name, subject=subject, contrast=contrast)
 
 

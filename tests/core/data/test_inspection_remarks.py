@@ -13,8 +13,10 @@ import nibabel
 import numpy as np
 import pytest
 
+from kdmri_edge.data.datasets import find_volumes
 from kdmri_edge.data.formats.bart import write_bart
 from kdmri_edge.data.image import ImageRecord
+from kdmri_edge.errors import DataError
 from kdmri_edge.physics.masks import variable_density_lines
 from tests.core.data.test_fastmri_evaluation import (
     centred_kspace,
@@ -152,3 +154,13 @@ def test_a_nifti_of_two_axes_is_one_slice(cli: Cli, tmp_path: Path) -> None:
     assert "1 slice(s) of 8 x 6" in cli("data", "inspect", tmp_path / "a.nii").out
     assert cli("data", "convert", tmp_path / "a.nii", tmp_path / "a.npy").code == 0
     np.testing.assert_allclose(np.load(tmp_path / "a.npy"), image[None])
+
+
+def test_the_acquisition_of_fastmri_is_a_contrast_to_ask_for(tmp_path: Path) -> None:
+    for number, kind in enumerate(("AXT2", "AXFLAIR", "AXT2")):
+        write(tmp_path / f"file{number}.h5", coil_images(), acquisition=kind)
+    found = find_volumes(tmp_path, "axt2")
+    assert [(file.name, file.contrast) for file in found] == [("file0", "AXT2"), ("file2", "AXT2")]
+    with pytest.raises(DataError, match="no volume of contrast 'AXT1'") as told:
+        find_volumes(tmp_path, "AXT1")
+    assert "AXFLAIR, AXT2" in told.value.remedy

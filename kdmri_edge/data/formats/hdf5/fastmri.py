@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import h5py
 import numpy as np
@@ -37,7 +37,7 @@ from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.utils.console import say
 
-__all__ = ["fastmri_subject", "header_text", "is_fastmri", "read_fastmri_h5", "scan_fastmri_h5"]
+__all__ = ["fastmri_facts", "header_text", "is_fastmri", "read_fastmri_h5", "scan_fastmri_h5"]
 
 _REFERENCES: Final = ("reconstruction_esc", "reconstruction_rss")
 
@@ -49,14 +49,23 @@ def is_fastmri(names: list[str]) -> bool:
     return submitted or (bool(own & set(names)) and "volfs" not in names)
 
 
-def fastmri_subject(path: Path) -> str | None:
-    """Return the patient that a file names, None where it names none or is no such file."""
+class FileFacts(NamedTuple):
+    """What a file says of itself; None where it does not, or is no file of fastMRI's."""
+
+    subject: str | None = None
+    contrast: str | None = None
+
+
+def fastmri_facts(path: Path) -> FileFacts:
+    """Return the patient and the acquisition ("AXT2") that a file names, without reading images."""
     try:
         with open_hdf5(path) as file:
-            value = file.attrs.get("patient_id") if is_fastmri(list(file)) else None
+            if not is_fastmri(list(file)):
+                return FileFacts()
+            told = (attribute_text(file.attrs.get(key)) for key in ("patient_id", "acquisition"))
+            return FileFacts(*told)
     except DataError:
-        return None  # reading it will say what is wrong
-    return attribute_text(value)
+        return FileFacts()  # reading it will say what is wrong
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -235,7 +244,7 @@ def _scan(path: Path, loaded: _Held) -> Scan:
 def _origin(path: Path, loaded: _Held) -> Origin:
     """What the file itself says goes before what its name says."""
     named = origin_of(path)
-    subject, contrast = fastmri_subject(path), loaded.contrast
+    subject, contrast = fastmri_facts(path).subject, loaded.contrast
     return {
         **named,
         "subject": subject or named["subject"],
