@@ -394,6 +394,11 @@ def read_images(path: Path) -> Volume:
     else:
         keys = [(h.set, h.contrast, h.phase, h.repetition, h.slice) for h in heads]
         order = sorted(range(len(heads)), key=keys.__getitem__)
+        say(
+            f"Note: {path.name} holds {len(stacks)} stacks (contrasts, cardiac phases, repetitions"
+            f" or sets), {len(heads)} images in all; they follow one another, without a place in"
+            " the patient."
+        )
     heads, pixels = [heads[i] for i in order], pixels[order]
     height, width = pixels.shape[1:]
     fov = tuple(float(v) for v in heads[0].field_of_view)

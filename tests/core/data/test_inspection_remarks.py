@@ -103,6 +103,7 @@ def test_datasets_are_shown_with_their_shapes(cli: Cli, tmp_path: Path) -> None:
     [
         ({"kspace": np.ones((2, 3, 64, 36, 2), np.float32)}, "real and imaginary parts"),
         ({"kspace": np.ones((64, 36), np.complex64)}, "a.h5:kspace:wh"),
+        ({"kspace": np.ones((3, 2, 4, 64, 36), np.complex64)}, "in a file of its own"),
         ({"kspace": np.ones((0, 3, 64, 36), np.complex64)}, "is empty"),
         ({"kspace": np.full((2, 3, 64, 36), np.inf, np.complex64)}, "NaN or infinite"),
         ({"reconstruction_rss": np.ones((2, 32, 32))}, "but reconstruction_rss. `kdmri-edge eval"),

@@ -19,6 +19,7 @@ from kdmri_edge.mrd.format.emit import encoding_of, readouts
 from kdmri_edge.mrd.format.hdf5 import write_images
 from kdmri_edge.mrd.format.images import ImageMaker
 from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
+from kdmri_edge.utils.console import get_console
 from tests.core.mrd.scans import AFFINE, noise_scan
 
 IMAGE = np.random.default_rng(5).uniform(1, 900, (4, 10, 7)).astype(np.float32)
@@ -75,14 +76,18 @@ def test_what_the_server_sends_is_read_in_the_unit_of_kspace(tmp_path: Path, int
     np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-4)
 
 
-def test_repetitions_follow_one_another_without_an_affine(tmp_path: Path) -> None:
+def test_repetitions_follow_one_another_without_an_affine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     images = []
     for repetition in (1, 0):
         image = ismrmrd.Image.from_array(IMAGE[repetition])
         image.repetition, image.image_series_index = repetition, 1
         images.append(image)
     write_images(tmp_path / "a.h5", images)
+    get_console.cache_clear()  # it would hold on to another test's standard error
     volume = read_volume(tmp_path / "a.h5")
+    assert "a.h5 holds 2 stacks" in capsys.readouterr().err
     np.testing.assert_array_equal(volume.image, IMAGE[:2])
     assert volume.affine is None
     assert volume.voxel_mm is None

@@ -106,6 +106,11 @@ def _held(path: Path) -> _Held:
             "fastMRI stores it as [slices, (coils), readout, phase encode]; name other axes, as"
             f" {path}:kspace:wh ({AXES_HELP})."
         )
+        if stored.ndim > 4:
+            remedy = (
+                "fastMRI stores it as [slices, (coils), readout, phase encode]; give each"
+                " measurement (average, contrast) in a file of its own."
+            )
         if stored.dtype.kind == "f" and stored.ndim > 1 and stored.shape[-1] == 2:
             remedy = "Its last axis looks like real and imaginary parts: store complex numbers."
         raise DataError(f"kspace of {path} has shape {list(stored.shape)}.", remedy)
