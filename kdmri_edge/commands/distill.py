@@ -60,10 +60,9 @@ __all__ = ["distill"]
 )
 @click.option(
     "--student",
-    default="dccnn-d3c5",
-    show_default=True,
     metavar="PRESET|CHECKPOINT|NAME|CODE",
-    help="Train this preset, or what this code makes; or, with --quantize, tune a trained student.",
+    help="Train this preset, or what this code makes; or, with --quantize, tune a trained student."
+    "  [default: dccnn-edge; with the recipes edge, kd-mri and quickstart dccnn-d3c5]",
 )
 @click.option(
     "--teacher-weights",
@@ -95,8 +94,8 @@ __all__ = ["distill"]
     "--recipe",
     metavar="NAME|FILE",
     help="Shipped recipe (carried, edge, edge-sr, imitation, kd-mri, kd-mri-sr, paper-teacher,"
-    " quickstart) or a file. Default: the student's family's (edge, for VDSR edge-sr); imitation,"
-    " where teacher and student are of two families or read two inputs.",
+    " quickstart) or a file. Default: the student's (carried for dccnn-edge, edge for dccnn-d3c5,"
+    " edge-sr for VDSR); imitation, where the teacher is no DC-CNN, or reads another input.",
 )
 @click.option(
     "--set",

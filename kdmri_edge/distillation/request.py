@@ -233,8 +233,11 @@ class Settings:
 # Matrix and nominal acceleration of a mask that is drawn where nothing is said about it.
 _MATRIX: Final = 240
 _ACCELERATION: Final = 4.0
-# Networks of a new run where nothing is said about them.
-_DEFAULTS: Final = {"teacher": "dccnn-d5c5", "student": "dccnn-d3c5"}
+# Networks of a new run where nothing is said about them. The paper's student is that of recipes by
+# which the other cannot be taught: it starts as its teacher, or compares feature maps with it.
+_TEACHER: Final = "dccnn-d5c5"
+_STUDENT: Final = "dccnn-edge"
+_PAPER_STUDENT: Final = "dccnn-d3c5"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +261,8 @@ class Request:
             to learn from; or code that makes a network, "FILE.py:factory", or a
             `torch.nn.Module`, which is learned from as it is [dccnn-d5c5].
         student: Preset to train; or code or a module, likewise; or a trained student, to be tuned
-            for int8 [dccnn-d3c5].
+            for int8 [dccnn-edge; dccnn-d3c5 with a recipe of attention transfer, dilation, or of
+            convolutions that start as the teacher's: edge, kd-mri, quickstart].
         teacher_weights: File of the weights of a teacher that is named as code; without it such a
             teacher is trained [None].
         student_weights: The same of a student that is to be tuned for int8 [None].
@@ -266,8 +270,8 @@ class Request:
             does not tell: the name of a `models.code.Convention` [found].
         baseline: Also train the student without a teacher, for as many steps [True].
         recipe: A recipe, the name of a shipped one, or a TOML file [the student's family's:
-            edge, for VDSR edge-sr; imitation where the teacher is of another family, or reads
-            another input].
+            carried for dccnn-edge, edge for dccnn-d3c5, edge-sr for VDSR; imitation where the
+            teacher is of a family that this one does not learn from, or reads another input].
         assignments: Changes of single keys of the recipe, each "KEY=VALUE".
         quantize: "int8" or "int8-signed": also tune a copy of the student for that int8 export.
     """
@@ -320,8 +324,9 @@ class Request:
         if student.kind == CODE:
             return self._recipe(default_recipe(CODE))
         teacher = self._network("teacher")[1]
-        # A family's own recipe is for pairs of that family: the student may start as its teacher.
-        strangers = teacher.kind != student.kind or not same_input(teacher, student)
+        # A family's own recipe is for pairs that it knows: the student may start as its teacher.
+        known = {student.kind, *NETWORKS.named(student.kind).teachers}
+        strangers = teacher.kind not in known or not same_input(teacher, student)
         return self._recipe("imitation" if strangers else default_recipe(student.kind))
 
     def resumed(self, out: Path) -> Settings:
@@ -416,8 +421,17 @@ class Request:
                 f"--{role}-weights are for a {role} that is named as code.",
                 f"Name it with --{role} FILE.py:factory, or give a checkpoint as --{role}.",
             )
-        name = _DEFAULTS[role] if given is None else str(given)
-        return name, _spec(role, name)
+        if given is None:
+            given = _TEACHER if role == "teacher" else self._default_student()
+        return str(given), _spec(role, str(given))
+
+    def _default_student(self) -> str:
+        if self.recipe is None:
+            return _STUDENT
+        recipe = self._recipe(self.recipe)
+        wanted = recipe.distillation
+        papers = wanted.inherit or wanted.bridge or wanted.dilation or recipe.attention_steps
+        return _PAPER_STUDENT if papers else _STUDENT
 
     def _tried(
         self, role: str, name: str, spec: NetworkSpec, mask: Mask, matrix: int

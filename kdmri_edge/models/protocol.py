@@ -268,6 +268,7 @@ class NetworkFamily:
             freshly drawn weights, of a specification.
         presets: Architectures by the name that a user gives.
         recipe: Recipe of a distillation where the user names none.
+        teachers: Other families whose networks that recipe learns from.
         first_weights: Name of the way in which weights are drawn, once that has changed: runs that
             were begun otherwise are not resumed. None for the first way.
     """
@@ -277,4 +278,5 @@ class NetworkFamily:
     build: str
     presets: Mapping[str, NetworkSpec] = field(default_factory=dict)
     recipe: str = "edge"
+    teachers: frozenset[str] = frozenset()
     first_weights: str | None = None

@@ -374,6 +374,7 @@ NETWORKS: Final = Registry(
             build="kdmri_edge.models.dccnn:DCCNN",
             presets=_carrying_presets(),
             recipe="carried",
+            teachers=frozenset({DCCNN}),
         ),
         VDSR: NetworkFamily(
             name=VDSR,

@@ -233,10 +233,33 @@ def test_strangers_are_paired_by_imitation_unless_asked_otherwise() -> None:
         ("dccnn-d5c5-complex", "dccnn-d3c5", "imitation"),
         ("vdsr-11", "dccnn-d3c5", "imitation"),
         ("vdsr-11", "vdsr-7", "edge-sr"),
+        ("dccnn-d5c5", "dccnn-edge", "carried"),
+        ("dccnn-d5c5-carried", "dccnn-edge-small", "carried"),
+        ("dccnn-d5c5-carried", "dccnn-d3c5", "imitation"),
+        ("dccnn-d5c5-sense", "dccnn-edge", "imitation"),
     ):
         assert Request(teacher=teacher, student=student).settings().recipe.name == name
     with pytest.raises(RecipeError, match="cannot start as"):
         check_settings(Request(teacher="dccnn-d5c5-complex", recipe="edge").settings(), 1)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "student"),
+    [
+        (None, "dccnn-edge"),
+        ("carried", "dccnn-edge"),
+        ("imitation", "dccnn-edge"),
+        ("edge", "dccnn-d3c5"),
+        ("kd-mri", "dccnn-d3c5"),
+        ("quickstart", "dccnn-d3c5"),
+    ],
+)
+def test_the_student_of_a_run_that_names_none_can_be_taught_by_its_recipe(
+    recipe: str | None, student: str
+) -> None:
+    settings = Request(recipe=recipe).settings()
+    assert settings.student == student
+    check_settings(settings, 1)
 
 
 def test_a_teacher_of_nan_is_refused(tmp_path: Path) -> None:

@@ -80,11 +80,12 @@ def test_a_request_has_the_defaults_that_the_command_shows() -> None:
     from kdmri_edge.commands.distill import distill as command
 
     shown = {p.name: p for p in command.params}
-    asked = Request(**{name: shown[name].default for name in ("data", "teacher", "student")})
+    asked = Request(**{name: shown[name].default for name in ("data", "teacher")})
     made = Request().settings()
+    assert f"[default: {made.student};" in str(shown["student"].help)
     assert asked.settings() == made
     assert (made.matrix, round(made.mask.nominal_acceleration)) == (240, 4)
-    assert made.recipe.name == "edge"
+    assert made.recipe.name == "carried"
     families = shown["mask_family"].type
     assert isinstance(families, click.Choice)
     assert list(families.choices) == list(MASK_FAMILIES)
