@@ -2,7 +2,7 @@
 
     import kdmri_edge as ke
 
-    net = ke.load("dccnn-d3c5@brain-4x")
+    net = ke.load("dccnn-edge@brain-4x")
     image = net.reconstruct(kspace, mask=mask)
 
 Importing this package is free of heavy libraries: each name is loaded when it is first used, and

@@ -44,8 +44,8 @@ def models(network: str | None, matrix: int | None, convention: str | None, as_j
     stand wherever weights are taken:
 
     \b
-      kdmri-edge export dccnn-d3c5@brain-4x --target onnx
-      kdmri-edge bench dccnn-d5c5@brain-4x dccnn-d3c5@brain-4x --data DIR
+      kdmri-edge export dccnn-edge@brain-4x --target onnx
+      kdmri-edge bench dccnn-d5c5@brain-4x dccnn-edge@brain-4x --data DIR
       kdmri-edge distill --teacher dccnn-d5c5@brain-4x --data DIR --mask FILE
       kdmri-edge models 'unet.py:UNet?width=16' --matrix 256
     """  # noqa: D301 - click wants the backspace itself

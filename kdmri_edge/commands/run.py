@@ -175,7 +175,7 @@ def run(
     Examples:
       kdmri-edge run bundle scan.h5 -o scan.nii.gz
       kdmri-edge run bundle scans/ -o reconstructed --backend openvino --precision bf16
-      kdmri-edge run dccnn-d3c5@brain-4x T1w.nii.gz -o T1w-4x.nii.gz --undersample
+      kdmri-edge run dccnn-edge@brain-4x T1w.nii.gz -o T1w-4x.nii.gz --undersample
       kdmri-edge run dccnn-d3c5@brain-any-mask scan-192.h5 -o scan.nii.gz --matrix any
       kdmri-edge run bundle multicoil_test/ -o submission --layout fastmri
       kdmri-edge run bundle scan.h5 -o scan.dcm --study localizer/ --send PACS@10.0.0.5:104

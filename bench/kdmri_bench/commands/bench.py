@@ -133,7 +133,7 @@ def bench(
     \b
     Examples:
       kdmri-edge bench runs/mine --data DIR
-      kdmri-edge bench dccnn-d5c5@brain-4x dccnn-d3c5@brain-4x --data DIR --full --out report
+      kdmri-edge bench dccnn-d5c5@brain-4x dccnn-edge@brain-4x --data DIR --full --out report
       kdmri-edge bench --compare report-old/report.json report/report.json
     """  # noqa: D301 - click wants the backspace itself
     if compare is not None:

@@ -168,7 +168,7 @@ def export(
     \b
     Examples:
       kdmri-edge export --target onnx
-      kdmri-edge export dccnn-d3c5@brain-4x --target onnx
+      kdmri-edge export dccnn-edge@brain-4x --target onnx
       kdmri-edge export runs/brain --target onnx --target openvino --model all
       kdmri-edge export dccnn-d3c5@brain-any-mask --target openvino --matrix any
       kdmri-edge export runs/brain/student.safetensors --target torchscript --out bundle
