@@ -3,6 +3,7 @@ from .backends.registry import Backend as Backend
 from .bundle import Bundle as Bundle
 from .bundle import open_bundle as open_bundle
 from .pipeline import Pipeline as Pipeline
+from .profile import LayerTime as LayerTime
 from .session import Session as Session
 from .session import SessionInfo as SessionInfo
 from .session import open_session as open_session

@@ -28,6 +28,7 @@ from kdmri_edge.physics.scaling import (
 )
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.bundle import Bundle, open_bundle
+from kdmri_edge.runtime.profile import LayerTime
 from kdmri_edge.runtime.scope import FreeSizes
 from kdmri_edge.runtime.targets import PRECISIONS, as_users_write
 from kdmri_edge.utils.closing import Closing
@@ -39,6 +40,7 @@ __all__ = [
     "SessionInfo",
     "check_graph_precision",
     "check_precision",
+    "no_profile",
     "open_session",
     "operator_like",
     "operator_of",
@@ -253,6 +255,36 @@ class Session(Closing):
             self.run(batch, operator=operator, maps=own)
             for batch, own in zip(batches, many, strict=True)
         ]
+
+    def profile(
+        self, x_u: Array, *, maps: Array | None = None, queries: int, warmup: int
+    ) -> list[LayerTime]:
+        """Say what each layer takes, of a session that was opened with `profiling=True`.
+
+        To note it slows the layers, so that the sum says nothing of how long `run` takes.
+
+        Args:
+            x_u: Input of `run`.
+            maps: That of `run`.
+            queries: How many to take the median of.
+            warmup: Queries before these, which do not count.
+
+        Returns:
+            The layers in the order in which they run.
+
+        Raises:
+            BackendError: The runtime does not tell, or the session was not opened for it; see
+                `run`.
+        """
+        raise no_profile(self.info.backend)
+
+
+def no_profile(backend: str) -> BackendError:
+    """Return the error of a session that cannot tell what its layers take."""
+    return BackendError(
+        f"This session of {backend} does not tell what its layers take.",
+        "Open an exported network in OpenVINO or ONNX Runtime with profiling=True.",
+    )
 
 
 def _check_operator(operator: Array, x_u: Array) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,13 @@ if name == "broken":
 if name == "absent":
     JobResult(error="This CPU has no bf16.", absent=True).write(Path(sys.argv[2]))
     sys.exit(1)
+if job.profile:
+    layer = {"layer": "conv", "type": "Convolution", "precision": "u8", "kernel": "k", "ms": 3.0}
+    error = "It tells nothing." if name == "other" else None
+    JobResult(error=error, profile=(layer, {**layer, "layer": "sum", "ms": 1.0})).write(
+        Path(sys.argv[2])
+    )
+    sys.exit(0)
 gain = {"good": 1.0, "other": 0.5, "nearly": 0.9}.get(name, 1.0)
 for source, output in job.volumes:
     image = np.load(source) * np.float32(gain)
@@ -100,6 +108,30 @@ def test_rounds_are_interleaved_and_samples_combined(
     assert second.difference["psnr_db"] < 0
     assert second.difference["from"] == first.key
     assert np.array_equal(result.outputs["student"][0], cases[0].zero_filled)
+
+
+def test_layers_are_timed_after_everything_else_and_apart_from_it(
+    run: Measure, tmp_path: Path
+) -> None:
+    def told(name: str, runtime: str = "OpenVINO") -> Plan:
+        made = plan(name, tmp_path)
+        return replace(made, row=replace(made.row, runtime=runtime))
+
+    usual, _ = run(told("good"))
+    plans = told("good"), told("other", "ONNX Runtime"), told("nearly", "PyTorch")
+    shutil.rmtree(tmp_path / "work")
+    (tmp_path / "log.txt").unlink()
+    result, log = run(*plans, profile=7)
+    # the last two without queries of their own, and of PyTorch, which does not tell, none
+    assert log[-3:] == ["nearly 2 2", "good 0 0", "other 0 0"]
+    good, other, nearly = result.rows
+    assert good.latency == usual.rows[0].latency
+    assert good.profile["total_ms"] == 4.0
+    assert good.profile["queries"] == 7
+    assert [layer["share"] for layer in good.profile["layers"]] == [0.75, 0.25]
+    assert other.profile == {"reason": "It tells nothing."}
+    assert other.status is Status.MEASURED
+    assert nearly.profile is None
 
 
 def test_rows_that_fail_cost_only_themselves(run: Measure, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from experiments.ratios import ratios
 from kdmri_bench.measuring.quality import gap_closed, summary
 from kdmri_bench.planning.settings import BenchSettings
 from kdmri_bench.reporting.report import csv_columns, read_report, write_report
-from kdmri_bench.reporting.table import markdown_table, print_table
+from kdmri_bench.reporting.table import markdown_report, markdown_table, print_table
 from kdmri_bench.results.schema import Network, Report, Row, Status, TestVolume
 from kdmri_edge.data.formats.registry import FORMATS
 from kdmri_edge.errors import BenchError, OutputError
@@ -170,6 +170,30 @@ def test_the_table_shows_figures_reasons_and_counts(report: Report) -> None:
                   "teacher are 1.00 dB; distillation closes 80 %."):  # fmt: skip
         assert words in text, words
     assert max(map(len, shown(report, 140).splitlines())) <= 140
+
+
+def test_layers_have_a_table_that_leaves_the_small_ones_together(report: Report) -> None:
+    layers = [
+        {"layer": f"conv_{n}", "type": "Convolution", "precision": "f32", "kernel": "jit",
+         "ms": 1.0 / n, "share": 0.1} for n in range(1, 20)
+    ]  # fmt: skip
+    rows = list(report.rows)
+    rows[2] = replace(rows[2], profile={"queries": 30, "total_ms": 3.5, "layers": layers})
+    rows[3] = replace(rows[3], profile={"reason": "It tells nothing."})
+    profiled = replace(report, rows=tuple(rows))
+    assert "conv_1" not in shown(report, 140)
+    text = " ".join(shown(profiled, 140).split())
+    for words in (
+        "3.50 ms in 19 layers, timed one by one; 30.00 ms without that",
+        "conv_1 Convolution fp32 jit 1.000 10.0 %", "3 others 0.167 30.0 %",
+        "its layers were not timed. It tells nothing.",
+    ):  # fmt: skip
+        assert words in text, words
+    assert "conv_17" not in text
+    document = markdown_report(profiled)
+    assert "| conv_1 | Convolution | fp32 | jit | 1.000 | 10.0 % |" in document
+    assert "## Layers" not in markdown_report(report)
+    assert Report.from_dict(profiled.to_dict()).to_dict() == profiled.to_dict()
 
 
 def test_a_narrow_table_still_has_the_essentials(report: Report) -> None:

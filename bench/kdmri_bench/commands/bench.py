@@ -80,6 +80,11 @@ _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "f32", "f16"]
     help="Compare with what the networks are taught; or, of fastMRI's files, with their references"
     " as its public evaluation does, on whole volumes.",
 )
+@click.option(
+    "--profile", is_flag=True,
+    help="Also time every layer, in OpenVINO and ONNX Runtime: a pass of its own at the end, since"
+    " that slows a network.",
+)  # fmt: skip
 @limit_options
 @brought_options(several=True)
 @click.option(
@@ -105,6 +110,7 @@ def bench(
     rows: tuple[str, ...],
     list_rows: bool,
     evaluation: str,
+    profile: bool,
     max_latency: str | None,
     max_memory: str | None,
     max_loss: str | None,
@@ -144,7 +150,7 @@ def bench(
         raise click.UsageError("Missing option '--data': the folder of the test volumes.")
     from kdmri_bench.benchmark import benchmark
     from kdmri_bench.commands.outcome import next_steps, print_outcome
-    from kdmri_bench.planning.settings import FULL, QUICK, USUAL, Precision
+    from kdmri_bench.planning.settings import FULL, PROFILED, QUICK, USUAL, Precision
     from kdmri_bench.planning.sources import has_code, with_checkpoints
     from kdmri_edge.distillation.run_folder import newest_run
     from kdmri_edge.utils.console import say
@@ -167,6 +173,7 @@ def bench(
         precisions=tuple(Precision.of(name) for name in precisions) or USUAL,
         plain_export=with_plain_export,
         every_way=not usual_only,
+        profile=PROFILED if profile else 0,
         seconds=mode.seconds if samples is None else None,
         **{name: value for name, value in given.items() if value is not None},
     )

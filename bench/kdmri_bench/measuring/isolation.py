@@ -59,6 +59,7 @@ class Job:
         throughput_s: seconds for each of them.
         dynamic: bundle that takes any batch; None where the source itself does.
         mask: `Mask.to_dict` of another mask than the source's own; None for that.
+        profile: queries that every layer is timed in; 0 times none. Nothing else is measured then.
         opener: import string of what opens the source instead of `open_session`.
         spawned: time.time() when the process was started; filled in by `run_isolated`.
         volumes: pairs of .npy files: zero-filled volume [S, H, W], or k-space of coils
@@ -82,6 +83,7 @@ class Job:
     throughput_s: float = 1.0
     dynamic: str | None = None
     mask: Mapping[str, Any] | None = None
+    profile: int = 0
     opener: str | None = None
     spawned: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -117,6 +119,8 @@ class JobResult:
             session was opened), `peak` (largest until the last timed query), `above_baseline`
             (peak - baseline); and `source`. With a GPU `gpu_peak` and `gpu_source`.
         energy: `joules` of the timed queries, `queries`, `source`; empty where nothing is readable.
+        profile: layers with `layer`, `type`, `precision`, `kernel` and `ms`
+            (`kdmri_edge.runtime.profile.LayerTime`), in the order in which they run.
         info: what the session says about itself (`SessionInfo`).
     """
 
@@ -130,6 +134,7 @@ class JobResult:
     throughput: Mapping[str, float | str] = field(default_factory=dict)
     energy: Mapping[str, Any] = field(default_factory=dict)
     memory: Mapping[str, Any] = field(default_factory=dict)
+    profile: tuple[Mapping[str, Any], ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
@@ -151,8 +156,8 @@ class JobResult:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> JobResult:
         """Rebuild a result of what `asdict` made of it."""
-        times = {key: tuple(value.get(key, ())) for key in ("latency_s", "end_to_end_s")}
-        return cls(**{**value, **times})
+        lists = ("latency_s", "end_to_end_s", "profile")
+        return cls(**{**value, **{key: tuple(value.get(key, ())) for key in lists}})
 
 
 WORKER = "kdmri_bench.measuring.worker"

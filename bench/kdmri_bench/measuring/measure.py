@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_bench.measuring.device import open_nvml
-from kdmri_bench.measuring.isolation import WORKER, Job, JobResult, RowProcess
+from kdmri_bench.measuring.isolation import WORKER, Job, JobResult, RowProcess, run_isolated
 from kdmri_bench.measuring.latency import summarise
 from kdmri_bench.measuring.quality import (
     SliceScore,
@@ -35,13 +35,14 @@ from kdmri_bench.measuring.quality import (
 from kdmri_bench.planning.rows import Plan
 from kdmri_bench.planning.settings import BenchSettings, available_threads
 from kdmri_bench.results.rowfile import RowFile
-from kdmri_bench.results.schema import Row, Status, finite
+from kdmri_bench.results.schema import DEFAULT, PLAIN_EXPORT, Row, Status, finite
 from kdmri_edge import __version__
 from kdmri_edge.data.case import Case
 from kdmri_edge.errors import BenchError, DataError
 from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.scaling import network_input, network_kspace, network_maps, slice_scale
+from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.bundle import MANIFEST
 from kdmri_edge.runtime.inputs import read_input_spec, slice_input
 from kdmri_edge.utils.console import duration, get_console, progress, say
@@ -88,7 +89,7 @@ def measure(
     Rows are gone through in rounds (A B C A B C) rather than one after the other, so that a slow
     minute of the machine does not fall on one row alone and decide a ratio. The volumes are
     reconstructed in the last round; with a limit of time in the first one, so that each row that
-    was begun is complete.
+    was begun is complete. Layers are timed after all that, in processes of their own.
 
     Args:
         plans: the rows; those without a source keep their status.
@@ -131,6 +132,9 @@ def measure(
                     _tell(phase.line())
     finally:
         bench.end()
+    late = settings.limit_s is not None and time.perf_counter() - began > settings.limit_s
+    if settings.profile and not late:
+        bench.profile(plans, state)
     rows = [one.row for one in state]
     return Measured(rows=rows, outputs=bench.outputs, views=bench.views)
 
@@ -415,6 +419,31 @@ class _Bench:
         gpu = open_nvml()[0] if row.device == "cuda" else None
         return gpu is None or gpu.free_share() >= _RESERVE
 
+    def profile(self, plans: Sequence[Plan], state: Sequence[_State]) -> None:
+        """Add what layers take to the rows whose runtime tells."""
+        able = {backend.title for backend in BACKENDS.values() if backend.profiles}
+        chosen = [
+            one
+            for one in state
+            if one.complete
+            and one.row.profile is None
+            and one.row.runtime in able
+            and one.row.variant in (DEFAULT, PLAIN_EXPORT)
+        ]
+        queries = self.settings.profile
+        with progress("Timing layers", len(chosen)) as advance:
+            for one in chosen:
+                job = self.job(plans[one.index], one.index, 0, 0, last=False)
+                result = run_isolated(
+                    replace(job, profile=queries),
+                    self.folder(one.index),
+                    timeout_s=self.settings.timeout_s,
+                    module=self.worker,
+                )
+                one.row = replace(one.row, profile=_profile(queries, result))
+                self._write(one)
+                advance(1)
+
     def end(self) -> None:
         """End all processes."""
         for process in self.processes:
@@ -519,6 +548,20 @@ class _Bench:
         for case in range(len(self.cases)):  # tens of MB per volume and row
             self.output(index, case).unlink(missing_ok=True)
         return replace(row, difference={**compared, "from": reference.key})
+
+
+def _profile(queries: int, result: JobResult) -> dict[str, Any]:
+    """Return what the report says of a row's layers."""
+    if result.error is not None:
+        return {"reason": result.error}
+    total = sum(layer["ms"] for layer in result.profile)
+    return {
+        "queries": queries,
+        "total_ms": total,
+        "layers": [
+            {**layer, "share": layer["ms"] / total if total else 0.0} for layer in result.profile
+        ],
+    }
 
 
 def _kspace(case: Case) -> NDArray[np.complex64]:

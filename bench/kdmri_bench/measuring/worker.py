@@ -139,7 +139,18 @@ def measure(job: Job) -> JobResult:
     Raises:
         KdmriError: the source cannot be opened on that backend at that precision.
     """
-    return OpenRow(job).round(job)
+    return _profiled(job) if job.profile else OpenRow(job).round(job)
+
+
+def _profiled(job: Job) -> JobResult:
+    """Time the layers of the network, which slows it: nothing else is measured beside."""
+    session = _open(job, job.source)
+    maps = None if job.maps is None else np.load(job.maps)
+    layers = session.profile(np.load(job.query), maps=maps, queries=job.profile, warmup=job.warmup)
+    return JobResult(
+        profile=tuple(dataclasses.asdict(layer) for layer in layers),
+        info=dataclasses.asdict(session.info),
+    )
 
 
 def _open(job: Job, source: str) -> Session:
@@ -147,6 +158,8 @@ def _open(job: Job, source: str) -> Session:
     named: dict[str, Any] = {}  # other openers know of no masks
     if job.mask is not None:
         named["mask"] = Mask.from_dict(job.mask)
+    if job.profile:
+        named["profiling"] = True
     session: Session = opener(
         Path(source),
         backend=job.backend,
@@ -252,8 +265,11 @@ def main(arguments: list[str]) -> int:
     while True:
         try:
             job = Job.read(job_file)
-            row = row or OpenRow(job)
-            result = row.round(job)
+            if job.profile:
+                result = _profiled(job)
+            else:
+                row = row or OpenRow(job)
+                result = row.round(job)
         except KdmriError as error:
             lacking = isinstance(error, BackendError | MissingExtraError)
             JobResult(error=str(error), absent=lacking).write(result_file)

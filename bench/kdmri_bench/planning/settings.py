@@ -13,6 +13,7 @@ from kdmri_edge.runtime.targets import PRECISIONS
 __all__ = [
     "EVALUATIONS",
     "FULL",
+    "PROFILED",
     "QUICK",
     "USUAL",
     "BenchSettings",
@@ -82,6 +83,8 @@ class BenchSettings:
         throughput_s: seconds for each batch size.
         compile: whether rows with torch.compile are measured, which compile for minutes.
         peaks_s: seconds for each of the machine's own limits; 0 measures none.
+        profile: queries that every layer is timed in, after everything else and in processes of
+            their own, since that slows a network; 0 for none.
         timeout_s: after so many seconds a row's process is ended and its row says so.
         restart: rows on the CPU start a process anew in each round. What differs from one process
             to the next is then part of the scatter between rounds, as for an independent timing.
@@ -110,6 +113,7 @@ class BenchSettings:
     throughput_s: float = 1.0
     compile: bool = True
     peaks_s: float = 0.0
+    profile: int = 0
     timeout_s: float = 1800.0
     restart: bool = False
     limit_s: float | None = None
@@ -169,6 +173,9 @@ def _spread(count: int, rounds: int) -> list[int]:
     each, rest = divmod(count, rounds)
     return [each + (index < rest) for index in range(rounds)]
 
+
+PROFILED: Final = 30
+"""Queries that `bench --profile` times layers in."""
 
 QUICK: Final = BenchSettings(
     mode="quick",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from kdmri_bench.reporting.notes import footnotes, header_line, seen_lines
+from kdmri_bench.reporting.profile import markdown_profiles, print_profiles
 from kdmri_bench.results.figures import (
     NOTHING,
     Figure,
@@ -110,6 +111,7 @@ def print_table(report: Report, console: Console) -> None:
     if not wide:
         titles = [figure.title for figure in main_figures() if figure.name in SECONDARY]
         _line(console, f"Left out here, in report.csv: {', '.join(titles)}.", "dim")
+    print_profiles(report, console)
 
 
 def plain_table(report: Report, width: int | None = None) -> str:
@@ -278,6 +280,7 @@ def markdown_report(report: Report) -> str:
         "## More figures",
         markdown_details(report),
         "\n".join(f"- {line}" for line in report.absent),
+        markdown_profiles(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

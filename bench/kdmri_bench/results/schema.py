@@ -164,6 +164,11 @@ class Row:
             its 95 % bootstrap interval over subjects, then volumes.
         worst: slices with the largest loss in PSNR to the teacher, or without one with the lowest
             PSNR: volume, slice, psnr_db, teacher_psnr_db, loss_db.
+        profile: what each layer of the runtime's own graph takes, timed apart from everything else
+            (`bench --profile`): queries, total_ms, and `layers` in the order in which they run:
+            layer, type, precision that it really ran in, kernel, ms (median) and share of total_ms;
+            or the `reason` why there is none. Null where it was not asked for, and in runtimes that
+            do not tell.
     """
 
     key: str
@@ -194,6 +199,7 @@ class Row:
         default_factory=dict, metadata=_SINCE_2
     )
     worst: tuple[Mapping[str, Any], ...] = field(default=(), metadata=_SINCE_2)
+    profile: Mapping[str, Any] | None = field(default=None, metadata=_SINCE_2)
 
     @property
     def timing(self) -> Mapping[str, Any]:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from kdmri_edge.errors import BackendError, BundleError
+from kdmri_edge.runtime.profile import LayerTime, from_onnxruntime
 from kdmri_edge.runtime.session import (
     Array,
     Session,
     SessionInfo,
     check_graph_precision,
     check_precision,
+    no_profile,
 )
 from kdmri_edge.utils.extras import require
 
@@ -80,6 +82,7 @@ class OnnxRuntimeSession(Session):
         threads: CPU threads within an operator; None leaves the runtime's choice.
         spin: Let threads that wait for work burn their CPUs, which is quicker by itself and slower
             where others want these CPUs.
+        profiling: Note what each layer takes, see `Session.profile`; slower.
 
     Raises:
         BackendError: Another precision than the graph's, or another provider took over.
@@ -96,6 +99,7 @@ class OnnxRuntimeSession(Session):
         precision: str = "f32",
         threads: int | None = None,
         spin: bool = True,
+        profiling: bool = False,
     ) -> None:
         check_precision(precision, self.precisions_here(), "ONNX Runtime")
         self._ort = require("onnxruntime", extra="onnx")
@@ -105,6 +109,11 @@ class OnnxRuntimeSession(Session):
             options.intra_op_num_threads = threads
         if not spin:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # the profile is written there from now on, and read when the queries are done
+        self._profiles = tempfile.TemporaryDirectory() if profiling else None
+        if self._profiles is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(self._profiles.name) / "queries")
         # only int8 needs a place for files: a container may have none that can be written
         with _scratch() if precision == "int8" else contextlib.nullcontext() as folder:
             optimised = None if folder is None else Path(folder) / "optimised.onnx"
@@ -154,6 +163,21 @@ class OnnxRuntimeSession(Session):
 
     def _release(self) -> None:
         self._session = None
+        if self._profiles is not None:
+            self._profiles.cleanup()
+
+    def profile(
+        self, x_u: Array, *, maps: Array | None = None, queries: int, warmup: int
+    ) -> list[LayerTime]:
+        """Say what each layer takes, once in a session; see `Session.profile`."""
+        if self._profiles is None:
+            raise no_profile("ONNX Runtime")
+        for _ in range(warmup + queries):
+            self.run(x_u, maps=maps)
+        found = from_onnxruntime(Path(self._session.end_profiling()), warmup=warmup)
+        self._profiles.cleanup()
+        self._profiles = None
+        return found
 
     def run(self, x_u: Array, *, operator: Array | None = None, maps: Array | None = None) -> Array:
         """Reconstruct; see `Session.run`."""

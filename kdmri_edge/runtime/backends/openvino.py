@@ -11,12 +11,14 @@ import numpy as np
 
 from kdmri_edge.errors import BackendError, BundleError
 from kdmri_edge.runtime.backends.openvino_extension import NODE, onnx_extension
+from kdmri_edge.runtime.profile import LayerTime, medians
 from kdmri_edge.runtime.session import (
     Array,
     Session,
     SessionInfo,
     check_graph_precision,
     check_precision,
+    no_profile,
 )
 from kdmri_edge.utils.extras import require
 
@@ -43,6 +45,7 @@ class OpenVinoSession(Session):
         threads: CPU threads; None leaves the runtime's choice.
         hint: "LATENCY" for single queries, or "THROUGHPUT" for `run_all`, which then has
             several requests under way.
+        profiling: Note what each layer takes, see `Session.profile`; slower.
 
     Raises:
         BackendError: An unknown hint, or a precision that this CPU does not have.
@@ -57,6 +60,7 @@ class OpenVinoSession(Session):
         precision: str = "f32",
         threads: int | None = None,
         hint: str = "LATENCY",
+        profiling: bool = False,
     ) -> None:
         check_precision(precision, (*_CAPABILITY, "int8"), "OpenVINO")
         if hint not in _HINTS:
@@ -71,6 +75,7 @@ class OpenVinoSession(Session):
             # Without it OpenVINO picks bf16 by itself wherever the CPU has it.
             "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,
             "PERFORMANCE_HINT": hint,
+            "PERF_COUNT": profiling,
         }
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
@@ -80,7 +85,7 @@ class OpenVinoSession(Session):
             raise BundleError(f"{graph} cannot be loaded ({error}).", "Export it again.") from error
         self._request = self._compiled.create_infer_request()
         self._many = hint == "THROUGHPUT"
-        self._precision = precision
+        self._precision, self._profiling = precision, profiling
         check_graph_precision(precision, "int8" if self._integers() else "f32", graph)
 
     @classmethod
@@ -138,6 +143,35 @@ class OpenVinoSession(Session):
         # copied: the next call writes into the same memory
         result: Array = np.array(results[0], dtype=np.float32)
         return result
+
+    def profile(
+        self, x_u: Array, *, maps: Array | None = None, queries: int, warmup: int
+    ) -> list[LayerTime]:
+        """Say what each layer takes; see `Session.profile`."""
+        if not self._profiling:
+            raise no_profile("OpenVINO")
+        precisions = {
+            node.get_friendly_name(): str(node.get_rt_info()["runtimePrecision"].astype(str))
+            for node in self._compiled.get_runtime_model().get_ops()
+        }
+        taken = []
+        for number in range(warmup + queries):
+            self.run(x_u, maps=maps)
+            if number >= warmup:
+                taken.append(
+                    [
+                        LayerTime(
+                            layer=one.node_name,
+                            type=one.node_type,
+                            precision=precisions.get(one.node_name, ""),
+                            kernel=one.exec_type,
+                            ms=one.real_time.total_seconds() * 1e3,
+                        )
+                        for one in self._request.profiling_info
+                        if one.status == one.Status.EXECUTED
+                    ]
+                )
+        return medians(taken)
 
     def run_all(
         self,

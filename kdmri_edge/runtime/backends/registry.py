@@ -22,6 +22,7 @@ class Backend:
         library: The Python package that it needs.
         extra: Extra of this project that brings that package.
         runs_with: Packages that it needs beside it to run anything.
+        profiles: Whether its session tells what each layer takes (`Session.profile`).
         devices: Devices that the session can run on.
         precisions: Precisions that it can be asked for; f16 and int8 are those of the graph.
     """
@@ -34,6 +35,7 @@ class Backend:
     devices: tuple[str, ...]
     precisions: tuple[str, ...]
     runs_with: tuple[str, ...] = ()
+    profiles: bool = False
 
 
 _ALL = (
@@ -45,6 +47,7 @@ _ALL = (
         extra="onnx",
         devices=("cpu",),
         precisions=("f32", "f16", "int8"),
+        profiles=True,
     ),
     Backend(
         name="openvino",
@@ -54,6 +57,7 @@ _ALL = (
         extra="openvino",
         devices=("cpu",),
         precisions=("f32", "f16", "bf16", "int8"),
+        profiles=True,
     ),
     Backend(
         name="torch",
