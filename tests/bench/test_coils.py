@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from kdmri_bench.measuring.fastmri import measures, with_references
 from kdmri_bench.measuring.measure import _Bench
 from kdmri_bench.measuring.worker import measure
 from kdmri_bench.planning.rows import Plan
@@ -92,3 +93,16 @@ def test_measured_coils_are_measured_on_as_they_are(tmp_path: Path) -> None:
     np.testing.assert_allclose(image, wanted, atol=1e-4 * wanted.max())
     scans = load_data([scan(seen)], mask=MASK, matrix=32, spec=architecture)
     assert scans.cases[0].count == 5
+
+
+def test_measured_coils_have_figures_in_fastmris_convention(tmp_path: Path) -> None:
+    seen = images(5, slices=3)[1]
+    write_fastmri(tmp_path / "file1.h5", seen, "p1")
+    architecture = spec(channels=2, coils=True)
+    loaded = load_data(tmp_path, mask=MASK, matrix=32, spec=architecture)
+    (case,) = with_references(loaded.cases, tmp_path)
+    rss = np.sqrt((np.abs(seen) ** 2).sum(1))
+    # of the target: where sensitivities are known it is the files' own reference
+    assert measures(case, case.target)["psnr"] > 25
+    assert measures(case, rss.astype(np.float32))["nmse"] == pytest.approx(0, abs=1e-9)
+    assert measures(case, case.zero_filled)["psnr"] < measures(case, case.target)["psnr"]
