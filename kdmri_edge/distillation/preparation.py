@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from kdmri_edge import __version__
 from kdmri_edge.data.case import Case, Undersampling
 from kdmri_edge.data.datasets import VolumeFile, read_coils, read_found
 from kdmri_edge.data.resample import is_large_enough, to_matrix
@@ -307,7 +306,7 @@ class _Work:
     def _key(self, item: Item, sha256: str, way: Wanted) -> str:
         dataset = split_dataset(item.file.path)[1]
         facts = {**way.undersampled.facts(), "shape": way.shape, "dataset": dataset}
-        return entry_key(sha256, {**facts, "version": __version__})
+        return entry_key(sha256, facts)
 
     def _case(self, item: Item, key: str, way: Wanted) -> StoredCase | None:
         undersampled = way.undersampled

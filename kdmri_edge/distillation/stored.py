@@ -21,6 +21,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -37,6 +38,7 @@ from kdmri_edge.utils.files import (
     atomic_directory,
     read_json,
     sha256_bytes,
+    sha256_file,
     write_json,
     writing,
 )
@@ -53,7 +55,9 @@ __all__ = [
 ]
 
 FORMAT: Final = 1
-"""Of the folders; another one where what is written, or how it is computed, has changed."""
+"""Of the folders; another one where what is written in them has changed."""
+_COMPUTED_BY: Final = ("data", "physics", "mrd/format")
+"""Packages whose source is part of a folder's name: another version may compute other bits."""
 
 _META: Final = "case.json"
 _OF_SLICES: Final = ("target", "zero_filled", "image", "maps", "coils")
@@ -70,7 +74,16 @@ def entry_key(sha256: str, facts: Mapping[str, Any]) -> str:
         sha256: Of the volume's file.
         facts: All that the case depends on besides, plain JSON values.
     """
-    return sha256_bytes(json.dumps([FORMAT, sha256, facts], sort_keys=True).encode())[:40]
+    known = [FORMAT, _code(), np.__version__, sha256, facts]
+    return sha256_bytes(json.dumps(known, sort_keys=True).encode())[:40]
+
+
+@cache
+def _code() -> str:
+    """Hash the source that cases are computed by."""
+    root = Path(__file__).parents[1]
+    files = (file for part in _COMPUTED_BY for file in sorted((root / part).rglob("*.py")))
+    return sha256_bytes("".join(map(sha256_file, files)).encode())
 
 
 def case_bytes(case: Case) -> int:
