@@ -33,12 +33,14 @@ class KdmriError(Exception):
     Args:
         what: What went wrong, as a clause that names the file, flag or value at fault.
         remedy: What the user can do about it.
+        cause: What a server's counters call it (`runtime.causes`); empty leaves it to the class.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, remedy: str) -> None:
+    def __init__(self, what: str, remedy: str, *, cause: str = "") -> None:
         """Keep both halves; `str()` joins them."""
+        self.cause = cause
         self.what = what.strip()
         self.remedy = remedy.strip()
         super().__init__(f"{self.what} {self.remedy}".strip())

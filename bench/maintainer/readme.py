@@ -177,6 +177,7 @@ _LAZY: Final = {
     "precisions": "experiments.targets:markdown",
     "soak": "experiments.soak:markdown",
     "fuzz": "experiments.fuzz:markdown",
+    "calibration": "experiments.calibration:markdown",
     "protocols": "experiments.protocols:markdown",
     "streaming": "experiments.streaming:markdown",
     "measured": "experiments.measured:markdown",

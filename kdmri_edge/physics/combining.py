@@ -88,6 +88,7 @@ def smooth_sensitivities(kspace: NDArray[np.complex64], mask: Mask) -> NDArray[n
             f"{count} line(s) around zero frequency are sampled without a gap; coils and phase"
             f" cannot be estimated from fewer than {LEAST_CENTRE}.",
             "Sample the centre of k-space.",
+            cause="calibration",
         )
     across = max(1, round(count * width / height))
     window = _hann(count, height)

@@ -23,6 +23,7 @@ from kdmri_edge.physics.reference import ReferenceLines, calibration_of
 
 __all__ = [
     "CALIBRATION",
+    "FEWEST",
     "Sensitivities",
     "calibration_block",
     "check_calibration",
@@ -37,6 +38,10 @@ Complex = NDArray[np.complexfloating[Any, Any]]
 CALIBRATION: Final = 24
 """Lines around zero frequency, and samples along readout, that maps are estimated from."""
 
+FEWEST: Final = 16
+"""Lines that will do where a scan has no more; what that costs on a measured slice is in
+bench/results/calibration, which `python -m experiments.calibration` writes."""
+
 _KERNEL = 6  # side of the patches, in samples
 # Of the largest singular value of the patches: below it there is noise.
 _SIGNAL = 0.02
@@ -49,23 +54,25 @@ _BAND = 4096  # pixels at a time
 _FLOOR = 1e-6
 
 
-def _centre(size: int) -> NDArray[np.intp]:
+def _centre(size: int, most: int = CALIBRATION) -> NDArray[np.intp]:
     """Return the indices of the calibration samples of an axis, rising from negative frequency."""
-    count = min(CALIBRATION, size)
+    count = min(most, size)
     return (np.arange(count) - count // 2) % size
 
 
-def check_calibration(mask: Mask, width: int | None = None) -> None:
+def check_calibration(mask: Mask, width: int | None = None, *, lines: int = CALIBRATION) -> None:
     """Refuse a mask whose centre does not tell the coils' sensitivities.
 
     Args:
         mask: The sampling pattern.
         width: Readout samples W; None takes as many as there are lines.
+        lines: How many around zero frequency have to be sampled; of a mask of single samples as
+            many in either direction as `CALIBRATION`.
 
     Raises:
-        MaskError: One of the central 24 lines (or 24 x 24 samples) is not sampled.
+        MaskError: One of the central lines (or 24 x 24 samples) is not sampled.
     """
-    rows = _centre(mask.height)
+    rows = _centre(mask.height, lines if mask.is_lines else CALIBRATION)
     samples = mask.samples
     if not mask.is_lines:
         samples = samples[:, _centre(width or samples.shape[1])]
@@ -75,12 +82,14 @@ def check_calibration(mask: Mask, width: int | None = None) -> None:
             f"Mask {mask.name!r} leaves {missing} of the samples out from which coil"
             " sensitivities are estimated.",
             f"Sample the {len(rows)} lines around zero frequency without a gap.",
+            cause="calibration",
         )
 
 
 def calibration_block(kspace: Complex, mask: Mask) -> Complex:
     """Return the fully sampled centre [C, h, w] of k-space [C, H, W], h, w <= 24.
 
+    Of a mask of lines h is what is sampled without a gap, from `FEWEST` lines on.
     Frequencies rise along both axes, zero frequency lies at index h // 2, w // 2.
 
     Raises:
@@ -88,8 +97,12 @@ def calibration_block(kspace: Complex, mask: Mask) -> Complex:
     """
     height, width = kspace.shape[-2:]
     mask.check_matrix(height, width)
-    check_calibration(mask, width)
-    return kspace[:, _centre(height)[:, None], _centre(width)]
+    check_calibration(mask, width, lines=FEWEST)
+    lines = CALIBRATION
+    if mask.is_lines:
+        while not mask.samples[_centre(height, lines)].all():
+            lines -= 1
+    return kspace[:, _centre(height, lines)[:, None], _centre(width)]
 
 
 def _patch_projector(block: Complex) -> tuple[NDArray[np.complex128], int, int]:
@@ -197,7 +210,8 @@ def _start(
 ) -> NDArray[np.complex64]:
     """Return unit vectors that are close to the solution: the images of low resolution."""
     low = np.zeros((len(block), height, width), np.complex64)
-    low[:, _centre(height)[:, None], _centre(width)] = (
+    rows, columns = _centre(height, block.shape[1]), _centre(width, block.shape[2])
+    low[:, rows[:, None], columns] = (
         block * np.hanning(block.shape[1] + 2)[1:-1, None] * np.hanning(block.shape[2] + 2)[1:-1]
     )
     start = kspace_to_image(low)

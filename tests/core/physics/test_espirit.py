@@ -124,6 +124,30 @@ def test_a_gap_in_the_centre_is_refused() -> None:
         check_calibration(Mask(samples=points, name="points"))
 
 
+@pytest.mark.parametrize(("lines", "taken"), [(24, 24), (19, 19), (16, 16), (31, 24)])
+def test_sixteen_lines_will_do(image: np.ndarray, lines: int, taken: int) -> None:
+    """What is there is used; smooth coils need no more."""
+    samples = np.zeros(SIZE, bool)
+    samples[np.arange(lines) - lines // 2] = True
+    mask = Mask(samples=samples, name="reference lines")
+    truth = coil_maps(4, SIZE, SIZE, seed=1)
+    block = calibration_block(measured(image, truth, mask), mask)
+    assert block.shape == (4, taken, 24)
+    maps = espirit_maps(block, SIZE, SIZE)
+    inside = np.abs(image) > 0.2 * np.abs(image).max()
+    alike = np.abs((maps.conj() * truth).sum(0))[inside]  # 1 where they differ by a phase
+    assert alike.mean() > 0.995
+
+
+def test_fewer_than_sixteen_will_not(image: np.ndarray) -> None:
+    samples = np.zeros(SIZE, bool)
+    samples[np.arange(15) - 7] = True
+    mask = Mask(samples=samples, name="fifteen")
+    with pytest.raises(MaskError, match="the 16 lines around zero frequency") as refused:
+        calibration_block(measured(image, coil_maps(4, SIZE, SIZE), mask), mask)
+    assert refused.value.cause == "calibration"
+
+
 def test_partial_fourier_is_a_scan_with_unsampled_lines(image: np.ndarray) -> None:
     frequency = np.fft.fftfreq(SIZE) * SIZE
     partial = Mask(samples=frequency >= -12, name="partial Fourier")
