@@ -59,7 +59,7 @@ def send(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Send an MRD file's readouts to a server and write the images that come back.
+    """Send an MRD file's readouts, or images, to a server and write the images that come back.
 
     The server may be `kdmri-edge serve` or any other that speaks the MRD streaming protocol.
 
@@ -76,41 +76,43 @@ def send(
 
     require("ismrmrd", extra="mrd")
     from kdmri_edge.mrd.client import BrokenReplyError, send_scan
-    from kdmri_edge.mrd.format.hdf5 import count_readouts, read_header, read_readouts, write_images
+    from kdmri_edge.mrd.format.hdf5 import write_images
     from kdmri_edge.mrd.format.images import fallback_of
+    from kdmri_edge.mrd.format.replay import read_replay
     from kdmri_edge.utils.files import check_writable
 
     kind = file_kind(file) if file.is_file() else HDF5
     if kind not in (HDF5, *UNTOLD):
         raise StreamError(f"{file} is {kind}, not an MRD file.", "Give k-space as MRD (.h5).")
-    xml, total = read_header(file), count_readouts(file)
+    given = read_replay(file)
     source, _ = split_dataset(file)
     if output.exists() and output.samefile(source):
         raise OutputError(f"{output} is the input.", "Choose another --output.")
     check_writable(output.parent)  # found out now, not when the images are there
     trouble = None
-    with progress(file.name, total) as advance:
+    with progress(file.name, given.count) as advance:
         try:
             reply = send_scan(
-                xml, read_readouts(file), host=host, port=port, config=config, pace_s=pace / 1e3,
+                given.xml, given.messages, host=host, port=port, config=config, pace_s=pace / 1e3,
                 timeout_s=timeout, advance=advance,
             )  # fmt: skip
         except BrokenReplyError as broken:
             reply, trouble = broken.reply, broken
     if reply.images:
-        write_images(output, reply.images, xml)
+        write_images(output, reply.images, given.xml)
     kept = f"{output} holds the {len(reply.images)} image(s) that came." if reply.images else ""
     if trouble is not None:
         raise StreamError(trouble.what, f"{trouble.remedy} {kept}".strip())
     if reply.errors:
         raise StreamError(f"The server ended the scan: {reply.errors[0]}", kept)
     if not reply.images:
-        raise StreamError("No image came back.", "Look at the server's log.")
+        said = f"The server said: {reply.texts[-1]}" if reply.texts else "Look at the server's log."
+        raise StreamError("No image came back.", said)
     fallbacks = [reason for image in reply.images if (reason := fallback_of(image)) is not None]
     if as_json:
         result = {
             "output": str(output),
-            "readouts": total,
+            "readouts": given.count,
             "images": len(reply.images),
             "zero_filled": len(fallbacks),
             "reasons": sorted(set(fallbacks)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,6 +63,30 @@ __all__ = ["serve"]
     help="Configuration names to answer to [kdmri-edge, openrecon]; any other is an error.",
 )
 @click.option(
+    "--default-config",
+    metavar="NAME",
+    help="Configuration that names which the server does not know stand for [none: an error].",
+)
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write every scan there as an MRD file, without identification, and answer to the"
+    " configuration savedataonly, which records and sends no image.",
+)
+@click.option(
+    "--record-limit",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="GiB that recordings may take; the oldest are deleted where new ones need the room.",
+)
+@click.option(
+    "--record-identified",
+    is_flag=True,
+    help="Keep in recordings what tells whose a scan is.",
+)
+@click.option(
     "--format",
     "form",
     type=click.Choice(["float", "int16"]),
@@ -69,6 +94,17 @@ __all__ = ["serve"]
     show_default=True,
     help="Pixels of the images: in the unit of k-space, or whole"
     " numbers, each image with its RescaleSlope.",
+)
+@click.option(
+    "--interpolate/--no-interpolate",
+    default=True,
+    show_default=True,
+    help="Follow headers that ask for images of a finer matrix than is encoded.",
+)
+@click.option(
+    "--pass-images",
+    is_flag=True,
+    help="Send images that no network takes back as they came, flagged.",
 )
 @click.option(
     "--deadline",
@@ -128,7 +164,8 @@ __all__ = ["serve"]
 @click.option(
     "--metrics-port",
     type=click.IntRange(1, 65535),
-    help="Serve Prometheus metrics there, at the same address.",
+    help="Serve Prometheus metrics (/metrics) and a health check that reconstructs (/healthz)"
+    " there, at the same address.",
 )
 @click.option(
     "--matrix",
@@ -160,7 +197,13 @@ def serve(
     host: str,
     port: int,
     configs: tuple[str, ...],
+    default_config: str | None,
+    record: Path | None,
+    record_limit: float,
+    record_identified: bool,
     form: str,
+    interpolate: bool,
+    pass_images: bool,
     deadline: float,
     sessions: int,
     opening: float,
@@ -202,7 +245,8 @@ def serve(
 
     With --send the images also go to a DICOM archive, a series for each contrast, with what the
     scan's header says of patient and study. What the archive does not take stays in the queue, is
-    tried again after growing pauses, and outlives the server.
+    tried again after growing pauses, and outlives the server. With --record every scan is written
+    to a file, which `kdmri-edge send` replays.
 
     \b
     Examples:
@@ -227,25 +271,36 @@ def serve(
     from kdmri_edge.mrd.format.parser import Limits
     from kdmri_edge.mrd.server.archiving import Archiving
     from kdmri_edge.mrd.server.networks import ManyNetworks, bundles_in, many_networks
+    from kdmri_edge.mrd.server.recording import Recorder
     from kdmri_edge.mrd.server.server import Server
-    from kdmri_edge.mrd.server.settings import DEFAULT_CONFIGS, ServerSettings
+    from kdmri_edge.mrd.server.settings import DEFAULT_CONFIGS, ServerSettings, check_default
     from kdmri_edge.mrd.server.telemetry import Metrics, log_event, log_to_stderr
 
     address = None
     if send is not None:
         address = archive_of(send, calling, tls, tls_ca, tls_cert, tls_key)
         require_archive()
+    check_default(default_config, configs or DEFAULT_CONFIGS, records=record is not None)
+    metrics = Metrics()
+    recorder = None
+    if record is not None:
+        recorder = Recorder(
+            record, limit=int(record_limit * 2**30), identified=record_identified, metrics=metrics
+        )
     asked = None if backend == "auto" else backend
     free = matrix == "any"
     many = len(networks) > 1 or rules is not None or bool(bundles_in(networks[0]))
     serving: Pipeline | ManyNetworks
+    name = ""
     if many:
         serving = many_networks(
             networks, rules=rules, backend=asked, precision=precision, any_matrix=free,
             threads=threads, loaded=loaded,
         )  # fmt: skip
     else:
-        source, _ = where_it_runs(networks[0], backend=asked, precision=precision, any_matrix=free)
+        source, name = where_it_runs(
+            networks[0], backend=asked, precision=precision, any_matrix=free
+        )
         serving = Pipeline(
             source,
             backend=asked or backend_at_hand(source),
@@ -260,10 +315,11 @@ def serve(
         host=host, port=port, format=form, deadline_s=deadline, sessions=sessions,
         opening_s=opening, idle_s=idle, send_s=stall, configs=configs or DEFAULT_CONFIGS,
         orientation=Orientation(orientation), at_once=at_once, in_flight=at_once + 2,
+        default_config=default_config,
+        records=recorder is not None, interpolate=interpolate, pass_images=pass_images,
         capacity=Capacity(slice_bytes=most, open_bytes=scan_memory * 2**20),
-        limits=Limits(acquisition=min(Limits().acquisition, most)),
+        limits=Limits(acquisition=min(Limits().acquisition, most), image=max(most // 4, 2**20)),
     )  # fmt: skip
-    metrics = Metrics()
     if metrics_port is not None:
         try:
             metrics.publish(host, metrics_port)
@@ -275,7 +331,7 @@ def serve(
     archiving = None
     if address is not None:
         archiving = Archiving(address, ArchiveQueue(queue or default_queue()), metrics=metrics)
-    server = Server(serving, settings, metrics, archiving)
+    server = Server(serving, settings, metrics, archiving, recorder=recorder, name=name)
     log_to_stderr(quiet=quiet)
     if isinstance(serving, Pipeline):
         reads = serving.reads
@@ -289,6 +345,8 @@ def serve(
         archiving or contextlib.nullcontext(),
     ):
         server.serve()
+    if recorder is not None and recorder.unfinished:
+        os._exit(1)  # HDF5 would wait at the end for a disk that hangs
 
 
 @contextlib.contextmanager

@@ -71,7 +71,7 @@ class BrokenReplyError(StreamError):
 
 def send_scan(
     xml: str,
-    acquisitions: Iterable[Acquisition],
+    acquisitions: Iterable[Acquisition | Image],
     *,
     host: str = "127.0.0.1",
     port: int = 9002,
@@ -80,18 +80,18 @@ def send_scan(
     timeout_s: float = 60.0,
     advance: Callable[[int], None] | None = None,
 ) -> Reply:
-    """Send a scan and wait until the server closes.
+    """Send a scan, or images, and wait until the server closes.
 
     Args:
         xml: Header of the scan.
-        acquisitions: Its readouts.
+        acquisitions: Its readouts, or images.
         host: Of the server.
         port: Of the server.
         config: Name of the configuration to ask for.
         pace_s: Seconds from one readout to the next, as a scanner would; 0 sends as fast as the
             server takes them.
         timeout_s: How long the server may be silent once nothing is sent any more, or take nothing.
-        advance: Called with 1 for every readout that was sent.
+        advance: Called with 1 for every readout or image that was sent.
 
     Raises:
         StreamError: No server answers there, or, as a `BrokenReplyError`, it falls silent.
@@ -123,7 +123,7 @@ def send_scan(
                     time.sleep(max(due - time.perf_counter(), 0.0))
                 connection.sendall(serialise(acquisition))
                 clock.sent()
-                if int(acquisition.flags) & _LAST:
+                if isinstance(acquisition, Acquisition) and int(acquisition.flags) & _LAST:
                     index = acquisition.idx
                     reply.sent[int(index.repetition), int(index.slice)] = time.perf_counter()
                 if advance is not None:

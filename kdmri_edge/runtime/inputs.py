@@ -45,6 +45,7 @@ from kdmri_edge.physics.operators import as_network_reads, zero_filled
 from kdmri_edge.physics.redraw import redrawn
 from kdmri_edge.physics.reference import ReferenceLines, calibration_of
 from kdmri_edge.runtime.bundle import open_bundle
+from kdmri_edge.runtime.causes import Cause
 from kdmri_edge.runtime.scope import FreeSizes
 from kdmri_edge.utils.files import damaged
 from kdmri_edge.utils.threads import mapped
@@ -259,10 +260,13 @@ def check_slice(kspace: NDArray[np.complex64], reads: InputSpec) -> None:
         raise DataError(
             f"The scan's matrix is {height} x {width}, the network's {_times(reads.matrix)}.",
             f"Use a network of the scan's matrix (`kdmri-edge distill` trains one), {_ANY_MATRIX}.",
+            cause=Cause.MATRIX,
         )
     if not np.isfinite(kspace).all():
         raise DataError(
-            "The slice's k-space holds NaN or infinite values.", "Export the scan again."
+            "The slice's k-space holds NaN or infinite values.",
+            "Export the scan again.",
+            cause=Cause.VALUES,
         )
 
 
@@ -346,6 +350,7 @@ def _check_combination(
             f"The slice does not suit a network of real images: {found:.0%} of it is imaginary, for"
             " its phase varies too fast, or it holds little but noise.",
             "Use a network of complex images, e.g. dccnn-d3c5-complex.",
+            cause=Cause.COILS,
         )
     if found > most:
         part = "imaginary" if real else "outside the mask"
@@ -353,6 +358,7 @@ def _check_combination(
             "The combined image of these coils does not suit a network of one image:"
             f" {found:.0%} of it is {part}, since phase or sensitivities vary too fast.",
             "Use a network that combines coils, e.g. dccnn-d3c5-sense.",
+            cause=Cause.COILS,
         )
 
 

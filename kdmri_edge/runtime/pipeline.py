@@ -24,13 +24,21 @@ from numpy.typing import NDArray
 from kdmri_edge.data.formats.measured import volume_of
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
-from kdmri_edge.errors import BackendError, BundleError, CheckpointError, KdmriError, MaskError
+from kdmri_edge.errors import (
+    BackendError,
+    BundleError,
+    CheckpointError,
+    DataError,
+    KdmriError,
+    MaskError,
+)
 from kdmri_edge.models.checkpoint import is_checkpoint, read_checkpoint_meta
 from kdmri_edge.models.protocol import InputKind, reads_coils
 from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.reference import ReferenceLines
 from kdmri_edge.runtime.bundle import open_bundle
+from kdmri_edge.runtime.causes import Cause, cause_of
 from kdmri_edge.runtime.inputs import (
     HeldCoils,
     InputSpec,
@@ -60,11 +68,13 @@ class Outcome:
     Attributes:
         image: [H, W], float32 or complex64, in the unit of k-space (orthonormal transform).
         fallback: Why it is the zero-filled image; None where it is the network's.
+        cause: The same as a word; None where it is the network's.
         beyond: What of the slice the network was not trained for, in sentences.
     """
 
     image: NDArray[Any]
     fallback: str | None = None
+    cause: Cause | None = None
     beyond: tuple[str, ...] = ()
 
 
@@ -368,11 +378,47 @@ class Pipeline(Closing):
             image = self.image(kspace, mask, whitening=whitening, reference=reference, held=held)
             return Outcome(image=image, beyond=self._beyond(mask, image.shape))
         except KdmriError as error:
-            reason = error.what
+            reason, cause = error.what, cause_of(error)
         except Exception as error:  # a runtime may raise anything, and the scan needs its image
             _LOG.exception("the network failed")
-            reason = f"The network failed ({type(error).__name__})."
-        return Outcome(image=zero_filled_magnitude(kspace), fallback=reason)
+            reason, cause = f"The network failed ({type(error).__name__}).", Cause.NETWORK
+        return Outcome(image=zero_filled_magnitude(kspace), fallback=reason, cause=cause)
+
+    def reconstruct_image(self, image: NDArray[Any], *, undersample: bool = False) -> Outcome:
+        """Reconstruct from an image in place of k-space; it is not resampled.
+
+        Args:
+            image: [H, W], float32 or complex64: of low resolution, for super-resolution; complex
+                zero-filled; or, with `undersample`, complex and fully sampled.
+            undersample: Apply the network's mask to it first.
+
+        Returns:
+            The network's image, or the given one with the reason.
+        """
+        height, width = image.shape
+        try:
+            if undersample and not np.iscomplexobj(image):
+                raise DataError(
+                    "A magnitude image is no fully sampled scan: it has no phase.",
+                    "Send complex images.",
+                )
+            if self.reads.free is None and (height, width) != self.reads.matrix:
+                raise DataError(
+                    f"The image is {height} x {width}, the network's matrix"
+                    f" {self.reads.matrix[0]} x {self.reads.matrix[1]}.",
+                    "Use a network of the images' matrix, or one that takes any.",
+                    cause=Cause.MATRIX,
+                )
+            given = self.prepare(
+                Volume(image=image[None], name="The image", subject=""), undersample=undersample
+            )
+            return Outcome(image=self.images(given)[0], beyond=given.beyond)
+        except KdmriError as error:
+            reason, cause = error.what, Cause(error.cause or Cause.IMAGE)
+        except Exception as error:  # as above
+            _LOG.exception("the network failed")
+            reason, cause = f"The network failed ({type(error).__name__}).", Cause.NETWORK
+        return Outcome(image=image, fallback=reason, cause=cause)
 
     def _operator(self, mask: Mask) -> NDArray[np.float32] | None:
         """Return the operator for a mask, None where the graph holds it.
@@ -390,6 +436,7 @@ class Pipeline(Closing):
                         f"The slice is sampled with another mask ({int(mask.samples.sum())} lines)"
                         f" than the network's ({own.name!r}, {int(own.samples.sum())} lines).",
                         "Use a network for this mask, or one exported with --mask input.",
+                        cause=Cause.MASK,
                     )
                 operator = operator_like(self._meta, mask)
                 while len(self._operators) >= _OPERATORS:

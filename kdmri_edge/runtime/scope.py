@@ -13,6 +13,7 @@ from typing import Any, Final
 from kdmri_edge.distillation.recipe import ACCELERATIONS, Masks, Matrix, recipe_value
 from kdmri_edge.errors import DataError
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.runtime.causes import Cause
 
 __all__ = ["SMALLEST_SIDE", "FreeSizes", "TrainedFor", "trained_for"]
 
@@ -55,6 +56,7 @@ class FreeSizes:
             raise DataError(
                 f"{name} is {height} x {width}, below the smallest matrix of {SMALLEST_SIDE}.",
                 "Give a larger one.",
+                cause=Cause.MATRIX,
             )
         if height % self.multiple or width % self.multiple:
             raise DataError(
@@ -62,6 +64,7 @@ class FreeSizes:
                 f" multiples of {self.multiple}, since it halves its images inside.",
                 "Reconstruct it with a network of convolutions alone (dccnn-d3c5), or measure at"
                 " such a matrix.",
+                cause=Cause.MATRIX,
             )
 
 

@@ -15,7 +15,7 @@ import h5py
 import ismrmrd
 import numpy as np
 from ismrmrd import Acquisition, Dataset, Image, ImageHeader, Meta
-from ismrmrd.hdf5 import acquisition_dtype
+from ismrmrd.hdf5 import acquisition_dtype, get_hdf5type, image_header_dtype
 from numpy.typing import NDArray
 
 from kdmri_edge.data.components import Component, intensities
@@ -40,6 +40,7 @@ from kdmri_edge.utils.reading import check_claim, reading
 
 __all__ = [
     "SERIES",
+    "ScanWriter",
     "read_header",
     "read_images",
     "read_readouts",
@@ -52,6 +53,7 @@ __all__ = [
 
 _GROUP: Final = "dataset"
 _BLOCK: Final = 256  # readouts that are read or written at once
+_BLOCK_BYTES: Final = 2**24  # at most, of those that are written
 
 
 def _group(file: h5py.File, path: Path, named: str | None) -> h5py.Group:
@@ -230,27 +232,80 @@ def _no_image(path: Path, assembler: Assembler) -> DataError:
     return DataError(f"{path} holds no line of an image.", "Give a file of a whole scan.")
 
 
+class ScanWriter:
+    """Writes a scan's messages to an open file as they come, holding few of them.
+
+    Args:
+        file: Open for writing, and empty.
+        xml: Header of the scan.
+
+    Attributes:
+        readouts: How many have been added.
+        images: The same of images.
+    """
+
+    def __init__(self, file: h5py.File, xml: str) -> None:
+        self.readouts = self.images = 0
+        self._group = file.create_group(_GROUP)
+        self._group.create_dataset("xml", data=[xml.encode()], dtype=h5py.special_dtype(vlen=bytes))
+        self._block: list[Acquisition] = []
+        self._size = 0
+        self._kinds: dict[int, list[tuple[tuple[int, ...], str]]] = {}
+
+    def add(self, message: Acquisition | Image) -> None:
+        """Add a readout, or an image to the series of its number; none without pixels."""
+        if isinstance(message, Image):
+            if message.data.size:
+                self._append_image(message)
+            return
+        self._block.append(message)
+        self._size += message.data.nbytes + message.traj.nbytes
+        if len(self._block) == _BLOCK or self._size >= _BLOCK_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the readouts that are held; an empty file gets its empty table of them, too."""
+        if "data" not in self._group:
+            self._group.create_dataset(
+                "data", (0,), maxshape=(None,), dtype=acquisition_dtype, chunks=(_BLOCK,)
+            )
+        block, self._block, self._size = self._block, [], 0
+        self.readouts = _append(self._group["data"], block, self.readouts)
+
+    def _append_image(self, image: Image) -> None:
+        name = series_name(self._kinds, image)
+        shape, kind = image.data.shape, get_hdf5type(image.data_type)
+        group = self._group.require_group(name)
+        if "header" not in group:
+            # chunks of one image: the usual guess would take much more room than a small series
+            text = h5py.special_dtype(vlen=str)
+            for part, size, dtype in (
+                ("header", (), image_header_dtype), ("attributes", (), text), ("data", shape, kind),
+            ):  # fmt: skip
+                group.create_dataset(
+                    part, (0, *size), maxshape=(None, *size), dtype=dtype, chunks=(1, *size)
+                )
+        number = len(group["header"])
+        for part in ("header", "attributes", "data"):
+            group[part].resize(number + 1, axis=0)
+        group["header"][number] = np.frombuffer(image.getHead(), image_header_dtype)[0]
+        group["attributes"][number] = image.attribute_string
+        group["data"][number] = np.ascontiguousarray(image.data).view(kind)
+        self.images += 1
+
+
 def write_readouts(path: Path, xml: str, acquisitions: Iterable[Acquisition]) -> int:
     """Write an MRD file of readouts, as a whole or not at all; return how many there are.
 
     Raises:
         OutputError: The place cannot be written to.
     """
-    count = 0
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        group = file.create_group(_GROUP)
-        group.create_dataset("xml", data=[xml.encode()], dtype=h5py.special_dtype(vlen=bytes))
-        data = group.create_dataset(
-            "data", (0,), maxshape=(None,), dtype=acquisition_dtype, chunks=(_BLOCK,)
-        )
-        block: list[Acquisition] = []
+        writer = ScanWriter(file, xml)
         for acquisition in acquisitions:
-            block.append(acquisition)
-            if len(block) == _BLOCK:
-                count = _append(data, block, count)
-                block = []
-        count = _append(data, block, count)
-    return count
+            writer.add(acquisition)
+        writer.flush()
+    return writer.readouts
 
 
 def _append(data: h5py.Dataset, block: list[Acquisition], count: int) -> int:
@@ -297,16 +352,25 @@ def write_images(path: Path, images: Iterable[Image], xml: str | None = None) ->
         if xml is not None:
             dataset.write_xml_header(xml.encode())
         for image in images:
-            series = int(image.image_series_index)
-            kind = (tuple(image.data.shape), str(image.data.dtype))
-            known = kinds.setdefault(series, [])
-            if kind not in known:
-                known.append(kind)
-            number = known.index(kind) + 1
-            name = f"image_{series}" if number == 1 else f"image_{series}_{number}"
-            dataset.append_image(name, image)
+            dataset.append_image(series_name(kinds, image), image)
             count += 1
     return count
+
+
+def series_name(kinds: dict[int, list[tuple[tuple[int, ...], str]]], image: Image) -> str:
+    """Return the name of the group that an image belongs to.
+
+    Args:
+        kinds: By series, the matrices and data types of the images so far; extended.
+        image: The next one.
+    """
+    series = int(image.image_series_index)
+    kind = (tuple(image.data.shape), str(image.data.dtype))
+    known = kinds.setdefault(series, [])
+    if kind not in known:
+        known.append(kind)
+    number = known.index(kind) + 1
+    return f"image_{series}" if number == 1 else f"image_{series}_{number}"
 
 
 SERIES: Final = re.compile(r"images?_\d+")

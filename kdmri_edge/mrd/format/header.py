@@ -11,12 +11,13 @@ from xml.etree import ElementTree
 
 from kdmri_edge.data.formats.mrd_header import header_elements, pixels_within
 from kdmri_edge.errors import DataError
+from kdmri_edge.mrd.format.identity import NAMESPACE
 
 __all__ = ["Encoding", "read_encoding", "write_encoding"]
 
 _AGAIN: Final = "This reads Cartesian 2-D multi-slice scans."
-_NAMESPACE: Final = "http://www.ismrm.org/ISMRMRD"
 _LARGEST: Final = 8192  # samples along an axis: far above any scan, far below what fills a memory
+_SAME: Final = 0.02  # of a field of view: what rounding to pixels leaves
 _WIDEST: Final = 1e4  # mm: above any scanner, far below what overflows an affine in float32
 
 
@@ -86,7 +87,7 @@ def read_encoding(xml: str | bytes) -> Encoding:
             if whole is not None and recon is not None and recon.find("fieldOfView_mm") is None:
                 recon.append(copy.deepcopy(whole))
         for element in root.iter():  # the schema's classes know elements by its namespace alone
-            element.tag = f"{{{_NAMESPACE}}}{element.tag}"
+            element.tag = f"{{{NAMESPACE}}}{element.tag}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConverterWarning)
             config = ParserConfig(fail_on_unknown_properties=False)
@@ -169,18 +170,35 @@ def _encoding(header: Any) -> Encoding:
         embedded_calibration=_embedded(encoding),
         partitions=partitions,
         vendor=None if system is None else system.systemVendor or None,
-        finer=_finer(recon.matrixSize, rows, width),
+        finer=_finer(recon, (rows, width), (whole.y * rows / lines, whole.x * width / samples)),
         protocol=_protocol(header.measurementInformation),
     )
 
 
-def _finer(asked: Any, rows: int, columns: int) -> tuple[int, int] | None:
-    """Return the matrix that a header asks for, where it is above what is encoded of the image."""
+def _finer(
+    recon: Any, matrix: tuple[int, int], fov_mm: tuple[float, float]
+) -> tuple[int, int] | None:
+    """Return the matrix that a header asks for, where it is finer than what is encoded.
+
+    The size of its pixels counts: of a wider field of view than was encoded, which its matrix then
+    covers, only the encoded part is there.
+
+    Args:
+        recon: The header's space of the image.
+        matrix: (rows, columns) of the image that are encoded.
+        fov_mm: Their field of view.
+    """
     try:
-        wanted = (_whole(asked.y), _whole(asked.x))
+        asked = (_whole(recon.matrixSize.y), _whole(recon.matrixSize.x))
     except (AttributeError, TypeError, ValueError, OverflowError):
         return None  # no matrix that can be read is no wish
-    return wanted if wanted[0] > rows or wanted[1] > columns else None
+    widths = (recon.fieldOfView_mm.y, recon.fieldOfView_mm.x)
+    wanted = tuple(
+        count if not 0 < own < (1 - _SAME) * width else round(count * own / width)
+        for count, width, own in zip(asked, widths, fov_mm, strict=True)
+    )
+    finer = wanted[0] > matrix[0] or wanted[1] > matrix[1]
+    return (wanted[0], wanted[1]) if finer else None
 
 
 def _protocol(measurement: Any) -> tuple[str, ...]:

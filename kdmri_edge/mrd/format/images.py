@@ -9,15 +9,31 @@ import numpy as np
 from ismrmrd import Image
 from numpy.typing import NDArray
 
+from kdmri_edge import __version__
 from kdmri_edge.data.orientation import Orientation, orientation_of, sign_of
 from kdmri_edge.mrd.format.assembler import Slice
 from kdmri_edge.mrd.format.header import Encoding
+from kdmri_edge.physics.interpolation import interpolated
 from kdmri_edge.runtime.pipeline import Outcome
 
-__all__ = ["BEYOND", "BUNDLE", "BUNDLE_REASON", "FALLBACK", "REASON", "ImageMaker", "fallback_of"]
+__all__ = [
+    "BEYOND",
+    "BUNDLE",
+    "BUNDLE_REASON",
+    "FALLBACK",
+    "INTERPOLATED",
+    "REASON",
+    "ImageMaker",
+    "derived",
+    "fallback_of",
+    "fine_matrix",
+    "integers",
+    "window",
+]
 
 FALLBACK: Final = "KdmriFallback"
-"""Meta attribute of every image: "zero-filled", or "none" for the network's."""
+"""Meta attribute of every image: "none" for the network's, else "zero-filled", or "unchanged" for
+one that was sent back as it came."""
 REASON: Final = "KdmriFallbackReason"
 BEYOND: Final = "KdmriBeyondTraining"
 """Meta attribute of a network's image: what of its scan the network was not trained for."""
@@ -25,6 +41,64 @@ BUNDLE: Final = "KdmriBundle"
 """Meta attribute of images of a server with many bundles: the one that served."""
 BUNDLE_REASON: Final = "KdmriBundleReason"
 """Meta attribute of the same: why that one, and why no other."""
+INTERPOLATED: Final = "KdmriInterpolatedFrom"
+"""Meta attribute of an image of a finer matrix than was reconstructed: that one."""
+
+_FINEST: Final = 4  # times the pixels along an axis; scanners double them
+_MOST_PIXELS: Final = 2048 * 2048
+_BRIGHT: Final = 99.5  # percentile of the pixels that the window ends at
+
+
+def fine_matrix(encoding: Encoding) -> tuple[int, int] | None:
+    """Return the matrix that images are interpolated to, as the scan's header asks.
+
+    None where it asks for no finer one than is encoded, or for more than anybody looks at.
+    """
+    if encoding.finer is None:
+        return None
+    rows, columns = (
+        max(asked, own)
+        for asked, own in zip(encoding.finer, (encoding.rows, encoding.width), strict=True)
+    )
+    finest = rows <= _FINEST * encoding.rows and columns <= _FINEST * encoding.width
+    return (rows, columns) if finest and rows * columns <= _MOST_PIXELS else None
+
+
+def derived(meta: dict[str, Any], outcome: Outcome, what: str, name: str | None) -> None:
+    """Set what tells a host that an image is derived, and how, in the names that hosts read.
+
+    `SequenceDescriptionAdditional` is the same for all images of a series, which is one series; the
+    image type's last value and the comment say whether this one is the network's.
+
+    Args:
+        meta: Of the image; extended.
+        outcome: The image.
+        what: What stands in the network's place where it has none: "zero-filled".
+        name: Of the network; None where it has none.
+    """
+    kind = "KDMRI" if outcome.fallback is None else what.upper().replace("-", "_")
+    comment = f"kdmri-edge {__version__}: reconstructed by a neural network"
+    comment += f" ({name})" if name else ""
+    meta[FALLBACK] = "none" if outcome.fallback is None else what
+    if outcome.fallback is not None:
+        meta[REASON] = outcome.fallback
+        comment = f"{what}: {outcome.fallback}"
+    elif outcome.beyond:
+        meta[BEYOND] = " ".join(outcome.beyond)
+        comment = f"{comment}. {meta[BEYOND]}"
+    meta["ImageType"] = f"DERIVED\\PRIMARY\\M\\{kind}"
+    meta["ImageTypeValue4"] = kind
+    meta["ComplexImageComponent"] = "MAGNITUDE"
+    meta["ImageComment"] = meta["ImageComments"] = comment
+    meta["SequenceDescriptionAdditional"] = "KDMRI"
+
+
+def window(data: NDArray[Any], meta: dict[str, Any]) -> None:
+    """Set the window in which a host shows an image at first, in the values that are sent."""
+    bright = float(np.percentile(data, _BRIGHT)) if data.size else 0.0
+    if data.dtype.kind == "i":
+        bright = max(round(bright), 1)
+    meta["WindowCenter"], meta["WindowWidth"] = f"{bright / 2:.6g}", f"{bright:.6g}"
 
 
 class ImageMaker:
@@ -37,6 +111,8 @@ class ImageMaker:
             Otherwise float32 in the unit of k-space.
         orientation: How H and W run to the readouts' directions, see `data.orientation`; images
             give the directions in which their pixels go.
+        interpolate: Follow a header that asks for a finer matrix.
+        name: What the server's one network is called.
     """
 
     def __init__(
@@ -45,10 +121,14 @@ class ImageMaker:
         *,
         int16: bool = False,
         orientation: Orientation | str = Orientation.VENDOR,
+        interpolate: bool = False,
+        name: str | None = None,
     ) -> None:
         self._sign = sign_of(orientation_of(encoding.vendor, orientation))
         self._encoding = encoding
         self._int16 = int16
+        self._fine = fine_matrix(encoding) if interpolate else None
+        self._name = name
         self._count = 0
 
     def make(
@@ -66,7 +146,7 @@ class ImageMaker:
         """
         height, rows = self._encoding.lines, self._encoding.rows
         edge = height // 2 - rows // 2
-        pixels = np.abs(outcome.image[edge : edge + rows]).astype(np.float32)
+        shown = outcome.image[edge : edge + rows]
         read = [self._sign * v for v in part.head.read_dir]
         phase = [self._sign * v for v in part.head.phase_dir]
         meta: dict[str, Any] = {
@@ -74,16 +154,17 @@ class ImageMaker:
             "ImageProcessingHistory": ["KDMRI-EDGE"],
             "ImageRowDir": [f"{v:.9f}" for v in read],
             "ImageColumnDir": [f"{v:.9f}" for v in phase],
-            FALLBACK: "none" if outcome.fallback is None else "zero-filled",
+            "Keep_image_geometry": 1,
         }
-        if outcome.fallback is not None:
-            meta[REASON] = outcome.fallback
-            meta["ImageComment"] = f"zero-filled: {outcome.fallback}"
-        elif outcome.beyond:
-            meta[BEYOND] = meta["ImageComment"] = " ".join(outcome.beyond)
+        derived(meta, outcome, "zero-filled", bundle if why else self._name)
+        if self._fine is not None:
+            meta[INTERPOLATED] = f"{shown.shape[0]} x {shown.shape[1]}"
+            shown = interpolated(shown, self._fine)
+        pixels = np.abs(shown).astype(np.float32)
         if why:
             meta[BUNDLE], meta[BUNDLE_REASON] = bundle or "none", why
-        data: NDArray[Any] = _integers(pixels, meta) if self._int16 else pixels
+        data: NDArray[Any] = integers(pixels, meta) if self._int16 else pixels
+        window(data, meta)
         self._count += 1
         image = Image.from_array(
             data,
@@ -100,7 +181,7 @@ class ImageMaker:
         return image
 
 
-def _integers(pixels: NDArray[np.float32], meta: dict[str, Any]) -> NDArray[np.int16]:
+def integers(pixels: NDArray[np.float32], meta: dict[str, Any]) -> NDArray[np.int16]:
     """The image over the type's whole range, and in `meta` the way back."""
     slope = float(pixels.max()) / np.iinfo(np.int16).max or 1.0
     meta["RescaleSlope"], meta["RescaleIntercept"] = repr(slope), "0"
@@ -109,7 +190,7 @@ def _integers(pixels: NDArray[np.float32], meta: dict[str, Any]) -> NDArray[np.i
 
 
 def fallback_of(image: Image) -> str | None:
-    """Return why an image that a server sent is the zero-filled one; None where it is not."""
+    """Return why an image that a server sent is not the network's; None where it is."""
     if image.meta.get(FALLBACK, "none") == "none":
         return None
     return str(image.meta.get(REASON, "no reason given"))

@@ -38,6 +38,7 @@ _MIB: Final = 2**20
 _ACQUISITION: Final = ctypes.sizeof(AcquisitionHeader)
 _IMAGE: Final = ctypes.sizeof(ImageHeader)
 _WAVEFORM: Final = ctypes.sizeof(WaveformHeader)
+_ATTRIBUTES: Final = 4 * _MIB  # of an image: whole DICOM headers are a tenth of that
 _AGAIN: Final = "Check the client, or raise the limit if the scan is real."
 _TEXTS: Final = {
     Id.CONFIG_TEXT: ConfigText,
@@ -84,11 +85,14 @@ class Parser:
     Args:
         limits: What is too large.
         skips: Kinds of which only it is said that they came (`Skipped`).
+
+    Attributes:
+        skips: The same; may be set anew between two messages.
     """
 
     def __init__(self, limits: Limits | None = None, *, skips: Collection[Id] = ()) -> None:
         self._limits = limits or Limits()
-        self._skips = frozenset(skips)
+        self.skips = frozenset(skips)
         self._buffer = bytearray()
         self._current: tuple[Id, int] | None = None  # of the message under way; bytes of its body
         self._missing: int | None = None  # bytes of it that are still to come, where it is skipped
@@ -140,7 +144,7 @@ class Parser:
                 return None
             self._current = known
         identifier, size = self._current
-        if identifier in self._skips:
+        if identifier in self.skips:
             return self._skip(identifier, 2 + size)
         if len(self._buffer) < 2 + size:
             return None
@@ -200,6 +204,12 @@ def _claimed(identifier: Id, start: bytes) -> int | None:
                 return None
             picture = ImageHeader.from_buffer_copy(start)
             (attributes,) = struct.unpack_from("<Q", start, _IMAGE)
+            if attributes > _ATTRIBUTES:
+                raise StreamError(
+                    f"Message IMAGE claims {attributes} bytes of attributes; {_ATTRIBUTES} are"
+                    " allowed.",
+                    "Check the client.",
+                )
             try:
                 item = get_dtype_from_data_type(picture.data_type).itemsize
             except TypeError:
@@ -230,6 +240,10 @@ def _decode(identifier: Id, body: bytes) -> Message:
             case Id.ACQUISITION:
                 return Acquisition.from_bytes(body)
             case Id.IMAGE:
+                if (
+                    b"<!DOCTYPE" in body[_IMAGE + 8 : _attributes_end(body)]
+                ):  # entities grow without bound
+                    raise ValueError("entities in attributes")
                 return Image.from_bytes(body)
             case Id.WAVEFORM:
                 return Waveform.from_bytes(body)
@@ -240,6 +254,11 @@ def _decode(identifier: Id, body: bytes) -> Message:
             f"Message {identifier.name} cannot be decoded ({type(error).__name__}).",
             "Check the sender.",
         ) from None
+
+
+def _attributes_end(body: bytes) -> int:
+    (length,) = struct.unpack_from("<Q", body, _IMAGE)
+    return _IMAGE + 8 + int(length)
 
 
 class Order:

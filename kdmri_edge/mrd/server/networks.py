@@ -14,16 +14,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, cast
+
+from numpy.typing import NDArray
 
 from kdmri_edge.errors import BundleError, CheckpointError, KdmriError, RecipeError
 from kdmri_edge.models.checkpoint import is_checkpoint, read_checkpoint_meta
-from kdmri_edge.models.protocol import InputKind
+from kdmri_edge.models.protocol import InputKind, reads_coils
 from kdmri_edge.mrd.server.rules import RULES, Rule, ScanFacts, read_rules
 from kdmri_edge.mrd.server.telemetry import log_event
 from kdmri_edge.physics.combining import LEAST_CENTRE
-from kdmri_edge.physics.espirit import CALIBRATION
+from kdmri_edge.physics.espirit import FEWEST
 from kdmri_edge.runtime.bundle import MANIFEST, open_bundle
+from kdmri_edge.runtime.causes import Cause
 from kdmri_edge.runtime.inputs import InputSpec, read_input_spec
 from kdmri_edge.runtime.networks import backend_at_hand, where_it_runs
 from kdmri_edge.runtime.pipeline import Outcome, Pipeline, SliceReconstructor, zero_filled_magnitude
@@ -34,10 +37,13 @@ from kdmri_edge.utils.memory import give_memory_back
 __all__ = [
     "Candidate",
     "Chooser",
+    "ImageFacts",
     "ManyNetworks",
     "OneNetwork",
     "Served",
+    "ServedImage",
     "Serving",
+    "Tried",
     "bundles_in",
     "candidate",
     "choose",
@@ -77,8 +83,65 @@ class Served:
         return f"{served}. Not by others: {others}." if others else f"{served}."
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Tried:
+    """A network that a health check tries.
+
+    Attributes:
+        name: Of the bundle.
+        reads: What it has to be given.
+        network: What reconstructs.
+    """
+
+    name: str
+    reads: InputSpec
+    network: SliceReconstructor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageFacts:
+    """What is known of an image that a client sends.
+
+    Attributes:
+        matrix: (H, W).
+        complex: Whether it has phase.
+        undersample: Whether it is fully sampled, and a network's mask is tried on it.
+    """
+
+    matrix: tuple[int, int]
+    complex: bool
+    undersample: bool = False
+
+
+class ImageReconstructor(Protocol):
+    """What the server calls for every image that a client sends; one thread at a time."""
+
+    def reconstruct_image(self, image: NDArray[Any], *, undersample: bool = False) -> Outcome:
+        """Return the image of an image, see `Pipeline.reconstruct_image`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ServedImage:
+    """What reconstructs an image that a client sends.
+
+    Attributes:
+        network: None where no bundle takes it.
+        name: The bundle's name; None where none takes it.
+        why: Why it was chosen, or why none was; empty for a server of one network.
+    """
+
+    network: ImageReconstructor | None
+    name: str | None = None
+    why: str = ""
+
+
 class Serving(Protocol):
     """Chooses for one scan, from its first slice to its last."""
+
+    takes_images: bool
+
+    def of_image(self, image: ImageFacts) -> ServedImage:
+        """Return what reconstructs an image of a scan."""
 
     def of(self, scan: ScanFacts) -> Served:
         """Return what serves a slice of a scan."""
@@ -87,8 +150,15 @@ class Serving(Protocol):
 class Chooser(Protocol):
     """What a server holds."""
 
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of the bundles."""
+
     def choice(self) -> Serving:
         """Return what chooses for a scan that begins now."""
+
+    def tried(self) -> Tried | None:
+        """Return what a health check tries; None where nothing tells what it reads."""
 
     def reload(self) -> None:
         """Look again for what there is; scans that run keep what they began with."""
@@ -99,10 +169,26 @@ class OneNetwork:
 
     Args:
         network: What reconstructs.
+        name: What it is called.
     """
 
-    def __init__(self, network: SliceReconstructor) -> None:
+    def __init__(self, network: SliceReconstructor, name: str = "") -> None:
         self._served = Served(network=network)
+        self._network, self._name = network, name
+        reads: InputSpec | None = getattr(network, "reads", None)
+        self.takes_images = reads is not None and not reads_coils(reads.spec)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Its name."""
+        return (self._name,) if self._name else ()
+
+    def tried(self) -> Tried | None:
+        """Return the one network, where it says what it reads."""
+        reads = getattr(self._network, "reads", None)
+        if reads is None:
+            return None
+        return Tried(name=self._name, reads=reads, network=self._network)
 
     def choice(self) -> Serving:
         """Return itself."""
@@ -111,6 +197,11 @@ class OneNetwork:
     def of(self, scan: ScanFacts) -> Served:
         """Return the one network, which says itself what it does not take."""
         return self._served
+
+    def of_image(self, image: ImageFacts) -> ServedImage:
+        """Return the one network, where it reads images."""
+        network = cast(ImageReconstructor, self._network) if self.takes_images else None
+        return ServedImage(network=network, name=self._name or None)
 
     def reload(self) -> None:
         """Keep the network."""
@@ -153,10 +244,23 @@ class Candidate:
             return f"it is made for mask {reads.mask.name!r} of {lines} samples"
         return self._centre(scan)
 
+    def image_refusal(self, image: ImageFacts) -> str | None:
+        """Say why it cannot reconstruct an image that a client sends; None where it may."""
+        reads = self.reads
+        if reads_coils(reads.spec):
+            return "it is made for k-space of several coils"
+        if image.undersample and not (image.complex and reads.spec.has_data_consistency):
+            return "it cannot be tried on that image"
+        if not image.complex and not reads.spec.magnitude_input:
+            return "it is made for k-space or complex images"
+        if reads.free is None and image.matrix != reads.matrix:
+            return f"it is made for {reads.matrix[0]} x {reads.matrix[1]}"
+        return None
+
     def _centre(self, scan: ScanFacts) -> str | None:
         """Say what of the centre of k-space it misses, to estimate the coils' sensitivities."""
         if self.reads.spec.coils:
-            needed = CALIBRATION
+            needed = FEWEST
         elif self.reads.spec.reads is InputKind.KSPACE or scan.coils == 1:
             return None
         else:
@@ -404,12 +508,26 @@ class ManyNetworks:
         self._lent: Counter[Pipeline] = Counter()  # slices that are with each
         self._leaving: set[Pipeline] = set()  # not kept any more
         self._counting = threading.Lock()  # of both
+        self._last: _Loading | None = None
         self._now = _Candidates(*find(), networks={}, lend=self._lend)
 
     @property
     def candidates(self) -> Sequence[Candidate]:
         """What scans that begin now may be served by."""
         return self._now.candidates
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of the bundles."""
+        return tuple(one.name for one in self.candidates)
+
+    def tried(self) -> Tried | None:
+        """Return the network that was used last, so that a check puts none out; else the first."""
+        network = self._last or next(iter(self._now.networks.values()), None)
+        if network is None:
+            return None
+        one = network.candidate
+        return Tried(name=one.name, reads=one.reads, network=network)
 
     def choice(self) -> Serving:
         """Return what chooses for a scan that begins now."""
@@ -433,6 +551,7 @@ class ManyNetworks:
     def _lend(self, network: _Loading) -> Iterator[Pipeline | None]:
         """Lend a network, which is loaded now if it is not; None where it cannot be."""
         with self._loading:
+            self._last = network
             pipeline = self._loaded(network)
             if pipeline is not None:
                 self._count(pipeline, 1)
@@ -496,7 +615,16 @@ class _Loading:
         with self._lend(self) as pipeline:
             if pipeline is not None:
                 return pipeline.reconstruct(kspace, *rest)
-        return Outcome(image=zero_filled_magnitude(kspace), fallback=self.broken)
+        return Outcome(
+            image=zero_filled_magnitude(kspace), fallback=self.broken, cause=Cause.NOT_LOADED
+        )
+
+    def reconstruct_image(self, image: NDArray[Any], *, undersample: bool = False) -> Outcome:
+        """Reconstruct an image, see `Pipeline.reconstruct_image`."""
+        with self._lend(self) as pipeline:
+            if pipeline is not None:
+                return pipeline.reconstruct_image(image, undersample=undersample)
+        return Outcome(image=image, fallback=self.broken, cause=Cause.NOT_LOADED)
 
 
 _Lend: TypeAlias = Callable[[_Loading], AbstractContextManager[Pipeline | None]]
@@ -521,11 +649,22 @@ class _Candidates:
         lend: _Lend,
     ) -> None:
         self.candidates, self._rules = candidates, rules
+        self.takes_images = not all(reads_coils(one.reads.spec) for one in candidates)
         self.networks = {
             key: networks.get(key) or _Loading(one, lend)
             for one in candidates
             for key in [(one.name, one.path, one.sha256)]
         }
+
+    def of_image(self, image: ImageFacts) -> ServedImage:
+        """Choose the first that takes an image."""
+        reasons = {one.name: one.image_refusal(image) for one in self.candidates}
+        for one in self.candidates:
+            if reasons[one.name] is None:
+                network = self.networks[one.name, one.path, one.sha256]
+                return ServedImage(network=network, name=one.name, why="the first that takes it")
+        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        return ServedImage(network=None, why=f"No bundle of this server takes the image: {listed}.")
 
     def of(self, scan: ScanFacts) -> Served:
         """Choose for a slice."""

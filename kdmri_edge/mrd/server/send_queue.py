@@ -8,55 +8,85 @@ has been sent.
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import socket
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as Late
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+from ismrmrd import Image
+from numpy.typing import NDArray
 
 from kdmri_edge.errors import StreamError
 from kdmri_edge.mrd.format.assembler import Slice
 from kdmri_edge.mrd.format.images import ImageMaker
 from kdmri_edge.mrd.format.messages import Close, Message, Text, serialise
 from kdmri_edge.mrd.server.archiving import ArchivedScan
-from kdmri_edge.mrd.server.networks import Served
+from kdmri_edge.mrd.server.networks import Served, ServedImage
 from kdmri_edge.mrd.server.settings import ServerSettings
-from kdmri_edge.mrd.server.telemetry import Metrics, log_defect
+from kdmri_edge.mrd.server.telemetry import Metrics, log_defect, log_event
+from kdmri_edge.runtime.causes import Cause
 from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
 
 __all__ = ["SendQueue"]
 
 _BUFFER: Final = 1 << 19
+_NOTHING: Final = np.zeros((1, 1), np.float32)
 _TEXTS: Final = 64  # texts about slices that one scan is sent; images carry their reason anyway
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Pending:
-    part: Slice
+    """A slice, or an image that came, on its way back.
+
+    Attributes:
+        future: What becomes of it.
+        make: Makes the image that is sent; returns None where none is.
+        plain: Returns the image without the network.
+        told: What is said before a reason.
+        kind: What the metrics call an image that is not the network's.
+        came: When the last line did.
+        bundle: Which of many bundles serves; "none" for none, None for a server of one network.
+        after: Called with what was sent.
+    """
+
     future: Future[Outcome]
-    maker: ImageMaker
-    came: float  # when the last line did
-    served: Served
-    archived: ArchivedScan | None
+    make: Callable[[Outcome], Image | None]
+    plain: Callable[[], NDArray[Any]]
+    told: str
+    kind: str
+    came: float
+    bundle: str | None
+    after: Callable[[Outcome], None] | None = None
 
 
 class SendQueue:
     """Sends one scan's images.
 
+    Attributes:
+        images: How many have been sent.
+        fallbacks: How many of them are not the network's, by the reason.
+
     Args:
+        number: Of the scan in the log.
         connection: The client's socket; a duplicate of it is written to.
         settings: Times and bounds.
         metrics: Counters.
     """
 
     def __init__(
-        self, connection: socket.socket, settings: ServerSettings, metrics: Metrics
+        self, number: int, connection: socket.socket, settings: ServerSettings, metrics: Metrics
     ) -> None:
         self.images = 0
-        self.fallbacks = 0
+        self.fallbacks: Counter[str] = Counter()
+        self._number = number
         self._connection = connection
         self._socket = connection.dup()
         self._socket.settimeout(settings.send_s)
@@ -111,7 +141,46 @@ class SendQueue:
         """
         self._items.put(
             _Pending(
-                part=part, future=future, maker=maker, came=came, served=served, archived=archived
+                future=future,
+                make=lambda outcome: maker.make(part, outcome, bundle=served.name, why=served.said),
+                plain=lambda: zero_filled_magnitude(part.kspace),
+                told=f"Slice {part.key.slice} is the zero-filled one",
+                kind="zero-filled",
+                came=came,
+                bundle=(served.name or "none") if served.said else None,
+                after=None
+                if archived is None
+                else lambda outcome: archived.put(part, outcome, served.name),
+            )
+        )
+
+    def put_image(
+        self,
+        number: int,
+        future: Future[Outcome],
+        make: Callable[[Outcome], Image | None],
+        came: float,
+        served: ServedImage,
+    ) -> None:
+        """Send what becomes of an image that came, for which a slot was reserved.
+
+        Args:
+            number: Of the image, as it came.
+            future: Its reconstruction.
+            make: Makes the image that is sent; returns None where none is.
+            came: See `put_slice`.
+            served: What reconstructs it.
+        """
+        back = "is sent back as it came" if self._settings.pass_images else "is not reconstructed"
+        self._items.put(
+            _Pending(
+                future=future,
+                make=make,
+                plain=lambda: _NOTHING,
+                told=f"Image {number} {back}",
+                kind="unchanged",
+                came=came,
+                bundle=(served.name or "none") if served.why else None,
             )
         )
 
@@ -144,26 +213,33 @@ class SendQueue:
             pending.future.cancel()
             return
         outcome = self._outcome(pending)
-        reason = outcome.fallback
+        reason, cause = outcome.fallback, outcome.cause or Cause.OTHER
         if reason is not None and reason not in self._told and len(self._told) < _TEXTS:
             self._told.add(reason)
-            self._send(Text(f"WRN Slice {pending.part.key.slice} is the zero-filled one: {reason}"))
+            log_event("fallback", logging.WARNING, session=self._number, cause=cause,
+                      reason=reason)  # fmt: skip
+            self._send(Text(f"WRN {pending.told}: {reason}"))
         for text in outcome.beyond:
             if text not in self._told and len(self._told) < _TEXTS:
                 self._told.add(text)
                 self._send(Text(f"WRN {text}"))
-        served = pending.served
-        image = pending.maker.make(pending.part, outcome, bundle=served.name, why=served.said)
-        self._send(image)
-        if self._broken is None:
-            self.images += 1
-            self.fallbacks += reason is not None
-            self._metrics.images.labels("network" if reason is None else "zero-filled").inc()
-            self._metrics.latency.observe(time.monotonic() - pending.came)
-            if pending.archived is not None:
-                pending.archived.put(pending.part, outcome, served.name)
-            if served.said:
-                self._metrics.bundles().labels(served.name or "none").inc()
+        image = pending.make(outcome)
+        if image is not None:
+            self._send(image)
+        if self._broken is not None:
+            return
+        if reason is not None:
+            self.fallbacks[cause] += 1
+            self._metrics.fallbacks.labels(cause).inc()
+        if image is None:
+            return
+        self.images += 1
+        self._metrics.images.labels("network" if reason is None else pending.kind).inc()
+        self._metrics.latency.observe(time.monotonic() - pending.came)
+        if pending.after is not None:
+            pending.after(outcome)
+        if pending.bundle is not None:
+            self._metrics.bundles().labels(pending.bundle).inc()
 
     def _outcome(self, pending: _Pending) -> Outcome:
         deadline = self._settings.deadline_s
@@ -172,10 +248,10 @@ class SendQueue:
             return pending.future.result(timeout=max(left, 0.0))
         except (Late, CancelledError):
             pending.future.cancel()
-            reason = f"The network was not ready within {deadline:g} s."
+            reason, cause = f"The network was not ready within {deadline:g} s.", Cause.DEADLINE
         except Exception as error:
-            reason = f"The network failed ({type(error).__name__})."
-        return Outcome(image=zero_filled_magnitude(pending.part.kspace), fallback=reason)
+            reason, cause = f"The network failed ({type(error).__name__}).", Cause.NETWORK
+        return Outcome(image=pending.plain(), fallback=reason, cause=cause)
 
     def _send(self, message: Message) -> None:
         if self._broken is not None:

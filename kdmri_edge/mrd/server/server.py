@@ -18,7 +18,9 @@ from typing import Final
 
 from kdmri_edge.errors import StreamError
 from kdmri_edge.mrd.server.archiving import Archiving
+from kdmri_edge.mrd.server.health import Health
 from kdmri_edge.mrd.server.networks import Chooser, ManyNetworks, OneNetwork
+from kdmri_edge.mrd.server.recording import Recorder
 from kdmri_edge.mrd.server.session import ClientSession
 from kdmri_edge.mrd.server.settings import ServerSettings
 from kdmri_edge.mrd.server.telemetry import Metrics, log_event
@@ -40,6 +42,8 @@ class Server:
         settings: How to behave.
         metrics: Counters; None makes new ones.
         archiving: Sends images to an archive as well; the caller enters it as a context.
+        recorder: Records the scans, where the settings say so.
+        name: What one network is called.
 
     Attributes:
         port: The port that it listens at.
@@ -54,8 +58,11 @@ class Server:
         settings: ServerSettings | None = None,
         metrics: Metrics | None = None,
         archiving: Archiving | None = None,
+        recorder: Recorder | None = None,
+        name: str = "",
     ) -> None:
         self.settings = settings or ServerSettings()
+        self._recorder = recorder
         self.metrics = metrics or Metrics()
         self._archiving = archiving
         self._stop = threading.Event()
@@ -76,8 +83,10 @@ class Server:
         self.port = int(self._socket.getsockname()[1])
         self._worker = Worker(self.settings.at_once)
         self._networks: Chooser = (
-            pipeline if isinstance(pipeline, ManyNetworks) else OneNetwork(pipeline)
+            pipeline if isinstance(pipeline, ManyNetworks) else OneNetwork(pipeline, name)
         )
+        self.metrics.know(self._networks.names)
+        self.metrics.health = Health(self._networks, self._worker, self._stop.is_set).check
 
     def stop(self) -> None:
         """Take no new scan; `serve` returns when those that run have ended.
@@ -88,7 +97,11 @@ class Server:
 
     def reload(self) -> None:
         """Look again for bundles, in a thread of its own; running scans go on as they began."""
-        threading.Thread(target=self._networks.reload, name="reload", daemon=True).start()
+        threading.Thread(target=self._reload, name="reload", daemon=True).start()
+
+    def _reload(self) -> None:
+        self._networks.reload()
+        self.metrics.know(self._networks.names)
 
     def serve(self) -> None:
         """Serve until `stop`, then until the running scans have ended."""
@@ -112,6 +125,8 @@ class Server:
                 session.drop("The server is stopping.")
             time.sleep(0.02)
         self._worker.close()
+        if self._recorder is not None:
+            self._recorder.close()
         log_event("stopped")
 
     def _waiting(self) -> list[ClientSession]:
@@ -147,7 +162,7 @@ class Server:
             with self.metrics.open.track_inprogress(), contextlib.suppress(OSError):
                 session = ClientSession(
                     number, connection, self._worker, self._networks, self.settings, self.metrics,
-                    self._slots, self._archiving,
+                    self._slots, self._archiving, self._recorder,
                 )  # fmt: skip
                 with self._lock:
                     self._running[number] = session

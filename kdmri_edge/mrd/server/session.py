@@ -9,17 +9,18 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, cast
 
 import numpy as np
-from ismrmrd import Acquisition
+from ismrmrd import Acquisition, Image
 from numpy.typing import NDArray
 
 from kdmri_edge.data.orientation import orientation_of
-from kdmri_edge.errors import DataError, KdmriError, StreamError
+from kdmri_edge.errors import DataError, KdmriError, OutputError, StreamError
 from kdmri_edge.mrd.format.assembler import Assembler, Slice, TooLargeError
 from kdmri_edge.mrd.format.header import Encoding, read_encoding
-from kdmri_edge.mrd.format.images import ImageMaker
+from kdmri_edge.mrd.format.images import ImageMaker, fine_matrix
 from kdmri_edge.mrd.format.messages import (
     Close,
     ConfigFile,
@@ -31,8 +32,10 @@ from kdmri_edge.mrd.format.messages import (
     Text,
 )
 from kdmri_edge.mrd.format.parser import Order, Parser
+from kdmri_edge.mrd.format.pictures import answer, pixels_of, unchanged
 from kdmri_edge.mrd.server.archiving import ArchivedScan, Archiving
-from kdmri_edge.mrd.server.networks import Chooser, Served, Serving
+from kdmri_edge.mrd.server.networks import Chooser, ImageFacts, Served, ServedImage, Serving
+from kdmri_edge.mrd.server.recording import Recorder, Recording
 from kdmri_edge.mrd.server.rules import ScanFacts
 from kdmri_edge.mrd.server.send_queue import SendQueue
 from kdmri_edge.mrd.server.settings import Choice, ServerSettings, choose, refine
@@ -40,16 +43,18 @@ from kdmri_edge.mrd.server.telemetry import Metrics, log_defect, log_event
 from kdmri_edge.mrd.server.worker import Worker
 from kdmri_edge.physics.coils import noise_weights
 from kdmri_edge.physics.reference import calibration_reach
+from kdmri_edge.runtime.causes import Cause
 from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
 from kdmri_edge.utils.memory import give_memory_back
 
 __all__ = ["ClientSession"]
 
-_NOT_TAKEN: Final = (Id.IMAGE, Id.WAVEFORM)
+_NOT_TAKEN: Final = frozenset({Id.IMAGE, Id.WAVEFORM})
 _CHUNK: Final = 1 << 18
 _GRACE_S: Final = 1.0  # a client that opens its next scan at once meets the end of its last one
 _TEXTS: Final = 64  # texts about bundles that one scan is sent
 _NOBODY: Final = Served(network=None)
+_NO_IMAGES: Final = "The server's network reads no images."
 _ASYMMETRIC: Final = "The slice has asymmetric echoes, which no line mask describes."
 
 
@@ -77,6 +82,7 @@ class ClientSession:
         metrics: Counters.
         slots: One is taken with the scan's header, and given back at its end.
         archiving: Sends the images to an archive as well.
+        recorder: Records the scan; None for nobody.
 
     Attributes:
         waits: Whether no header has come yet, and it was not dropped.
@@ -92,6 +98,7 @@ class ClientSession:
         metrics: Metrics,
         slots: threading.Semaphore,
         archiving: Archiving | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.waits = True
         self._slots, self._admitted = slots, False
@@ -106,6 +113,8 @@ class ClientSession:
         self._archiving = archiving
         self._archived: ArchivedScan | None = None
         self._told: set[str] = set()
+        self._recorder, self._recording = recorder, cast("Recording | None", None)
+        self._xml = ""
         self._settings = settings
         self._metrics = metrics
         self._parser = Parser(settings.limits, skips=_NOT_TAKEN)
@@ -115,9 +124,10 @@ class ClientSession:
         self._maker: ImageMaker | None = None
         self._weights: NDArray[np.complex128] | None = None
         self._received = self._readouts = self._pictures = self._slices = 0
+        self._answered = 0
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._send_queue = SendQueue(connection, settings, metrics)
+        self._send_queue = SendQueue(number, connection, settings, metrics)
 
     def drop(self, reason: str) -> None:
         """End the session, from another thread, if it still waits for its header.
@@ -150,6 +160,8 @@ class ClientSession:
             if reason is not None:
                 self._give_up(reason)
         finally:
+            if self._recording is not None:
+                self._recording.end()
             self._send_queue.finish()
             if self._admitted:
                 self._slots.release()
@@ -168,7 +180,8 @@ class ClientSession:
                 ignored=0 if self._assembler is None else self._assembler.ignored,
                 received_bytes=self._received,
                 images=self._send_queue.images,
-                zero_filled=self._send_queue.fallbacks,
+                zero_filled=self._send_queue.fallbacks.total(),
+                causes=dict(self._send_queue.fallbacks),
                 seconds=round(time.monotonic() - self._began, 3),
             )  # fmt: skip
 
@@ -183,12 +196,22 @@ class ClientSession:
                 return False
             self._order.take(message)
             self._take(message)
-        if self._assembler is not None:
+        if self._saves and self._recording is not None:
+            readouts, images = self._recording.finish(self._settings.send_s)
+            self._send_queue.put_text(
+                f"INF Recorded {readouts} readouts and {images} images as {self._recording.name}."
+            )
+        elif self._assembler is not None:
             for part in self._assembler.finish():
                 self._submit(part)
-            if self._slices == 0:
+            if self._slices == self._answered == 0:
                 raise StreamError("No line of an image came.", "There is no image to send.")
         return True
+
+    @property
+    def _saves(self) -> bool:
+        """Whether the scan is recorded, and no image is sent."""
+        return self._choice is not None and self._choice.saves
 
     def _messages(self) -> Iterator[Message | Skipped | None]:
         """Yield messages until CLOSE; None where the client only connected.
@@ -255,38 +278,106 @@ class ClientSession:
     def _take(self, message: Message | Skipped) -> None:
         match message:
             case ConfigFile() | ConfigText():
-                self._choice = choose(message, self._settings)
+                self._configure(choose(message, self._settings))
             case HeaderText():
                 if not self._slots.acquire(timeout=_GRACE_S):
                     raise _RefusedError("The server is busy with other scans.", "Try again later.")
                 self.waits, self._admitted = False, True
-                encoding = read_encoding(message.xml)
-                self._assembler = Assembler(encoding, self._settings.capacity)
-                finer: dict[str, Any] = {}
-                if encoding.finer is not None:
-                    finer["finer_matrix_ignored"] = encoding.finer
-                    self._send_queue.put_text(f"WRN {_finer(encoding)}")
-                log_event(
-                    "header", session=self._number, lines=encoding.lines, samples=encoding.samples,
-                    coils=encoding.coils, averages=encoding.averages,
-                    orientation=orientation_of(encoding.vendor, self._settings.orientation),
-                    **finer,
-                )  # fmt: skip
+                self._xml = message.xml
                 self._serving = self._networks.choice()
-                if self._archiving is not None:
-                    orientation = self._settings.orientation
-                    self._archived = self._archiving.scan(message.xml, encoding, orientation)
+                if self._recorder is not None or self._takes_images:
+                    self._parser.skips = _NOT_TAKEN - {Id.IMAGE}
+                if not self._saves:
+                    try:
+                        self._open_scan()
+                    except DataError:  # a scan whose images alone come may be of any kind
+                        if not self._takes_images:
+                            raise
             case Text() if self._choice is not None:
-                self._choice = refine(message, self._choice, self._settings)
-            case Acquisition() if self._assembler is not None:
-                self._readouts += 1
-                self._metrics.readouts.inc()
-                if (part := self._assembler.add(message)) is not None:
-                    self._submit(part)
-            case Skipped(Id.IMAGE):
-                if not self._pictures:
-                    self._send_queue.put_text("WRN Images are not taken; k-space is.")
+                self._configure(refine(message, self._choice, self._settings))
+            case Acquisition():
+                self._take_readout(message)
+            case Skipped(Id.IMAGE) | Image():
                 self._pictures += 1
+                if isinstance(message, Image):
+                    self._record(message)
+                    if self._takes_images and not self._saves:
+                        self._submit_image(message)
+                        return
+                if self._pictures == 1 and not self._saves:
+                    self._send_queue.put_text("WRN Images are not taken; k-space is.")
+
+    @property
+    def _takes_images(self) -> bool:
+        """Whether images are answered: by a network that reads some, or as they came."""
+        reads = self._serving is not None and self._serving.takes_images
+        return reads or self._settings.pass_images
+
+    def _configure(self, choice: Choice) -> None:
+        """Take what the client chose; a name that stands for another one is said once."""
+        name = self._settings.default_config
+        said = f"The configuration that was asked for is unknown: {name} is used."
+        if choice.defaulted and said not in self._told:
+            self._told.add(said)
+            log_event("default configuration", session=self._number, config=name)
+            self._send_queue.put_text(f"WRN {said}")
+        new = sorted(set(choice.unknown) - set(self._choice.unknown if self._choice else ()))
+        if new:
+            log_event("unknown parameters", session=self._number, names=new)
+            self._send_queue.put_text(f"INF Parameters that mean nothing here: {', '.join(new)}.")
+        self._choice = choice
+
+    def _open_scan(self) -> None:
+        """Read the header, of which images are to be made.
+
+        Raises:
+            DataError: It is not that of a scan which is reconstructed here.
+        """
+        encoding = read_encoding(self._xml)
+        self._assembler = Assembler(encoding, self._settings.capacity)
+        finer: dict[str, Any] = {}
+        if encoding.finer is not None and not (
+            self._settings.interpolate and fine_matrix(encoding) is not None
+        ):
+            finer["finer_matrix_ignored"] = encoding.finer
+            self._send_queue.put_text(f"WRN {_finer(encoding)}")
+        log_event(
+            "header", session=self._number, lines=encoding.lines, samples=encoding.samples,
+            coils=encoding.coils, averages=encoding.averages,
+            orientation=orientation_of(encoding.vendor, self._settings.orientation),
+            **finer,
+        )  # fmt: skip
+        if self._archiving is not None:
+            orientation = self._settings.orientation
+            self._archived = self._archiving.scan(self._xml, encoding, orientation)
+
+    def _record(self, message: Acquisition | Image) -> None:
+        """Record a message; the scan's first one, since parameters may follow the header."""
+        if self._recorder is None:
+            return
+        if self._recording is None:
+            try:
+                self._recording = self._recorder.begin(self._number, self._xml, saved=self._saves)
+            except OutputError as error:
+                log_event("recording stopped", logging.WARNING, session=self._number,
+                          reason=str(error))  # fmt: skip
+                if self._saves:
+                    raise
+                self._recorder = None
+                return
+        self._recording.put(message)
+
+    def _take_readout(self, acquisition: Acquisition) -> None:
+        self._readouts += 1
+        self._metrics.readouts.inc()
+        self._record(acquisition)
+        if self._saves:
+            return
+        if self._assembler is None:  # it was not needed before, or refused
+            self._open_scan()
+        assert self._assembler is not None
+        if (part := self._assembler.add(acquisition)) is not None:
+            self._submit(part)
 
     def _submit(self, part: Slice, given_up: str | None = None) -> None:
         """Have a slice reconstructed, or sent as it is where the scan was given up."""
@@ -296,9 +387,13 @@ class ClientSession:
         if self._maker is None:
             int16 = self._choice is not None and self._choice.int16
             self._maker = ImageMaker(
-                self._assembler.encoding, int16=int16, orientation=self._settings.orientation
-            )
-        reason = given_up or (_ASYMMETRIC if part.partial_readout else None)
+                self._assembler.encoding, int16=int16, orientation=self._settings.orientation,
+                interpolate=self._settings.interpolate,
+                name=next(iter(self._networks.names), None),
+            )  # fmt: skip
+        reason, cause = given_up, Cause.BROKE_OFF
+        if reason is None and part.partial_readout:
+            reason, cause = _ASYMMETRIC, Cause.ECHO
         future: Future[Outcome]
         weights = self._whitening()
         served = _NOBODY if reason is not None else self._served(part)
@@ -307,11 +402,52 @@ class ClientSession:
                 served.network.reconstruct, part.kspace, part.mask, weights, part.reference
             )
         else:
-            reason = reason or served.said
+            if reason is None:
+                reason, cause = served.said, Cause.NO_BUNDLE
             future = Future()
-            future.set_result(Outcome(image=zero_filled_magnitude(part.kspace), fallback=reason))
+            image = zero_filled_magnitude(part.kspace)
+            future.set_result(Outcome(image=image, fallback=reason, cause=cause))
         self._send_queue.put_slice(part, future, self._maker, came, served, self._archived)
         self._slices += 1
+
+    def _submit_image(self, image: Image) -> None:
+        """Have an image that came reconstructed, or sent back as it came where it cannot be."""
+        came = time.monotonic()
+        self._send_queue.reserve()
+        self._answered += 1
+        int16 = self._choice is not None and self._choice.int16
+        undersample = self._choice is not None and self._choice.undersample
+        future: Future[Outcome] = Future()
+        served, pixels, reason = ServedImage(network=None), None, _NO_IMAGES
+        try:
+            pixels = pixels_of(image)
+            facts = ImageFacts(
+                matrix=(pixels.shape[0], pixels.shape[1]), complex=np.iscomplexobj(pixels),
+                undersample=undersample,
+            )  # fmt: skip
+            assert self._serving is not None
+            served = self._serving.of_image(facts)
+            reason = served.why or reason
+        except DataError as error:
+            reason = error.what
+        if served.network is not None:
+            reconstruct = partial(served.network.reconstruct_image, undersample=undersample)
+            future = self._worker.submit(reconstruct, pixels)
+        else:
+            future.set_result(
+                Outcome(image=np.zeros((1, 1), np.float32), fallback=reason, cause=Cause.IMAGE)
+            )
+
+        def make(outcome: Outcome) -> Image | None:
+            if outcome.fallback is None:
+                compared = pixels if undersample else None
+                return answer(
+                    image, outcome, int16=int16, bundle=served.name, why=served.why,
+                    compared=compared,
+                )  # fmt: skip
+            return unchanged(image, outcome.fallback) if self._settings.pass_images else None
+
+        self._send_queue.put_image(self._pictures, future, make, came, served)
 
     def _served(self, part: Slice) -> Served:
         """Choose who reconstructs a slice; who serves is logged and told once."""

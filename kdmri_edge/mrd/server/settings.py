@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -12,11 +12,29 @@ from kdmri_edge.errors import StreamError
 from kdmri_edge.mrd.format.assembler import Capacity
 from kdmri_edge.mrd.format.messages import ConfigFile, ConfigText, Text
 from kdmri_edge.mrd.format.parser import Limits
+from kdmri_edge.mrd.server.parameters import parameters_of, shown
 
-__all__ = ["DEFAULT_CONFIGS", "Choice", "ServerSettings", "choose", "refine"]
+__all__ = [
+    "DEFAULT_CONFIGS",
+    "SAVES",
+    "Choice",
+    "ServerSettings",
+    "check_default",
+    "choose",
+    "refine",
+]
 
 DEFAULT_CONFIGS: Final = ("kdmri-edge", "openrecon")
+SAVES: Final = "savedataonly"
+"""The configuration that records a scan and sends no image, as public servers call it."""
 FORMATS: Final = ("float", "int16")
+PARAMETERS: Final = ("config", "customconfig", "format", "undersample")
+"""What a client may set."""
+_REPEATED: Final = 16  # names of other ones that a scan is told
+_TRUTH: Final = {
+    "true": True, "yes": True, "on": True, "1": True,
+    "false": False, "no": False, "off": False, "0": False, "": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +46,11 @@ class ServerSettings:
         port: TCP port; 0 takes a free one.
         configs: Names of configurations that it answers to, without suffix. OpenRecon asks every
             container for "openrecon".
+        default_config: What other names stand for; None for an error.
+        records: Scans are recorded, and `savedataonly` is a configuration.
         format: "float" or "int16"; a client's parameters may choose the other one.
+        interpolate: Follow headers that ask for a finer matrix than is encoded.
+        pass_images: Images that no network takes are sent back as they came, flagged.
         orientation: How images run to the readouts' directions, see `data.orientation`.
         sessions: Scans at once, from their headers on; more are refused in text.
         waiting: Connections that have sent no header yet. One more takes the place of the oldest.
@@ -50,7 +72,11 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 9002
     configs: tuple[str, ...] = DEFAULT_CONFIGS
+    default_config: str | None = None
+    records: bool = False
     format: str = "float"
+    interpolate: bool = True
+    pass_images: bool = False
     orientation: Orientation = Orientation.VENDOR
     sessions: int = 8
     waiting: int = 32
@@ -72,26 +98,33 @@ class Choice:
 
     Attributes:
         int16: Whether images are sent as int16.
+        saves: Whether the scan is recorded, and nothing else.
+        undersample: Whether images are fully sampled, and the network's mask is tried on them.
+        defaulted: Whether another configuration was asked for than this one.
+        unknown: Names of parameters that mean nothing here.
     """
 
     int16: bool
+    saves: bool = False
+    undersample: bool = False
+    defaulted: bool = False
+    unknown: tuple[str, ...] = ()
 
 
 def choose(message: ConfigFile | ConfigText, settings: ServerSettings) -> Choice:
-    """Take a client's configuration: a name, or JSON with `parameters` (as FIRE's).
+    """Take a client's configuration: a name, or JSON or XML of parameters, as FIRE sends them.
 
     Raises:
-        StreamError: It names a configuration that the server does not know. What was named is not
-            repeated, since errors are logged.
+        StreamError: It names a configuration that the server does not know, and there is no default
+            one. What was named is not repeated, since errors are logged.
     """
     given = message.name if isinstance(message, ConfigFile) else message.text
     chosen = Choice(int16=settings.format == "int16")
-    parameters = _parameters(given)
+    parameters = parameters_of(given)
     if parameters is None:
-        _check_name(given, settings)
-        return chosen
+        return _named(given, chosen, settings)
     if not _names(parameters):
-        _check_name("", settings)
+        chosen = _named("", chosen, settings)
     return _apply(parameters, chosen, settings)
 
 
@@ -103,43 +136,75 @@ def refine(message: Text, chosen: Choice, settings: ServerSettings) -> Choice:
     Raises:
         StreamError: They name another configuration, or a format that does not exist.
     """
-    parameters = _parameters(message.text)
+    parameters = parameters_of(message.text)
     return chosen if parameters is None else _apply(parameters, chosen, settings)
 
 
-def _parameters(text: str) -> Mapping[str, Any] | None:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):  # no JSON, or nested without end
-        return None
-    if not isinstance(value, dict):
-        return None
-    inner = value.get("parameters", value)
-    return inner if isinstance(inner, dict) else None
-
-
 def _names(parameters: Mapping[str, Any]) -> list[str]:
-    return [str(parameters[key]) for key in ("config", "customconfig") if parameters.get(key)]
+    given = (parameters.get(key) for key in ("config", "customconfig"))
+    return [value if isinstance(value, str) else "?" for value in given if value]
 
 
 def _apply(parameters: Mapping[str, Any], chosen: Choice, settings: ServerSettings) -> Choice:
     for name in _names(parameters):
-        _check_name(name, settings)
-    form = parameters.get("format")
-    if form is None:
-        return chosen
-    if form not in FORMATS:
-        raise StreamError("The format that was asked for is unknown.", f"It is one of {FORMATS}.")
-    return Choice(int16=form == "int16")
+        chosen = _named(name, chosen, settings)
+    if len(chosen.unknown) < _REPEATED:
+        unknown = {*chosen.unknown, *shown(key for key in parameters if key not in PARAMETERS)}
+        chosen = dataclasses.replace(chosen, unknown=tuple(sorted(unknown)))
+    if (form := parameters.get("format")) is not None:
+        if form not in FORMATS:
+            raise StreamError(
+                "The format that was asked for is unknown.", f"It is one of {FORMATS}."
+            )
+        chosen = dataclasses.replace(chosen, int16=form == "int16")
+    if (wanted := parameters.get("undersample")) is not None:
+        known = _TRUTH.get(str(wanted).lower()) if isinstance(wanted, str | int) else None
+        if known is None:
+            raise StreamError("Whether to undersample is neither yes nor no.", "Say true or false.")
+        chosen = dataclasses.replace(chosen, undersample=known)
+    return chosen
+
+
+def check_default(name: str | None, configs: Sequence[str], *, records: bool) -> None:
+    """Refuse a default configuration that is none.
+
+    Args:
+        name: What other names are to stand for; None for nothing.
+        configs: Names that the server answers to.
+        records: Whether it records scans.
+
+    Raises:
+        StreamError: It is not among them.
+    """
+    known = [*configs, *([SAVES] if records else [])]
+    if name is not None and _bare(name) not in map(_bare, known):
+        more = "" if records else f" {SAVES} needs --record."
+        raise StreamError(
+            f"The default configuration {name!r} is none of this server.",
+            f"It is one of {', '.join(known)}.{more}",
+        )
 
 
 def _bare(name: str) -> str:
     return name.strip().removesuffix(".xml").removesuffix(".json")
 
 
-def _check_name(name: str, settings: ServerSettings) -> None:
-    if _bare(name) not in map(_bare, settings.configs):
-        raise StreamError(
-            "The configuration that was asked for is unknown.",
-            f"This server knows {', '.join(settings.configs)}.",
-        )
+def _named(name: str, chosen: Choice, settings: ServerSettings) -> Choice:
+    """Return what is chosen by a name, or by the default one.
+
+    Raises:
+        StreamError: The name is unknown, and there is no default.
+    """
+    bare, default = _bare(name), settings.default_config
+    known = [*map(_bare, settings.configs), *([SAVES] if settings.records else [])]
+    defaulted = bare not in known
+    if defaulted and default is not None:
+        bare = _bare(default)
+    if bare in known:
+        return dataclasses.replace(chosen, saves=bare == SAVES, defaulted=defaulted)
+    if bare == SAVES:
+        raise StreamError("This server records no scans.", "Start it with --record.")
+    raise StreamError(
+        "The configuration that was asked for is unknown.",
+        f"This server knows {', '.join(settings.configs)}.",
+    )

@@ -9,12 +9,16 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from traceback import extract_tb
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from kdmri_edge import __version__
+from kdmri_edge.mrd.server.pages import Check, serve_pages
+from kdmri_edge.runtime.causes import Cause
 
 __all__ = ["Metrics", "log_defect", "log_event", "log_to_stderr"]
 
@@ -28,10 +32,22 @@ class Metrics:
 
     Attributes:
         registry: Where they are registered; each server has its own.
+        health: Checks the server that counts by them; None until there is one.
     """
 
     def __init__(self) -> None:
+        self.health: Check | None = None
         self.registry = registry = CollectorRegistry()
+        self._info = Gauge(
+            "kdmri_info", "The bundles that are served, and this package's version",
+            ["bundle", "version"], registry=registry,
+        )  # fmt: skip
+        self.fallbacks = Counter(
+            "kdmri_fallbacks", "Images that are not the network's, by the reason",
+            ["reason"], registry=registry,
+        )  # fmt: skip
+        for cause in Cause:
+            self.fallbacks.labels(cause)
         self.open = Gauge("kdmri_sessions_open", "Scans that are running", registry=registry)
         self.sessions = Counter(
             "kdmri_sessions", "Scans that have ended", ["outcome"], registry=registry
@@ -45,12 +61,18 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self.recordings = Counter(
+            "kdmri_recordings", "Scans that were recorded, that were not, and files that made room",
+            ["outcome"], registry=registry,
+        )  # fmt: skip
         self._bundles: Counter | None = None
         self._lock = threading.Lock()
         for kind in ("network", "zero-filled"):
             self.images.labels(kind)
         for outcome in ("complete", "failed", "refused"):
             self.sessions.labels(outcome)
+        for outcome in ("kept", "failed", "deleted"):
+            self.recordings.labels(outcome)
 
     def bundles(self) -> Counter:
         """Return the counter of images by bundle, which a server of one network has not."""
@@ -62,13 +84,19 @@ class Metrics:
                 )  # fmt: skip
             return self._bundles
 
+    def know(self, bundles: Sequence[str]) -> None:
+        """Say which bundles are served, in place of those before."""
+        self._info.clear()
+        for name in bundles:
+            self._info.labels(name, __version__).set(1)
+
     def publish(self, host: str, port: int) -> None:
-        """Serve them over HTTP at /metrics.
+        """Serve them over HTTP at /metrics, and the health check at /healthz.
 
         Raises:
             OSError: The port is taken.
         """
-        start_http_server(port, addr=host, registry=self.registry)
+        serve_pages(host, port, self.registry, lambda: self.health)
 
 
 def log_event(event: str, /, level: int = logging.INFO, **fields: object) -> None:

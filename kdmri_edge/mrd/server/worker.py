@@ -24,10 +24,14 @@ class Worker:
 
     Args:
         at_once: Slices that are worked on at a time.
+
+    Attributes:
+        finished: How many slices have been reconstructed, or tried to be.
     """
 
     def __init__(self, at_once: int = 1) -> None:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self.finished = 0
         self._threads = [
             threading.Thread(target=self._work, name=f"reconstruct-{number}", daemon=True)
             for number in range(at_once)
@@ -61,6 +65,7 @@ class Worker:
                     future.set_result(_called(*given[0]))
                 except Exception as error:  # whoever waits decides what becomes of it
                     future.set_exception(error)
+                self.finished += 1
             del job, future, given  # nothing of a slice outlives it while the queue is empty
 
 

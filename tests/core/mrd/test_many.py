@@ -162,7 +162,7 @@ def test_rules_decide_before_fit(serving, folder: Path) -> None:
     (image,) = sent(server.port, scan, "T2_tse").images
     # the second rule names a bundle that misses its centre lines, so that fit decides
     assert image.meta[BUNDLE] == "complex"
-    assert "sense: rule 2 names it, but it needs 24 lines" in image.meta[BUNDLE_REASON]
+    assert "sense: rule 2 names it, but it needs 16 lines" in image.meta[BUNDLE_REASON]
     (folder / "serve.toml").write_text(
         '[[rule]]\nbundle = "magnitude"\nprotocol = "t2_*"\nacceleration = 3\n', encoding="utf-8"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import tempfile
 import threading
@@ -24,12 +25,13 @@ from kdmri_edge.mrd.client import Reply, send_scan
 from kdmri_edge.mrd.format.assembler import Slice
 from kdmri_edge.mrd.format.emit import encoding_of, readouts
 from kdmri_edge.mrd.format.header import read_encoding, write_encoding
-from kdmri_edge.mrd.format.images import BEYOND, fallback_of
+from kdmri_edge.mrd.format.images import BEYOND, INTERPOLATED, fallback_of
 from kdmri_edge.mrd.format.messages import Close, ConfigText, HeaderText, Text, serialise
 from kdmri_edge.mrd.format.parser import Parser
 from kdmri_edge.mrd.server.send_queue import SendQueue
 from kdmri_edge.mrd.server.server import Server
 from kdmri_edge.physics.fourier import image_to_kspace
+from kdmri_edge.physics.interpolation import interpolated
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.redraw import redrawn
 from kdmri_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
@@ -160,8 +162,25 @@ def test_parameters_as_fire_sends_them(serving) -> None:
                  Text('{"parameters": {"customconfig": "", "format": "int16", "other": 1}}'),
                  *readouts(scan), Close()]  # fmt: skip
         client.sendall(b"".join(map(serialise, parts)))
-        image = received(client)[0]
+        text, image, _ = received(client)
+    assert text.text == "INF Parameters that mean nothing here: other."
     assert image.data.dtype == np.int16
+
+
+def test_parameters_as_xml(serving, events) -> None:
+    """As older versions of the FIRE interface send them, in place of a configuration's name."""
+    scan = noise_scan(1)
+    config = (
+        "<configuration><parameters><config>kdmri-edge</config><format>int16</format>"
+        "<denoise>3</denoise></parameters></configuration>"
+    )
+    with socket.create_connection(("127.0.0.1", serving().port), timeout=5) as client:
+        parts = [ConfigText(config), HeaderText(header(scan)), *readouts(scan), Close()]
+        client.sendall(b"".join(map(serialise, parts)))
+        text, image, _ = received(client)
+    assert text.text == "INF Parameters that mean nothing here: denoise."
+    assert image.data.dtype == np.int16
+    assert events("unknown parameters")[0]["names"] == ["denoise"]
 
 
 def received(client: socket.socket) -> list:
@@ -184,24 +203,70 @@ def test_phase_oversampling_is_cut_off(serving) -> None:
     np.testing.assert_allclose(image.field_of_view, (6, 6, 1))
 
 
-def test_a_finer_matrix_than_is_encoded_is_named(serving, events) -> None:
-    """Images are not interpolated: whoever asked for it is told."""
+def asking(xml: str, space: str = "reconSpace", **sizes: object) -> str:
+    """A header with other numbers in a space: x=12, or fov_x=3.5."""
+    before, _, after = xml.partition(f"<{space}>")
+    inner, _, rest = after.partition(f"</{space}>")
+    for name, value in sizes.items():
+        part = "fieldOfView_mm" if name.startswith("fov_") else "matrixSize"
+        axis, start = name[-1], inner.index(f"<{part}>")
+        inner = inner[:start] + re.sub(
+            f"<{axis}>[^<]*</{axis}>", f"<{axis}>{value}</{axis}>", inner[start:], count=1
+        )
+    return f"{before}<{space}>{inner}</{space}>{rest}"
+
+
+def test_images_are_interpolated_as_the_header_asks(serving, events) -> None:
+    """Without changing what was measured: the fine image's k-space is the encoded one's."""
     scan = noise_scan(1, height=8, width=6)
-    xml = header(scan)
-    encoded, recon = xml.split("<reconSpace>")
-    assert "<x>6</x>" in recon
-    finer = f"{encoded}<reconSpace>{recon.replace('<x>6</x>', '<x>12</x>', 1)}"
+    fine = asking(header(scan), x=12, y=16)
     server = serving()
-    reply = send_scan(finer, readouts(scan), port=server.port)
+    reply = send_scan(fine, readouts(scan), port=server.port)
+    assert reply.texts == []
+    (image,) = reply.images
+    assert image.data.shape[-2:] == (16, 12)
+    np.testing.assert_allclose(image.field_of_view, (6, 8, 1))
+    assert image.meta[INTERPOLATED] == "8 x 6"
+    plain = zero_filled_magnitude(scan.kspace[0])
+    wanted = interpolated(plain, (16, 12))
+    np.testing.assert_allclose(image.data[0, 0], wanted, rtol=1e-4, atol=1e-5 * plain.max())
+    (again,) = sent(server, scan).images
+    assert INTERPOLATED not in again.meta
+    np.testing.assert_allclose(again.data[0, 0], plain, rtol=1e-4)
+    assert "finer_matrix_ignored" not in events("header")[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sizes"),
+    [({"interpolate": False}, {"x": 12}), ({}, {"x": 6 * 4 + 1}), ({}, {"x": 10**9, "y": 10**9})],
+)
+def test_a_matrix_that_is_not_followed_is_named(serving, events, settings, sizes) -> None:
+    """Whoever asked for it is told."""
+    scan = noise_scan(1, height=8, width=6)
+    server = serving(**settings)
+    reply = send_scan(asking(header(scan), **sizes), readouts(scan), port=server.port)
+    asked = f"{sizes.get('y', 8)} x {sizes['x']}"
     assert reply.texts == [
-        "WRN The header asks for images of 8 x 12, and 8 x 6 are encoded: images are not"
+        f"WRN The header asks for images of {asked}, and 8 x 6 are encoded: images are not"
         " interpolated."
     ]
     assert reply.images[0].data.shape[-2:] == (8, 6)
-    assert sent(server, scan).texts == []
-    first, second = events("header", 2)
-    assert first["finer_matrix_ignored"] == [8, 12]
-    assert "finer_matrix_ignored" not in second
+    assert "finer_matrix_ignored" in events("header")[0]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "finer"),
+    [
+        ({"x": 12, "fov_x": 12.0}, None),  # twice the field of view: pixels of the same size
+        ({"x": 24, "fov_x": 12.0}, (8, 12)),
+        ({"x": 3, "fov_x": 3.0}, None),  # half the field of view: cropped
+        ({"x": 6, "fov_x": 3.0}, (8, 6)),  # cropped to 3, and interpolated
+        ({"x": 4}, None),
+    ],
+)
+def test_fields_of_view_tell_what_is_finer(sizes: dict, finer: tuple | None) -> None:
+    found = read_encoding(asking(header(noise_scan(1, height=8, width=6)), **sizes))
+    assert found.finer == finer
 
 
 def test_a_matrix_that_cannot_be_read_is_no_wish() -> None:
@@ -221,6 +286,44 @@ def test_each_contrast_is_a_series(serving) -> None:
     reply = send_scan(header(scan), lines, port=serving().port)
     series = [(i.contrast, i.slice, i.image_series_index) for i in reply.images]
     assert series == [(0, 0, 1), (0, 1, 1), (1, 0, 2), (1, 1, 2)]
+
+
+@pytest.mark.parametrize("form", ["float", "int16"])
+def test_hosts_are_told_that_an_image_is_derived(serving, form: str) -> None:
+    """By the names that scanners' interfaces and converters to DICOM read."""
+
+    class Second(StandIn):
+        calls = 0
+
+        def reconstruct(self, kspace: np.ndarray, mask: Mask, *_: Any) -> Outcome:
+            self.calls += 1
+            image = zero_filled_magnitude(kspace)
+            if self.calls == 2:
+                return Outcome(image=image, fallback="Too noisy.")
+            return Outcome(image=image, beyond=("The matrix is new.",))
+
+    first, second = sent(serving(Second(), format=form), noise_scan(2)).images
+    for image, kind, said in ((first, "KDMRI", "neural network"), (second, "ZERO_FILLED", "zero-")):
+        meta = image.meta
+        values = meta["ImageType"].split("\\")
+        assert values == ["DERIVED", "PRIMARY", "M", kind]
+        assert all(re.fullmatch("[A-Z0-9_ ]{1,16}", value) for value in values)  # DICOM's CS
+        assert meta["ImageTypeValue4"] == kind
+        assert said in meta["ImageComment"] == meta["ImageComments"]
+        assert meta["SequenceDescriptionAdditional"] == "KDMRI"  # of one series one name
+        assert meta["Keep_image_geometry"] == "1"
+        centre, width = float(meta["WindowCenter"]), float(meta["WindowWidth"])
+        assert centre == pytest.approx(width / 2, rel=1e-4)
+        assert np.median(image.data) < width <= image.data.max()
+    assert "The matrix is new." in first.meta["ImageComment"]
+    assert "Too noisy." in second.meta["ImageComment"]
+
+
+def test_a_blank_image_has_a_window(serving) -> None:
+    scan = noise_scan(1)
+    scan.kspace[:] = 0
+    (image,) = sent(serving(format="int16"), scan).images
+    assert (image.meta["WindowCenter"], image.meta["WindowWidth"]) == ("0.5", "1")
 
 
 class Slow(StandIn):
