@@ -363,9 +363,9 @@ def test_the_deadline_counts_from_the_last_line(serving, monkeypatch: pytest.Mon
         time.sleep(0.1)
         reserve(queue)
 
-    def noted(queue: SendQueue, part: Slice, future: Any, maker: Any, at: float, by: Any) -> None:
+    def noted(queue: SendQueue, part: Slice, future: Any, maker: Any, at: float, *by: Any) -> None:
         came.append(at)
-        put_slice(queue, part, future, maker, at, by)
+        put_slice(queue, part, future, maker, at, *by)
 
     monkeypatch.setattr(SendQueue, "reserve", slowly)
     monkeypatch.setattr(SendQueue, "put_slice", noted)
