@@ -58,7 +58,8 @@ def pixels_of(image: Image) -> NDArray[Any]:
         for key, usual in (("Slope", 1.0), ("Intercept", 0.0))
     )
     if (slope, intercept) != (1.0, 0.0):
-        exact = exact * np.float32(slope) + np.float32(intercept)
+        with np.errstate(over="ignore", invalid="ignore"):  # it is looked at below
+            exact = exact * np.float32(slope) + np.float32(intercept)
     if not np.isfinite(exact).all():
         raise DataError("An image holds NaN or infinite values.", "Send it again.")
     return exact
@@ -119,7 +120,7 @@ def answer(
     if why:
         meta[BUNDLE], meta[BUNDLE_REASON] = bundle or "none", why
     if compared is not None:
-        whole = np.abs(compared)
+        whole = np.abs(compared).astype(np.float64)
         scale = float(np.linalg.norm(whole)) or 1.0
         meta[RETROSPECTIVE] = f"{float(np.linalg.norm(pixels - whole)) / scale:.4f}"
         meta["ImageComment"] = meta["ImageComments"] = (

@@ -156,6 +156,8 @@ BAD = {
     "NaN": (image_of(MAGNITUDE * np.nan), "NaN"),
     "another matrix": (image_of(MAGNITUDE[:16]), "16 x 32"),
     "a slope that is none": (image_of(MAGNITUDE, RescaleSlope="steep"), "RescaleSlope"),
+    "too bright": (image_of(MAGNITUDE, RescaleSlope="1e38"), "infinite"),
+    "beyond numbers": (image_of(MAGNITUDE, RescaleSlope="1e300"), "infinite"),
     "slopes": (image_of(MAGNITUDE, RescaleSlope=["1", "2"]), "RescaleSlope"),
 }
 
