@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import socket
 import threading
 import tracemalloc
@@ -88,8 +89,10 @@ def test_every_fault_is_tried_here() -> None:
     assert set(SAID) == set(FAULTS)
 
 
-def test_memory_returns_to_where_it_was(serving) -> None:
+def test_memory_returns_to_where_it_was(serving, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python's own allocations, after every kind of fault, three times over."""
+    # pytest keeps what is logged
+    monkeypatch.setattr(logging.getLogger("kdmri_edge.serve"), "disabled", True)
     server = serving(send_s=0.3, linger_s=0.3)
     names = [name for name in FAULTS if name not in LASTING]
     failed = server.metrics.sessions.labels("failed")._value
