@@ -86,8 +86,8 @@ class Peer:
         make: Returns the network.
         brought: Returns what is given to `export` for it: itself, or an adapter around it.
         reads: "kspace" for coils [B, C, H, W, 2] with a mask [1, 1, 1, W, 1], "complex" for
-            an image [B, 1, H, W, 2], "channels" for one [B, 2, H, W], "magnitude" for
-            [B, 1, H, W].
+            an image [B, 1, H, W, 2], "physics" for k-space [B, 2, H, W] with deepinv's physics,
+            "magnitude" for [B, 1, H, W].
     """
 
     name: str
@@ -133,18 +133,17 @@ def _monai_unet() -> Any:
 
 
 def _deepinv_varnet() -> Any:
-    """Return it around the physics of its mask, from a zero-filled image to an image."""
     from deepinv.models import VarNet
 
-    from experiments.peer_adapters import DeepInverse
-
-    return DeepInverse(VarNet(num_cascades=4), _centred_lines)
+    return VarNet(num_cascades=4)
 
 
-def _centred_lines(matrix: int) -> Any:
-    import torch
+def _deepinv_modl() -> Any:
+    from deepinv.models import MoDL
 
-    return torch.from_numpy(np.fft.fftshift(_mask(matrix).samples))
+    network = MoDL(num_iter=4)
+    network.psnr = None  # a metric that no forward pass needs, and that cannot be pickled
+    return network
 
 
 def _of_complex_images(network: Any) -> Any:
@@ -171,7 +170,8 @@ PEERS: Final = (
         reads="complex",
         brought=_of_complex_images,
     ),
-    Peer(name="deepinv VarNet", package="deepinv", make=_deepinv_varnet, reads="channels"),
+    Peer(name="deepinv VarNet", package="deepinv", make=_deepinv_varnet, reads="physics"),
+    Peer(name="deepinv MoDL", package="deepinv", make=_deepinv_modl, reads="physics"),
 )
 
 
@@ -196,11 +196,15 @@ def _inputs(peer: Peer, matrix: int, coils: int) -> tuple[Any, dict[str, Any]]:
     image = phantom_volume(_SEED, slices=3, matrix=matrix, complex_phase=True).image[1]
     if peer.reads == "magnitude":
         return torch.from_numpy(np.abs(image)[None, None] / np.abs(image).max()), {}
-    if peer.reads == "channels":
-        samples = np.fft.fft2(image) * _mask(matrix).samples[:, None]
-        zero_filled = np.fft.ifft2(samples)
-        scaled = (zero_filled / np.abs(zero_filled).max()).astype(np.complex64)
-        return torch.from_numpy(np.stack((scaled.real, scaled.imag))[None]), {}
+    if peer.reads == "physics":
+        from deepinv.physics import MRI
+
+        lines = np.fft.fftshift(_mask(matrix).samples)
+        samples = _centred(image / np.abs(image).max()) * lines
+        mask = torch.from_numpy(np.broadcast_to(lines, samples.shape).astype(np.float32))
+        return torch.from_numpy(np.stack((samples.real, samples.imag))[None]), {
+            "physics": MRI(mask=mask)
+        }
     if peer.reads == "complex":
         scaled = (image / np.abs(image).max()).astype(np.complex64)
         return torch.view_as_real(torch.from_numpy(scaled[None, None])), {}

@@ -18,7 +18,7 @@ from kdmri_edge.bring.trial import MULTIPLES, takes_sides
 from kdmri_edge.distillation.recipe import recipe_value
 from kdmri_edge.errors import ExportError
 from kdmri_edge.models.checkpoint import load_reconstructor, read_checkpoint_meta
-from kdmri_edge.models.protocol import InputKind, reads_coils
+from kdmri_edge.models.protocol import InputKind, NetworkSpec, holds_mask, reads_coils
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.models.specs import describe_spec, described_spec
 from kdmri_edge.physics.masks import Mask
@@ -117,9 +117,9 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
     meta = read_checkpoint_meta(checkpoint)
     if recipe.any_matrix:  # data consistency of any matrix is that of any mask
         described = described_spec(meta)
-        if described.reads is InputKind.KSPACE:
+        if holds_mask(described):
             raise ExportError(
-                "A network of k-space holds its mask, and with it its matrix.",
+                f"A network {_kind(described)} holds its mask, and with it its matrix.",
                 "Leave --matrix any out.",
             )
         consistent = described.has_data_consistency
@@ -384,11 +384,11 @@ def _reconstructor(checkpoint: Path, meta: dict[str, Any], recipe: ExportRecipe)
         (recipe.mask_input, "take its mask as an input"),
         (recipe.keep_op, "keep data consistency as one node"),
     )
-    if spec.reads is InputKind.KSPACE:
+    if holds_mask(spec):
         for asked, aim in (*aims, (recipe.dc != "auto", "have another form of it")):
             if asked:
                 raise ExportError(
-                    f"A network of k-space has data consistency of its own, and cannot {aim}.",
+                    f"A network {_kind(spec)} has data consistency of its own, and cannot {aim}.",
                     "Leave that option out.",
                 )
     for asked, aim in aims:
@@ -408,6 +408,11 @@ def _reconstructor(checkpoint: Path, meta: dict[str, Any], recipe: ExportRecipe)
         matrix = int(meta["matrix"])
         reconstructor.operator = reconstructor.operator.expand(matrix, matrix).contiguous()
     return reconstructor
+
+
+def _kind(spec: NetworkSpec) -> str:
+    """Say what a network is that holds its mask."""
+    return "of k-space" if spec.reads is InputKind.KSPACE else "that is given deepinv's physics"
 
 
 def _manifest(

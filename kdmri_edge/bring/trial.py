@@ -39,6 +39,12 @@ from kdmri_edge.physics.scaling import (
 
 __all__ = ["MULTIPLES", "phantom_inputs", "takes_sides", "try_network"]
 
+_OF_PHYSICS: Final = (Convention.DEEPINV, Convention.DEEPINV_MULTICOIL)
+_OTHER: Final = {
+    Convention.DEEPINV: "Name --convention deepinv-multicoil if it takes [B, 2, coils, H, W]",
+    Convention.DEEPINV_MULTICOIL: "Name --convention deepinv if it takes [B, 2, H, W]",
+}
+"""What else a network may have been meant for, by the convention that failed."""
 _SEED: Final = 1
 _IMAGES: Final = 2
 _COILS: Final = 3
@@ -123,6 +129,14 @@ def phantom_inputs(
 
 def _given(spec: CodeSpec, x_u: Tensor) -> str:
     """Say in words what a network is given."""
+    if spec.convention in _OF_PHYSICS:
+        batch, height, width = len(x_u), *x_u.shape[-2:]
+        each = list(x_u.shape[1:-3])
+        maps = f" and coil_maps {[batch, *each, width, height]}" if each else ""
+        return (
+            f"k-space y {[batch, 2, *each, width, height]} (float32, zero frequency in the middle)"
+            f" and a physics with the mask {[1, 2, width, height]}{maps}"
+        )
     if spec.reads is InputKind.KSPACE:
         batch, coils, _, height, width = x_u.shape
         if spec.convention is Convention.ADAPTER:
@@ -150,6 +164,8 @@ def _image(spec: NetworkSpec, x_u: Tensor) -> list[int]:
 def _wanted(spec: CodeSpec, x_u: Tensor) -> str:
     """Say in words what a network has to return."""
     shape = _image(spec, x_u)
+    if spec.convention in _OF_PHYSICS:
+        return f"an image {[shape[0], 2, shape[3], shape[2]]} in float32"
     if spec.reads is not InputKind.KSPACE:
         return f"an image {shape} in float32"
     if spec.convention is not Convention.ADAPTER:
@@ -200,7 +216,8 @@ def _failure(network: Network, spec: CodeSpec, x_u: Tensor, error: BaseException
     return ModelError(
         f"{spec.reference} fails on a phantom: {text}. By convention {spec.convention!s} it is"
         f" given {_given(spec, x_u)}.",
-        f"Name another convention with it, or write an adapter; {GUIDE}.",
+        f"{_OTHER.get(spec.convention, 'Name another convention with it')}, or write an adapter;"
+        f" {GUIDE}.",
     )
 
 

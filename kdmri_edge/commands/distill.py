@@ -81,7 +81,7 @@ __all__ = ["distill"]
     "--convention",
     metavar="NAME",
     help="What forward of networks that are code takes, where its signature does not tell: image,"
-    " complex-image, operator or adapter.",
+    " complex-image, operator, fastmri, monai, deepinv, deepinv-multicoil or adapter.",
 )
 @click.option(
     "--quantize",

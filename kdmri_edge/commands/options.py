@@ -262,7 +262,8 @@ def brought_options(
             "--convention",
             metavar="NAME",
             help="What forward of a network that is code takes, where its signature does not tell:"
-            " image, complex-image, operator or adapter.",
+            " image, complex-image, operator, fastmri, monai, deepinv, deepinv-multicoil or"
+            " adapter.",
         ),
     )
 

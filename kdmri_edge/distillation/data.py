@@ -26,7 +26,7 @@ from kdmri_edge.distillation.recipe import Masks
 from kdmri_edge.distillation.request import PHANTOM, Settings
 from kdmri_edge.distillation.stored import AnyCase, CaseStore, SliceCache
 from kdmri_edge.errors import DataError
-from kdmri_edge.models.protocol import NetworkSpec, same_input
+from kdmri_edge.models.protocol import NetworkSpec, holds_mask, same_input
 from kdmri_edge.physics.espirit import check_calibration
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.redraw import redrawn
@@ -239,7 +239,9 @@ class _Ways:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         both = settings.student_spec, settings.teacher_spec
-        self._readers = both[:1] if same_input(*both) else both
+        # one operator, too
+        alike = same_input(*both) and holds_mask(both[0]) is holds_mask(both[1])
+        self._readers = both[:1] if alike else both
         side = settings.matrix
         self.own = [self._way(spec, settings.mask, (side, side)) for spec in self._readers]
         self.sized = [

@@ -16,16 +16,20 @@ import types
 from collections.abc import Callable
 from typing import Any, ClassVar, Final, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from kdmri_edge.errors import ModelError
+from kdmri_edge.errors import MaskError, ModelError
 from kdmri_edge.models.code import OBJECT, CodeSpec, Convention
+from kdmri_edge.models.deepinv import CoilPhysics, Physics, to_complex
 from kdmri_edge.models.layers import Structure
 from kdmri_edge.models.network import Network
 from kdmri_edge.models.permission import PermittedCode, permitted_code
 from kdmri_edge.models.protocol import InputKind
+from kdmri_edge.physics.combining import LEAST_CENTRE, centre_lines, centre_window
+from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.utils.suggest import nearest
 
@@ -142,6 +146,89 @@ class _KSpace(Adapter):
         return _positional(self.module)[0] == 3
 
 
+class _Deepinv(Adapter):
+    """A reconstructor of deepinv's kind, of one coil."""
+
+    has_data_consistency = True
+    transposed = True  # deepinv's masks, as fastMRI's, sample lines along the last axis
+
+    def forward(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Tensor:
+        """Give it the samples that the zero-filled image was made of, and their physics."""
+        physics = Physics(_their_mask(operator, x_u))
+        turned = x_u.to(torch.float32).transpose(-2, -1)  # training in bf16 hands over bf16
+        made: Tensor = _image_of(self.module(physics.A(turned), physics))
+        return made
+
+
+class _DeepinvMulticoil(Adapter):
+    """A reconstructor of deepinv's kind, of several coils; its image becomes a magnitude."""
+
+    has_data_consistency = True
+    transposed = True
+
+    def forward(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Tensor:
+        """Give it k-space and its physics, with sensitivities of the mask's centre lines."""
+        height, width = x_u.shape[-2:]
+        # [B, coils, 2, H, W] to [B, 2, coils, W, H], zero frequency to the middle
+        turned = torch.roll(x_u.permute(0, 2, 1, 4, 3), (width // 2, height // 2), (3, 4))
+        y = turned.to(torch.float32).contiguous()
+        mask = _their_mask(operator, x_u)
+        physics = CoilPhysics(mask, lambda: _sensitivities(y, operator))
+        made = self.module(y, physics)
+        if isinstance(made, Tensor) and made.dim() == 4 and made.shape[1] == 2:
+            made = to_complex(made).abs()[:, None]
+        image: Tensor = _image_of(made)
+        return image
+
+
+def _their_mask(operator: Tensor, x_u: Tensor) -> Tensor:
+    """Return a mask [H, 1] or [H, W] as [W, H], zero frequency in the middle."""
+    height, width = x_u.shape[-2:]
+    mask = operator.expand(height, width).t()
+    return torch.roll(mask, (width // 2, height // 2), (0, 1))
+
+
+def _image_of(made: Any) -> Any:
+    """Turn an image [B, C, W, H]; `bring.trial` says what is wrong with anything else."""
+    return made.transpose(-2, -1) if isinstance(made, Tensor) and made.dim() == 4 else made
+
+
+def _sensitivities(y: Tensor, operator: Tensor) -> Tensor:
+    """Estimate sensitivities from the centre, as `physics.combining.smooth_sensitivities` does.
+
+    Args:
+        y: K-space [B, 2, coils, W, H].
+        operator: The mask of lines, [H, 1].
+
+    Returns:
+        [B, coils, W, H], complex; the root sum of squares over coils is 1, less where there is
+        hardly a signal.
+
+    Raises:
+        MaskError: The mask has no lines, or too few around zero frequency.
+    """
+    if operator.shape[-1] != 1:
+        raise MaskError(
+            "The mask samples single points, and sensitivities are estimated from whole lines.",
+            "Give a mask of lines, or pass coil_maps of the network's own to the physics.",
+        )
+    width, height = y.shape[-2:]
+    sampled = np.array((operator[:, 0] > 0).tolist())
+    count = centre_lines(Mask(samples=sampled, name="of the network"))
+    if count < min(LEAST_CENTRE, height):
+        raise MaskError(
+            f"{count} line(s) around zero frequency are sampled without a gap; sensitivities cannot"
+            f" be estimated from fewer than {LEAST_CENTRE}.",
+            "Sample the centre of k-space, or pass coil_maps of the network's own to the physics.",
+        )
+    along = centre_window(count, height)
+    across = centre_window(max(1, round(count * width / height)), width)
+    window = torch.from_numpy(np.fft.fftshift(np.outer(across, along))).to(y)
+    low = Physics.ifft(to_complex(y * window))
+    strength = low.abs().square().sum(1, keepdim=True).sqrt()
+    return low / strength.clamp_min(_NO_SIGNAL)
+
+
 def _centre_lines(lines: Tensor) -> int:
     """Count the lines around the middle of a mask, as many on either side, as fastMRI does."""
     sampled = lines.tolist()
@@ -157,12 +244,20 @@ _ARGUMENTS: Final = {
     Convention.OPERATOR: 2,
     Convention.FASTMRI: 2,
     Convention.MONAI: 2,
+    Convention.DEEPINV: 2,
+    Convention.DEEPINV_MULTICOIL: 2,
 }
-_OF_KSPACE: Final = (Convention.FASTMRI, Convention.MONAI)
+_OF_KSPACE: Final = (Convention.FASTMRI, Convention.MONAI, Convention.DEEPINV_MULTICOIL)
+_OF_PHYSICS: Final = (Convention.DEEPINV, Convention.DEEPINV_MULTICOIL)
+_WITH_KSPACE: Final = (*_OF_KSPACE, Convention.DEEPINV)
 _KSPACE: Final = frozenset(
     ("masked_kspace", "kspace", "k_space", "masked_k_space", "physics", "sens_maps", "smaps")
 )
 """Names by which networks of other libraries take k-space: fastMRI's, MONAI's, deepinv's."""
+_PHYSICS: Final = "physics"
+_NO_SIGNAL: Final = 1e-3
+"""Share of the largest root sum of squares below which sensitivities fade out: they would be those
+of rounding, and other ones in each runtime."""
 _CENTRE: Final = ("num_low_frequencies", "num_low_freqs")
 """Names of the number of lines around zero frequency, which fastMRI's networks take."""
 
@@ -216,6 +311,11 @@ def _called(code: PermittedCode, name: str) -> Any:
                 f"{code.reference.place} has no {part!r}{hint}", "Name a function or a class of it."
             )
         factory = getattr(factory, part)
+    if isinstance(factory, nn.Module):  # it could be called, with an image
+        raise ModelError(
+            f"{name} is {_a(factory)}, not what makes one.",
+            "Name its class, or a function that returns it.",
+        )
     if not callable(factory):
         raise ModelError(
             f"{name} is {_a(factory)}, and cannot be called.", "Name a function or a class."
@@ -354,7 +454,9 @@ def adapted(module: nn.Module, name: str, said: Convention | None = None) -> Ada
     needed, most, names = _positional(module)
     said = said or _of_kspace(names, needed)
     strange = next((one for one in names[:needed] if one in _KSPACE), None)
-    if strange is not None and said not in _OF_KSPACE and "operator" not in names:
+    if _PHYSICS in names[:needed] and said not in _OF_PHYSICS:
+        strange = _PHYSICS
+    if strange is not None and said not in _WITH_KSPACE and "operator" not in names:
         raise _unknown_kspace(names, name, strange)
     channels = _channels_read(module)
     convention = said or _found(names, needed, name, channels)
@@ -370,14 +472,21 @@ def adapted(module: nn.Module, name: str, said: Convention | None = None) -> Ada
             f" {convention!s} gives it {wanted}.",
             f"Write it so, or write an adapter; {GUIDE}.",
         )
-    kinds: dict[Convention, type[Adapter]] = dict.fromkeys(_OF_KSPACE, _KSpace)
-    kinds[Convention.OPERATOR] = _Operator
+    kinds: dict[Convention, type[Adapter]] = {
+        Convention.OPERATOR: _Operator,
+        Convention.FASTMRI: _KSpace,
+        Convention.MONAI: _KSpace,
+        Convention.DEEPINV: _Deepinv,
+        Convention.DEEPINV_MULTICOIL: _DeepinvMulticoil,
+    }
     network = kinds.get(convention, _Image)(module)
     return Adapted(network, convention, _reads(convention, wanted, channels))
 
 
 def _of_kspace(names: list[str], needed: int) -> Convention | None:
-    """Return the convention of a network of masked k-space that its signature tells."""
+    """Return the convention of a network of k-space that its signature tells."""
+    if names[1:2] == [_PHYSICS]:
+        return Convention.DEEPINV if needed == 2 else None
     if names[:2] != ["masked_kspace", "mask"]:
         return None
     if names[2:3] and names[2] in _CENTRE:
@@ -388,11 +497,11 @@ def _of_kspace(names: list[str], needed: int) -> Convention | None:
 def _unknown_kspace(names: list[str], name: str, strange: str) -> ModelError:
     """Return the error for a network of k-space in a layout that its signature does not tell."""
     signature = f"forward of {name} takes k-space ({strange}): forward({', '.join(names)})"
-    if strange == "physics":
+    if strange == _PHYSICS:
         return ModelError(
-            f"{signature}. That is deepinv's convention, whose physics this library does not have.",
-            "Write an adapter with reads = InputKind.KSPACE that makes the physics of the mask that"
-            f" it is given; {GUIDE}.",
+            f"{signature}. Conventions deepinv and deepinv-multicoil give it (y, physics) alone, in"
+            " this order.",
+            f"Name one of them, give further arguments defaults, or write an adapter; {GUIDE}.",
         )
     return ModelError(
         f"{signature}; which layout it wants is not said by forward(masked_kspace, mask).",
@@ -404,6 +513,8 @@ def _unknown_kspace(names: list[str], name: str, strange: str) -> ModelError:
 def _reads(convention: Convention, arguments: int, channels: int | None) -> InputKind:
     if convention in _OF_KSPACE:
         return InputKind.KSPACE
+    if convention is Convention.DEEPINV:
+        return InputKind.COMPLEX
     if arguments == 3:
         return InputKind.SENSE
     two = convention is Convention.COMPLEX_IMAGE or (
@@ -420,8 +531,8 @@ def _found(names: list[str], needed: int, name: str, channels: int | None) -> Co
         return Convention.OPERATOR
     raise ModelError(
         f"forward({', '.join(names)}) of {name} follows no convention that is known here.",
-        "Take an image, (x_u, operator), (x_u, operator, maps) or (masked_kspace, mask); else write"
-        f" an adapter; {GUIDE}.",
+        "Take an image, (x_u, operator), (x_u, operator, maps), (masked_kspace, mask) or"
+        f" (y, physics); else write an adapter; {GUIDE}.",
     )
 
 

@@ -62,6 +62,11 @@ class Convention(StrEnum):
             middle of H and W and phase encode along W, the boolean mask is [1, 1, 1, W, 1], and the
             magnitude image [B, H, W].
         MONAI: The same of MONAI's networks: forward(masked_kspace, mask).
+        DEEPINV: deepinv's reconstructors of one coil: forward(y, physics). K-space y and the
+            complex image that is returned are [B, 2, H, W], centred, with phase encode along W;
+            `models.deepinv.Physics` has the mask.
+        DEEPINV_MULTICOIL: Those of several coils, whose k-space is [B, 2, coils, H, W]. The physics
+            has sensitivities that are estimated from the mask's centre lines.
         ADAPTER: What a class that derives from `models.Adapter` says of itself.
     """
 
@@ -70,6 +75,8 @@ class Convention(StrEnum):
     OPERATOR = "operator"
     FASTMRI = "fastmri"
     MONAI = "monai"
+    DEEPINV = "deepinv"
+    DEEPINV_MULTICOIL = "deepinv-multicoil"
     ADAPTER = "adapter"
 
 
@@ -224,6 +231,11 @@ class CodeSpec(SpecDefaults):
     def kind(self) -> str:
         """Name of its family."""
         return CODE
+
+    @property
+    def holds_mask(self) -> bool:
+        """Whether it is given the mask itself, see `protocol.holds_mask`."""
+        return self.convention in (Convention.DEEPINV, Convention.DEEPINV_MULTICOIL)
 
     @property
     def receptive_radius(self) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from kdmri_edge.errors import ModelError
 from kdmri_edge.models.layers import Layer, Structure, traced_structure
-from kdmri_edge.models.protocol import InputKind, NetworkSpec
+from kdmri_edge.models.protocol import InputKind, NetworkSpec, holds_mask
 from kdmri_edge.physics.consistency import operator_tensor, sense_operator_tensor
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form
@@ -135,7 +135,8 @@ def network_operator(
 ) -> Tensor:
     """Return the constant of a network's data consistency, with coils or without.
 
-    Networks of k-space have their own, and are given the mask: [H, 1], or [H, W] of single samples.
+    Networks of k-space, and others that hold their mask, have their own data consistency, and are
+    given the mask: [H, 1], or [H, W] of single samples.
 
     Args:
         spec: The network's architecture.
@@ -144,7 +145,7 @@ def network_operator(
         any_mask: Whether the operator's shape has to be that of all masks (for networks with
             coils, whose operator is otherwise as small as the mask lets it be).
     """
-    if spec.reads is InputKind.KSPACE:
+    if holds_mask(spec):
         return operator_tensor(mask, Form.DFT, spec.channels)
     if spec.coils:
         return sense_operator_tensor(mask, form, any_mask=any_mask)

@@ -232,6 +232,12 @@ def _located(named: CodeReference) -> PermittedCode:
         found = importlib.util.find_spec(named.place)
     except (ImportError, ValueError) as error:
         raise _no_module(named, f" ({error})") from error
+    except (Exception, SystemExit) as error:  # of the packages around it, which are imported
+        said = " ".join(str(error).split())[:300].rstrip(".") or "no message"
+        raise ModelError(
+            f"A package around {named.place} cannot be imported: {type(error).__name__}: {said}.",
+            "Mend it, or name the module's file: FILE.py:FACTORY.",
+        ) from error
     if found is None:
         raise _no_module(named)
     if found.origin is None or not Path(found.origin).is_file():

@@ -30,6 +30,7 @@ __all__ = [
     "NetworkSpec",
     "SpecDefaults",
     "consistency_macs",
+    "holds_mask",
     "reads_coils",
     "same_input",
 ]
@@ -159,6 +160,15 @@ def same_input(one: NetworkSpec, other: NetworkSpec) -> bool:
 def reads_coils(spec: NetworkSpec) -> bool:
     """Tell whether a network is given several coils: their sensitivities, or their k-space."""
     return spec.reads in (InputKind.SENSE, InputKind.KSPACE)
+
+
+def holds_mask(spec: NetworkSpec) -> bool:
+    """Tell whether the operator that a network is given is the mask itself, [H, 1] or [H, W].
+
+    It then has data consistency of its own, and a graph of it is for that mask alone. Networks of
+    k-space do, and others whose specification has a true attribute `holds_mask`.
+    """
+    return spec.reads is InputKind.KSPACE or bool(getattr(spec, "holds_mask", False))
 
 
 class SpecDefaults:

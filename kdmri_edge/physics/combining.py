@@ -27,7 +27,9 @@ from kdmri_edge.physics.fourier import image_to_kspace, lines_to_image, mirrored
 from kdmri_edge.physics.masks import Mask
 
 __all__ = [
+    "LEAST_CENTRE",
     "centre_lines",
+    "centre_window",
     "combined",
     "is_zero_phase",
     "left_out",
@@ -58,8 +60,8 @@ def _nth(count: int, height: int) -> int:
     return (-(count + 1) // 2 if count % 2 else count // 2) % height
 
 
-def _hann(count: int, size: int) -> NDArray[np.float32]:
-    """Window over `count` samples around zero frequency (index 0) of an axis.
+def centre_window(count: int, size: int) -> NDArray[np.float32]:
+    """Return a Hann window over `count` samples around zero frequency (index 0) of an axis.
 
     It is symmetric, which leaves one sample of an even count out: a real image stays real.
     """
@@ -91,9 +93,9 @@ def smooth_sensitivities(kspace: NDArray[np.complex64], mask: Mask) -> NDArray[n
             cause="calibration",
         )
     across = max(1, round(count * width / height))
-    window = _hann(count, height)
+    window = centre_window(count, height)
     rows = np.flatnonzero(window)
-    low = kspace[:, rows] * (window[rows, None] * _hann(across, width))
+    low = kspace[:, rows] * (window[rows, None] * centre_window(across, width))
     image = lines_to_image(low.astype(np.complex64, copy=False), rows, height)
     strength = root_sum_of_squares(image)
     floor = max(1e-6 * float(strength.max()), 1e-30)  # below it there is no signal to speak of

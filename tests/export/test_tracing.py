@@ -112,16 +112,47 @@ def test_any_other_failure_is_one_sentence_with_the_line() -> None:
         trace(Wrong(), (torch.randn(2, 3),))
 
 
-def test_words_of_python_are_no_names_of_weights() -> None:
-    """As deepinv's unrolled networks have them; the exporter writes Python source."""
+class Words(nn.Module):
+    """Parts are called by words of Python, as in deepinv's unrolled networks."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        weights = nn.ParameterList([torch.tensor(2.0), torch.tensor(3.0)])
+        self.params = nn.ParameterDict({"lambda": weights, "else": torch.tensor(5.0)})
+        self.add_module("with", nn.Linear(2, 2, bias=False))
+        self.register_buffer("in", torch.tensor(7.0), persistent=False)
+        self.with_ = 11.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.params["lambda"]
+        taken = dict(self.params.items())
+        made: Tensor = getattr(self, "with")(x * first + second) * taken["else"]
+        return made + getattr(self, "in") * self.with_
+
+
+def test_parts_called_by_words_of_python_get_other_names() -> None:
+    """The exporter writes programs as Python source; the network itself stays as it is."""
+    network, x = Words(), torch.randn(3, 2)
+    names = list(network.state_dict())
+    program = trace(network, (x,))
+    torch.testing.assert_close(program.module()(x), network(x))
+    assert list(network.state_dict()) == names
+    assert type(network) is Words
+    found = {name for name, _ in program.named_parameters()}
+    assert found == {"params.lambda_.0", "params.lambda_.1", "params.else_", "with__.weight"}
+
+
+def test_keys_called_by_words_of_python_are_named() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.params = nn.ParameterDict({"lambda": torch.ones(1)})
+            self.parts = nn.ModuleDict({"lambda": nn.Linear(2, 2)})
 
         def forward(self, x: Tensor) -> Tensor:
-            return x * self.params["lambda"]
+            made: Tensor = self.parts["lambda"](x)
+            return made
 
-    with pytest.raises(ExportError, match=r"params\.lambda of the network .* a word of Python"):
+    with pytest.raises(
+        ExportError, match=r"parts\.lambda\.weight of the network .* word of Python"
+    ):
         trace(Net(), (torch.ones(2),))

@@ -27,7 +27,7 @@ from kdmri_bench.planning.variants import (
 from kdmri_bench.results.figures import spelled
 from kdmri_bench.results.schema import DEFAULT, PLAIN_EXPORT, Row, Status
 from kdmri_edge.errors import BackendError, BenchError, KdmriError, MissingExtraError
-from kdmri_edge.models.protocol import InputKind
+from kdmri_edge.models.protocol import holds_mask
 from kdmri_edge.runtime.backends.registry import Backend
 from kdmri_edge.runtime.bundle import open_bundle
 from kdmri_edge.runtime.targets import TARGETS
@@ -211,7 +211,7 @@ def _eager_plan(source: Source, variant: EagerVariant, settings: BenchSettings) 
 
 _NO_CUDA = BackendError("This machine has no CUDA device.", "Measure where there is one.")
 _NO_FORM = BenchError(
-    "A network of k-space has data consistency of its own, and no other form of it.",
+    "The network has data consistency of its own, and no other form of it.",
     "Measure its other exports.",
 )
 _NOT_QUICK = BackendError(
@@ -254,7 +254,7 @@ def _exported_draft(source: Source, variant: ExportedVariant, settings: BenchSet
     missing = _missing(variant.backend)
     if missing is not None:
         return Draft(plan=_skipped(row, missing))
-    if variant.dc == "fft" and source.spec.reads is InputKind.KSPACE:
+    if variant.dc == "fft" and holds_mask(source.spec):
         return Draft(plan=_skipped(row, _NO_FORM))
     export = partial(_exported_plan, source, variant, settings, row)
     return Draft(plan=Plan(row=row, source=None), export=export)

@@ -65,9 +65,10 @@ def trace(
 
     Raises:
         ExportError: The network decides by values of its inputs, writes into its own attributes,
-            fixes a size that was to be free, has a part called by a word of Python, or cannot be
-            traced otherwise.
+            fixes a size that was to be free, has a part called by a word of Python that it cannot
+            do without, or cannot be traced otherwise.
     """
+    network = _without_words(network)
     for name in (*dict(network.named_parameters()), *dict(network.named_buffers())):
         if word := next(filter(keyword.iskeyword, name.split(".")), None):
             raise ExportError(
@@ -87,6 +88,45 @@ def trace(
         raise
     except Exception as error:  # an exporter may raise anything
         raise _explained(error) from error
+
+
+def _without_words(network: nn.Module) -> nn.Module:
+    """Return a network none of whose parts is called by a word of Python, as deepinv's `lambda` is.
+
+    PyTorch's exporter writes programs as source, where such a name is a mistake. In a copy these
+    parts get another name, and modules find them when their own code asks for the old one. Parts of
+    a `ModuleDict` keep theirs: they are keys, which code may compare.
+    """
+    names = (*dict(network.named_parameters()), *dict(network.named_buffers()))
+    if not any(keyword.iskeyword(part) for name in names for part in name.split(".")):
+        return network
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        if isinstance(module, nn.ModuleDict):
+            continue
+        free: dict[str, str] = {}
+        for parts in (module._parameters, module._buffers, module._modules):
+            for name in filter(keyword.iskeyword, parts):
+                free[name] = f"{name}_"
+                while hasattr(module, free[name]):
+                    free[name] += "_"
+            kept = {free.get(name, name): part for name, part in parts.items()}
+            parts.clear()
+            parts.update(kept)  # type: ignore[arg-type]
+        passing = module._non_persistent_buffers_set
+        module._non_persistent_buffers_set = {free.get(name, name) for name in passing}
+        if free:
+            module.__class__ = _finding(type(module), free)
+    return network
+
+
+def _finding(own: type[nn.Module], names: Mapping[str, str]) -> type[nn.Module]:
+    """Return a class whose modules find parts by other names as well."""
+
+    def find(self: nn.Module, name: str) -> Any:
+        return own.__getattr__(self, names.get(name, name))
+
+    return type(own.__name__, (own,), {"__getattr__": find})
 
 
 def _explained(error: Exception) -> ExportError:

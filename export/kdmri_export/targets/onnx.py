@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from kdmri_edge.models.layers import Weighted
-from kdmri_edge.models.protocol import InputKind
+from kdmri_edge.models.protocol import InputKind, holds_mask
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.quantisation.calibration import layer_of
@@ -94,11 +94,10 @@ def lowered_transforms(reconstructor: Reconstructor) -> bool:
 def bound(reconstructor: Reconstructor) -> dict[str, Tensor]:
     """Return the arguments of a network that are the same for every image, and looked at by value.
 
-    Networks of k-space find the centre of their mask by its values, or walk over it. For others the
-    operator is a weight like any.
+    Networks of k-space find the centre of their mask by its values, or walk over it. For those that
+    do not hold their mask the operator is a weight like any.
     """
-    of_kspace = reconstructor.spec.reads is InputKind.KSPACE
-    return {OPERATOR: reconstructor.operator} if of_kspace else {}
+    return {OPERATOR: reconstructor.operator} if holds_mask(reconstructor.spec) else {}
 
 
 def _exported(

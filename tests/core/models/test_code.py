@@ -269,6 +269,18 @@ class TestPermission:
         with pytest.raises(ModelError, match="by nobody"):
             build(spec("strange_package.module:net"))
 
+    @pytest.mark.parametrize("fails", ["raise RuntimeError('no GPU')", "raise SystemExit(1)"])
+    def test_a_package_that_fails_when_a_module_of_it_is_named(
+        self, fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        package = tmp_path / f"failing_package_{len(fails)}"
+        package.mkdir()
+        (package / "__init__.py").write_text(fails)
+        (package / "nets.py").write_text("")
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(ModelError, match=r"package around .* cannot be imported"):
+            allow_code(f"{package.name}.nets:net")
+
     def test_code_that_changed(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sha256 = allow_code(f"{file}:Conv").sha256
         forget(monkeypatch)
@@ -333,6 +345,7 @@ class TestCalling:
             ("1 / 0", "net", "ZeroDivisionError", "Mend it"),
             ("def unet(): pass", "une", "has no 'une'; did you mean 'unet'?", "Name a"),
             ("net = 3", "net", "an object of class int", "Name a function"),
+            ("from torch import nn\nnet = nn.Conv2d(1, 1, 1)", "net", "class Conv2d", "Name its"),
             ("def net(width): pass", "net", "needs the argument 'width'", "own.py:net?width="),
             ("def net(width=1): pass", "net?with=1", "did you mean 'width'", "It takes width"),
             ("def net(): pass", "net?a=1", "takes no argument 'a'", "It takes no arguments"),
@@ -405,6 +418,8 @@ class TestConventions:
             (lambda self, x, operator: x, 2, Convention.OPERATOR, InputKind.COMPLEX),
             (lambda self, x, operator, maps: x, 2, Convention.OPERATOR, InputKind.SENSE),
             (lambda self, masked_kspace, mask: 0, 2, Convention.MONAI, InputKind.KSPACE),
+            (lambda self, y, physics: 0, 2, Convention.DEEPINV, InputKind.COMPLEX),
+            (lambda self, y, physics, init=None: 0, 3, Convention.DEEPINV, InputKind.COMPLEX),
             (
                 lambda self, masked_kspace, mask, num_low_frequencies=None: 0,
                 2,
@@ -424,13 +439,15 @@ class TestConventions:
     ) -> None:
         found = adapted(module(forward, channels), "own")
         assert (found.convention, found.reads) == (convention, reads)
-        with_mask = (Convention.OPERATOR, Convention.FASTMRI, Convention.MONAI)
-        assert found.network.has_data_consistency is (convention in with_mask)
+        images = (Convention.IMAGE, Convention.COMPLEX_IMAGE)
+        assert found.network.has_data_consistency is (convention not in images)
 
     def test_they_can_be_said(self) -> None:
         found = adapted(module(lambda self, *x: x[0], 3), "own", Convention.COMPLEX_IMAGE)
         assert found.reads is InputKind.COMPLEX
         found = adapted(module(lambda self, kspace, mask: 0), "own", Convention.MONAI)
+        assert found.reads is InputKind.KSPACE
+        found = adapted(module(lambda self, k, a: 0), "own", Convention.DEEPINV_MULTICOIL)
         assert found.reads is InputKind.KSPACE
 
     @pytest.mark.parametrize(
@@ -438,7 +455,8 @@ class TestConventions:
         [
             (lambda self, kspace, mask: 0, None, "k-space (kspace)"),
             (lambda self, masked_kspace, sens_maps, mask: 0, None, "k-space (masked_kspace)"),
-            (lambda self, y, physics: 0, None, "deepinv"),
+            (lambda self, y, physics, sigma: 0, None, "deepinv"),
+            (lambda self, y, physics: 0, "image", "deepinv"),
             (lambda self, x: 0, "monai", "takes 1 arguments"),
             (lambda self, x, timesteps: 0, None, "forward(x, timesteps)"),
             (lambda self: 0, None, "no convention"),
