@@ -239,7 +239,7 @@ class _Ways:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         both = settings.student_spec, settings.teacher_spec
-        # one operator, too
+        # networks that share an input share its operator
         alike = same_input(*both) and holds_mask(both[0]) is holds_mask(both[1])
         self._readers = both[:1] if alike else both
         side = settings.matrix
