@@ -55,7 +55,9 @@ def serve(name: str, folder: Path, context: ssl.SSLContext | None) -> int:
             return 0xC001
         if answer in (0x0000, 0xB000):
             place = folder / name / f"{event.request.AffectedSOPInstanceUID}.dcm"
-            place.write_bytes(event.encoded_dataset())
+            half = place.with_suffix(".half")  # whoever looks meanwhile finds whole files
+            half.write_bytes(event.encoded_dataset())
+            half.rename(place)
         return answer
 
     server = entity.start_server(
