@@ -114,6 +114,12 @@ __all__ = ["serve"]
     help="Seconds from a slice's last line until its zero-filled image is sent.",
 )
 @click.option(
+    "--reuse-coils",
+    is_flag=True,
+    help="Estimate coil sensitivities once at each place, and use them for all repetitions,"
+    " contrasts, phases and sets of a scan [estimated for each].",
+)
+@click.option(
     "--sessions",
     default=8,
     show_default=True,
@@ -205,6 +211,7 @@ def serve(
     interpolate: bool,
     pass_images: bool,
     deadline: float,
+    reuse_coils: bool,
     sessions: int,
     opening: float,
     idle: float,
@@ -315,6 +322,7 @@ def serve(
         host=host, port=port, format=form, deadline_s=deadline, sessions=sessions,
         opening_s=opening, idle_s=idle, send_s=stall, configs=configs or DEFAULT_CONFIGS,
         orientation=Orientation(orientation), at_once=at_once, in_flight=at_once + 2,
+        reuse_coils=reuse_coils,
         default_config=default_config,
         records=recorder is not None, interpolate=interpolate, pass_images=pass_images,
         capacity=Capacity(slice_bytes=most, open_bytes=scan_memory * 2**20),

@@ -44,6 +44,7 @@ from kdmri_edge.mrd.server.worker import Worker
 from kdmri_edge.physics.coils import noise_weights
 from kdmri_edge.physics.reference import calibration_reach
 from kdmri_edge.runtime.causes import Cause
+from kdmri_edge.runtime.inputs import HeldCoils
 from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
 from kdmri_edge.utils.memory import give_memory_back
 
@@ -53,6 +54,7 @@ _NOT_TAKEN: Final = frozenset({Id.IMAGE, Id.WAVEFORM})
 _CHUNK: Final = 1 << 18
 _GRACE_S: Final = 1.0  # a client that opens its next scan at once meets the end of its last one
 _TEXTS: Final = 64  # texts about bundles that one scan is sent
+_PLACES: Final = 128  # at which sensitivities are kept, the last that were used
 _NOBODY: Final = Served(network=None)
 _NO_IMAGES: Final = "The server's network reads no images."
 _ASYMMETRIC: Final = "The slice has asymmetric echoes, which no line mask describes."
@@ -123,6 +125,7 @@ class ClientSession:
         self._assembler: Assembler | None = None
         self._maker: ImageMaker | None = None
         self._weights: NDArray[np.complex128] | None = None
+        self._held: dict[int, HeldCoils] = {}
         self._received = self._readouts = self._pictures = self._slices = 0
         self._answered = 0
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -399,8 +402,9 @@ class ClientSession:
         served = _NOBODY if reason is not None else self._served(part)
         if served.network is not None:
             future = self._worker.submit(
-                served.network.reconstruct, part.kspace, part.mask, weights, part.reference
-            )
+                served.network.reconstruct, part.kspace, part.mask, weights, part.reference,
+                self._coils_at(part.key.slice),
+            )  # fmt: skip
         else:
             if reason is None:
                 reason, cause = served.said, Cause.NO_BUNDLE
@@ -448,6 +452,16 @@ class ClientSession:
             return unchanged(image, outcome.fallback) if self._settings.pass_images else None
 
         self._send_queue.put_image(self._pictures, future, make, came, served)
+
+    def _coils_at(self, place: int) -> HeldCoils | None:
+        """Return what holds the sensitivities of a place; None where each slice has its own."""
+        if not self._settings.reuse_coils:
+            return None
+        held = self._held.pop(place, None) or HeldCoils()
+        while len(self._held) >= _PLACES:
+            del self._held[next(iter(self._held))]
+        self._held[place] = held
+        return held
 
     def _served(self, part: Slice) -> Served:
         """Choose who reconstructs a slice; who serves is logged and told once."""

@@ -55,6 +55,8 @@ class ServerSettings:
         sessions: Scans at once, from their headers on; more are refused in text.
         waiting: Connections that have sent no header yet. One more takes the place of the oldest.
         at_once: Slices of all scans that are reconstructed at a time.
+        reuse_coils: Estimate coil sensitivities once at each place, for all repetitions, contrasts,
+            phases and sets of a scan.
         in_flight: Slices of one scan that are with the network or on their way back (`at_once` run,
             one waits, one is sent); one more waits for its turn, and no more of the scan is read.
         deadline_s: From a slice's last line to its image, before the zero-filled one is sent.
@@ -81,6 +83,7 @@ class ServerSettings:
     sessions: int = 8
     waiting: int = 32
     at_once: int = 1
+    reuse_coils: bool = False
     in_flight: int = 3
     deadline_s: float = 5.0
     opening_s: float = 10.0
