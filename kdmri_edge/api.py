@@ -21,12 +21,11 @@ from kdmri_edge.data.origins import zero_first
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError, MaskError, ModelError
-from kdmri_edge.models.checkpoint import is_checkpoint
 from kdmri_edge.models.shipped import named_mask
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.physics.masks import Mask, mask_from_array
 from kdmri_edge.runtime.bundle import Bundle
-from kdmri_edge.runtime.networks import NetworkLike, backend_at_hand, where_it_runs
+from kdmri_edge.runtime.networks import NetworkLike, backend_at_hand, device_options, where_it_runs
 from kdmri_edge.runtime.pipeline import Pipeline
 from kdmri_edge.runtime.session import SessionInfo
 from kdmri_edge.runtime.targets import as_users_write
@@ -62,7 +61,7 @@ def load(
             the fastest runtime that is installed. "torch" runs a checkpoint in PyTorch itself.
             `Network.info` says what runs.
         precision: "fp32", "fp16", "bf16" or "int8"; None takes what the bundle was exported for.
-        device: "cpu" or "cuda", for checkpoints in PyTorch.
+        device: "cpu", "cuda", or OpenVINO's "gpu" and "npu"; None takes the runtime's usual one.
         threads: CPU threads; None leaves the runtime's choice.
         mask: Another mask than the network's own, for a bundle that takes masks as an input.
         matrix: "any" for scans of any matrix and mask: a checkpoint is exported so, a bundle has to
@@ -85,10 +84,8 @@ def load(
     source, name = where_it_runs(
         network, backend=backend, device=device, precision=precision, any_matrix=free, cache=cache
     )
-    backend = backend or backend_at_hand(source)
-    options: dict[str, Any] = {}
-    if device is not None and is_checkpoint(source):
-        options["device"] = device
+    backend = backend or backend_at_hand(source, device)
+    options = device_options(source, backend, device)
     pipeline = Pipeline(
         source,
         backend=backend,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -78,6 +79,10 @@ __all__ = ["BOOTSTRAP_SEED", "Benchmark", "Png", "Svg", "benchmark", "measure_ne
 
 BOOTSTRAP_SEED = 0
 """Of the intervals; nothing else is drawn at random."""
+
+
+_EXPORTS = 0.4
+"""Share of a limit of time after which no export is begun."""
 
 
 class Svg(str):
@@ -346,7 +351,7 @@ def measure_networks(
         MissingExtraError: scikit-image or matplotlib is not installed.
         OutputError: `out` cannot be written to.
     """
-    settings = settings or BenchSettings()
+    settings, began = settings or BenchSettings(), time.perf_counter()
     # Found out now, not after an hour of measuring.
     require("matplotlib", extra="bench")
     require("skimage", extra="bench")
@@ -364,11 +369,15 @@ def measure_networks(
     ):
         # Before the exports, which keep the machine busy themselves.
         load = load_average() if load is None else load
-        plans = plan_rows(networks, settings, place.path / "exports", make=make, rows=rows)
+        until = None if settings.limit_s is None else began + _EXPORTS * settings.limit_s
+        exports = place.path / "exports"
+        plans = plan_rows(networks, settings, exports, make=make, rows=rows, until=until)
         plans += extra(networks, place.path) if extra else []
         peaks = _peaks(plans, settings)
         mask = networks[0].mask if networks[0].resized else None
-        measured = measure(plans, cases, settings, place.path, worker=worker, mask=mask)
+        measured = measure(
+            plans, cases, settings, place.path, worker=worker, mask=mask, began=began
+        )
         with progress("Drawing the page"):
             report = _report(networks, replace(data, cases=tuple(cases)), settings, measured, peaks)
             report = replace(report, load_average=load, continued=place.continued)

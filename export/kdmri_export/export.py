@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from kdmri_edge.bring.trial import MULTIPLES, takes_sides
 from kdmri_edge.distillation.recipe import recipe_value
-from kdmri_edge.errors import ExportError
+from kdmri_edge.errors import ExportError, KdmriError
 from kdmri_edge.models.checkpoint import load_reconstructor, read_checkpoint_meta
 from kdmri_edge.models.protocol import InputKind, NetworkSpec, holds_mask, reads_coils
 from kdmri_edge.models.reconstructor import Reconstructor
@@ -205,8 +206,32 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
                 outputs = session.run(inputs, maps=None if maps is None else maps.numpy())
                 tolerance = tolerance_for(recipe.precision, reconstructor.form)[1]
                 manifest["engine"] = run_engines(folder, manifest["engine"], outputs, tolerance)
+                if recipe.quantised:
+                    manifest["engine"] = _beside_fp16(checkpoint, recipe, manifest["engine"])
         write_manifest(folder, manifest)
     return open_bundle(out)
+
+
+def _beside_fp16(checkpoint: Path, recipe: ExportRecipe, engine: dict[str, Any]) -> dict[str, Any]:
+    """Time the same network in fp16 on the GPU that an int8 engine ran on: integers may be slower.
+
+    Returns:
+        `engine`, with `fp16_p50_ms` in the record of what ran here, or `fp16_reason` why not.
+    """
+    records = engine["engines"]
+    if not any(record.get("p50_ms") for record in records):
+        return engine
+    halves = replace(recipe, precision="f16", floats=())
+    found: dict[str, Any]
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            made = export_model(checkpoint, halves, Path(place) / "fp16").manifest["engine"]
+            times = [one["p50_ms"] for one in made["engines"] if one.get("p50_ms") is not None]
+            found = {"fp16_p50_ms": times[0]} if times else {"fp16_reason": made["reason"]}
+        except KdmriError as error:
+            found = {"fp16_reason": str(error)}
+    ran = [{**record, **found} if record.get("p50_ms") else record for record in records]
+    return {**engine, "engines": ran}
 
 
 def _image(

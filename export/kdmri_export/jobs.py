@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from kdmri_edge.bring.network import bring_checkpoint, check_not_brought, is_brought
 from kdmri_edge.distillation.run_folder import Run, RunNetwork, newest_run, open_run, tuned_for
-from kdmri_edge.errors import ExportError, RunError
+from kdmri_edge.errors import ExportError, ParityError, RunError
 from kdmri_edge.models.checkpoint import is_checkpoint
 from kdmri_edge.models.shipped import is_reference, refusal, resolve
 from kdmri_edge.physics.coils import COILS
@@ -18,10 +19,16 @@ from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.bundle import Bundle
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS
 from kdmri_edge.utils.console import say
-from kdmri_edge.utils.extras import require
+from kdmri_edge.utils.extras import available, require
 from kdmri_edge.utils.suggest import nearest
-from kdmri_export.recipe import ExportRecipe
-from kdmri_export.targets.tensorrt.engines import RTX_DEFAULT, EngineRequest
+from kdmri_export.recipe import AUTO, ExportRecipe
+from kdmri_export.targets.tensorrt.engines import (
+    RTX_DEFAULT,
+    EngineRequest,
+    faster_in_fp16,
+    named_capabilities,
+    probe,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,11 +53,13 @@ class ExportJob:
         checkpoint: The network's weights.
         recipe: What is asked for.
         out: The bundle's folder.
+        instead: What is kept where this one, in int8, is not the faster or fails its gate.
     """
 
     checkpoint: Path
     recipe: ExportRecipe
     out: Path
+    instead: ExportJob | None = None
 
     def run(self) -> Bundle:
         """Export it.
@@ -60,7 +69,21 @@ class ExportJob:
         """
         from kdmri_export.export import export_model
 
-        return export_model(self.checkpoint, self.recipe, self.out)
+        if self.instead is None:
+            return export_model(self.checkpoint, self.recipe, self.out)
+        try:
+            bundle = export_model(self.checkpoint, self.recipe, self.out)
+        except (ParityError, ExportError) as error:
+            say(f"int8 is not taken: {error}")
+            return self.instead.run()
+        slower = faster_in_fp16(bundle.manifest["engine"])
+        if slower is None:
+            return bundle
+        say(f"fp16 is kept: {slower[1]:.3g} ms on this GPU, int8 takes {slower[0]:.3g} ms.")
+        kept = self.instead.run()
+        if self.instead.out != self.out:
+            shutil.rmtree(self.out)
+        return kept
 
 
 def plan_exports(
@@ -92,7 +115,8 @@ def plan_exports(
             trained network of the package; code that makes a network, or a module; None takes the
             newest run under runs/.
         targets: Names of rows of `TARGETS`.
-        precision: Of the convolutions: "fp32", "fp16", "bf16" or "int8".
+        precision: Of the convolutions: "fp32", "fp16", "bf16" or "int8"; for target "trt" on a
+            machine with its GPU also "auto": of int8 and fp16 what is faster there is kept.
         model: Which network of a run: "student", "teacher", "plain", or "all".
         dc: Form of data consistency: "auto", "projection", "dft" or "fft".
         batch: "1", or "dynamic" for any number of slices per call.
@@ -120,6 +144,10 @@ def plan_exports(
         RunError: There is no such run, or that network of it is not trained (yet).
         ModelError: No network of that name is shipped.
     """
+    faster = precision == AUTO
+    if faster:
+        _check_timed(targets, builder)
+        precision = "int8"
     short = PRECISIONS.get(precision, precision)
     if short not in PRECISIONS.values():
         raise ExportError(
@@ -133,7 +161,7 @@ def plan_exports(
         raise ExportError("Engines are built for target 'trt' only.", "Leave the builder out.")
     engines = EngineRequest(
         builder=builder or "auto",
-        compute_capabilities=tuple(compute_capabilities)
+        compute_capabilities=named_capabilities(compute_capabilities)
         or (RTX_DEFAULT if builder == "rtx" else ()),
         required=require_engine,
     )
@@ -164,15 +192,35 @@ def plan_exports(
             f"{len(networks) * len(recipes)} bundles cannot lie in one folder.",
             "Name one network and one target, or leave --out out.",
         )
-    return [
-        ExportJob(
+
+    def job(name: str, checkpoint: Path, folder: Path, recipe: ExportRecipe) -> ExportJob:
+        halves = replace(recipe, precision="f16", floats=())
+        return ExportJob(
             checkpoint=checkpoint if named else _tuned(checkpoint, recipe),
             recipe=recipe,
             out=folder / recipe.bundle_name(name) if out is None else Path(out),
+            instead=job(name, checkpoint, folder, halves) if faster and recipe.quantised else None,
         )
-        for name, checkpoint, folder in networks
-        for recipe in recipes
-    ]
+
+    return [job(*network, recipe) for network in networks for recipe in recipes]
+
+
+def _check_timed(targets: Sequence[str], builder: str | None) -> None:
+    """Refuse to choose the faster precision where no engine can be timed."""
+    if not all(TARGETS.named(name).builds_engines for name in targets):
+        reason: str | None = "only engines of target trt are timed when they are exported"
+    elif builder not in (None, "auto", "tensorrt"):
+        reason = f"engines of --builder {builder} do not run where they are built"
+    else:
+        reason = probe("tensorrt")
+        if reason is None and not available("cuda"):
+            reason = "cuda-python is not installed"
+    if reason is None:
+        return
+    raise ExportError(
+        f"The faster precision cannot be found out here: {reason}.",
+        "Name --precision fp16 or int8, or export on the device.",
+    )
 
 
 def export(source: Source | None = None, *, target: str, **options: Any) -> Bundle:

@@ -182,10 +182,9 @@ def run(
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.archive.outgoing import Outgoing
     from kdmri_edge.data.formats.dicom.writing import check_study
-    from kdmri_edge.models.checkpoint import is_checkpoint
     from kdmri_edge.models.shipped import named_mask
     from kdmri_edge.runtime.files import plan_jobs, run_job
-    from kdmri_edge.runtime.networks import backend_at_hand, where_it_runs
+    from kdmri_edge.runtime.networks import backend_at_hand, device_options, where_it_runs
     from kdmri_edge.runtime.pipeline import Pipeline
     from kdmri_edge.utils.console import say
 
@@ -212,11 +211,7 @@ def run(
         cache=not no_cache,
     )
     chosen = backend_at_hand(source, device) if backend == "auto" else backend
-    options: dict[str, Any] = {}
-    if device is not None and is_checkpoint(source):
-        options["device"] = device
-    elif device is not None and chosen is not None:
-        _check_device(chosen, device)
+    options = device_options(source, chosen, device)
     pipeline = Pipeline(
         source,
         backend=chosen,
@@ -295,17 +290,6 @@ def _mask_draw(
         acceleration=4.0 if acceleration is None else acceleration,
         seed=None if seed == "name" else int(seed or 0),
     )
-
-
-def _check_device(backend: str, device: str) -> None:
-    from kdmri_edge.errors import BackendError
-
-    row = BACKENDS[backend]
-    if device not in row.devices:
-        raise BackendError(
-            f"{row.title} runs on {', '.join(row.devices)} here, not on {device!r}.",
-            "Leave --device out, or choose another --backend.",
-        )
 
 
 def _line(result: dict[str, Any]) -> str:

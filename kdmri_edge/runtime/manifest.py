@@ -84,13 +84,13 @@ _OPTIONAL: Final[dict[str, type]] = {
     DIGEST: str,
     SIGNATURES: list,
 }
-_ENGINE: Final = re.compile(r"model\.[^/]+\.(engine|json)")
+_ENGINE: Final = re.compile(r"model\.[^/]+\.(engine|json|timing)")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _NAME: Final = re.compile(r"[A-Za-z0-9_*]+")
 
 
 def built_on_device(name: str) -> bool:
-    """Tell whether a file's name is that of a TensorRT engine, or of the record beside one."""
+    """Tell whether a file's name is that of a TensorRT engine, or of what lies beside one."""
     return _ENGINE.fullmatch(name) is not None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from kdmri_edge import __version__
 from kdmri_edge.distillation.run_folder import Run, RunNetwork, open_run
@@ -29,6 +29,7 @@ __all__ = [
     "NetworkLike",
     "backend_at_hand",
     "cached_export",
+    "device_options",
     "fastest_target",
     "locate",
     "where_it_runs",
@@ -143,6 +144,31 @@ def backend_at_hand(source: Path, device: str | None = None) -> str | None:
         if all(available(library) for library in libraries):
             return name
     return None if device is None else names[0]
+
+
+def device_options(source: Path, backend: str | None, device: str | None) -> dict[str, Any]:
+    """Return what a session is told of the device that a user names.
+
+    Args:
+        source: A bundle or a checkpoint.
+        backend: What runs it; None for the source's own.
+        device: As the user named it; None for the usual one.
+
+    Raises:
+        BackendError: The backend does not run there.
+    """
+    if device is None:
+        return {}
+    if is_checkpoint(source):
+        return {"device": device}
+    name = backend or open_bundle(source, verify=False).target.runs_on[0]
+    row = BACKENDS[name]
+    if device not in row.devices:
+        raise BackendError(
+            f"{row.title} runs on {', '.join(row.devices)}, not on {device!r}.",
+            "Leave --device out, or choose another --backend.",
+        )
+    return {} if device == row.devices[0] else {"device": device}
 
 
 def cached_export(

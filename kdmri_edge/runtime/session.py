@@ -145,6 +145,22 @@ class Session(Closing):
         """
         return ("f32",)
 
+    def resident(self, x_u: Array, *, maps: Array | None = None) -> Callable[[], object] | None:
+        """Return a query whose data lies on the device already, and whose image stays there.
+
+        It returns when the image is complete. None where the runtime has no such query: a CPU's
+        are none but `run`.
+
+        Raises:
+            BackendError: See `run`.
+        """
+        return None
+
+    @classmethod
+    def devices_here(cls) -> tuple[str, ...]:
+        """Return the devices that the runtime finds on this machine; empty where it cannot say."""
+        return ()
+
     @property
     @abstractmethod
     def info(self) -> SessionInfo:
@@ -373,13 +389,13 @@ def open_session(
             f"{source} runs on {' or '.join(offered)}, not on {backend!r}.", _remedy(backend)
         )
     precision = usual if precision is None else PRECISIONS.get(precision, precision)
-    if "f16" in (precision, written) and precision != written:
+    if not is_checkpoint(source) and "f16" in (precision, written) and precision != written:
         raise BackendError(
             f"{source} is written in {as_users_write(written)}, not in"
             f" {as_users_write(precision)}.",
             "Export the network in that precision.",
         )
-    if precision == "f16":
+    if precision == "f16" and not is_checkpoint(source):
         precision = "f32"  # what is computed around its halves
     if not is_checkpoint(source):
         check_graph_precision(precision, written, graph)

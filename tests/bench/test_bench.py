@@ -234,7 +234,7 @@ def test_every_way_has_a_row_and_what_is_absent_its_reason(
         from_checkpoint(run.weights("student")), "onnx", dc="auto", scratch=tmp_path
     )
     monkeypatch.setattr(rows, "export_for", lambda *_, **__: bundle)
-    monkeypatch.setattr(rows, "_cuda", lambda: False)
+    monkeypatch.setattr(rows, "has_cuda", lambda: False)
     settings = replace(SHIPPED_QUICK, precisions=USUAL)
     plans = rows.plan_rows([from_checkpoint(run.weights("student"))], settings, tmp_path)
     found = {plan.row.key.partition("/")[2]: plan for plan in plans}
@@ -268,7 +268,7 @@ def test_with_a_gpu_its_rows_are_run(
         return bundle
 
     monkeypatch.setattr(rows, "export_for", export)
-    monkeypatch.setattr(rows, "_cuda", lambda: True)
+    monkeypatch.setattr(rows, "has_cuda", lambda: True)
     monkeypatch.setattr(rows, "available", lambda _: True)
     plans = rows.plan_rows([source], SHIPPED_FULL, tmp_path)
     found = {plan.row.key.partition("/")[2]: plan for plan in plans}
@@ -291,6 +291,7 @@ def test_rows_are_chosen_by_the_patterns_of_their_keys(run: Run, tmp_path: Path)
 
     assert chosen() == keys
     assert chosen("teacher/onnx-f32") == ["teacher/onnx-f32"]
+    assert chosen("student/onnx-f32") == ["distilled student/onnx-f32"]
     assert chosen("onnx-*") == [key for key in keys if "/onnx-" in key]
     assert chosen("openvino-f32", "*/pytorch-f32") == [
         f"{name}/{key}" for name in ("teacher", "distilled student")

@@ -92,6 +92,7 @@ def test_a_process_lives_through_all_rounds_of_its_row(run: Measure, tmp_path: P
         assert row.memory["peak"] == 5  # largest of the rounds
 
 
+@pytest.mark.nightly
 def test_a_process_that_ends_between_rounds_is_started_anew(run: Measure, tmp_path: Path) -> None:
     (row,) = run(plan("dies", tmp_path)).rows
     assert row.status is Status.MEASURED
@@ -99,7 +100,8 @@ def test_a_process_that_ends_between_rounds_is_started_anew(run: Measure, tmp_pa
     assert len({pid for _, pid, _ in log(tmp_path)}) == 2
 
 
-@pytest.mark.parametrize("reason", ["restart", pytest.param("memory", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("reason", ["restart", "memory"])
 def test_processes_end_where_they_must(
     reason: str, run: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +124,7 @@ def test_a_process_of_a_gpu_lives_on_in_the_full_mode(run: Measure, tmp_path: Pa
     assert len({pid for _, pid, _ in log(tmp_path)}) == 1
 
 
+@pytest.mark.nightly
 def test_no_process_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "staying.py").write_text(STAYING)
@@ -176,6 +179,7 @@ def test_a_benchmark_goes_on_where_it_was_cut_off(
             assert np.array_equal(view.image, other.image)
 
 
+@pytest.mark.nightly
 def test_other_settings_or_another_file_are_measured_anew(run: Measure, tmp_path: Path) -> None:
     (tmp_path / "one").write_text("weights")
     counts = []

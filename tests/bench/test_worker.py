@@ -88,6 +88,15 @@ def test_throughput_counts_the_slices_that_were_reconstructed(batch: int) -> Non
     assert counted / spent <= rate <= 1.3 * counted / 0.05
 
 
+def test_queries_of_data_that_lies_on_the_device_are_timed_apart(job: Job, weights: Path) -> None:
+    eager = {"source": str(weights), "dynamic": None, "resident": True, "end_to_end": 0,
+             "throughput_s": 0.001}  # fmt: skip
+    found = measure(Job(**{**{name: getattr(job, name) for name in job.__slots__}, **eager}))
+    assert len(found.resident_s) == job.samples
+    assert set(found.resident_rates) == {"1", "2"}
+    assert all(isinstance(rate, float) and rate > 0 for rate in found.resident_rates.values())
+
+
 def test_one_time_limit_holds_for_both_kinds_of_queries(job: Job) -> None:
     changes = {"seconds": 0.0, "samples": 50, "end_to_end": 50, "batches": ()}
     found = measure(Job(**{**{name: getattr(job, name) for name in job.__slots__}, **changes}))

@@ -8,9 +8,11 @@ wrong address, size, direction or order of calls gives a wrong image.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -87,8 +89,8 @@ class Device:
 
 
 class Context:
-    def __init__(self, session: Any, gain: float) -> None:
-        self.session, self.gain = session, gain
+    def __init__(self, session: Any, gain: float, pause: float) -> None:
+        self.session, self.gain, self.pause = session, gain, pause
         self.address: dict[str, int] = {}
         self.shape: tuple[int, ...] = ()
 
@@ -100,6 +102,7 @@ class Context:
         self.address[name] = address
 
     def execute_async_v3(self, stream: int) -> bool:
+        time.sleep(self.pause)
         size = int(np.prod(self.shape)) * 4
         given = ctypes.string_at(self.address["zero_filled"], size)
         x = np.frombuffer(given, np.float32).reshape(self.shape)
@@ -108,14 +111,14 @@ class Context:
         return True
 
 
-def tensorrt(graph: Path, gain: float) -> ModuleType:
+def tensorrt(graph: Path, gain: float, pause: float = 0.0) -> ModuleType:
     session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
     names = ["zero_filled", "reconstruction"]
     engine = SimpleNamespace(
         num_io_tensors=2,
         get_tensor_name=names.__getitem__,
         get_tensor_mode=lambda name: Mode.INPUT if name == names[0] else Mode.OUTPUT,
-        create_execution_context=lambda: Context(session, gain),
+        create_execution_context=lambda: Context(session, gain, pause),
     )
 
     class Logger:
@@ -125,10 +128,13 @@ def tensorrt(graph: Path, gain: float) -> ModuleType:
             pass
 
     class Runtime:
+        engine_host_code_allowed = False
+
         def __init__(self, logger: Logger) -> None:
             pass
 
         def deserialize_cuda_engine(self, content: bytes) -> Any:
+            trt.host_code = self.engine_host_code_allowed  # type: ignore[attr-defined]
             return engine if content == b"engine" else None
 
     trt = ModuleType("tensorrt")
@@ -204,7 +210,7 @@ def test_row_joins_the_report(
     known = {item.name for item in fields(Row)}
     row = Row(**{**{k: v for k, v in found.items() if k in known}, "status": Status.MEASURED})
     assert row.key == "student/tensorrt-f32"
-    assert set(found) - known == {"engine_sha256", "machine"}
+    assert set(found) - known == {"about", "engine_sha256", "machine"}
 
 
 def test_other_image_is_refused(
@@ -231,6 +237,21 @@ def test_session_of_a_bundle(bundle: Path, machine: Callable[..., Device]) -> No
     assert session.info.device == "Stand-in"
     with pytest.raises(BackendError, match="matrix"):
         session.run(given[:, :, :16])
+
+
+def test_a_resident_query_copies_nothing(bundle: Path, machine: Callable[..., Device]) -> None:
+    device = machine()
+    session = open_session(bundle, backend="tensorrt")
+    given, wanted = (np.load(bundle / name) for name in (GOLDEN_INPUT, GOLDEN_OUTPUT))
+    query = session.resident(given)
+    assert query is not None
+    (address,) = (a for a, b in device.memory.items() if a != session._engine.buffers[  # type: ignore[attr-defined]
+        "zero_filled"][0])  # fmt: skip
+    ctypes.memset(address, 0, wanted.nbytes)
+    sys.modules["cuda.bindings.runtime"].cudaMemcpyAsync = None  # type: ignore[attr-defined]
+    query()
+    image = np.frombuffer(ctypes.string_at(address, wanted.nbytes), np.float32)
+    np.testing.assert_allclose(image.reshape(wanted.shape), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["f16", "int8"])
@@ -286,6 +307,108 @@ def test_engine_that_does_not_load(
     assert "on this device" in capsys.readouterr().err
     with pytest.raises(BackendError, match="does not load"):
         open_session(bundle, backend="tensorrt")
+
+
+def machine_of_rtx(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], built: str
+) -> None:
+    """A machine with TensorRT-RTX 1.7.1 and a GPU, and an engine in the bundle."""
+    trt = tensorrt(bundle / "model.onnx", 1.0)
+    trt.__version__ = "1.7.1"  # type: ignore[attr-defined]
+    known = ("NONE", "CURRENT", "SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
+    trt.ComputeCapability = SimpleNamespace(  # type: ignore[attr-defined]
+        __members__=dict.fromkeys(known)
+    )
+    cuda = Device().module()
+    own = SimpleNamespace(name=b"NVIDIA H100", major=capability[0], minor=capability[1])
+    monkeypatch.setattr(cuda, "cudaGetDeviceProperties", lambda number: (0, own))
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", trt)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
+    (bundle / f"model.{built}.engine").write_bytes(b"engine")
+    record = {"builder": "tensorrt_rtx", "version": "1.7.1", "compute_capability": built}
+    (bundle / f"model.{built}.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("capability", "says"),
+    [
+        ((9, 0), ["NVIDIA H100, sm90", "sm75, sm80, sm86, sm89, sm120, sm121", "TensorRT here"]),
+        ((8, 9), ["built for sm86", "is sm89", "--compute-capability sm89"]),
+        ((8, 6), []),
+    ],
+)
+def test_a_gpu_that_the_runtime_does_not_know_is_told_so(
+    capability: tuple[int, int],
+    says: list[str],
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    machine_of_rtx(bundle, monkeypatch, capability, "sm86")
+    code = main(["--bundle", str(bundle), "--builder", "rtx", "--samples", "1", "--warmup", "0"])
+    said = capsys.readouterr().err
+    assert code == (1 if says else 0)
+    for words in says:
+        assert words in said
+    assert "on this device" not in said  # another build would not help
+    if says:
+        with pytest.raises(BackendError, match=r"doctor"):
+            open_session(bundle, backend="tensorrt-rtx")
+
+
+def test_an_engine_of_another_version_names_both(
+    bundle: Path, machine: Callable[..., Device], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine()
+    (bundle / "model.tensorrt.engine").write_bytes(b"of TensorRT 10.0")
+    record = {"builder": "tensorrt", "version": "10.0.1"}
+    (bundle / "model.tensorrt.json").write_text(json.dumps(record))
+    assert main(["--bundle", str(bundle)]) == 1
+    said = capsys.readouterr().err
+    assert "TensorRT 10.0.1 built it, and this is 10.3.0" in said
+    assert "--version-compatible" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({}, ""),
+        ({"version_compatible": False}, "is not version-compatible"),
+        ({"sha256": "0" * 64}, "not what its record describes"),
+    ],
+)
+def test_the_lean_runtime_runs_version_compatible_engines_alone(
+    change: dict[str, Any],
+    says: str,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lean = tensorrt(bundle / "model.onnx", 1.0)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # the full one is not installed
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", lean)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", Device().module())
+    digest = hashlib.sha256(b"engine").hexdigest()
+    record = {"builder": "tensorrt", "version_compatible": True, "sha256": digest, **change}
+    (bundle / "model.tensorrt.json").write_text(json.dumps(record))
+    arguments = ["--bundle", str(bundle), "--samples", "1", "--warmup", "0"]
+    assert main([*arguments, "--lean"]) == (1 if says else 0)
+    shown = capsys.readouterr()
+    assert says in shown.err
+    if not says:
+        assert json.loads(shown.out)["session"]["backend"] == "TensorRT lean"
+        assert lean.host_code  # the engine's own runtime is code, and may be loaded
+        assert main(arguments) == 1
+        assert "tensorrt cannot be imported" in capsys.readouterr().err
+        assert main([*arguments, "--lean", "--builder", "rtx"]) == 1
+
+
+def test_code_in_other_engines_is_not_loaded(
+    bundle: Path, machine: Callable[..., Device], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine()
+    assert main(["--bundle", str(bundle), "--samples", "1", "--warmup", "0"]) == 0
+    assert sys.modules["tensorrt"].host_code is False
 
 
 def test_no_engine(

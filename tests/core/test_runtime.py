@@ -15,6 +15,7 @@ from kdmri_edge.errors import BackendError, BundleError, CheckpointError, DataEr
 from kdmri_edge.models.checkpoint import load_reconstructor
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.backends.pytorch import EagerSession
+from kdmri_edge.runtime.networks import device_options
 from kdmri_edge.runtime.session import Session, open_session, reconstruct
 from kdmri_edge.runtime.targets import TARGETS
 from kdmri_export.export import export_model
@@ -33,6 +34,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(checkpoint: Path) -> Path:
     out = checkpoint.parent / "bundle"
     return export_model(checkpoint, ExportRecipe(target="torchscript", batch="dynamic"), out).path
+
+
+@pytest.fixture(scope="module")
+def onnx_bundle(checkpoint: Path) -> Path:
+    out = checkpoint.parent / "onnx"
+    return export_model(checkpoint, ExportRecipe(target="onnx"), out).path
 
 
 @pytest.fixture
@@ -120,6 +127,73 @@ def test_eager_session_runs_the_checkpoint(
     assert (info.backend, info.device, info.threads) == ("PyTorch", "CPU", 1)
     assert layout.replace("_", "-") in info.provider
     assert info.precision_executed == "f32"
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_halves_of_a_gpu_are_within_their_rounding(
+    half: torch.dtype, checkpoint: Path, volume: Array
+) -> None:
+    """As on a GPU, by PyTorch's own kernels for halves on the CPU."""
+    session = EagerSession(checkpoint, threads=1)
+    exact = session.run(volume[:, None])
+    session._half = half
+    output = session.run(volume[:, None])
+    error = np.abs(output - exact).max()
+    assert 0 < error < 1e-2 * np.abs(exact).max() * (1 if half == torch.float16 else 8)
+
+
+def test_halves_that_the_cpu_has_not_are_refused(checkpoint: Path) -> None:
+    with pytest.raises(BackendError, match="no fp16 convolutions"):
+        open_session(checkpoint, precision="fp16")
+
+
+def test_a_resident_query_gives_the_image_of_run(checkpoint: Path, volume: Array) -> None:
+    session = EagerSession(checkpoint, threads=1)
+    made = []
+    compute = session._compute
+    session._compute = lambda *given: made.append(compute(*given)) or made[-1]  # type: ignore[method-assign]
+    query = session.resident(volume[:, None])
+    query()
+    query()
+    np.testing.assert_array_equal(made[0].numpy(), made[1].numpy())
+    np.testing.assert_allclose(made[0].numpy(), session.run(volume[:, None]), atol=1e-6)
+    assert Recorder().resident(volume[:, None]) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"device": "cuda"}, r"built without CUDA.*onnxruntime-gpu"),
+        ({"device": "cuda", "provider": "tensorrt-rtx"}, r"onnxruntime-ep-nv-tensorrt-rtx"),
+        ({"device": "cpu", "provider": "cuda"}, "no provider 'cuda' for 'cpu'"),
+        ({"device": "npu"}, "no provider 'npu'"),
+    ],
+)
+def test_providers_that_are_not_there_are_named_with_their_package(
+    options: dict[str, str], says: str, onnx_bundle: Path
+) -> None:
+    with pytest.raises(BackendError, match=says):
+        open_session(onnx_bundle, backend="onnxruntime", threads=1, **options)
+
+
+def test_a_device_that_openvino_does_not_find_is_named(onnx_bundle: Path, volume: Array) -> None:
+    session = open_session(onnx_bundle, backend="openvino", threads=1, device="cpu")
+    assert session.info.device == "CPU"
+    assert "cpu" in type(session).devices_here()
+    for device in ("gpu", "npu"):
+        if device not in type(session).devices_here():
+            with pytest.raises(BackendError, match=f"finds no '{device}' here, only cpu"):
+                open_session(onnx_bundle, backend="openvino", device=device)
+
+
+def test_a_named_device_reaches_the_session(checkpoint: Path, onnx_bundle: Path) -> None:
+    assert device_options(checkpoint, None, "cuda") == {"device": "cuda"}
+    assert device_options(onnx_bundle, "openvino", "npu") == {"device": "npu"}
+    assert device_options(onnx_bundle, None, "cuda") == {"device": "cuda"}
+    assert device_options(onnx_bundle, None, "cpu") == {}
+    assert device_options(onnx_bundle, None, None) == {}
+    with pytest.raises(BackendError, match=r"OpenVINO runs on cpu, gpu, npu, not on 'cuda'"):
+        device_options(onnx_bundle, "openvino", "cuda")
 
 
 def test_eager_bf16_keeps_acquired_samples_in_float32(checkpoint: Path, volume: Array) -> None:

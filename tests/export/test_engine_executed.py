@@ -16,14 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from kdmri_edge.errors import ExportError
+from kdmri_edge.errors import ExportError, ParityError
 from kdmri_edge.runtime.backends import run_engine
 from kdmri_edge.runtime.bundle import Bundle, open_bundle
+from kdmri_export import export as export_module
+from kdmri_export import jobs
 from kdmri_export.commands.export import _engine_line
-from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.tensorrt import engines
-from kdmri_export.targets.tensorrt.engines import EngineRequest
 from tests.core.test_run_engine import Device, tensorrt
 from tests.export.networks import write_checkpoint
 
@@ -34,7 +34,15 @@ Export = Callable[..., Bundle]
 def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Export:
     """Export on a machine whose TensorRT spoils images by `gain`; without cuda-python if so."""
 
-    def make(gain: float = 1.0, *, cuda: bool = True, loose: bool = False) -> Bundle:
+    def make(
+        gain: float = 1.0,
+        *,
+        cuda: bool = True,
+        loose: bool = False,
+        slow: str | None = None,
+        precision: str = "fp32",
+        out: Path | None = tmp_path / "bundle",
+    ) -> Bundle:
         def process(arguments: list[str]) -> subprocess.CompletedProcess[str]:
             script, folder = Path(arguments[0]), Path(arguments[2])
             if script.name == "build_engine.py":
@@ -46,7 +54,9 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Export:
                 (folder / "model.tensorrt.json").write_text(json.dumps(record))
                 return subprocess.CompletedProcess(arguments, 0, json.dumps(record), "")
             assert script == folder / "run_engine.py"
-            monkeypatch.setitem(sys.modules, "tensorrt", tensorrt(folder / "model.onnx", gain))
+            written = json.loads((folder / "manifest.json").read_text())["precision"]
+            trt = tensorrt(folder / "model.onnx", gain, 0.03 if written == slow else 0.0)
+            monkeypatch.setitem(sys.modules, "tensorrt", trt)
             monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", Device().module())
             if loose:  # so that the comparison with ONNX Runtime has to find it
                 manifest = json.loads((folder / "manifest.json").read_text())
@@ -58,12 +68,15 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Export:
             return subprocess.CompletedProcess(arguments, code, out.getvalue(), said.getvalue())
 
         monkeypatch.setattr(engines, "_process", process)
-        monkeypatch.setattr(engines, "probe", lambda builder: None)
-        monkeypatch.setattr(engines, "available", lambda module: cuda)
+        for module in (engines, jobs):
+            monkeypatch.setattr(module, "probe", lambda builder: None)
+            monkeypatch.setattr(module, "available", lambda module: cuda)
         monkeypatch.setattr(engines, "_SAMPLES", 3)
         checkpoint = write_checkpoint(tmp_path / "student.safetensors")
-        recipe = ExportRecipe(target="trt", engines=EngineRequest(builder="tensorrt"))
-        return export_model(checkpoint, recipe, tmp_path / "bundle")
+        (job,) = jobs.plan_exports(
+            checkpoint, targets=["trt"], builder="tensorrt", precision=precision, out=out
+        )
+        return job.run()
 
     return make
 
@@ -102,3 +115,59 @@ def test_without_cuda_python_it_is_built_and_says_that_it_has_not_run(export: Ex
     assert engine["built"]
     assert not engine["executed"]
     assert "cuda-python" in _engine_line(bundle)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("slow", ["int8", "f16"])
+def test_integers_that_are_no_faster_than_halves_are_reported(export: Export, slow: str) -> None:
+    bundle = export(precision="int8", slow=slow)
+    (record,) = bundle.manifest["engine"]["engines"]
+    assert bundle.manifest["precision"] == "int8"  # what was asked for is what is there
+    assert record["p50_ms"] > 0
+    assert record["fp16_p50_ms"] > 0
+    assert ("int8 is no faster here" in _engine_line(bundle)) is (slow == "int8")
+
+
+@pytest.mark.nightly
+def test_the_faster_precision_is_kept(export: Export, tmp_path: Path) -> None:
+    bundle = export(precision="auto", slow="int8", out=None)
+    assert bundle.manifest["precision"] == "f16"
+    assert bundle.path.name == "student-trt-fp16"
+    assert [path.name for path in (tmp_path / "exports").iterdir()] == ["student-trt-fp16"]
+
+
+@pytest.mark.nightly
+def test_integers_are_kept_where_they_are_faster(export: Export, tmp_path: Path) -> None:
+    bundle = export(precision="auto", slow="f16", out=None)
+    assert bundle.path.name == "student-trt-int8"
+    assert [path.name for path in (tmp_path / "exports").iterdir()] == ["student-trt-int8"]
+
+
+def test_integers_that_fail_their_gate_are_not_kept(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = export_module.export_model
+
+    def fail(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
+        if recipe.quantised:
+            raise ParityError("The graph deviates.", "Tune it.")
+        return usual(checkpoint, recipe, out)
+
+    monkeypatch.setattr(export_module, "export_model", fail)
+    assert export(precision="auto").manifest["precision"] == "f16"
+
+
+@pytest.mark.parametrize(
+    ("targets", "builder", "says"),
+    [
+        (["openvino"], None, "target trt"),
+        (["trt"], "rtx", "--builder rtx"),
+        (["trt"], None, "tensorrt"),
+    ],
+)
+def test_without_timing_no_precision_is_chosen(
+    targets: list[str], builder: str | None, says: str, tmp_path: Path
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "student.safetensors")
+    with pytest.raises(ExportError, match=f"found out here: .*{says}.*--precision fp16"):
+        jobs.plan_exports(checkpoint, targets=targets, builder=builder, precision="auto")

@@ -91,6 +91,11 @@ _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "f32", "f16"]
     "--compare", nargs=2, type=click.Path(path_type=Path), metavar="A.json B.json",
     help="Measure nothing: say where report B is worse than A beyond the noise; exit 1 if it is.",
 )  # fmt: skip
+@click.option(
+    "--import", "imports", multiple=True, type=click.Path(path_type=Path), metavar="ROW.json",
+    help="Measure nothing: join to a report what a device has measured, the output of a bundle's"
+    " jetson.py or run_engine.py; may be repeated.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, not as a table.")
 def bench(
     sources: tuple[Path, ...],
@@ -119,6 +124,7 @@ def bench(
     matrix: int | None,
     convention: str | None,
     compare: tuple[Path, Path] | None,
+    imports: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Compare quality, latency and memory of networks on every runtime of this machine.
@@ -141,11 +147,19 @@ def bench(
       kdmri-edge bench runs/mine --data DIR
       kdmri-edge bench dccnn-d5c5@brain-4x dccnn-edge@brain-4x --data DIR --full --out report
       kdmri-edge bench --compare report-old/report.json report/report.json
+      kdmri-edge bench report --import row.json
     """  # noqa: D301 - click wants the backspace itself
     if compare is not None:
         from kdmri_bench.results.compare import compare_files
 
         sys.exit(compare_files(*compare, as_json=as_json))
+    if imports:
+        from kdmri_bench.commands.outcome import import_rows
+
+        if len(sources) != 1:
+            raise click.UsageError("--import takes one report: its folder, or its report.json.")
+        import_rows(sources[0], imports, out=out, as_json=as_json)
+        return
     if data is None and not list_rows:
         raise click.UsageError("Missing option '--data': the folder of the test volumes.")
     from kdmri_bench.benchmark import benchmark

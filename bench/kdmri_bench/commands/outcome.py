@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kdmri_bench.planning.settings import BenchSettings
     from kdmri_bench.results.schema import Row
 
-__all__ = ["export_command", "next_steps", "print_outcome", "print_rows"]
+__all__ = ["export_command", "import_rows", "next_steps", "print_outcome", "print_rows"]
 
 
 def print_outcome(done: Benchmark, *, as_json: bool) -> None:
@@ -46,6 +46,35 @@ def print_outcome(done: Benchmark, *, as_json: bool) -> None:
         print_table(done.report, Console(width=console_width()))
     for kind, path in files.items():
         say(f"{kind}: {path}")
+
+
+def import_rows(source: Path, rows: Sequence[Path], *, out: Path | None, as_json: bool) -> None:
+    """Join rows of other devices to a report, write it, and print it.
+
+    Args:
+        source: the report's folder or file.
+        rows: files of rows.
+        out: folder to write to; None replaces the report.
+        as_json: see `print_outcome`.
+
+    Raises:
+        BenchError: no report, no row, or a row of another network.
+        OutputError: the folder cannot be written to.
+    """
+    from dataclasses import replace
+
+    from kdmri_bench.benchmark import Benchmark
+    from kdmri_bench.reporting.report import report_file, write_report
+    from kdmri_bench.results.importing import join
+
+    file = report_file(source)
+    report = join(Benchmark.load(file).report, rows)
+    panel = file.parent / "panel.png"
+    picture = panel.read_bytes() if panel.is_file() else None
+    done = Benchmark(report=report)
+    print_outcome(
+        replace(done, files=write_report(report, out or file.parent, picture)), as_json=as_json
+    )
 
 
 def print_rows(sources: Sequence[Path], settings: BenchSettings, patterns: Sequence[str]) -> None:

@@ -120,6 +120,16 @@ class Nvml:
         memory = self._library.nvmlDeviceGetMemoryInfo(self._device)
         return float(memory.free) / float(memory.total)
 
+    def clocks(self) -> dict[str, float]:
+        """Return the clock of the multiprocessors now, and at most, MHz; empty where unknown."""
+        kind = self._library.NVML_CLOCK_SM
+        try:
+            now = self._library.nvmlDeviceGetClockInfo(self._device, kind)
+            most = self._library.nvmlDeviceGetMaxClockInfo(self._device, kind)
+        except self._library.NVMLError:
+            return {}
+        return {"sm_mhz": float(now), "largest_sm_mhz": float(most)}
+
     def joules(self) -> float | None:
         """Return the device's energy since its driver was loaded; None where it has no meter."""
         try:

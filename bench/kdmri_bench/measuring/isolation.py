@@ -31,6 +31,8 @@ __all__ = [
     "run_isolated",
 ]
 
+_TUPLES: Final = ("latency_s", "end_to_end_s", "resident_s", "profile")
+
 ANSWER: Final = "result written"
 """What a worker prints when the file of its result is complete."""
 
@@ -57,6 +59,7 @@ class Job:
         end_to_end: timed queries, k-space in and image out; they count as samples too.
         batches: batch sizes of the offline throughput; empty measures none.
         throughput_s: seconds for each of them.
+        resident: also time queries whose data lies on the device already.
         dynamic: bundle that takes any batch; None where the source itself does.
         mask: `Mask.to_dict` of another mask than the source's own; None for that.
         profile: queries that every layer is timed in; 0 times none. Nothing else is measured then.
@@ -81,6 +84,7 @@ class Job:
     end_to_end: int = 0
     batches: tuple[int, ...] = ()
     throughput_s: float = 1.0
+    resident: bool = False
     dynamic: str | None = None
     mask: Mapping[str, Any] | None = None
     profile: int = 0
@@ -118,6 +122,9 @@ class JobResult:
         memory: bytes: `baseline` (resident before the runtime was imported), `loaded` (after the
             session was opened), `peak` (largest until the last timed query), `above_baseline`
             (peak - baseline); and `source`. With a GPU `gpu_peak` and `gpu_source`.
+        resident_s: durations of queries whose data lies on the device already, seconds.
+        resident_rates: batch size -> slices per second of such queries, or why there are none.
+        clocks: `sm_mhz` of the GPU after the timed queries and `largest_sm_mhz`; empty without one.
         energy: `joules` of the timed queries, `queries`, `source`; empty where nothing is readable.
         profile: layers with `layer`, `type`, `precision`, `kernel` and `ms`
             (`kdmri_edge.runtime.profile.LayerTime`), in the order in which they run.
@@ -132,6 +139,9 @@ class JobResult:
     latency_s: tuple[float, ...] = ()
     end_to_end_s: tuple[float, ...] = ()
     throughput: Mapping[str, float | str] = field(default_factory=dict)
+    resident_s: tuple[float, ...] = ()
+    resident_rates: Mapping[str, float | str] = field(default_factory=dict)
+    clocks: Mapping[str, float] = field(default_factory=dict)
     energy: Mapping[str, Any] = field(default_factory=dict)
     memory: Mapping[str, Any] = field(default_factory=dict)
     profile: tuple[Mapping[str, Any], ...] = ()
@@ -156,8 +166,7 @@ class JobResult:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> JobResult:
         """Rebuild a result of what `asdict` made of it."""
-        lists = ("latency_s", "end_to_end_s", "profile")
-        return cls(**{**value, **{key: tuple(value.get(key, ())) for key in lists}})
+        return cls(**{**value, **{key: tuple(value.get(key, ())) for key in _TUPLES}})
 
 
 WORKER = "kdmri_bench.measuring.worker"

@@ -83,6 +83,7 @@ def measure(
     *,
     worker: str = WORKER,
     mask: Mask | None = None,
+    began: float | None = None,
 ) -> Measured:
     """Measure every planned row.
 
@@ -99,6 +100,7 @@ def measure(
             measured of each row.
         worker: the module that each process runs.
         mask: what the cases were sampled with, where that is not the networks' own mask.
+        began: time.perf_counter() from which a limit of time counts; None counts from now.
     """
     bench = _Bench(cases=cases, settings=settings, workspace=workspace, worker=worker, mask=mask)
     bench.write_inputs()
@@ -107,7 +109,7 @@ def measure(
     whole = 0 if settings.limit_s is not None else len(rounds) - 1
     state = [bench.begin(plan, index, plans) for index, plan in enumerate(plans)]
     known = sum(len(state[index].results) for index in runnable)
-    began = time.perf_counter()
+    began = time.perf_counter() if began is None else began
     try:
         with progress("Measuring", len(runnable) * len(rounds), done=known) as phase:
             for number, samples in enumerate(rounds):
@@ -304,12 +306,18 @@ class _Bench:
             kspace=str(self.kspace),
             reads=None if plan.reads is None else str(plan.reads),
             end_to_end=end_to_end,
-            batches=settings.batches if last else (),
+            batches=self._batches(plan) if last else (),
             throughput_s=settings.throughput_s,
+            resident=plan.row.device == "cuda",
             dynamic=self.dynamic.get(index),
             mask=None if self.mask is None else self.mask.to_dict(),
             volumes=pairs if last else (),
         )
+
+    def _batches(self, plan: Plan) -> tuple[int, ...]:
+        """Return the batches of a row; in haste a CPU, the reference of GPUs, has single slices."""
+        hasty = self.settings.limit_s is not None and plan.row.device == "cpu"
+        return self.settings.batches[:1] if hasty else self.settings.batches
 
     def begin(self, plan: Plan, index: int, plans: Sequence[Plan]) -> _State:
         """Return the state of a row before its first round, or where a benchmark was cut off."""
@@ -477,6 +485,8 @@ class _Bench:
             },
             end_to_end=_end_to_end(results),
             throughput=dict(whole.throughput),
+            resident=_resident(results),
+            clocks=dict(results[-1].clocks) or None,
             energy=_energy(results),
             memory=_largest(results),
             session=dict(results[-1].info),
@@ -573,6 +583,12 @@ def _kspace(case: Case) -> NDArray[np.complex64]:
 def _end_to_end(results: Sequence[JobResult]) -> dict[str, Any] | None:
     rounds = [result.end_to_end_s for result in results if result.end_to_end_s]
     return summarise(rounds) if rounds else None
+
+
+def _resident(results: Sequence[JobResult]) -> dict[str, Any] | None:
+    rounds = [result.resident_s for result in results if result.resident_s]
+    rates = next((result.resident_rates for result in results if result.resident_rates), {})
+    return {**summarise(rounds), "slices_per_s": dict(rates)} if rounds else None
 
 
 def _energy(results: Sequence[JobResult]) -> dict[str, Any] | None:

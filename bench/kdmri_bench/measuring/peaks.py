@@ -22,6 +22,8 @@ __all__ = ["PROBES", "best", "main", "measure_peaks"]
 _BYTES: Final = 128 * 2**20
 """Of each of the three arrays of the bandwidth's triad (STREAM, McCalpin 1995)."""
 
+_GPU_MEMORY: Final = "memory CUDA"
+
 _PATIENCE_S: Final = 120.0
 """For importing a runtime and its untimed products; a probe that hangs must not hold up a night."""
 
@@ -116,14 +118,20 @@ def _openvino(threads: int, side: int) -> dict[str, Query]:
     return probes
 
 
-def _triad(threads: int) -> float:
+def _triad(threads: int, device: str = "cpu") -> float:
     """Return bytes a second of a = b + s c."""
     count = _BYTES // 4
     if available("torch"):
         torch = require("torch", extra="train")
         torch.set_num_threads(threads)
-        a, b, c = (torch.ones(count) for _ in range(3))
-        seconds = best(lambda: torch.add(b, c, alpha=3.0, out=a), 0.3)
+        a, b, c = (torch.ones(count, device=device) for _ in range(3))
+
+        def triad() -> None:
+            torch.add(b, c, alpha=3.0, out=a)
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        seconds = best(triad, 0.3)
     else:
         x, y, z = (np.ones(count, np.float32) for _ in range(3))
         seconds = best(lambda: np.add(y, z, out=x), 0.3)
@@ -162,7 +170,9 @@ def measure_peaks(
         out.
     """
     found: dict[str, Any] = {"side": side}
-    for name in [*(name for name in runtimes if name in PROBES), "memory"]:
+    probed = [name for name in runtimes if name in PROBES]
+    on_gpu = [_GPU_MEMORY] if any("CUDA" in name for name in probed) else []
+    for name in [*probed, "memory", *on_gpu]:
         words = [name, str(threads), str(seconds), str(side)]
         command = [sys.executable, "-P", "-c", _code(), *words]
         limit = patience_s + 5 * seconds
@@ -191,8 +201,9 @@ def _code() -> str:
 def main() -> None:
     """Measure one runtime in this process and print what was found as JSON."""
     name, threads, seconds, side = sys.argv[1:]
-    if name == "memory":
-        print(json.dumps({"gb_per_s": _triad(int(threads)) * 1e-9, "array_mib": _BYTES >> 20}))
+    if name in ("memory", _GPU_MEMORY):
+        rate = _triad(int(threads), "cuda" if name == _GPU_MEMORY else "cpu")
+        print(json.dumps({"gb_per_s": rate * 1e-9, "array_mib": _BYTES >> 20}))
         return
     probes = PROBES[name][1](int(threads), int(side))
     rates = {

@@ -28,6 +28,7 @@ import numpy as np
 from kdmri_bench.measuring.device import Meter, open_nvml, resident
 from kdmri_bench.measuring.isolation import ANSWER, Job, JobResult
 from kdmri_bench.measuring.latency import sample_latency, throughput
+from kdmri_bench.measuring.peaks import best
 from kdmri_edge.errors import BackendError, KdmriError, MissingExtraError
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.inputs import SliceInput, read_input_spec, slice_input
@@ -83,6 +84,7 @@ class OpenRow:
         meter = Meter(self._gpu if _on_gpu(session) else None)
         latency, whole = _sampled(job, session, self._query, self._maps)
         energy = meter.stop(len(latency) + job.warmup)
+        clocks = self._gpu.clocks() if self._gpu and _on_gpu(session) else {}
         after = resident()
         memory = {
             "baseline": self._before.now,
@@ -93,6 +95,8 @@ class OpenRow:
             **self._device_memory(),
         }
         found: dict[str, Any] = {}
+        if job.resident:
+            found |= _resident(job, session, self._query, self._maps)
         if job.batches:
             found["throughput"] = throughput(
                 session,
@@ -113,6 +117,7 @@ class OpenRow:
             latency_s=tuple(latency),
             end_to_end_s=tuple(whole),
             energy=energy,
+            clocks=clocks,
             memory=memory,
             info=dataclasses.asdict(session.info),
             **found,
@@ -214,6 +219,29 @@ def _sampled(
             lambda: session.run(query, maps=maps), warmup=warmup, samples=more, seconds=left
         )
     return network, whole
+
+
+def _resident(
+    job: Job, session: Session, query: NDArray[np.float32], maps: NDArray[np.float32] | None
+) -> dict[str, Any]:
+    """Time queries without copies, of one slice and in batches; empty where there are none."""
+    single = session.resident(query, maps=maps)
+    if single is None:
+        return {}
+    seconds = sample_latency(single, warmup=job.warmup, samples=job.samples, seconds=job.seconds)
+    rates: dict[str, float | str] = {}
+    wide = session
+    for batch in job.batches:
+        try:
+            if batch > 1 and job.dynamic is not None and wide is session:
+                wide = _open(job, job.dynamic)
+            own = None if maps is None else np.repeat(maps, batch, axis=0)
+            many = wide.resident(np.repeat(query, batch, axis=0), maps=own)
+            assert many is not None
+            rates[str(batch)] = batch / best(many, job.throughput_s)
+        except KdmriError as error:
+            rates[str(batch)] = str(error)
+    return {"resident_s": tuple(seconds), "resident_rates": rates}
 
 
 def _left(job: Job, began: float) -> float | None:

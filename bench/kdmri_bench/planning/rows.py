@@ -5,6 +5,7 @@ The backends come from the table of export targets; a new target appears here by
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -14,7 +15,7 @@ from typing import Any
 
 from kdmri_bench.planning.exporter import Make, Refused, attempt
 from kdmri_bench.planning.exports import bundle_size, dft_nodes, export_for
-from kdmri_bench.planning.settings import BenchSettings, Precision
+from kdmri_bench.planning.settings import BenchSettings
 from kdmri_bench.planning.sources import Source
 from kdmri_bench.planning.variants import (
     COMPILED,
@@ -34,7 +35,7 @@ from kdmri_edge.runtime.targets import TARGETS
 from kdmri_edge.utils.console import progress
 from kdmri_edge.utils.extras import available
 
-__all__ = ["Draft", "Plan", "chosen", "draft_rows", "plan_rows", "planned_row"]
+__all__ = ["Draft", "Plan", "chosen", "draft_rows", "has_cuda", "plan_rows", "planned_row"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,19 +98,26 @@ def draft_rows(sources: Sequence[Source], settings: BenchSettings) -> list[Draft
     return drafts
 
 
-def chosen(drafts: Sequence[Draft], patterns: Sequence[str]) -> list[Draft]:
+def chosen(
+    drafts: Sequence[Draft], patterns: Sequence[str], *, ordered: bool = False
+) -> list[Draft]:
     """Return the rows that patterns name.
 
     Args:
         drafts: all rows.
-        patterns: of their keys, with * and ? as in a shell: of a whole key ("student/cuda-*"), or
-            of what follows the network's name ("cuda-*"). Empty takes all.
+        patterns: of their keys, with * and ? as in a shell: of a whole key, of one with the
+            network's role in place of its name ("student/cuda-*"), or of what follows the name
+            ("cuda-*"). Empty takes all.
+        ordered: in the order of the patterns, and leave out patterns that name nothing.
 
     Raises:
         BenchError: a pattern names no row.
     """
     if not patterns:
         return list(drafts)
+    if ordered:
+        named = [d for pattern in patterns for d in drafts if _named(d, pattern)]
+        return list({draft.plan.row.key: draft for draft in named}.values())
     for pattern in patterns:
         if not any(_named(draft, pattern) for draft in drafts):
             raise BenchError(
@@ -119,8 +127,9 @@ def chosen(drafts: Sequence[Draft], patterns: Sequence[str]) -> list[Draft]:
 
 
 def _named(draft: Draft, pattern: str) -> bool:
-    key = draft.plan.row.key
-    return fnmatchcase(key, pattern) or fnmatchcase(key.rpartition("/")[2], pattern)
+    row = draft.plan.row
+    way = row.key.rpartition("/")[2]
+    return any(fnmatchcase(name, pattern) for name in (row.key, f"{row.role}/{way}", way))
 
 
 def plan_rows(
@@ -130,6 +139,7 @@ def plan_rows(
     *,
     make: Make = attempt,
     rows: Sequence[str] = (),
+    until: float | None = None,
 ) -> list[Plan]:
     """Lay out the rows and make the exports that are missing.
 
@@ -141,12 +151,14 @@ def plan_rows(
         settings: precisions, and which variants are wanted.
         scratch: folder for the exports of networks that belong to no run.
         make: makes one export, in this process or in another.
-        rows: patterns, see `chosen`.
+        rows: patterns, see `chosen`; with a limit of time their order is that of the rows.
+        until: time.perf_counter() after which no export is begun.
 
     Raises:
         BenchError: a pattern names no row.
     """
-    drafts = chosen(draft_rows(sources, settings), rows)
+    ordered = settings.limit_s is not None and bool(rows)
+    drafts = chosen(draft_rows(sources, settings), rows, ordered=ordered)
     plans: list[Plan] = []
     with progress("Exporting", sum(draft.export is not None for draft in drafts)) as advance:
         for draft in drafts:
@@ -154,7 +166,8 @@ def plan_rows(
                 plans.append(draft.plan)
                 continue
             advance(0, note=draft.plan.row.key)
-            plans.append(draft.export(scratch, make))
+            late = until is not None and time.perf_counter() > until
+            plans.append(_skipped(draft.plan.row, _LATE) if late else draft.export(scratch, make))
             advance(1)
     return plans
 
@@ -176,7 +189,7 @@ def planned_row(
         runtime: title of what will run it.
         precision: that is asked for.
         variant: what is special about it.
-        device: "cpu" or "cuda".
+        device: see `Row`.
     """
     return Row(
         key=f"{source.name}/{key}",
@@ -194,7 +207,7 @@ def _eager_plan(source: Source, variant: EagerVariant, settings: BenchSettings) 
         source,
         variant.key,
         variant.runtime,
-        Precision.F32,
+        variant.precision,
         variant=variant.variant,
         device=variant.device,
     )
@@ -202,7 +215,7 @@ def _eager_plan(source: Source, variant: EagerVariant, settings: BenchSettings) 
         row = replace(row, size_bytes=source.checkpoint.stat().st_size)
     if not available("torch"):
         return _skipped(row, MissingExtraError("torch", "train"))
-    if variant.device == "cuda" and not _cuda():
+    if variant.device == "cuda" and not has_cuda():
         return _skipped(row, _NO_CUDA)
     if variant.variant == COMPILED and not settings.compile:
         return _skipped(row, _NOT_QUICK)
@@ -214,6 +227,9 @@ _NO_FORM = BenchError(
     "The network has data consistency of its own, and no other form of it.",
     "Measure its other exports.",
 )
+_LATE = BackendError(
+    "There was no time left for its export.", "Measure this row with --rows, or give more time."
+)
 _NOT_QUICK = BackendError(
     "torch.compile is left out of the quick mode, since it compiles for minutes.",
     "Measure with --full.",
@@ -221,8 +237,8 @@ _NOT_QUICK = BackendError(
 
 
 @cache
-def _cuda() -> bool:
-    """Whether there is a CUDA device."""
+def has_cuda() -> bool:
+    """Whether PyTorch finds a CUDA device."""
     if not available("torch"):
         return False
     import torch
@@ -239,7 +255,7 @@ def _missing(backend: Backend) -> KdmriError | None:
     name = next(lacking, None)
     if name is not None:
         return MissingExtraError(name, backend.extra)
-    return _NO_CUDA if backend.devices == ("cuda",) and not _cuda() else None
+    return _NO_CUDA if backend.devices == ("cuda",) and not has_cuda() else None
 
 
 def _exported_draft(source: Source, variant: ExportedVariant, settings: BenchSettings) -> Draft:
@@ -252,6 +268,8 @@ def _exported_draft(source: Source, variant: ExportedVariant, settings: BenchSet
         device=variant.device,
     )
     missing = _missing(variant.backend)
+    if missing is None and variant.device == "cuda" and not has_cuda():
+        missing = _NO_CUDA
     if missing is not None:
         return Draft(plan=_skipped(row, missing))
     if variant.dc == "fft" and holds_mask(source.spec):

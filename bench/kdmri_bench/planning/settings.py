@@ -89,8 +89,9 @@ class BenchSettings:
         restart: rows on the CPU start a process anew in each round. What differs from one process
             to the next is then part of the scatter between rounds, as for an independent timing.
             Otherwise, and on a GPU always, a row's process lives through all its rounds.
-        limit_s: no row begins after so many seconds, and each row is complete after its first
-            round, so that later rounds may be missing; None sets no limit.
+        limit_s: no row begins after so many seconds, each row is complete after its first round, so
+            that later rounds may be missing, and CPUs measure the first batch alone; None sets no
+            limit.
         evaluation: what outputs are compared with: "target", what the networks are taught, or
             "fastmri", the files' references in fastMRI's convention.
 

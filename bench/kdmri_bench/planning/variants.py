@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
 from kdmri_bench.planning.settings import USUAL, BenchSettings, Precision
@@ -11,6 +12,7 @@ from kdmri_bench.results.schema import DEFAULT, PLAIN_EXPORT
 from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.runtime.backends.registry import BACKENDS, Backend
 from kdmri_edge.runtime.targets import TARGETS, Target
+from kdmri_edge.utils.extras import available, load_attribute
 
 __all__ = [
     "COMPILED",
@@ -20,6 +22,7 @@ __all__ = [
     "ExportedVariant",
     "eager_variants",
     "exported_variants",
+    "found_by_openvino",
     "precisions",
     "variants_for",
 ]
@@ -45,6 +48,7 @@ class EagerVariant:
         runtime: title.
         variant: what is special about it.
         device: "cpu" or "cuda".
+        precision: that is asked for.
         options: for the session.
     """
 
@@ -52,12 +56,28 @@ class EagerVariant:
     runtime: str = REFERENCE
     variant: str = DEFAULT
     device: str = "cpu"
+    precision: Precision = Precision.F32
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _cuda(key: str, variant: str, mode: str) -> EagerVariant:
-    options = {"layout": "channels_last", "device": "cuda", "mode": mode}
-    return EagerVariant(key=key, runtime=CUDA, variant=variant, device="cuda", options=options)
+_CUDA_MODES: Final = {"": (DEFAULT, "eager"), "-graph": ("CUDA graph", "graph"),
+                      "-fused": ("fused kernels", "fused"),
+                      "-compile": (COMPILED, "compile")}  # fmt: skip
+
+
+def _cuda(precision: Precision) -> list[EagerVariant]:
+    return [
+        EagerVariant(
+            key=f"cuda-{precision}{mark}",
+            runtime=CUDA,
+            variant=variant,
+            device="cuda",
+            precision=precision,
+            options={"layout": "channels_last", "device": "cuda", "mode": mode},
+        )
+        for mark, (variant, mode) in _CUDA_MODES.items()
+        if mode != "fused" or precision is not Precision.F32
+    ]
 
 
 _EAGER: Final = (
@@ -68,17 +88,30 @@ _EAGER: Final = (
         variant=COMPILED,
         options={"layout": "channels_last", "mode": "compile"},
     ),
-    _cuda("cuda-f32", DEFAULT, "eager"),
-    _cuda("cuda-f32-graph", "CUDA graph", "graph"),
-    _cuda("cuda-f32-compile", COMPILED, "compile"),
+    *_cuda(Precision.F32),
+    *_cuda(Precision.F16),
+    *_cuda(Precision.BF16),
 )
 
 
 def eager_variants(settings: BenchSettings) -> list[EagerVariant]:
     """Return the variants in PyTorch; the first one is the reference."""
-    if Precision.F32 not in settings.precisions:
-        return []
-    return list(_EAGER) if settings.every_way else [_EAGER[0]]
+    if not settings.every_way:
+        return [_EAGER[0]] if Precision.F32 in settings.precisions else []
+    wanted = _on_gpus(settings)
+    return [
+        variant
+        for variant in _EAGER
+        if variant.precision in (wanted if variant.device == "cuda" else settings.precisions)
+    ]
+
+
+def _on_gpus(settings: BenchSettings) -> list[Precision]:
+    """Return the precisions for a GPU: halves are what it is usually run in."""
+    wanted = list(settings.precisions)
+    if settings.every_way and settings.precisions == USUAL:
+        wanted.insert(1, Precision.F16)
+    return wanted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +124,7 @@ class ExportedVariant:
         precision: that is asked for.
         dc: form of data consistency.
         variant: what is special about it.
+        place: device, and part of the key; None for the backend's usual device.
         options: for the session.
     """
 
@@ -99,6 +133,7 @@ class ExportedVariant:
     precision: Precision
     dc: str = "auto"
     variant: str = DEFAULT
+    place: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -109,7 +144,7 @@ class ExportedVariant:
     @property
     def device(self) -> str:
         """Where it runs."""
-        return self.backend.devices[0]
+        return str(self.options.get("device", self.backend.devices[0]))
 
     @property
     def builder(self) -> str | None:
@@ -121,7 +156,8 @@ class ExportedVariant:
         """The row's key, after the network's name."""
         second = self.backend is not self.target.backend
         name = self.backend.name if second else self.target.name
-        marks = [self.dc] if self.dc != "auto" else []
+        marks = [self.place] if self.place else []
+        marks += [self.dc] if self.dc != "auto" else []
         marks += [str(self.precision)]
         marks += ["throughput"] if self.variant == _THROUGHPUT else []
         return "-".join([name, *marks])
@@ -138,6 +174,8 @@ def exported_variants(
         found += variants_for(target, target.backend, settings)
     if settings.every_way:
         found += variants_for(TARGETS["trt"], BACKENDS["tensorrt-rtx"], settings)
+        found += _providers(settings)
+        found += _openvino_devices(settings)
         found += [
             ExportedVariant(
                 target=variant.target,
@@ -165,6 +203,54 @@ def exported_variants(
     return found
 
 
+def _providers(settings: BenchSettings) -> list[ExportedVariant]:
+    """Return ONNX Runtime's ways of using an NVIDIA GPU; the graph is that for TensorRT."""
+    places = {"cuda": "CUDA provider", "rtx": "TensorRT-RTX provider"}
+    names = {"cuda": "cuda", "rtx": "tensorrt-rtx"}
+    return [
+        ExportedVariant(
+            target=TARGETS["trt"],
+            backend=BACKENDS["onnxruntime"],
+            precision=precision,
+            variant=title,
+            place=place,
+            options={"device": "cuda", "provider": names[place]},
+        )
+        for place, title in places.items()
+        for precision in _on_gpus(settings)
+        if precision in (Precision.F32, Precision.F16)
+    ]
+
+
+@cache
+def found_by_openvino() -> tuple[str, ...]:
+    """Return the devices that OpenVINO finds; empty where it is not installed."""
+    backend = BACKENDS["openvino"]
+    if not available(backend.library):
+        return ()
+    devices: tuple[str, ...] = load_attribute(backend.session).devices_here()
+    return devices
+
+
+def _openvino_devices(settings: BenchSettings) -> list[ExportedVariant]:
+    """Return OpenVINO's devices beside the CPU; an NPU computes in float16 alone."""
+    kinds = {"gpu": (Precision.F32, Precision.INT8), "npu": (Precision.F16,)}
+    return [
+        ExportedVariant(
+            target=TARGETS["openvino"],
+            backend=BACKENDS["openvino"],
+            precision=precision,
+            variant=f"{device.upper()}",
+            place=device,
+            options={"device": device},
+        )
+        for device, offered in kinds.items()
+        if device in found_by_openvino()
+        for precision in offered
+        if precision in _on_gpus(settings)
+    ]
+
+
 def variants_for(
     target: Target, backend: Backend, settings: BenchSettings
 ) -> list[ExportedVariant]:
@@ -177,7 +263,6 @@ def variants_for(
 
 def precisions(backend: Backend, settings: BenchSettings) -> list[Precision]:
     """Return the precisions that are asked for and that the backend has."""
-    wanted = list(settings.precisions)
-    if settings.every_way and settings.precisions == USUAL and backend.devices == ("cuda",):
-        wanted.insert(1, Precision.F16)  # what GPUs are usually run in
+    on_gpu = backend.devices == ("cuda",)
+    wanted = _on_gpus(settings) if on_gpu else list(settings.precisions)
     return [precision for precision in wanted if str(precision) in backend.precisions]

@@ -17,7 +17,7 @@ from kdmri_bench.results.schema import Report, finite
 from kdmri_edge.errors import BenchError
 from kdmri_edge.utils.files import atomic_path, damaged, read_json
 
-__all__ = ["csv_columns", "csv_rows", "read_report", "write_report"]
+__all__ = ["csv_columns", "csv_rows", "read_report", "report_file", "write_report"]
 
 REPORT: Final = "report.json"
 
@@ -95,6 +95,14 @@ def write_report(
     return {kind: out / name for kind, name in names.items()}
 
 
+def report_file(path: Path) -> Path:
+    """Return the report.json that is meant by a file, its folder, or a run's."""
+    if path.is_dir():
+        places = (path / REPORT, path / "bench" / REPORT)
+        return next((place for place in places if place.is_file()), places[0])
+    return path
+
+
 def read_report(path: Path) -> Report:
     """Read a report.json.
 
@@ -104,9 +112,7 @@ def read_report(path: Path) -> Report:
     Raises:
         BenchError: missing or damaged file, or a newer schema.
     """
-    if path.is_dir():
-        places = (path / REPORT, path / "bench" / REPORT)
-        path = next((place for place in places if place.is_file()), places[0])
+    path = report_file(path)
     value = read_json(path, BenchError)
     if not isinstance(value, dict):
         raise BenchError(f"{path} is not a report.", "Give a report.json of `kdmri-edge bench`.")

@@ -88,8 +88,8 @@ def _limit(row: Row, network: Network, peaks: Mapping[str, Any]) -> dict[str, An
     rate = sum(network.macs.values()) / seconds * 1e-9
     moved = network.layer_values * _BYTES[row.precision] / seconds * 1e-9
     owner, peak = _peak(row, peaks)
-    on_cpu = row.device == "cpu"
-    bandwidth = peaks.get("memory", {}).get("gb_per_s") if on_cpu else None
+    memory = {"cpu": "memory", "cuda": "memory CUDA"}.get(row.device, "")
+    bandwidth = peaks.get(memory, {}).get("gb_per_s")
     return {
         "gmac_per_s": rate,
         "peak_gmac_per_s": peak,

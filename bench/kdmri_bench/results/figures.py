@@ -307,6 +307,9 @@ FIGURES: Final = (
         )
         for size in (1, 8, 32)
     ),
+    _time("resident_p50_ms", "resident p50", "resident", "p50_ms",
+          "Median latency of one slice that lies on the GPU already, and whose image stays there.",
+          since=2),
     Figure(
         name="gpu_peak_bytes", title="GPU memory", unit="MiB", digits=0,
         value=_of("memory", "gpu_peak"), scale=1 / _MIB, since=2,

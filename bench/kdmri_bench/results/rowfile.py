@@ -55,10 +55,13 @@ class RowFile:
             BenchError: it is missing or damaged, something else, or of a newer version.
         """
         value = read_json(path, BenchError)
+        if isinstance(value, dict) and "engine_sha256" in value:
+            with damaged(path, BenchError):
+                return cls._of_engine(value)
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise BenchError(
                 f"{path} is no row of a benchmark.",
-                "Give what the bundle's `jetson.py` or `run_engine.py --row` wrote.",
+                "Give what the bundle's jetson.py or run_engine.py printed.",
             )
         if value.get("version") != VERSION:
             raise BenchError(
@@ -74,3 +77,16 @@ class RowFile:
                 measured_on=None if place is None else str(place),
                 more={key: item for key, item in value.items() if key not in known},
             )
+
+    @classmethod
+    def _of_engine(cls, value: Mapping[str, Any]) -> RowFile:
+        """Read what a bundle's run_engine.py or jetson.py prints: the row, and what it is of."""
+        place = value.get("measured_on") or value["session"]["device"]
+        more = {key: value[key] for key in ("machine", "jetson") if key in value}
+        row = {"volumes": (), "load_s": (), **value}
+        return cls(
+            row=row_from(row),
+            network=dict(value.get("about") or {}),
+            measured_on=str(place),
+            more=more,
+        )

@@ -148,7 +148,7 @@ class Row:
         speedup: p50 of the teacher in PyTorch over p50 of this row.
         session: the backend about itself: version, device, provider, threads, precision_executed.
         dft_nodes: DFT nodes in the graph, null where it cannot be counted.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda", or OpenVINO's "gpu" and "npu".
         end_to_end: as `latency`, from sampled k-space to the image in its own unit; `latency` is
             then of the same queries, the network in them.
         cold: per process, as load_s: `load_s`, `first_s` (first query) and `process_s` (from the
@@ -169,6 +169,10 @@ class Row:
             layer, type, precision that it really ran in, kernel, ms (median) and share of total_ms;
             or the `reason` why there is none. Null where it was not asked for, and in runtimes that
             do not tell.
+        resident: as `latency`, of queries whose data lies on a GPU already and whose image stays
+            there; `slices_per_s` by batch size, or the reason why there are none; null on CPUs.
+        clocks: of a GPU after the row's queries: sm_mhz, and largest_sm_mhz; null without one.
+        measured_on: the device that a row was imported from; null for the report's own machine.
     """
 
     key: str
@@ -200,6 +204,9 @@ class Row:
     )
     worst: tuple[Mapping[str, Any], ...] = field(default=(), metadata=_SINCE_2)
     profile: Mapping[str, Any] | None = field(default=None, metadata=_SINCE_2)
+    resident: Mapping[str, Any] | None = field(default=None, metadata=_SINCE_2)
+    clocks: Mapping[str, float] | None = field(default=None, metadata=_SINCE_2)
+    measured_on: str | None = field(default=None, metadata=_SINCE_2)
 
     @property
     def timing(self) -> Mapping[str, Any]:
@@ -229,7 +236,7 @@ class Report:
         load_average: of the machine in the minute before the benchmark; null where unknown.
         governor: of the CPU's frequency, null where the kernel does not tell.
         peaks: the machine's own limits: runtime -> precision -> 1e9 multiply-accumulates a second;
-            `memory.gb_per_s`.
+            `memory.gb_per_s`, and of a GPU `memory CUDA`.
         limits: latency_ms, memory_bytes, loss_db: what the recommendation had to keep.
         recommended: key of the row that `kdmri-edge select` picks by these limits, null where none
             keeps them.

@@ -126,8 +126,12 @@ def limits_of(report: Report) -> Limits:
 
 
 def shipped_rows(report: Report) -> list[Row]:
-    """Return the rows that can be chosen: no baselines."""
-    return [row for row in report.rows if row.role != ZERO_FILLED and row.variant not in BASELINES]
+    """Return the rows that can be chosen: no baselines, and none of other machines."""
+    return [
+        row
+        for row in report.rows
+        if row.role != ZERO_FILLED and row.variant not in BASELINES and row.measured_on is None
+    ]
 
 
 def choose(report: Report, limits: Limits) -> Choice:

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any, Final
 
 import click
@@ -14,9 +15,17 @@ from kdmri_edge.errors import KdmriError
 from kdmri_edge.registry import Registry
 from kdmri_edge.runtime.targets import TARGETS, Target, as_users_write
 from kdmri_edge.utils.extras import available, load_attribute
-from kdmri_export.targets.tensorrt.engines import BUILDERS, TORCH_TENSORRT, builder_module, probe
+from kdmri_edge.utils.gpus import Gpu, find_gpu
+from kdmri_export.gpu_advice import advise, described
+from kdmri_export.targets.tensorrt.engines import (
+    BUILDERS,
+    TORCH_TENSORRT,
+    builder_module,
+    known_capabilities,
+    probe,
+)
 
-__all__ = ["doctor", "examine"]
+__all__ = ["doctor", "examine", "show"]
 
 _BUILT_WITH: Final = {
     "tensorrt": 'pip install "kdmri-edge[trt]"',
@@ -66,13 +75,16 @@ def _row(target: Target) -> dict[str, Any]:
     needed = {"torch": "train", **extras, target.checker.library: target.checker.extra}
     missing = sorted({extra for library, extra in needed.items() if not available(library)})
     can_run = all(map(available, (target.backend.library, *target.backend.runs_with)))
+    devices = list(target.backend.devices)
+    if available(target.backend.library):
+        devices = list(load_attribute(target.backend.session).devices_here() or devices)
     return {
         "target": target.name,
         "runtime": target.backend.title,
         "version": _version(target.backend.library),
         "can_export": not missing,
         "can_run": can_run,
-        "devices": list(target.backend.devices),
+        "devices": devices,
         "precisions": _cpu_precisions(target),
         "run_remedy": None if can_run else _pip(target.backend.extra),
         "remedy": _pip(*missing) if missing else None,
@@ -123,6 +135,7 @@ def examine() -> dict[str, Any]:
     """Return what was found, as plain JSON values."""
     from kdmri_edge.utils.provenance import machine, versions
 
+    own = find_gpu()
     cuda: bool | None = None
     gpu = "PyTorch is not installed"
     if available("torch"):
@@ -138,10 +151,15 @@ def examine() -> dict[str, Any]:
         "versions": versions(),
         "cuda": cuda,
         "gpu": gpu,
+        "nvidia": None if own is None else asdict(own),
+        "rtx_capabilities": known_capabilities(),
         "can_train": training,
         "train_remedy": None if training else _pip("train"),
         "targets": list(_targets()),
         "builders": {builder: probe(builder) for builder in BUILDERS[2:]},
+        "builder_versions": {
+            builder: _version(builder_module(builder)) for builder in BUILDERS[2:]
+        },
         "builder_remedies": {
             builder: None if available(builder_module(builder)) else command
             for builder, command in _BUILT_WITH.items()
@@ -150,22 +168,17 @@ def examine() -> dict[str, Any]:
     }
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def doctor(as_json: bool) -> None:
-    """Say what this machine can train, export and run, and how to add what is missing.
+def show(found: dict[str, Any], width: int | None = _WIDTH) -> None:
+    """Print what was found on one screen.
 
-    Last come the networks, targets, runtimes, formats, masks, losses and measures that installed
-    packages add.
+    Args:
+        found: What `examine` returns.
+        width: Columns; None takes the terminal's.
     """
-    found = examine()
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    console = Console(width=width)
     machine = found["machine"]
     features = ", ".join(machine["cpu_features"]) or "no wide vectors"
     console.print(
@@ -173,7 +186,12 @@ def doctor(as_json: bool) -> None:
         highlight=False,
     )
     train = "can train" if found["can_train"] else f"cannot train: {found['train_remedy']}"
-    console.print(f"{found['gpu']}; {train}", highlight=False, markup=False)
+    said = found["gpu"]
+    if own := _gpu(found):
+        console.print(described(own), highlight=False, markup=False)
+        version = found["versions"].get("torch", "")
+        said = f"PyTorch {version} uses it" if found["cuda"] else found["gpu"]
+    console.print(f"{said}; {train}", highlight=False, markup=False)
     table = Table(
         "target",
         "runtime",
@@ -203,9 +221,45 @@ def doctor(as_json: bool) -> None:
     for builder, reason in found["builders"].items():
         command = found["builder_remedies"][builder]
         hint = f": {command}" if reason and command else ""
-        click.echo(f"engines by --builder {builder}: {reason or 'can be built here'}{hint}")
+        known = found["rtx_capabilities"] if builder == "rtx" and not reason else ()
+        ready = "can be built here" + (f", for {', '.join(known)}" if known else "")
+        click.echo(f"engines by --builder {builder}: {reason or ready}{hint}")
+    for line in _advice(found):
+        click.echo(f"GPU: {line}")
     for one in found["plug_ins"]:
         named = f"{one['what']} {one['name']} of {one['package']}" if one["name"] else one["what"]
         click.echo(f"plug-in: {named}" + (f": {one['problem']}" if one["problem"] else ""))
     if not found["plug_ins"]:
         click.echo("plug-ins: none installed")
+
+
+def _gpu(found: dict[str, Any]) -> Gpu | None:
+    return Gpu(**found["nvidia"]) if found["nvidia"] else None
+
+
+def _advice(found: dict[str, Any]) -> list[str]:
+    """Say which way a GPU is best run."""
+    working = {name: reason is None for name, reason in found["builders"].items()}
+    versions = found["builder_versions"]
+    return advise(
+        _gpu(found),
+        tensorrt=versions["tensorrt"] if working["tensorrt"] else None,
+        rtx=versions["rtx"] if working["rtx"] else None,
+        rtx_knows=found["rtx_capabilities"],
+        torch_uses_it=bool(found["cuda"]),
+    )
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def doctor(as_json: bool) -> None:
+    """Say what this machine can train, export and run, and how to add what is missing.
+
+    Of a GPU it says which way of running networks suits it. Last come the networks, targets,
+    runtimes, formats, masks, losses and measures that installed packages add.
+    """
+    found = examine()
+    if as_json:
+        click.echo(json.dumps({**found, "advice": _advice(found)}, indent=2))
+        return
+    show(found, None if sys.stdout.isatty() else _WIDTH)

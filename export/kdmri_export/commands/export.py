@@ -11,7 +11,7 @@ import click
 from kdmri_edge.commands.options import NamedChoice, RowChoice, brought_options
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS, as_users_write
-from kdmri_export.targets.tensorrt.engines import BUILDERS, RTX_DEFAULT
+from kdmri_export.targets.tensorrt.engines import BUILDERS, RTX_DEFAULT, faster_in_fp16
 
 if TYPE_CHECKING:
     from kdmri_edge.runtime.bundle import Bundle
@@ -63,11 +63,14 @@ _FORMS = {
 )
 @click.option(
     "--precision",
-    type=NamedChoice(PRECISIONS, "precision", also={v: k for k, v in PRECISIONS.items()}),
+    type=NamedChoice(
+        (*PRECISIONS, "auto"), "precision", also={v: k for k, v in PRECISIONS.items()}
+    ),
     default="fp32",
     show_default=True,
     help="Arithmetic of the convolutions; in the graph data consistency stays float32. bf16"
-    " (openvino) is asked of the runtime instead, where the CPU has it.",
+    " (openvino) is asked of the runtime instead, where the CPU has it. auto (trt, on the device):"
+    " int8 or fp16, whichever runs faster there within its limits of parity.",
 )
 @click.option(
     "--mask",
@@ -110,7 +113,8 @@ _FORMS = {
 @click.option(
     "--compute-capability",
     "capabilities",
-    help=f"rtx: the GPUs to build for, comma-separated [{','.join(RTX_DEFAULT)}].",
+    help="rtx: the GPUs to build for, comma-separated, or all that the installed builder knows;"
+    f" `kdmri-edge doctor` lists them [{','.join(RTX_DEFAULT)}].",
 )
 @click.option(
     "--float",
@@ -221,12 +225,17 @@ def _engine_line(bundle: Bundle) -> str:
         return f"engine: not built ({engine['reason']})"
     names = ", ".join(one["engine"] for one in engine["engines"])
     if engine["executed"]:
-        return f"engine: built and executed ({names})"
+        slower = faster_in_fp16(engine)
+        said = "" if slower is None else (
+            f"; int8 is no faster here: {slower[0]:.3g} ms, and fp16 {slower[1]:.3g} ms"
+        )  # fmt: skip
+        return f"engine: built and executed ({names}){said}"
     return f"engine: built, not executed here ({names}); {engine['reason'] or 'for other GPUs'}"
 
 
 def _size(bundle: Bundle) -> int:
-    return sum(f.stat().st_size for f in bundle.path.glob("model.*"))
+    files = (file for file in bundle.path.glob("model.*") if file.suffix != ".timing")
+    return sum(file.stat().st_size for file in files)
 
 
 def _record(bundle: Bundle) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""An ONNX graph in ONNX Runtime."""
+"""An ONNX graph in ONNX Runtime: on the CPU, or on an NVIDIA GPU by one of two providers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kdmri_edge.errors import BackendError, BundleError
 from kdmri_edge.runtime.profile import LayerTime, from_onnxruntime
@@ -18,7 +18,7 @@ from kdmri_edge.runtime.session import (
     check_precision,
     no_profile,
 )
-from kdmri_edge.utils.extras import require
+from kdmri_edge.utils.extras import available, require
 
 __all__ = ["PRECISION_KEY", "OnnxRuntimeSession"]
 
@@ -28,6 +28,12 @@ PRECISION_KEY = "kdmri_edge.precision"
 # What ONNX Runtime makes of them: its CPU provider has no float16 kernels, and casts.
 _EXECUTED = {"f16": "f16 weights, f32 arithmetic"}
 _PROVIDER = "CPUExecutionProvider"
+
+# Data consistency is float32 on purpose: TF32 would round it to ten bits.
+_CUDA: Final = ("CUDAExecutionProvider", {"use_tf32": "0"})
+_RTX: Final = "NvTensorRTRTXExecutionProvider"
+_RTX_PACKAGE: Final = "onnxruntime_ep_nv_tensorrt_rtx"
+_PROVIDERS = ("cpu", "cuda", "tensorrt-rtx")
 
 
 # Its operators for what layers compute, in integers and in float.
@@ -73,8 +79,49 @@ def _scratch() -> Iterator[str]:
         yield name
 
 
+def _on_gpu(written: str) -> str:
+    return "f16 convolutions, else f32" if written == "f16" else written
+
+
+def _cuda(ort: Any) -> tuple[str, dict[str, str]]:
+    """Return the provider for CUDA.
+
+    Raises:
+        BackendError: This build of ONNX Runtime has none.
+    """
+    if _CUDA[0] in ort.get_available_providers():
+        return _CUDA
+    raise BackendError(
+        f"The installed ONNX Runtime ({ort.__version__}) is built without CUDA.",
+        "Install the package onnxruntime-gpu in its place.",
+    )
+
+
+def _rtx(ort: Any) -> list[Any]:
+    """Return the GPUs that TensorRT-RTX's provider runs on; its package is loaded for it.
+
+    Raises:
+        BackendError: The package is not installed, or finds no GPU that it has kernels for.
+    """
+    if not available(_RTX_PACKAGE):
+        raise BackendError(
+            "ONNX Runtime has no provider for TensorRT-RTX here.",
+            "Install the package onnxruntime-ep-nv-tensorrt-rtx.",
+        )
+    package = require(_RTX_PACKAGE, extra="onnx")
+    if not any(one.ep_name == _RTX for one in ort.get_ep_devices()):
+        ort.register_execution_provider_library(_RTX, package.get_library_path())
+    found = [one for one in ort.get_ep_devices() if one.ep_name == _RTX]
+    if not found:
+        raise BackendError(
+            "TensorRT-RTX's provider finds no GPU that it has kernels for.",
+            "`kdmri-edge doctor` says what runs here.",
+        )
+    return found
+
+
 class OnnxRuntimeSession(Session):
-    """ONNX Runtime on the CPU.
+    """ONNX Runtime on the CPU or on an NVIDIA GPU.
 
     Args:
         graph: The .onnx file.
@@ -83,9 +130,13 @@ class OnnxRuntimeSession(Session):
         spin: Let threads that wait for work burn their CPUs, which is quicker by itself and slower
             where others want these CPUs.
         profiling: Note what each layer takes, see `Session.profile`; slower.
+        device: "cpu", or "cuda" for an NVIDIA GPU.
+        provider: What computes there: "cuda", or "tensorrt-rtx", a package of its own; None takes
+            the device's usual one.
 
     Raises:
-        BackendError: Another precision than the graph's, or another provider took over.
+        BackendError: Another precision than the graph's, a provider that is not installed or finds
+            no GPU, or another provider took over.
         BundleError: The graph cannot be loaded.
         MissingExtraError: onnxruntime is not installed.
     """
@@ -100,7 +151,16 @@ class OnnxRuntimeSession(Session):
         threads: int | None = None,
         spin: bool = True,
         profiling: bool = False,
+        device: str = "cpu",
+        provider: str | None = None,
     ) -> None:
+        provider = provider or device
+        if provider not in _PROVIDERS or (device == "cpu") != (provider == "cpu"):
+            raise BackendError(
+                f"ONNX Runtime has no provider {provider!r} for {device!r}.",
+                "Use cuda or tensorrt-rtx on cuda, cpu on cpu.",
+            )
+        self._provider = provider
         check_precision(precision, self.precisions_here(), "ONNX Runtime")
         self._ort = require("onnxruntime", extra="onnx")
         options = self._ort.SessionOptions()
@@ -123,21 +183,33 @@ class OnnxRuntimeSession(Session):
             metadata = self._session.get_modelmeta().custom_metadata_map
             written = metadata.get(PRECISION_KEY, "f32")
             check_graph_precision(precision, written, graph)
-            self._executed = _EXECUTED.get(written, "f32")
+            on_cpu = provider == "cpu"
+            self._executed = _EXECUTED.get(written, "f32") if on_cpu else _on_gpu(written)
             if optimised is not None:
                 self._executed = _integers(optimised.read_bytes())
         self._providers = self._session.get_providers()
-        if self._providers != [_PROVIDER]:
+        wanted = {"cpu": _PROVIDER, "cuda": _CUDA[0], "tensorrt-rtx": _RTX}[provider]
+        if self._providers[0] != wanted or (on_cpu and len(self._providers) > 1):
             raise BackendError(
-                f"ONNX Runtime runs on {self._providers[0]} instead of the CPU.",
-                "Install the plain onnxruntime package.",
+                f"ONNX Runtime runs on {self._providers[0]} instead of {wanted}.",
+                "Install the plain onnxruntime package."
+                if on_cpu
+                else "`kdmri-edge doctor` says what runs here.",
             )
         self._threads, self._precision = threads, precision
         self._names = [port.name for port in self._session.get_inputs()]
 
     def _load(self, graph: Path, options: Any) -> Any:
+        providers: list[Any] | None = [_PROVIDER]
+        if self._provider != "cpu":  # what it does not take must not run on the CPU unsaid
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        if self._provider == "cuda":
+            providers = [_cuda(self._ort)]
+        elif self._provider == "tensorrt-rtx":
+            providers = None
+            options.add_provider_for_devices(_rtx(self._ort), {})
         try:
-            return self._ort.InferenceSession(str(graph), options, providers=[_PROVIDER])
+            return self._ort.InferenceSession(str(graph), options, providers=providers)
         except Exception as error:  # the library's own exception types share no base class
             raise BundleError(f"{graph} cannot be loaded ({error}).", "Export it again.") from error
 
@@ -154,7 +226,7 @@ class OnnxRuntimeSession(Session):
         return SessionInfo(
             backend="ONNX Runtime",
             version=self._ort.__version__,
-            device="CPU",
+            device="CPU" if self._provider == "cpu" else "CUDA",
             provider=self._providers[0],
             threads=self._threads or os.cpu_count() or 1,
             precision_requested=self._precision,

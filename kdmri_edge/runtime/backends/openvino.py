@@ -1,4 +1,4 @@
-"""An OpenVINO graph on the CPU."""
+"""An OpenVINO graph on the CPU, or on a GPU or NPU that OpenVINO finds."""
 
 from __future__ import annotations
 
@@ -36,8 +36,23 @@ def _precisions(core: Any) -> tuple[str, ...]:
     return tuple(name for name, capability in _CAPABILITY.items() if capability in has)
 
 
+def _device(core: Any, device: str) -> str:
+    """Return what OpenVINO calls a device; it is among those that are there.
+
+    Raises:
+        BackendError: It is not.
+    """
+    wanted, here = device.upper(), list(core.available_devices)
+    if any(name.partition(".")[0] == wanted for name in here):
+        return wanted
+    raise BackendError(
+        f"OpenVINO finds no {device!r} here, only {', '.join(here).lower()}.",
+        "Install that device's driver, or leave the device out.",
+    )
+
+
 class OpenVinoSession(Session):
-    """OpenVINO on the CPU.
+    """OpenVINO on the CPU, or on another of its devices.
 
     Args:
         graph: The .xml file (its .bin lies beside it).
@@ -46,9 +61,11 @@ class OpenVinoSession(Session):
         hint: "LATENCY" for single queries, or "THROUGHPUT" for `run_all`, which then has
             several requests under way.
         profiling: Note what each layer takes, see `Session.profile`; slower.
+        device: "cpu", "gpu" or "npu"; the latter computes in float16, whatever is asked for.
 
     Raises:
-        BackendError: An unknown hint, or a precision that this CPU does not have.
+        BackendError: An unknown hint, a device that is not there, or a precision that this CPU
+            does not have.
         BundleError: The graph cannot be loaded.
         MissingExtraError: openvino is not installed.
     """
@@ -61,6 +78,7 @@ class OpenVinoSession(Session):
         threads: int | None = None,
         hint: str = "LATENCY",
         profiling: bool = False,
+        device: str = "cpu",
     ) -> None:
         check_precision(precision, (*_CAPABILITY, "int8"), "OpenVINO")
         if hint not in _HINTS:
@@ -69,24 +87,32 @@ class OpenVinoSession(Session):
         core = self._ov.Core()
         if graph.suffix == ".onnx" and NODE[1].encode() in graph.read_bytes():
             core.add_extension(onnx_extension())
-        if precision not in self.precisions_here():
+        self._device = _device(core, device)
+        on_cpu = self._device == "CPU"
+        if on_cpu and precision not in self.precisions_here():
             raise BackendError(f"This CPU has no {precision} arithmetic.", "Run it in fp32.")
-        settings: dict[str, Any] = {
-            # Without it OpenVINO picks bf16 by itself wherever the CPU has it.
-            "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,
-            "PERFORMANCE_HINT": hint,
-            "PERF_COUNT": profiling,
-        }
-        if threads is not None:
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": hint, "PERF_COUNT": profiling}
+        if not self._device.startswith("NPU"):  # which has no other than float16
+            # Without it OpenVINO picks bf16 by itself wherever the CPU has it, and f16 on GPUs.
+            settings["INFERENCE_PRECISION_HINT"] = "f32" if precision == "int8" else precision
+        if threads is not None and on_cpu:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            self._compiled = core.compile_model(str(graph), "CPU", settings)
+            self._compiled = core.compile_model(str(graph), self._device, settings)
         except RuntimeError as error:
             raise BundleError(f"{graph} cannot be loaded ({error}).", "Export it again.") from error
         self._request = self._compiled.create_infer_request()
         self._many = hint == "THROUGHPUT"
         self._precision, self._profiling = precision, profiling
-        check_graph_precision(precision, "int8" if self._integers() else "f32", graph)
+        if on_cpu:
+            check_graph_precision(precision, "int8" if self._integers() else "f32", graph)
+
+    @classmethod
+    def devices_here(cls) -> tuple[str, ...]:
+        """Return "cpu", and "gpu" or "npu" where OpenVINO finds one."""
+        core = require("openvino", extra="openvino").Core()
+        found = (name.partition(".")[0].lower() for name in core.available_devices)
+        return tuple(dict.fromkeys(found))
 
     @classmethod
     def precisions_here(cls) -> tuple[str, ...]:
@@ -108,6 +134,9 @@ class OpenVinoSession(Session):
 
     def executed(self) -> str:
         """Read back in which precision the arithmetic layers of the compiled graph run."""
+        if self._device != "CPU":  # its layers are not listed as a CPU's are
+            hint = self._compiled.get_property("INFERENCE_PRECISION_HINT")
+            return str(getattr(hint, "to_string", lambda: hint)())
         kinds = self._kinds()
         total = sum(kinds.values())
         executed = ", ".join(f"{name} in {n}/{total} layers" for name, n in kinds.most_common())
@@ -119,9 +148,11 @@ class OpenVinoSession(Session):
         return SessionInfo(
             backend="OpenVINO",
             version=self._ov.__version__.split("-")[0],
-            device="CPU",
+            device=self._device,
             provider=", ".join(self._compiled.get_property("EXECUTION_DEVICES")),
-            threads=int(self._compiled.get_property("INFERENCE_NUM_THREADS")),
+            threads=1
+            if self._device != "CPU"
+            else int(self._compiled.get_property("INFERENCE_NUM_THREADS")),
             precision_requested=self._precision,
             precision_executed=self.executed(),
         )

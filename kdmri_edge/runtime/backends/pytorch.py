@@ -14,7 +14,9 @@ from kdmri_edge.models.checkpoint import load_reconstructor
 from kdmri_edge.models.protocol import InputKind
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.session import Array, Session, SessionInfo, check_precision
+from kdmri_edge.runtime.targets import as_users_write
 from kdmri_edge.utils.cuda import no_cuda
+from kdmri_edge.utils.extras import require
 
 __all__ = ["CudaGraph", "EagerSession"]
 
@@ -60,13 +62,33 @@ class CudaGraph:
 
 
 _LAYOUTS = {"default": torch.contiguous_format, "channels_last": torch.channels_last}
-_MODES = {"eager": "eager", "compile": "torch.compile", "graph": "CUDA graph"}
+_MODES = {
+    "eager": "eager",
+    "compile": "torch.compile",
+    "graph": "CUDA graph",
+    "fused": "fused kernels (Triton), CUDA graph",
+}
 _DEVICES = ("cpu", "cuda")
+_HALVES = {"bf16": torch.bfloat16, "f16": torch.float16}
 
 
 def _one_of(value: str, offered: tuple[str, ...], what: str) -> None:
     if value not in offered:
         raise BackendError(f"There is no {what} {value!r}.", f"Use {' or '.join(offered)}.")
+
+
+def _check_fused(device: str, precision: str) -> None:
+    """Refuse fused kernels where they do not run.
+
+    Raises:
+        BackendError: No CUDA device and no interpreter, or a precision that is no half.
+        MissingExtraError: Triton is not installed.
+    """
+    triton = require("triton", extra="gpu")
+    if device != "cuda" and not triton.knobs.runtime.interpret:
+        raise BackendError("Fused kernels run on CUDA devices alone.", "Use mode eager.")
+    if precision not in _HALVES:
+        raise BackendError("Fused kernels compute in fp16 or bf16.", "Name --precision fp16.")
 
 
 class EagerSession(Session):
@@ -76,13 +98,15 @@ class EagerSession(Session):
 
     Args:
         checkpoint: The .safetensors file.
-        precision: "f32", or "bf16" for autocast with data consistency in float32.
+        precision: "f32", or "bf16", on CUDA also "f16", for autocast with data consistency in
+            float32.
         threads: CPU threads.
         layout: Memory layout of the convolutions: "channels_last" or "default".
         form: Form of data consistency; None picks by the mask.
         device: "cpu" or "cuda".
         mode: "eager", "compile" (torch.compile, at the first query), or, on CUDA, "graph" (the
-            kernels are recorded once and replayed).
+            kernels are recorded once and replayed) or "fused" (the convolutions of a cascade are
+            one kernel, in halves; see `runtime.backends.fused`; recorded, too).
 
     Raises:
         BackendError: Unknown precision, layout, device or mode; a CPU without bf16; no CUDA device.
@@ -99,7 +123,7 @@ class EagerSession(Session):
         device: str = "cpu",
         mode: str = "eager",
     ) -> None:
-        check_precision(precision, ("f32", "bf16"), "PyTorch")
+        check_precision(precision, ("f32", *_HALVES), "PyTorch")
         _one_of(layout, tuple(_LAYOUTS), "layout")
         _one_of(device, _DEVICES, "device")
         _one_of(mode, tuple(_MODES), "mode")
@@ -107,8 +131,12 @@ class EagerSession(Session):
             raise no_cuda("Or use the CPU.")
         if mode == "graph" and device != "cuda":
             raise BackendError("CUDA graphs run on CUDA devices alone.", "Use mode eager.")
-        if device == "cpu" and precision not in self.precisions_here():
-            raise BackendError("This CPU has no bf16 convolutions.", "Run it in fp32.")
+        if mode == "fused":
+            _check_fused(device, precision)
+        on_cpu = device == "cpu" and mode != "fused"
+        if on_cpu and precision not in self.precisions_here():
+            name = as_users_write(precision)
+            raise BackendError(f"This CPU has no {name} convolutions.", "Run it in fp32.")
         if threads is not None:
             torch.set_num_threads(threads)
         if device == "cuda":
@@ -116,12 +144,18 @@ class EagerSession(Session):
             torch.backends.cudnn.allow_tf32 = False
         self._device, self._mode, self._layout = device, mode, layout
         self._format = _LAYOUTS[layout]
-        self._bf16 = precision == "bf16"
+        self._precision, self._half = precision, _HALVES.get(precision)
         model = load_reconstructor(checkpoint, form).to(device)
+        if mode == "fused":
+            from kdmri_edge.runtime.backends.fused import fuse
+
+            fuse(model, _HALVES[precision])
+            self._half = None  # what surrounds the kernels is float32
         self.sense, self.kspace = model.spec.coils, model.spec.reads is InputKind.KSPACE
         self._model: nn.Module = channels_last(model) if layout == "channels_last" else model
         self._forward = torch.compile(self._model) if mode == "compile" else self._model
-        self._graph = CudaGraph(self._compute) if mode == "graph" else None
+        recorded = device == "cuda" and mode in ("graph", "fused")
+        self._graph = CudaGraph(self._compute) if recorded else None
         self._warm = mode != "compile"
 
     @classmethod
@@ -141,14 +175,20 @@ class EagerSession(Session):
             device="CPU" if on_cpu else torch.cuda.get_device_name(),
             provider=", ".join(parts if on_cpu else [*parts, "TF32 off"]),
             threads=torch.get_num_threads(),
-            precision_requested="bf16" if self._bf16 else "f32",
-            precision_executed="bf16 autocast, float32 data consistency" if self._bf16 else "f32",
+            precision_requested=self._precision,
+            precision_executed=self._executed(),
         )
+
+    def _executed(self) -> str:
+        if self._precision == "f32":
+            return "f32"
+        how = "kernels" if self._mode == "fused" else "autocast"
+        return f"{self._precision} {how}, float32 data consistency"
 
     def _compute(self, images: Tensor, *further: Tensor) -> Tensor:
         # without an operator of the scan's, the network has its own
         given = further if self.operator is not None else (None, *further)
-        with torch.autocast(self._device, torch.bfloat16, enabled=self._bf16):
+        with torch.autocast(self._device, self._half, enabled=self._half is not None):
             output: Tensor = self._forward(images, *given)
         return output.float().contiguous()
 
@@ -156,15 +196,33 @@ class EagerSession(Session):
         del self._model, self._forward, self._graph
 
     @torch.inference_mode()
-    def run(self, x_u: Array, *, operator: Array | None = None, maps: Array | None = None) -> Array:
-        """Reconstruct; see `Session.run`."""
-        given = self.inputs(x_u, operator=operator, maps=maps)
+    def _placed(self, given: list[Array]) -> list[Tensor]:
+        """Return the inputs on the device, in the layout that the network is run in."""
         images, *further = (torch.from_numpy(array).to(self._device) for array in given)
         if not self.kspace:  # of which the memory formats of images are none
             images = images.contiguous(memory_format=self._format)
+        return [images, *further]
+
+    def resident(self, x_u: Array, *, maps: Array | None = None) -> Callable[[], object]:
+        """Return a query whose data lies on the device already, and whose image stays there."""
+        given = self._placed(self.inputs(x_u, maps=maps))
+        compute = self._graph or self._compute
+
+        def query() -> None:
+            with torch.inference_mode():
+                compute(*given)
+                if self._device == "cuda":
+                    torch.cuda.synchronize()
+
+        return query
+
+    @torch.inference_mode()
+    def run(self, x_u: Array, *, operator: Array | None = None, maps: Array | None = None) -> Array:
+        """Reconstruct; see `Session.run`."""
+        given = self._placed(self.inputs(x_u, operator=operator, maps=maps))
         compute = self._graph or self._compute
         try:
-            output = compute(images, *further)
+            output = compute(*given)
         except Exception as error:
             if self._warm:
                 raise

@@ -23,7 +23,8 @@ class Backend:
         extra: Extra of this project that brings that package.
         runs_with: Packages that it needs beside it to run anything.
         profiles: Whether its session tells what each layer takes (`Session.profile`).
-        devices: Devices that the session can run on.
+        devices: Devices that the session can run on, the usual one first. "gpu" and "npu" are
+            what OpenVINO calls so, "cuda" is NVIDIA's.
         precisions: Precisions that it can be asked for; f16 and int8 are those of the graph.
     """
 
@@ -45,7 +46,7 @@ _ALL = (
         session="kdmri_edge.runtime.backends.onnxruntime:OnnxRuntimeSession",
         library="onnxruntime",
         extra="onnx",
-        devices=("cpu",),
+        devices=("cpu", "cuda"),
         precisions=("f32", "f16", "int8"),
         profiles=True,
     ),
@@ -55,7 +56,7 @@ _ALL = (
         session="kdmri_edge.runtime.backends.openvino:OpenVinoSession",
         library="openvino",
         extra="openvino",
-        devices=("cpu",),
+        devices=("cpu", "gpu", "npu"),
         precisions=("f32", "f16", "bf16", "int8"),
         profiles=True,
     ),

@@ -5,6 +5,7 @@ Build the engine first, with build_engine.py beside this file:
 
     python3 run_engine.py
     python3 run_engine.py --engine model.sm86.engine --builder rtx --samples 1024
+    python3 run_engine.py --lean    # of a version-compatible engine, with tensorrt-lean alone
 
 It runs the golden input, refuses an engine that does not reproduce the golden output, and prints
 one row of `kdmri-edge bench` as JSON.
@@ -28,6 +29,9 @@ import numpy as np
 
 
 MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+LEAN = "tensorrt_lean"
+"""The runtime alone, for version-compatible engines of TensorRT."""
+
 DRIVER = Path("/proc/driver/nvidia/version")
 TITLES = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
 
@@ -36,12 +40,13 @@ class Refused(Exception):  # noqa: N818 - not an error of the program
     """Something that the user can mend; the text says how."""
 
 
-def load_runtime(name: str) -> tuple[Any, Any]:
+def load_runtime(name: str, lean: bool = False) -> tuple[Any, Any]:
     """Import the modules of TensorRT and of CUDA's runtime."""
+    wanted = LEAN if lean else MODULES[name]
     try:
-        trt = importlib.import_module(MODULES[name])
+        trt = importlib.import_module(wanted)
     except ImportError as error:
-        raise Refused(f"{MODULES[name]} cannot be imported ({error}).") from error
+        raise Refused(f"{wanted} cannot be imported ({error}).") from error
     for module in ("cuda.bindings.runtime", "cuda.cudart"):  # before cuda-python 12.6: the second
         try:
             return trt, importlib.import_module(module)
@@ -56,17 +61,33 @@ class Engine:
     Args:
         path: The engine.
         builder: "tensorrt" or "rtx": what it was built with.
+        lean: Load it with tensorrt-lean.
     """
 
-    def __init__(self, path: Path, builder: str = "tensorrt") -> None:
-        self.trt, self.cuda = load_runtime(builder)
+    def __init__(self, path: Path, builder: str = "tensorrt", lean: bool = False) -> None:
+        if lean and builder != "tensorrt":
+            raise Refused("tensorrt-lean runs engines of TensorRT alone. Leave --lean out.")
+        self.trt, self.cuda = load_runtime(builder, lean)
         if not path.is_file():
             raise Refused(f"{path} does not exist. Build it with build_engine.py.")
+        record = read_record(path)
+        compatible = bool(record.get("version_compatible"))
+        if lean and not compatible:
+            raise Refused(
+                f"{path.name} is not version-compatible, and tensorrt-lean runs no other. Build it"
+                " with build_engine.py --version-compatible."
+            )
+        self._check_device(record, builder)
         self.logger = self.trt.Logger(self.trt.Logger.ERROR)
         self.runtime = self.trt.Runtime(self.logger)
-        self.engine = self.runtime.deserialize_cuda_engine(path.read_bytes())
+        content = path.read_bytes()
+        if compatible:  # the engine brings a runtime along, which is code
+            if hashlib.sha256(content).hexdigest() != record.get("sha256"):
+                raise Refused(f"{path.name} is not what its record describes. Build it again.")
+            self.runtime.engine_host_code_allowed = True
+        self.engine = self.runtime.deserialize_cuda_engine(content)
         if self.engine is None:
-            raise Refused(f"{path} does not load here. Build it again, on this device.")
+            raise Refused(self._why_not_loaded(path, record, builder))
         self.context = self.engine.create_execution_context()
         names = [self.engine.get_tensor_name(n) for n in range(self.engine.num_io_tensors)]
         given = self.trt.TensorIOMode.INPUT
@@ -81,6 +102,40 @@ class Engine:
         if int(error) != 0:
             raise Refused(f"CUDA: {function.__name__} failed with {error}.")
         return results[0] if results else None
+
+    def _check_device(self, record: dict[str, Any], builder: str) -> None:
+        """Refuse a GPU that TensorRT-RTX does not know, or that an engine is not built for."""
+        if builder != "rtx":
+            return
+        name, here = self.device()
+        known = getattr(getattr(self.trt, "ComputeCapability", None), "__members__", {})
+        listed = [one.lower() for one in known if one.startswith("SM")]
+        if listed and here not in listed:
+            raise Refused(
+                f"This GPU ({name}, {here}) is none that {TITLES[builder]} {self.trt.__version__}"
+                f" runs on: {', '.join(listed)}. Use TensorRT here: python3 build_engine.py"
+                " --builder tensorrt"
+            )
+        built = record.get("compute_capability")
+        if built is not None and built != here:
+            raise Refused(
+                f"The engine is built for {built}, and this GPU ({name}) is {here}. Build one for"
+                f" it: python3 build_engine.py --builder rtx --compute-capability {here}"
+            )
+
+    def _why_not_loaded(self, path: Path, record: dict[str, Any], builder: str) -> str:
+        """Say why an engine is not taken, as far as that can be known."""
+        built, here = record.get("version"), self.trt.__version__
+        if built is not None and built != here:
+            later = " or with --version-compatible" if builder == "tensorrt" else ""
+            return (
+                f"{path} does not load here: {TITLES[builder]} {built} built it, and this is"
+                f" {here}. Build it again, with this version{later}."
+            )
+        return (
+            f"{path} does not load here. Engines run on the kind of GPU that built them: build it"
+            " again, on this device. The lines above are the runtime's own."
+        )
 
     def device(self) -> tuple[str, str]:
         """Return the name of the GPU and its compute capability."""
@@ -116,6 +171,17 @@ class Engine:
             self.context.set_tensor_address(name, int(buffer))
         return buffer
 
+    def resident(self, x: Any, *more: Any) -> Any:
+        """Return a function that runs the network on what lies on the device already."""
+        self.run(x, *more)  # copies it there
+
+        def query() -> None:
+            if not self.context.execute_async_v3(int(self.stream)):
+                raise Refused("The engine failed while it ran.")
+            self._call(self.cuda.cudaStreamSynchronize, self.stream)
+
+        return query
+
     def run(self, x: Any, *more: Any) -> Any:
         """Run the network once.
 
@@ -146,6 +212,13 @@ class Engine:
         self._call(copy, result.ctypes.data, buffer, result.nbytes, back, stream)
         self._call(self.cuda.cudaStreamSynchronize, stream)
         return result
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return what an engine was built with; empty where that is not beside it."""
+    place = path.with_suffix(".json")
+    found = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+    return found if isinstance(found, dict) else {}
 
 
 def find_engine(folder: Path, builder: str) -> Path:
@@ -189,6 +262,7 @@ def measure(
     warmup: int,
     samples: int,
     image: Path | None = None,
+    lean: bool = False,
 ) -> dict[str, Any]:
     """Check an engine against the bundle's golden output and time it.
 
@@ -199,6 +273,7 @@ def measure(
         warmup: Queries that are not timed.
         samples: Queries that are.
         image: Where to write the engine's golden image, .npy.
+        lean: Run it with tensorrt-lean.
 
     Returns:
         A row of `kdmri-edge bench`.
@@ -214,7 +289,7 @@ def measure(
         given.append(np.load(folder / "golden_maps.npy"))
     wanted = np.load(folder / "golden_output.npy")
     began = time.perf_counter()
-    engine = Engine(path, builder)
+    engine = Engine(path, builder, lean)
     load_s = time.perf_counter() - began
     output = engine.run(*given)
     span = float(wanted.max() - wanted.min()) or 1.0
@@ -235,6 +310,7 @@ def measure(
         "network": manifest["role"],
         "role": manifest["role"],
         "runtime": TITLES[builder],
+        "device": "cuda",
         "precision": precision,
         "variant": "default",
         "status": "measured",
@@ -252,13 +328,18 @@ def measure(
         "load_s": [load_s],
         "size_bytes": path.stat().st_size,
         "session": {
-            "backend": TITLES[builder],
+            "backend": TITLES[builder] + (" lean" if lean else ""),
             "version": engine.trt.__version__,
             "device": name,
             "provider": capability,
             "threads": 1,
             "precision_requested": precision,
             "precision_executed": f"{precision}, strongly typed",
+        },
+        "volumes": [],
+        "about": {
+            key: manifest.get(key)
+            for key in ("role", "parameters", "matrix", "mask", "checkpoint_sha256")
         },
         "engine_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "machine": {
@@ -275,6 +356,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--bundle", type=Path, default=Path(__file__).resolve().parent)
     parser.add_argument("--engine", type=Path, help="default: the newest of the bundle")
     parser.add_argument("--builder", choices=list(MODULES), default="tensorrt")
+    parser.add_argument("--lean", action="store_true", help="run it with tensorrt-lean alone")
     parser.add_argument("--warmup", type=int, default=50)
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--image", type=Path, help="write the engine's image there, .npy")
@@ -286,7 +368,13 @@ def main(arguments: list[str] | None = None) -> int:
             raise Refused(f"{chosen.bundle} is no bundle. Give it with --bundle.")
         path = chosen.engine or find_engine(chosen.bundle, chosen.builder)
         row = measure(
-            chosen.bundle, path, chosen.builder, chosen.warmup, chosen.samples, chosen.image
+            chosen.bundle,
+            path,
+            chosen.builder,
+            chosen.warmup,
+            chosen.samples,
+            chosen.image,
+            chosen.lean,
         )
     except (Refused, ValueError, OSError, KeyError) as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -39,7 +40,7 @@ class TensorRTSession(Session):
             engine = run_engine.find_engine(graph.parent, self.builder)
             self._engine = run_engine.Engine(engine, self.builder)
         except (run_engine.Refused, OSError, ValueError, KeyError) as error:
-            raise BackendError(str(error), "Engines run on the GPU that built them.") from error
+            raise BackendError(str(error), "`kdmri-edge doctor` says what runs here.") from error
         self._precision = precision
 
     @property
@@ -71,6 +72,14 @@ class TensorRTSession(Session):
                 " `kdmri-edge export --batch dynamic`.",
             ) from error
         return result
+
+    def resident(self, x_u: Array, *, maps: Array | None = None) -> Callable[[], object]:
+        """Return a query without copies; see `Session.resident`."""
+        try:
+            query: Callable[[], object] = self._engine.resident(*self.inputs(x_u, maps=maps))
+        except run_engine.Refused as error:
+            raise BackendError(str(error), "Use the graph's own matrix and batch.") from error
+        return query
 
 
 class TensorRTRtxSession(TensorRTSession):

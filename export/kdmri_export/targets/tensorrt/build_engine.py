@@ -5,7 +5,12 @@ engines that are made ahead of time for another GPU. Engines of TensorRT run onl
 and the version that built them, so run this on the device:
 
     python3 build_engine.py
+    python3 build_engine.py --version-compatible
     python3 build_engine.py --builder rtx --compute-capability sm86
+
+A version-compatible engine also runs in later versions of TensorRT, and with
+`run_engine.py --lean` in the small package tensorrt-lean; it may be slower. What timing kernels has
+taught is kept in model.tensorrt.timing, so that the next build there takes less long.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import importlib
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,6 +32,9 @@ from typing import Any
 
 MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 OLDEST = (10, 3)  # of TensorRT; JetPack 6.1 and 6.2 have 10.3
+TIMING = "model.tensorrt.timing"
+"""Beside the engine: the times of kernels on the device that built it."""
+
 PROFILE = "profile.json"
 """Of a graph of any matrix: smallest, usual and largest shape of each input. It may be edited."""
 
@@ -49,6 +58,41 @@ def load_builder(name: str) -> Any:
     return module
 
 
+def capabilities(trt: Any) -> list[str]:
+    """Return the GPUs that an installed TensorRT-RTX builds for: "sm75", ..."""
+    known = getattr(getattr(trt, "ComputeCapability", None), "__members__", {})
+    return [name.lower() for name in known if name.startswith("SM")]
+
+
+def gpu_here() -> tuple[str, str] | None:
+    """Return name and compute capability of the first GPU; None where nvidia-smi does not tell."""
+    command = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    name, _, number = done.stdout.partition("\n")[0].rpartition(",")
+    number = number.strip().replace(".", "")
+    return (name.strip(), f"sm{number}") if done.returncode == 0 and number.isdigit() else None
+
+
+def check_gpu(trt: Any, compute_capability: str | None) -> None:
+    """Refuse, before anything is built, a GPU that TensorRT-RTX has no kernels for."""
+    known = capabilities(trt)
+    title = f"tensorrt_rtx {trt.__version__}"
+    listed = ", ".join(known)
+    if compute_capability is not None:
+        if compute_capability not in known:
+            raise Refused(f"{title} knows no {compute_capability}: it builds for {listed}.")
+        return
+    here = gpu_here()
+    if here is not None and known and here[1] not in known:
+        raise Refused(
+            f"This GPU ({here[0]}, {here[1]}) is none that {title} builds for: {listed}. Use"
+            " TensorRT here (--builder tensorrt), or name another GPU with --compute-capability."
+        )
+
+
 def build(
     graph: bytes,
     builder: str,
@@ -56,6 +100,8 @@ def build(
     batches: tuple[int, ...] = (1, 1, 1),
     workspace_mib: int = 1024,
     shapes: dict[str, list[list[int]]] | None = None,
+    version_compatible: bool = False,
+    timing: Path | None = None,
 ) -> bytes:
     """Build an engine.
 
@@ -66,11 +112,19 @@ def build(
         batches: Smallest, usual and largest batch, for a graph with a dynamic one.
         workspace_mib: Scratch memory that kernels may take.
         shapes: Smallest, usual and largest shape of each input, for a graph of any matrix.
+        version_compatible: For tensorrt: later versions run it, too, and so does tensorrt-lean.
+        timing: For tensorrt: where what was learnt of kernels' times is read and written.
 
     Returns:
         The engine's bytes.
     """
     trt = load_builder(builder)
+    if builder == "rtx":
+        check_gpu(trt, compute_capability)
+    elif compute_capability is not None:
+        raise Refused("Only --builder rtx builds for another GPU than the one that is here.")
+    if version_compatible and builder != "tensorrt":
+        raise Refused("Only engines of --builder tensorrt can be version-compatible.")
     logger = trt.Logger(trt.Logger.ERROR)
     maker = trt.Builder(logger)
     if maker is None:
@@ -87,13 +141,17 @@ def build(
     config.clear_flag(trt.BuilderFlag.TF32)
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
     if compute_capability is not None:
-        if builder != "rtx":
-            raise Refused("Only --builder rtx builds for another GPU than the one that is here.")
-        known = getattr(trt.ComputeCapability, compute_capability.upper(), None)
-        if known is None:
-            raise Refused(f"tensorrt_rtx {trt.__version__} knows no {compute_capability}.")
+        known = getattr(trt.ComputeCapability, compute_capability.upper())
         config.num_compute_capabilities = 1
         config.set_compute_capability(known, 0)
+    if version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    times = timing if builder == "tensorrt" else None  # TensorRT-RTX has none
+    if times is not None:
+        known_times = times.read_bytes() if times.is_file() else b""
+        # One of another version or GPU is not taken; an empty one begins anew.
+        if not config.set_timing_cache(config.create_timing_cache(known_times), False):
+            config.set_timing_cache(config.create_timing_cache(b""), False)
     inputs = [network.get_input(number) for number in range(network.num_inputs)]
     free = [given for given in inputs if -1 in tuple(given.shape)]
     if free:
@@ -112,6 +170,8 @@ def build(
     del parser
     if engine is None:
         raise Refused("The build failed; the messages above say why.")
+    if times is not None:
+        _replace(times, bytes(config.get_timing_cache().serialize()))
     return bytes(engine)
 
 
@@ -126,13 +186,24 @@ def write_engine(
     compute_capability: str | None,
     batches: tuple[int, ...],
     workspace_mib: int,
+    version_compatible: bool = False,
 ) -> dict[str, Any]:
     """Build the bundle's engine; write it and what it was built with, and return the latter."""
     graph = (folder / "model.onnx").read_bytes()
     place = folder / PROFILE
     shapes = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else None
     began = time.perf_counter()
-    engine = build(graph, builder, compute_capability, batches, workspace_mib, shapes)
+    timing = folder / TIMING
+    engine = build(
+        graph,
+        builder,
+        compute_capability,
+        batches,
+        workspace_mib,
+        shapes,
+        version_compatible,
+        timing,
+    )
     seconds = time.perf_counter() - began
     place = folder / engine_name(builder, compute_capability)
     record = {
@@ -143,6 +214,7 @@ def write_engine(
         "builder": MODULES[builder],
         "version": load_builder(builder).__version__,
         "compute_capability": compute_capability,
+        "version_compatible": version_compatible,
         "batches": list(batches),
         **({} if shapes is None else {"shapes": shapes}),
         "machine": platform.machine(),
@@ -184,18 +256,33 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--bundle", type=Path, default=Path(__file__).resolve().parent)
     parser.add_argument("--builder", choices=list(MODULES), default="tensorrt")
-    parser.add_argument("--compute-capability", help="for rtx: sm86, sm89, sm120")
+    parser.add_argument(
+        "--compute-capability", help="for rtx: sm86, ...; list prints those that it knows"
+    )
+    parser.add_argument(
+        "--version-compatible",
+        action="store_true",
+        help="for tensorrt: an engine that later versions run, too, and tensorrt-lean",
+    )
     parser.add_argument("--batches", default="1,1,1", help="smallest,usual,largest")
     parser.add_argument("--workspace", type=int, default=1024, help="MiB")
     chosen = parser.parse_args(arguments)
     try:
+        if chosen.compute_capability == "list":
+            print("\n".join(capabilities(load_builder("rtx"))))
+            return 0
         batches = tuple(int(part) for part in chosen.batches.split(","))
         if len(batches) != 3 or list(batches) != sorted(batches) or batches[0] < 1:
             raise Refused("--batches takes three rising numbers, e.g. 1,4,16.")
         if not (chosen.bundle / "model.onnx").is_file():
             raise Refused(f"{chosen.bundle} holds no model.onnx. Give the bundle with --bundle.")
         record = write_engine(
-            chosen.bundle, chosen.builder, chosen.compute_capability, batches, chosen.workspace
+            chosen.bundle,
+            chosen.builder,
+            chosen.compute_capability,
+            batches,
+            chosen.workspace,
+            chosen.version_compatible,
         )
     except (Refused, ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from kdmri_edge.errors import ExportError
 from kdmri_edge.runtime.deviation import Tolerance, compare
 from kdmri_edge.utils.extras import available
 from kdmri_edge.utils.files import write_json
+from kdmri_export.targets.tensorrt import build_engine
 from kdmri_export.targets.tensorrt.build_engine import MODULES
 
 __all__ = [
@@ -27,6 +29,9 @@ __all__ = [
     "EngineRequest",
     "build_engines",
     "builder_module",
+    "faster_in_fp16",
+    "known_capabilities",
+    "named_capabilities",
     "probe",
     "run_engines",
 ]
@@ -81,6 +86,50 @@ def probe(builder: str) -> str | None:
         code += "; assert t.Runtime(t.Logger(t.Logger.ERROR)) is not None"
     done = _process(["-c", code])
     return None if done.returncode == 0 else f"{module} does not work here: {_reason(done)}"
+
+
+def known_capabilities() -> list[str]:
+    """Return the GPUs that the installed TensorRT-RTX builds for; empty where there is none."""
+    if not available(MODULES["rtx"]):
+        return []
+    done = _process([build_engine.__file__, "--compute-capability", "list"])
+    return done.stdout.split() if done.returncode == 0 else []
+
+
+def named_capabilities(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the GPUs that a user names for TensorRT-RTX, before anything is exported for them.
+
+    Args:
+        names: "sm86", ...; "all" stands for all that the installed builder knows.
+
+    Raises:
+        ExportError: the installed builder knows no such GPU. Where none is installed, the export
+            itself says so.
+    """
+    if not names:
+        return ()
+    known = known_capabilities()
+    wanted = tuple(dict.fromkeys(n for name in names for n in (known if name == "all" else [name])))
+    unknown = [name for name in wanted if known and name not in known]
+    if unknown:
+        raise ExportError(
+            f"The installed TensorRT-RTX builds for no {', '.join(unknown)}.",
+            f"It builds for {', '.join(known)}; for other GPUs build on the device, with TensorRT.",
+        )
+    return wanted
+
+
+def faster_in_fp16(engine: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return p50 in ms of an int8 engine and of fp16's, where the former is not the faster.
+
+    Args:
+        engine: `engine` of an int8 bundle's manifest.
+    """
+    for record in engine["engines"]:
+        own, other = record.get("p50_ms"), record.get("fp16_p50_ms")
+        if own is not None and other is not None and other <= own:
+            return float(own), float(other)
+    return None
 
 
 def _process(arguments: list[str]) -> subprocess.CompletedProcess[str]:

@@ -16,14 +16,14 @@ from kdmri_export.graph_check import checked_graph
 from kdmri_export.passes.any_matrix import example_transforms
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.onnx import MAPS, OPERATOR, example_maps, to_model
-from kdmri_export.targets.tensorrt import build_engine
+from kdmri_export.targets.tensorrt import build_engine, jetson
 from kdmri_export.targets.tensorrt.build_engine import PROFILE
 from kdmri_export.targets.tensorrt.engines import BATCHES
 from kdmri_export.written import Written
 
 __all__ = ["trtexec", "write"]
 
-SCRIPTS = {"build_engine.py": build_engine, "run_engine.py": run_engine}
+SCRIPTS = {"build_engine.py": build_engine, "run_engine.py": run_engine, "jetson.py": jetson}
 
 
 Profile = dict[str, list[list[int]]]

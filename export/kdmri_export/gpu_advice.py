@@ -1,0 +1,78 @@
+"""What to run networks with on a GPU, by what it is and what is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from kdmri_edge.utils.gpus import Gpu
+from kdmri_export.targets.tensorrt.engines import RTX_DEFAULT
+
+__all__ = ["advise", "described"]
+
+_OLDEST_JETPACK: Final = 6
+
+_TRT: Final = 'pip install "kdmri-edge[trt]"'
+_RTX: Final = 'pip install "kdmri-edge[trt-rtx]"'
+
+
+def described(gpu: Gpu) -> str:
+    """Say in one line which GPU it is."""
+    parts = [gpu.name, gpu.capability or "compute capability unknown"]
+    if gpu.is_jetson:
+        jetpack = f"JetPack {gpu.jetpack}, " if gpu.jetpack else ""
+        parts.append(f"{jetpack}Jetson Linux {gpu.release}, memory shared with the CPU")
+    else:
+        parts += [f"{gpu.memory_mib / 1024:.0f} GiB"] if gpu.memory_mib else []
+        parts += [f"driver {gpu.driver}"] if gpu.driver else []
+    return ", ".join(parts)
+
+
+def advise(
+    gpu: Gpu | None,
+    *,
+    tensorrt: str | None,
+    rtx: str | None,
+    rtx_knows: Sequence[str] = (),
+    torch_uses_it: bool = False,
+) -> list[str]:
+    """Say which ways there are, the best one first: a line each.
+
+    Args:
+        gpu: This machine's; None without one.
+        tensorrt: Version of TensorRT that is installed, None for none.
+        rtx: The same for TensorRT-RTX.
+        rtx_knows: GPUs that the latter has kernels for; empty where it is not installed.
+        torch_uses_it: Whether PyTorch finds the GPU.
+    """
+    if gpu is None:
+        return ["none here; engines for other machines: export --target trt --builder rtx"]
+    if gpu.is_jetson:
+        return _on_jetson(gpu, tensorrt)
+    graph = "PyTorch with a CUDA graph: kdmri-edge bench NETWORK --data DIR --rows 'cuda-*'"
+    full = f"TensorRT {tensorrt}: export --target trt --builder tensorrt" if tensorrt else None
+    missing = f"TensorRT: {_TRT} (its libraries come from NVIDIA)"
+    own = gpu.capability
+    known = rtx_knows or RTX_DEFAULT
+    if own is not None and own in known:
+        way = f"export --target trt --builder rtx --compute-capability {own}"
+        small = [f"TensorRT-RTX {rtx}: {way}" if rtx else f"TensorRT-RTX: {_RTX}; then:"]
+        first = [*([full] if full else []), *small, *([] if rtx else [way])]
+    elif rtx_knows:
+        refused = f"TensorRT-RTX {rtx} has no kernels for {own}, only for {', '.join(rtx_knows)}"
+        first = [full or missing, refused]
+    else:
+        first = [full or missing]
+    return [*first, *([graph] if torch_uses_it else [])]
+
+
+def _on_jetson(gpu: Gpu, tensorrt: str | None) -> list[str]:
+    lines = [
+        "anywhere: export NETWORK --target trt --precision fp16, and copy the bundle here",
+        "here: python3 BUNDLE/jetson.py checks the device, builds the engine and times it",
+    ]
+    if tensorrt is None:
+        lines.append("TensorRT is not found: JetPack has it, for the system's own python3")
+    if gpu.jetpack is not None and gpu.jetpack < _OLDEST_JETPACK:
+        lines.append(f"JetPack {gpu.jetpack} has TensorRT 8: update it, 10.3 is the oldest taken")
+    return lines
