@@ -28,7 +28,7 @@ from kdmri_edge.errors import KdmriError, OutputError
 from kdmri_edge.mrd.format.hdf5 import ScanWriter
 from kdmri_edge.mrd.format.identity import header_without_identity, image_without_identity
 from kdmri_edge.mrd.server.telemetry import Metrics, log_defect, log_event
-from kdmri_edge.utils.files import check_writable
+from kdmri_edge.utils.files import check_writable, writing
 
 __all__ = ["Recorder", "Recording"]
 
@@ -77,7 +77,8 @@ class Recorder:
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder} is a file.", "Name a folder.")
         check_writable(folder)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for entry in self._files(_BEGUN):
             if time.time() - entry.stat(follow_symlinks=False).st_mtime > _LEFT_S:
                 Path(entry.path).unlink(missing_ok=True)

@@ -199,7 +199,11 @@ class ClientSession:
                 return False
             self._order.take(message)
             self._take(message)
-        if self._saves and self._recording is not None:
+        if self._saves:
+            if self._recording is None:
+                raise StreamError(
+                    "Nothing came that could be recorded.", "Send readouts or images."
+                )
             readouts, images = self._recording.finish(self._settings.send_s)
             self._send_queue.put_text(
                 f"INF Recorded {readouts} readouts and {images} images as {self._recording.name}."

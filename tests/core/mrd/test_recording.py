@@ -140,6 +140,12 @@ def test_savedataonly_records_and_sends_nothing(recording, tmp_path: Path) -> No
     assert sum(1 for _ in read_readouts(file)) == 48
 
 
+def test_nothing_to_be_recorded_is_said(recording, tmp_path: Path) -> None:
+    reply = send_scan(identified(), [], port=recording().port, config="savedataonly")
+    assert reply.errors == ["Nothing came that could be recorded. Send readouts or images."]
+    assert files(tmp_path) == []
+
+
 def test_images_are_recorded_without_their_dicom_headers(recording, tmp_path: Path) -> None:
     pixels = np.arange(48, dtype=np.float32).reshape(6, 8)
     images = []
