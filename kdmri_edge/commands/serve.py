@@ -169,6 +169,8 @@ __all__ = ["serve"]
 )
 @click.option(
     "--metrics-port",
+    envvar="KDMRI_METRICS_PORT",
+    show_envvar=True,
     type=click.IntRange(1, 65535),
     help="Serve Prometheus metrics (/metrics) and a health check that reconstructs (/healthz)"
     " there, at the same address.",

@@ -171,7 +171,10 @@ def test_the_container_keeps_to_what_its_label_was_counted_for(name: str) -> Non
 def test_the_image_runs_as_nobody_special_and_without_pytorch() -> None:
     text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     assert re.search(r"^USER 10001$", text, re.M)
-    assert "HEALTHCHECK" in text
+    (check,) = re.findall(r"HEALTHCHECK .*?CMD (\[.*?\])$", text.replace("\\\n", ""), re.M)
+    program, option, code = json.loads(check)
+    assert (program, option) == ("python", "-c")
+    compile(code, "health check", "exec")
     assert "torch" not in text.lower().replace("no pytorch", "")
 
 
