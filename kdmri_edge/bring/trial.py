@@ -202,7 +202,9 @@ def _is_another(output: Any, again: Any) -> bool:
     """Tell whether two outputs for one input differ by more than rounding."""
     if not isinstance(output, Tensor) or not isinstance(again, Tensor):
         return False
-    if output.shape != again.shape or not torch.isfinite(output).all():
+    if output.layout is not torch.strided or output.shape != again.shape:
+        return False
+    if not torch.isfinite(output).all():
         return False  # `_check_output` says what is wrong with it
     return bool((again - output).abs().max() > _SAME * output.abs().max())
 
@@ -263,6 +265,9 @@ def _check_output(output: Any, spec: CodeSpec, x_u: Tensor, network: Network) ->
         kind = type(output).__name__
         many = f" of {len(output)}" if isinstance(output, tuple | list | dict) else ""
         raise ModelError(f"{said}; it returned a {kind}{many}.", remedy)
+    if type(output) is not Tensor or output.layout is not torch.strided:
+        kind = type(output).__name__ if type(output) is not Tensor else f"{output.layout} tensor"
+        raise ModelError(f"{said}; it returned a {kind}.", remedy)
     if output.is_complex():
         parts = "two real channels" if spec.channels == 2 else "the magnitude"
         raise ModelError(
@@ -297,7 +302,16 @@ def _check_gradients(
     kept = {name: value.clone() for name, value in network.named_buffers()}
     try:
         with torch.random.fork_rng(devices=[]):
-            network(*inputs).square().mean().backward()
+            output = network(*inputs)
+            if not isinstance(output, Tensor):  # of several depths, say
+                raise ModelError(
+                    f"{spec.reference} returns an image when it is evaluated, and a"
+                    f" {type(output).__name__} when it is trained.",
+                    "Let it return the image alone in both.",
+                )
+            output.square().mean().backward()
+    except ModelError:
+        raise
     except Exception as error:  # whatever autograd says to the user's own module
         text = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
         raise ModelError(
@@ -334,8 +348,17 @@ def _counted(
     x_u, operator, maps = inputs
     if spec.reads is InputKind.KSPACE:  # as many coils as scans are compressed to
         x_u = x_u.repeat(1, math.ceil(COILS / x_u.shape[1]), 1, 1, 1)[:, :COILS]
-    with torch.no_grad(), counter:
-        network(x_u[:1], operator, None if maps is None else maps[:1])
+    try:
+        with torch.no_grad(), counter:
+            network(x_u[:1], operator, None if maps is None else maps[:1])
+    except KdmriError:
+        raise
+    except Exception as error:  # of a module that took two images
+        text = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+        raise ModelError(
+            f"{spec.reference} takes {len(inputs[0])} images, and fails for one: {text}.",
+            "Let it take the number of images from its input, e.g. x.reshape(len(x), ...).",
+        ) from error
     if spec.convention is Convention.OPERATOR and not calls:
         raise ModelError(
             f"{spec.reference} is given the operator of data consistency, and does not use it.",

@@ -281,6 +281,10 @@ def call(code: PermittedCode) -> nn.Module:
             f"{name} gives a module that was not set up.",
             "Call super().__init__() in its __init__.",
         )
+    if (wrapped := _wrapped_in(module)) is not None:
+        raise ModelError(
+            f"{name} gives a network inside of {wrapped}.", "Give the network that is in it."
+        )
     if any(isinstance(one, UninitializedParameter) for one in module.parameters()):
         raise ModelError(
             f"The module of {name} has lazy layers, whose sizes are known only after a first call.",
@@ -297,6 +301,15 @@ def call(code: PermittedCode) -> nn.Module:
             "Write them as two real channels.",
         )
     return module.float()
+
+
+def _wrapped_in(module: nn.Module) -> str | None:
+    """Say what a module is inside of that only runs another one; None for a network itself."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "TorchScript"
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return type(module).__name__
+    return "torch.compile" if "_orig_mod" in module._modules else None
 
 
 def _called(code: PermittedCode, name: str) -> Any:
@@ -486,7 +499,7 @@ def adapted(module: nn.Module, name: str, said: Convention | None = None) -> Ada
 def _of_kspace(names: list[str], needed: int) -> Convention | None:
     """Return the convention of a network of k-space that its signature tells."""
     if names[1:2] == [_PHYSICS]:
-        return Convention.DEEPINV if needed == 2 else None
+        return Convention.DEEPINV if needed <= 2 else None
     if names[:2] != ["masked_kspace", "mask"]:
         return None
     if names[2:3] and names[2] in _CENTRE:

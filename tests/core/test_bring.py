@@ -66,6 +66,7 @@ def write(source: str, name: str = "own.py") -> str:
 def net(forward: str, channels: int = 1, further: str = "") -> str:
     """A file with a module whose forward has this body."""
     return write(
+        "class Own(torch.Tensor): pass\n"
         "class Net(nn.Module):\n"
         "    def __init__(self):\n"
         "        super().__init__()\n"
@@ -86,6 +87,10 @@ class TestTrial:
             ("return torch.fft.fft2(self.conv(x))", "complex numbers [2, 1, 32, 32]"),
             ("return self.conv(x)[:, 0]", "returned [2, 32, 32]"),
             ("return self.conv(x).double()", "returned torch.float64"),
+            ("return self.conv(x).to_sparse()", "returned a torch.sparse_coo tensor"),
+            ("return torch.Tensor._make_subclass(Own, self.conv(x))", "returned a Own"),
+            ("return self.conv(x).reshape(2, 1, 32, 32)", "takes 2 images, and fails for one"),
+            ("y = self.conv(x); return (y, y) if self.training else y", "a tuple when it is tra"),
             ("return self.conv(x) / 0", "NaN or infinite"),
             ("x += self.conv(x); return x", "changes its input in place"),
             ("return self.conv(x).detach()", "cannot be trained"),
@@ -115,6 +120,8 @@ class TestTrial:
             ("def Net():\n    return nn.LazyConv2d(1, 3, padding=1)\n", "lazy layers"),
             ("def Net():\n    return nn.Conv2d(1, 1, 1, device='meta')\n", "without values"),
             ("class Net(nn.Module):\n    def __init__(self):\n        pass\n", "not set up"),
+            ("def Net(): return torch.compile(nn.Conv2d(1, 1, 1))\n", "inside of torch.compile"),
+            ("def Net(): return nn.DataParallel(nn.Conv2d(1, 1, 1))\n", "inside of DataParallel"),
             (
                 "from kdmri_edge.models import Adapter\n"
                 "class Odd(Adapter):\n    reads = 'picture'\n"

@@ -8,7 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from kdmri_export.passes.narrow import NarrowConv
+from kdmri_edge.models.build import build_model
+from kdmri_edge.models.reconstructor import Reconstructor
+from kdmri_edge.models.specs import preset
+from kdmri_edge.physics.masks import variable_density_lines
+from kdmri_export.passes.narrow import NarrowConv, decompose_narrow_convs
 
 
 @given(
@@ -41,3 +45,19 @@ def test_keeps_the_weights_precision(dilation: int) -> None:
     with torch.no_grad():
         error = (NarrowConv(conv)(x) - conv(x)).abs().max()
     assert float(error) < 1e-5
+
+
+def test_a_convolution_with_hooks_stays() -> None:
+    """What a user's module does in them would be lost with it."""
+    mask = variable_density_lines(32, 3, centre_lines=4, seed=3)
+    reconstructor = Reconstructor(build_model(preset("dccnn-d3c5")), mask)
+    narrow = [
+        one
+        for one in reconstructor.modules()
+        if isinstance(one, nn.Conv2d) and one.out_channels == 1
+    ]
+    narrow[0].register_forward_hook(lambda module, given, made: 2 * made)
+    decompose_narrow_convs(reconstructor)
+    kept = list(reconstructor.modules())
+    assert narrow[0] in kept
+    assert not any(one in kept for one in narrow[1:])

@@ -85,6 +85,41 @@ def test_what_depends_on_values_is_named_with_its_line(
     assert not (tmp_path / "onnx-f32").exists()
 
 
+@pytest.mark.parametrize(
+    ("forward", "said"),
+    [
+        (
+            "return torch.linalg.svd(self.conv(x))[0][..., :32, :32] * x",
+            r"no operator for _linalg_svd\.default, of line 8 of .*own\.py",
+        ),
+        pytest.param(
+            "with torch.autocast('cpu', torch.bfloat16): y = self.conv(x)\n"
+            "        return y.float()",
+            "is no ONNX graph: .*bfloat16",
+            marks=pytest.mark.nightly,
+        ),
+    ],
+    ids=["svd", "autocast"],
+)
+def test_what_onnx_does_not_have_is_a_sentence(
+    export: Callable[..., Bundle], tmp_path: Path, forward: str, said: str
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv = nn.Conv2d(1, 1, 3, padding=1)\n"
+        "    def forward(self, x):\n"
+        f"        {forward}\n"
+    )
+    with pytest.raises(ExportError, match=said) as caught:
+        export(f"{tmp_path / 'own.py'}:Net", "onnx", "f32")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "onnx-f32").exists()
+
+
 def test_a_class_that_does_more_than_convolve_is_left_alone(
     export: Callable[..., Bundle], tmp_path: Path
 ) -> None:

@@ -67,5 +67,6 @@ def decompose_narrow_convs(reconstructor: Reconstructor) -> None:
     """Replace the narrow convolutions of a network, in place."""
     for module in list(reconstructor.modules()):
         for name, child in module.named_children():
-            if is_convolution(child) and taken_apart(child):
+            hooked = child._forward_hooks or child._forward_pre_hooks  # would be lost
+            if is_convolution(child) and taken_apart(child) and not hooked:
                 setattr(module, name, NarrowConv(child))

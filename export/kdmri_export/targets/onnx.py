@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from kdmri_edge.errors import ExportError
 from kdmri_edge.models.layers import Weighted
 from kdmri_edge.models.protocol import InputKind, holds_mask
 from kdmri_edge.models.reconstructor import Reconstructor
@@ -39,7 +41,7 @@ from kdmri_export.passes.quantise import (
     share_ranges,
 )
 from kdmri_export.passes.tracing import trace
-from kdmri_export.passes.user_code import silence
+from kdmri_export.passes.user_code import silence, source_line
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.transformed import Transformed
 from kdmri_export.written import Written
@@ -65,6 +67,7 @@ __all__ = [
 OPSET = 18
 INPUT = "zero_filled"
 KSPACE = "kspace"
+_MISSING: Final = re.compile(r"No ONNX function found for <OpOverload\(op='(?P<name>[\w.:]+)'")
 OPERATOR = "operator"
 MAPS = "maps"
 OUTPUT = "reconstruction"
@@ -134,18 +137,37 @@ def _exported(
         if real and complex_too:
             lowered = without_complex(program)
             program, transforms = lowered.program, lowered.transforms
-        exported = torch.onnx.export(
-            program,
-            input_names=inputs,
-            output_names=[output],
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
+        try:
+            exported = torch.onnx.export(
+                program,
+                input_names=inputs,
+                output_names=[output],
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:  # an exporter may raise anything
+            raise _unwritten(error, program) from error
     assert exported is not None
     model = exported.model_proto
     _strip_traces(model)
     return model, transforms
+
+
+def _unwritten(error: BaseException, program: torch.export.ExportedProgram) -> ExportError:
+    """Return the error for a program that PyTorch's exporter does not write as ONNX."""
+    while error.__cause__ is not None:  # it wraps what went wrong in advice
+        error = error.__cause__
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    remedy = "Write it with other operators, or export it for a target that takes it: pt2."
+    if (found := _MISSING.search(said[0])) is None:
+        return ExportError(f"PyTorch cannot write the network as ONNX: {said[0][:300]}", remedy)
+    name = found["name"]
+    nodes = (node for node in program.graph.nodes if str(node.target).startswith(name))
+    node = next(nodes, None)
+    place = "" if node is None else f", of {source_line(node)}"
+    operator = name.removeprefix("aten.").removeprefix("aten::")
+    return ExportError(f"ONNX has no operator for {operator}{place}.", remedy)
 
 
 def to_model(
@@ -246,7 +268,14 @@ def to_model(
         if outputs:
             round_outputs(model, named)
     model.metadata_props.add(key=PRECISION_KEY, value=recipe.written)
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # of types and shapes that ONNX's operators do not take
+        said = " ".join(str(error).split())[:300].rstrip(".")
+        raise ExportError(
+            f"The network is no ONNX graph: {said}.",
+            "Let it compute in float32, without casts or autocast of its own.",
+        ) from error
     return model, Written(convolutions=transformed.total, transforms=transforms, layers=transformed)
 
 

@@ -419,6 +419,7 @@ class TestConventions:
             (lambda self, x, operator, maps: x, 2, Convention.OPERATOR, InputKind.SENSE),
             (lambda self, masked_kspace, mask: 0, 2, Convention.MONAI, InputKind.KSPACE),
             (lambda self, y, physics: 0, 2, Convention.DEEPINV, InputKind.COMPLEX),
+            (lambda self, y, physics=None: 0, 2, Convention.DEEPINV, InputKind.COMPLEX),
             (lambda self, y, physics, init=None: 0, 3, Convention.DEEPINV, InputKind.COMPLEX),
             (
                 lambda self, masked_kspace, mask, num_low_frequencies=None: 0,
