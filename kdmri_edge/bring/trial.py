@@ -302,14 +302,15 @@ def _check_gradients(
     kept = {name: value.clone() for name, value in network.named_buffers()}
     try:
         with torch.random.fork_rng(devices=[]):
-            output = network(*inputs)
+            output: Any = network(*inputs)
             if not isinstance(output, Tensor):  # of several depths, say
                 raise ModelError(
                     f"{spec.reference} returns an image when it is evaluated, and a"
                     f" {type(output).__name__} when it is trained.",
                     "Let it return the image alone in both.",
                 )
-            output.square().mean().backward()
+            loss: Any = output.square().mean()
+            loss.backward()
     except ModelError:
         raise
     except Exception as error:  # whatever autograd says to the user's own module

@@ -120,7 +120,6 @@ class TestTrial:
             ("def Net():\n    return nn.LazyConv2d(1, 3, padding=1)\n", "lazy layers"),
             ("def Net():\n    return nn.Conv2d(1, 1, 1, device='meta')\n", "without values"),
             ("class Net(nn.Module):\n    def __init__(self):\n        pass\n", "not set up"),
-            ("def Net(): return torch.compile(nn.Conv2d(1, 1, 1))\n", "inside of torch.compile"),
             ("def Net(): return nn.DataParallel(nn.Conv2d(1, 1, 1))\n", "inside of DataParallel"),
             (
                 "from kdmri_edge.models import Adapter\n"

@@ -162,11 +162,10 @@ def _unwritten(error: BaseException, program: torch.export.ExportedProgram) -> E
     remedy = "Write it with other operators, or export it for a target that takes it: pt2."
     if (found := _MISSING.search(said[0])) is None:
         return ExportError(f"PyTorch cannot write the network as ONNX: {said[0][:300]}", remedy)
-    name = found["name"]
-    nodes = (node for node in program.graph.nodes if str(node.target).startswith(name))
+    operator = found["name"].removeprefix("aten.").lstrip("_")  # part of a composite one, perhaps
+    nodes = (node for node in program.graph.nodes if operator in str(node.target))
     node = next(nodes, None)
     place = "" if node is None else f", of {source_line(node)}"
-    operator = name.removeprefix("aten.").removeprefix("aten::")
     return ExportError(f"ONNX has no operator for {operator}{place}.", remedy)
 
 
