@@ -77,7 +77,7 @@ def send(
     require("ismrmrd", extra="mrd")
     from kdmri_edge.mrd.client import BrokenReplyError, send_scan
     from kdmri_edge.mrd.format.hdf5 import write_images
-    from kdmri_edge.mrd.format.images import fallback_of
+    from kdmri_edge.mrd.format.images import fallback_of, is_unchanged
     from kdmri_edge.mrd.format.replay import read_replay
     from kdmri_edge.utils.files import check_writable
 
@@ -105,16 +105,25 @@ def send(
         raise StreamError(trouble.what, f"{trouble.remedy} {kept}".strip())
     if reply.errors:
         raise StreamError(f"The server ended the scan: {reply.errors[0]}", kept)
+    recorded = [text[4:] for text in reply.texts if text.startswith("INF Recorded ")]
+    if recorded and not reply.images:  # it was sent to be recorded, and nothing else
+        said = {"output": None, "readouts": given.count, "images": 0, "texts": reply.texts}
+        click.echo(json.dumps(said, indent=2) if as_json else recorded[0])
+        return
     if not reply.images:
-        said = f"The server said: {reply.texts[-1]}" if reply.texts else "Look at the server's log."
-        raise StreamError("No image came back.", said)
+        remedy = "Look at the server's log."
+        if reply.texts:
+            remedy = f"The server said: {reply.texts[-1]}"
+        raise StreamError("No image came back.", remedy)
+    unchanged = sum(map(is_unchanged, reply.images))
     fallbacks = [reason for image in reply.images if (reason := fallback_of(image)) is not None]
     if as_json:
         result = {
             "output": str(output),
             "readouts": given.count,
             "images": len(reply.images),
-            "zero_filled": len(fallbacks),
+            "zero_filled": len(fallbacks) - unchanged,
+            "unchanged": unchanged,
             "reasons": sorted(set(fallbacks)),
             "texts": reply.texts,
         }
@@ -122,5 +131,7 @@ def send(
         return
     for text in reply.texts:
         say(text)
-    counted = f", {len(fallbacks)} of them zero-filled" if fallbacks else ""
+    zero_filled = len(fallbacks) - unchanged
+    counted = f", {zero_filled} of them zero-filled" if zero_filled else ""
+    counted += f", {unchanged} of them unchanged" if unchanged else ""
     click.echo(f"{output}: {len(reply.images)} image(s){counted}")

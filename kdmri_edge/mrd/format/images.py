@@ -28,6 +28,7 @@ __all__ = [
     "fallback_of",
     "fine_matrix",
     "integers",
+    "is_unchanged",
     "window",
 ]
 
@@ -187,6 +188,11 @@ def integers(pixels: NDArray[np.float32], meta: dict[str, Any]) -> NDArray[np.in
     meta["RescaleSlope"], meta["RescaleIntercept"] = repr(slope), "0"
     values: NDArray[np.int16] = np.rint(pixels / slope).astype(np.int16)
     return values
+
+
+def is_unchanged(image: Image) -> bool:
+    """Tell whether a server sent an image back as it came."""
+    return bool(image.meta.get(FALLBACK) == "unchanged")
 
 
 def fallback_of(image: Image) -> str | None:

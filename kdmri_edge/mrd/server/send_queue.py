@@ -38,6 +38,7 @@ from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
 __all__ = ["SendQueue"]
 
 _BUFFER: Final = 1 << 19
+_ZERO_FILLED: Final = "zero-filled"
 _NOTHING: Final = np.zeros((1, 1), np.float32)
 _TEXTS: Final = 64  # texts about slices that one scan is sent; images carry their reason anyway
 
@@ -72,7 +73,8 @@ class SendQueue:
 
     Attributes:
         images: How many have been sent.
-        fallbacks: How many of them are not the network's, by the reason.
+        zero_filled: How many of them are zero-filled.
+        fallbacks: Slices and images that came without an image of the network, by the reason.
 
     Args:
         number: Of the scan in the log.
@@ -84,7 +86,7 @@ class SendQueue:
     def __init__(
         self, number: int, connection: socket.socket, settings: ServerSettings, metrics: Metrics
     ) -> None:
-        self.images = 0
+        self.images = self.zero_filled = 0
         self.fallbacks: Counter[str] = Counter()
         self._number = number
         self._connection = connection
@@ -145,7 +147,7 @@ class SendQueue:
                 make=lambda outcome: maker.make(part, outcome, bundle=served.name, why=served.said),
                 plain=lambda: zero_filled_magnitude(part.kspace),
                 told=f"Slice {part.key.slice} is the zero-filled one",
-                kind="zero-filled",
+                kind=_ZERO_FILLED,
                 came=came,
                 bundle=(served.name or "none") if served.said else None,
                 after=None
@@ -234,6 +236,7 @@ class SendQueue:
         if image is None:
             return
         self.images += 1
+        self.zero_filled += reason is not None and pending.kind == _ZERO_FILLED
         self._metrics.images.labels("network" if reason is None else pending.kind).inc()
         self._metrics.latency.observe(time.monotonic() - pending.came)
         if pending.after is not None:

@@ -183,7 +183,7 @@ class ClientSession:
                 ignored=0 if self._assembler is None else self._assembler.ignored,
                 received_bytes=self._received,
                 images=self._send_queue.images,
-                zero_filled=self._send_queue.fallbacks.total(),
+                zero_filled=self._send_queue.zero_filled,
                 causes=dict(self._send_queue.fallbacks),
                 seconds=round(time.monotonic() - self._began, 3),
             )  # fmt: skip

@@ -290,6 +290,9 @@ def test_a_file_of_images_is_sent(
     done = cli("send", tmp_path / "in.h5", "-o", tmp_path / "out.h5", "--port", server.port)
     assert done.code == 0, done.err
     assert "out.h5: 2 image(s)" in done.out
+    passing = serving(networks["complex"], pass_images=True).port
+    done = cli("send", tmp_path / "in.h5", "-o", tmp_path / "back.h5", "--port", passing)
+    assert "back.h5: 2 image(s), 2 of them unchanged" in done.out
     done = cli("send", tmp_path / "in.h5", "-o", tmp_path / "no.h5", "--port",
                serving(networks["coils"]).port)  # fmt: skip
     done.check_refusal("No line of an image came")

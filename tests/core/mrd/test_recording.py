@@ -24,7 +24,7 @@ import pytest
 from kdmri_edge.errors import DataError, OutputError, StreamError
 from kdmri_edge.mrd.client import Reply, send_scan
 from kdmri_edge.mrd.format.emit import encoding_of, readouts
-from kdmri_edge.mrd.format.hdf5 import read_header, read_readouts, read_scan
+from kdmri_edge.mrd.format.hdf5 import read_header, read_readouts, read_scan, write_scan
 from kdmri_edge.mrd.format.header import read_encoding, write_encoding
 from kdmri_edge.mrd.format.identity import header_without_identity
 from kdmri_edge.mrd.format.messages import ConfigFile, ConfigText, Text
@@ -138,6 +138,15 @@ def test_savedataonly_records_and_sends_nothing(recording, tmp_path: Path) -> No
     assert reply.texts == [f"INF Recorded 48 readouts and 0 images as {file.name}."]
     assert file.name.startswith("saved-")
     assert sum(1 for _ in read_readouts(file)) == 48
+
+
+def test_send_says_what_was_recorded(cli, recording, tmp_path: Path) -> None:
+    write_scan(tmp_path / "scan.h5", SCAN)
+    done = cli("send", tmp_path / "scan.h5", "-o", tmp_path / "out.h5", "--config", "savedataonly",
+               "--port", recording().port)  # fmt: skip
+    assert done.code == 0, done.err
+    assert done.out.startswith("Recorded 48 readouts and 0 images as saved-")
+    assert not (tmp_path / "out.h5").exists()
 
 
 def test_nothing_to_be_recorded_is_said(recording, tmp_path: Path) -> None:
