@@ -316,8 +316,7 @@ def test_openrecon_gets_image_and_documentation_of_that_label(tmp_path: Path) ->
     made = label(300, 2, 240)
     name = basename(made)
     assert re.fullmatch(r"OpenRecon_kdmri-edge_kdmri-edge_V[0-9.]+", name)
-    openrecon.documentation("# Page\n\nA line, " + "long " * 60, tmp_path / f"{name}.pdf")
-    assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF-")
+    (tmp_path / f"{name}.pdf").write_bytes(b"%PDF-")
     file = saved(tmp_path / "image.tar", {KEY: openrecon.encoded(made)})
     with zipfile.ZipFile(openrecon.package(made, file, tmp_path)) as archive:
         assert archive.namelist() == [f"{name}.tar", f"{name}.pdf"]
@@ -327,6 +326,16 @@ def test_openrecon_gets_image_and_documentation_of_that_label(tmp_path: Path) ->
     bare = saved(tmp_path / "bare.tar", {})
     with pytest.raises(DataError, match="carries no OpenRecon label"):
         openrecon.package(made, bare, tmp_path)
+
+
+@pytest.mark.nightly
+def test_documentation_is_a_pdf_of_pages(tmp_path: Path) -> None:
+    place = tmp_path / "page.pdf"
+    openrecon.documentation("# Page\n\nA line, $ " + "long " * 60 + "\n" * 70 + "end", place)
+    made = place.read_bytes()
+    assert made.startswith(b"%PDF-")
+    assert made.rstrip().endswith(b"%%EOF")
+    assert len(re.findall(rb"/Type /Page\b", made)) == 2
 
 
 def test_fire_gets_a_file_system_with_the_images_files(

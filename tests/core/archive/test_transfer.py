@@ -121,7 +121,11 @@ def test_remarks_of_the_archive_are_no_refusals(
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("cannot", "0xC000"), ("capture", "does not take objects of class")]
+    ("name", "reason"),
+    [
+        ("cannot", "0xC000"),
+        pytest.param("capture", "does not take objects of class", marks=pytest.mark.nightly),
+    ],
 )
 def test_what_an_archive_refuses_is_kept_with_the_reason(
     archives: Archives, queue: ArchiveQueue, objects: Objects, name: str, reason: str, cli: Cli
