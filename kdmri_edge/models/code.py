@@ -181,7 +181,8 @@ def _canonical(value: str, text: str) -> str:
     if _WORD.fullmatch(value) and value not in _LITERALS:
         return json.dumps(value)
     try:
-        return json.dumps(json.loads(value, parse_constant=_refuse), separators=(",", ":"))
+        read = json.loads(value, parse_constant=_refuse)
+        return json.dumps(read, separators=(",", ":"), allow_nan=False)
     except ValueError:
         raise ModelError(
             f"The value {value!r} in {text!r} cannot be read.",

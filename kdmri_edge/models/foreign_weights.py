@@ -77,9 +77,10 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
         found = {str(key): one for key, one in content.items() if isinstance(one, Tensor)}
         if found and len(found) == len(content):
             return found
-    raise CheckpointError(
-        f"{path} holds no weights by name (it is of type {type(content).__name__}).", _SAVE
-    )
+    what = f"is of type {type(content).__name__}"
+    if isinstance(content, Mapping) and content:
+        what = f"holds {', '.join(str(key)[:40] for key in list(content)[:5])}"
+    raise CheckpointError(f"{path} holds no weights by name (it {what}).", _SAVE)
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
@@ -112,6 +113,12 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], origin: str) ->
                 f"The weights of {origin} hold no plain numbers ({name} is"
                 f" {'without values' if given.is_meta else 'sparse or quantised'}).",
                 _SAVE,
+            )
+        if value.is_floating_point() and not (given.is_floating_point() or given.is_complex()):
+            raise CheckpointError(
+                f"The weights of {origin} are {given.dtype} where the module's are"
+                f" {value.dtype} ({name}).",
+                "Save them as floats: integers of a quantised network are not its weights.",
             )
         if given.is_complex() or not torch.isfinite(given.float()).all():
             what = "complex numbers" if given.is_complex() else "NaN or infinite values"

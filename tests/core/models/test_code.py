@@ -135,6 +135,7 @@ class TestReferences:
             ("own.py:net?a=x y", "'x y'"),
             ("own.py:net?a=NaN[", "'NaN['"),
             ("own.py:net?a=[NaN]", "cannot be read"),
+            ("own.py:net?a=1e999", "'1e999'"),
         ],
     )
     def test_what_is_none(self, text: str, said: str) -> None:

@@ -148,6 +148,10 @@ def changed(**names: Tensor | str | None) -> dict[str, Tensor]:
         ({**changed(), "2.weight": torch.ones(1)}, "2.weight is not of the module"),
         (changed(**{"0_weight": torch.ones(4, 1, 3, 3)}), "0.weight is of shape [4, 1, 3, 3]"),
         (changed(**{"0_bias": torch.tensor([1.0, torch.nan])}), "NaN or infinite values (0.bias)"),
+        (
+            changed(**{"0_bias": torch.tensor([3, 4])}),
+            "torch.int64 where the module's are torch.fl",
+        ),
         (changed(**{"0_bias": torch.ones(2, dtype=torch.complex64)}), "complex numbers (0.bias)"),
         ({"a": torch.ones(1)}, "0.weight is missing"),
     ],
