@@ -356,7 +356,7 @@ def test_layers_in_float_are_named_and_what_became_of_the_others(here: Path) -> 
     shown = call(*options, "--float", "cascades.0.*")
     assert shown.exit_code == 0, shown.output
     assert str(run.exports_dir / "student-onnx-int8-float") in shown.stdout.splitlines()
-    assert "int8: 2 of 4 Conv2d; ONNX Runtime computes int8 in 1/" in shown.stdout
+    assert "int8: 2 of 4 Conv2d; ONNX Runtime computes int8 in 2/" in shown.stdout
     assert "in fp32: cascades.0.convs.0, cascades.0.convs.1 (asked for in float)" in shown.stdout
     refused = call(*options, "--float", "cascade.0.conv.1")
     assert isinstance(refused.exception, ExportError)

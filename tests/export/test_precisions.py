@@ -158,7 +158,7 @@ def test_normalised_convolutions_run_in_integers(
     assert counts["BatchNormalization"] == 0
     assert counts["InstanceNormalization"] == normalisations
     executed = bundle.manifest["executed"]["precision"]
-    assert executed.startswith("int8 in 2/")  # the last one makes an image
+    assert executed.startswith("int8 in 3/")  # the last one, in taps, makes an image of its sums
     assert 0 < deviation(bundle) < 0.05
 
 
@@ -179,7 +179,7 @@ class Net(nn.Module):
 """
     bundle = export_code(written(tmp_path, source, "Net"), "onnx", "int8")
     names = {one.name for one in onnx.load(bundle.graph).graph.initializer}
-    assert len({name for name in names if name.endswith(".weight.integers")}) == 3
+    assert len({name for name in names if name.endswith((".integers", ".unsigned"))}) == 3
     assert bundle.manifest["transformed"]["layers"] == {"Conv2d": 4}
     assert re.search("int8 in [34]/", bundle.manifest["executed"]["precision"])
     assert 0 < deviation(bundle) < 0.05
@@ -206,7 +206,7 @@ class TestLayersThatStayInFloat:
     ) -> None:
         bundle = export_code(written(tmp_path, PLAIN, "net"), target, "int8", floats=("0",))
         assert bundle.manifest["transformed"]["left"] == {"module.0": "asked for in float"}
-        assert re.search("int8 in [12]/", bundle.manifest["executed"]["precision"])
+        assert re.search("int8 in [1-3]/", bundle.manifest["executed"]["precision"])
         assert 0 < deviation(bundle) < 0.05
 
     def test_those_that_lose_most_are_found(

@@ -21,14 +21,16 @@ from kdmri_edge.models.checkpoint import MAXIMA, RANGES, load_checkpoint, save_c
 from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.quantisation.equalisation import equalise
 from kdmri_edge.quantisation.fake_quantisation import add_fake_quantisation
+from kdmri_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
 from kdmri_edge.runtime.backends.torchscript import silence_warnings
 from kdmri_edge.runtime.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT
 from kdmri_edge.runtime.session import open_session
 from kdmri_export.export import export_model
 from kdmri_export.graph_check import check_graph
+from kdmri_export.passes.divide import divide_outputs
 from kdmri_export.passes.integer import quantise_convolutions
 from kdmri_export.passes.narrow import decompose_narrow_convs
-from kdmri_export.passes.quantise import quantise_graph
+from kdmri_export.passes.quantise import quantise_graph, sum_integers
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.onnx import to_model
 from tests.export.networks import lines, network, spec, write_checkpoint
@@ -66,7 +68,7 @@ def test_all_convolutions_are_quantised_and_images_are_split(unsigned: bool) -> 
     assert points == {TensorProto.UINT8 if unsigned else TensorProto.INT8}
 
 
-@pytest.mark.parametrize("shuffle", [1, 2])
+@pytest.mark.parametrize("shuffle", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_maps_beside_an_image_are_rounded_with_it_and_not_split(shuffle: int) -> None:
     architecture = spec(carried=3, shuffle=shuffle)
     graph = to_model(
@@ -83,6 +85,44 @@ def test_maps_beside_an_image_are_rounded_with_it_and_not_split(shuffle: int) ->
     held = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     read = held["model.cascades.1.convs.0.weight.integers"].shape[1]
     assert read == 2 * 2 * shuffle**2 + architecture.carried
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        spec(carried=3),
+        pytest.param(spec(), marks=pytest.mark.nightly),
+        pytest.param(spec(carried=3, channels=2), marks=pytest.mark.nightly),
+        pytest.param(spec(carried=3, shuffle=2), marks=pytest.mark.nightly),
+    ],
+)
+def test_onnx_runtime_sums_the_integers_that_it_may_not_round(
+    architecture: ModelSpec, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    made = network(architecture, lines(), size=SIZE)
+    recipe = ExportRecipe(target="onnx", precision="int8")
+    whole, _ = to_model(made, torch.rand(1, architecture.channels, *SIZE), recipe)
+    apart = copy.deepcopy(whole)
+    divide_outputs(apart)
+    sum_integers(apart)
+    onnx.checker.check_model(apart, full_check=True)
+    x_u = images(1, architecture.channels, SIZE)
+    found, executed = {}, {}
+    for name, graph in (("whole", whole), ("apart", apart)):
+        onnx.save(graph, tmp_path / f"{name}.onnx")
+        session = OnnxRuntimeSession(tmp_path / f"{name}.onnx", precision="int8", threads=1)
+        found[name], executed[name] = session.run(x_u), session.info.precision_executed
+    with torch.no_grad():
+        image = made(torch.from_numpy(x_u)).numpy()
+    cost = np.abs(found["whole"] - image).mean()
+    # the same integers: a sum on the edge between two may fall to either side
+    assert np.abs(found["apart"] - found["whole"]).mean() < 0.1 * cost
+    # one that writes an image only, in taps, which are shifted; and for maps one of their own
+    maps = architecture.carried > 0 and architecture.shuffle == 1
+    shifted = 2 if architecture.shuffle == 1 else 0
+    assert executed["apart"] == f"int8 in {4 + maps}/{4 + maps + shifted} convolutions"
+    assert executed["whole"].startswith("int8 in 2/")
 
 
 def test_an_image_before_other_channels_is_told_from_them() -> None:

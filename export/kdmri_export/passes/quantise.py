@@ -37,6 +37,7 @@ __all__ = [
     "ranges_of",
     "round_outputs",
     "share_ranges",
+    "sum_integers",
 ]
 
 
@@ -231,6 +232,94 @@ def round_outputs(model: Any, ranges: Mapping[str, float]) -> None:
     copies = [onnx.NodeProto.FromString(one.SerializeToString()) for one in nodes]
     del graph.node[:]
     graph.node.extend(copies)
+
+
+# Above that ONNX Runtime's float kernel is as fast, which takes outputs in blocks of 16.
+_FEW: Final = 16
+
+
+def sum_integers(model: Any) -> None:
+    """Let convolutions of few outputs that put out floats sum integers, in place.
+
+    ONNX Runtime would make floats of what they read, and compute in float: its integer kernel that
+    rounds its output has a brother, ConvInteger, which puts out the sums. Its weights are unsigned
+    about 128, since it has no fast kernel for signed ones. The values are the same, but for the
+    rounding of float sums. What is rounded behind the convolution stays as it is, and what reads
+    several groups.
+
+    Args:
+        model: A graph that `quantise_graph` has quantised with unsigned activations.
+    """
+    onnx = require("onnx", extra="onnx")
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    floats = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    nodes: list[Any] = []
+    for node in graph.node:
+        parts = [floats[name] for name in node.input[:2] if name in floats]
+        behind = readers.get(node.output[0], [])
+        if len(behind) == 1 and behind[0].op_type == "Relu":
+            behind = readers.get(behind[0].output[0], [])
+        rounded = any(one.op_type == "QuantizeLinear" for one in behind)
+        in_float = node.op_type == "Conv" and len(parts) == 2 and not rounded
+        if in_float and not _many_outputs(node, constants[parts[1].input[0]]):
+            nodes += _summed(onnx, graph, node, parts[0], parts[1], constants)
+        else:
+            nodes.append(node)
+    read = {name for node in nodes for name in node.input}
+    read |= {port.name for port in graph.output}
+    copies = [
+        onnx.NodeProto.FromString(one.SerializeToString())
+        for one in nodes
+        if one.op_type != "DequantizeLinear" or one.output[0] in read
+    ]
+    del graph.node[:]
+    graph.node.extend(copies)
+    used = {name for node in copies for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
+
+
+def _many_outputs(node: Any, weight: Any) -> bool:
+    """Tell whether a convolution is better left to the float kernel."""
+    outputs, *_, high, wide = weight.dims
+    groups = next((held.i for held in node.attribute if held.name == "group"), 1)
+    return groups != 1 or outputs > (9 * NARROW if high == wide == 1 else _FEW - 1)
+
+
+def _summed(
+    onnx: Any, graph: Any, node: Any, read: Any, weight: Any, constants: Mapping[str, Any]
+) -> list[Any]:
+    """Return the nodes of a convolution whose input and weight nodes make floats of integers."""
+    values = [onnx.numpy_helper.to_array(constants[name]) for name in weight.input]
+    integers = values[0].astype(np.int16) + 128
+    step = values[1] * onnx.numpy_helper.to_array(constants[read.input[1]])
+    key = f"{weight.output[0]}.{node.name}"
+    shaped = (1, -1, 1, 1)
+    own = [
+        _constant(onnx, graph, f"{key}.unsigned", integers.astype(np.uint8)),
+        _constant(onnx, graph, f"{key}.unsigned_zero_point", np.uint8(128)),
+        _constant(onnx, graph, f"{key}.step", step.astype(np.float32).reshape(shaped)),
+    ]
+    sums, floats, made = f"{key}.sums", f"{key}.floats", node.output[0]
+    biased = len(node.input) > 2
+    product = f"{key}.product" if biased else made
+    make = onnx.helper.make_node
+    found = [
+        make("ConvInteger", [read.input[0], own[0], read.input[2], own[1]], [sums], name=sums),
+        make("Cast", [sums], [floats], name=floats, to=onnx.TensorProto.FLOAT),
+        make("Mul", [floats, own[2]], [product], name=product),
+    ]
+    found[0].attribute.extend(node.attribute)
+    if biased:
+        bias = onnx.numpy_helper.to_array(constants[node.input[2]]).reshape(shaped)
+        shift = _constant(onnx, graph, f"{key}.bias", bias)
+        found.append(make("Add", [product, shift], [made], name=f"{key}.Add"))
+    return found
 
 
 def _becomes_an_image(node: Any, channels: int) -> bool:

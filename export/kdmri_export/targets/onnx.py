@@ -28,6 +28,7 @@ from kdmri_export.passes.any_matrix import Sides, example_transforms, take_trans
 from kdmri_export.passes.cast import DTYPES, cast_layers
 from kdmri_export.passes.complex_numbers import meets_complex, without_complex
 from kdmri_export.passes.data_consistency import Lowering
+from kdmri_export.passes.divide import divide_outputs
 from kdmri_export.passes.fold import fold_batch_normalisations, fold_parametrizations
 from kdmri_export.passes.integer_forms import to_integer_forms
 from kdmri_export.passes.narrow import decompose_narrow_convs
@@ -39,6 +40,7 @@ from kdmri_export.passes.quantise import (
     ranges_of,
     round_outputs,
     share_ranges,
+    sum_integers,
 )
 from kdmri_export.passes.tracing import trace
 from kdmri_export.passes.user_code import silence, source_line
@@ -266,6 +268,8 @@ def to_model(
         quantise_graph(model, read, unsigned=unsigned, images=parted, same=same)
         if outputs:
             round_outputs(model, named)
+            divide_outputs(model)
+            sum_integers(model)
     model.metadata_props.add(key=PRECISION_KEY, value=recipe.written)
     try:
         onnx.checker.check_model(model, full_check=True)

@@ -49,7 +49,13 @@ def _run(graph: Any, x_u: torch.Tensor, further: tuple[np.ndarray, ...]) -> np.n
 
 
 @pytest.mark.parametrize("unsigned", [True, False], ids=["cpu", "tensorrt"])
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.nightly if "half size" in name else ())
+        for name in SPECS
+    ],
+)
 def test_it_computes_what_the_export_computes(name: str, unsigned: bool) -> None:
     architecture: ModelSpec = SPECS[name]
     made = network(architecture, lines(), size=SIZE)
