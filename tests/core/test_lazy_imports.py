@@ -14,6 +14,7 @@ from kdmri_edge import cli as command_line
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = (
     "torch",
+    "triton",
     "lightning_fabric",
     "safetensors",
     "openvino",
@@ -42,6 +43,7 @@ WITH_TORCH = {
     "kdmri_edge.models.build",
     "kdmri_edge.quantisation.calibration",
     "kdmri_edge.models.dccnn",
+    "kdmri_edge.models.deepinv",
     "kdmri_edge.quantisation.equalisation",
     "kdmri_edge.models.blocks",
     "kdmri_edge.models.layers",
@@ -61,6 +63,7 @@ WITH_TORCH = {
     "kdmri_edge.distillation.loop",
     "kdmri_edge.distillation.stages",
     "kdmri_edge.distillation.taps",
+    "kdmri_edge.runtime.backends.fused",
     "kdmri_edge.runtime.backends.pytorch",
     "kdmri_edge.runtime.backends.pt2",
     "kdmri_edge.runtime.backends.torchscript",
