@@ -4,11 +4,34 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdmri_edge.models import Adapter, InputKind
 
-__all__ = ["ComplexImages"]
+__all__ = ["ComplexImages", "WithPhysics"]
+
+
+class WithPhysics(nn.Module):
+    """A network of deepinv as deepinv's users call it: with the physics of a mask.
+
+    Args:
+        network: Takes (y, physics).
+        mask: [H, W], zero frequency in the middle.
+    """
+
+    mask: Tensor
+
+    def __init__(self, network: nn.Module, mask: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mask", mask)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Reconstruct k-space [B, 2, H, W]."""
+        from deepinv.physics import MRI
+
+        made: Tensor = self.network(y, MRI(mask=self.mask))
+        return made
 
 
 class ComplexImages(Adapter):

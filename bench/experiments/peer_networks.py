@@ -88,6 +88,7 @@ class Peer:
         reads: "kspace" for coils [B, C, H, W, 2] with a mask [1, 1, 1, W, 1], "complex" for
             an image [B, 1, H, W, 2], "physics" for k-space [B, 2, H, W] with deepinv's physics,
             "magnitude" for [B, 1, H, W].
+        code: What `make` is called as code, for a network that cannot be pickled.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Peer:
     make: Callable[[], Any]
     reads: str
     brought: Callable[[Any], Any] = lambda network: network
+    code: str | None = None
 
 
 def _fastmri_varnet() -> Any:
@@ -141,9 +143,7 @@ def _deepinv_varnet() -> Any:
 def _deepinv_modl() -> Any:
     from deepinv.models import MoDL
 
-    network = MoDL(num_iter=4)
-    network.psnr = None  # a metric that no forward pass needs, and that cannot be pickled
-    return network
+    return MoDL(num_iter=4)
 
 
 def _of_complex_images(network: Any) -> Any:
@@ -171,7 +171,13 @@ PEERS: Final = (
         brought=_of_complex_images,
     ),
     Peer(name="deepinv VarNet", package="deepinv", make=_deepinv_varnet, reads="physics"),
-    Peer(name="deepinv MoDL", package="deepinv", make=_deepinv_modl, reads="physics"),
+    Peer(
+        name="deepinv MoDL",
+        package="deepinv",
+        make=_deepinv_modl,
+        reads="physics",
+        code="experiments.peer_networks:_deepinv_modl",
+    ),
 )
 
 
@@ -197,14 +203,9 @@ def _inputs(peer: Peer, matrix: int, coils: int) -> tuple[Any, dict[str, Any]]:
     if peer.reads == "magnitude":
         return torch.from_numpy(np.abs(image)[None, None] / np.abs(image).max()), {}
     if peer.reads == "physics":
-        from deepinv.physics import MRI
-
         lines = np.fft.fftshift(_mask(matrix).samples)
         samples = _centred(image / np.abs(image).max()) * lines
-        mask = torch.from_numpy(np.broadcast_to(lines, samples.shape).astype(np.float32))
-        return torch.from_numpy(np.stack((samples.real, samples.imag))[None]), {
-            "physics": MRI(mask=mask)
-        }
+        return torch.from_numpy(np.stack((samples.real, samples.imag))[None]), {}
     if peer.reads == "complex":
         scaled = (image / np.abs(image).max()).astype(np.complex64)
         return torch.view_as_real(torch.from_numpy(scaled[None, None])), {}
@@ -309,7 +310,12 @@ class _Converted:
         openvino = require("openvino", extra="openvino")
         with tempfile.TemporaryDirectory() as folder:
             given, graph = Path(folder) / "network.pkl", Path(folder) / "graph.xml"
-            given.write_bytes(pickle.dumps((network, shown, dict(constants))))
+            try:
+                given.write_bytes(pickle.dumps((network, shown, dict(constants))))
+            except Exception as error:  # of whatever the network holds
+                raise ValueError(
+                    "not tried: the network cannot be pickled for a process of its own"
+                ) from error
             done = subprocess.run(
                 [sys.executable, "-m", "experiments.peer_converter", str(given), str(graph)],
                 capture_output=True,
@@ -480,6 +486,26 @@ def _timed(
     }
 
 
+def _with_physics(network: Any, matrix: int) -> Any:
+    import torch
+
+    from experiments.peer_adapters import WithPhysics
+
+    lines = np.fft.fftshift(_mask(matrix).samples).astype(np.float32)
+    return WithPhysics(network, torch.from_numpy(np.tile(lines, (matrix, 1)))).eval()
+
+
+def _brought(peer: Peer, network: Any, scratch: Path, mask: Mask) -> Path:
+    """Bring a network as a user would: as an object, else as code and weights."""
+    if peer.code is None:
+        return bring_checkpoint(peer.brought(network), mask=mask, matrix=mask.height)
+    import torch
+
+    weights = scratch / "weights.pt"
+    torch.save(network.state_dict(), weights)
+    return bring_checkpoint(peer.code, weights=weights, mask=mask)
+
+
 def _row(
     peer: Peer,
     *,
@@ -504,23 +530,24 @@ def _row(
     row["parameters"] = sum(one.numel() for one in network.parameters())
     shown, constants = _inputs(peer, matrix, coils)
     row["input"] = list(shown.shape)
+    called = _with_physics(network, matrix) if peer.reads == "physics" else network
     with torch.no_grad():
-        expected = network(shown, **constants).numpy()
+        expected = called(shown, **constants).numpy()
 
     def eager() -> None:
         with torch.no_grad():
-            network(shown, **constants)
+            called(shown, **constants)
 
     queries: dict[str, Callable[[], Any]] = {_EAGER: eager}
     row["ways"] = {}
     if others:
-        found, runs = _as_it_is(network, shown, constants, expected, threads)
+        found, runs = _as_it_is(called, shown, constants, expected, threads)
         row["ways"] |= found
         queries |= runs
     with tempfile.TemporaryDirectory(prefix="kdmri-peers-") as scratch:
         try:
             mask = _mask(matrix)
-            checkpoint = bring_checkpoint(peer.brought(network), mask=mask, matrix=matrix)
+            checkpoint = _brought(peer, network, Path(scratch), mask)
         except KdmriError as error:
             return {**row, "reason": _sentence(error)}
         for number, way in enumerate(ways):
