@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.plugins.precision.amp import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
@@ -123,6 +124,24 @@ def _check_launch(engine: Engine) -> None:
         )
 
 
+class _Bf16Convolutions(MixedPrecision):
+    """Autocast alone: Fabric's own would round what a network is given, too.
+
+    The zero-filled image, P and the sensitivities belong to data consistency, which is float32.
+    """
+
+    def convert_input(self, data: Any) -> Any:
+        """Return what a network is given, as it is."""
+        return data
+
+
+def _arithmetic(precision: Precision, device: str) -> dict[str, Any]:
+    """Return what Fabric is told about a precision."""
+    if precision is Precision.BF16:
+        return {"plugins": _Bf16Convolutions("bf16-mixed", device)}
+    return {"precision": "32-true"}
+
+
 def make_fabric(engine: Engine, precision: Precision) -> Fabric:
     """Return a launched Fabric; with several processes each one continues from here.
 
@@ -154,7 +173,7 @@ def make_fabric(engine: Engine, precision: Precision) -> Fabric:
             devices=engine.devices,
             num_nodes=engine.num_nodes,
             strategy=DDPStrategy() if several else "auto",
-            precision="bf16-mixed" if resolved is Precision.BF16 else "32-true",
+            **_arithmetic(resolved, accelerator),
         )
         fabric.launch()
     if several:
