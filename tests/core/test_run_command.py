@@ -205,7 +205,7 @@ def test_serve_takes_a_checkpoint_where_run_does(
     runtimes = []
 
     class Started:
-        def __init__(self, pipeline: Pipeline, *_: object) -> None:
+        def __init__(self, pipeline: Pipeline, *_: object, **__: object) -> None:
             runtimes.append(pipeline.session.info.backend)
 
         def serve(self) -> None:
