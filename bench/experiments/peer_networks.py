@@ -628,6 +628,13 @@ def measure(
     }
 
 
+def _when(report: Mapping[str, Any]) -> dict[str, str]:
+    """Return what tells a row of this report from those that were measured another time."""
+    origin = report["provenance"]
+    revision = str(origin["git"]["revision"] or "unknown")[:12]
+    return {"revision": revision, "time_utc": origin["time_utc"]}
+
+
 def joined(report: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
     """Return a report with the rows of an earlier one whose networks it has not.
 
@@ -640,7 +647,11 @@ def joined(report: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]
                 f"The report that is there has {key} {earlier.get(key)}, this one {report[key]}.",
                 "Measure with the same settings, or into another --out.",
             )
-    made = {row["network"]: row for row in (*earlier["rows"], *report["rows"])}
+    made = {
+        row["network"]: {"measured": _when(part), **row}
+        for part in (earlier, report)
+        for row in part["rows"]
+    }
     known = [peer.name for peer in PEERS]
     order = sorted(made, key=lambda name: known.index(name) if name in known else len(known))
     return {**report, "rows": [made[name] for name in order]}
@@ -697,6 +708,11 @@ def markdown(report: Mapping[str, Any]) -> str:
         for row in rows:
             cells = [row["network"], *(_cell(row, name) for name in _AS_IT_IS)]
             lines.append(f"| {' | '.join(cells)} |")
+    revisions: dict[str, list[str]] = {}
+    for row in report["rows"]:
+        if "measured" in row:
+            revisions.setdefault(row["measured"]["revision"], []).append(row["network"])
+    notes += [f"- At revision {one}: {', '.join(names)}" for one, names in revisions.items()]
     torches = {row["torch"] for row in rows if "torch" in row}
     notes += [
         f"- {row['network']}: with PyTorch {row['torch']}"

@@ -70,8 +70,18 @@ def test_a_network_is_a_row_and_an_absent_one_a_reason(
 def test_parts_of_a_report_are_joined_in_the_order_of_the_networks() -> None:
     settings = {"schema": 2, "matrix": 32, "coils": 2, "threads": 1, "acceleration": 4.0}
     first, second = (peer.name for peer in PEERS[:2])
-    earlier = {**settings, "rows": [{"network": second, "n": 1}, {"network": first, "n": 1}]}
-    report = joined({**settings, "rows": [{"network": second, "n": 2}]}, earlier)
+    old, new = (
+        {"git": {"revision": one * 40, "dirty": False}, "time_utc": f"2026-11-27T1{one}:00:00"}
+        for one in "12"
+    )
+    rows = [{"network": second, "n": 1}, {"network": first, "n": 1}]
+    earlier = {**settings, "rows": rows, "provenance": old}
+    later = {**settings, "rows": [{"network": second, "n": 2}], "provenance": new}
+    report = joined(later, earlier)
     assert [(row["network"], row["n"]) for row in report["rows"]] == [(first, 1), (second, 2)]
+    revisions = [row["measured"]["revision"] for row in report["rows"]]
+    assert revisions == ["1" * 12, "2" * 12]
+    again = joined({**settings, "rows": [], "provenance": new}, report)
+    assert again["rows"] == report["rows"]
     with pytest.raises(BenchError, match="matrix"):
-        joined({**settings, "matrix": 64, "rows": []}, earlier)
+        joined({**settings, "matrix": 64, "rows": [], "provenance": new}, earlier)
