@@ -426,9 +426,8 @@ class Request:
         return str(given), _spec(role, str(given))
 
     def _default_student(self) -> str:
-        if self.recipe is None:
-            return _STUDENT
-        recipe = self._recipe(self.recipe)
+        named = default_recipe(preset(_STUDENT).kind) if self.recipe is None else self.recipe
+        recipe = self._recipe(named)  # with the keys that --set changes
         wanted = recipe.distillation
         papers = wanted.inherit or wanted.bridge or wanted.dilation or recipe.attention_steps
         return _PAPER_STUDENT if papers else _STUDENT

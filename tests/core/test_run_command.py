@@ -441,9 +441,10 @@ class TestMistakes:
     def test_device_that_no_backend_has(
         self, refuse: Cli, whole: np.ndarray, tmp_path: Path
     ) -> None:
-        base = ("-o", tmp_path / "out.npy", "--device", "cuda")
-        refuse(whole, "onnxruntime or openvino", "'cuda'", "--device", more=base)
-        refuse(whole, "ONNX Runtime runs on cpu", more=(*base, "--backend", "onnxruntime"))
+        base = ("-o", tmp_path / "out.npy", "--device", "npu", "--backend")
+        refuse(whole, "ONNX Runtime runs on cpu, cuda", "'npu'", more=(*base, "onnxruntime"))
+        base = ("-o", tmp_path / "out.npy", "--device", "cuda", "--backend")
+        refuse(whole, "OpenVINO runs on cpu, gpu, npu", "'cuda'", more=(*base, "openvino"))
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     def test_checkpoint_on_a_device_that_is_not_there(

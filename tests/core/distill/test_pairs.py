@@ -262,6 +262,13 @@ def test_the_student_of_a_run_that_names_none_can_be_taught_by_its_recipe(
     check_settings(settings, 1)
 
 
+@pytest.mark.parametrize("key", ["bridge=true", "inherit=true", "dilation=[1,2,1]"])
+def test_keys_of_the_paper_student_choose_it(key: str) -> None:
+    settings = Request(assignments=(f"distillation.{key}",)).settings()
+    assert (settings.student, settings.recipe.name) == ("dccnn-d3c5", "edge")
+    check_settings(settings, 1)
+
+
 def test_a_teacher_of_nan_is_refused(tmp_path: Path) -> None:
     network = build_model(preset("dccnn-d5c5-complex"))
     next(iter(network.parameters())).data.fill_(float("nan"))

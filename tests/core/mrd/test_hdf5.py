@@ -105,7 +105,7 @@ def test_one_undersampled_coil_keeps_its_kspace(tmp_path: Path) -> None:
 
 def test_several_coils_are_no_volume(tmp_path: Path) -> None:
     write_scan(tmp_path / "a.h5", noise_scan(coils=2))
-    with pytest.raises(DataError, match=r"2 coils.*kdmri-edge serve"):
+    with pytest.raises(DataError, match=r"2 coils.*combine the coils"):
         read_volume(tmp_path / "a.h5")
 
 
