@@ -10,8 +10,18 @@ import pytest
 
 SCRIPTS = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
 
+# What these run is tested elsewhere for every change, by commands and by the scanner's stream.
+_AT_NIGHT = ("at_the_scanner", "export_and_ship_to_a_jetson")
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(path, marks=[pytest.mark.nightly] if path.stem in _AT_NIGHT else [])
+        for path in SCRIPTS
+    ],
+    ids=lambda path: path.stem,
+)
 def test_it_runs(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDMRI_EXAMPLE_SMALL", "1")
