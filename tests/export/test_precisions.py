@@ -185,6 +185,32 @@ class Net(nn.Module):
     assert 0 < deviation(bundle) < 0.05
 
 
+def test_one_module_of_several_names_is_rounded_as_one(export_code: Export, tmp_path: Path) -> None:
+    """An unrolled network hands one denoiser to each of its steps; the exporter names it by the
+    last one."""
+    source = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        denoiser = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 8, 3, padding=1), nn.Tanh(),
+            nn.Conv2d(8, 1, 3, padding=1),
+        )
+        self.steps = nn.ModuleList([denoiser] * 3)
+    def forward(self, x):
+        for step in self.steps:
+            x = x + 0.1 * step(x)
+        return x
+"""
+    bundle = export_code(written(tmp_path, source, "Net"), "onnx", "int8")
+    names = {one.name for one in onnx.load(bundle.graph).graph.initializer}
+    assert not [name for name in names if re.search(r"steps\.[12]", name)]
+    assert bundle.manifest["transformed"]["layers"] == {"Conv2d": 3}
+    assert re.search("int8 in [6-9]/", bundle.manifest["executed"]["precision"])
+    assert 0 < deviation(bundle) < 0.05
+
+
 class TestLayersThatStayInFloat:
     def test_they_are_named_by_patterns(self, export_code: Export, tmp_path: Path) -> None:
         code = written(tmp_path, MIXED, "Net")

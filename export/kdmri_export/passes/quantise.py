@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdmri_edge.errors import ExportError
 from kdmri_edge.models.layers import Weighted
@@ -33,6 +33,7 @@ from kdmri_export.transformed import Choice, choose_layers
 __all__ = [
     "asymmetric",
     "choose_quantised",
+    "name_shared_layers",
     "quantise_graph",
     "ranges_of",
     "round_outputs",
@@ -85,6 +86,33 @@ _WEIGHT: Final = ".weight"
 _TAKEN_APART: Final = ("Slice", "Split", "Gather")
 # Operators of layers -> the axis of their weight along which the channels lie that are written.
 _OPERATORS: Final = {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}
+
+
+def name_shared_layers(model: Any, network: nn.Module) -> None:
+    """Give weights of modules that a network holds under several names the first of these.
+
+    PyTorch's exporter names them by the last one, ranges go by the first.
+
+    Args:
+        model: An `onnx.ModelProto`, changed in place.
+        network: What it was exported of.
+    """
+    first: dict[nn.Module, str] = {}
+    others: dict[str, str] = {}
+    for name, module in network.named_modules(remove_duplicate=False):
+        if first.setdefault(module, name) != name:
+            others[name] = first[module]
+    if not others:
+        return
+    taken = {tensor.name for tensor in model.graph.initializer}
+    renamed: dict[str, str] = {}
+    for tensor in model.graph.initializer:
+        place, _, weight = tensor.name.rpartition(".")
+        name = f"{others[place]}.{weight}" if place in others else tensor.name
+        if name not in taken:
+            renamed[tensor.name] = tensor.name = name
+    for node in model.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
 
 
 def share_ranges(

@@ -36,6 +36,7 @@ from kdmri_export.passes.onnx_function import INPUTS as FUNCTION_INPUTS
 from kdmri_export.passes.onnx_function import Formula, add_function
 from kdmri_export.passes.quantise import (
     choose_quantised,
+    name_shared_layers,
     quantise_graph,
     ranges_of,
     round_outputs,
@@ -260,6 +261,7 @@ def to_model(
         body, _ = _exported(formula, parts, inputs, OUTPUT, wide, real=False)
         add_function(model, body)
     if recipe.quantised:
+        name_shared_layers(model, lowered)
         named = {f"model.{name}": value for name, value in ranges.items()}
         weights = {layer_of(key): lowered.get_submodule(layer_of(key)).weight for key in named}
         named, same = share_ranges(named, cast(dict[str, Tensor], weights))
