@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from kdmri_edge.archive.address import Archive
-from kdmri_edge.archive.queue import ArchiveQueue, default_queue
+from kdmri_edge.archive.queue import ArchiveQueue
 from kdmri_edge.archive.transfer import Delivery, Limits, deliver, require_archive
 from kdmri_edge.data.formats.dicom.files import DICOM_SUFFIXES, dicom_files
 from kdmri_edge.data.formats.dicom.writing import dicom_objects
@@ -39,7 +39,7 @@ class Outgoing:
     ) -> None:
         require_archive()
         self._archive, self._limits = archive, limits
-        self._queue = ArchiveQueue(folder or default_queue())
+        self._queue = ArchiveQueue(folder)
         self._queue.line(archive)  # a place that cannot be written to is found out now
         self.said: list[str] = []
         self._lost: list[str] = []

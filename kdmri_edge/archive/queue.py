@@ -150,13 +150,14 @@ class ArchiveQueue:
     """A queue on disk.
 
     Args:
-        folder: Where it lies; it is made when the first object is put in.
+        folder: Where it lies; it is made when the first object is put in. None takes
+            `default_queue`.
         reserve: Bytes that have to stay free on its disk: an archive that is away for a week must
             not fill the disk that the reconstruction needs.
     """
 
-    def __init__(self, folder: Path, *, reserve: int = _RESERVE) -> None:
-        self.folder, self._reserve = folder, reserve
+    def __init__(self, folder: Path | None = None, *, reserve: int = _RESERVE) -> None:
+        self.folder, self._reserve = folder or default_queue(), reserve
 
     def put(self, archive: Archive, data: bytes) -> Path:
         """Let an object wait for an archive.

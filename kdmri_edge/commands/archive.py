@@ -33,11 +33,8 @@ def archive() -> None:
 def echo(
     address: str,
     calling: str,
-    tls: bool,
-    tls_ca: Path | None,
-    tls_cert: Path | None,
-    tls_key: Path | None,
     as_json: bool,
+    **encryption: Any,
 ) -> None:
     """Ask an archive whether it is there and takes us (C-ECHO).
 
@@ -48,7 +45,7 @@ def echo(
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.archive.transfer import echo as ask
 
-    there = archive_of(address, calling, tls, tls_ca, tls_cert, tls_key)
+    there = archive_of(address, calling, **encryption)
     seconds = ask(there)
     if as_json:
         click.echo(json.dumps({"archive": there.name, "calling": calling, "seconds": seconds}))
@@ -67,9 +64,9 @@ def list_(queue: Path | None, as_json: bool) -> None:
       kdmri-edge archive list
       kdmri-edge archive list --queue /var/lib/kdmri-edge/archive --json
     """  # noqa: D301 - click wants the backspace itself
-    from kdmri_edge.archive.queue import ArchiveQueue, default_queue
+    from kdmri_edge.archive.queue import ArchiveQueue
 
-    waiting = ArchiveQueue(queue or default_queue())
+    waiting = ArchiveQueue(queue)
     found: list[dict[str, Any]] = []
     for line in waiting.lines():
         state, now = line.state, time.time()
@@ -113,11 +110,11 @@ def send(address: str | None, queue: Path | None, refused: bool, as_json: bool) 
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.archive.address import parse_address
     from kdmri_edge.archive.outgoing import sentence
-    from kdmri_edge.archive.queue import ArchiveQueue, default_queue
+    from kdmri_edge.archive.queue import ArchiveQueue
     from kdmri_edge.archive.transfer import deliver, require_archive
 
     require_archive()
-    waiting = ArchiveQueue(queue or default_queue())
+    waiting = ArchiveQueue(queue)
     named = None if address is None else parse_address(address).name
     lines = [line for line in waiting.lines() if named in (None, line.archive.name)]
     if named is not None and not lines:

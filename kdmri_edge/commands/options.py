@@ -131,8 +131,8 @@ queue_option = click.option(
 def archive_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command take the address of a DICOM archive, and how it is spoken to.
 
-    The command gets `send`, `calling`, `tls`, `tls_ca`, `tls_cert`, `tls_key` and `queue`, which
-    `archive_of` takes.
+    The command gets `send` and `queue`, and `calling`, `tls`, `tls_ca`, `tls_cert` and `tls_key`,
+    which it hands on to `archive_of` as they are.
     """
     options = (
         click.option(

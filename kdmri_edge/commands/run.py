@@ -145,15 +145,11 @@ def run(
     keep_complex: bool,
     orientation: str,
     send: str | None,
-    calling: str,
-    tls: bool,
-    tls_ca: Path | None,
-    tls_cert: Path | None,
-    tls_key: Path | None,
     queue: Path | None,
     study: Path | None,
     no_cache: bool,
     as_json: bool,
+    **spoken: Any,
 ) -> None:
     """Reconstruct files or folders with a bundle; PyTorch is not needed.
 
@@ -195,7 +191,7 @@ def run(
         raise click.UsageError("--layout fastmri is nothing for an archive: leave --send out.")
     outgoing = None
     if send is not None:
-        archive = archive_of(send, calling, tls, tls_ca, tls_cert, tls_key)
+        archive = archive_of(send, **spoken)
         outgoing = Outgoing(archive, queue)
     if study is not None:
         check_study(study)

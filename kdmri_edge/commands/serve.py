@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -227,13 +228,9 @@ def serve(
     threads: int | None,
     orientation: str,
     send: str | None,
-    calling: str,
-    tls: bool,
-    tls_ca: Path | None,
-    tls_cert: Path | None,
-    tls_key: Path | None,
     queue: Path | None,
     quiet: bool,
+    **spoken: Any,
 ) -> None:
     """Reconstruct a scanner's stream: the MRD protocol of FIRE, OpenRecon and Gadgetron clients.
 
@@ -265,7 +262,7 @@ def serve(
       kdmri-edge serve bundle --send PACS@10.0.0.5:104 --calling EDGE1
       kdmri-edge send scan.h5 -o images.h5
     """  # noqa: D301 - click wants the backspace itself
-    from kdmri_edge.archive.queue import ArchiveQueue, default_queue
+    from kdmri_edge.archive.queue import ArchiveQueue
     from kdmri_edge.archive.transfer import require_archive
     from kdmri_edge.commands.run import runs_on
     from kdmri_edge.errors import StreamError
@@ -287,7 +284,7 @@ def serve(
 
     address = None
     if send is not None:
-        address = archive_of(send, calling, tls, tls_ca, tls_cert, tls_key)
+        address = archive_of(send, **spoken)
         require_archive()
     check_default(default_config, configs or DEFAULT_CONFIGS, records=record is not None)
     metrics = Metrics()
@@ -340,7 +337,7 @@ def serve(
             ) from None
     archiving = None
     if address is not None:
-        archiving = Archiving(address, ArchiveQueue(queue or default_queue()), metrics=metrics)
+        archiving = Archiving(address, ArchiveQueue(queue), metrics=metrics)
     server = Server(serving, settings, metrics, archiving, recorder=recorder, name=name)
     log_to_stderr(quiet=quiet)
     if isinstance(serving, Pipeline):

@@ -41,7 +41,6 @@ __all__ = [
     "TrainingSlices",
     "add_noise",
     "batch_size",
-    "draw",
     "drawn",
     "sees_other_mask",
     "step_mask",
@@ -315,34 +314,6 @@ def batch_size(recipe: DistillRecipe, width: int, *, whole: bool) -> int:
         max(1, round(recipe.batches.size * min(recipe.batches.strip, width) / width))
         if whole
         else recipe.batches.size
-    )
-
-
-def draw(
-    slices: TrainingSlices,
-    recipe: DistillRecipe,
-    *,
-    step: int,
-    whole: bool,
-    flip: bool,
-    rank: int = 0,
-    world: int = 1,
-    projection: NDArray[Any] | None = None,
-    noise: float = 0.0,
-) -> tuple[Tensor, ...]:
-    """Return this process's share of a step's batch: `drawn` as `tensors`."""
-    return tensors(
-        drawn(
-            slices,
-            recipe,
-            step=step,
-            whole=whole,
-            flip=flip,
-            rank=rank,
-            world=world,
-            projection=projection,
-            noise=noise,
-        )
     )
 
 

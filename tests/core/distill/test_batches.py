@@ -9,12 +9,13 @@ import torch
 
 from kdmri_edge.data.case import Case, make_case
 from kdmri_edge.data.volume import Volume
-from kdmri_edge.distillation.batches import TrainingSlices, batch_size, draw, strips_allowed
+from kdmri_edge.distillation.batches import TrainingSlices, batch_size, strips_allowed
 from kdmri_edge.distillation.recipe import DistillRecipe
 from kdmri_edge.errors import DataError
 from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.masks import Mask, centre_block, variable_density_2d, variable_density_lines
 from kdmri_edge.physics.operators import projection_matrix, zero_filled
+from tests.drawing import draw
 
 Make = Callable[..., DistillRecipe]
 

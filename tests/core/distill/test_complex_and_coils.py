@@ -12,7 +12,7 @@ import torch
 
 from kdmri_edge.data.case import coil_sets, simulated_case
 from kdmri_edge.data.phantom.volumes import phantom_volume
-from kdmri_edge.distillation.batches import TrainingSlices, draw
+from kdmri_edge.distillation.batches import TrainingSlices
 from kdmri_edge.distillation.data import gather
 from kdmri_edge.distillation.recipe import DistillRecipe, Masks
 from kdmri_edge.distillation.request import Settings
@@ -23,6 +23,7 @@ from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.consistency import sense_consistency, sense_operator_tensor
 from kdmri_edge.physics.masks import variable_density_lines
 from kdmri_edge.physics.operators import Form, projection_matrix
+from tests.drawing import draw
 
 SIZE = 48
 MASK = variable_density_lines(SIZE, 1.5, centre_lines=24)

@@ -12,7 +12,7 @@ import torch
 
 from kdmri_edge.data.case import make_case
 from kdmri_edge.data.phantom.volumes import phantom_volume
-from kdmri_edge.distillation.batches import ACCELERATIONS, TrainingSlices, draw, step_mask
+from kdmri_edge.distillation.batches import ACCELERATIONS, TrainingSlices, step_mask
 from kdmri_edge.distillation.recipe import DistillRecipe, Masks
 from kdmri_edge.distillation.request import Settings
 from kdmri_edge.distillation.run import distill
@@ -22,6 +22,7 @@ from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.consistency import operator_tensor
 from kdmri_edge.physics.masks import centre_block, variable_density_2d, variable_density_lines
 from kdmri_edge.physics.operators import Form
+from tests.drawing import draw
 
 H = 96
 

@@ -18,7 +18,7 @@ from kdmri_edge.data.case import Case, Undersampling
 from kdmri_edge.data.datasets import find_volumes
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.distillation import preparation
-from kdmri_edge.distillation.batches import TrainingSlices, draw
+from kdmri_edge.distillation.batches import TrainingSlices
 from kdmri_edge.distillation.data import TrainingData, gather
 from kdmri_edge.distillation.engine import Engine
 from kdmri_edge.distillation.log import TrainingLog
@@ -32,6 +32,7 @@ from kdmri_edge.distillation.stored import SliceCache, StoredCase
 from kdmri_edge.errors import DataError, OutputError
 from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.masks import variable_density_lines
+from tests.drawing import draw
 
 MATRIX = 32
 Make = Callable[..., Settings]
