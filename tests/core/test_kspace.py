@@ -15,7 +15,7 @@ import kdmri_edge as ke
 from kdmri_edge.bring.network import bring, bring_checkpoint, tried
 from kdmri_edge.data.case import Case, Undersampling, coil_sets, simulated_case
 from kdmri_edge.data.phantom.volumes import phantom_volume
-from kdmri_edge.distillation.batches import TrainingSlices, draw
+from kdmri_edge.distillation.batches import TrainingSlices
 from kdmri_edge.distillation.recipe import DistillRecipe, overridden
 from kdmri_edge.errors import BackendError, DataError, ModelError, RecipeError
 from kdmri_edge.models.adapter import adapted, call
@@ -29,6 +29,7 @@ from kdmri_edge.physics.scaling import network_kspace
 from kdmri_edge.runtime.inputs import slice_input
 from kdmri_edge.runtime.pipeline import Pipeline
 from tests.core.mrd.scans import noise_scan, phantom_scan
+from tests.drawing import draw
 
 NETWORKS = Path(__file__).resolve().parents[1] / "kspace_networks.py"
 MASK = variable_density_lines(32, 3, centre_lines=6, seed=3)
