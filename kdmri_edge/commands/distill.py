@@ -54,14 +54,16 @@ __all__ = ["distill"]
     default="dccnn-d5c5",
     show_default=True,
     metavar="PRESET|CHECKPOINT|NAME|CODE",
-    help="Train this preset, or reuse a .safetensors checkpoint or a trained network of the package"
+    help="Train this preset (with changed fields: 'dccnn-d5c5?width=48'), or reuse a .safetensors"
+    " checkpoint or a trained network of the package"
     " (`kdmri-edge models`). CODE, FILE.py:factory or package.module:factory, makes a network of"
     " your own, with arguments as 'FILE.py:factory?width=16'.",
 )
 @click.option(
     "--student",
     metavar="PRESET|CHECKPOINT|NAME|CODE",
-    help="Train this preset, or what this code makes; or, with --quantize, tune a trained student."
+    help="Train this preset (with changed fields: 'dccnn-edge?width=32&carried=16'), or what this"
+    " code makes; or, with --quantize, tune a trained student."
     "  [default: dccnn-edge; with the recipes edge, kd-mri and quickstart dccnn-d3c5]",
 )
 @click.option(

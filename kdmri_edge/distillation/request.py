@@ -32,7 +32,7 @@ from kdmri_edge.models.checkpoint import is_checkpoint, load_checkpoint
 from kdmri_edge.models.code import CODE, CodeSpec, is_module
 from kdmri_edge.models.protocol import InputKind, NetworkSpec, reads_coils, same_input
 from kdmri_edge.models.shipped import is_reference, named_mask, refusal, resolve
-from kdmri_edge.models.specs import NETWORKS, preset, spec_from_dict
+from kdmri_edge.models.specs import NETWORKS, PRESETS, preset, spec_from_dict
 from kdmri_edge.physics.espirit import CALIBRATION
 from kdmri_edge.physics.masks import MASK_FAMILIES, Mask
 from kdmri_edge.utils.config import plain
@@ -484,6 +484,8 @@ def _spec(option: str, name: str) -> NetworkSpec:
     path = checkpoint_path(name)
     if path is not None:
         return load_checkpoint(path).spec
+    if name.partition("?")[0] in PRESETS:
+        return preset(name)  # before the test for a path: a field's value may hold a full stop
     if Path(name).suffix or "/" in name or Path(name).exists():
         takes = (
             f"As {option} give an architecture or a network of `kdmri-edge models`, or a"

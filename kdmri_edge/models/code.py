@@ -32,6 +32,7 @@ __all__ = [
     "convention_named",
     "is_code",
     "is_module",
+    "read_arguments",
 ]
 
 CODE: Final = "code"
@@ -136,15 +137,7 @@ class CodeReference:
                 "Write package.module:factory or FILE.py:factory, with arguments as"
                 " FILE.py:factory?width=16.",
             )
-        arguments: dict[str, str] = {}
-        for part in filter(None, (found["query"] or "").split("&")):
-            key, equals, value = part.partition("=")
-            if not equals or not key.isidentifier() or key in arguments:
-                raise ModelError(
-                    f"{part!r} in {text!r} is no argument of its own.",
-                    "Write ?key=value&key=value.",
-                )
-            arguments[key] = _canonical(value, text)
+        arguments = read_arguments(found["query"] or "", text)
         return cls(found["place"], found["factory"], tuple(sorted(arguments.items())))
 
     @property
@@ -170,6 +163,31 @@ class CodeReference:
     def __str__(self) -> str:
         query = "&".join(f"{key}={_short(value)}" for key, value in self.arguments)
         return f"{self.place}:{self.factory}" + (f"?{query}" if query else "")
+
+
+def read_arguments(query: str, text: str) -> dict[str, str]:
+    """Read what follows a question mark, `key=value&key=value`.
+
+    Args:
+        query: The arguments.
+        text: All that was typed, for messages.
+
+    Returns:
+        Each value as JSON.
+
+    Raises:
+        ModelError: A part is no argument, a key comes twice, or a value cannot be read.
+    """
+    arguments: dict[str, str] = {}
+    for part in filter(None, query.split("&")):
+        key, equals, value = part.partition("=")
+        if not equals or not key.isidentifier() or key in arguments:
+            raise ModelError(
+                f"{part!r} in {text!r} is no argument of its own.",
+                "Write ?key=value&key=value.",
+            )
+        arguments[key] = _canonical(value, text)
+    return arguments
 
 
 def _canonical(value: str, text: str) -> str:

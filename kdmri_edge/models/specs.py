@@ -5,12 +5,13 @@ Everything here is free of PyTorch.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
 from kdmri_edge.errors import ModelError
-from kdmri_edge.models.code import CODE, CodeSpec
+from kdmri_edge.models.code import CODE, CodeSpec, read_arguments
 from kdmri_edge.models.protocol import (
     InputKind,
     NetworkFamily,
@@ -419,16 +420,63 @@ PRESETS: Final[Mapping[str, NetworkSpec]] = _Presets()
 def preset(name: str) -> NetworkSpec:
     """Return a named architecture.
 
+    Args:
+        name: One of `PRESETS`, whose fields may be changed: "dccnn-d3c5?width=16&cascades=4". With
+            another number of `convs`, `dilation` is 1 and `attention_tap` the middle one, where
+            these are not said.
+
     Raises:
-        ModelError: No preset has that name; the message suggests the nearest.
+        ModelError: No preset has that name (the message suggests the nearest), or a field that is
+            changed is unknown or out of range.
     """
-    if name in PRESETS:
-        return PRESETS[name]
-    near = nearest(name, PRESETS)
+    base, question, query = name.partition("?")
+    if base in PRESETS:
+        return _changed(name, PRESETS[base], query) if question else PRESETS[base]
+    near = nearest(base, PRESETS)
     raise ModelError(
         f"There is no preset {name!r}; did you mean {near!r}?",
         f"Presets: {', '.join(PRESETS)}.",
     )
+
+
+def _changed(name: str, spec: NetworkSpec, query: str) -> NetworkSpec:
+    """Return the architecture with the fields that a query names."""
+    if not isinstance(spec, ModelSpec):
+        raise ModelError(
+            f"The architecture of {name!r} cannot be changed.",
+            f"Fields can be set of the families {DCCNN}, {CARRYING} and {VDSR}.",
+        )
+    known = [field.name for field in fields(spec) if field.name != "kind"]
+    changes: dict[str, Any] = {}
+    for key, text in read_arguments(query, name).items():
+        if key not in known:
+            raise ModelError(
+                f"{name!r} sets {key!r}, which no architecture has; did you mean"
+                f" {nearest(key, known)!r}?",
+                f"Fields: {', '.join(known)}.",
+            )
+        changes[key] = _field_value(name, key, json.loads(text), getattr(spec, key))
+    if "convs" in changes:
+        changes = {"dilation": (), "attention_tap": changes["convs"] // 2 + 1, **changes}
+    return replace(spec, **changes)
+
+
+def _field_value(name: str, key: str, value: Any, present: Any) -> Any:
+    """Return the value of a field of `ModelSpec`, which has to be of the present value's type."""
+    if isinstance(present, tuple):
+        numbers = value if isinstance(value, list) else [value]
+        good, what = all(type(one) is int for one in numbers), "whole numbers, as [1,2,1]"
+        value = tuple(numbers)
+    elif key == "noise_weight":
+        good, what = value is None or type(value) in (int, float), "a number or none"
+        value = None if value is None else float(value) if good else value
+    elif isinstance(present, bool):
+        good, what = isinstance(value, bool), "true or false"
+    else:
+        good, what = type(value) is int, "a whole number"
+    if not good:
+        raise ModelError(f"{key} of {name!r} must be {what}.", "See the fields of ModelSpec.")
+    return value
 
 
 def spec_from_dict(value: Mapping[str, Any]) -> NetworkSpec:
