@@ -71,6 +71,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "kdmri_bench.commands.bench:bench",
         "Compare quality, latency and memory of networks and backends.",
     ),
+    "assess": (
+        "kdmri_bench.commands.assess:assess",
+        "Measure what compression does to images, for those who decide about its use.",
+    ),
     "select": (
         "kdmri_bench.commands.select:select",
         "Pick the smallest variant of a report that keeps your limits.",

@@ -1,0 +1,116 @@
+"""Margins of non-inferiority, stated in a file before any result is seen."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from kdmri_edge.errors import BenchError
+from kdmri_edge.utils.files import sha256_bytes
+from kdmri_edge.utils.suggest import nearest
+
+__all__ = ["FORMAT", "Margins", "load_margins"]
+
+FORMAT: Final = 1
+_DEFAULT: Final = "margins.toml"
+_KEYS: Final = ("format", "name", "subjects")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Margins:
+    """Largest losses that count as none.
+
+    Attributes:
+        name: what the file calls itself.
+        subjects: on fewer test subjects there is no verdict.
+        losses: by section, then by the figure's name; above zero, in the figure's unit.
+        text: the file, as the report quotes it.
+        sha256: of its bytes.
+    """
+
+    name: str
+    subjects: int
+    losses: Mapping[str, Mapping[str, float]]
+    text: str
+    sha256: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "subjects": self.subjects,
+            "losses": {section: dict(own) for section, own in self.losses.items()},
+            "text": self.text,
+        }
+
+
+def load_margins(path: Path | None = None) -> Margins:
+    """Read a file of margins.
+
+    Args:
+        path: The TOML file; None takes the package's own, `margins.toml` beside this module.
+
+    Raises:
+        BenchError: The file is missing, no TOML, or a value is no margin.
+    """
+    name = str(path) if path is not None else f"the package's {_DEFAULT}"
+    try:
+        data = (
+            path.read_bytes()
+            if path is not None
+            else files("kdmri_bench.assessment").joinpath(_DEFAULT).read_bytes()
+        )
+    except OSError as error:
+        raise BenchError(f"{name} cannot be read ({error.strerror}).", "Check the path.") from error
+    try:
+        text = data.decode("utf-8")
+        value = tomllib.loads(text)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BenchError(f"{name} is no TOML file ({error}).", "Correct it.") from error
+    return Margins(**_checked(name, value), text=text, sha256=sha256_bytes(data))
+
+
+def _checked(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    from kdmri_bench.assessment.sections import SECTIONS
+
+    if value.get("format", FORMAT) != FORMAT:
+        raise BenchError(
+            f"{name} has format {value['format']}, this version reads {FORMAT}.",
+            "Update kdmri-edge.",
+        )
+    subjects = value.get("subjects")
+    if not isinstance(subjects, int) or isinstance(subjects, bool) or subjects < 2:
+        raise BenchError(
+            f"{name} does not say on how many subjects a verdict may rest (subjects = {subjects}).",
+            "Write a whole number of 2 or more: one subject says nothing of others.",
+        )
+    losses: dict[str, dict[str, float]] = {}
+    for section, own in value.items():
+        if section in _KEYS:
+            continue
+        if section not in SECTIONS:
+            raise BenchError(
+                f"{name} has margins for {section!r}, which is no section; did you mean"
+                f" {nearest(section, [*SECTIONS, *_KEYS])!r}?",
+                f"Sections are {', '.join(SECTIONS)}.",
+            )
+        if not isinstance(own, dict):
+            raise BenchError(f"{name}: {section} is no table.", f"Write [{section}].")
+        losses[section] = {key: _margin(name, section, key, loss) for key, loss in own.items()}
+    if not any(losses.values()):
+        raise BenchError(f"{name} states no margin.", "Write e.g. [volumes] psnr_db = 0.1.")
+    return {"name": str(value.get("name", name)), "subjects": subjects, "losses": losses}
+
+
+def _margin(name: str, section: str, key: str, loss: object) -> float:
+    if isinstance(loss, bool) or not isinstance(loss, int | float) or not 0 < loss < float("inf"):
+        raise BenchError(
+            f"{name}: [{section}] {key} = {loss!r} is no margin.",
+            "Write how much may be lost as a number above zero.",
+        )
+    return float(loss)
