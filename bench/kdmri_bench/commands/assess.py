@@ -42,7 +42,7 @@ __all__ = ["assess"]
 @click.option("--subjects", help="Assess on exactly these subjects, comma-separated.")
 @click.option(
     "--limit-slices", type=click.IntRange(min=1),
-    help="Take N slices around the middle of each volume.  [default: all]",
+    help="Take N slices around the middle of each volume; all of them without this.",
 )  # fmt: skip
 @click.option(
     "--int8/--no-int8", default=True, show_default="int8",
