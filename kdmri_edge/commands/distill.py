@@ -80,6 +80,12 @@ __all__ = ["distill"]
     help="Weights of a student that is code, which is then tuned by --quantize.",
 )
 @click.option(
+    "--start-from",
+    metavar="CHECKPOINT|NAME",
+    help="Train the student further from these weights, of the same architecture and mask, e.g."
+    " dccnn-edge@brain-4x. A plain student is not trained then: it would have fewer steps.",
+)
+@click.option(
     "--convention",
     metavar="NAME",
     help="What forward of networks that are code takes, where its signature does not tell: image,"
@@ -193,6 +199,9 @@ def distill(
       kdmri-edge distill --data brains/ --teacher dccnn-d5c5-sense --student dccnn-d3c5-sense
       kdmri-edge distill --data brains/ --teacher runs/brain/teacher.safetensors
       kdmri-edge distill --resume --out runs/brain --quantize int8
+      kdmri-edge distill --data brains/ --mask dccnn-edge@brain-4x \
+        --teacher dccnn-d5c5@brain-4x --start-from dccnn-edge@brain-4x \
+        --set insertion.share=0.5 --set insertion.weight=0.1
       kdmri-edge distill --teacher 'unet.py:UNet?width=32' --student 'unet.py:UNet?width=8'
       torchrun --nproc-per-node 2 -m kdmri_edge distill --devices 2 --data brains/ ...
     """  # noqa: D301 - click wants the backspace itself

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kdmri_edge.data.case import Case, Measurement, Reception
 from kdmri_edge.data.simulation import draw_noise
+from kdmri_edge.distillation.insertion import Inserted, Place, insert
 from kdmri_edge.distillation.recipe import ACCELERATIONS, DistillRecipe
 from kdmri_edge.distillation.stored import AnyCase, Rows, SliceCache, StoredCase, rows_of
 from kdmri_edge.errors import DataError
@@ -38,10 +39,14 @@ __all__ = [
     "ACCELERATIONS",
     "HELD_OUT",
     "SMALLEST",
+    "Part",
     "TrainingSlices",
     "add_noise",
     "batch_size",
     "drawn",
+    "inserted_into",
+    "parts",
+    "seen",
     "sees_other_mask",
     "step_mask",
     "step_matrix",
@@ -332,6 +337,82 @@ def tensors(arrays: Sequence[NDArray[np.float32]]) -> tuple[Tensor, ...]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a batch shows of a slice.
+
+    Attributes:
+        number: Place in the whole batch.
+        slice: Number of the slice.
+        start: First column.
+        columns: How many.
+        mirrored: Whether it is mirrored along readout.
+    """
+
+    number: int
+    slice: int
+    start: int
+    columns: int
+    mirrored: bool
+
+
+def parts(
+    slices: TrainingSlices,
+    recipe: DistillRecipe,
+    *,
+    step: int,
+    whole: bool,
+    flip: bool,
+    rank: int = 0,
+    world: int = 1,
+) -> list[Part]:
+    """Draw what this process's share of a step's batch shows; see `drawn` for the arguments."""
+    count, _, width = slices.target.shape
+    columns = width if whole else min(recipe.batches.strip, width)
+    batch = batch_size(recipe, width, whole=whole)
+    random = np.random.default_rng([recipe.seed, step])
+    chosen = random.integers(0, count, batch)
+    starts = random.integers(0, width - columns + 1, batch)
+    mirrored = random.random(batch) < 0.5
+    every = zip(chosen, starts, mirrored, strict=True)
+    return [
+        Part(number, int(n), int(start), columns, flip and bool(mirror))
+        for number, (n, start, mirror) in enumerate(every)
+    ][rank::world]
+
+
+def seen(images: _Images, own: Sequence[Part]) -> NDArray[Any]:
+    """Return what a batch shows of its slices, [..., H, columns] each."""
+    return np.stack(
+        [
+            image[..., part.start : part.start + part.columns][..., :: -1 if part.mirrored else 1]
+            for image, part in zip(images, own, strict=True)
+        ]
+    )
+
+
+def inserted_into(
+    slices: TrainingSlices, recipe: DistillRecipe, own: Sequence[Part], *, step: int
+) -> Inserted:
+    """Draw the structures that the slices of a batch are given, see `insertion.insert`.
+
+    Args:
+        slices: The training slices; of several readers' any.
+        recipe: Says which structures.
+        own: What the batch shows of them.
+        step: Step of the network.
+    """
+    places = [Place(number=part.number, start=part.start, columns=part.columns) for part in own]
+    return insert(
+        [slices.target[part.slice] for part in own],
+        places,
+        recipe.insertion,
+        strip=recipe.batches.strip,
+        seed=recipe.seed,
+        step=step,
+    )
+
+
 def drawn(
     slices: TrainingSlices,
     recipe: DistillRecipe,
@@ -343,6 +424,8 @@ def drawn(
     world: int = 1,
     projection: NDArray[Any] | None = None,
     noise: float = 0.0,
+    inserted: Inserted | None = None,
+    own_projection: NDArray[Any] | None = None,
 ) -> tuple[NDArray[np.float32], ...]:
     """Return this process's share of a step's batch, without PyTorch.
 
@@ -358,21 +441,17 @@ def drawn(
             undersampled with it anew, and scaled by what that leaves. None takes the zero-filled
             images as they are.
         noise: Strength of what is added before that; the targets stay clean.
+        inserted: Structures of the same part of the batch; None for none.
+        own_projection: Of the mask that the zero-filled images were sampled with, for structures
+            where `projection` is None.
 
     Returns:
         Zero-filled and target images, [B / world, C, H, W] float32; with coils also
         their sensitivities [B / world, coils, 2, H, W], cut and mirrored alike. For networks of
         k-space that, [B / world, coils, 2, H, W], in place of the zero-filled images.
     """
-    count, _, width = slices.target.shape
-    columns = width if whole else min(recipe.batches.strip, width)
-    batch = batch_size(recipe, width, whole=whole)
-    random = np.random.default_rng([recipe.seed, step])
-    chosen = random.integers(0, count, batch)
-    starts = random.integers(0, width - columns + 1, batch)
-    mirrored = random.random(batch) < 0.5
-    own = list(zip(chosen, starts, mirrored, strict=True))[rank::world]
-    numbers = [int(n) for n, _, _ in own]
+    own = parts(slices, recipe, step=step, whole=whole, flip=flip, rank=rank, world=world)
+    numbers = [part.slice for part in own]
     if slices.kspace:
         return slices.network_input(numbers), as_channels(slices.target[numbers])
     maps = slices.maps_of(numbers)
@@ -382,22 +461,31 @@ def drawn(
     if projection is not None:
         # On whole slices: the scale is the slice's, not the strip's.
         full = slices.target[numbers]
+        if inserted is not None:
+            full = full * inserted.factors
         received = full if maps is None else expand(full, maps)
         if noise:
-            places = range(rank, batch, world)
+            places = range(rank, rank + world * len(own), world)
             received = add_noise(received, noise, seed=recipe.seed, step=step, places=places)
-        sampled = np.matmul(projection, received)
-        sampled = sampled if maps is None else combine(sampled, maps)
+        sampled = _sampled(received, projection, maps)
         scale = slice_scale(sampled)[:, None, None]
         zero_filled, target = sampled / scale, full / scale
+    elif inserted is not None:
+        # What is sampled of the change is added, so that noise and all else of the input stay.
+        full = slices.target[numbers]
+        change = full * (inserted.factors - 1)
+        received = change if maps is None else expand(change, maps)
+        sampled = slices.zero_filled[numbers] + _sampled(received, own_projection, maps)
+        scale = slice_scale(sampled)[:, None, None]
+        zero_filled, target = sampled / scale, (full + change) / scale
 
-    def strips(source: _Images) -> NDArray[Any]:
-        return np.stack(
-            [
-                image[..., a : a + columns][..., :: -1 if flip and m else 1]
-                for image, (_, a, m) in zip(source, own, strict=True)
-            ]
-        )
+    pair = as_channels(seen(zero_filled, own)), as_channels(seen(target, own))
+    return pair if maps is None else (*pair, network_maps(seen(maps, own)))
 
-    pair = as_channels(strips(zero_filled)), as_channels(strips(target))
-    return pair if maps is None else (*pair, network_maps(strips(maps)))
+
+def _sampled(
+    images: NDArray[Any], projection: NDArray[Any] | None, maps: NDArray[Any] | None
+) -> NDArray[Any]:
+    """Return what is sampled of fully sampled images, [B, H, W] or of coils [B, coils, H, W]."""
+    sampled = np.matmul(projection, images)  # type: ignore[arg-type]
+    return sampled if maps is None else combine(sampled, maps)

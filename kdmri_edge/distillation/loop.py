@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from kdmri_edge.data.case import Case
 from kdmri_edge.distillation.batches import (
     drawn,
+    inserted_into,
+    parts,
+    seen,
     sees_other_mask,
     step_mask,
     step_matrix,
@@ -181,9 +184,11 @@ class TrainStep:
         self._readers = [context]
         if stage.taught and context.teacher is not None:
             self._readers.append(context.teacher)
-        # Noise needs the targets undersampled anew, also with the run's own mask.
+        # Noise needs the targets undersampled anew, also with the run's own mask; of inserted
+        # structures what that mask samples is added.
         self._projections: dict[int | None, list[NDArray[Any] | None]] = {}
-        if stage.noise:
+        self._inserts = context.recipe.insertion.share > 0
+        if stage.noise or self._inserts:
             places: list[int | None] = [*range(len(context.sizes))] or [None]
             self._projections = {
                 place: [
@@ -255,7 +260,8 @@ class TrainStep:
     def _arrays(self, step: int) -> tuple[list[Tensor], list[NDArray[np.float32]]]:
         """Return the readers' operators and, shard by shard, what each of them reads.
 
-        That is zero-filled images, targets and coil maps, of the same parts of the same slices.
+        That is zero-filled images, targets and coil maps, of the same parts of the same slices;
+        then the weights of the contrasts of inserted structures, if there are any.
         """
         stage, context = self._stage, self._context
         recipe, fabric = context.recipe, context.fabric
@@ -266,7 +272,8 @@ class TrainStep:
         sized = self._sized(place)
         operators = [own.operator for own in sized]
         nothing: list[NDArray[Any] | None] = [None] * len(sized)
-        projections: list[NDArray[Any] | None] = self._projections.get(place, nothing)
+        own_projections = self._projections.get(place, nothing)
+        projections = own_projections if stage.noise else nothing
         if recipe.batches.masks is Masks.LINES or sees_other_mask(
             stage.other_masks, seed=recipe.seed, step=number
         ):
@@ -285,19 +292,30 @@ class TrainStep:
         noise = step_noise(stage.noise, seed=recipe.seed, step=number)
         arrays: list[NDArray[np.float32]] = []
         for shard in range(self._own):
-            for own, projection in zip(sized, projections, strict=True):
+            share = {
+                "step": number,
+                "whole": not context.strips
+                or step >= round(stage.steps * (1 - recipe.batches.whole_slices)),
+                "flip": context.strips and recipe.batches.flip,
+                "rank": fabric.global_rank * self._own + shard,
+                "world": fabric.world_size * self._own,
+            }
+            inserted = None
+            if self._inserts:
+                shown = parts(sized[0].slices, recipe, **share)
+                inserted = inserted_into(sized[0].slices, recipe, shown, step=number)
+            for own, projection, of_own in zip(sized, projections, own_projections, strict=True):
                 arrays += drawn(
                     own.slices,
                     recipe,
-                    step=number,
-                    whole=not context.strips
-                    or step >= round(stage.steps * (1 - recipe.batches.whole_slices)),
-                    flip=context.strips and recipe.batches.flip,
-                    rank=fabric.global_rank * self._own + shard,
-                    world=fabric.world_size * self._own,
+                    **share,
                     projection=projection,
                     noise=noise,
+                    inserted=inserted,
+                    own_projection=of_own,
                 )
+            if inserted is not None:
+                arrays.append(seen(inserted.contrasts, shown))
         return operators, arrays
 
     def _batch(
@@ -315,7 +333,8 @@ class TrainStep:
         ]
         own, *other = read
         teacher = Inputs(**cast(Any, other[0])) if other else None
-        return Batch(**cast(Any, own), progress=progress, teacher=teacher)
+        contrasts = next(images) if self._inserts else None
+        return Batch(**cast(Any, own), progress=progress, teacher=teacher, contrasts=contrasts)
 
     def _gradients(self, given: Sequence[Tensor], progress: float) -> tuple[Tensor, Tensor]:
         """Return the loss and the norm of its gradient, which is clipped."""

@@ -17,6 +17,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdmri_edge.distillation.insertion import contrast_error
 from kdmri_edge.distillation.recipe import LOSSES, DistillRecipe, Imitation, Transfer
 from kdmri_edge.distillation.stages import Batch, Criterion, Inputs
 from kdmri_edge.distillation.taps import Listener, Tap
@@ -36,6 +37,7 @@ __all__ = [
     "joint_criterion",
     "on_common_ground",
     "paired",
+    "reconstruction",
     "relation_transfer",
     "similarity",
 ]
@@ -92,6 +94,18 @@ def similarity(image: Tensor, target: Tensor) -> Tensor:
     c1, c2 = 0.01**2, 0.03**2
     ssim = (2 * a * b + c1) * (2 * both + c2)
     return (ssim / ((a * a + b * b + c1) * (within_a + within_b + c2))).mean()
+
+
+def reconstruction(recipe: DistillRecipe, image: Tensor, batch: Batch) -> Tensor:
+    """Return the loss of an image [B, C, H, W] against the fully sampled one.
+
+    That is the recipe's distance and, where structures are inserted, their error in contrast.
+    """
+    loss = distance(recipe.optim.loss, image, batch.target)
+    if batch.contrasts is None or not recipe.insertion.weight:
+        return loss
+    error = contrast_error(image, batch.target, batch.contrasts)
+    return loss + recipe.insertion.weight * error
 
 
 def attention_map(activations: Tensor) -> Tensor:
@@ -285,9 +299,9 @@ def joint_criterion(recipe: DistillRecipe) -> Criterion:
     """Return the loss of joint training: the teacher's, and the mean of the mixed chains'."""
 
     def loss(features: Features, batch: Batch) -> Tensor:
-        own = distance(recipe.optim.loss, features.output, batch.target)
+        own = reconstruction(recipe, features.output, batch)
         chains = [
-            recipe.distillation.alpha * distance(recipe.optim.loss, end, batch.target)
+            recipe.distillation.alpha * reconstruction(recipe, end, batch)
             + (1 - recipe.distillation.alpha) * distance(recipe.optim.loss, end, features.output)
             for end in features.cascade_outputs
         ]
@@ -352,14 +366,14 @@ class DistillationLoss:
     def imitation(self, student: Features, batch: Batch) -> Tensor:
         """Return the loss of reconstruction and, in the first part of the stage, of imitation."""
         recipe = self._recipe
-        reconstruction = distance(recipe.optim.loss, student.output, batch.target)
+        own = reconstruction(recipe, student.output, batch)
         if batch.progress >= recipe.distillation.imitation_until:
             for tap in student.taps:  # see above: of projections, which have done their work
-                reconstruction = reconstruction + 0 * tap.float().sum()
-            return reconstruction
+                own = own + 0 * tap.float().sum()
+            return own
         teacher = self._features(batch)
         gap = imitation(recipe.distillation.imitation, recipe.optim.loss, student, teacher)
-        loss = recipe.distillation.alpha * reconstruction + (1 - recipe.distillation.alpha) * gap
+        loss = recipe.distillation.alpha * own + (1 - recipe.distillation.alpha) * gap
         if self._listener is not None:
             loss = loss + recipe.distillation.taps_weight * self._transfer(student, teacher)
         return loss

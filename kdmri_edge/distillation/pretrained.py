@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Final
 
 from kdmri_edge.distillation.request import Settings
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import RunError
 from kdmri_edge.models.checkpoint import load_checkpoint
 
-__all__ = ["pretrained_weights"]
+__all__ = ["START", "pretrained_weights"]
+
+START: Final = "start"
+"""Name of the copy that a run keeps of the weights that its student starts with."""
 
 
 def pretrained_weights(settings: Settings, run: Run) -> dict[str, str]:
@@ -27,7 +31,11 @@ def pretrained_weights(settings: Settings, run: Run) -> dict[str, str]:
         CheckpointError: Neither file can be read.
     """
     found = {}
-    paths = {"teacher": settings.teacher_checkpoint, "student": settings.student_checkpoint}
+    paths = {
+        "teacher": settings.teacher_checkpoint,
+        "student": settings.student_checkpoint,
+        START: settings.start_checkpoint,
+    }
     for role, path in paths.items():
         if path is None:
             continue

@@ -89,6 +89,9 @@ class Settings:
         distilled: Whether the student is distilled; without it and without the baseline, only the
             teacher is trained.
         recipe: Training settings.
+        start_from: Path of a checkpoint, or name of a trained network of the package, with whose
+            weights the student starts; None for weights that the recipe draws or takes from the
+            teacher.
     """
 
     data: str
@@ -103,6 +106,7 @@ class Settings:
     baseline: bool
     recipe: DistillRecipe
     distilled: bool = True
+    start_from: str | None = None
 
     def __post_init__(self) -> None:
         """Give the distilled student the dilation of the recipe.
@@ -134,6 +138,11 @@ class Settings:
         return checkpoint_path(self.student)
 
     @property
+    def start_checkpoint(self) -> Path | None:
+        """The checkpoint of the student's first weights; None where there is none."""
+        return None if self.start_from is None else checkpoint_path(self.start_from)
+
+    @property
     def plain_spec(self) -> NetworkSpec:
         """Architecture of the plain student: the preset's own, or that of the student's code.
 
@@ -159,6 +168,7 @@ class Settings:
             "baseline": self.baseline,
             "recipe": self.recipe.to_dict(),
             "distilled": self.distilled,
+            **({} if self.start_from is None else {"start_from": self.start_from}),
         }
 
     @classmethod
@@ -224,10 +234,12 @@ class Settings:
             free.add("teacher")
         if self.student_checkpoint is not None and other.student_checkpoint is not None:
             free.add("student")
-        decisive = [key for key in mine if key not in free]
+        if self.start_from is not None and other.start_from is not None:
+            free.add("start_from")
+        decisive = [key for key in {**mine, **others} if key not in free]
         # What the user named comes before what follows from it.
         decisive.sort(key=lambda key: key.endswith("_spec"))
-        return next((key for key in decisive if mine[key] != others.get(key)), None)
+        return next((key for key in decisive if mine.get(key) != others.get(key)), None)
 
 
 # Matrix and nominal acceleration of a mask that is drawn where nothing is said about it.
@@ -268,6 +280,10 @@ class Request:
         student_weights: The same of a student that is to be tuned for int8 [None].
         convention: What `forward` of networks that are named as code takes, where its signature
             does not tell: the name of a `models.code.Convention` [found].
+        start_from: Checkpoint, or trained network of the package, of the student's architecture and
+            mask, with whose weights the student starts: it is trained further. There is no plain
+            student then, which would have fewer steps behind it [weights that are drawn, or the
+            teacher's].
         baseline: Also train the student without a teacher, for as many steps [True].
         recipe: A recipe, the name of a shipped one, or a TOML file [the student's family's:
             carried for dccnn-edge, edge for dccnn-d3c5, edge-sr for VDSR; imitation where the
@@ -289,6 +305,7 @@ class Request:
     teacher_weights: str | Path | None = None
     student_weights: str | Path | None = None
     convention: str | None = None
+    start_from: str | Path | None = None
     baseline: bool | None = None
     recipe: DistillRecipe | str | Path | None = None
     assignments: tuple[str, ...] = ()
@@ -350,7 +367,7 @@ class Request:
             teacher, teacher_spec = self._network("teacher")
         if self.student is not None or self.student_weights is not None:
             student, student_spec = self._network("student")
-        same = {"data", "contrast", "split", "matrix", "baseline"} - named
+        same = {"data", "contrast", "split", "matrix", "start_from", "baseline"} - named
         merged = replace(self, **{name: getattr(stored, name) for name in same})
         masks = {"mask", "mask_family", "mask_seed", "acceleration"}
         coils = reads_coils(student_spec) or reads_coils(teacher_spec)
@@ -404,10 +421,14 @@ class Request:
             student=student,
             student_spec=student_spec,
             # A finished student is not trained again, so there is nothing to compare it with.
-            baseline=self.baseline is not False and checkpoint_path(student) is None,
+            baseline=self.baseline is not False
+            and checkpoint_path(student) is None
+            and self.start_from is None,
             recipe=recipe,
+            start_from=None if self.start_from is None else str(self.start_from),
         )
         _check_tuning(settings)
+        _check_start(settings)
         return settings
 
     def _network(self, role: str) -> tuple[str, NetworkSpec]:
@@ -511,6 +532,40 @@ def _check_tuning(settings: Settings) -> None:
         )
 
 
+def _check_start(settings: Settings) -> None:
+    """Refuse first weights that are none, or of another network than the student."""
+    if settings.start_from is None:
+        return
+    path = settings.start_checkpoint
+    if path is None:
+        raise refusal(
+            Path(settings.start_from),
+            ModelError,
+            "To start from, give a .safetensors checkpoint, or a trained network of"
+            " `kdmri-edge models`.",
+        )
+    if settings.student_checkpoint is not None:
+        raise ModelError(
+            f"--student {settings.student} is trained already, so it cannot start from another.",
+            "Leave --start-from out, or give its architecture as --student.",
+        )
+    if not path.is_file():  # a run that goes on has its own copy
+        return
+    found = load_checkpoint(path).spec
+    if found != settings.student_spec:
+        raise ModelError(
+            f"{settings.start_from} is another network than the student {settings.student}:"
+            f" {_first_difference(found, settings.student_spec)}.",
+            "Name the same architecture as --student, with the dilation that the recipe gives it.",
+        )
+
+
+def _first_difference(one: NetworkSpec, other: NetworkSpec) -> str:
+    theirs, ours = one.to_dict(), other.to_dict()
+    key = next(key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key))
+    return f"{key} is {theirs.get(key)}, not {ours.get(key)}"
+
+
 def check_sharding(settings: Settings, processes: int) -> None:
     """Refuse what cannot be trained as it is asked for: it would silently be something else.
 
@@ -609,6 +664,19 @@ def _check_masks(settings: Settings) -> None:
             " which this run has none of.",
             "Use --set batches.noise=0, or networks with data consistency (DC-CNN) and a line"
             " mask.",
+        )
+    if recipe.insertion.share > 0 and not lines:
+        raise RecipeError(
+            f"Structures (insertion.share={recipe.insertion.share:g}) are inserted before a mask of"
+            " lines samples the images again, and this run has none.",
+            "Use --set insertion.share=0, or networks with data consistency (DC-CNN) and a line"
+            " mask.",
+        )
+    if recipe.insertion.weight > 0 and not recipe.insertion.share:
+        raise RecipeError(
+            f"The contrast of inserted structures is weighted (insertion.weight="
+            f"{recipe.insertion.weight:g}), and none are inserted.",
+            "Use --set insertion.share=0.5, say, or --set insertion.weight=0.",
         )
     if recipe.batches.masks is Masks.LINES:
         key, without = "batches.masks=lines", "batches.masks=own"

@@ -37,7 +37,7 @@ from kdmri_edge.distillation.messages import (
     announce_times,
     stage_costs,
 )
-from kdmri_edge.distillation.pretrained import pretrained_weights
+from kdmri_edge.distillation.pretrained import START, pretrained_weights
 from kdmri_edge.distillation.recipe import Quantize
 from kdmri_edge.distillation.request import Settings, check_settings
 from kdmri_edge.distillation.run_folder import RUN_FORMAT, Run, note_machine
@@ -160,7 +160,11 @@ class _Distillation:
     @property
     def _pretrained(self) -> dict[str, Path | None]:
         settings = self.settings
-        return {"teacher": settings.teacher_checkpoint, "student": settings.student_checkpoint}
+        return {
+            "teacher": settings.teacher_checkpoint,
+            "student": settings.student_checkpoint,
+            START: settings.start_checkpoint,
+        }
 
     def open(self) -> None:
         """Check all that can be checked; then make the run folder, or go on with the one there."""
@@ -324,8 +328,21 @@ class _Distillation:
         network.form = self.form
         return network
 
-    def _trained(self, role: str, make: Callable[[], Network], steps: dict[str, int]) -> Network:
-        """Return the finished network of a role, training it unless it is there."""
+    def _trained(
+        self,
+        role: str,
+        make: Callable[[], Network],
+        steps: dict[str, int],
+        start: Checkpoint | None = None,
+    ) -> Network:
+        """Return the finished network of a role, training it unless it is there.
+
+        Args:
+            role: Its role.
+            make: Trains it.
+            steps: By stage.
+            start: What it starts with, where that was trained before.
+        """
         if self.run.has(role):
             return self._network_of(load_checkpoint(self.run.weights(role)))
         if self.fabric.is_global_zero:
@@ -335,10 +352,20 @@ class _Distillation:
             data = self.data.record["train"]
             if role == "student":  # what the teacher saw has reached the student too
                 data = merged_records(data, self._teacher_data())
+            origin = {}
+            if start is not None:  # likewise
+                data = merged_records(data, list(start.training.get("data", [])))
+                origin = {
+                    "start": {
+                        "name": self.settings.start_from,
+                        "steps": start.training.get("steps"),
+                    }
+                }
             read = self.data.teacher if role == "teacher" else None
             training = {
                 "recipe": self.settings.recipe.to_dict(),
                 "steps": steps,
+                **origin,
                 "data": data,
                 "split": self.data.record["split"],
                 "attribution": self.data.attribution,
@@ -474,12 +501,15 @@ class _Distillation:
             return self._copy_pretrained("student", path)
         recipe = self.settings.recipe
         stages = student_stages(self.settings, loss)
+        start = self._started()
 
         def make() -> Network:
             # The same first weights as the plain student's: only the training differs.
             network = self._network(self.settings.student_spec, 1)
             if recipe.joint_steps:
                 network = self._network_of(load_checkpoint(self.run.file(_JOINT_STUDENT)))
+            elif start is not None:
+                network = self._network_of(start)
             elif recipe.distillation.bridge:
                 init_from_teacher(network, teacher, self.context)
             elif recipe.distillation.inherit:
@@ -497,7 +527,20 @@ class _Distillation:
         steps = {"attention": recipe.attention_steps, "imitation": recipe.imitation_steps}
         if recipe.joint_steps:
             steps = {"joint": recipe.joint_steps, **steps}
-        return self._trained("student", make, steps)
+        return self._trained("student", make, steps, start)
+
+    def _started(self) -> Checkpoint | None:
+        """Return the checkpoint that the student starts with, of which the run keeps a copy."""
+        path = self.settings.start_checkpoint
+        if path is None:
+            return None
+        own = self.run.file(START)
+        if not own.is_file():
+            checkpoint = self._load_pretrained(START, path)
+            if self.fabric.is_global_zero:
+                save_checkpoint(own, checkpoint)
+            self.fabric.barrier()
+        return load_checkpoint(own)
 
     def quantised(self, student: Network) -> None:
         """Tune a copy of the distilled student with fake quantisation."""

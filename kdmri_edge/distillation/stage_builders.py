@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdmri_edge.distillation.losses import DistillationLoss, distance, joint_criterion
+from kdmri_edge.distillation.losses import DistillationLoss, joint_criterion, reconstruction
 from kdmri_edge.distillation.request import Settings
 from kdmri_edge.distillation.stages import Criterion, Stage
 
@@ -10,8 +10,7 @@ __all__ = ["joint_stage", "plain_stage", "student_stages", "teacher_stage"]
 
 
 def _reconstruction(settings: Settings) -> Criterion:
-    loss = settings.recipe.optim.loss
-    return lambda features, batch: distance(loss, features.output, batch.target)
+    return lambda features, batch: reconstruction(settings.recipe, features.output, batch)
 
 
 def joint_stage(settings: Settings) -> Stage:

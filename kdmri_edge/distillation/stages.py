@@ -46,10 +46,13 @@ class Batch(Inputs):
         progress: Part of the stage's steps that lies behind, from 0 to below 1.
         teacher: The same slices as the teacher reads them; None where it reads what the network in
             training reads.
+        contrasts: Weights of the contrast of each inserted structure, [B, K, H, W], see
+            `insertion.Inserted`; None where none are inserted.
     """
 
     progress: float
     teacher: Inputs | None = None
+    contrasts: Tensor | None = None
 
 
 Criterion = Callable[[Features, Batch], Tensor]

@@ -33,6 +33,7 @@ def distill(
     teacher_weights: str | Path | None = None,
     student_weights: str | Path | None = None,
     convention: str | None = None,
+    start_from: str | Path | None = None,
     data: str | Path | None = None,
     acceleration: float | None = None,
     mask: Mask | str | Path | None = None,
@@ -57,7 +58,7 @@ def distill(
 ) -> Run:
     """Train a teacher and distil it into a compact student.
 
-    What the first seventeen mean, and their defaults, stands at `Request`. When a run is resumed,
+    What the first eighteen mean, and their defaults, stands at `Request`. When a run is resumed,
     what is left out is as it was begun.
 
     Args:
@@ -67,6 +68,7 @@ def distill(
         teacher_weights: Weights of a teacher that is named as code, which is then not trained.
         student_weights: Weights of such a student, to tune it for int8.
         convention: What `forward` of networks that are named as code takes.
+        start_from: Trained network with whose weights the student starts.
         data: Folder of volumes, or "phantom".
         acceleration: Nominal acceleration of a drawn mask.
         mask: A mask, a file, or a network whose mask is taken.
@@ -104,6 +106,7 @@ def distill(
         teacher_weights=teacher_weights,
         student_weights=student_weights,
         convention=convention,
+        start_from=start_from,
         data=data,
         acceleration=acceleration,
         mask=mask,
