@@ -201,7 +201,7 @@ def distill(
       kdmri-edge distill --resume --out runs/brain --quantize int8
       kdmri-edge distill --data brains/ --mask dccnn-edge@brain-4x \
         --teacher dccnn-d5c5@brain-4x --start-from dccnn-edge@brain-4x \
-        --set insertion.share=0.5 --set insertion.weight=0.1
+        --set insertion.share=0.5 --set insertion.contrast_weight=0.1
       kdmri-edge distill --teacher 'unet.py:UNet?width=32' --student 'unet.py:UNet?width=8'
       torchrun --nproc-per-node 2 -m kdmri_edge distill --devices 2 --data brains/ ...
     """  # noqa: D301 - click wants the backspace itself

@@ -462,7 +462,7 @@ def drawn(
         # On whole slices: the scale is the slice's, not the strip's.
         full = slices.target[numbers]
         if inserted is not None:
-            full = full * inserted.factors
+            full = np.asarray(full * inserted.factors)
         received = full if maps is None else expand(full, maps)
         if noise:
             places = range(rank, rank + world * len(own), world)
@@ -473,7 +473,7 @@ def drawn(
     elif inserted is not None:
         # What is sampled of the change is added, so that noise and all else of the input stay.
         full = slices.target[numbers]
-        change = full * (inserted.factors - 1)
+        change: NDArray[Any] = full * (inserted.factors - 1)
         received = change if maps is None else expand(change, maps)
         sampled = slices.zero_filled[numbers] + _sampled(received, own_projection, maps)
         scale = slice_scale(sampled)[:, None, None]

@@ -165,4 +165,5 @@ def contrast_error(image: Tensor, target: Tensor, contrasts: Tensor) -> Tensor:
     size = torch.linalg.vector_norm(found, dim=2)
     # Where nothing is inserted the size is 0, of which the norm's gradient is 0 as well.
     there = contrasts.abs().amax((2, 3)) > 0
-    return size.sum() / there.sum().clamp(min=1)
+    mean: Tensor = size.sum() / there.sum().clamp(min=1)
+    return mean

@@ -292,7 +292,7 @@ class TrainStep:
         noise = step_noise(stage.noise, seed=recipe.seed, step=number)
         arrays: list[NDArray[np.float32]] = []
         for shard in range(self._own):
-            share = {
+            share: dict[str, Any] = {
                 "step": number,
                 "whole": not context.strips
                 or step >= round(stage.steps * (1 - recipe.batches.whole_slices)),

@@ -102,10 +102,10 @@ def reconstruction(recipe: DistillRecipe, image: Tensor, batch: Batch) -> Tensor
     That is the recipe's distance and, where structures are inserted, their error in contrast.
     """
     loss = distance(recipe.optim.loss, image, batch.target)
-    if batch.contrasts is None or not recipe.insertion.weight:
+    if batch.contrasts is None or not recipe.insertion.contrast_weight:
         return loss
     error = contrast_error(image, batch.target, batch.contrasts)
-    return loss + recipe.insertion.weight * error
+    return loss + recipe.insertion.contrast_weight * error
 
 
 def attention_map(activations: Tensor) -> Tensor:

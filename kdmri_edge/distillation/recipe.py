@@ -279,8 +279,8 @@ class Insertion:
         largest: Largest diameter, in pixels.
         contrast: Largest contrast, as a fraction of the intensity that is there: uniformly drawn
             from darker by it to brighter by it.
-        weight: Weight of the mean error in contrast of the inserted structures, each against a ring
-            around it, beside the distance between images.
+        contrast_weight: Weight of the mean error in contrast of the inserted structures, each
+            against a ring around it, beside the distance between images.
     """
 
     share: float = _range(0.0, 0.0, 1.0)
@@ -288,7 +288,7 @@ class Insertion:
     smallest: float = _range(2.0, 1.0, 64.0)
     largest: float = _range(10.0, 1.0, 64.0)
     contrast: float = _range(0.6, 0.0, 1.0)
-    weight: float = _range(0.0, 0.0)
+    contrast_weight: float = _range(0.0, 0.0)
 
     def __post_init__(self) -> None:
         """Compare the diameters.

@@ -428,7 +428,6 @@ class Request:
             start_from=None if self.start_from is None else str(self.start_from),
         )
         _check_tuning(settings)
-        _check_start(settings)
         return settings
 
     def _network(self, role: str) -> tuple[str, NetworkSpec]:
@@ -642,9 +641,11 @@ def check_settings(settings: Settings, processes: int) -> None:
         RecipeError: Masks that the networks cannot be trained over, a pair of networks of which one
             cannot learn from the other as it is asked to, or batches that the processes cannot
             share evenly.
-        ModelError: A student that cannot take over its teacher's convolutions.
+        ModelError: A student that cannot take over its teacher's convolutions, or cannot start from
+            the weights that are named.
     """
     _check_masks(settings)
+    _check_start(settings)
     if settings.student_checkpoint is None and settings.distilled:
         _check_pair(settings)
     check_sharding(settings, processes)
@@ -672,11 +673,11 @@ def _check_masks(settings: Settings) -> None:
             "Use --set insertion.share=0, or networks with data consistency (DC-CNN) and a line"
             " mask.",
         )
-    if recipe.insertion.weight > 0 and not recipe.insertion.share:
+    if recipe.insertion.contrast_weight > 0 and not recipe.insertion.share:
         raise RecipeError(
-            f"The contrast of inserted structures is weighted (insertion.weight="
-            f"{recipe.insertion.weight:g}), and none are inserted.",
-            "Use --set insertion.share=0.5, say, or --set insertion.weight=0.",
+            f"The contrast of inserted structures is weighted (insertion.contrast_weight="
+            f"{recipe.insertion.contrast_weight:g}), and none are inserted.",
+            "Use --set insertion.share=0.5, say, or --set insertion.contrast_weight=0.",
         )
     if recipe.batches.masks is Masks.LINES:
         key, without = "batches.masks=lines", "batches.masks=own"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from kdmri_edge.distillation.recipe import (
     FORMER_KEYS,
     DistillRecipe,
     Imitation,
+    Insertion,
     Schedule,
     default_recipe,
     load_recipe,
@@ -170,6 +172,7 @@ def test_every_key_of_version_0_1_has_a_key_today() -> None:
         "batches.matrices": [],
         "distillation.taps": {},
         "distillation.taps_weight": 0.01,
+        **{f"insertion.{key}": value for key, value in asdict(Insertion()).items()},
     }
     assert recipe.flat() == {**written, **later}
     known = known_keys(DistillRecipe)
