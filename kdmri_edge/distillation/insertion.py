@@ -1,4 +1,4 @@
-"""Small structures in training images, and how well a network keeps their contrast.
+"""Small structures in training images, and what their contrast is.
 
 A structure is an ellipse with soft edges that makes the image brighter or darker by a factor, so
 that it keeps texture and phase, and means the same in any unit. Its contrast is the mean inside it
@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from kdmri_edge.distillation.recipe import Insertion
 
-__all__ = ["Inserted", "Place", "contrast_error", "insert"]
+__all__ = ["Inserted", "Place", "insert"]
 
 # After the recipe's seed and the step: a stream of its own, beside those of batches and noise.
 _STRUCTURES: Final = 2002
@@ -150,20 +148,3 @@ def _structure(
     inside = np.clip(0.5 - outside / _EDGE, 0.0, 1.0)
     ring = (outside >= _APART) & (outside < _APART + _RING)
     return box, inside, ring.astype(np.float64)
-
-
-def contrast_error(image: Tensor, target: Tensor, contrasts: Tensor) -> Tensor:
-    """Return the mean error in contrast of the structures of some images, 0 of none.
-
-    Args:
-        image: What is trained, [B, C, H, W].
-        target: What it is measured against.
-        contrasts: `Inserted.contrasts`, [B, K, H, W].
-    """
-    error = image.float() - target.float()
-    found = torch.einsum("bkhw,bchw->bkc", contrasts, error)
-    size = torch.linalg.vector_norm(found, dim=2)
-    # Where nothing is inserted the size is 0, of which the norm's gradient is 0 as well.
-    there = contrasts.abs().amax((2, 3)) > 0
-    mean: Tensor = size.sum() / there.sum().clamp(min=1)
-    return mean

@@ -17,7 +17,6 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdmri_edge.distillation.insertion import contrast_error
 from kdmri_edge.distillation.recipe import LOSSES, DistillRecipe, Imitation, Transfer
 from kdmri_edge.distillation.stages import Batch, Criterion, Inputs
 from kdmri_edge.distillation.taps import Listener, Tap
@@ -30,6 +29,7 @@ __all__ = [
     "Joint",
     "attention_map",
     "attention_transfer",
+    "contrast_error",
     "distance",
     "feature_transfer",
     "imitation",
@@ -94,6 +94,23 @@ def similarity(image: Tensor, target: Tensor) -> Tensor:
     c1, c2 = 0.01**2, 0.03**2
     ssim = (2 * a * b + c1) * (2 * both + c2)
     return (ssim / ((a * a + b * b + c1) * (within_a + within_b + c2))).mean()
+
+
+def contrast_error(image: Tensor, target: Tensor, contrasts: Tensor) -> Tensor:
+    """Return the mean error in contrast of the structures of some images, 0 of none.
+
+    Args:
+        image: What is trained, [B, C, H, W].
+        target: What it is measured against.
+        contrasts: `insertion.Inserted.contrasts`, [B, K, H, W].
+    """
+    error = image.float() - target.float()
+    found = torch.einsum("bkhw,bchw->bkc", contrasts, error)
+    size = torch.linalg.vector_norm(found, dim=2)
+    # Where nothing is inserted the size is 0, of which the norm's gradient is 0 as well.
+    there = contrasts.abs().amax((2, 3)) > 0
+    mean: Tensor = size.sum() / there.sum().clamp(min=1)
+    return mean
 
 
 def reconstruction(recipe: DistillRecipe, image: Tensor, batch: Batch) -> Tensor:

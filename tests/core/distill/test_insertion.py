@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdmri_edge.distillation.batches import TrainingSlices, drawn, inserted_into, parts, seen
-from kdmri_edge.distillation.insertion import Place, contrast_error, insert
+from kdmri_edge.distillation.insertion import Place, insert
+from kdmri_edge.distillation.losses import contrast_error
 from kdmri_edge.distillation.recipe import DistillRecipe, Insertion
 from kdmri_edge.distillation.request import Settings
 from kdmri_edge.distillation.run import distill
