@@ -1,19 +1,41 @@
-"""`kdmri-edge assess`: the frame, on tiny untrained networks and phantoms."""
+"""`kdmri-edge assess`: tiny untrained networks on phantoms, in PyTorch: nothing is exported."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
+from click.testing import CliRunner
+from torch import nn
 
-from kdmri_bench.assessment.assess import Assessment, assess, read_assessment
+from kdmri_bench.assessment.assess import PAGE, REPORT, Assessment, assess, read_assessment
+from kdmri_bench.assessment.compare import compare_reports
+from kdmri_bench.assessment.data import brought, load
+from kdmri_bench.assessment.margins import load_margins
+from kdmri_bench.assessment.networks import describe, teacher_of
+from kdmri_bench.assessment.page import build
+from kdmri_bench.assessment.sections import SECTIONS, Measure, Section, over_subjects
+from kdmri_bench.assessment.verdict import judge
+from kdmri_bench.results.statistics import MARGIN
+from kdmri_edge.cli import main
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.distillation.run_folder import Run
-from kdmri_edge.physics.masks import Mask
+from kdmri_edge.errors import BenchError
+from kdmri_edge.models.build import build_model
+from kdmri_edge.models.checkpoint import load_checkpoint, save_checkpoint
+from kdmri_edge.physics.masks import Mask, variable_density_lines
 
 MATRIX = 32
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +45,363 @@ def volumes() -> list[Volume]:
 
 @pytest.fixture(scope="module")
 def run(make_run: Callable[..., Run], mask: Mask, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return make_run(tmp_path_factory.mktemp("run"), mask, ("teacher", "student"))
+    """Teacher and student; the student knows the largest values of its layers, as int8 needs."""
+    made = make_run(tmp_path_factory.mktemp("run"), mask, ("teacher", "student"))
+    path = made.weights("student")
+    checkpoint = load_checkpoint(path)
+    network = build_model(checkpoint.spec)
+    maxima = {
+        layer.name: [1.0] * cast(nn.Conv2d, network.get_submodule(layer.name)).in_channels
+        for layer in network.layers()
+    }
+    training = {**checkpoint.training, "activation_maxima": maxima}
+    save_checkpoint(path, dataclasses.replace(checkpoint, training=training))
+    return made
 
 
 @pytest.fixture(scope="module")
 def done(run: Run, volumes: list[Volume], tmp_path_factory: pytest.TempPathFactory) -> Assessment:
-    out = tmp_path_factory.mktemp("report")
-    return assess(run, volumes, in_pytorch=True, out=out)
+    return assess(run, volumes, in_pytorch=True, out=tmp_path_factory.mktemp("report"))
 
 
-def test_the_report(done: Assessment) -> None:
+TEACHER, STUDENT, ROUNDED = "teacher fp32", "distilled student fp32", "distilled student int8"
+
+
+def _measures(done: Assessment, section: str) -> dict[tuple[str, str, str], Measure]:
+    found = done.section(section)
+    assert found is not None
+    return {(m.name, m.network, m.against): m for m in found.measures}
+
+
+def test_the_report_says_what_ran_and_why_others_did_not(done: Assessment) -> None:
     value = read_assessment(done.files["json"].parent)
     assert value == json.loads(json.dumps(done.to_dict()))
-    print([n["key"] for n in value["networks"]])
+    networks = {network["key"]: network for network in value["networks"]}
+    assert list(networks) == ["zero-filled", TEACHER, STUDENT, ROUNDED]
+    assert networks[ROUNDED]["ran"]["precision_executed"].startswith("int8 rounded in float32")
+    assert re.fullmatch("[0-9a-f]{64}", networks[STUDENT]["digest"])
+    [missing] = value["missing"]
+    assert missing["key"] == "teacher int8"
+    assert "ranges of activations" in missing["reason"]
+    assert value["teacher"] == "teacher"
+    assert {"git", "machine", "versions", "seed"} <= set(value["provenance"])
+    assert [section["name"] for section in value["sections"]] == list(SECTIONS)
+
+
+def test_figures_are_those_of_the_images(done: Assessment, volumes: list[Volume]) -> None:
+    from kdmri_edge.data.case import make_case
+    from kdmri_edge.metrics import psnr
+
+    mask = variable_density_lines(MATRIX, 4, centre_lines=4, seed=3)
+    found = _measures(done, "volumes")
+    expected = [
+        psnr(volume.image, np.maximum(make_case(volume, mask).zero_filled, 0)) for volume in volumes
+    ]
+    measure = found["psnr_db", "zero-filled", ""]
+    assert measure.value == pytest.approx(np.mean(expected))
+    assert measure.low is not None
+    assert measure.high is not None
+    assert measure.low == pytest.approx(min(expected))  # of three subjects one is drawn thrice
+    assert measure.high == pytest.approx(max(expected))
+    change = found["psnr_db", STUDENT, TEACHER]
+    own, theirs = found["psnr_db", STUDENT, ""], found["psnr_db", TEACHER, ""]
+    assert own.value is not None
+    assert theirs.value is not None
+    assert change.value == pytest.approx(own.value - theirs.value)
+
+
+def test_regions_of_disagreement_are_where_images_differ(done: Assessment) -> None:
+    section = done.section("disagreement")
+    assert section is not None
+    regions = section.facts["regions"][f"{STUDENT} against {TEACHER}"]
+    assert [region["rms"] for region in regions] == sorted(
+        (r["rms"] for r in regions), reverse=True
+    )
+    assert len(section.galleries) == 3
+    assert all(tile.uri.startswith("data:image/png;base64,")
+               for gallery in section.galleries for picture in gallery.pictures
+               for tile in picture.tiles)  # fmt: skip
+
+
+def test_a_coarse_matrix_has_no_phantom(done: Assessment) -> None:
+    section = done.section("phantom")
+    assert section is not None
+    assert section.reason is not None
+    assert "too coarse" in section.reason
+    assert section.measures == ()
+
+
+def test_aimed_perturbations_are_worse_than_noise(done: Assessment) -> None:
+    section = done.section("robustness")
+    assert section is not None
+    table = next(table for table in section.tables if table.title.startswith("Aimed"))
+    assert [row[0] for row in table.rows] == [TEACHER, STUDENT]
+    for row in table.rows:
+        noise, worst = row[2], row[3]
+        assert isinstance(noise, float)
+        assert isinstance(worst, float)
+        assert worst >= noise > 0
+
+
+def test_three_subjects_are_too_few_for_a_verdict(done: Assessment) -> None:
+    section = done.section("verdict")
+    assert section is not None
+    pairs = section.facts["pairs"]
+    assert [(pair["candidate"], pair["reference"]) for pair in pairs] == [
+        (STUDENT, TEACHER), (ROUNDED, TEACHER), (ROUNDED, STUDENT),
+    ]  # fmt: skip
+    assert {pair["verdict"] for pair in pairs} == {"inconclusive"}
+    assert "3 subject(s)" in pairs[0]["judged"][0]["reason"]
+
+
+def test_one_subject_has_no_interval_and_no_verdict(run: Run, volumes: list[Volume]) -> None:
+    done = assess(run, volumes[:1], in_pytorch=True, int8=False, sections=["volumes", "verdict"])
+    measure = _measures(done, "volumes")["psnr_db", STUDENT, ""]
+    assert measure.value is not None
+    assert measure.low is None
+    assert measure.reason is not None
+    verdict = done.section("verdict")
+    assert verdict is not None
+    assert verdict.facts["pairs"][0]["verdict"] == "inconclusive"
+    assert "There is one subject" in build(done)
+
+
+def test_constant_images_have_their_reason(run: Run) -> None:
+    blank = Volume(
+        image=np.zeros((2, MATRIX, MATRIX), np.float32), name="blank", subject="b", sha256="1" * 64
+    )
+    done = assess(run, [blank], in_pytorch=True, int8=False)
+    reasons = {section.name: section.reason for section in done.sections}
+    assert "nowhere above zero" in str(reasons["volumes"])
+    assert reasons["disagreement"] is not None
+    assert reasons["robustness"] is not None
+    assert "NaN" not in json.dumps(done.to_dict())
+
+
+def test_one_network_is_compared_with_none(run: Run, volumes: list[Volume]) -> None:
+    done = assess(
+        run.weights("student"), volumes, in_pytorch=True, int8=False, sections=["verdict"]
+    )
+    assert done.teacher is None
+    section = done.section("verdict")
+    assert section is not None
+    assert "nothing to compare" in str(section.reason)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "subjects", "expected"),
+    [
+        (-0.05, 0.2, 5, "non-inferior"),
+        (-0.3, -0.15, 5, "inferior"),
+        (-0.3, 0.1, 5, "inconclusive"),
+        (-0.05, 0.2, 4, "inconclusive"),
+        (None, None, 5, "inconclusive"),
+    ],
+)
+def test_the_interval_decides(
+    low: float | None, high: float | None, subjects: int, expected: str
+) -> None:
+    change = Measure(
+        name="psnr_db", title="PSNR", network="a", against="b", value=0.0, low=low, high=high,
+        subjects=subjects,
+    )  # fmt: skip
+    judged = judge("volumes", "psnr_db", 0.1, change, fewest=5)
+    assert judged.verdict == expected
+    assert judged.reason.endswith(".")
+
+
+def test_a_network_that_saw_the_volumes_gets_no_verdict(
+    make_run: Callable[..., Run], mask: Mask, volumes: list[Volume], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path, mask, ("teacher", "student"), seen=volumes[0].sha256)
+    done = assess(run, volumes, in_pytorch=True, int8=False, sections=["volumes", "verdict"])
+    section = done.section("verdict")
+    assert section is not None
+    assert "in its training" in section.facts["pairs"][0]["judged"][0]["reason"]
+
+
+def test_the_default_margins_are_the_benchmarks() -> None:
+    margins = load_margins()
+    assert margins.losses["volumes"] == {"psnr_db": MARGIN["psnr"], "ssim": MARGIN["ssim"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("subjects = 5\n[volumes]\npsnr_db = -0.1", "no margin"),
+        ("subjects = 1\n[volumes]\npsnr_db = 0.1", "how many subjects"),
+        ("subjects = 5\n[volume]\npsnr_db = 0.1", "did you mean 'volumes'"),
+        ("subjects = 5", "states no margin"),
+        ("subjects = ", "no TOML"),
+        ("format = 9\nsubjects = 5", "format 9"),
+    ],
+)
+def test_margins_that_are_none_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "margins.toml"
+    file.write_text(text)
+    with pytest.raises(BenchError, match=said):
+        load_margins(file)
+
+
+def test_networks_of_different_masks_are_refused(
+    make_run: Callable[..., Run], run: Run, volumes: list[Volume], tmp_path: Path
+) -> None:
+    other = make_run(
+        tmp_path, variable_density_lines(MATRIX, 4, centre_lines=4, seed=9), ("student",)
+    )
+    with pytest.raises(BenchError, match="Measure networks for one mask together"):
+        assess([run.path, other.path], volumes)
+
+
+def test_the_teacher_says_so_or_has_most_operations(run: Run) -> None:
+    sources = describe(run)
+    student = sources[1]
+    assert teacher_of(sources) is sources[0]
+    plain = [dataclasses.replace(source, role="student") for source in sources]
+    assert teacher_of(plain) is plain[0]
+    assert teacher_of(sources, student.name) is student
+    with pytest.raises(BenchError, match="none of the networks"):
+        teacher_of(sources, "nobody")
+
+
+def test_small_volumes_are_set_in_air(run: Run) -> None:
+    volume = phantom_volume(5, slices=1, matrix=24)
+    [found] = load([volume], describe(run)[0])
+    assert found.target.shape == (1, MATRIX, MATRIX)
+    np.testing.assert_array_equal(found.target[0, 4:-4, 4:-4], volume.image[0])
+    assert brought(volume, 20).matrix == (20, 20)
+
+
+def test_values_without_a_number_are_left_out() -> None:
+    measure = over_subjects("x", "X", "n", [1.0, float("nan"), 3.0], ["a", "b", "c"])
+    assert (measure.value, measure.subjects) == (2.0, 2)
+    nothing = over_subjects("x", "X", "n", [float("nan")], ["a"])
+    assert nothing.value is None
+    assert nothing.reason
+
+
+def test_reports_are_compared_by_subjects(done: Assessment, tmp_path: Path) -> None:
+    stated = tmp_path / "margins.toml"
+    stated.write_text("subjects = 3\n[volumes]\npsnr_db = 0.1\n")
+    better, worse = done.to_dict(), done.to_dict()
+    for value, gain in ((better, 1.0), (worse, -1.0)):
+        value = json.loads(json.dumps(value))
+        for section in value["sections"]:
+            for measure in section["measures"]:
+                if measure["name"] == "psnr_db" and measure["network"] in (STUDENT, ROUNDED):
+                    own = measure["by_subject"]
+                    measure["by_subject"] = {key: number + gain for key, number in own.items()}
+        folder = tmp_path / ("better" if gain > 0 else "worse")
+        folder.mkdir()
+        (folder / REPORT).write_text(json.dumps(value))
+    old = done.files["json"].parent
+    answers = compare_reports(old, tmp_path / "better", margins=stated)
+    assert [answer.allowed for answer in answers] == [True, True]  # float and int8
+    answers = compare_reports(old, tmp_path / "worse", margins=stated)
+    assert {answer.verdict for answer in answers} == {"inferior"}
+    # by the margins of the old report three subjects are too few
+    assert {answer.verdict for answer in compare_reports(old, tmp_path / "better")} == {
+        "inconclusive"
+    }
+    args = ["assess", "--compare", str(old), str(tmp_path / "better")]
+    assert CliRunner().invoke(main, args).exit_code == 1
+    given = CliRunner().invoke(main, [*args, "--margins", str(stated), "--json"])
+    assert given.exit_code == 0
+    assert json.loads(given.stdout)[0]["allowed"] is True
+
+
+def test_reports_of_other_data_are_not_compared(done: Assessment, tmp_path: Path) -> None:
+    value = done.to_dict()
+    value["volumes"] = value["volumes"][:1]
+    (tmp_path / REPORT).write_text(json.dumps(value))
+    with pytest.raises(BenchError, match="other volumes"):
+        compare_reports(done.files["json"], tmp_path)
+
+
+def test_a_retrained_network_is_compared_with_the_old_one(
+    run: Run, data_folder: Path, tmp_path: Path
+) -> None:
+    old = run.weights("student")
+    new = tmp_path / "new" / "student.safetensors"
+    new.parent.mkdir()
+    shutil.copy(old, new)
+    result = CliRunner().invoke(main, [
+        "assess", "--compare", str(old), str(new), "--data", str(data_folder), "--in-pytorch",
+        "--no-int8", "--sections", "volumes,verdict", "--out", str(tmp_path / "out"),
+    ])  # fmt: skip
+    assert result.exit_code == 1, result.output  # two subjects
+    assert "is not shown to be able to replace" in result.stderr
+    assert (tmp_path / "out" / PAGE).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "Missing argument"),
+        (["dccnn-edge@brain-4x"], 2, "Missing option '--data'"),
+        (["dccnn-edge@brain-4x", "--data", ".", "--sections", "lesson"], 1, "no section 'lesson'"),
+        (["--compare", "a", "b"], 2, "no report"),
+        (["nothing", "--data", "."], 1, "does not exist"),
+    ],
+)
+def test_mistakes_are_a_sentence(arguments: list[str], code: int, said: str) -> None:
+    result = CliRunner().invoke(main, ["assess", *arguments])
+    assert result.exit_code == code or isinstance(result.exception, Exception)
+    assert said in f"{result.output} {result.exception}"
+
+
+def test_sections_are_listed() -> None:
+    result = CliRunner().invoke(main, ["assess", "--list-sections"])
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.output.splitlines()] == list(SECTIONS)
+
+
+PROBE = """<script>
+window.addEventListener("error", (e) => { document.title = "ERROR " + e.message; });
+addEventListener("load", () => setTimeout(() => {
+  document.querySelector("button.enlarge").click();
+  const dialog = document.getElementById("zoom"), held = dialog.querySelector("img");
+  const ids = [...document.querySelectorAll("nav a")].map((a) => a.getAttribute("href").slice(1));
+  document.body.dataset.probe = JSON.stringify({open: dialog.open, wide: held.width,
+    resources: performance.getEntriesByType("resource").map((e) => e.name)
+      .filter((n) => !n.startsWith("data:")),
+    linked: ids.every((id) => document.getElementById(id)),
+    named: [...document.images].every((i) => i.alt),
+    overflow: document.documentElement.scrollWidth > innerWidth + 1});
+}, 50));
+</script></head>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH (Debian: apt install chromium)")
+def test_a_browser_opens_the_page_without_errors_or_requests(
+    done: Assessment, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(done.files["html"].read_text().replace("</head>", PROBE, 1))
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page.read_text())
+    opened = subprocess.run(
+        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+         "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND",
+         "--enable-logging=stderr", "--window-size=1280,900", "--virtual-time-budget=2000",
+         f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert opened.returncode == 0, opened.stderr[-2000:]
+    assert "CONSOLE" not in opened.stderr, opened.stderr
+    assert "<title>ERROR" not in opened.stdout
+    probe = re.search(r'data-probe="([^"]*)"', opened.stdout)
+    assert probe is not None, opened.stdout[:500]
+    found = json.loads(probe[1].replace("&quot;", '"'))
+    assert found["open"], "a click on a picture does not enlarge it"
+    assert found["wide"] >= 2 * MATRIX
+    assert found["resources"] == []
+    assert found["linked"]
+    assert found["named"], "a picture says nothing to who does not see it"
+    assert not found["overflow"], "the page scrolls sideways as a whole"
+
+
+def test_a_section_without_figures_is_shown_with_its_reason(done: Assessment) -> None:
+    page = build(
+        dataclasses.replace(done, sections=[Section.without("volumes", "Volumes", "No <data>.")])
+    )
+    assert "Not measured: No &lt;data&gt;." in page

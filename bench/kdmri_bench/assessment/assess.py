@@ -135,6 +135,7 @@ def assess(
     seed: int = 0,
     threads: int | None = None,
     in_pytorch: bool = False,
+    replaced: bool = False,
     out: str | os.PathLike[str] | None = None,
 ) -> Assessment:
     """Measure what compression does to images, for the people who decide about its use.
@@ -159,6 +160,8 @@ def assess(
         seed: Of resampling, noise and positions.
         threads: CPU threads.
         in_pytorch: Run checkpoints in PyTorch, int8 as its layers would round, and export nothing.
+        replaced: The other network is to take the place of `teacher`, as `--compare` has it: both
+            are compared in equal precisions.
         out: Folder that the report is saved in as well.
 
     Raises:
@@ -193,6 +196,7 @@ def assess(
             volumes=volumes,
             margins=stated,
             options=options,
+            replaced=replaced,
         )
         _measure(study, chosen)
         done = _assessment(

@@ -13,7 +13,7 @@ from kdmri_edge.errors import BenchError
 from kdmri_edge.utils.files import sha256_bytes
 from kdmri_edge.utils.suggest import nearest
 
-__all__ = ["FORMAT", "Margins", "load_margins"]
+__all__ = ["FORMAT", "Margins", "load_margins", "read_margins"]
 
 FORMAT: Final = 1
 _DEFAULT: Final = "margins.toml"
@@ -68,11 +68,26 @@ def load_margins(path: Path | None = None) -> Margins:
     except OSError as error:
         raise BenchError(f"{name} cannot be read ({error.strerror}).", "Check the path.") from error
     try:
-        text = data.decode("utf-8")
+        return read_margins(data.decode("utf-8"), name)
+    except UnicodeDecodeError as error:
+        raise BenchError(f"{name} is no text in UTF-8 ({error}).", "Correct it.") from error
+
+
+def read_margins(text: str, name: str) -> Margins:
+    """Read margins as a report quotes them.
+
+    Args:
+        text: Contents of a file of margins.
+        name: What to call it in messages.
+
+    Raises:
+        BenchError: It is no TOML, or a value is no margin.
+    """
+    try:
         value = tomllib.loads(text)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise BenchError(f"{name} is no TOML file ({error}).", "Correct it.") from error
-    return Margins(**_checked(name, value), text=text, sha256=sha256_bytes(data))
+    return Margins(**_checked(name, value), text=text, sha256=sha256_bytes(text.encode()))
 
 
 def _checked(name: str, value: Mapping[str, Any]) -> dict[str, Any]:

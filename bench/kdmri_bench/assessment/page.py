@@ -110,7 +110,7 @@ def _section(section: Section, names: Mapping[str, str]) -> str:
         for plot in section.plots
     ]
     parts += [_table(table) for table in section.tables]
-    parts += [_gallery(gallery) for gallery in section.galleries]
+    parts.append(_galleries(section.galleries))
     return "".join(parts) + "</section>"
 
 
@@ -188,7 +188,7 @@ def _table(table: Table) -> str:
         first, *rest = row
         body += f'<tr><th scope="row" data-value="{_raw(first)}">{_shown(first, table)}</th>'
         body += "".join(
-            f'<td{_kind(table, n)} data-value="{_raw(cell)}">{_shown(cell, table)}</td>'
+            f'<td{_kind(table, n)} data-value="{_raw(cell)}">{_word(_shown(cell, table))}</td>'
             for n, cell in enumerate(rest, 1)
         )
         body += "</tr>"
@@ -199,6 +199,14 @@ def _table(table: Table) -> str:
         f'<table class="sortable"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
         "</div>"
     )
+
+
+_WORDS: Final = {"non-inferior": "good", "inferior": "bad", "inconclusive": "open"}
+
+
+def _word(shown: str) -> str:
+    """Mark a word of the verdict, which its colour alone does not say."""
+    return f'<b class="{_WORDS[shown]}">{shown}</b>' if shown in _WORDS else shown
 
 
 def _kind(table: Table, column: int) -> str:
@@ -225,14 +233,22 @@ def _shown(cell: Cell, table: Table) -> str:
     return f"{cell:,}" if isinstance(cell, int) else f"{cell:.{table.digits}f}"
 
 
-def _gallery(gallery: Gallery) -> str:
-    blocks = "".join(_picture(picture) for picture in gallery.pictures)
-    note = f'<p class="faint">{escape(gallery.note)}</p>' if gallery.note else ""
-    return (
-        f'<div class="gallery"><h3>{escape(gallery.title)}</h3>{note}<p class="faint">Click a'
-        " picture to enlarge it; rows scroll sideways. Which side is the patient's left is not"
-        f" marked. Not for diagnosis.</p>{blocks}</div>"
-    )
+_LOOKING: Final = (
+    '<p class="faint">Click a picture to enlarge it; rows scroll sideways. Which side is the'
+    " patient's left is not marked. Not for diagnosis.</p>"
+)
+
+
+def _galleries(galleries: Sequence[Gallery]) -> str:
+    """Show galleries; what they say in common is said once."""
+    parts, said = [_LOOKING] if galleries else [], ""
+    for gallery in galleries:
+        blocks = "".join(_picture(picture) for picture in gallery.pictures)
+        fresh = gallery.note if gallery.note != said else ""
+        note = f'<p class="faint">{escape(fresh)}</p>' if fresh else ""
+        said = gallery.note
+        parts.append(f'<div class="gallery"><h3>{escape(gallery.title)}</h3>{note}{blocks}</div>')
+    return "".join(parts)
 
 
 def _picture(picture: Picture) -> str:

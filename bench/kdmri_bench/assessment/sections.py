@@ -15,7 +15,9 @@ How a section is added
    is None and whose `reason` says why. Zero never stands for a figure that is absent.
 3. Add a row to `SECTIONS` below, in the order of the page. The verdict is last: it judges every
    `Measure` that has `against` and a margin of its name (`[SECTION] NAME = ...` in the margins'
-   file, `kdmri_bench.assessment.margins`), so that a section need not know of it.
+   file, `kdmri_bench.assessment.margins`), so that a section need not know of it. A difference has
+   the name of the figure that it is the difference of: `assess --compare` of two reports pairs
+   these figures by their `by_subject`. State the margin in `margins.toml`, too.
 
 Everything is in the report's JSON (`Section.to_dict`) but plots and pictures, which are on the page
 alone.
@@ -319,6 +321,32 @@ SECTIONS: Final = Registry(
                 title="Quality of whole volumes",
                 function=f"{_HERE}.volumes:measure",
                 asks="How near are the images to the fully sampled ones, on average?",
+            ),
+            SectionKind(
+                name="disagreement",
+                title="Where networks disagree",
+                function=f"{_HERE}.disagreement:measure",
+                asks="In which regions do student and teacher, or int8 and float, differ most?",
+            ),
+            SectionKind(
+                name="phantom",
+                title="Image quality as on an ACR phantom",
+                function=f"{_HERE}.phantom:measure",
+                asks="Uniformity, ghosting, geometry, resolution, low contrast: what a physicist"
+                " measures at the scanner.",
+            ),
+            SectionKind(
+                name="robustness",
+                title="Robustness",
+                function=f"{_HERE}.robustness:measure",
+                asks="What do noise, motion, lost lines, other contrasts and the worst small"
+                " perturbation do?",
+            ),
+            SectionKind(
+                name="verdict",
+                title="Verdict",
+                function=f"{_HERE}.verdict:measure",
+                asks="Does a student lose more than the margins allow, or an int8 copy?",
             ),
         )
     },

@@ -20,7 +20,7 @@ from kdmri_edge.runtime.inputs import NetworkInput
 from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
 from kdmri_edge.utils.console import progress
 
-__all__ = ["Options", "Pair", "Study"]
+__all__ = ["REPLACED", "ROUNDED", "STUDENT", "Options", "Pair", "Study"]
 
 Images = NDArray[np.float32]
 
@@ -48,7 +48,7 @@ class Pair:
     Attributes:
         candidate: the one that may lose: a student, or an int8 copy.
         reference: what it is compared with: the teacher, or the same network in float.
-        kind: "student against teacher" or "int8 against float".
+        kind: `STUDENT`, `ROUNDED` or `REPLACED`.
     """
 
     candidate: AssessedNetwork
@@ -58,6 +58,7 @@ class Pair:
 
 STUDENT: Final = "student against teacher"
 ROUNDED: Final = "int8 against float"
+REPLACED: Final = "new against old"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -70,6 +71,8 @@ class Study:
         volumes: the test volumes.
         margins: largest losses that count as none.
         options: what the user chose.
+        replaced: the other network is to take the place of the teacher's: they are compared in
+            equal precisions.
         sections: what was found so far, by name; the verdict reads it.
     """
 
@@ -78,6 +81,7 @@ class Study:
     volumes: Sequence[AssessedVolume]
     margins: Margins
     options: Options = field(default_factory=Options)
+    replaced: bool = False
     sections: dict[str, Section] = field(default_factory=dict)
     _made: dict[str, list[Images]] = field(default_factory=dict, repr=False)
 
@@ -118,6 +122,9 @@ class Study:
         An int8 student is compared with the float teacher, too: that is what would be shipped.
         """
         floats = {network.name: network for network in self.networks if network.precision == FLOAT}
+        if self.replaced:
+            yield from self._replacements()
+            return
         teacher = floats.get(self.teacher or "")
         for network in self.networks:
             if teacher is not None and network.name != self.teacher:
@@ -126,6 +133,12 @@ class Study:
             own = floats.get(network.name)
             if own is not None and own is not network:
                 yield Pair(candidate=network, reference=own, kind=ROUNDED)
+
+    def _replacements(self) -> Iterator[Pair]:
+        old = {n.precision: n for n in self.networks if n.name == self.teacher}
+        for network in self.networks:
+            if network.name != self.teacher and network.precision in old:
+                yield Pair(candidate=network, reference=old[network.precision], kind=REPLACED)
 
     def images(self, key: str) -> list[Images]:
         """Return what a network made of each volume, reconstructed at the first call.

@@ -30,4 +30,6 @@ def _section(section: Section) -> str:
             who += f" against {measure.against}"
         unit = f" {measure.unit}" if measure.unit and measure.value is not None else ""
         lines.append(f"  {measure.title:<{width}}  {interval_text(measure)}{unit}  {who}")
+    if section.tables:
+        lines.append("  On the page: " + "; ".join(table.title for table in section.tables) + ".")
     return "\n".join(lines)

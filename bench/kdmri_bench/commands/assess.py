@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -38,6 +39,12 @@ __all__ = ["assess"]
     help="Largest losses that count as none, stated before; quoted in the report with its hash."
     "  [default: the package's own]",
 )  # fmt: skip
+@click.option(
+    "--compare", nargs=2, type=click.Path(path_type=Path), metavar="OLD NEW",
+    help="May NEW replace OLD under the margins? Two networks, assessed on --data now; or two"
+    " reports, of which nothing is measured. Exit code 0 if it may, 1 if it must not or if the data"
+    " do not suffice to say so.",
+)  # fmt: skip
 @click.option("--contrast", help="Assess on this contrast only, e.g. FLAIR.")
 @click.option("--subjects", help="Assess on exactly these subjects, comma-separated.")
 @click.option(
@@ -53,8 +60,9 @@ __all__ = ["assess"]
     help="Export nothing: run checkpoints in PyTorch, int8 with layers that round as an export's.",
 )  # fmt: skip
 @click.option(
-    "--other-data", multiple=True, type=click.Path(path_type=Path, exists=True),
-    help="Data of other scanners or fields, for the section on robustness; may be repeated.",
+    "--other-data", multiple=True, type=click.Path(path_type=Path),
+    help="Data of other scanners or fields, for the section on robustness: a folder, a file, or"
+    " FILE.h5:DATASET:AXES; may be repeated.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn.")
 @click.option("--threads", type=int, help="CPU threads.  [default: the runtime's choice]")
@@ -67,6 +75,7 @@ def assess(
     sections: str | None,
     list_sections: bool,
     margins: Path | None,
+    compare: tuple[Path, Path] | None,
     contrast: str | None,
     subjects: str | None,
     limit_slices: int | None,
@@ -89,6 +98,7 @@ def assess(
     Examples:
       kdmri-edge assess dccnn-d5c5@brain-4x dccnn-edge@brain-4x --data DIR --out report
       kdmri-edge assess runs/mine --data DIR --margins margins.toml --limit-slices 8
+      kdmri-edge assess --compare old/student.safetensors new/student.safetensors --data DIR
     """  # noqa: D301 - click wants the backspace itself
     if list_sections:
         from kdmri_bench.assessment.sections import SECTIONS
@@ -97,10 +107,16 @@ def assess(
         for row in SECTIONS.values():
             click.echo(f"{row.name:<{width}}  {row.asks}")
         return
-    if not networks:
+    if compare is not None and networks:
+        raise click.UsageError("--compare names the networks itself: give no others.")
+    if compare is not None and not data:
+        sys.exit(_compare_reports(compare, margins, seed, as_json=as_json))
+    if compare is None and not networks:
         raise click.UsageError("Missing argument 'NETWORKS': the networks to assess.")
     if not data:
         raise click.UsageError("Missing option '--data': the folder of the test volumes.")
+    if compare is not None:
+        networks, teacher = compare, str(compare[0])
     from kdmri_bench.assessment.assess import assess as measure
 
     done = measure(
@@ -117,6 +133,7 @@ def assess(
         other_data=other_data,
         seed=seed,
         threads=threads,
+        replaced=compare is not None,
         out=out or Path("kdmri-assessment"),
     )
     say(f"Page to open in a browser: {done.files['html']}")
@@ -127,6 +144,34 @@ def assess(
 
         click.echo(plain(done))
     say(f"json: {done.files['json']}")
+    if compare is not None:
+        from kdmri_bench.assessment.compare import replacement_of
+        from kdmri_bench.assessment.margins import load_margins
+
+        answers = replacement_of(done, load_margins(margins))
+        for answer in answers:
+            say(str(answer))
+        sys.exit(0 if all(answer.allowed for answer in answers) else 1)
+
+
+def _compare_reports(
+    reports: tuple[Path, Path], margins: Path | None, seed: int, *, as_json: bool
+) -> int:
+    """Print whether the network of one report may replace that of another; 0 if it may."""
+    from kdmri_bench.assessment.compare import compare_reports, is_report
+
+    for path in reports:
+        if not is_report(path):
+            raise click.UsageError(
+                f"{path} is no report of `kdmri-edge assess`; to compare networks, give --data."
+            )
+    answers = compare_reports(*reports, margins=margins, seed=seed)
+    if as_json:
+        click.echo(json.dumps([answer.to_dict() for answer in answers], indent=1))
+    else:
+        for answer in answers:
+            click.echo(str(answer))
+    return 0 if all(answer.allowed for answer in answers) else 1
 
 
 def _list(text: str | None) -> list[str]:

@@ -101,19 +101,20 @@ def bootstrap(
     return Interval(value=value, low=float(low), high=float(high))
 
 
-def verdict(difference: Interval, margin: float, subjects: int) -> str:
+def verdict(difference: Interval, margin: float, subjects: int, fewest: int = FEW_SUBJECTS) -> str:
     """Judge whether a student loses nothing to its teacher.
 
     Args:
         difference: Student minus teacher, higher is better.
         margin: Largest loss that counts as none.
         subjects: Number of test subjects.
+        fewest: Below so many there is no verdict.
 
     Returns:
         "inconclusive" (too few subjects), "non-inferior" (the whole interval lies above the
         margin), "inferior" (it lies below), or "not shown".
     """
-    if subjects < FEW_SUBJECTS or difference.low is None or difference.high is None:
+    if subjects < fewest or difference.low is None or difference.high is None:
         return "inconclusive"
     if difference.low > -margin:
         return "non-inferior"

@@ -15,7 +15,7 @@ from kdmri_bench.measuring.quality import View
 from kdmri_edge.data.case import Case
 from kdmri_edge.utils.extras import require
 
-__all__ = ["ZOOM", "Figure", "Tile", "figures", "region"]
+__all__ = ["ZOOM", "Figure", "Tile", "figures", "grey", "hot", "region"]
 
 ZOOM: Final = 56
 """Side of the enlarged region in pixels."""
@@ -102,17 +102,17 @@ def _figure(case: Case, view: View, teacher: Sequence[NDArray[Any]] | None, name
     title = f"{case.name}, slice {score.slice}: {score.psnr:.2f} dB"
     if score.reference is not None:
         title += f", teacher {score.reference:.2f} dB (loss {score.loss:.2f} dB)"
-    tiles = [_grey(f"{key}", f"{key} of {case.name}", i, white) for key, i in images.items()]
+    tiles = [grey(f"{key}", f"{key} of {case.name}", i, white) for key, i in images.items()]
     tiles += [
-        _hot(f"residue x {factor}, {key}", f"residue of {key}", residue * factor)
+        hot(f"residue x {factor}, {key}", f"residue of {key}", residue * factor)
         for key, residue in residues.items()
     ]
     zoom = [
-        _grey(f"{key}, enlarged", f"{key}, region of the largest residue", i[where], white)
+        grey(f"{key}, enlarged", f"{key}, region of the largest residue", i[where], white)
         for key, i in images.items()
     ]
     zoom += [
-        _hot(f"residue x {factor}, {key}, enlarged", f"residue of {key}", r[where] * factor)
+        hot(f"residue x {factor}, {key}, enlarged", f"residue of {key}", r[where] * factor)
         for key, r in residues.items()
     ]
     return Figure(title=title, tiles=tuple(tiles), zoom=tuple(zoom), factor=factor)
@@ -128,11 +128,27 @@ def region(residue: Image) -> tuple[slice, slice]:
     return slice(int(top), int(top) + side), slice(int(left), int(left) + side)
 
 
-def _grey(caption: str, alt: str, image: Image, white: float) -> Tile:
+def grey(caption: str, alt: str, image: Image, white: float) -> Tile:
+    """Draw an image [H, W] in grey, black at 0 and below.
+
+    Args:
+        caption: see `Tile`.
+        alt: see `Tile`.
+        image: the values.
+        white: what is shown as white.
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+    """
     return _tile(caption, alt, np.clip(255 * image / white, 0, 255).astype(np.uint8))
 
 
-def _hot(caption: str, alt: str, image: Image) -> Tile:
+def hot(caption: str, alt: str, image: Image) -> Tile:
+    """Draw values of 0 to 1 from black over red to light yellow.
+
+    Raises:
+        MissingExtraError: Pillow or matplotlib is not installed.
+    """
     colours: Any = require("matplotlib", extra="bench").colormaps["inferno"]
     return _tile(caption, alt, colours(np.clip(image, 0, 1), bytes=True)[..., :3])
 
