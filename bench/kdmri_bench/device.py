@@ -20,17 +20,18 @@ from kdmri_edge.errors import BackendError, BenchError, KdmriError
 
 __all__ = ["ROWS", "Place", "find_places", "main", "measure_device"]
 
-NETWORKS: Final = ("dccnn-d5c5@brain-4x", "dccnn-d3c5@brain-4x")
-"""Teacher and student, from the package."""
+NETWORKS: Final = ("dccnn-d5c5@brain-4x", "dccnn-edge@brain-4x", "dccnn-d3c5@brain-4x")
+"""Teacher and students, from the package."""
 
 ROWS: Final[dict[str, tuple[str, ...]]] = {
     "cuda": (
         "pytorch-f32",  # the reference of quality and speed
         "cuda-f16-graph", "cuda-f16-fused", "cuda-bf16-graph", "cuda-f32-graph",
         "trt-f16", "tensorrt-rtx-f16", "trt-int8", "tensorrt-rtx-int8",
-        "cuda-bf16-fused", "cuda-f16", "cuda-bf16", "cuda-f32",
+        "cuda-f16-torch-tensorrt", "cuda-bf16-fused", "cuda-f16", "cuda-bf16", "cuda-f32",
         "onnxruntime-cuda-f16", "onnxruntime-rtx-f16",
         "trt-f32", "tensorrt-rtx-f32", "onnxruntime-cuda-f32", "onnxruntime-rtx-f32",
+        "cuda-*-torch-tensorrt",
         "cuda-*-compile",  # compiles for most of a minute each
     ),
     "gpu": ("pytorch-f32", "openvino-gpu-*"),

@@ -339,6 +339,9 @@ def _carrying_presets() -> dict[str, ModelSpec]:
             f"dccnn-edge{suffix}": _carrying(
                 3, 24, 8, dilation=(1, 2, 1), channels=channels, coils=coils
             ),
+            f"dccnn-edge-half{suffix}": _carrying(
+                3, 48, 16, shuffle=2, channels=channels, coils=coils
+            ),
             f"dccnn-edge-small{suffix}": _carrying(
                 3, 32, 12, shuffle=2, channels=channels, coils=coils
             ),

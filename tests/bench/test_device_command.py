@@ -59,6 +59,9 @@ def test_gpus_are_measured_in_halves_too(run: Run, monkeypatch: pytest.MonkeyPat
     for key, place in (("onnxruntime-cuda-f16", "cuda"), ("onnxruntime-rtx-f32", "cuda"),
                        ("openvino-gpu-int8", "gpu"), ("openvino-f32", "cpu")):  # fmt: skip
         assert found[key].row.device == place
+    absent = found["cuda-f16-torch-tensorrt"].row
+    assert absent.status is Status.SKIPPED
+    assert "torch-tensorrt-rtx" in (absent.reason or "")  # either build will do
     assert not any(key.startswith("openvino-npu") for key in found)
     usual = rows.draft_rows([from_checkpoint(run.weights("student"))],
                             BenchSettings(every_way=True))  # fmt: skip

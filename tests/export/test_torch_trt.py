@@ -19,8 +19,9 @@ import torch
 from torch._inductor.constant_folding import ConstantFolder, replace_node_with_constant
 
 from kdmri_edge.errors import BackendError
+from kdmri_export.targets.tensorrt import torch_program
 from kdmri_export.targets.tensorrt.torch_operators import decompositions, kept, register
-from kdmri_export.targets.tensorrt.torch_program import compile_network
+from kdmri_export.targets.tensorrt.torch_program import Compiled, compile_network
 from tests.export.networks import maps, network
 from tests.export.parity_cases import CASES, images
 
@@ -151,3 +152,49 @@ def test_absent_or_changed_torch_tensorrt_is_one_sentence(
     )
     with pytest.raises(BackendError, match="pip install torch-tensorrt"):
         register()
+
+
+class TestInTheBenchmark:
+    """What `mode="torch-tensorrt"` of the PyTorch session calls."""
+
+    def test_each_shape_is_compiled_once(
+        self, table: dict[Any, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        architecture, mask, form, size = CASES["magnitude"]
+        made = network(architecture, mask, form)
+        shapes: list[tuple[int, ...]] = []
+
+        def counted(network: Any, images: Any) -> tuple[Any, Any]:
+            shapes.append(tuple(images.shape))
+            return compile_network(network, images)
+
+        monkeypatch.setattr(torch_program, "compile_network", counted)
+        compiled = Compiled(made, "f32")
+        assert compiled.build.endswith("2.13.0")
+        one, three = (torch.from_numpy(images(n, 1, size)) for n in (1, 3))
+        with torch.no_grad():
+            for given in (one, three, one):
+                np.testing.assert_allclose(compiled(given), made(given), atol=2e-5)
+        assert shapes == [tuple(one.shape), tuple(three.shape)]
+
+    def test_halves_are_cast_and_data_consistency_is_not(self, table: dict[Any, Any]) -> None:
+        architecture, mask, form, size = CASES["magnitude"]
+        wanted = network(architecture, mask, form)
+        x_u = torch.from_numpy(images(1, 1, size))
+        with torch.no_grad():
+            whole = wanted(x_u)
+            half = Compiled(network(architecture, mask, form), "f16")(x_u)
+        error = float((half - whole).abs().max() / (whole.max() - whole.min()))
+        assert half.dtype == torch.float32
+        assert 1e-6 < error < 1e-2  # another image than in float32, and nearly the same
+
+    def test_other_inputs_are_refused(self, table: dict[Any, Any]) -> None:
+        architecture, mask, form, size = CASES["magnitude"]
+        compiled = Compiled(network(architecture, mask, form), "f32")
+        x_u = torch.from_numpy(images(1, 1, size))
+        with pytest.raises(BackendError, match="holds its mask"):
+            compiled(x_u, torch.eye(x_u.shape[-2]))
+        several = next(name for name in CASES if "sense" in name)
+        architecture, mask, form, _ = CASES[several]
+        with pytest.raises(BackendError, match="networks of one image"):
+            Compiled(network(architecture, mask, form), "f32")

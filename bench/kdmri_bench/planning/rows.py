@@ -19,6 +19,7 @@ from kdmri_bench.planning.settings import BenchSettings
 from kdmri_bench.planning.sources import Source
 from kdmri_bench.planning.variants import (
     COMPILED,
+    TORCH_TENSORRT,
     EagerVariant,
     ExportedVariant,
     eager_variants,
@@ -219,6 +220,8 @@ def _eager_plan(source: Source, variant: EagerVariant, settings: BenchSettings) 
         return _skipped(row, _NO_CUDA)
     if variant.variant == COMPILED and not settings.compile:
         return _skipped(row, _NOT_QUICK)
+    if variant.variant == TORCH_TENSORRT and not available("torch_tensorrt"):
+        return _skipped(row, _NO_TORCH_TENSORRT)
     return Plan(row=row, source=source.checkpoint, options=variant.options)
 
 
@@ -229,6 +232,10 @@ _NO_FORM = BenchError(
 )
 _LATE = BackendError(
     "There was no time left for its export.", "Measure this row with --rows, or give more time."
+)
+_NO_TORCH_TENSORRT = BackendError(
+    "torch_tensorrt is not installed.",
+    "Install torch-tensorrt or torch-tensorrt-rtx, of the version of your PyTorch.",
 )
 _NOT_QUICK = BackendError(
     "torch.compile is left out of the quick mode, since it compiles for minutes.",

@@ -18,6 +18,7 @@ __all__ = [
     "COMPILED",
     "CUDA",
     "REFERENCE",
+    "TORCH_TENSORRT",
     "EagerVariant",
     "ExportedVariant",
     "eager_variants",
@@ -32,6 +33,7 @@ REFERENCE: Final = "PyTorch"
 
 CUDA: Final = "PyTorch CUDA"
 COMPILED: Final = "torch.compile"
+TORCH_TENSORRT: Final = "Torch-TensorRT"
 _THROUGHPUT: Final = "throughput hint"
 
 # torch.fft becomes DFT nodes in these; TorchScript keeps calling PyTorch's own FFT.
@@ -62,6 +64,7 @@ class EagerVariant:
 
 _CUDA_MODES: Final = {"": (DEFAULT, "eager"), "-graph": ("CUDA graph", "graph"),
                       "-fused": ("fused kernels", "fused"),
+                      "-torch-tensorrt": (TORCH_TENSORRT, "torch-tensorrt"),
                       "-compile": (COMPILED, "compile")}  # fmt: skip
 
 
@@ -73,7 +76,12 @@ def _cuda(precision: Precision) -> list[EagerVariant]:
             variant=variant,
             device="cuda",
             precision=precision,
-            options={"layout": "channels_last", "device": "cuda", "mode": mode},
+            options={
+                # TensorRT chooses the layout of its engines itself
+                "layout": "default" if mode == "torch-tensorrt" else "channels_last",
+                "device": "cuda",
+                "mode": mode,
+            },
         )
         for mark, (variant, mode) in _CUDA_MODES.items()
         if mode != "fused" or precision is not Precision.F32

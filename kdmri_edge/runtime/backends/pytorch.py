@@ -1,4 +1,4 @@
-"""A checkpoint in PyTorch: eager, compiled, or as a CUDA graph."""
+"""A checkpoint in PyTorch: eager, compiled, as a CUDA graph, or by Torch-TensorRT."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.session import Array, Session, SessionInfo, check_precision
 from kdmri_edge.runtime.targets import as_users_write
 from kdmri_edge.utils.cuda import no_cuda
-from kdmri_edge.utils.extras import require
+from kdmri_edge.utils.extras import available, load_attribute, require
 
 __all__ = ["CudaGraph", "EagerSession"]
 
@@ -67,7 +67,9 @@ _MODES = {
     "compile": "torch.compile",
     "graph": "CUDA graph",
     "fused": "fused kernels (Triton), CUDA graph",
+    "torch-tensorrt": "Torch-TensorRT",
 }
+_COMPILED = "kdmri_export.targets.tensorrt.torch_program:Compiled"
 _DEVICES = ("cpu", "cuda")
 _HALVES = {"bf16": torch.bfloat16, "f16": torch.float16}
 
@@ -91,6 +93,21 @@ def _check_fused(device: str, precision: str) -> None:
         raise BackendError("Fused kernels compute in fp16 or bf16.", "Name --precision fp16.")
 
 
+def _check_torch_tensorrt(device: str) -> None:
+    """Refuse Torch-TensorRT where it does not run.
+
+    Raises:
+        BackendError: No CUDA device, or Torch-TensorRT is not installed.
+    """
+    if device != "cuda":
+        raise BackendError("Torch-TensorRT runs on CUDA devices alone.", "Use mode eager.")
+    if not available("torch_tensorrt"):
+        raise BackendError(
+            "torch_tensorrt is not installed.",
+            "Install torch-tensorrt or torch-tensorrt-rtx, of the version of your PyTorch.",
+        )
+
+
 class EagerSession(Session):
     """PyTorch on the CPU or on a CUDA device.
 
@@ -105,8 +122,9 @@ class EagerSession(Session):
         form: Form of data consistency; None picks by the mask.
         device: "cpu" or "cuda".
         mode: "eager", "compile" (torch.compile, at the first query), or, on CUDA, "graph" (the
-            kernels are recorded once and replayed) or "fused" (the convolutions of a cascade are
-            one kernel, in halves; see `runtime.backends.fused`; recorded, too).
+            kernels are recorded once and replayed), "fused" (the convolutions of a cascade are
+            one kernel, in halves; see `runtime.backends.fused`; recorded, too) or "torch-tensorrt"
+            (compiled by Torch-TensorRT, in either of its builds, at the first query).
 
     Raises:
         BackendError: Unknown precision, layout, device or mode; a CPU without bf16; no CUDA device.
@@ -133,6 +151,8 @@ class EagerSession(Session):
             raise BackendError("CUDA graphs run on CUDA devices alone.", "Use mode eager.")
         if mode == "fused":
             _check_fused(device, precision)
+        if mode == "torch-tensorrt":
+            _check_torch_tensorrt(device)
         on_cpu = device == "cpu" and mode != "fused"
         if on_cpu and precision not in self.precisions_here():
             name = as_users_write(precision)
@@ -153,7 +173,12 @@ class EagerSession(Session):
             self._half = None  # what surrounds the kernels is float32
         self.sense, self.kspace = model.spec.coils, model.spec.reads is InputKind.KSPACE
         self._model: nn.Module = channels_last(model) if layout == "channels_last" else model
-        self._forward = torch.compile(self._model) if mode == "compile" else self._model
+        self._forward: Callable[..., Tensor] = self._model
+        if mode == "compile":
+            self._forward = torch.compile(self._model)
+        if mode == "torch-tensorrt":
+            self._compiled = load_attribute(_COMPILED)(model, precision)
+            self._forward, self._half = self._compiled, None  # its layers are cast
         recorded = device == "cuda" and mode in ("graph", "fused")
         self._graph = CudaGraph(self._compute) if recorded else None
         self._warm = mode != "compile"
@@ -168,7 +193,8 @@ class EagerSession(Session):
     def info(self) -> SessionInfo:
         """What really runs."""
         on_cpu = self._device == "cpu"
-        parts = [_MODES[self._mode], self._layout.replace("_", "-")]
+        how = self._compiled.build if self._mode == "torch-tensorrt" else _MODES[self._mode]
+        parts = [how, self._layout.replace("_", "-")]
         return SessionInfo(
             backend="PyTorch",
             version=torch.__version__,
@@ -182,7 +208,7 @@ class EagerSession(Session):
     def _executed(self) -> str:
         if self._precision == "f32":
             return "f32"
-        how = "kernels" if self._mode == "fused" else "autocast"
+        how = {"fused": "kernels", "torch-tensorrt": "layers"}.get(self._mode, "autocast")
         return f"{self._precision} {how}, float32 data consistency"
 
     def _compute(self, images: Tensor, *further: Tensor) -> Tensor:

@@ -28,10 +28,18 @@ COUNTS = {
     # 24 maps, 8 carried: 1 and 9 to 24, 24 to 24, 24 to 9 and 1, and the biases
     "dccnn-edge": 9 * 24 * (5 * 24 + (1 + 4 * 10) + (4 * 9 + 1)) + 5 * 48 + 4 * 9 + 1,
     # 4 channels an image at half resolution
+    "dccnn-edge-half": 9 * 48 * (5 * 48 + (4 + 4 * 24) + (4 * 20 + 4)) + 5 * 96 + 4 * 20 + 4,
     "dccnn-edge-small": 9 * 32 * (5 * 32 + (4 + 4 * 20) + (4 * 16 + 4)) + 5 * 64 + 4 * 16 + 4,
     "dccnn-d5c5-carried": 9 * 32 * (15 * 32 + (1 + 4 * 18) + (4 * 17 + 1)) + 20 * 32 + 4 * 17 + 1,
     **{
         f"dccnn-edge{kind}": 9 * 24 * (5 * 24 + (2 + 4 * 12) + (4 * 10 + 2)) + 5 * 48 + 4 * 10 + 2
+        for kind in ("-complex", "-sense")
+    },
+    **{
+        f"dccnn-edge-half{kind}": 9 * 48 * (5 * 48 + (8 + 4 * 32) + (4 * 24 + 8))
+        + 5 * 96
+        + 4 * 24
+        + 8
         for kind in ("-complex", "-sense")
     },
     **{

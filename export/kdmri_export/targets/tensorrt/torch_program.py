@@ -12,13 +12,14 @@ import hashlib
 import importlib
 import json
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from kdmri_edge.errors import BackendError, KdmriError
 from kdmri_edge.utils.extras import require
 
-__all__ = ["PROGRAM", "compile_network", "compile_program", "main"]
+__all__ = ["PROGRAM", "Compiled", "compile_network", "compile_program", "main"]
 
 PROGRAM = "model.torch-tensorrt.ep"
 
@@ -55,6 +56,60 @@ def compile_network(network: Any, x_u: Any) -> tuple[Any, Any]:
             "Use --builder tensorrt, or torch_tensorrt 2.8 to 2.13.",
         )
     return torch_tensorrt, compiled
+
+
+class Compiled:
+    """A network that Torch-TensorRT compiles at the first images of each shape.
+
+    Args:
+        network: A `Reconstructor` on the GPU; its convolutions are cast in place.
+        precision: Of the convolutions: "f32", "f16" or "bf16".
+
+    Attributes:
+        build: The installed package and its version; the same module comes in a build for TensorRT
+            and in one for TensorRT-RTX.
+
+    Raises:
+        BackendError: The network takes coil sensitivities or k-space, of which engines hold none.
+    """
+
+    def __init__(self, network: Any, precision: str) -> None:
+        from kdmri_edge.models.protocol import InputKind
+        from kdmri_export.passes.cast import DTYPES, cast_convolutions
+
+        if network.spec.reads in (InputKind.SENSE, InputKind.KSPACE):
+            raise BackendError(
+                "Torch-TensorRT is offered for networks of one image alone.",
+                "Use mode graph or eager.",
+            )
+        if precision in DTYPES:
+            cast_convolutions(network, precision)
+        self.build = _installed_build()
+        self._network = network
+        self._programs: dict[tuple[int, ...], Any] = {}
+
+    def __call__(self, images: Any, operator: Any = None) -> Any:
+        """Return the network's images for `images`, [B, C, H, W].
+
+        Raises:
+            BackendError: An operator is given, where engines hold that of their mask; or see
+                `compile_network`.
+        """
+        if operator is not None:
+            raise BackendError(
+                "An engine of Torch-TensorRT holds its mask.", "Use mode graph for other masks."
+            )
+        shape = tuple(images.shape)
+        if shape not in self._programs:
+            _, self._programs[shape] = compile_network(self._network, images)
+        return self._programs[shape](images)
+
+
+def _installed_build() -> str:
+    """Return package and version of the module torch_tensorrt."""
+    packages = metadata.packages_distributions().get("torch_tensorrt", ["torch_tensorrt"])
+    version = getattr(importlib.import_module("torch_tensorrt"), "__version__", "?")
+    return f"{packages[0]} {version}"
 
 
 def compile_program(checkpoint: Path, folder: Path, dc: str, precision: str) -> dict[str, Any]:
