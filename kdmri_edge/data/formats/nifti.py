@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdmri_edge.data.formats.registry import origin_of
 from kdmri_edge.data.geometry import Affine, usable_affine
@@ -42,6 +43,40 @@ def read_nifti(path: Path) -> Volume:
         DataError: unreadable, truncated, wrong rank, or not an MR image.
         MissingExtraError: nibabel is not installed.
     """
+    pixels, stored, zooms, units, axes = _stack(path)
+    return Volume(
+        image=checked_image(pixels, path),
+        **origin_of(path),
+        voxel_mm=_voxel_mm(zooms, units, axes),
+        affine=_affine(stored, units, axes),
+    )
+
+
+def read_nifti_mask(path: Path) -> tuple[NDArray[np.bool_], Affine | None]:
+    """Read a segmentation, on the axes that `read_nifti` gives to a volume of that header.
+
+    Args:
+        path: as for `read_nifti`; every voxel that is not zero belongs to what is segmented. It
+            may be all zero, unlike an image.
+
+    Returns:
+        bool [S, H, W], and the affine where the header has one.
+
+    Raises:
+        DataError: unreadable, truncated, or of another number of axes.
+        MissingExtraError: nibabel is not installed.
+    """
+    pixels, stored, _, units, axes = _stack(path)
+    if pixels.ndim != 3 or pixels.dtype.kind not in "buif":
+        raise DataError(
+            f"{path} holds {pixels.dtype} values of shape {list(pixels.shape)}, no mask.",
+            "Store one number for each voxel, zero outside.",
+        )
+    return np.ascontiguousarray(np.nan_to_num(pixels) != 0), _affine(stored, units, axes)
+
+
+def _stack(path: Path) -> tuple[Any, Any, tuple[float, ...], str, tuple[int, int, int]]:
+    """Read a file: pixels with slices first, affine as stored, steps, their unit, order of axes."""
     nibabel: Any = extras.require("nibabel", extra="formats")
     with reading(path, "NIfTI"), nibabel.imageglobals.LoggingOutputSuppressor():
         _check_name(path)
@@ -58,12 +93,7 @@ def read_nifti(path: Path) -> Volume:
         pixels = pixels[..., 0]
     if pixels.ndim == 3:
         pixels = pixels.transpose(axes)
-    return Volume(
-        image=checked_image(pixels, path),
-        **origin_of(path),
-        voxel_mm=_voxel_mm(zooms, units, axes),
-        affine=_affine(stored, units, axes),
-    )
+    return pixels, stored, zooms, units, axes
 
 
 _GZIP: Final = b"\x1f\x8b"

@@ -1,0 +1,368 @@
+"""How much of the contrast of real lesions a reconstruction keeps.
+
+What is measured is a section: a connected part of the annotation in one slice (pixels that share an
+edge). Its contrast is the mean over the section minus the mean over its surroundings, and what is
+retained of it is the contrast in the reconstruction over that in the fully sampled image: 1 where
+nothing is lost, 0 where the lesion is as bright as what is around it, below 0 where it has turned
+dark. A factor or an offset of the whole image cancels or scales alike, and blurring lowers it.
+
+The surroundings are the pixels that are reached within `RING` steps to a neighbour from the section,
+but not within `GAP` of any lesion, whose edge is drawn by hand and blurred by the scanner; pixels of
+air (zero in the fully sampled image) are no surroundings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdmri_bench.results.statistics import FEW_SUBJECTS, Interval, resampling_weights
+from kdmri_edge.errors import DataError
+from kdmri_edge.utils.extras import require
+
+__all__ = [
+    "GAP",
+    "LEAST_CONTRAST",
+    "LEAST_PIXELS",
+    "LOSS",
+    "RING",
+    "SMALL",
+    "Figures",
+    "LesionSection",
+    "Sections",
+    "contrasts",
+    "figures",
+    "find_sections",
+    "interval_of",
+    "retained",
+    "weighted_quantile",
+]
+
+Values = NDArray[np.float64]
+
+LEAST_PIXELS: Final = 4
+"""Sections of fewer pixels are not measured: their mean says more of noise than of the lesion."""
+
+SMALL: Final = 12
+"""Up to so many pixels a section counts as small."""
+
+RING: Final = 4
+GAP: Final = 1
+
+LEAST_CONTRAST: Final = 0.05
+"""Of the mean of the surroundings; where a lesion's own contrast is less, no ratio is formed."""
+
+LOSS: Final = 0.05
+"""A section is lost to a student where it keeps so much less of the contrast than its teacher."""
+
+RESAMPLES: Final = 2000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LesionSection:
+    """A connected part of an annotation in one slice.
+
+    Attributes:
+        slice: number of the slice.
+        inside: its pixels, indices into the flattened slice.
+        around: those of its surroundings.
+        contrast: in the fully sampled image, in its unit.
+    """
+
+    slice: int
+    inside: NDArray[np.intp]
+    around: NDArray[np.intp]
+    contrast: float
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels."""
+        return len(self.inside)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is one of the small ones."""
+        return self.pixels <= SMALL
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sections:
+    """The sections of a volume.
+
+    Attributes:
+        kept: those that are measured.
+        left_out: why how many others are not.
+    """
+
+    kept: tuple[LesionSection, ...]
+    left_out: Mapping[str, int]
+
+
+def _dilated(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
+    ndimage: Any = require("scipy.ndimage", extra="bench")
+    grown: NDArray[np.bool_] = ndimage.binary_dilation(mask, iterations=steps)
+    return grown
+
+
+def find_sections(
+    reference: NDArray[Any], mask: NDArray[np.bool_], *, slices: Sequence[int] | None = None
+) -> Sections:
+    """Find the sections of lesions that can be measured.
+
+    Args:
+        reference: Magnitudes of the fully sampled images, [S, H, W].
+        mask: Where lesions are, [S, H, W].
+        slices: Numbers of the slices that are searched; None searches all.
+
+    Raises:
+        DataError: The mask is of another geometry.
+    """
+    if mask.shape != reference.shape:
+        raise DataError(
+            f"The mask has {list(mask.shape)} voxels, the volume {list(reference.shape)}.",
+            "Give a mask on the volume's own grid.",
+        )
+    ndimage: Any = require("scipy.ndimage", extra="bench")
+    kept: list[LesionSection] = []
+    why = {
+        f"of fewer than {LEAST_PIXELS} pixels": 0,
+        "without surroundings": 0,
+        f"of a contrast below {LEAST_CONTRAST:.0%} of the surroundings": 0,
+    }
+    small, bare, faint = why
+    for number in range(len(mask)) if slices is None else slices:
+        own = mask[number]
+        if not own.any():
+            continue
+        image = np.asarray(reference[number], np.float64)
+        labels, count = ndimage.label(own)
+        free = ~_dilated(own, GAP) & (image > 0)
+        for box, label in zip(ndimage.find_objects(labels), range(1, count + 1), strict=True):
+            # the window holds all that dilation can reach, which is quicker than the whole slice
+            window = tuple(
+                slice(max(0, side.start - RING), side.stop + RING) for side in box
+            )
+            section = labels[window] == label
+            if int(section.sum()) < LEAST_PIXELS:
+                why[small] += 1
+                continue
+            around = _dilated(section, RING) & free[window]
+            if not around.any():
+                why[bare] += 1
+                continue
+            seen = image[window]
+            level = float(seen[around].mean())
+            contrast = float(seen[section].mean()) - level
+            if not abs(contrast) >= LEAST_CONTRAST * level:
+                why[faint] += 1
+                continue
+            kept.append(
+                LesionSection(
+                    slice=number,
+                    inside=_indices(section, window, image.shape),
+                    around=_indices(around, window, image.shape),
+                    contrast=contrast,
+                )
+            )
+    return Sections(kept=tuple(kept), left_out={name: n for name, n in why.items() if n})
+
+
+def _indices(
+    part: NDArray[np.bool_], window: tuple[slice, ...], shape: tuple[int, ...]
+) -> NDArray[np.intp]:
+    rows, columns = np.nonzero(part)
+    found: NDArray[np.intp] = (rows + window[0].start) * shape[1] + columns + window[1].start
+    return found
+
+
+def contrasts(image: NDArray[Any], sections: Sequence[LesionSection]) -> Values:
+    """Return the contrast of each section in images [S, H, W], in their unit."""
+    flat = np.asarray(image).reshape(len(image), -1)
+    return np.array(
+        [
+            flat[one.slice, one.inside].mean(dtype=np.float64)
+            - flat[one.slice, one.around].mean(dtype=np.float64)
+            for one in sections
+        ],
+        np.float64,
+    )
+
+
+def retained(
+    reference: NDArray[Any], image: NDArray[Any], sections: Sequence[LesionSection]
+) -> Values:
+    """Return how much of the contrast of each section is left, 1 where all is.
+
+    Args:
+        reference: The fully sampled images that the sections were found in, [S, H, W].
+        image: Reconstructions, [S, H, W].
+        sections: What to measure.
+
+    Raises:
+        DataError: The images are of different shapes, or a reconstruction is not finite.
+    """
+    if np.shape(image) != np.shape(reference):
+        raise DataError(
+            f"A reconstruction has {list(np.shape(image))} pixels, the reference"
+            f" {list(np.shape(reference))}.",
+            "Compare images of one volume.",
+        )
+    if not np.isfinite(image).all():
+        raise DataError("A reconstruction holds NaN or infinite values.", "Check the network.")
+    return contrasts(image, sections) / contrasts(reference, sections)
+
+
+def weighted_quantile(values: Values, weights: Values, level: float) -> Values:
+    """Return a quantile of weighted values, for each row of weights.
+
+    A value stands where the weight below it lies among the weight of all others, and between values
+    lies a straight line; with equal weights that is NumPy's quantile.
+
+    Args:
+        values: [V].
+        weights: [R, V], not negative, each row with a positive sum.
+        level: Between 0 and 1.
+
+    Returns:
+        [R].
+    """
+    order = np.argsort(values)
+    ordered, own = values[order], weights[:, order]
+    below = np.cumsum(own, 1) - own
+    others = own.sum(1, keepdims=True) - own
+    found = np.empty(len(own))
+    for row, weight in enumerate(own):
+        drawn = weight > 0
+        if drawn.sum() == 1:
+            found[row] = ordered[drawn][0]
+        else:
+            found[row] = np.interp(level, below[row, drawn] / others[row, drawn], ordered[drawn])
+    return found
+
+
+def interval_of(
+    subjects: Sequence[str],
+    statistic: Callable[[Values], Values],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Return a statistic of sections with its interval over subjects.
+
+    Subjects are drawn with replacement, then their sections; percentiles of 2.5 and 97.5 %.
+
+    Args:
+        subjects: Of each section.
+        statistic: From weights of the sections [R, V] to [R].
+        resamples: How often.
+        seed: Of the drawing.
+
+    Returns:
+        Without ends where there is one subject alone.
+    """
+    own = float(statistic(np.ones((1, len(subjects))))[0])
+    if len(set(subjects)) < 2:
+        return Interval(value=own, low=None, high=None)
+    drawn = statistic(resampling_weights(subjects, resamples, seed))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(value=own, low=float(low), high=float(high))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figures:
+    """What a network retains of a group of sections.
+
+    Attributes:
+        sections: their number.
+        median: of the contrast that is retained.
+        low5: its 5th percentile.
+        lost: share of sections that keep more than `LOSS` less than with the teacher; None without
+            one.
+        behind: median over sections of network minus teacher; None without one.
+        by_subject: median of each subject.
+    """
+
+    sections: int
+    median: Interval
+    low5: Interval
+    lost: Interval | None
+    behind: Interval | None
+    by_subject: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "sections": self.sections,
+            "median": self.median.to_dict(),
+            "low5": self.low5.to_dict(),
+            "lost": None if self.lost is None else self.lost.to_dict(),
+            "behind": None if self.behind is None else self.behind.to_dict(),
+            "by_subject": dict(self.by_subject),
+        }
+
+
+def figures(
+    values: Values,
+    subjects: Sequence[str],
+    teacher: Values | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Figures | None:
+    """Sum up what is retained of a group of sections, with intervals over subjects.
+
+    Args:
+        values: Of each section, [V].
+        subjects: Whose it is.
+        teacher: The same of the teacher, [V]; None for the teacher itself.
+        resamples: See `interval_of`.
+        seed: See `interval_of`.
+
+    Returns:
+        None where there is no section.
+    """
+    if not len(values):
+        return None
+
+    def quantile(of: Values, level: float) -> Interval:
+        return interval_of(
+            subjects,
+            lambda weights: weighted_quantile(of, weights, level),
+            resamples=resamples,
+            seed=seed,
+        )
+
+    lost = behind = None
+    if teacher is not None:
+        less = (teacher - values > LOSS).astype(np.float64)
+        lost = interval_of(
+            subjects, lambda weights: weights @ less / weights.sum(1), resamples=resamples, seed=seed
+        )
+        behind = quantile(values - teacher, 0.5)
+    names = np.asarray(subjects)
+    return Figures(
+        sections=len(values),
+        median=quantile(values, 0.5),
+        low5=quantile(values, 0.05),
+        lost=lost,
+        behind=behind,
+        by_subject={
+            name: float(np.median(values[names == name])) for name in sorted(set(subjects))
+        },
+    )
+
+
+def caution(subjects: int) -> str:
+    """Say what so few subjects allow, empty where they are enough."""
+    if subjects >= FEW_SUBJECTS:
+        return ""
+    if subjects == 1:
+        return "One subject: sections of one brain are no sample of patients, so there is no interval."
+    return (
+        f"{subjects} subjects: the intervals say how the figures move between these brains, which is"
+        " not how they would move between patients; no verdict follows from them."
+    )
