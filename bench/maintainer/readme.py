@@ -28,7 +28,11 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `protocols`: an examination of several protocols, streamed to one server of several bundles;
 - `streaming`: a scan streamed to a server beside its file;
 - `streaming-data`: training on more data than memory holds;
-- `measured`: networks on k-space that a scanner measured.
+- `measured`: networks on k-space that a scanner measured;
+- `lesions`: what networks keep of the contrast of real lesions;
+- `lesions-summary`: the same in a few rows, to stand beside PSNR;
+- `inserted`: how well model observers detect lesions that were inserted;
+- `inserted-drops`: at which size students fall behind their teacher in that.
 
 The blocks `targets`, `formats` and `shipped` need no report: they are the tables of export targets,
 of file formats and of the package's trained networks (`code_tables`).
@@ -179,6 +183,10 @@ _LAZY: Final = {
     "protocols": "experiments.protocols:markdown",
     "streaming": "experiments.streaming:markdown",
     "measured": "experiments.measured:markdown",
+    "lesions": "experiments.lesions:markdown",
+    "lesions-summary": "experiments.lesions:summary",
+    "inserted": "experiments.inserted_lesions:markdown",
+    "inserted-drops": "experiments.inserted_lesions:drops",
 }
 """Kind -> what makes its text of the recorded values; imported only where it is used."""
 

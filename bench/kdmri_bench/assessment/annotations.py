@@ -2,10 +2,10 @@
 
 A mask is a NIfTI file with the name of the volume, `lesions` in place of its contrast:
 `sub-x07_FLAIR.nii.gz` and `sub-x07_lesions.nii.gz`; or the whole name with `_lesions` behind it.
-All volumes of a subject (and session) share one. Boxes are rows of a CSV file in the volumes' folder
-with the columns of fastMRI+ (Zhao et al., Scientific Data 9:152, 2022): file, slice, x, y, width,
-height, label. Its images are fastMRI's references turned upside down: x counts columns from the
-left, y rows from the bottom of the reference as stored. Rows without a box speak of the whole
+All volumes of a subject (and session) share one. Boxes are rows of a CSV file in the volumes'
+folder with the columns of fastMRI+ (Zhao et al., Scientific Data 9:152, 2022): file, slice, x, y,
+width, height, label. Its images are fastMRI's references turned upside down: x counts columns from
+the left, y rows from the bottom of the reference as stored. Rows without a box speak of the whole
 examination, and are passed over.
 """
 
@@ -21,17 +21,29 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_bench.assessment.data import LABELS, AssessedVolume
+from kdmri_edge.data.formats.hdf5.fastmri_images import image_size
 from kdmri_edge.data.formats.nifti import read_nifti_mask
-from kdmri_edge.data.formats.registry import stem_of
+from kdmri_edge.data.formats.registry import read_either, stem_of, suffix_of
 from kdmri_edge.data.geometry import Affine
+from kdmri_edge.data.scan import Scan
+from kdmri_edge.data.sources import HDF5_SUFFIXES
 from kdmri_edge.errors import DataError
 
-__all__ = ["COLUMNS", "SUFFIX", "Box", "box_mask", "boxes_in", "mask_beside", "read_boxes", "to_grid"]
+__all__ = [
+    "COLUMNS",
+    "Annotation",
+    "Box",
+    "annotation_of",
+    "box_mask",
+    "boxes_in",
+    "mask_beside",
+    "read_boxes",
+    "read_mask",
+    "to_grid",
+]
 
 Mask = NDArray[np.bool_]
-
-SUFFIX: Final = "_lesions"
-"""End of the name of a mask of lesions."""
 
 COLUMNS: Final = ("file", "slice", "x", "y", "width", "height", "label")
 """What fastMRI+ calls the columns that are read."""
@@ -64,8 +76,8 @@ class Box:
 def mask_beside(path: Path) -> Path | None:
     """Return the mask of lesions that lies beside a volume, None without one."""
     stem = stem_of(path)
-    names = (stem + SUFFIX, stem.rpartition("_")[0] + SUFFIX)
-    beside = (path.with_name(name + end) for name in names if name != SUFFIX for end in _NIFTI)
+    names = (stem + LABELS, stem.rpartition("_")[0] + LABELS)
+    beside = (path.with_name(name + end) for name in names if name != LABELS for end in _NIFTI)
     return next((file for file in beside if file.is_file()), None)
 
 
@@ -133,7 +145,9 @@ def _box(row: dict[str, str], where: str) -> Box:
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: {error}.", "Give whole numbers of pixels.") from error
     if min(numbers.values()) < 0 or 0 in (numbers["width"], numbers["height"]):
-        raise DataError(f"{where} makes no box.", "Width and height are 1 or more, no value below 0.")
+        raise DataError(
+            f"{where} makes no box.", "Width and height are 1 or more, no value below 0."
+        )
     return Box(**numbers, label=row["label"] or "")
 
 
@@ -173,8 +187,8 @@ def box_mask(boxes: Sequence[Box], shape: Sequence[int], name: str = "the volume
         inside = box.x + box.width <= columns and box.y + box.height <= rows
         if box.slice >= slices or not inside:
             raise DataError(
-                f"A box of {name} (slice {box.slice}, {box.label or 'no label'}) lies outside of its"
-                f" {slices} slices of {rows} rows and {columns} columns.",
+                f"A box of {name} (slice {box.slice}, {box.label or 'no label'}) lies outside of"
+                f" its {slices} slices of {rows} rows and {columns} columns.",
                 "Give boxes in pixels of the volume's own images.",
             )
         top = rows - box.y - box.height
@@ -212,6 +226,59 @@ def to_grid(
     return result
 
 
-def labels_of(boxes: Sequence[Box]) -> dict[str, int]:
-    """Count what was found."""
-    return dict(Counter(box.label for box in boxes))
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Annotation:
+    """Where the lesions of a volume are.
+
+    Attributes:
+        mask: bool [S, H, W], at the grid of the volume's case.
+        kind: "mask" or "boxes".
+        labels: what the boxes say, and how often.
+    """
+
+    mask: Mask
+    kind: str
+    labels: dict[str, int]
+
+
+def _stored_size(path: Path) -> tuple[int, int] | None:
+    """Rows and columns of fastMRI's images of a file; None of other files."""
+    try:
+        return image_size(path) if suffix_of(path) in HDF5_SUFFIXES else None
+    except DataError:
+        return None
+
+
+def annotation_of(volume: AssessedVolume, matrix: int) -> Annotation | None:
+    """Read the annotation beside a volume, at the grid and of the slices that are assessed.
+
+    Args:
+        volume: What is assessed.
+        matrix: Side of its images.
+
+    Returns:
+        None where nothing lies beside it.
+
+    Raises:
+        DataError: The annotation is of another geometry, or unreadable.
+    """
+    if volume.file is None:
+        return None
+    path = volume.file
+    beside = mask_beside(path)
+    boxes = [] if beside is not None else boxes_in(path.parent).get(stem_of(path), [])
+    if beside is None and not boxes:
+        return None
+    source = read_either(path)
+    count = len(source.kspace if isinstance(source, Scan) else source.image)
+    own = (count, *source.matrix)
+    if beside is not None:
+        mask, kind = read_mask(beside, own, source.affine), "mask"
+    else:
+        rows, columns = _stored_size(path) or (own[2], own[1])
+        mask, kind = box_mask(boxes, (count, columns, rows), volume.case.name), "boxes"
+        if mask.shape != own:  # references are the centre of the field of view
+            mask = to_grid(mask, source.matrix, None, None)
+    grid = to_grid(mask, (matrix, matrix), source.voxel_mm, volume.voxel_mm)
+    taken = grid[volume.slices.start : volume.slices.stop]
+    return Annotation(mask=taken, kind=kind, labels=dict(Counter(box.label for box in boxes)))

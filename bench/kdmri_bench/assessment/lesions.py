@@ -6,38 +6,51 @@ retained of it is the contrast in the reconstruction over that in the fully samp
 nothing is lost, 0 where the lesion is as bright as what is around it, below 0 where it has turned
 dark. A factor or an offset of the whole image cancels or scales alike, and blurring lowers it.
 
-The surroundings are the pixels that are reached within `RING` steps to a neighbour from the section,
-but not within `GAP` of any lesion, whose edge is drawn by hand and blurred by the scanner; pixels of
-air (zero in the fully sampled image) are no surroundings.
+The surroundings are the pixels that are reached within `RING` steps to a neighbour from the
+section, but not within `GAP` of any lesion, whose edge is drawn by hand and blurred by the scanner;
+pixels of air (zero in the fully sampled image) are no surroundings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_bench.assessment.annotations import annotation_of
+from kdmri_bench.assessment.data import AssessedVolume
+from kdmri_bench.assessment.networks import ZERO_FILLED
+from kdmri_bench.assessment.sections import ONE_SUBJECT, Measure, Section, Table
+from kdmri_bench.assessment.study import STUDENT, Study
 from kdmri_bench.results.statistics import FEW_SUBJECTS, Interval, resampling_weights
 from kdmri_edge.errors import DataError
 from kdmri_edge.utils.extras import require
 
 __all__ = [
+    "DEFINITION",
     "GAP",
+    "GROUPS",
     "LEAST_CONTRAST",
     "LEAST_PIXELS",
     "LOSS",
     "RING",
     "SMALL",
+    "AnnotatedVolume",
     "Figures",
     "LesionSection",
     "Sections",
+    "annotated",
+    "caution",
+    "chosen",
     "contrasts",
     "figures",
     "find_sections",
     "interval_of",
+    "measure",
     "retained",
     "weighted_quantile",
 ]
@@ -143,9 +156,7 @@ def find_sections(
         free = ~_dilated(own, GAP) & (image > 0)
         for box, label in zip(ndimage.find_objects(labels), range(1, count + 1), strict=True):
             # the window holds all that dilation can reach, which is quicker than the whole slice
-            window = tuple(
-                slice(max(0, side.start - RING), side.stop + RING) for side in box
-            )
+            window = tuple(slice(max(0, side.start - RING), side.stop + RING) for side in box)
             section = labels[window] == label
             if int(section.sum()) < LEAST_PIXELS:
                 why[small] += 1
@@ -284,6 +295,7 @@ class Figures:
             one.
         behind: median over sections of network minus teacher; None without one.
         by_subject: median of each subject.
+        low5_by_subject: 5th percentile of each subject.
     """
 
     sections: int
@@ -292,6 +304,7 @@ class Figures:
     lost: Interval | None
     behind: Interval | None
     by_subject: Mapping[str, float]
+    low5_by_subject: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -302,6 +315,7 @@ class Figures:
             "lost": None if self.lost is None else self.lost.to_dict(),
             "behind": None if self.behind is None else self.behind.to_dict(),
             "by_subject": dict(self.by_subject),
+            "low5_by_subject": dict(self.low5_by_subject),
         }
 
 
@@ -340,19 +354,22 @@ def figures(
     if teacher is not None:
         less = (teacher - values > LOSS).astype(np.float64)
         lost = interval_of(
-            subjects, lambda weights: weights @ less / weights.sum(1), resamples=resamples, seed=seed
+            subjects,
+            lambda weights: weights @ less / weights.sum(1),
+            resamples=resamples,
+            seed=seed,
         )
         behind = quantile(values - teacher, 0.5)
     names = np.asarray(subjects)
+    present = sorted(set(subjects))
     return Figures(
         sections=len(values),
         median=quantile(values, 0.5),
         low5=quantile(values, 0.05),
         lost=lost,
         behind=behind,
-        by_subject={
-            name: float(np.median(values[names == name])) for name in sorted(set(subjects))
-        },
+        by_subject={name: float(np.median(values[names == name])) for name in present},
+        low5_by_subject={name: float(np.quantile(values[names == name], 0.05)) for name in present},
     )
 
 
@@ -361,8 +378,198 @@ def caution(subjects: int) -> str:
     if subjects >= FEW_SUBJECTS:
         return ""
     if subjects == 1:
-        return "One subject: sections of one brain are no sample of patients, so there is no interval."
+        return (
+            "One subject: sections of one brain are no sample of patients, so there is no interval."
+        )
     return (
-        f"{subjects} subjects: the intervals say how the figures move between these brains, which is"
-        " not how they would move between patients; no verdict follows from them."
+        f"{subjects} subjects: the intervals say how the figures move between these brains, which"
+        " is not how they would move between patients; no verdict follows from them."
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class AnnotatedVolume:
+    """A volume with sections of lesions.
+
+    Attributes:
+        volume: its images.
+        kind: of the annotation, "mask" or "boxes".
+        sections: what is measured.
+        index: which of the volumes it is.
+    """
+
+    volume: AssessedVolume
+    kind: str
+    sections: Sections
+    index: int
+
+
+def annotated(
+    volumes: Sequence[AssessedVolume], matrix: int
+) -> tuple[list[AnnotatedVolume], dict[str, str]]:
+    """Find the volumes beside which lesions are annotated.
+
+    Args:
+        volumes: What is assessed.
+        matrix: Side of their images.
+
+    Returns:
+        Them, and by name why others have no sections.
+
+    Raises:
+        DataError: An annotation is unreadable, or of another geometry than its volume.
+    """
+    found, without = [], {}
+    for index, volume in enumerate(volumes):
+        name = volume.case.name
+        annotation = annotation_of(volume, matrix)
+        if annotation is None:
+            without[name] = "nothing beside it says where lesions are"
+            continue
+        sections = find_sections(volume.target, annotation.mask)
+        if not sections.kept:
+            why = ", ".join(f"{n} {reason}" for reason, n in sections.left_out.items())
+            without[name] = f"no section can be measured ({why})" if why else "it has no lesion"
+            continue
+        found.append(
+            AnnotatedVolume(volume=volume, kind=annotation.kind, sections=sections, index=index)
+        )
+    return found, without
+
+
+NAME: Final = "lesions"
+TITLE: Final = "Contrast of real lesions"
+
+DEFINITION: Final = (
+    "Contrast of a lesion's section (a connected part of its annotation in one slice, of at least"
+    f" {LEAST_PIXELS} pixels) is its mean minus that of its surroundings: the pixels within"
+    f" {RING} steps to a neighbour, but not within {GAP} of any lesion, and not of air. What is"
+    " retained is the contrast in the reconstruction over that in the fully sampled image, 1 where"
+    f" nothing is lost. Small are sections of at most {SMALL} pixels."
+)
+
+GROUPS: Final = {"all": "all sections", "small": f"at most {SMALL} pixels"}
+
+
+def chosen(group: str, small: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which sections belong to a group."""
+    return small if group == "small" else np.ones_like(small)
+
+
+def measure(study: Study) -> Section:
+    """Measure what each network retains of the lesions that are annotated beside the volumes."""
+    volumes, without = annotated(study.volumes, study.matrix)
+    if not volumes:
+        why = "; ".join(f"{name}: {reason}" for name, reason in without.items())
+        return Section.without(NAME, TITLE, f"There is no lesion to measure on: {why}.")
+    subjects = [one.volume.case.subject for one in volumes for _ in one.sections.kept]
+    small = np.array([each.is_small for one in volumes for each in one.sections.kept])
+    values = {
+        key: np.concatenate(
+            [
+                retained(one.volume.target, study.images(key)[one.index], one.sections.kept)
+                for one in volumes
+            ]
+        )
+        for key in study.keys
+    }
+    measures: list[Measure] = []
+    rows = []
+    teacher = next((p.reference.key for p in study.pairs() if p.kind == STUDENT), None)
+    for group, title in GROUPS.items():
+        kept = chosen(group, small)
+        whose = [subject for subject, is_in in zip(subjects, kept, strict=True) if is_in]
+        for key in study.keys:
+            compared = teacher is not None and key not in (teacher, ZERO_FILLED)
+            own = figures(
+                values[key][kept], whose, values[teacher][kept] if teacher and compared else None,
+                seed=study.options.seed,
+            )  # fmt: skip
+            name, what = f"retained_{group}", f"contrast retained, {title}"
+            if own is None:
+                reason = f"There is no section of {title}."
+                measures.append(
+                    Measure(name=name, title=what, network=key, value=None, reason=reason)
+                )
+                continue
+            measures.append(_measure(name, what, key, own.median, own.by_subject))
+            measures.append(
+                _measure(
+                    f"{name}_p5", f"5th percentile of {what}", key, own.low5, own.low5_by_subject
+                )
+            )
+            lost = None if own.lost is None or own.lost.value is None else 100 * own.lost.value
+            rows.append((title, key, own.sections, own.median.value, own.low5.value, lost))
+        for pair in study.pairs():
+            ours, theirs = (values[each.key][kept] for each in (pair.candidate, pair.reference))
+            own = figures(ours, whose, theirs, seed=study.options.seed)
+            if own is not None and own.behind is not None:
+                differences = {
+                    name: float(np.median((ours - theirs)[np.asarray(whose) == name]))
+                    for name in sorted(set(whose))
+                }
+                measures.append(
+                    _measure(
+                        f"retained_{group}", f"change in contrast retained, {title}",
+                        pair.candidate.key, own.behind, differences, against=pair.reference.key,
+                    )
+                )  # fmt: skip
+    kinds = sorted({one.kind for one in volumes})
+    notes = [caution(len(set(subjects)))]
+    if "boxes" in kinds:
+        notes.append(
+            "Boxes hold healthy tissue, too: their contrast is less than that of the lesions in"
+            " them."
+        )
+    notes += [f"{name} is left out: {why}." for name, why in without.items()]
+    left_out = _total(one.sections.left_out for one in volumes)
+    notes += [f"Left out: {n} sections {why}." for why, n in left_out.items()]
+    return Section(
+        name=NAME,
+        title=TITLE,
+        measured=(
+            f"{DEFINITION} Medians over {len(subjects)} sections of {len(set(subjects))} subjects"
+            f" ({', '.join(kinds)}); intervals by drawing subjects, then their sections."
+        ),
+        findings=tuple(note for note in notes if note),
+        measures=tuple(measures),
+        tables=(
+            Table(
+                title="Contrast retained",
+                head=("sections", "network", "number", "median", "5th percentile",
+                      f"% that keep {LOSS} less than with the teacher"),
+                rows=tuple(rows),
+                note="In the fully sampled image it is 1.",
+            ),
+        ),
+    )  # fmt: skip
+
+
+def _measure(
+    name: str,
+    title: str,
+    key: str,
+    interval: Interval,
+    by_subject: Mapping[str, float],
+    *,
+    against: str = "",
+) -> Measure:
+    return Measure(
+        name=name,
+        title=title,
+        network=key,
+        against=against,
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        subjects=len(by_subject),
+        by_subject=by_subject,
+        reason=ONE_SUBJECT if interval.low is None else None,
+    )
+
+
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(total)

@@ -14,8 +14,8 @@ Two observers of the literature are here; both are linear, a template times the 
   A 18:473, 2001). It learns the mean difference and the covariance from patches, which must not be
   those that it is tested on.
 
-Everything is NumPy in float64; a patch is [n, n], patches are [count, n, n], n is odd and the signal
-is centred at pixel n // 2 along both axes.
+Everything is NumPy in float64; a patch is [n, n], patches are [count, n, n], n is odd and the
+signal is centred at pixel n // 2 along both axes.
 """
 
 from __future__ import annotations
@@ -96,12 +96,10 @@ def detectability(absent: NDArray[Any], present: NDArray[Any]) -> float | None:
 def _radius(size: int, step: float = 1.0) -> Values:
     """Return spatial frequencies [n, n] of an FFT, in cycles per unit of `step`."""
     f = np.fft.fftfreq(size, step)
-    return np.hypot(f[:, None], f[None, :])
+    return np.asarray(np.hypot(f[:, None], f[None, :]), np.float64)
 
 
-def eye_filter(
-    size: int, pixel_mm: float, distance_mm: float = VIEWING_DISTANCE_MM
-) -> Values:
+def eye_filter(size: int, pixel_mm: float, distance_mm: float = VIEWING_DISTANCE_MM) -> Values:
     """Return the eye's filter over the frequencies of an FFT, [n, n], at most 1.
 
     Args:
@@ -135,7 +133,7 @@ def difference_of_gaussians(size: int, channels: int = CHANNELS) -> Values:
 
 
 def _checked(patches: NDArray[Any]) -> Values:
-    """Return patches as float64 without their means, which no observer goes by.
+    """Return patches as float64.
 
     Raises:
         BenchError: They are no patches of an odd size.
@@ -146,7 +144,7 @@ def _checked(patches: NDArray[Any]) -> Values:
             f"Patches of shape {list(values.shape)} are not [count, n, n] with an odd n.",
             "Cut them around a pixel.",
         )
-    return values - values.mean((1, 2), keepdims=True)
+    return values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -170,7 +168,7 @@ class NonPrewhitening:
 
     def responses(self, patches: NDArray[Any]) -> Values:
         """Return the response to each patch, [count]."""
-        return np.einsum("kij,ij->k", _checked(patches), self.template)
+        return np.asarray(np.einsum("kij,ij->k", _checked(patches), self.template), np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -221,4 +219,4 @@ class Hotelling:
     def responses(self, patches: NDArray[Any]) -> Values:
         """Return the response to each patch, [count]."""
         template = np.tensordot(self.weights, self.channels, 1)
-        return np.einsum("kij,ij->k", _checked(patches), template)
+        return np.asarray(np.einsum("kij,ij->k", _checked(patches), template), np.float64)

@@ -323,6 +323,18 @@ SECTIONS: Final = Registry(
                 asks="How near are the images to the fully sampled ones, on average?",
             ),
             SectionKind(
+                name="lesions",
+                title="Contrast of real lesions",
+                function=f"{_HERE}.lesions:measure",
+                asks="How much of a lesion's contrast is kept, of small ones above all?",
+            ),
+            SectionKind(
+                name="inserted",
+                title="Lesions that were inserted",
+                function=f"{_HERE}.inserted:measure",
+                asks="How small and how faint may a lesion be and still be found?",
+            ),
+            SectionKind(
                 name="disagreement",
                 title="Where networks disagree",
                 function=f"{_HERE}.disagreement:measure",
