@@ -130,7 +130,7 @@ def measure(
     Raises:
         KdmriError: Networks or data are missing or damaged.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for names in places:
         sources = describe(list(names))
         scenes = _scenes(data, sources[0], grid, contrast, slices)
@@ -441,13 +441,15 @@ def _legend(places: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 @click.argument("networks", nargs=-1)
 @click.option(
     "--data", required=True, multiple=True, type=click.Path(path_type=Path),
-    help="Folder of volumes; may be repeated.",
+    help="Volumes; may be repeated.",
 )  # fmt: skip
 @click.option("--contrast", default="FLAIR", show_default=True)
 @click.option("--slices", default=_SLICES, show_default=True, help="Of each volume.")
 @click.option("--noise", default=Grid().noise, show_default=True, help="Share of the maximum.")
 @click.option("--sizes", default="2,3,4,6,8,10", show_default=True, help="Diameters in mm.")
-@click.option("--contrasts", default="0.05,0.1,0.2", show_default=True, help="Shares of the tissue.")
+@click.option(
+    "--contrasts", default="0.05,0.1,0.2", show_default=True, help="Shares of the tissue."
+)
 @click.option(
     "--work", default=Path("lesions-work"), show_default=True, type=click.Path(path_type=Path),
     help="Folder of what is measured so far.",

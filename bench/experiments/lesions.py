@@ -164,7 +164,7 @@ def measure(
     Raises:
         KdmriError: Networks or data are missing or damaged.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for names in places:
         sources = describe(list(names))
         volumes, sections, numbers, left_out = _volumes(data, sources[0], contrast)
