@@ -88,7 +88,7 @@ def _store(file: Path, own: Areas) -> None:
     for least, count in own.false.items():
         arrays[f"false|{least}|0"] = np.array(count)
     with atomic_path(file) as temporary:
-        np.savez_compressed(temporary, **arrays)
+        np.savez_compressed(temporary, allow_pickle=False, **arrays)
 
 
 def _load(file: Path) -> Areas:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
 from experiments.script import Script, record
 from kdmri_bench.assessment.annotations import annotation_of
@@ -42,6 +43,7 @@ from kdmri_bench.assessment.networks import (
 from kdmri_bench.assessment.study import reconstructed, shown
 from kdmri_bench.planning.sources import Source
 from kdmri_bench.planning.testdata import RETROSPECTIVE
+from kdmri_edge.data.case import Case
 from kdmri_edge.data.datasets import attribution_of
 from kdmri_edge.errors import BenchError
 from kdmri_edge.models.shipped import shipped_networks
@@ -91,7 +93,7 @@ def _volumes(
             say(f"{volume.case.name} has no lesions beside it and is left out.")
             continue
         with_lesions = np.flatnonzero(annotation.mask.any((1, 2)))
-        kept = replace(volume, case=volume.case.part(with_lesions))
+        kept = replace(volume, case=_of(volume.case, with_lesions))
         found = find_sections(kept.target, annotation.mask[with_lesions])
         volumes.append(kept)
         sections.append(found.kept)
@@ -101,6 +103,16 @@ def _volumes(
     if not volumes:
         raise BenchError(f"{data} has no annotated lesions.", "Put masks beside the volumes.")
     return volumes, sections, numbers, left_out
+
+
+def _of(case: Case, slices: NDArray[np.intp]) -> Case:
+    """Return some slices of images of one coil."""
+    return replace(
+        case,
+        target=case.target[slices],
+        zero_filled=case.zero_filled[slices],
+        scale=case.scale[slices],
+    )
 
 
 def _values(

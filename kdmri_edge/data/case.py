@@ -189,7 +189,7 @@ class Case:
         found: NDArray[np.float32] = np.abs(self.zero_filled).max((1, 2))
         return found
 
-    def part(self, slices: slice | Sequence[int] | NDArray[Any]) -> Case:
+    def part(self, slices: slice) -> Case:
         """Return a case of some of the slices."""
         return replace(
             self,

@@ -656,7 +656,7 @@ def measure(study: Study) -> Section:
             name = f"retained_{size:g}mm_{100 * contrast:g}pc"
             kept = own.contrast((size, contrast))
             measures.append(_figure(name, f"contrast retained, {what}", key, kept, subjects))
-    rows = tuple(
+    rows: tuple[tuple[str | float, ...], ...] = tuple(
         (key, *(own.false[least] / len(scenes) for least in FALSE)) for key, own in found.items()
     )
     return Section(
