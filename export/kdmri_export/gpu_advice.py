@@ -35,6 +35,7 @@ def advise(
     rtx: str | None,
     rtx_knows: Sequence[str] = (),
     torch_uses_it: bool = False,
+    triton: str | None = None,
 ) -> list[str]:
     """Say which ways there are, the best one first: a line each.
 
@@ -44,11 +45,14 @@ def advise(
         rtx: The same for TensorRT-RTX.
         rtx_knows: GPUs that the latter has kernels for; empty where it is not installed.
         torch_uses_it: Whether PyTorch finds the GPU.
+        triton: Version of Triton that is installed, None for none.
     """
     if gpu is None:
         return ["none here; engines for other machines: export --target trt --builder rtx"]
     if gpu.is_jetson:
         return _on_jetson(gpu, tensorrt)
+    fused = "run NETWORK INPUT -o OUTPUT --backend cuda"
+    kernels = f"fused kernels (Triton {triton}), of a checkpoint: {fused}"
     graph = "PyTorch with a CUDA graph: kdmri-edge bench NETWORK --data DIR --rows 'cuda-*'"
     full = f"TensorRT {tensorrt}: export --target trt --builder tensorrt" if tensorrt else None
     missing = f"TensorRT: {_TRT} (its libraries come from NVIDIA)"
@@ -63,7 +67,8 @@ def advise(
         first = [full or missing, refused]
     else:
         first = [full or missing]
-    return [*first, *([graph] if torch_uses_it else [])]
+    by_torch = [*([kernels] if triton else []), graph] if torch_uses_it else []
+    return [*first, *by_torch]
 
 
 def _on_jetson(gpu: Gpu, tensorrt: str | None) -> list[str]:

@@ -51,6 +51,8 @@ Array = NDArray[np.float32]
 _OF_KSPACE = 5
 """Axes of what a network of k-space is given; images have one less."""
 _EAGER = "kdmri_edge.runtime.backends.pytorch:EagerSession"
+_FUSED = "cuda"
+"""Key of the backend whose kernels are made of a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -358,7 +360,7 @@ def open_session(
     Args:
         source: A bundle's folder, or a .safetensors checkpoint.
         backend: Key of `BACKENDS`; None takes the one that the bundle is made for. Checkpoints run
-            on "torch" alone.
+            on "torch" and, in halves, on "cuda".
         mask: Another mask than the bundle's own, for a bundle that takes masks as an input.
         any_matrix: Take any matrix and mask; a bundle has to be exported so.
         precision: One of those that the backend has, "fp16" or "f16"; None takes what the bundle
@@ -376,9 +378,10 @@ def open_session(
     """
     if is_checkpoint(source):
         require("torch", extra="train")
-        offered: tuple[str, ...] = ("torch",)
-        graph, import_string, written = source, _EAGER, "f32"
-        usual = written
+        offered: tuple[str, ...] = ("torch", _FUSED)
+        graph, written = source, "f32"
+        fused = backend == _FUSED
+        import_string, usual = (BACKENDS[_FUSED].session, "f16") if fused else (_EAGER, written)
     else:
         bundle = open_bundle(source)
         offered, graph = bundle.target.runs_on, bundle.graph
@@ -487,6 +490,8 @@ def _remedy(backend: str | None) -> str:
     from kdmri_edge.runtime.targets import TARGETS
 
     fitting = [target.name for target in TARGETS.values() if backend in target.runs_on]
+    if backend == _FUSED:
+        return f"Backend {_FUSED} makes its kernels of a checkpoint: give that."
     if not fitting:
         return f"Backends are {', '.join(BACKENDS)}."
     return f"Export it for that one: `kdmri-edge export --target {fitting[0]}`."

@@ -76,6 +76,17 @@ def test_it_says_the_right_thing_in_one_screen(
         assert words not in " ".join(lines), words
 
 
+def test_fused_kernels_are_a_way_where_triton_and_pytorch_have_the_gpu() -> None:
+    card = Gpu(name="NVIDIA H100", capability="sm90")
+    found = {"tensorrt": None, "rtx": None, "torch_uses_it": True, "triton": "3.6.0"}
+    lines = advise(card, **found)  # type: ignore[arg-type]
+    assert lines[-2].startswith("fused kernels (Triton 3.6.0), of a checkpoint: run NETWORK")
+    assert lines[-2].endswith("--backend cuda")
+    for changed in ({"triton": None}, {"torch_uses_it": False}):
+        others = advise(card, **{**found, **changed})  # type: ignore[arg-type]
+        assert not any("fused" in line for line in others)
+
+
 def test_fixtures_say_where_they_come_from() -> None:
     files = sorted(FOLDER.glob("*.json"))
     assert {file.stem for file in files} == set(RIGHT)

@@ -153,6 +153,7 @@ def examine() -> dict[str, Any]:
         "gpu": gpu,
         "nvidia": None if own is None else asdict(own),
         "rtx_capabilities": known_capabilities(),
+        "triton": _version("triton"),
         "can_train": training,
         "train_remedy": None if training else _pip("train"),
         "targets": list(_targets()),
@@ -247,6 +248,7 @@ def _advice(found: dict[str, Any]) -> list[str]:
         rtx=versions["rtx"] if working["rtx"] else None,
         rtx_knows=found["rtx_capabilities"],
         torch_uses_it=bool(found["cuda"]),
+        triton=found.get("triton"),
     )
 
 

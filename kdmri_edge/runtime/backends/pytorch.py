@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from kdmri_edge.runtime.targets import as_users_write
 from kdmri_edge.utils.cuda import no_cuda
 from kdmri_edge.utils.extras import available, load_attribute, require
 
-__all__ = ["CudaGraph", "EagerSession"]
+__all__ = ["CudaGraph", "EagerSession", "FusedSession"]
 
 _WARM_UP = 3  # cuDNN and the allocator settle before the recording, as PyTorch's notes ask
 
@@ -259,3 +260,28 @@ class EagerSession(Session):
         self._warm = True
         result: Array = output.cpu().numpy()  # waits until the device is done
         return result
+
+
+class FusedSession(EagerSession):
+    """A checkpoint on a CUDA device, the convolutions of each cascade as one kernel.
+
+    Args:
+        checkpoint: The .safetensors file.
+        precision: Of the convolutions: "f16" or "bf16".
+        device: "cuda"; "cpu" with Triton's interpreter alone (TRITON_INTERPRET=1), which is slow.
+        **options: As for `EagerSession`, `mode` excepted.
+
+    Raises:
+        BackendError: See `EagerSession`; or the network is none of stacks of convolutions.
+        MissingExtraError: Triton is not installed.
+    """
+
+    def __init__(
+        self, checkpoint: Path, *, precision: str = "f16", device: str = "cuda", **options: Any
+    ) -> None:
+        super().__init__(checkpoint, precision=precision, device=device, mode="fused", **options)
+
+    @classmethod
+    def precisions_here(cls) -> tuple[str, ...]:
+        """Return "f16" and "bf16" where there is a CUDA device."""
+        return tuple(sorted(_HALVES, reverse=True)) if torch.cuda.is_available() else ()

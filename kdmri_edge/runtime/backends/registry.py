@@ -79,6 +79,16 @@ _ALL = (
         precisions=("f32", "f16"),
     ),
     Backend(
+        name="cuda",
+        title="fused CUDA kernels",
+        session="kdmri_edge.runtime.backends.pytorch:FusedSession",
+        library="triton",
+        extra="gpu",
+        devices=("cuda",),
+        precisions=("f16", "bf16"),
+        runs_with=("torch",),
+    ),
+    Backend(
         name="tensorrt",
         title="TensorRT",
         session="kdmri_edge.runtime.backends.tensorrt:TensorRTSession",

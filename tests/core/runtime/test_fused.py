@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from kdmri_edge.errors import BackendError, MissingExtraError
@@ -53,11 +56,15 @@ from kdmri_edge.runtime.session import open_session
 x = np.random.default_rng(0).random((1, 1, 32, 32), np.float32)
 exact = open_session(Path(sys.argv[1]), threads=1).run(x)
 for precision, limit in (("fp16", 1e-2), ("bf16", 3e-2)):
-    session = open_session(Path(sys.argv[1]), threads=1, precision=precision, mode="fused")
+    session = open_session(
+        Path(sys.argv[1]), threads=1, backend="cuda", precision=precision, device="cpu"
+    )
     error = np.abs(session.run(x) - exact).max() / np.ptp(exact)
     assert 0 < error < limit, error
     assert "kernels, float32 data consistency" in session.info.precision_executed
     assert "fused kernels" in session.info.provider
+usual = open_session(Path(sys.argv[1]), threads=1, backend="cuda", device="cpu")
+assert usual.info.precision_requested == "f16"
 """
 
 WRONG = """
@@ -123,4 +130,17 @@ def test_without_a_gpu_or_triton_it_is_refused(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "student.safetensors")
     expected = BackendError if TRITON else MissingExtraError
     with pytest.raises(expected, match=r"CUDA devices alone|kdmri-edge\[gpu\]"):
-        open_session(checkpoint, precision="fp16", mode="fused")
+        open_session(checkpoint, backend="cuda", device="cpu")
+
+
+def test_it_runs_checkpoints_alone(
+    cli: Callable[..., Any], tiny_bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "student.safetensors")
+    bundle = next(iter(tiny_bundles.values()))
+    with pytest.raises(BackendError, match=r"not on 'cuda'\. .*makes its kernels of a checkpoint"):
+        open_session(bundle, backend="cuda")
+    np.save(tmp_path / "x.npy", np.ones((32, 32), np.complex64))
+    scan, out = str(tmp_path / "x.npy"), str(tmp_path / "y.npy")
+    done = cli("run", str(checkpoint), scan, "-o", out, "--backend", "cuda", "--device", "cpu")
+    done.check_refusal("CUDA devices alone" if TRITON else "kdmri-edge[gpu]")
