@@ -37,7 +37,7 @@ class Options:
     """
 
     seed: int = 0
-    slices: int = 4
+    slices: int = 2
     other_data: tuple[Path, ...] = ()
 
 
