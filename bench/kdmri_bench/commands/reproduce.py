@@ -57,6 +57,11 @@ def _accelerations(text: str) -> tuple[int, ...]:
     metavar="KEY=VALUE",
     help="Change a setting of all recipes.",
 )
+@click.option(
+    "--carried", is_flag=True,
+    help="Also train teacher (c), dccnn-d5c5-carried, and its students dccnn-edge and"
+    " dccnn-edge-small, for rows of their own.",
+)  # fmt: skip
 @click.option("--report-only", is_flag=True, help="Train nothing; report what is finished.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def reproduce(
@@ -72,6 +77,7 @@ def reproduce(
     threads: int | None,
     jobs: int,
     assignments: tuple[str, ...],
+    carried: bool,
     report_only: bool,
     as_json: bool,
 ) -> None:
@@ -109,6 +115,7 @@ def reproduce(
         steps=steps,
         assignments=assignments,
         contrast=contrast,
+        carried=carried,
     )
     out = out or Path("reproduce") / task
     engine = Engine(threads=threads)

@@ -8,6 +8,9 @@ are trained on the same volumes with the same number of optimiser steps, all sta
 - plain student: the compact network with the same tuning and tricks and no teacher;
 - KD-MRI student: the paper's three steps, taught by teacher (b);
 - edge student: recipe `edge`, taught by teacher (b).
+
+On request three more, whose cascades hand feature maps on (recipe `carried`): teacher (c), and the
+students `dccnn-edge` and `dccnn-edge-small`, which it teaches. Their rows stand beside the paper's.
 """
 
 from __future__ import annotations
@@ -23,7 +26,18 @@ from kdmri_edge.errors import BenchError, DataError, MaskError
 from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.masks import Mask, centre_block, load_mask, variable_density_lines
 
-__all__ = ["NETWORKS", "TASKS", "TRAININGS", "CaseSpec", "Network", "Task", "Training", "plan"]
+__all__ = [
+    "CARRIED",
+    "CARRIED_NETWORKS",
+    "NETWORKS",
+    "TASKS",
+    "TRAININGS",
+    "CaseSpec",
+    "Network",
+    "Task",
+    "Training",
+    "plan",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +56,7 @@ class Task:
         block: Side of the central block of k-space that is kept (super-resolution); None for masks.
         suffix: Of the recipes kd-mri and edge where these networks are tuned otherwise.
         contrasts: Contrasts that are also reported alone.
+        has_carried: Whether there are networks that hand feature maps on for it.
     """
 
     name: str
@@ -55,6 +70,7 @@ class Task:
     block: int | None = None
     suffix: str = ""
     contrasts: tuple[str, ...] = ()
+    has_carried: bool = False
 
 
 TASKS: Final[dict[str, Task]] = {
@@ -67,9 +83,15 @@ TASKS: Final[dict[str, Task]] = {
         folds=tuple(f"brain-fold-{number}" for number in range(1, len(BRAIN_FOLDS) + 1)),
         paper_masks="mrbrain",
         contrasts=("T1w", "T2w", "FLAIR"),
+        has_carried=True,
     ),
     "cardiac": Task(
-        name="cardiac", matrix=256, teacher="dccnn-d5c5", student="dccnn-d3c5", split="cardiac"
+        name="cardiac",
+        matrix=256,
+        teacher="dccnn-d5c5",
+        student="dccnn-d3c5",
+        split="cardiac",
+        has_carried=True,
     ),
     "sr": Task(
         name="sr",
@@ -95,6 +117,8 @@ class Training:
         taught_by: Folder whose teacher it takes; None trains its own.
         baseline: Whether it trains the plain student.
         distilled: Whether it distils a student.
+        teacher: Preset of its teacher; None for the task's.
+        student: Preset of its student; None for the task's.
     """
 
     folder: str
@@ -103,6 +127,8 @@ class Training:
     taught_by: str | None = None
     baseline: bool = False
     distilled: bool = True
+    teacher: str | None = None
+    student: str | None = None
 
 
 TRAININGS: Final = (
@@ -110,6 +136,34 @@ TRAININGS: Final = (
     Training(folder="kd-mri", recipe="kd-mri", baseline=True),
     Training(folder="edge", recipe="edge", taught_by="kd-mri"),
 )
+
+_TEACHER_C: Final = "dccnn-d5c5-carried"
+
+CARRIED: Final = (
+    Training(
+        folder="teacher-c",
+        recipe="carried",
+        tuned=False,
+        distilled=False,
+        teacher=_TEACHER_C,
+        student="dccnn-edge",
+    ),
+    *(
+        Training(
+            folder=folder,
+            recipe="carried",
+            tuned=False,
+            taught_by="teacher-c",
+            teacher=_TEACHER_C,
+            student=student,
+        )
+        for folder, student in (
+            ("carried", "dccnn-edge"),
+            ("carried-small", "dccnn-edge-small"),
+        )
+    ),
+)
+"""Trainings of networks that hand feature maps on, which are made on request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +191,17 @@ NETWORKS: Final[dict[str, Network]] = {
     "edge": Network(title="edge student", folder="edge", role="student"),
 }
 
+CARRIED_NETWORKS: Final[dict[str, Network]] = {
+    "teacher-c": Network(
+        title="teacher (c), with carried maps", folder="teacher-c", role="teacher"
+    ),
+    "carried": Network(title="student dccnn-edge", folder="carried", role="student"),
+    "carried-small": Network(
+        title="student dccnn-edge-small", folder="carried-small", role="student"
+    ),
+}
+"""Rows of networks that hand feature maps on; absent where these are not trained."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaseSpec:
@@ -152,6 +217,7 @@ class CaseSpec:
         steps: Optimiser steps of every network; None keeps each recipe's own.
         assignments: Further `key=value` settings of every recipe.
         contrast: Train and test on volumes of this contrast only; None for all.
+        carried: Whether the networks that hand feature maps on are trained, too.
     """
 
     task: Task
@@ -163,6 +229,12 @@ class CaseSpec:
     steps: int | None
     assignments: tuple[str, ...] = ()
     contrast: str | None = None
+    carried: bool = False
+
+    @property
+    def trainings(self) -> tuple[Training, ...]:
+        """Its trainings, in an order in which they can follow each other."""
+        return (*TRAININGS, *CARRIED) if self.carried else TRAININGS
 
     @property
     def name(self) -> str:
@@ -186,7 +258,8 @@ class CaseSpec:
             training: Which.
             folder: The case's folder.
         """
-        teacher = self.task.teacher
+        wanted, student = training.teacher or self.task.teacher, training.student
+        student, teacher = student or self.task.student, wanted
         if training.taught_by is not None:
             # Absolute, so that going on from another working directory asks for the same.
             teacher = str((folder / training.taught_by / "teacher.safetensors").resolve())
@@ -197,9 +270,9 @@ class CaseSpec:
             matrix=self.task.matrix,
             mask=self.mask,
             teacher=teacher,
-            teacher_spec=preset(self.task.teacher),
-            student=self.task.student,
-            student_spec=preset(self.task.student),
+            teacher_spec=preset(wanted),
+            student=student,
+            student_spec=preset(student),
             baseline=training.baseline,
             recipe=self.recipe(training),
             distilled=training.distilled,
@@ -253,6 +326,7 @@ def plan(
     steps: int | None = None,
     assignments: tuple[str, ...] = (),
     contrast: str | None = None,
+    carried: bool = False,
 ) -> list[CaseSpec]:
     """Lay out all cases, most telling first: the fixed split, its folds, other accelerations.
 
@@ -266,10 +340,11 @@ def plan(
         steps: Optimiser steps of every network; None keeps the recipes' own.
         assignments: Further `key=value` settings of every recipe.
         contrast: Train and test on volumes of this contrast only; None for all.
+        carried: Also train the networks that hand feature maps on.
 
     Raises:
-        BenchError: Unknown task, no acceleration, no seed, a subject of a split is missing, or the
-            networks would get unequal numbers of steps.
+        BenchError: Unknown task, no acceleration, no seed, no networks of that kind, a subject of a
+            split is missing, or the networks would get unequal numbers of steps.
         DataError: The folder does not exist, or holds no volume.
         MaskError: A mask is missing.
     """
@@ -280,6 +355,10 @@ def plan(
         raise DataError(f"{data} does not exist.", "Check the path given to --data.")
     if not accelerations or min(accelerations) < 2:
         raise BenchError("Accelerations must be 2 or more.", "Give e.g. --accelerations 4,5,8.")
+    if carried and not task.has_carried:
+        raise BenchError(
+            f"Task {task.name!r} has no networks that hand feature maps on.", "Leave --carried out."
+        )
     if seeds < 1:
         raise BenchError("There must be at least one seed.", "Give --seeds 1 or more.")
     beside = data.parent / "masks" / "kd_mri_masks.json"
@@ -301,6 +380,7 @@ def plan(
                 steps=steps,
                 assignments=assignments,
                 contrast=contrast,
+                carried=carried,
             )
             for split in (task.split, *extra)
             for seed in range(seeds)
@@ -337,8 +417,8 @@ def _check_steps(case: CaseSpec) -> None:
     # Here, since it needs PyTorch, which readers of reports do without.
     from kdmri_edge.distillation.request import check_settings
 
-    recipes = [case.recipe(training) for training in TRAININGS]
-    for training in TRAININGS:
+    recipes = [case.recipe(training) for training in case.trainings]
+    for training in case.trainings:
         check_settings(case.settings(training, Path()), 1)
     counts = {n for r in recipes for n in (r.teacher_steps, r.student_steps)}
     if len(counts) > 1:

@@ -5,7 +5,9 @@ give the same tables.
 
 report.json, schema 1: `task`; `contrast` (null: all); `steps` of every network; `recipes` by
 training; `seeds`; `margins` of the verdicts; `paper` (percent of the gap by acceleration, on the
-paper's own data) and `best_published`; `statement` and `attribution` of the data; `missing`, names
+paper's own data) and `best_published` (percent of the gap by acceleration, to the teacher as it is
+usually trained and to its own; reports of earlier versions have other figures there, which were
+wrong and are not shown); `statement` and `attribution` of the data; `missing`, names
 of networks that are not finished; `trained_on`, devices and precisions; `provenance`; and
 `groups`, one per acceleration and kind of split, each with
 
@@ -13,6 +15,8 @@ of networks that are not finished; `trained_on`, devices and precisions; `proven
 - `gap_closed`: student -> teacher -> measure -> {value, low, high} in percent; low and high are
   null where the gap is not distinguishable from zero, all three where there is none;
 - `differences`: the edge student minus another -> measure -> {value, low, high, verdict};
+- `carried_differences`: the same of students that hand feature maps on, by student, where any is
+  trained; `table` and `gap_closed` have them and teacher (c) then, too;
 - `rows`: network -> the figures of each volume, averaged over seeds.
 """
 
@@ -27,7 +31,8 @@ from typing import Any, Final
 import numpy as np
 
 from kdmri_bench.measuring.quality import closed_percent, summary
-from kdmri_bench.reproduce.protocol import NETWORKS, CaseSpec, Task
+from kdmri_bench.reproduce.protocol import CARRIED_NETWORKS, NETWORKS, TASKS, CaseSpec, Task
+from kdmri_bench.results.figures import NOTHING
 from kdmri_bench.results.statistics import (
     FEW_SUBJECTS,
     MARGIN,
@@ -42,9 +47,9 @@ from kdmri_edge.metrics import METRICS
 from kdmri_edge.utils.files import read_json
 
 __all__ = [
-    "BEST_PUBLISHED",
     "PAPER",
     "SCHEMA",
+    "best_published",
     "csv_text",
     "evaluation",
     "groups",
@@ -63,12 +68,49 @@ PAPER: Final[dict[str, dict[int, int]]] = {
     "sr": {16: 78},  # the central 64 x 64 of 256 x 256 samples
 }
 
-BEST_PUBLISHED: Final = {"name": "SFT-KD-Recon", "percent": 94, "gap_db": [0.53, 0.03]}
+BEST_PUBLISHED: Final = "SFT-KD-Recon"
 """The best result that is published on the paper's cascades (MIDL 2023), on its own data."""
+
+# Part of the gap that its student recovers: to the teacher as it is usually trained, and to the
+# teacher of its own method, which is better.
+_BEST_PERCENT: Final[dict[str, dict[int, tuple[int, int]]]] = {
+    "brain": {4: (105, 80), 5: (74, 69)},
+    "cardiac": {4: (74, 60), 5: (53, 47)},
+}
+# PSNR in dB of its student and of these two teachers.
+_BEST_PSNR: Final[dict[str, dict[int, tuple[float, float, float]]]] = {
+    "brain": {4: (40.08, 40.05, 40.23)},
+}
 
 ALL: Final = ("zero-filled", *NETWORKS)
 _TEACHERS: Final = ("teacher-a", "teacher-b")
 _STUDENTS: Final = ("kd-mri", "edge")
+_TEACHER_C: Final = "teacher-c"
+_CARRIED_STUDENTS: Final = tuple(name for name in CARRIED_NETWORKS if name != _TEACHER_C)
+
+
+def best_published(task: str) -> dict[str, Any] | None:
+    """Return what is published of the best method, by acceleration; None where nothing is."""
+    if task not in _BEST_PERCENT:
+        return None
+    psnr = _BEST_PSNR.get(task, {})
+    return {
+        "name": BEST_PUBLISHED,
+        "by_acceleration": {
+            str(acceleration): {
+                "percent": {"usual_teacher": usual, "own_teacher": own},
+                "psnr_db": None
+                if acceleration not in psnr
+                else dict(
+                    zip(
+                        ("student", "usual_teacher", "own_teacher"), psnr[acceleration], strict=True
+                    )
+                ),
+            }
+            for acceleration, (usual, own) in _BEST_PERCENT[task].items()
+        },
+    }
+
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -79,10 +121,15 @@ def evaluation(folder: Path, network: str) -> Path:
 
 
 def read_rows(folder: Path) -> Rows | None:
-    """Read the figures of a case, by network and volume; None while a network is missing."""
+    """Read the figures of a case, by network and volume; None while a network is missing.
+
+    Of networks that hand feature maps on there may be none.
+    """
     files = {name: evaluation(folder, name) for name in ALL}
     if not all(file.is_file() for file in files.values()):
         return None
+    more = {name: evaluation(folder, name) for name in CARRIED_NETWORKS}
+    files |= {name: file for name, file in more.items() if file.is_file()}
     return {name: list(read_json(file, BenchError)["rows"]) for name, file in files.items()}
 
 
@@ -91,15 +138,20 @@ def missing(cases: Iterable[CaseSpec], out: Path) -> list[str]:
     return [
         f"{case.name}: {name}"
         for case in cases
-        for name in ALL
+        for name in (*ALL, *(CARRIED_NETWORKS if case.carried else ()))
         if not evaluation(out / case.name, name).is_file()
     ]
+
+
+def _common(found: Sequence[Rows]) -> list[str]:
+    """Return the networks that all have, in the order of the table."""
+    return [name for name in (*ALL, *CARRIED_NETWORKS) if all(name in rows for rows in found)]
 
 
 def _mean_over_seeds(found: Sequence[Rows]) -> Rows:
     """Average each volume's figures over the seeds."""
     result: Rows = {}
-    for name in ALL:
+    for name in _common(found):
         result[name] = [
             {
                 **same[0],
@@ -127,14 +179,15 @@ def groups(cases: Sequence[CaseSpec], out: Path) -> list[dict[str, Any]]:
 
 
 def _group(title: str, cases: Sequence[CaseSpec], out: Path) -> dict[str, Any] | None:
-    pooled: Rows = {name: [] for name in ALL}
+    averages = []
     for split in dict.fromkeys(case.split for case in cases):
         found = [read_rows(out / case.name) for case in cases if case.split == split]
         if any(rows is None for rows in found):
             return None
-        averaged = _mean_over_seeds([rows for rows in found if rows is not None])
-        for name in ALL:
-            pooled[name] += averaged[name]
+        averages.append(_mean_over_seeds([rows for rows in found if rows is not None]))
+    pooled: Rows = {
+        name: [row for averaged in averages for row in averaged[name]] for name in _common(averages)
+    }
     task, mask = cases[0].task, cases[0].mask
     subjects = [str(row["subject"]) for row in pooled["plain"]]
     return {
@@ -151,7 +204,8 @@ def _group(title: str, cases: Sequence[CaseSpec], out: Path) -> dict[str, Any] |
         "table": {name: summary(rows) for name, rows in pooled.items()},
         "by_contrast": _by_contrast(task, pooled),
         "gap_closed": _gaps(subjects, pooled),
-        "differences": _differences(subjects, pooled),
+        "differences": _differences(subjects, pooled, "edge", (*_TEACHERS, "plain", "kd-mri")),
+        **_carried_differences(subjects, pooled),
         "rows": pooled,
     }
 
@@ -177,7 +231,9 @@ def _closed(means: Values) -> Values:
 
 
 def _gaps(subjects: Sequence[str], pooled: Rows) -> dict[str, Any]:
-    """(student - plain) / (teacher - plain) in percent, against either teacher."""
+    """(student - plain) / (teacher - plain) in percent, against each teacher that is there."""
+    teachers = [name for name in (*_TEACHERS, _TEACHER_C) if name in pooled]
+    students = [name for name in (*_STUDENTS, *_CARRIED_STUDENTS) if name in pooled]
     return {
         student: {
             teacher: {
@@ -186,21 +242,34 @@ def _gaps(subjects: Sequence[str], pooled: Rows) -> dict[str, Any]:
                 ).to_dict()
                 for measure in MARGIN
             }
-            for teacher in _TEACHERS
+            for teacher in teachers
         }
-        for student in _STUDENTS
+        for student in students
     }
 
 
-def _differences(subjects: Sequence[str], pooled: Rows) -> dict[str, Any]:
-    """Paired differences to the edge student's rivals, and whether it is not inferior to them."""
+def _carried_differences(subjects: Sequence[str], pooled: Rows) -> dict[str, Any]:
+    """Paired differences of students that hand feature maps on, empty where there are none."""
+    others = [name for name in (*_TEACHERS, _TEACHER_C, "plain", "edge") if name in pooled]
+    found = {
+        student: _differences(subjects, pooled, student, others)
+        for student in _CARRIED_STUDENTS
+        if student in pooled
+    }
+    return {"carried_differences": found} if found else {}
+
+
+def _differences(
+    subjects: Sequence[str], pooled: Rows, student: str, others: Iterable[str]
+) -> dict[str, Any]:
+    """Paired differences of a student to its rivals, and whether it is not inferior to them."""
     result: dict[str, Any] = {}
-    for other in (*_TEACHERS, "plain", "kd-mri"):
+    for other in others:
         result[other] = {}
         for measure, margin in MARGIN.items():
             interval = bootstrap(
                 subjects,
-                _columns(pooled, measure, "edge", other),
+                _columns(pooled, measure, student, other),
                 lambda means: means[:, 0] - means[:, 1],
             )
             result[other][measure] = {
@@ -215,7 +284,10 @@ def trained_on(cases: Iterable[CaseSpec], out: Path) -> list[str]:
     return devices(file for case in cases for file in (out / case.name).glob("*/run.json"))
 
 
-_TITLES = {"zero-filled": "zero-filled", **{name: n.title for name, n in NETWORKS.items()}}
+_TITLES = {
+    "zero-filled": "zero-filled",
+    **{name: n.title for name, n in (NETWORKS | CARRIED_NETWORKS).items()},
+}
 
 
 def _cell(value: Mapping[str, Any], digits: int) -> str:
@@ -238,11 +310,11 @@ def _share(group: Mapping[str, Any], student: str, teacher: str) -> str:
     return f"{interval['value']:.0f} %{bounds}{above}"
 
 
-def _changes(group: Mapping[str, Any], other: str) -> tuple[str, str]:
-    """Say how the edge student differs from another network, in PSNR and in SSIM."""
+def _changes(group: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, str]:
+    """Say how a student differs from another network, in PSNR and in SSIM."""
 
     def text(measure: str, digits: int) -> str:
-        interval = group["differences"][other][measure]
+        interval = found[measure]
         bounds = f" ({interval['low']:+.{digits}f} to {interval['high']:+.{digits}f})"
         return f"{interval['value']:+.{digits}f}{bounds if _resampled(group) else ''}"
 
@@ -254,9 +326,30 @@ def _resampled(group: Mapping[str, Any]) -> bool:
     return int(group["volumes"]) > 1
 
 
-def _group_text(
-    group: Mapping[str, Any], paper: Mapping[str, Any], best: Mapping[str, Any] | None
-) -> list[str]:
+def _best_text(task: str, acceleration: int) -> str | None:
+    """Say what the best published student recovers; None where nothing is published."""
+    found = (best_published(task) or {}).get("by_acceleration", {}).get(str(acceleration))
+    if found is None:
+        return None
+    percent, psnr = found["percent"], found["psnr_db"]
+    of_student = of_usual = of_own = ""
+    if psnr is not None:
+        of_student = f"student {psnr['student']:.2f} dB: "
+        of_usual, of_own = (f" ({psnr[f'{name}_teacher']:.2f} dB)" for name in ("usual", "own"))
+    return (
+        f"{of_student}{percent['usual_teacher']} % to its teacher as usually trained{of_usual},"
+        f" {percent['own_teacher']} % to the teacher of its own method{of_own}"
+    )
+
+
+def _absent(group: Mapping[str, Any], task: str) -> list[str]:
+    """Return the networks that hand feature maps on and are not there."""
+    if task not in TASKS or not TASKS[task].has_carried:
+        return []
+    return [name for name in CARRIED_NETWORKS if name not in group["table"]]
+
+
+def _group_text(group: Mapping[str, Any], paper: Mapping[str, Any], task: str) -> list[str]:
     contrasts = list(group["by_contrast"])
     few = " **An indication only: fewer than five test subjects.**" if group["indication"] else ""
     lines = [
@@ -267,7 +360,9 @@ def _group_text(
         "| network | PSNR dB | SSIM |" + "".join(f" {c} dB |" for c in contrasts),
         "|---|---|---|" + "---|" * len(contrasts),
     ]
-    for name in ALL:
+    present = [name for name in (*ALL, *CARRIED_NETWORKS) if name in group["table"]]
+    absent = _absent(group, task)
+    for name in present:
         row = group["table"][name]
         alone = [
             f" {_cell(group['by_contrast'][contrast][name]['psnr'], 2)} |" for contrast in contrasts
@@ -276,30 +371,59 @@ def _group_text(
             f"| {_TITLES[name]} | {_cell(row['psnr'], 2)} | {_cell(row['ssim'], 4)} |"
             + "".join(alone)
         )
-    lines += ["", "| | KD-MRI student | edge student |", "|---|---|---|"]
-    for teacher in ("teacher-a", "teacher-b"):
-        cells = [_share(group, student, teacher) for student in ("kd-mri", "edge")]
-        lines.append(f"| gap closed (PSNR) to {_TITLES[teacher]} | {cells[0]} | {cells[1]} |")
+    nothing = f" {NOTHING} |" * (2 + len(contrasts))
+    lines += [f"| {_TITLES[name]} |{nothing}" for name in absent]
+    students = [name for name in (*_STUDENTS, *_CARRIED_STUDENTS) if name in group["table"]]
+    lines += [
+        "",
+        "| | " + " | ".join(_TITLES[name] for name in students) + " |",
+        "|---" * (1 + len(students)) + "|",
+    ]
+    for teacher in (*_TEACHERS, _TEACHER_C):
+        if teacher in absent:
+            cells = [NOTHING] * len(students)
+        elif teacher in group["table"]:
+            cells = [_share(group, student, teacher) for student in students]
+        else:
+            continue
+        lines.append(f"| gap closed (PSNR) to {_TITLES[teacher]} | {' | '.join(cells)} |")
+    rest = " |" * (len(students) - 1)
     published = paper.get(str(group["acceleration"]))
     if published is not None:
-        lines.append(f"| the paper's, on its own data | {published} % | |")
-    if best:
-        before, after = best["gap_db"]
-        lines.append(
-            f"| best published ({best['name']}), on its own data | {best['percent']} %"
-            f" ({before} to {after} dB) | |"
-        )
+        lines.append(f"| the paper's, on its own data | {published} % |{rest}")
+    best = _best_text(task, group["acceleration"])
+    if best is not None:
+        lines.append(f"| best published ({BEST_PUBLISHED}), on its own data | {best} |{rest}")
     lines.append("")
-    for teacher in ("teacher-a", "teacher-b"):
-        psnr, ssim = _changes(group, teacher)
-        found = group["differences"][teacher]
+    if absent:
+        titles = "; ".join(_TITLES[name] for name in absent)
+        lines += [
+            f"Without figures, since they are not trained here: {titles}."
+            f" `kdmri-edge reproduce {task} --carried` trains them.",
+            "",
+        ]
+    lines += _differences_text(group, "edge", group["differences"])
+    for student, found in group.get("carried_differences", {}).items():
+        lines += _differences_text(group, student, found)
+    return [*lines, ""]
+
+
+def _differences_text(
+    group: Mapping[str, Any], student: str, differences: Mapping[str, Any]
+) -> list[str]:
+    """Say how a student differs from the teachers, with verdicts, and from the plain student."""
+    title = _TITLES[student][0].upper() + _TITLES[student][1:]
+    lines = []
+    for teacher in (*_TEACHERS, _TEACHER_C):
+        if (found := differences.get(teacher)) is None:
+            continue
+        psnr, ssim = _changes(group, found)
         lines.append(
-            f"- Edge student minus {_TITLES[teacher]}: {psnr}: {found['psnr']['verdict']};"
+            f"- {title} minus {_TITLES[teacher]}: {psnr}: {found['psnr']['verdict']};"
             f" {ssim}: {found['ssim']['verdict']}."
         )
-    psnr, ssim = _changes(group, "plain")
-    lines.append(f"- Edge student minus {_TITLES['plain']}: {psnr}; {ssim}.")
-    return [*lines, ""]
+    psnr, ssim = _changes(group, differences["plain"])
+    return [*lines, f"- {title} minus {_TITLES['plain']}: {psnr}; {ssim}."]
 
 
 def _batches(report: Mapping[str, Any]) -> str:
@@ -315,7 +439,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     """Return the tables as GitHub Markdown, most telling group first."""
     lines: list[str] = []
     for group in report["groups"]:
-        lines += _group_text(group, report["paper"], report["best_published"])
+        lines += _group_text(group, report["paper"], report["task"])
     seeds = len(report["seeds"])
     drawn = "one seed" if seeds == 1 else f"figures of a volume averaged over {seeds} seeds"
     contrast = f" Only {report['contrast']} volumes." if report["contrast"] else ""

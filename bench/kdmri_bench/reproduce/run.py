@@ -14,9 +14,9 @@ from kdmri_bench.reproduce import curves
 from kdmri_bench.reproduce.processes import Piece, check_jobs, train_side_by_side
 from kdmri_bench.reproduce.protocol import TRAININGS, CaseSpec
 from kdmri_bench.reproduce.report import (
-    BEST_PUBLISHED,
     PAPER,
     SCHEMA,
+    best_published,
     csv_text,
     groups,
     markdown,
@@ -86,7 +86,8 @@ def reproduce(
 
 def _pieces(cases: Sequence[CaseSpec], number: int, out: Path, engine: Engine) -> list[Piece]:
     """Return what is left to train of one of the cases."""
-    case, each = cases[number], len(TRAININGS)
+    case = cases[number]
+    each = len(case.trainings)
     alone = engine.processes == 1  # several processes have to agree on what they train
     return pieces(case, out / case.name, number * each, len(cases) * each, skip_complete=alone)
 
@@ -101,12 +102,12 @@ def _report(cases: Sequence[CaseSpec], out: Path) -> dict[str, Any]:
         "steps": first.recipe(TRAININGS[0]).teacher_steps,  # equal for all, see `plan`
         "recipes": {
             training.folder: first.recipe(training).to_dict() | {"seed": "each case's"}
-            for training in TRAININGS
+            for training in first.trainings
         },
         "seeds": sorted({case.seed for case in cases}),
         "margins": MARGIN,
         "paper": {str(key): value for key, value in PAPER.get(first.task.name, {}).items()},
-        "best_published": BEST_PUBLISHED if first.task.block is None else None,
+        "best_published": best_published(first.task.name),
         "statement": STATEMENT,
         "attribution": attribution_of(first.data),
         "groups": found,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kdmri_bench.measuring.quality import volume_rows
 from kdmri_bench.planning.testdata import RETROSPECTIVE, load_cases
 from kdmri_bench.reproduce.processes import Piece
-from kdmri_bench.reproduce.protocol import NETWORKS, TRAININGS, CaseSpec
+from kdmri_bench.reproduce.protocol import CARRIED_NETWORKS, NETWORKS, CaseSpec
 from kdmri_bench.reproduce.report import evaluation
 from kdmri_edge.data.case import Case
 from kdmri_edge.data.datasets import find_parts
@@ -56,7 +56,7 @@ def pieces(
     """
     volumes = _training_volumes(case)
     found = []
-    for number, training in enumerate(TRAININGS, start=done + 1):
+    for number, training in enumerate(case.trainings, start=done + 1):
         out = folder / training.folder
         wanted = case.settings(training, folder)
         if _complete(out, wanted, volumes) and skip_complete:
@@ -189,7 +189,7 @@ def evaluate(case: CaseSpec, folder: Path) -> None:
 def _networks(folder: Path) -> dict[str, Path | None]:
     """Return the finished networks' weights by name; None for the zero-filled image."""
     found: dict[str, Path | None] = {ZERO_FILLED: None}
-    for name, network in NETWORKS.items():
+    for name, network in (NETWORKS | CARRIED_NETWORKS).items():
         run = Run(folder / network.folder)
         if run.has(network.role):
             found[name] = run.file(network.role)
