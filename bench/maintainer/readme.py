@@ -17,6 +17,7 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `ablation`: what each idea is worth;
 - `generality`: what it costs to serve any mask;
 - `any-matrix`: networks at matrices that they were not trained at;
+- `small-structures`: what structures inserted in training do to lesions;
 - `peer-networks`: exports of networks of other projects, beside what others make of them;
 - `throughput`: how fast training is beside a plain loop;
 - `slice-rate`: slices reconstructed per second, now and before;
@@ -170,6 +171,7 @@ _LAZY: Final = {
     "ablation": "experiments.ablation:markdown",
     "generality": "experiments.generality:markdown",
     "any-matrix": "experiments.any_matrix:markdown",
+    "small-structures": "experiments.small_structures:markdown",
     "streaming-data": "experiments.streaming_data:markdown",
     "peer-networks": "experiments.peer_networks:markdown",
     "throughput": "experiments.throughput:sentence",
