@@ -9,6 +9,7 @@ Test subjects and annotated lesions are measured afterwards, and choose nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +17,8 @@ import click
 import numpy as np
 
 from experiments.script import Script, record
-from kdmri_bench.assessment.data import AssessedVolume, load
-from kdmri_bench.assessment.lesions import SMALL, AnnotatedVolume, annotated, figures, retained
+from kdmri_bench.assessment.data import load
+from kdmri_bench.assessment.lesions import SMALL, LesionSection, annotated, figures, retained
 from kdmri_bench.measuring.quality import volume_rows
 from kdmri_bench.planning.sources import Source, from_checkpoint
 from kdmri_bench.planning.testdata import load_cases
@@ -33,8 +34,7 @@ from kdmri_edge.errors import BenchError
 from kdmri_edge.models.checkpoint import read_checkpoint_meta
 from kdmri_edge.models.shipped import is_reference, resolve_weights
 from kdmri_edge.models.specs import PRESETS, preset, spec_from_dict
-from kdmri_edge.utils.console import progress
-from kdmri_edge.utils.files import sha256_file
+from kdmri_edge.utils.files import read_json, sha256_file, write_json
 from kdmri_edge.utils.provenance import provenance
 
 __all__ = ["MARGIN_DB", "compare", "markdown", "settings_of"]
@@ -49,6 +49,9 @@ WANTED_POINTS: Final = 5.0
 
 WEIGHTS: Final = (0.05, 0.1)
 """Weights of the error in contrast that are tried."""
+
+CONTRAST: Final = "FLAIR"
+"""Of the volumes with lesions: lesions of multiple sclerosis are bright there."""
 
 CONTROL: Final = "control"
 _COMMON: Final = (
@@ -121,53 +124,114 @@ def _psnr(checkpoint: Path) -> float:
     return float(read_checkpoint_meta(checkpoint)["training"]["validation_psnr_db"])
 
 
-def _quality(
-    cases: Sequence[Case], made: Mapping[str, Sequence[Any]], subjects: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Return PSNR and SSIM of networks, and how they differ from the start's."""
-    rows = {name: volume_rows(cases, images) for name, images in made.items()}
-    found: dict[str, dict[str, Any]] = {}
-    for name, own in rows.items():
-        found[name] = {}
-        for measure in ("psnr", "ssim"):
-            both = np.array(
-                [[a[measure], b[measure]] for a, b in zip(own, rows["start"], strict=True)]
-            )
-            change = bootstrap(subjects, both, lambda means: means[:, 0] - means[:, 1])
-            found[name][measure] = float(both[:, 0].mean())
-            found[name][f"{measure}_change"] = change.to_dict()
-    return found
+def _annotated(
+    lesions: Path, source: Source, contrast: str
+) -> tuple[list[Case], list[tuple[LesionSection, ...]]]:
+    """Read the slices in which lesions are annotated.
 
+    Returns:
+        Of each volume these slices alone, and their sections.
 
-def _lesions(
-    volumes: Sequence[AnnotatedVolume], made: Mapping[str, Sequence[Any]]
-) -> dict[str, dict[str, Any]]:
-    """Return what networks retain of the contrast of lesions; `behind` is against the start."""
-    subjects = [one.volume.case.subject for one in volumes for _ in one.sections.kept]
-    small = np.array([each.is_small for one in volumes for each in one.sections.kept])
-    values = {
-        name: np.concatenate(
-            [
-                retained(one.volume.target, np.maximum(images[one.index], 0), one.sections.kept)
-                for one in volumes
-            ]
+    Raises:
+        BenchError: There is none.
+    """
+    found, without = annotated(load(lesions, source, contrast=contrast), source.matrix)
+    if not found:
+        raise BenchError(
+            f"There is no lesion to measure on in {lesions} ({'; '.join(without.values())}).",
+            "Name a folder with masks of lesions beside the volumes.",
         )
-        for name, images in made.items()
-    }
-    found: dict[str, dict[str, Any]] = {}
-    for name, own in values.items():
-        found[name] = {}
-        for group, kept in (("small", small), ("all", np.ones_like(small))):
-            whose = [subject for subject, is_in in zip(subjects, kept, strict=True) if is_in]
-            before = None if name == "start" else values["start"][kept]
-            figure = figures(own[kept], whose, before)
-            if figure is None:
-                raise BenchError(
-                    "No section of a lesion can be measured.",
-                    "Name a folder with masks of lesions.",
+    cases, sections = [], []
+    for one in found:
+        numbers = sorted({section.slice for section in one.sections.kept})
+        places = {number: place for place, number in enumerate(numbers)}
+        cases.append(one.volume.case.part(numbers))  # type: ignore[arg-type]  # of one coil
+        sections.append(
+            tuple(replace(section, slice=places[section.slice]) for section in one.sections.kept)
+        )
+    return cases, sections
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """What networks are measured on, and what was found of each, which is kept in a folder.
+
+    Attributes:
+        folder: Of the files, one for each network.
+        cases: Test volumes.
+        lesions: Slices with lesions.
+        sections: Of these lesions, volume by volume.
+    """
+
+    folder: Path
+    cases: Sequence[Case]
+    lesions: Sequence[Case]
+    sections: Sequence[Sequence[LesionSection]]
+
+    def of(self, name: str, checkpoint: Path) -> dict[str, Any]:
+        """Return figures of test volumes, and the contrast retained of each section."""
+        file = self.folder / f"evaluation-{name}.json"
+        key = {
+            "weights_sha256": sha256_file(checkpoint),
+            "volumes_sha256": [case.sha256 for case in (*self.cases, *self.lesions)],
+        }
+        if file.is_file():
+            stored = dict(read_json(file, BenchError))
+            if {part: stored.get(part) for part in key} == key:
+                return stored
+        kept = [
+            retained(np.abs(case.target), np.maximum(image, 0), sections)
+            for case, image, sections in zip(
+                self.lesions, reconstruct(checkpoint, self.lesions), self.sections, strict=True
+            )
+        ]
+        made = {
+            **key,
+            "rows": volume_rows(self.cases, reconstruct(checkpoint, self.cases)),
+            "retained": np.concatenate(kept).tolist(),
+        }
+        write_json(file, made)
+        return made
+
+    def figures(self, found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Sum up what was found of networks, with changes against the start.
+
+        Raises:
+            BenchError: A group of lesions has no section.
+        """
+        subjects = [case.subject for case in self.cases]
+        of_sections = [
+            case.subject
+            for case, sections in zip(self.lesions, self.sections, strict=True)
+            for _ in sections
+        ]
+        small = np.array([one.is_small for sections in self.sections for one in sections])
+        first = found["start"]
+        result: dict[str, dict[str, Any]] = {}
+        for name, own in found.items():
+            test: dict[str, Any] = {}
+            for measure in ("psnr", "ssim"):
+                both = np.array(
+                    [
+                        [a[measure], b[measure]]
+                        for a, b in zip(own["rows"], first["rows"], strict=True)
+                    ]
                 )
-            found[name][group] = figure.to_dict()
-    return found
+                change = bootstrap(subjects, both, lambda means: means[:, 0] - means[:, 1])
+                test |= {measure: float(both[:, 0].mean()), f"{measure}_change": change.to_dict()}
+            lesions: dict[str, Any] = {}
+            for group, kept in (("small", small), ("all", np.ones_like(small))):
+                whose = [subject for subject, is_in in zip(of_sections, kept, strict=True) if is_in]
+                values, before = (np.array(each["retained"])[kept] for each in (own, first))
+                summed = figures(values, whose, None if name == "start" else before)
+                if summed is None:
+                    raise BenchError(
+                        "No section of a lesion can be measured.",
+                        "Name a folder with masks of lesions.",
+                    )
+                lesions[group] = summed.to_dict()
+            result[name] = {"test": test, "lesions": lesions}
+        return result
 
 
 def compare(
@@ -179,6 +243,7 @@ def compare(
     teacher: str,
     steps: int,
     weights: Sequence[float] = WEIGHTS,
+    contrast: str = CONTRAST,
     seed: int = 0,
     engine: Engine | None = None,
 ) -> dict[str, Any]:
@@ -192,6 +257,7 @@ def compare(
         teacher: Its teacher.
         steps: Further steps.
         weights: Of the error in contrast, rising.
+        contrast: Of the volumes with lesions.
         seed: Of batches and structures.
         engine: Where to train; None is one process on the best device.
 
@@ -203,35 +269,25 @@ def compare(
         "teacher": resolve_weights(Path(teacher)),
         "start": resolve_weights(Path(start)),
     }
-    names = []
+    source = from_checkpoint(checkpoints["start"])
+    lesion_cases, sections = _annotated(lesions, source, contrast)
+    measured = _Measured(
+        folder=out, cases=_test(data, source), lesions=lesion_cases, sections=sections
+    )
+    found = {name: measured.of(name, checkpoint) for name, checkpoint in checkpoints.items()}
     for weight in (None, *weights):
         wanted = settings_of(weight, data, start=start, teacher=teacher, steps=steps, seed=seed)
         run = distill(wanted, out / _name(weight), engine=engine)
         checkpoints[_name(weight)] = run.weights("student")
-        names += [] if weight is None else [_name(weight)]
-    source = from_checkpoint(checkpoints["start"])
-    cases, volumes = _test(data, source), load(lesions, source)
-    found, without = annotated(volumes, source.matrix)
-    if not found:
-        raise BenchError(
-            f"There is no lesion to measure on in {lesions} ({'; '.join(without.values())}).",
-            "Name a folder with masks of lesions beside the volumes.",
-        )
-    made, made_lesions = {}, {}
-    with progress("Reconstructing", len(checkpoints)) as advance:
-        for name, checkpoint in checkpoints.items():
-            made[name] = reconstruct(checkpoint, cases)
-            made_lesions[name] = _made(checkpoint, volumes)
-            advance(1)
-    quality = _quality(cases, made, [case.subject for case in cases])
-    contrast = _lesions(found, made_lesions)
+        found[_name(weight)] = measured.of(_name(weight), run.weights("student"))
+    names = [_name(weight) for weight in weights]
+    summed = measured.figures(found)
     rows = {
         name: {
             "weights_sha256": sha256_file(checkpoint),
             "contrast_weight": float(name.partition("-")[2]) if name in names else None,
             "validation_psnr_db": _psnr(checkpoint),
-            "test": quality[name],
-            "lesions": contrast[name],
+            **summed[name],
         }
         for name, checkpoint in checkpoints.items()
     }
@@ -248,8 +304,9 @@ def compare(
         "chosen": chosen,
         "small_pixels": SMALL,
         "mask": source.mask.name,
-        "test_subjects": sorted({case.subject for case in cases}),
-        "lesion_subjects": sorted({one.volume.case.subject for one in found}),
+        "test_subjects": sorted({case.subject for case in measured.cases}),
+        "lesion_subjects": sorted({case.subject for case in lesion_cases}),
+        "lesion_contrast": contrast,
         "statement": STATEMENT,
         "attribution": [attribution_of(data), attribution_of(lesions)],
         "rows": rows,
@@ -261,10 +318,6 @@ def compare(
 def _test(data: Path, source: Source) -> tuple[Case, ...]:
     files = find_parts(data).test
     return load_cases(files, mask=source.mask, matrix=source.matrix, spec=source.spec).cases
-
-
-def _made(checkpoint: Path, volumes: Sequence[AssessedVolume]) -> list[Any]:
-    return reconstruct(checkpoint, [volume.case for volume in volumes])
 
 
 def _verdict(report: Mapping[str, Any]) -> str:
@@ -314,8 +367,9 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += [
         "",
         "Contrast retained of real lesions, median [5th percentile] over"
-        f" {counts['small']['sections']} sections of at most {small} pixels and"
-        f" {counts['all']['sections']} in all, of {len(report['lesion_subjects'])} subjects, who"
+        f" {counts['small']['sections']} sections ({report['lesion_contrast']}) of at most {small}"
+        f" pixels and {counts['all']['sections']} in all, of {len(report['lesion_subjects'])}"
+        " subjects, who"
         " were in no training and no choice; PSNR and SSIM of test subjects"
         f" {', '.join(report['test_subjects'])}. {report['steps']} further steps each, mask"
         f" {report['mask']}, seed {report['seed']}; trained on {'; '.join(report['trained_on'])}."
@@ -338,6 +392,9 @@ def markdown(report: Mapping[str, Any]) -> str:
 @click.option("--teacher", default="dccnn-d5c5@brain-4x", show_default=True, help="Its teacher.")
 @click.option("--steps", default=600, show_default=True, help="Further optimiser steps of each.")
 @click.option(
+    "--contrast", default=CONTRAST, show_default=True, help="Of the volumes with lesions."
+)
+@click.option(
     "--weights", default=",".join(f"{weight:g}" for weight in WEIGHTS), show_default=True,
     help="Weights of the error in contrast, rising, comma-separated.",
 )  # fmt: skip
@@ -352,6 +409,7 @@ def main(
     start: str,
     teacher: str,
     steps: int,
+    contrast: str,
     weights: str,
     seed: int,
     runs: Path,
@@ -373,6 +431,7 @@ def main(
         teacher=teacher,
         steps=steps,
         weights=sorted(strengths),
+        contrast=contrast,
         seed=seed,
         engine=Engine(threads=threads),
     )

@@ -10,9 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from experiments import small_structures
-from experiments.small_structures import markdown, settings_of
-from kdmri_bench.assessment.data import AssessedVolume
-from kdmri_bench.assessment.lesions import AnnotatedVolume, find_sections
+from experiments.small_structures import _Measured, markdown, settings_of
+from kdmri_bench.assessment.lesions import find_sections
 from kdmri_edge.data.case import Case
 from kdmri_edge.distillation.recipe import Insertion
 from kdmri_edge.errors import BenchError
@@ -66,6 +65,7 @@ def _report(losses: dict[str, tuple[float, float, float]]) -> dict[str, Any]:
         "mask": "mask",
         "test_subjects": ["04", "19"],
         "lesion_subjects": ["x07"],
+        "lesion_contrast": "FLAIR",
         "trained_on": ["CPU"],
         "statement": "Said.",
         "rows": rows,
@@ -105,35 +105,38 @@ def test_none_is_chosen_where_all_cost_too_much() -> None:
     assert "none is chosen" in text
 
 
-def test_what_is_retained_is_measured_against_the_start() -> None:
-    image = np.ones((1, SIDE, SIDE), np.float32)
-    mask = np.zeros(image.shape, bool)
-    mask[0, 8:11, 8:11] = mask[0, 20:26, 20:26] = True
-    target = image + mask
+def _measured(folder: Path, mask: np.ndarray[Any, Any]) -> _Measured:
+    target = np.ones(mask.shape, np.float32) + mask
     case = Case(
         name="x",
         subject="x",
         contrast=None,
-        sha256="",
+        sha256="0",
         target=target,
         zero_filled=target,
-        scale=np.ones(1, np.float32),
+        scale=np.ones(len(mask), np.float32),
     )
-    volume = AnnotatedVolume(
-        volume=AssessedVolume(case=case), kind="mask", sections=find_sections(target, mask), index=0
-    )
-    half = image + np.float32(0.5) * mask
-    found = small_structures._lesions([volume], {"start": [target], "flat": [half]})
-    assert found["start"]["all"]["sections"] == 2
-    assert found["start"]["small"]["sections"] == 1
-    assert found["flat"]["small"]["median"]["value"] == pytest.approx(0.5)
-    assert found["flat"]["small"]["behind"]["value"] == pytest.approx(-0.5)
-    big = find_sections(target, mask & (np.arange(SIDE) > 15))
+    sections = find_sections(target, mask).kept
+    return _Measured(folder=folder, cases=[case], lesions=[case], sections=[sections])
+
+
+def test_networks_are_compared_with_the_start(tmp_path: Path) -> None:
+    mask = np.zeros((1, SIDE, SIDE), bool)
+    mask[0, 8:11, 8:11] = mask[0, 20:26, 20:26] = True
+    rows = [{"psnr": 40.0, "ssim": 0.97}]
+    less = [{"psnr": 39.9, "ssim": 0.96}]
+    found = _measured(tmp_path, mask).figures(
+        {"start": {"rows": rows, "retained": [0.9, 1.0]},
+         "other": {"rows": less, "retained": [0.8, 1.0]}}
+    )  # fmt: skip
+    lesions, test = found["other"]["lesions"], found["other"]["test"]
+    assert [lesions[group]["sections"] for group in ("small", "all")] == [1, 2]
+    assert lesions["small"]["median"]["value"] == pytest.approx(0.8)
+    assert lesions["small"]["behind"]["value"] == pytest.approx(-0.1)
+    assert test["psnr_change"]["value"] == pytest.approx(-0.1)
+    large = mask & (np.arange(SIDE) > 15)
     with pytest.raises(BenchError, match="No section"):
-        small_structures._lesions(
-            [AnnotatedVolume(volume=volume.volume, kind="mask", sections=big, index=0)],
-            {"start": [target]},
-        )
+        _measured(tmp_path, large).figures({"start": {"rows": rows, "retained": [1.0]}})
 
 
 def test_strengths_that_are_none(tmp_path: Path) -> None:
