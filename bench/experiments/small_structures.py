@@ -369,8 +369,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "Contrast retained of real lesions, median [5th percentile] over"
         f" {counts['small']['sections']} sections ({report['lesion_contrast']}) of at most {small}"
         f" pixels and {counts['all']['sections']} in all, of {len(report['lesion_subjects'])}"
-        " subjects, who"
-        " were in no training and no choice; PSNR and SSIM of test subjects"
+        " subjects, who were in no training and no choice; PSNR and SSIM of test subjects"
         f" {', '.join(report['test_subjects'])}. {report['steps']} further steps each, mask"
         f" {report['mask']}, seed {report['seed']}; trained on {'; '.join(report['trained_on'])}."
         f" {report['statement']}",
