@@ -6,8 +6,10 @@ from . import models as models
 from . import physics as physics
 from . import registry as registry
 from . import runtime as runtime
+from .api import Assessment as Assessment
 from .api import Network as Network
 from .api import Report as Report
+from .api import assess as assess
 from .api import benchmark as benchmark
 from .api import export as export
 from .api import load as load

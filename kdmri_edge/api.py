@@ -37,7 +37,18 @@ from kdmri_edge.utils.reading import limited
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Network", "NetworkLike", "Report", "benchmark", "export", "load", "read", "write"]
+__all__ = [
+    "Assessment",
+    "Network",
+    "NetworkLike",
+    "Report",
+    "assess",
+    "benchmark",
+    "export",
+    "load",
+    "read",
+    "write",
+]
 
 
 def load(
@@ -504,3 +515,91 @@ def benchmark(
         rows=rows,
     )
     return report
+
+
+class Assessment(Protocol):
+    """A finished assessment; notebooks show it as a page. It is a `kdmri_bench` `Assessment`."""
+
+    @property
+    def sections(self) -> Sequence[Any]:
+        """What was found, section by section."""
+
+    @property
+    def networks(self) -> Sequence[Mapping[str, Any]]:
+        """What was assessed: name, precision, digest, and what really ran."""
+
+    def section(self, name: str) -> Any | None:
+        """Return a section by its name, None where it is not there."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what assessment.json holds."""
+
+    def save(self, folder: str | os.PathLike[str]) -> Mapping[str, Path]:
+        """Write assessment.html and assessment.json; return their paths by kind."""
+
+
+def assess(
+    networks: NetworkLike | Sequence[NetworkLike],
+    data: str | os.PathLike[str] | Volume | Sequence[str | os.PathLike[str] | Volume],
+    *,
+    teacher: str | None = None,
+    sections: Sequence[str] = (),
+    margins: str | os.PathLike[str] | None = None,
+    contrast: str | None = None,
+    subjects: Sequence[str] = (),
+    limit_slices: int | None = None,
+    int8: bool = True,
+    other_data: Sequence[str | os.PathLike[str]] = (),
+    seed: int = 0,
+    threads: int | None = None,
+    in_pytorch: bool = False,
+    out: str | os.PathLike[str] | None = None,
+) -> Assessment:
+    """Measure what compression does to images, for the people who decide about its use.
+
+    Teacher and students stand side by side, each in float and as its int8 copy, beside the
+    zero-filled images: quality, lesions, disagreement, a phantom's tests, robustness, and a verdict
+    by margins that a file states beforehand.
+
+    Args:
+        networks: Networks for one mask and one matrix.
+        data: Folders or files of volumes, "phantom", or volumes that were read. Of a folder that
+            follows a run's split, or a known one, test subjects alone are taken.
+        teacher: What the others are compared with, by its name or path; None takes the network
+            that says it is a teacher, or the one of the most operations.
+        sections: Names of sections (`kdmri-edge assess --list-sections`); empty takes all.
+        margins: TOML file of margins of non-inferiority; None takes the package's own.
+        contrast: Assess on this contrast of the folders only.
+        subjects: Assess on exactly these subjects.
+        limit_slices: Take so many slices around the middle of each volume.
+        int8: Assess the int8 copies of checkpoints as well.
+        other_data: Folders or files of other scanners' data, for the section on robustness.
+        seed: Of all that is drawn.
+        threads: CPU threads; None leaves the runtime's choice.
+        in_pytorch: Run checkpoints in PyTorch, int8 as its layers would round; export nothing.
+        out: Folder that the report is also saved in.
+
+    Raises:
+        BenchError: There is nothing to assess, the networks are for different masks, or a section
+            or margin is unknown.
+        KdmriError: A network or a volume is missing or damaged.
+        MissingExtraError: scikit-image or matplotlib is not installed.
+        OutputError: `out` cannot be written to.
+    """
+    done: Assessment = load_attribute("kdmri_bench.assessment.assess:assess")(
+        networks,
+        data,
+        teacher=teacher,
+        sections=sections,
+        margins=margins,
+        contrast=contrast,
+        subjects=subjects,
+        limit_slices=limit_slices,
+        int8=int8,
+        other_data=other_data,
+        seed=seed,
+        threads=threads,
+        in_pytorch=in_pytorch,
+        out=out,
+    )
+    return done

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import click
 
+from kdmri_bench.assessment.sections import SECTIONS
 from kdmri_edge.cli import COMMANDS, main
 from kdmri_edge.data.formats.registry import FORMATS
 from kdmri_edge.distillation.recipe import LOSSES, DistillRecipe
@@ -160,7 +161,7 @@ NAMESPACES: Final = ("data", "distillation", "models", "physics", "runtime")
 """Public namespaces of `kdmri_edge` that declare their names in a stub."""
 
 _REGISTRIES: Final[tuple[Registry[Any], ...]] = (
-    NETWORKS, TARGETS, BACKENDS, FORMATS, MASK_FAMILIES, LOSSES, METRICS,
+    NETWORKS, TARGETS, BACKENDS, FORMATS, MASK_FAMILIES, LOSSES, METRICS, SECTIONS,
 )  # fmt: skip
 
 

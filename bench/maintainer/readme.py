@@ -33,7 +33,8 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `lesions`: what networks keep of the contrast of real lesions;
 - `lesions-summary`: the same in a few rows, to stand beside PSNR;
 - `inserted`: how well model observers detect lesions that were inserted;
-- `inserted-drops`: at which size students fall behind their teacher in that.
+- `inserted-drops`: at which size students fall behind their teacher in that;
+- `assessment`: verdict and tables of an assessment, of its assessment.json.
 
 The blocks `targets`, `formats` and `shipped` need no report: they are the tables of export targets,
 of file formats and of the package's trained networks (`code_tables`).
@@ -52,6 +53,7 @@ import click
 
 from experiments.ratios import markdown_ratios, markdown_student
 from experiments.script import Script
+from kdmri_bench.assessment.assess import REPORT as ASSESSMENT
 from kdmri_bench.reporting.page.charts import pareto_svg
 from kdmri_bench.reporting.report import read_report
 from kdmri_bench.reporting.table import markdown_details, markdown_table, recommendation
@@ -189,6 +191,7 @@ _LAZY: Final = {
     "lesions-summary": "experiments.lesions:summary",
     "inserted": "experiments.inserted_lesions:markdown",
     "inserted-drops": "experiments.inserted_lesions:drops",
+    "assessment": "kdmri_bench.assessment.text:markdown",
 }
 """Kind -> what makes its text of the recorded values; imported only where it is used."""
 
@@ -209,7 +212,7 @@ def _body(name: str, results: Path, folder: Path) -> str:
     if name in TABLES:
         return TABLES[name]()
     kind, _, stem = name.partition(":")
-    file = results / stem / "report.json"
+    file = results / stem / (ASSESSMENT if kind == "assessment" else "report.json")
     if stem and kind == "pareto":
         picture = Path(os.path.relpath(results / stem / "pareto.svg", folder)).as_posix()
         return f"![PSNR against latency of every variant]({picture})"

@@ -310,7 +310,7 @@ class SectionKind:
 _HERE: Final = "kdmri_bench.assessment"
 
 SECTIONS: Final = Registry(
-    "kdmri_bench.sections",
+    "kdmri_edge.sections",
     SectionKind,
     "section",
     {
