@@ -42,8 +42,8 @@ __all__ = ["assess"]
 @click.option(
     "--compare", nargs=2, type=click.Path(path_type=Path), metavar="OLD NEW",
     help="May NEW replace OLD under the margins? Two networks, assessed on --data now; or two"
-    " reports, of which nothing is measured. Exit code 0 if it may, 1 if it must not or if the data"
-    " do not suffice to say so.",
+    " reports, of which nothing is measured. Of a run its student is meant. Exit code 0 if it may,"
+    " 1 if it must not or if the data do not suffice to say so.",
 )  # fmt: skip
 @click.option("--contrast", help="Assess on this contrast only, e.g. FLAIR.")
 @click.option("--subjects", help="Assess on exactly these subjects, comma-separated.")
@@ -116,7 +116,8 @@ def assess(
     if not data:
         raise click.UsageError("Missing option '--data': the folder of the test volumes.")
     if compare is not None:
-        networks, teacher = compare, str(compare[0])
+        networks = tuple(_one_network(path) for path in compare)
+        teacher = str(networks[0])
     from kdmri_bench.assessment.assess import assess as measure
 
     done = measure(
@@ -152,6 +153,14 @@ def assess(
         for answer in answers:
             say(str(answer))
         sys.exit(0 if all(answer.allowed for answer in answers) else 1)
+
+
+def _one_network(path: Path) -> Path:
+    """Return the network that is meant; of a run its student."""
+    from kdmri_edge.models.shipped import is_reference
+    from kdmri_edge.runtime.networks import locate
+
+    return path if is_reference(str(path)) else locate(path)[0]
 
 
 def _compare_reports(
