@@ -31,7 +31,8 @@ from kdmri_edge.data.volume import Volume
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError
 from kdmri_edge.models.build import build_model
-from kdmri_edge.models.checkpoint import load_checkpoint, save_checkpoint
+from kdmri_edge.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.masks import Mask, variable_density_lines
 
 MATRIX = 32
@@ -176,6 +177,31 @@ def test_constant_images_have_their_reason(run: Run) -> None:
     assert reasons["disagreement"] is not None
     assert reasons["robustness"] is not None
     assert "NaN" not in json.dumps(done.to_dict())
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("coils", [False, True], ids=["complex", "coils"])
+def test_networks_of_complex_images_and_of_coils_are_assessed(
+    volumes: list[Volume], tmp_path: Path, coils: bool
+) -> None:
+    mask = variable_density_lines(MATRIX, 1.2, centre_lines=24, seed=3)
+    paths = []
+    for role, convs in (("teacher", 3), ("student", 2)):
+        spec = ModelSpec(
+            kind="dccnn", cascades=2, convs=convs, width=4, attention_tap=convs - 1, channels=2,
+            coils=coils,
+        )  # fmt: skip
+        paths.append(tmp_path / f"{role}.safetensors")
+        state = build_model(spec).state_dict()
+        save_checkpoint(
+            paths[-1],
+            Checkpoint(spec=spec, mask=mask, matrix=MATRIX, role=role, training={}, state=state),
+        )
+    done = assess(paths, volumes, in_pytorch=True, int8=False)
+    reasons = {section.name: section.reason for section in done.sections}
+    assert reasons["volumes"] is None
+    assert reasons["disagreement"] is None
+    assert (reasons["robustness"] is None) != coils
 
 
 def test_one_network_is_compared_with_none(run: Run, volumes: list[Volume]) -> None:

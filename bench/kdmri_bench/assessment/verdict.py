@@ -193,8 +193,13 @@ def _seen(pair: Pair, study: Study) -> str:
 
 def _said(pair: Pair, whole: str, judged: Sequence[Judged]) -> str:
     decisive = [one for one in judged if one.verdict == whole and whole != NON_INFERIOR]
-    why = f" {decisive[0].title}: {_low(decisive[0].reason)}" if decisive else ""
+    why = f" {_up(decisive[0].title)}: {_low(decisive[0].reason)}" if decisive else ""
     return f"{pair.candidate.key} against {pair.reference.key}: {whole}.{why}"
+
+
+def _up(words: str) -> str:
+    """Return words as they begin a sentence."""
+    return words[:1].upper() + words[1:]
 
 
 def _low(sentence: str) -> str:
