@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -373,3 +374,24 @@ class TestRecipes:
     def test_what_is_no_table_of_names(self, value: str) -> None:
         with pytest.raises(RecipeError, match=r"distillation.taps.*table of texts"):
             load_recipe("edge", [f"distillation.taps={value}"])
+
+
+def test_carried_maps_are_imitated_through_maps_that_are_thrown_away(
+    settings: Callable[..., Settings],
+    weights: Callable[[Path], dict[str, dict[str, Tensor]]],
+    tmp_path: Path,
+) -> None:
+    """A cascade's last convolution makes them; other numbers of them meet in a projection."""
+    taps = {f"cascades.{n}.convs.2": f"cascades.{n}.convs.4" for n in range(4)}
+    few = {"teacher": "dccnn-d5c5-carried", "student": "dccnn-edge", "baseline": False}
+    few |= {"teacher_steps": 1, "attention_steps": 0, "imitation_steps": 2, "transfer": "features"}
+    tapped = settings(**few)
+    wanted = replace(tapped.recipe.distillation, taps=taps)
+    tapped = replace(tapped, recipe=replace(tapped.recipe, distillation=wanted))
+    found = weights(distill(tapped, tmp_path / "tapped").path)
+    without = weights(distill(settings(**few), tmp_path / "without").path)
+    assert set(found["student"]) == set(without["student"])
+    assert all(torch.equal(found["teacher"][name], own) for name, own in without["teacher"].items())
+    assert any(
+        not torch.equal(found["student"][name], own) for name, own in without["student"].items()
+    )
