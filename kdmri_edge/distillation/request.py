@@ -207,6 +207,8 @@ class Settings:
         value = self.to_dict()
         value.pop("data")  # the volumes' own hashes stand for it: a folder may move
         value |= pretrained or {}
+        if pretrained:
+            value.pop("start_from", None)  # its weights are among these
         value.pop("distilled")  # which networks come to be does not change the others' weights
         first_weights = NETWORKS.named(self.student_spec.kind).first_weights
         if first_weights is not None:  # earlier versions drew other ones

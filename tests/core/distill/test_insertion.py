@@ -221,7 +221,12 @@ def test_a_student_goes_on_from_finished_weights(
     distill_with_cuts(wanted, tmp_path / "cut", [("imitation", 2)])
     for name, value in after.items():
         assert torch.equal(weights(tmp_path / "cut")["student"][name], value)
-    # Other weights under the old name are noticed; a run has its own copy of those that are gone.
+    # The file may move, or go: a run has its own copy.
+    moved = tmp_path / "moved.safetensors"
+    shutil.move(gone, moved)
+    distill(replace(wanted, start_from=str(moved)), tmp_path / "whole")
+    distill(wanted, tmp_path / "whole")
+    # Other weights under the old name are noticed.
     shutil.copyfile(first.weights("teacher"), gone)
     with pytest.raises((RunError, ModelError)):
         distill(wanted, tmp_path / "whole")
