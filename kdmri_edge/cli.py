@@ -67,6 +67,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "kdmri_edge.commands.verify:verify",
         "Check a bundle: its files, and its golden input on this machine.",
     ),
+    "calibrate": (
+        "kdmri_edge.commands.calibrate:calibrate",
+        "Calibrate what certificates say: which slices are in scope, how large errors are.",
+    ),
     "bench": (
         "kdmri_bench.commands.bench:bench",
         "Compare quality, latency and memory of networks and backends.",

@@ -30,6 +30,7 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `streaming`: a scan streamed to a server beside its file;
 - `streaming-data`: training on more data than memory holds;
 - `measured`: networks on k-space that a scanner measured;
+- `scope`: whether certificates are right on slices of the network's kind and of others;
 - `lesions`: what networks keep of the contrast of real lesions;
 - `lesions-summary`: the same in a few rows, to stand beside PSNR;
 - `inserted`: how well model observers detect lesions that were inserted;
@@ -187,6 +188,7 @@ _LAZY: Final = {
     "protocols": "experiments.protocols:markdown",
     "streaming": "experiments.streaming:markdown",
     "measured": "experiments.measured:markdown",
+    "scope": "experiments.scope:markdown",
     "lesions": "experiments.lesions:markdown",
     "lesions-summary": "experiments.lesions:summary",
     "inserted": "experiments.inserted_lesions:markdown",

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kdmri_edge.bring.trial import MULTIPLES, takes_sides
 from kdmri_edge.distillation.recipe import recipe_value
-from kdmri_edge.errors import ExportError, KdmriError
+from kdmri_edge.errors import CheckpointError, ExportError, KdmriError
 from kdmri_edge.models.checkpoint import load_reconstructor, read_checkpoint_meta
 from kdmri_edge.models.protocol import InputKind, NetworkSpec, holds_mask, reads_coils
 from kdmri_edge.models.reconstructor import Reconstructor
@@ -35,6 +35,12 @@ from kdmri_edge.runtime.bundle import (
     foreign_files,
     open_bundle,
     write_manifest,
+)
+from kdmri_edge.runtime.calibration import (
+    CALIBRATION,
+    read_calibration,
+    sidecar,
+    write_calibration,
 )
 from kdmri_edge.runtime.deviation import tolerance_for
 from kdmri_edge.runtime.scope import FreeSizes
@@ -176,6 +182,7 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
             check_other_coils(session, reconstructor, data, precision=recipe.precision)
             np.save(folder / GOLDEN_MAPS, maps.numpy())
         np.save(folder / GOLDEN_OUTPUT, image)
+        _keep_calibration(checkpoint, folder)
         manifest = _manifest(recipe, meta, reconstructor, checkpoint, list(inputs.shape))
         manifest |= {"calibrated_on": calibrated, "parity": parity}
         if of_kspace:
@@ -210,6 +217,17 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
                     manifest["engine"] = _beside_fp16(checkpoint, recipe, manifest["engine"])
         write_manifest(folder, manifest)
     return open_bundle(out)
+
+
+def _keep_calibration(checkpoint: Path, folder: Path) -> None:
+    """Copy what was calibrated of these very weights into the bundle.
+
+    Raises:
+        CheckpointError: What lies beside the checkpoint is no calibration.
+    """
+    calibration = read_calibration(sidecar(checkpoint), CheckpointError)
+    if calibration is not None and calibration.weights == sha256_file(checkpoint):
+        write_calibration(folder / CALIBRATION, calibration)
 
 
 def _beside_fp16(checkpoint: Path, recipe: ExportRecipe, engine: dict[str, Any]) -> dict[str, Any]:

@@ -110,6 +110,13 @@ def runs_on(info: SessionInfo) -> str:
     help="Write complex reconstructions as they are; without it their magnitudes are written.",
 )
 @click.option("--magnitude", is_flag=True, help="Write magnitudes of real reconstructions, too.")
+@click.option(
+    "--certificates",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write one line of JSON for each slice: samples that were kept, what the network added,"
+    " whether the slice is in its scope, a bound on the error.",
+)
 @orientation_option
 @archive_options
 @click.option(
@@ -143,6 +150,7 @@ def run(
     threads: int | None,
     magnitude: bool,
     keep_complex: bool,
+    certificates: Path | None,
     orientation: str,
     send: str | None,
     queue: Path | None,
@@ -179,10 +187,11 @@ def run(
     from kdmri_edge.archive.outgoing import Outgoing
     from kdmri_edge.data.formats.dicom.writing import check_study
     from kdmri_edge.models.shipped import named_mask
-    from kdmri_edge.runtime.files import plan_jobs, run_job
+    from kdmri_edge.runtime.files import plan_jobs, run_job, write_certificates
     from kdmri_edge.runtime.networks import backend_at_hand, device_options, where_it_runs
     from kdmri_edge.runtime.pipeline import Pipeline
     from kdmri_edge.utils.console import say
+    from kdmri_edge.utils.files import check_writable
 
     draw = _mask_draw(mask_family, acceleration, mask_seed, undersample=undersample, mask=mask)
     if layout is not None and keep_complex:
@@ -195,6 +204,8 @@ def run(
         outgoing = Outgoing(archive, queue)
     if study is not None:
         check_study(study)
+    if certificates is not None:
+        check_writable(certificates)
     scanned = named_mask(mask) if mask else None
     # before a checkpoint is exported
     jobs = plan_jobs(inputs, output, submission=layout is not None)
@@ -243,10 +254,12 @@ def run(
             say(f"{job.destination} has been replaced.")
         if not as_json:
             click.echo(_line(done[-1]))
-        for text in done[-1]["beyond_training"]:
+        for text in (*done[-1]["beyond_training"], *done[-1]["scope"]["reasons"]):
             if text not in said:
                 said.add(text)
                 say(f"Note: {text}")
+    if certificates is not None:
+        write_certificates(certificates, done)
     if outgoing is not None:
         sent = outgoing.send()
         for line in outgoing.said:
@@ -296,6 +309,9 @@ def _line(result: dict[str, Any]) -> str:
     figures = result["figures"]
     if figures is not None:
         text += f"; {figures['zero_filled_psnr_db']:.2f} -> {figures['psnr_db']:.2f} dB"
+    scope = result["scope"]
+    if scope["outside"]:
+        text += f"; {scope['outside']} outside the network's scope"
     if result["left_out"]:
         text += f"; not read: {', '.join(result['left_out'])}"
     if result["lost"]:

@@ -108,6 +108,16 @@ __all__ = ["serve"]
     help="Send images that no network takes back as they came, flagged.",
 )
 @click.option(
+    "--out-of-scope",
+    type=click.Choice(["flag", "zero-filled", "refuse"]),
+    default="flag",
+    show_default=True,
+    envvar="KDMRI_OUT_OF_SCOPE",
+    show_envvar=True,
+    help="What becomes of a slice that is unlike those that its network is made for: the image is"
+    " flagged, the zero-filled one goes back, or none but the reason.",
+)
+@click.option(
     "--deadline",
     default=5.0,
     show_default=True,
@@ -213,6 +223,7 @@ def serve(
     form: str,
     interpolate: bool,
     pass_images: bool,
+    out_of_scope: str,
     deadline: float,
     reuse_coils: bool,
     sessions: int,
@@ -266,6 +277,7 @@ def serve(
     from kdmri_edge.archive.transfer import require_archive
     from kdmri_edge.commands.run import runs_on
     from kdmri_edge.errors import StreamError
+    from kdmri_edge.runtime.certificate import Policy
     from kdmri_edge.runtime.networks import backend_at_hand, where_it_runs
     from kdmri_edge.runtime.pipeline import Pipeline
     from kdmri_edge.utils.extras import require
@@ -296,12 +308,13 @@ def serve(
     asked = None if backend == "auto" else backend
     free = matrix == "any"
     many = len(networks) > 1 or rules is not None or bool(bundles_in(networks[0]))
+    policy = Policy(out_of_scope)
     serving: Pipeline | ManyNetworks
     name = ""
     if many:
         serving = many_networks(
             networks, rules=rules, backend=asked, precision=precision, any_matrix=free,
-            threads=threads, loaded=loaded,
+            threads=threads, loaded=loaded, out_of_scope=policy,
         )  # fmt: skip
     else:
         source, name = where_it_runs(
@@ -314,6 +327,7 @@ def serve(
             precision=precision,
             threads=threads,
             sharing=True,
+            out_of_scope=policy,
         )
         serving.warm_up()
     most, at_once = slice_memory * 2**20, slices_at_once(threads)
@@ -322,7 +336,7 @@ def serve(
         opening_s=opening, idle_s=idle, send_s=stall, configs=configs or DEFAULT_CONFIGS,
         orientation=Orientation(orientation), at_once=at_once, in_flight=at_once + 2,
         reuse_coils=reuse_coils,
-        default_config=default_config,
+        default_config=default_config, out_of_scope=policy,
         records=recorder is not None, interpolate=interpolate, pass_images=pass_images,
         capacity=Capacity(slice_bytes=most, open_bytes=scan_memory * 2**20),
         limits=Limits(acquisition=min(Limits().acquisition, most), image=max(most // 4, 2**20)),

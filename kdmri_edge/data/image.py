@@ -24,6 +24,8 @@ class ImageRecord:
         derivation: How the images came about, one sentence.
         dicom: The DICOM file or series that they were made from, whose patient and study they
             belong to. Only the DICOM writer looks at it.
+        certificates: Of each slice one line of JSON (`runtime.certificate`), or none at all. Only
+            the DICOM writer looks at them.
     """
 
     image: NDArray[Any]
@@ -31,3 +33,4 @@ class ImageRecord:
     affine: Affine | None = None
     derivation: str = ""
     dicom: Path | None = None
+    certificates: tuple[str, ...] = ()

@@ -32,6 +32,8 @@ class Cause(StrEnum):
     """None of many bundles fits."""
     NOT_LOADED = "not-loaded"
     """The bundle that fits cannot be loaded."""
+    SCOPE = "scope"
+    """Unlike what the network is made for, where the site wants no image of it then."""
     NETWORK = "network"
     """The network failed, or gave values that are not finite."""
     DEADLINE = "deadline"

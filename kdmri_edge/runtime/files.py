@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +36,14 @@ from kdmri_edge.metrics import nmse, psnr
 from kdmri_edge.models.protocol import reads_coils
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.redraw import MaskDraw
+from kdmri_edge.runtime.certificate import Certificate
 from kdmri_edge.runtime.inputs import InputSpec
 from kdmri_edge.runtime.pipeline import Pipeline
 from kdmri_edge.runtime.session import SessionInfo
 from kdmri_edge.utils.console import progress
+from kdmri_edge.utils.files import atomic_path
 
-__all__ = ["Job", "plan_jobs", "run_job"]
+__all__ = ["Job", "plan_jobs", "run_job", "write_certificates"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +134,15 @@ def derivation(network: str, info: SessionInfo, mask: Mask, beyond: Sequence[str
         f" {mask.nominal_acceleration:.2f}x with mask {mask.name}: an estimate."
     )
     return " ".join([made, *beyond])
+
+
+def scope_of(certificates: Sequence[Certificate]) -> dict[str, Any]:
+    """Count slices by whether they are in the network's scope; `reasons` has each reason once."""
+    counts = Counter(one.scope.word for one in certificates)
+    reasons = dict.fromkeys(text for one in certificates for text in one.scope.reasons)
+    return {word: counts[word] for word in ("inside", "outside", "unknown")} | {
+        "reasons": list(reasons)
+    }
 
 
 class _Watch:
@@ -279,7 +292,8 @@ def run_job(
         Plain JSON values: files, slices, what of the scan the network was not trained for
         (`beyond_training`), what the output's format cannot hold (`lost`), milliseconds per slice
         (scaling included, reading and writing not), `network_ms` (see `_Watch`), and PSNR and NMSE
-        where the fully sampled images are known.
+        where the fully sampled images are known; `scope` (see `scope_of`), and `certificates`, that
+        of each slice.
 
     Raises:
         KdmriError: See `load`, `Pipeline.prepare`, `Pipeline.images` and `write_image_record`.
@@ -294,6 +308,7 @@ def run_job(
         began = time.perf_counter()
         image = pipeline.images(given, advance=watch)
         seconds = time.perf_counter() - began
+    certificates = pipeline.certificates(given, image)
     suffix = readable_suffix(job.source.path)
     picture = ImageRecord(
         image=np.abs(image)
@@ -303,6 +318,7 @@ def run_job(
         affine=given.affine,
         derivation=derivation(network, pipeline.session.info, given.mask, given.beyond),
         dicom=study or (job.source.path if suffix == ".dcm" else None),
+        certificates=tuple(one.to_line() for one in certificates),
     )
     if submission:
         _write_submission(job, image, loaded)
@@ -333,5 +349,24 @@ def run_job(
         "network_ms": watch.network_ms(),
         "largest": float(np.abs(image).max()),
         "figures": figures,
+        "scope": scope_of(certificates),
+        "certificates": [one.to_dict() for one in certificates],
         "session": dataclasses.asdict(pipeline.session.info),
     }
+
+
+def write_certificates(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
+    """Write one line of JSON for each slice, atomically.
+
+    Args:
+        path: The file.
+        results: What `run_job` returned.
+
+    Raises:
+        OutputError: The place cannot be written to.
+    """
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for result in results:
+            for number, certificate in enumerate(result["certificates"]):
+                line = {"input": result["input"], "slice": number, **certificate}
+                stream.write(json.dumps(line, separators=(",", ":")) + "\n")

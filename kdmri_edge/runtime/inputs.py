@@ -128,6 +128,9 @@ class NetworkInput:
         maps: Coil sensitivities, complex64 [S, coils, H, W], for a network that combines coils.
         kspace: What the coils measured, complex64 [S, coils, H, W], for a network of k-space.
         beyond: What of it the network was not trained for, in sentences.
+        coils: Coils that were combined to the zero-filled image.
+        noise: Standard deviation of the real part of a sample, of a noise scan of one coil.
+        contrast: As the source tells it.
     """
 
     zero_filled: NDArray[Any]
@@ -139,6 +142,9 @@ class NetworkInput:
     maps: NDArray[np.complex64] | None = None
     kspace: NDArray[np.complex64] | None = None
     beyond: tuple[str, ...] = ()
+    coils: int = 1
+    noise: float | None = None
+    contrast: str | None = None
 
     @classmethod
     def of(cls, slices: Sequence[SliceInput], mask: Mask, **facts: Any) -> NetworkInput:
@@ -437,7 +443,17 @@ def prepare_scan(
         )  # fmt: skip
 
     slices = mapped(one, range(len(scan.kspace)), at_once)
-    return NetworkInput.of(slices, scan.mask, kind=kind, voxel_mm=scan.voxel_mm, affine=scan.affine)
+    return NetworkInput.of(
+        slices, scan.mask, kind=kind, voxel_mm=scan.voxel_mm, affine=scan.affine,
+        coils=scan.coils, noise=_sigma(scan.noise), contrast=scan.contrast,
+    )  # fmt: skip
+
+
+def _sigma(noise: NDArray[np.complex64] | None) -> float | None:
+    """Return the standard deviation of the real part of one coil's noise; None for several."""
+    if noise is None or len(noise) > 1 or not noise.any():
+        return None
+    return float(np.sqrt(np.mean(np.abs(noise.astype(np.complex128)) ** 2) / 2))
 
 
 def _for_each_slice(maps: NDArray[np.complex64], scan: Scan) -> list[NDArray[np.complex64]]:
@@ -488,6 +504,7 @@ def prepare(volume: Volume, reads: InputSpec, *, undersample: bool = False) -> N
             kind="fully sampled images, undersampled here",
             voxel_mm=whole.voxel_mm,
             affine=whole.affine,
+            contrast=volume.contrast,
         )
     if volume.kspace is not None and volume.kspace_mask is not None:
         scan = Scan(
@@ -495,6 +512,7 @@ def prepare(volume: Volume, reads: InputSpec, *, undersample: bool = False) -> N
             mask=volume.kspace_mask,
             name=volume.name,
             subject=volume.subject,
+            contrast=volume.contrast,
         )
         given = prepare_scan(scan, reads)
         return dataclasses.replace(given, voxel_mm=volume.voxel_mm, affine=volume.affine)
@@ -522,6 +540,7 @@ def prepare(volume: Volume, reads: InputSpec, *, undersample: bool = False) -> N
         kind=kind,
         voxel_mm=volume.voxel_mm,
         affine=volume.affine,
+        contrast=volume.contrast,
     )
 
 

@@ -19,6 +19,7 @@ from kdmri_edge.models.permission import permitted_code
 from kdmri_edge.models.shipped import is_reference, resolve_weights
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.bundle import Bundle, open_bundle
+from kdmri_edge.runtime.calibration import sidecar
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS
 from kdmri_edge.utils.cache import cache_folder
 from kdmri_edge.utils.console import say
@@ -209,6 +210,8 @@ def cached_export(
         permitted_code(spec.reference, spec.sha256)
     key = f"{sha256_file(checkpoint)} {target} {written} {exported == name} {__version__}"
     key += " any" if any_matrix else ""
+    if sidecar(checkpoint).is_file():  # it goes into the bundle
+        key += f" {sha256_file(sidecar(checkpoint))}"
     place = cache_folder() / f"{name.replace('/', '_')}-{target}-{_short(key)}"
     try:
         open_bundle(place)

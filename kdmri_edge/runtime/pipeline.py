@@ -38,7 +38,15 @@ from kdmri_edge.physics.fourier import kspace_to_image
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.reference import ReferenceLines
 from kdmri_edge.runtime.bundle import open_bundle
+from kdmri_edge.runtime.calibration import (
+    CALIBRATION,
+    Calibration,
+    read_calibration,
+    sidecar,
+)
 from kdmri_edge.runtime.causes import Cause, cause_of
+from kdmri_edge.runtime.certificate import Certificate, Noise, Policy
+from kdmri_edge.runtime.certifier import Certifier
 from kdmri_edge.runtime.inputs import (
     HeldCoils,
     InputSpec,
@@ -52,7 +60,7 @@ from kdmri_edge.runtime.inputs import (
 from kdmri_edge.runtime.scope import trained_for
 from kdmri_edge.runtime.session import Session, open_session, operator_like, reconstruct
 from kdmri_edge.utils.closing import Closing
-from kdmri_edge.utils.files import damaged
+from kdmri_edge.utils.files import damaged, sha256_file
 from kdmri_edge.utils.threads import bound_threads, slices_at_once
 
 __all__ = ["Outcome", "Pipeline", "SliceReconstructor", "zero_filled_magnitude"]
@@ -69,13 +77,16 @@ class Outcome:
         image: [H, W], float32 or complex64, in the unit of k-space (orthonormal transform).
         fallback: Why it is the zero-filled image; None where it is the network's.
         cause: The same as a word; None where it is the network's.
-        beyond: What of the slice the network was not trained for, in sentences.
+        beyond: What of the slice the network was not trained for, or was not calibrated on, in
+            sentences.
+        certificate: What can be said of the network's image; None where there is none.
     """
 
     image: NDArray[Any]
     fallback: str | None = None
     cause: Cause | None = None
     beyond: tuple[str, ...] = ()
+    certificate: Certificate | None = None
 
 
 class SliceReconstructor(Protocol):
@@ -114,6 +125,26 @@ def zero_filled_magnitude(kspace: NDArray[np.complex64]) -> NDArray[np.float32]:
     return shown
 
 
+def calibration_of(source: Path) -> Calibration | str:
+    """Return the calibration of a bundle or a checkpoint, or why there is none that counts.
+
+    Raises:
+        BundleError: That of a bundle is damaged.
+        CheckpointError: That beside a checkpoint is damaged.
+    """
+    if is_checkpoint(source):
+        found = read_calibration(sidecar(source), CheckpointError)
+        own = sha256_file(source) if found is not None else ""
+    else:
+        found = read_calibration(source / CALIBRATION, BundleError)
+        own = str(open_bundle(source, verify=False).manifest.get("checkpoint_sha256", ""))
+    if found is None:
+        return "There is no calibration: `kdmri-edge calibrate` makes one of volumes."
+    if found.weights != own:
+        return "The calibration is that of other weights: make it again, `kdmri-edge calibrate`."
+    return found
+
+
 class Pipeline(Closing):
     """A network and what surrounds it: from k-space or images to images, for every caller.
 
@@ -131,6 +162,9 @@ class Pipeline(Closing):
             `reconstruct` or `image`; more only wait. None takes `slices_at_once` of the threads.
         sharing: Leave the CPUs to others while there is nothing to compute (ONNX Runtime would let
             its threads spin): a server has the next slice's lines to read meanwhile.
+        out_of_scope: What `reconstruct` and `reconstruct_image` do with slices outside the scope.
+        calibrated: Read the network's calibration; without it certificates say nothing of scope
+            and error.
         **options: Passed to the session, e.g. `device="cuda"` for PyTorch.
 
     Attributes:
@@ -153,8 +187,11 @@ class Pipeline(Closing):
         threads: int | None = None,
         at_once: int | None = None,
         sharing: bool = False,
+        out_of_scope: Policy = Policy.FLAG,
+        calibrated: bool = True,
         **options: Any,
     ) -> None:
+        self._policy = out_of_scope
         self.at_once = at_once or slices_at_once(threads)
         self._one_by_one, self._kept = threading.Lock(), threading.Lock()
         self.reads: InputSpec = read_input_spec(source, mask, any_matrix=any_matrix)
@@ -180,6 +217,12 @@ class Pipeline(Closing):
         # a network of one mask and matrix refuses what it was not trained for
         with damaged(source, CheckpointError if is_checkpoint(source) else BundleError):
             self._trained = trained_for(self._meta) if self.session.takes_masks else None
+        self._certifier = Certifier(
+            spec=self.reads.spec,
+            mask=Mask.from_dict(self._meta["mask"]),
+            integers=self.session.info.precision_requested == "int8",
+            calibration=calibration_of(source) if calibrated else "It is not looked at.",
+        )
 
     def close(self) -> None:
         """Release what the runtime holds."""
@@ -315,6 +358,29 @@ class Pipeline(Closing):
             )
         return images
 
+    def certificates(self, given: NetworkInput, images: NDArray[Any]) -> list[Certificate]:
+        """Say of each image what can be said without knowing the true one.
+
+        Args:
+            given: What `prepare` made.
+            images: What `images` made of it, [S, H, W].
+        """
+        noise = None
+        if given.noise is not None:
+            noise = Noise(sigma=given.noise, origin="noise scan")
+        fov = None
+        if given.voxel_mm is not None:
+            sides = zip(given.zero_filled.shape[1:], given.voxel_mm[1:], strict=True)
+            fov = max(pixels * mm for pixels, mm in sides)
+        return [
+            self._certifier.certificate(
+                zero_filled, image, given.mask,
+                beyond=given.beyond, coils=given.coils, noise=noise,
+                fov_mm=fov, contrast=given.contrast,
+            )
+            for zero_filled, image in zip(given.zero_filled, images, strict=True)
+        ]  # fmt: skip
+
     def image(
         self,
         kspace: NDArray[np.complex64],
@@ -343,15 +409,32 @@ class Pipeline(Closing):
             MaskError: See `inputs.slice_input`.
             BackendError: See `images`.
         """
-        check_slice(kspace, self.reads)
-        self._operator(mask)  # another mask is refused before coils are estimated
-        one = slice_input(
-            kspace, mask, self.reads,
-            whitening=whitening, maps=maps, reference=reference, held=held,
-        )  # fmt: skip
-        given = NetworkInput.of([one], mask)
+        given = self._slice(
+            kspace, mask, whitening=whitening, maps=maps, reference=reference, held=held
+        )
         image: NDArray[Any] = self.images(given)[0]
         return image
+
+    def _slice(self, kspace: NDArray[np.complex64], mask: Mask, **known: Any) -> NetworkInput:
+        """Make the network's input of one slice, see `image`."""
+        check_slice(kspace, self.reads)
+        self._operator(mask)  # another mask is refused before coils are estimated
+        one = slice_input(kspace, mask, self.reads, **known)
+        beyond = self._beyond(mask, kspace.shape[-2:])
+        return NetworkInput.of([one], mask, coils=len(kspace), beyond=beyond)
+
+    def _outcome(self, given: NetworkInput, plain: Callable[[], NDArray[Any]]) -> Outcome:
+        """Reconstruct one slice, and decide what becomes of an image outside the scope."""
+        images = self.images(given)
+        certificate = self.certificates(given, images)[0]
+        scope = certificate.scope
+        if scope.inside is False and self._policy is not Policy.FLAG:
+            return Outcome(
+                image=plain(), fallback=" ".join(scope.reasons), cause=Cause.SCOPE,
+                certificate=certificate,
+            )  # fmt: skip
+        said = scope.reasons if scope.inside is False else given.beyond
+        return Outcome(image=images[0], beyond=said, certificate=certificate)
 
     def reconstruct(
         self,
@@ -372,11 +455,12 @@ class Pipeline(Closing):
             held: See `inputs.slice_input`.
 
         Returns:
-            The network's image; the zero-filled one where `image` refuses, with the reason.
+            The network's image with its certificate; the zero-filled one where `image` refuses, or
+            the slice is outside the scope and `out_of_scope` says so, with the reason.
         """
         try:
-            image = self.image(kspace, mask, whitening=whitening, reference=reference, held=held)
-            return Outcome(image=image, beyond=self._beyond(mask, image.shape))
+            given = self._slice(kspace, mask, whitening=whitening, reference=reference, held=held)
+            return self._outcome(given, lambda: zero_filled_magnitude(kspace))
         except KdmriError as error:
             reason, cause = error.what, cause_of(error)
         except Exception as error:  # a runtime may raise anything, and the scan needs its image
@@ -412,7 +496,7 @@ class Pipeline(Closing):
             given = self.prepare(
                 Volume(image=image[None], name="The image", subject=""), undersample=undersample
             )
-            return Outcome(image=self.images(given)[0], beyond=given.beyond)
+            return self._outcome(given, lambda: image)
         except KdmriError as error:
             reason, cause = error.what, Cause(error.cause or Cause.IMAGE)
         except Exception as error:  # as above

@@ -18,11 +18,14 @@ from kdmri_edge.runtime.pipeline import Outcome
 
 __all__ = [
     "BEYOND",
+    "BOUND",
     "BUNDLE",
     "BUNDLE_REASON",
+    "CERTIFICATE",
     "FALLBACK",
     "INTERPOLATED",
     "REASON",
+    "SCOPE",
     "ImageMaker",
     "derived",
     "fallback_of",
@@ -38,6 +41,14 @@ one that was sent back as it came."""
 REASON: Final = "KdmriFallbackReason"
 BEYOND: Final = "KdmriBeyondTraining"
 """Meta attribute of a network's image: what of its scan the network was not trained for."""
+SCOPE: Final = "KdmriScope"
+"""Meta attribute of images that a network made: "inside" what it is made for, "outside", or
+"unknown" without a calibration."""
+BOUND: Final = "KdmriErrorBound"
+"""Meta attribute of a network's image inside the scope: largest error relative to the image, and
+the share of slices that it holds for."""
+CERTIFICATE: Final = "KdmriCertificate"
+"""Meta attribute of images that a network made: the certificate, as one line of JSON."""
 BUNDLE: Final = "KdmriBundle"
 """Meta attribute of images of a server with many bundles: the one that served."""
 BUNDLE_REASON: Final = "KdmriBundleReason"
@@ -87,6 +98,10 @@ def derived(meta: dict[str, Any], outcome: Outcome, what: str, name: str | None)
     elif outcome.beyond:
         meta[BEYOND] = " ".join(outcome.beyond)
         comment = f"{comment}. {meta[BEYOND]}"
+    if (certificate := outcome.certificate) is not None:
+        meta[SCOPE], meta[CERTIFICATE] = certificate.scope.word, certificate.to_line()
+        if certificate.bound.value is not None and outcome.fallback is None:
+            meta[BOUND] = f"{certificate.bound.value:.4g} ({certificate.bound.level:g})"
     meta["ImageType"] = f"DERIVED\\PRIMARY\\M\\{kind}"
     meta["ImageTypeValue4"] = kind
     meta["ComplexImageComponent"] = "MAGNITUDE"

@@ -178,6 +178,7 @@ class ArchivedScan:
         height, rows = self._encoding.lines, self._encoding.rows
         edge = height // 2 - rows // 2  # as images are sent, phase oversampling removed
         image = np.abs(outcome.image[edge : edge + rows]).astype(np.float32)
+        certificate = outcome.certificate
         repetition, rate = int(part.key.repetition), part.mask.nominal_acceleration
 
         def make() -> bytes:
@@ -188,6 +189,7 @@ class ArchivedScan:
                 voxel_mm=(fz, fy / rows, fx / self._encoding.width),
                 affine=affine,
                 derivation=_derivation(outcome, bundle, rate),
+                certificates=() if certificate is None else (certificate.to_line(),),
             )
             also = {"AcquisitionNumber": repetition + 1, "ImageComments": _comment(outcome)}
             return self._of(contrast).add(picture, also)

@@ -32,6 +32,7 @@ from kdmri_edge.mrd.server.networks import Chooser
 from kdmri_edge.mrd.server.telemetry import log_defect, log_event
 from kdmri_edge.mrd.server.worker import Worker
 from kdmri_edge.physics.fourier import image_to_kspace
+from kdmri_edge.runtime.causes import Cause
 from kdmri_edge.runtime.inputs import InputSpec
 
 __all__ = ["Health", "HealthReport"]
@@ -112,7 +113,8 @@ class Health:
             busy = self._worker.finished > before
             status = "busy" if busy else f"no slice was finished within {_WAIT_S:g} s"
             return HealthReport(healthy=busy, status=status, facts=facts)
-        if outcome.fallback is not None:
+        # a phantom may be outside the scope of a network that ran well on it
+        if outcome.fallback is not None and outcome.cause is not Cause.SCOPE:
             return HealthReport(healthy=False, status=outcome.fallback, facts=facts)
         image = np.array(maker.make(part, outcome).data[0, 0], dtype=np.float32)
         if not (np.isfinite(image).all() and image.any()):

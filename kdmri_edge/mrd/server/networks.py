@@ -27,6 +27,7 @@ from kdmri_edge.physics.combining import LEAST_CENTRE
 from kdmri_edge.physics.espirit import FEWEST
 from kdmri_edge.runtime.bundle import MANIFEST, open_bundle
 from kdmri_edge.runtime.causes import Cause
+from kdmri_edge.runtime.certificate import Policy
 from kdmri_edge.runtime.inputs import InputSpec, read_input_spec
 from kdmri_edge.runtime.networks import backend_at_hand, where_it_runs
 from kdmri_edge.runtime.pipeline import Outcome, Pipeline, SliceReconstructor, zero_filled_magnitude
@@ -437,6 +438,7 @@ def many_networks(
     any_matrix: bool = False,
     threads: int | None = None,
     loaded: int = 4,
+    out_of_scope: Policy = Policy.FLAG,
 ) -> ManyNetworks:
     """Return what serves the bundles of folders, and whatever else may stand for a network.
 
@@ -448,6 +450,7 @@ def many_networks(
         any_matrix: Have checkpoints take any matrix.
         threads: CPU threads, of all networks together.
         loaded: How many are kept in memory at once.
+        out_of_scope: See `Pipeline`.
 
     Raises:
         KdmriError: See `find_candidates` and `where_it_runs`.
@@ -473,6 +476,7 @@ def many_networks(
             precision=precision,
             threads=threads,
             sharing=True,
+            out_of_scope=out_of_scope,
         )
         pipeline.warm_up()
         info = pipeline.session.info

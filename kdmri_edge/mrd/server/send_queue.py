@@ -33,6 +33,7 @@ from kdmri_edge.mrd.server.networks import Served, ServedImage
 from kdmri_edge.mrd.server.settings import ServerSettings
 from kdmri_edge.mrd.server.telemetry import Metrics, log_defect, log_event
 from kdmri_edge.runtime.causes import Cause
+from kdmri_edge.runtime.certificate import Policy
 from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
 
 __all__ = ["SendQueue"]
@@ -51,6 +52,7 @@ class _Pending:
         future: What becomes of it.
         make: Makes the image that is sent; returns None where none is.
         plain: Returns the image without the network.
+        what: What it is.
         told: What is said before a reason.
         kind: What the metrics call an image that is not the network's.
         came: When the last line did.
@@ -61,6 +63,7 @@ class _Pending:
     future: Future[Outcome]
     make: Callable[[Outcome], Image | None]
     plain: Callable[[], NDArray[Any]]
+    what: str
     told: str
     kind: str
     came: float
@@ -144,8 +147,13 @@ class SendQueue:
         self._items.put(
             _Pending(
                 future=future,
-                make=lambda outcome: maker.make(part, outcome, bundle=served.name, why=served.said),
+                make=lambda outcome: (
+                    None
+                    if self._refused(outcome)
+                    else maker.make(part, outcome, bundle=served.name, why=served.said)
+                ),
                 plain=lambda: zero_filled_magnitude(part.kspace),
+                what=f"Slice {part.key.slice}",
                 told=f"Slice {part.key.slice} is the zero-filled one",
                 kind=_ZERO_FILLED,
                 came=came,
@@ -177,14 +185,19 @@ class SendQueue:
         self._items.put(
             _Pending(
                 future=future,
-                make=make,
+                make=lambda outcome: None if self._refused(outcome) else make(outcome),
                 plain=lambda: _NOTHING,
+                what=f"Image {number}",
                 told=f"Image {number} {back}",
                 kind="unchanged",
                 came=came,
                 bundle=(served.name or "none") if served.why else None,
             )
         )
+
+    def _refused(self, outcome: Outcome) -> bool:
+        """Tell whether the site wants no image at all of a slice outside the scope."""
+        return outcome.cause is Cause.SCOPE and self._settings.out_of_scope is Policy.REFUSE
 
     def put_text(self, text: str) -> None:
         """Send a text."""
@@ -220,7 +233,8 @@ class SendQueue:
             self._told.add(reason)
             log_event("fallback", logging.WARNING, session=self._number, cause=cause,
                       reason=reason)  # fmt: skip
-            self._send(Text(f"WRN {pending.told}: {reason}"))
+            said = f"{pending.what} is not sent" if self._refused(outcome) else pending.told
+            self._send(Text(f"WRN {said}: {reason}"))
         for text in outcome.beyond:
             if text not in self._told and len(self._told) < _TEXTS:
                 self._told.add(text)
@@ -233,6 +247,8 @@ class SendQueue:
         if reason is not None:
             self.fallbacks[cause] += 1
             self._metrics.fallbacks.labels(cause).inc()
+        if outcome.certificate is not None:
+            self._metrics.scope.labels(outcome.certificate.scope.word).inc()
         if image is None:
             return
         self.images += 1

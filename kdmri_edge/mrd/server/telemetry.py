@@ -48,6 +48,12 @@ class Metrics:
         )  # fmt: skip
         for cause in Cause:
             self.fallbacks.labels(cause)
+        self.scope = Counter(
+            "kdmri_scope", "Slices that a network reconstructed, by whether they are in its scope",
+            ["verdict"], registry=registry,
+        )  # fmt: skip
+        for verdict in ("inside", "outside", "unknown"):
+            self.scope.labels(verdict)
         self.open = Gauge("kdmri_sessions_open", "Scans that are running", registry=registry)
         self.sessions = Counter(
             "kdmri_sessions", "Scans that have ended", ["outcome"], registry=registry

@@ -24,7 +24,20 @@ from kdmri_edge.errors import DataError, OutputError
 from kdmri_edge.utils import extras
 from kdmri_edge.utils.files import atomic_directory, atomic_path
 
-__all__ = ["DicomSeries", "check_study", "dicom_objects", "write_dicom"]
+__all__ = [
+    "CERTIFICATE_ELEMENT",
+    "PRIVATE_CREATOR",
+    "PRIVATE_GROUP",
+    "DicomSeries",
+    "check_study",
+    "dicom_objects",
+    "write_dicom",
+]
+
+PRIVATE_GROUP: Final = 0x0075
+PRIVATE_CREATOR: Final = "KDMRI-EDGE"
+CERTIFICATE_ELEMENT: Final = 0x01
+"""Private element (PS3.5, 7.8.1) that holds an image's certificate: (0075,xx01), UT."""
 
 _MR_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.4"
 _SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
@@ -165,7 +178,7 @@ class DicomSeries:
         brightest = float(image.max())
         self._slope = self._slope or _ROOM * brightest / _LEVELS
         stored = _integers(image, whole, max(self._slope, brightest / _LEVELS))
-        data = _dataset(whole, stored, 0, affine)
+        data = _dataset(whole, stored, 0, affine, picture.certificates)
         self._count += 1
         data.InstanceNumber = self._count
         return _encoded(data)
@@ -177,7 +190,7 @@ def _datasets(picture: ImageRecord) -> Iterator[Any]:
     whole = _common(picture, affine, down)
     stored = _integers(image, whole, float(image.max()) / _LEVELS)
     for index in range(len(stored)):
-        yield _dataset(whole, stored, index, affine)
+        yield _dataset(whole, stored, index, affine, picture.certificates)
 
 
 def _integers(image: NDArray[Any], whole: Any, wanted: float) -> NDArray[np.uint16]:
@@ -289,7 +302,13 @@ def _common(picture: ImageRecord, affine: Affine | None, h_runs_down: bool) -> A
     return whole
 
 
-def _dataset(whole: Any, stored: NDArray[Any], index: int, affine: Affine | None) -> Any:
+def _dataset(
+    whole: Any,
+    stored: NDArray[Any],
+    index: int,
+    affine: Affine | None,
+    certificates: tuple[str, ...] = (),
+) -> Any:
     pydicom: Any = extras.require("pydicom", extra="formats")
     data = pydicom.Dataset()
     data.update(whole)
@@ -298,6 +317,9 @@ def _dataset(whole: Any, stored: NDArray[Any], index: int, affine: Affine | None
     if affine is not None:
         position = LPS @ affine @ [index, 0, 0, 1]
         data.ImagePositionPatient = [f"{mm:.8g}" for mm in position[:3]]
+    if certificates:
+        block = data.private_block(PRIVATE_GROUP, PRIVATE_CREATOR, create=True)
+        block.add_new(CERTIFICATE_ELEMENT, "UT", certificates[index])
     data.Rows, data.Columns = stored.shape[1:]
     data.PixelData = np.ascontiguousarray(stored[index]).tobytes()
     data["PixelData"].VR = "OW"

@@ -1,0 +1,64 @@
+"""What a server does with slices outside the scope, as the site chose."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from kdmri_edge.mrd.format.images import BOUND, CERTIFICATE, SCOPE
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.runtime.causes import Cause
+from kdmri_edge.runtime.certificate import Bound, Certificate, Policy, Samples, Scope
+from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
+from tests.core.mrd.conftest import StandIn
+from tests.core.mrd.scans import noise_scan
+from tests.core.mrd.test_server import sent
+
+
+def certificate(*, inside: bool) -> Certificate:
+    reasons = () if inside else ("The slice is unlike those.",)
+    bound = Bound(value=0.05, level=0.9) if inside else Bound(reason="Outside.")
+    return Certificate(
+        samples=Samples(reason="None."), correction=0.1, bound=bound,
+        scope=Scope(inside=inside, reasons=reasons, distance=0.5 if inside else 2.0),
+    )  # fmt: skip
+
+
+class Second(StandIn):
+    """The second slice is outside the scope."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy, self.calls = policy, 0
+
+    def reconstruct(self, kspace: np.ndarray, mask: Mask, *_: object) -> Outcome:
+        self.calls += 1
+        image, said = zero_filled_magnitude(kspace), certificate(inside=self.calls != 2)
+        if self.calls != 2 or self.policy is Policy.FLAG:
+            return Outcome(image=image, beyond=said.scope.reasons, certificate=said)
+        return Outcome(
+            image=image, fallback=said.scope.reasons[0], cause=Cause.SCOPE, certificate=said
+        )
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+def test_the_site_chooses(serving, policy: Policy) -> None:
+    server = serving(Second(policy), out_of_scope=policy)
+    reply = sent(server, noise_scan(3))
+    kinds = [image.meta["ImageTypeValue4"] for image in reply.images]
+    scopes = [image.meta[SCOPE] for image in reply.images]
+    first = reply.images[0].meta
+    assert first[BOUND] == "0.05 (0.9)"
+    assert json.loads(first[CERTIFICATE])["scope"]["verdict"] == "inside"
+    said = " ".join(reply.texts)
+    assert "The slice is unlike those." in said
+    if policy is Policy.REFUSE:
+        assert scopes == ["inside"] * 2
+        assert "Slice 1 is not sent: The slice is unlike those." in said
+        return
+    assert scopes == ["inside", "outside", "inside"]
+    wanted = "KDMRI" if policy is Policy.FLAG else "ZERO_FILLED"
+    assert kinds == ["KDMRI", wanted, "KDMRI"]
+    assert BOUND not in reply.images[1].meta
+    assert "unlike" in reply.images[1].meta["ImageComment"]

@@ -1,0 +1,363 @@
+"""Certificates: kept samples, corrections, scope and bounds, of arrays and of small networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdmri_edge.data.formats.dicom.writing import (
+    CERTIFICATE_ELEMENT,
+    PRIVATE_CREATOR,
+    PRIVATE_GROUP,
+)
+from kdmri_edge.data.formats.registry import write_image
+from kdmri_edge.errors import BundleError, CheckpointError, DataError
+from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
+from kdmri_edge.physics.masks import Mask
+from kdmri_edge.runtime.calibrating import place_calibration
+from kdmri_edge.runtime.calibration import (
+    Calibration,
+    Described,
+    fit,
+    read_calibration,
+    sidecar,
+    write_calibration,
+)
+from kdmri_edge.runtime.causes import Cause
+from kdmri_edge.runtime.certificate import Policy, kept_samples, relative_correction
+from kdmri_edge.runtime.pipeline import Pipeline
+from kdmri_edge.runtime.statistics import STATISTICS, slice_statistics
+from kdmri_edge.utils.files import sha256_file
+from tests.export.networks import spec, write_checkpoint
+
+SIDE = 32
+LINES = np.isin(np.arange(SIDE), [0, 1, 2, 3, 7, 12, 20, 28, 29, 30, 31])
+MASK = Mask(samples=LINES, name="lines")
+
+
+def brain(seed: int, *, noise: float = 0.01) -> np.ndarray:
+    """Draw a smooth object with an edge, without phase, and noise."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
+    inside = (x**2 / 0.6 + y**2 / random.uniform(0.5, 0.7)) < 1
+    texture = 1 + 0.3 * np.sin(6 * x + random.uniform(0, 6)) * np.cos(5 * y)
+    image = inside * texture + noise * random.standard_normal((SIDE, SIDE))
+    return np.abs(image).astype(np.float32)
+
+
+def sampled(image: np.ndarray) -> np.ndarray:
+    return (image_to_kspace(image) * MASK.grid).astype(np.complex64)
+
+
+def complex_slice(seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    noise = random.standard_normal((2, SIDE, SIDE))
+    return (noise[0] + 1j * noise[1]).astype(np.complex64)
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 999), sigma=st.floats(0.5, 20))
+def test_the_largest_deviation_is_found_in_units_of_the_noise(seed: int, sigma: float) -> None:
+    """Noise alone has its own standard deviation, and one sample that is off is off by that."""
+    kspace = sigma * complex_slice(seed) * MASK.grid
+    x_u = kspace_to_image(kspace).astype(np.complex64)
+    moved = kspace.copy()
+    moved[7, 5] += 10 * sigma  # a sampled line
+    moved[8] += 100 * sigma  # not sampled: of no account
+    image = kspace_to_image(moved).astype(np.complex64)
+    found = kept_samples(x_u, image, MASK, spec(channels=2))
+    assert found.noise is not None
+    assert found.noise.sigma == pytest.approx(sigma, rel=0.4)  # of some 50 samples
+    assert found.in_noise == pytest.approx(10 * sigma / found.noise.sigma, rel=1e-3)
+    assert found.deviation == pytest.approx(10 * sigma / np.abs(kspace).max(), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "coils", "said"),
+    [
+        (spec(), 1, "by half"),
+        (spec(channels=2, coils=True), 8, "gradient step"),
+        (spec(channels=2), 4, "combined before"),
+        (spec(kind="vdsr"), 1, "no data consistency"),
+    ],
+)
+def test_no_exact_sample_is_claimed_where_there_is_none(
+    architecture: Any, coils: int, said: str
+) -> None:
+    image = complex_slice(0)
+    found = kept_samples(image, image, MASK, architecture, coils=coils)
+    assert said in found.reason
+    assert found.to_dict() == {"reason": found.reason}
+
+
+def test_without_outer_samples_the_noise_is_absent_and_not_zero() -> None:
+    kspace = complex_slice(0) * MASK.grid
+    kspace[:, np.abs(np.fft.fftfreq(SIDE)) > 0.4] = 0  # filled with zeros by the scanner
+    x_u = kspace_to_image(kspace).astype(np.complex64)
+    found = kept_samples(x_u, x_u, MASK, spec(channels=2))
+    assert found.in_noise is None
+    assert "noise is not known" in found.reason
+    assert found.deviation == 0
+    assert relative_correction(x_u, 2 * x_u) == pytest.approx(1, rel=1e-5)
+    assert relative_correction(0 * x_u, x_u) is None
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 99), scale=st.floats(1e-12, 1e12))
+def test_figures_do_not_depend_on_the_unit(seed: int, scale: float) -> None:
+    image = brain(seed)
+    x_u = kspace_to_image(sampled(image)).real.astype(np.float32)
+    first = slice_statistics(x_u, image, MASK)
+    second = slice_statistics(np.float32(scale) * x_u, np.float32(scale) * image, MASK)
+    assert first is not None
+    assert second is not None
+    assert len(first) == len(STATISTICS)
+    assert np.isfinite(first).all()
+    np.testing.assert_allclose(first, second, atol=2e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, 1 + 1j])
+def test_a_constant_slice_has_no_figures(value: complex) -> None:
+    image = np.full((SIDE, SIDE), value)
+    constant = image.astype(np.complex64 if np.iscomplexobj(image) else np.float32)
+    assert slice_statistics(constant, constant, MASK) is None
+
+
+def calibration(weights: str = "w", **changed: Any) -> Calibration:
+    """Calibrate on 120 drawn objects of four subjects, of which the images are the truth's."""
+    slices = []
+    for number in range(120):
+        image = brain(number)
+        x_u = kspace_to_image(sampled(image)).real.astype(np.float32)
+        figures = slice_statistics(x_u, image, MASK)
+        assert figures is not None
+        error = 10 ** (figures[STATISTICS.index("correction over input")] - 1)
+        part = "train" if number < 80 else "validation"
+        slices.append(
+            Described(part=part, subject=str(number // 30), contrast="T1w", statistics=figures,
+                      error=float(error) * float(np.random.default_rng(number).uniform(0.9, 1.1)))
+        )  # fmt: skip
+    made = fit(slices, weights=weights, integers=False, fov_mm=(220.0, 233.0), about={})
+    return Calibration.from_dict({**json.loads(json.dumps(made.to_dict())), **changed})
+
+
+@pytest.fixture(scope="module")
+def made() -> Calibration:
+    return calibration()
+
+
+def test_new_slices_of_the_kind_are_inside_and_others_are_not(made: Calibration) -> None:
+    verdicts = []
+    for number in range(200, 240):
+        image = brain(number)
+        x_u = kspace_to_image(sampled(image)).real.astype(np.float32)
+        figures = slice_statistics(x_u, image, MASK)
+        assert figures is not None
+        verdicts.append(made.scope(figures).inside)
+    assert np.mean(verdicts) > 0.8
+    noisy = brain(0, noise=0.5)
+    x_u = kspace_to_image(sampled(noisy)).real.astype(np.float32)
+    figures = slice_statistics(x_u, noisy, MASK)
+    assert figures is not None
+    scope = made.scope(figures)
+    assert scope.inside is False
+    assert scope.distance is not None
+    assert scope.distance > 1
+    assert "unlike" in scope.reasons[0]
+
+
+def test_the_bound_holds_for_about_its_share(made: Calibration) -> None:
+    held = []
+    for number in range(300, 500):
+        image = brain(number)
+        x_u = kspace_to_image(sampled(image)).real.astype(np.float32)
+        figures = slice_statistics(x_u, image, MASK)
+        assert figures is not None
+        error = 10 ** (figures[STATISTICS.index("correction over input")] - 1)
+        error *= np.random.default_rng(number).uniform(0.9, 1.1)
+        bound = made.bound(figures)
+        assert bound.value is not None
+        held.append(error <= bound.value)
+    assert 0.8 <= np.mean(held) <= 1.0
+    assert 10**-2 < bound.value < 1
+
+
+def test_the_header_is_compared(made: Calibration) -> None:
+    assert made.unlike_header(230.0, "T1w") == ()
+    assert made.unlike_header(None, None) == ()
+    said = made.unlike_header(333.0, "cine")
+    assert "333 mm" in said[0]
+    assert "cine" in said[1]
+
+
+def test_too_little_to_calibrate_on() -> None:
+    with pytest.raises(DataError, match="too few"):
+        fit([], weights="", integers=False, fov_mm=None, about={})
+
+
+def test_without_validation_no_error_is_bounded() -> None:
+    slices = [
+        Described(part="train", subject="1", contrast=None, error=0.1,
+                  statistics=np.random.default_rng(n).standard_normal(len(STATISTICS)))
+        for n in range(60)
+    ]  # fmt: skip
+    found = fit(slices, weights="", integers=False, fov_mm=None, about={})
+    assert found.bound(slices[0].statistics).value is None
+    assert "No validation subject" in found.bound(slices[0].statistics).reason
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"schema": 99},
+        {"statistics": ["height of the patient"]},
+        {"scope": {}},
+        {"bound": {"level": 2, "coefficients": None}},
+        {"scope": {"limit": 1, "groups": [], "fov_mm": None, "contrasts": []}},
+    ],
+)
+def test_a_damaged_calibration_is_a_sentence(
+    tmp_path: Path, made: Calibration, damage: dict[str, Any]
+) -> None:
+    file = tmp_path / "calibration.json"
+    file.write_text(json.dumps({**made.to_dict(), **damage}))
+    with pytest.raises(BundleError, match="damaged") as caught:
+        read_calibration(file, BundleError)
+    assert "kdmri-edge calibrate" in caught.value.remedy
+    file.write_text("{")
+    with pytest.raises(BundleError):
+        read_calibration(file, BundleError)
+    assert read_calibration(tmp_path / "none.json", BundleError) is None
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certified")
+    return write_checkpoint(folder / "net.safetensors", spec(), MASK)
+
+
+def test_a_network_without_calibration_works_as_before(weights: Path) -> None:
+    with Pipeline(weights) as pipeline:
+        outcome = pipeline.reconstruct(sampled(brain(1))[None], MASK)
+    assert outcome.fallback is None
+    assert outcome.beyond == ()
+    assert outcome.certificate is not None
+    told = outcome.certificate.to_dict()
+    assert told["scope"]["verdict"] == "unknown"
+    assert "kdmri-edge calibrate" in told["scope"]["reasons"][0]
+    assert "relative_error_at_most" not in told["error_bound"]
+    assert told["correction"]["relative_norm"] > 0
+    assert json.loads(outcome.certificate.to_line()) == told
+
+
+def narrow(weights: Path, limit: float) -> Calibration:
+    """Return a calibration of a checkpoint that takes all, or nothing, as inside."""
+    given = calibration(sha256_file(weights)).to_dict()
+    given["scope"]["limit"] = limit
+    return Calibration.from_dict(given)
+
+
+def test_the_site_decides_what_becomes_of_a_slice_outside(weights: Path) -> None:
+    kspace = sampled(brain(1))[None]
+    try:
+        write_calibration(sidecar(weights), narrow(weights, 1e-3))
+        with Pipeline(weights) as pipeline:
+            flagged = pipeline.reconstruct(kspace, MASK)
+        with Pipeline(weights, out_of_scope=Policy.ZERO_FILLED) as pipeline:
+            replaced = pipeline.reconstruct(kspace, MASK)
+        write_calibration(sidecar(weights), narrow(weights, 1e3))
+        with Pipeline(weights, out_of_scope=Policy.REFUSE) as pipeline:
+            inside = pipeline.reconstruct(kspace, MASK)
+            blank = pipeline.reconstruct(0 * kspace, MASK)
+        other = calibration("other weights")
+        write_calibration(sidecar(weights), other)
+        with Pipeline(weights) as pipeline:
+            unknown = pipeline.reconstruct(kspace, MASK)
+        sidecar(weights).write_text("[]")
+        with pytest.raises(CheckpointError, match="damaged"):
+            Pipeline(weights)
+    finally:
+        sidecar(weights).unlink()
+    assert flagged.fallback is None
+    assert "unlike" in flagged.beyond[0]
+    assert replaced.cause is Cause.SCOPE
+    assert replaced.fallback is not None
+    assert replaced.fallback == flagged.beyond[0]
+    np.testing.assert_allclose(replaced.image, np.abs(kspace_to_image(kspace[0])), rtol=1e-5)
+    assert inside.fallback is None
+    assert inside.certificate is not None
+    assert inside.certificate.scope.inside
+    assert inside.certificate.bound.value is not None
+    assert inside.certificate.bound.level == 0.9
+    assert blank.certificate is not None  # refused or replaced it is not: nothing is known of it
+    assert blank.certificate.scope.inside is None
+    assert blank.fallback is None
+    assert unknown.certificate is not None
+    assert "other weights" in unknown.certificate.scope.reasons[0]
+
+
+def test_an_export_takes_the_calibration_of_its_weights_along(weights: Path) -> None:
+    from kdmri_export.export import export_model
+    from kdmri_export.recipe import ExportRecipe
+
+    try:
+        write_calibration(sidecar(weights), narrow(weights, 1e3))
+        bundle = export_model(weights, ExportRecipe(target="onnx"), weights.parent / "bundle")
+    finally:
+        sidecar(weights).unlink()
+    assert "calibration.json" in bundle.manifest["files"]
+    with Pipeline(bundle.path) as pipeline:
+        outcome = pipeline.reconstruct(sampled(brain(1))[None], MASK)
+    assert outcome.certificate is not None
+    assert outcome.certificate.scope.inside
+    place_calibration(bundle.path, narrow(weights, 1e-3))
+    with Pipeline(bundle.path) as pipeline:
+        outcome = pipeline.reconstruct(sampled(brain(1))[None], MASK)
+    assert "unlike" in outcome.beyond[0]
+    with pytest.raises(CheckpointError, match="not that of"):
+        place_calibration(bundle.path, calibration("other weights"))
+
+
+def test_a_network_is_calibrated_on_volumes(cli: Any, weights: Path, tmp_path: Path) -> None:
+    """And `run` then says what of a scan is inside."""
+    for subject in range(4):
+        image = np.stack([brain(20 * subject + number) for number in range(12)])
+        write_image(tmp_path / "data" / f"sub-{subject}_T1w.npy", image)
+    (tmp_path / "split.toml").write_text(
+        'name = "drawn"\ntrain = ["0", "1"]\nvalidation = ["2"]\ntest = ["3"]\n'
+    )
+    try:
+        done = cli("calibrate", weights, "--data", tmp_path / "data", "--split",
+                   tmp_path / "split.toml", "--json")  # fmt: skip
+        assert done.code == 0, done.err
+        found = json.loads(done.out)
+        assert found["subjects"] == {"train": ["0", "1"], "validation": ["2"]}
+        assert found["slices"] == {"train": 24, "validation": 12}
+        lines = tmp_path / "lines.jsonl"
+        done = cli("run", weights, tmp_path / "data" / "sub-3_T1w.npy", "-o", tmp_path / "o.dcm",
+                   "--undersample", "--no-cache", "--json", "--certificates", lines)  # fmt: skip
+        assert done.code == 0, done.err
+    finally:
+        sidecar(weights).unlink(missing_ok=True)
+    (result,) = json.loads(done.out)
+    assert sum(result["scope"][word] for word in ("inside", "outside", "unknown")) == 12
+    assert result["scope"]["unknown"] == 0
+    read = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [one["slice"] for one in read] == list(range(12))
+    assert read[0]["scope"] == result["certificates"][0]["scope"]
+    import pydicom
+
+    written = pydicom.dcmread(sorted((tmp_path / "o.dcm").iterdir())[3])
+    block = written.private_block(PRIVATE_GROUP, PRIVATE_CREATOR)
+    assert json.loads(block[CERTIFICATE_ELEMENT].value) == result["certificates"][3]
+
+
+def test_nothing_to_calibrate_on(cli: Any, weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    cli("calibrate", weights, "--data", tmp_path / "none").check_refusal("none")
