@@ -2,6 +2,8 @@ from .backends.registry import BACKENDS as BACKENDS
 from .backends.registry import Backend as Backend
 from .bundle import Bundle as Bundle
 from .bundle import open_bundle as open_bundle
+from .certificate import Certificate as Certificate
+from .certificate import Policy as Policy
 from .pipeline import Pipeline as Pipeline
 from .profile import LayerTime as LayerTime
 from .session import Session as Session

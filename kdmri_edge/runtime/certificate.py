@@ -264,7 +264,7 @@ def _sampled(image: Array, mask: Mask) -> NDArray[np.complex64]:
         part = slice(start, start + _ROWS)
         along[part] = np.fft.fft(image[part], axis=1)
     if not mask.is_lines:
-        found: NDArray[np.complex64] = np.fft.fft(along, axis=0)[mask.grid][:, None]
+        found = np.fft.fft(along, axis=0)[mask.grid][:, None].astype(np.complex64)
         return found / np.float32(np.sqrt(height * width))
     lines = np.empty((width, int(mask.samples.sum())), np.complex64)
     taken = np.flatnonzero(mask.samples.reshape(height, -1)[:, 0])
