@@ -18,6 +18,7 @@ from kdmri_edge.data.formats.dicom.writing import (
 )
 from kdmri_edge.data.formats.registry import write_image
 from kdmri_edge.errors import BundleError, CheckpointError, DataError
+from kdmri_edge.models.shipped import shipped_networks
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.calibrating import place_calibration
@@ -361,3 +362,14 @@ def test_a_network_is_calibrated_on_volumes(cli: Any, weights: Path, tmp_path: P
 def test_nothing_to_calibrate_on(cli: Any, weights: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     cli("calibrate", weights, "--data", tmp_path / "none").check_refusal("none")
+
+
+@pytest.mark.parametrize("reference", ["dccnn-edge@brain-4x", "dccnn-d5c5@brain-4x"])
+def test_networks_of_the_package_bring_their_calibration(reference: str) -> None:
+    path = shipped_networks()[reference].path
+    found = read_calibration(sidecar(path), CheckpointError)
+    assert found is not None
+    assert found.weights == sha256_file(path)
+    assert found.about["subjects"] == {"train": ["01", "03", "12"], "validation": ["09", "20"]}
+    assert found.contrasts == ("FLAIR", "T1w", "T2w")
+    assert found.coefficients is not None
