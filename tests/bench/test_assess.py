@@ -22,7 +22,7 @@ from kdmri_bench.assessment.data import brought, load
 from kdmri_bench.assessment.margins import load_margins
 from kdmri_bench.assessment.networks import describe, teacher_of
 from kdmri_bench.assessment.page import build
-from kdmri_bench.assessment.sections import SECTIONS, Measure, Section, over_subjects
+from kdmri_bench.assessment.sections import SECTIONS, Measure, Section, Table, over_subjects
 from kdmri_bench.assessment.verdict import judge
 from kdmri_bench.results.statistics import MARGIN
 from kdmri_edge.cli import main
@@ -304,6 +304,11 @@ def test_values_without_a_number_are_left_out() -> None:
     nothing = over_subjects("x", "X", "n", [float("nan")], ["a"])
     assert nothing.value is None
     assert nothing.reason
+
+
+def test_a_table_holds_no_number_that_is_none() -> None:
+    table = Table(title="t", head=("a", "b"), rows=(("x", float("nan")), ("y", 1.0)))
+    assert table.to_dict()["rows"] == [["x", None], ["y", 1.0]]
 
 
 def test_reports_are_compared_by_subjects(done: Assessment, tmp_path: Path) -> None:

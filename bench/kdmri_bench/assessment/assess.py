@@ -23,6 +23,7 @@ from kdmri_bench.assessment.sections import SECTIONS, Section
 from kdmri_bench.assessment.study import Options, Study
 from kdmri_bench.planning.sources import Networks, Source, runs_of
 from kdmri_bench.planning.testdata import run_split
+from kdmri_bench.results.schema import finite
 from kdmri_edge.errors import BackendError, BenchError, DataError, MaskError, MissingExtraError
 from kdmri_edge.utils.console import progress, say
 from kdmri_edge.utils.extras import load_attribute, require
@@ -76,21 +77,24 @@ class Assessment:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the JSON file holds: all but drawings and pictures."""
-        return {
-            "kind": _KIND,
-            "schema": SCHEMA,
-            "networks": [dict(network) for network in self.networks],
-            "missing": [dict(one) for one in self.missing],
-            "teacher": self.teacher,
-            "volumes": [dict(volume) for volume in self.volumes],
-            "mask": dict(self.mask),
-            "matrix": self.matrix,
-            "margins": dict(self.margins),
-            "options": dict(self.options),
-            "sections": [section.to_dict() for section in self.sections],
-            "provenance": dict(self.provenance),
-            "attribution": list(self.attribution),
-        }
+        value: dict[str, Any] = finite(
+            {
+                "kind": _KIND,
+                "schema": SCHEMA,
+                "networks": [dict(network) for network in self.networks],
+                "missing": [dict(one) for one in self.missing],
+                "teacher": self.teacher,
+                "volumes": [dict(volume) for volume in self.volumes],
+                "mask": dict(self.mask),
+                "matrix": self.matrix,
+                "margins": dict(self.margins),
+                "options": dict(self.options),
+                "sections": [section.to_dict() for section in self.sections],
+                "provenance": dict(self.provenance),
+                "attribution": list(self.attribution),
+            }
+        )
+        return value
 
     def save(self, folder: str | os.PathLike[str]) -> Mapping[str, Path]:
         """Write assessment.html and assessment.json; both appear, or neither.

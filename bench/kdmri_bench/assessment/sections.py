@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from kdmri_bench.results.schema import finite
 from kdmri_bench.results.statistics import Interval, bootstrap
 from kdmri_edge.errors import BenchError
 from kdmri_edge.registry import Registry
@@ -180,7 +181,8 @@ class Table:
     Attributes:
         title: what it shows; in the report its key.
         head: names of the columns.
-        rows: the cells; a number is shown with `digits`, None as a dash.
+        rows: the cells; a number is shown with `digits`, None as a dash. A number that is not
+            finite, such as the diameter of a disc whose edge is not found, becomes None.
         note: how it is read.
         digits: after the point.
     """
@@ -190,6 +192,10 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     digits: int = 3
+
+    def __post_init__(self) -> None:
+        rows = tuple(tuple(finite(cell) for cell in row) for row in self.rows)
+        object.__setattr__(self, "rows", rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
