@@ -33,6 +33,7 @@ from kdmri_edge import __version__
 from kdmri_edge.errors import DataError, KdmriError, OutputError
 from kdmri_edge.runtime.bundle import Bundle, open_bundle
 from kdmri_edge.utils.files import atomic_directory, read_json, write_json
+from kdmri_edge.utils.keys import public_keys
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "how-to" / "install-at-the-scanner.md"
@@ -53,7 +54,7 @@ class Plan:
     """
 
     def __init__(self, given: argparse.Namespace) -> None:
-        self.bundle: Bundle = open_bundle(given.bundle)
+        self.bundle: Bundle = open_bundle(given.bundle, keys=public_keys(given.key))
         self.package = _RUNTIMES.get(self.bundle.target.name)
         if self.package is None:
             raise DataError(
@@ -256,6 +257,8 @@ def _whole(most: int) -> Callable[[str], int]:
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("bundle", type=Path)
+    parser.add_argument("--key", type=Path, action="append", metavar="FILE.pub",
+                        help="take no bundle but one that this public key signed")  # fmt: skip
     parser.add_argument("--report", type=Path, required=True, help="report.json of the benchmark")
     parser.add_argument("--out", type=Path, help="folder for all that is made [the image alone]")
     parser.add_argument("--coils", type=_whole(1024), default=32,

@@ -32,6 +32,7 @@ from kdmri_edge.runtime.targets import as_users_write
 from kdmri_edge.utils.closing import Closing
 from kdmri_edge.utils.console import say
 from kdmri_edge.utils.extras import load_attribute
+from kdmri_edge.utils.keys import public_keys
 from kdmri_edge.utils.reading import limited
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def load(
     mask: Mask | None = None,
     matrix: Literal["any"] | None = None,
     cache: bool = True,
+    key: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
 ) -> Network:
     """Open a trained network.
 
@@ -78,10 +80,13 @@ def load(
         matrix: "any" for scans of any matrix and mask: a checkpoint is exported so, a bundle has to
             be (`export(matrix="any")`); None takes what the network is.
         cache: Whether a checkpoint may be exported, and the export kept for the next time.
+        key: File of a public key, or several: take no bundle but one that one of these signed.
 
     Raises:
         ModelError: There is no such network, or `matrix` is another value.
         BundleError: The bundle is damaged.
+        SignatureError: The bundle is not signed as it should be.
+        KeyFileError: `key` is no file of a public key.
         CheckpointError: The checkpoint is damaged.
         BackendError: The backend does not take the network, or the precision is not to be had.
         MissingExtraError: A library that it needs is not installed.
@@ -92,8 +97,15 @@ def load(
             'Give matrix="any", or leave it out: a network brings its own matrix.',
         )
     free = matrix == "any"
+    keys = public_keys(key)
     source, name = where_it_runs(
-        network, backend=backend, device=device, precision=precision, any_matrix=free, cache=cache
+        network,
+        backend=backend,
+        device=device,
+        precision=precision,
+        any_matrix=free,
+        cache=cache,
+        signed=bool(keys),
     )
     backend = backend or backend_at_hand(source, device)
     options = device_options(source, backend, device)
@@ -104,6 +116,7 @@ def load(
         any_matrix=free,
         precision=precision,
         threads=threads,
+        keys=keys,
         **options,
     )
     return Network(pipeline, name)
@@ -364,6 +377,9 @@ def export(
     for_mask: Mask | str | os.PathLike[str] | None = None,
     matrix: int | Literal["any"] | None = None,
     convention: str | None = None,
+    sign: str | os.PathLike[str] | None = None,
+    valid_days: int | None = None,
+    measure: bool | None = None,
 ) -> Bundle:
     """Write a network for another runtime, checked against PyTorch.
 
@@ -397,8 +413,14 @@ def export(
             mask of its kind. Of a network of one's own, the side of its square images; None takes
             the mask's.
         convention: What its `forward` takes, where the signature does not tell.
+        sign: File of a private key (Ed25519, PEM) that signs the bundle; its passphrase is taken
+            from $KDMRI_KEY_PASSPHRASE.
+        valid_days: Days that the signature holds; None for without end.
+        measure: Have the manifest say how long a slice takes on this machine and how much memory,
+            for `verify_bundle` to compare with; None for bundles that are signed.
 
     Raises:
+        KeyFileError: `sign` is no file of a private key, or its passphrase is not known.
         ExportError: The target cannot do what is asked for.
         ParityError: The graph does not reproduce PyTorch; nothing is written.
         KdmriError: The network is missing or damaged, or `out` cannot be written to.
@@ -423,6 +445,9 @@ def export(
         for_mask=for_mask,
         matrix=matrix,
         convention=convention,
+        sign=sign,
+        valid_days=valid_days,
+        measure=measure,
     )
     return made
 

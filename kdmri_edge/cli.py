@@ -63,9 +63,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "kdmri_edge.commands.archive:archive",
         "Ask a DICOM archive whether it is there; list, or send, what waits for it.",
     ),
+    "sign": (
+        "kdmri_edge.commands.sign:sign",
+        "Sign bundles, so that a site can tell where they come from; make the key.",
+    ),
     "verify": (
         "kdmri_edge.commands.verify:verify",
-        "Check a bundle: its files, and its golden input on this machine.",
+        "Accept a bundle on site: files, signature, golden image, speed and memory.",
     ),
     "calibrate": (
         "kdmri_edge.commands.calibrate:calibrate",

@@ -16,6 +16,7 @@ __all__ = [
     "ExportError",
     "Interrupted",
     "KdmriError",
+    "KeyFileError",
     "MaskError",
     "MissingExtraError",
     "ModelError",
@@ -23,6 +24,7 @@ __all__ = [
     "ParityError",
     "RecipeError",
     "RunError",
+    "SignatureError",
     "StreamError",
 ]
 
@@ -80,6 +82,25 @@ class ParityError(ExportError):
 
 class BundleError(KdmriError):
     """A bundle that is missing, tampered with or too new."""
+
+
+class SignatureError(BundleError):
+    """A bundle that does not prove to come from where it should.
+
+    Args:
+        what: See `KdmriError`.
+        remedy: See `KdmriError`.
+        state: What is wrong with its signature, one of `runtime.signature.SignatureState`.
+    """
+
+    def __init__(self, what: str, remedy: str, *, state: str) -> None:
+        """Keep the state beside the sentence."""
+        self.state = state
+        super().__init__(what, remedy)
+
+
+class KeyFileError(KdmriError):
+    """A file of a key that is missing, damaged, locked, or of another kind."""
 
 
 class BackendError(KdmriError):

@@ -255,29 +255,33 @@ def _drops(results: Mapping[str, Areas], grid: Grid, teacher: str | None) -> lis
 
 
 def drops(report: Mapping[str, Any]) -> str:
-    """Say at which size each student falls behind its teacher, a line for each mask."""
-    lines = []
+    """Say at which size each student falls behind its teacher, as GitHub Markdown."""
     low, high = min(report["grid"]["sizes_mm"]), max(report["grid"]["sizes_mm"])
+    lines = [
+        f"| mask | student | contrast | largest size at which it is {DROP} or more behind |"
+        " furthest behind |",
+        "|---|---|---:|---|---|",
+    ]
     for place in report["places"]:
-        said = []
         for drop in place["drops"]:
-            if drop["observer"] != "CHO" or drop["network"].startswith(f"{place['teacher']} "):
+            name, _, precision = drop["network"].rpartition(" ")
+            if drop["observer"] != "CHO" or name == place["teacher"]:
                 continue
             worst = drop["worst"]
-            interval = ""
+            said = f"{worst['value']:+.3f} at {drop['worst_size_mm']:g} mm"
             if worst["low"] is not None:
-                interval = f", {worst['low']:+.3f} to {worst['high']:+.3f}"
-            largest = f"{worst['value']:+.3f} at {drop['worst_size_mm']:g} mm{interval}"
-            at = (
-                f"never ({largest} at the most)"
-                if drop["size_mm"] is None
-                else f"from {drop['size_mm']:g} mm downwards ({largest} at the most)"
+                said += f" ({worst['low']:+.3f} to {worst['high']:+.3f})"
+            size = "none" if drop["size_mm"] is None else f"{drop['size_mm']:g} mm"
+            lines.append(
+                f"| {place['mask']['name']} | `{name}`, {precision} | {drop['contrast']:.0%} |"
+                f" {size} | {said} |"
             )
-            said.append(f"`{drop['network']}`, contrast {drop['contrast']:.0%}: {at}")
-        lines.append(
-            f"- {place['mask']['name']}, {DROP} or more below the teacher's within {low:g} to"
-            f" {high:g} mm: " + "; ".join(said) + "."
-        )
+    lines += [
+        "",
+        f"Area under the ROC curve of the {OBSERVERS['CHO']}, student minus teacher in float, over"
+        f" sizes from {low:g} to {high:g} mm; in brackets 95 % intervals by drawing subjects, then"
+        " places.",
+    ]
     return "\n".join(lines)
 
 

@@ -45,9 +45,11 @@ from kdmri_edge.mrd.format.parser import Order, Parser
 from kdmri_edge.mrd.server.settings import ServerSettings, choose, refine
 from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import load_mask, variable_density_lines
-from kdmri_edge.runtime.bundle import MANIFEST, open_bundle
+from kdmri_edge.runtime.bundle import MANIFEST, open_bundle, write_manifest
 from kdmri_edge.runtime.inputs import read_input_spec
-from kdmri_edge.runtime.manifest import DIGEST
+from kdmri_edge.runtime.manifest import DIGEST, SIGNATURE, read_manifest_bytes
+from kdmri_edge.runtime.signature import check_signature
+from kdmri_edge.runtime.signing import make_key, read_public_key, sign_bundle
 from kdmri_edge.utils.config import as_toml
 from kdmri_export.graph_check import check_graph
 
@@ -237,6 +239,21 @@ def _texts(place: Path, bundle: Path) -> Iterator[Specimen]:
     files[MANIFEST] = json.dumps(manifest).encode()
     yield Specimen(name="manifest", files=files, damaged=MANIFEST, opened=".", damage=damage_json,
                    read=_read_manifest)  # fmt: skip
+    yield from _of_signatures(place, bundle)
+
+
+def _of_signatures(place: Path, bundle: Path) -> Iterator[Specimen]:
+    """A bundle's signature, and the key that checks it."""
+    private, public = make_key(place / "signer")
+    signed = Path(shutil.copytree(bundle, place / "signed"))
+    write_manifest(signed, open_bundle(signed).manifest)  # with a digest
+    sign_bundle(signed, private)
+    files = {name: (signed / name).read_bytes() for name in (MANIFEST, SIGNATURE)}
+    manifest, keys = read_manifest_bytes(signed / MANIFEST), [read_public_key(public)]
+    yield Specimen(name="signature", files=files, damaged=SIGNATURE, opened=".",
+                   damage=damage_json,
+                   read=lambda folder: check_signature(folder, manifest, keys))  # fmt: skip
+    yield _one("public key", public, read=read_public_key)
 
 
 def _read_recipe(path: Path) -> object:

@@ -7,55 +7,29 @@ Networks and the data that they learned from are components of their own.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
-import importlib.metadata
-import re
 import tomllib
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from kdmri_edge import __version__
 from kdmri_edge.errors import DataError
 from kdmri_edge.models.shipped import shipped_networks
+from kdmri_edge.runtime.bill import LICENCE, OWN, data_components, library, model
 from kdmri_edge.runtime.bundle import Bundle
-from kdmri_edge.utils.extras import require
+from kdmri_edge.utils import packages
+from kdmri_edge.utils.packages import Installed, canonical
 
-__all__ = ["Installed", "bill", "constraints", "installed"]
+__all__ = ["bill", "constraints", "installed"]
 
-_SELF: Final = "kdmri-edge"
-_EXTRAS: Final = ("mrd", "archive")
+_EXTRAS: Final = ("mrd", "archive", "sign")
 """What the container's server needs beside a runtime."""
 _PYTHON: Final = "3.12"  # of the image, see the Dockerfile
 _BASE: Final = f"python:{_PYTHON}-slim"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Installed:
-    """A Python package.
-
-    Attributes:
-        name: As the Python Package Index spells it.
-        version: That is installed here, or that is pinned.
-        licence: What its metadata says.
-        needs: Names of packages that it needs.
-    """
-
-    name: str
-    version: str
-    licence: str
-    needs: tuple[str, ...]
-
-    @property
-    def ref(self) -> str:
-        """Its package URL."""
-        return f"pkg:pypi/{self.name}@{self.version}"
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+_DATA: Final = "Not in the container: a network learned from it."
 
 
 def installed(runtime: str, version: str) -> list[Installed]:
@@ -68,51 +42,22 @@ def installed(runtime: str, version: str) -> list[Installed]:
     Raises:
         DataError: One of them is not installed here, so that its version is not known.
     """
-    reader: Any = require("packaging.requirements", extra="dev")
-    runtime = _canonical(runtime)
-    extras: dict[str, set[str]] = {}
-    needs: dict[str, set[str]] = {}
-    found: dict[str, Any] = {}
-    left = [(_SELF, set(_EXTRAS)), (runtime, set())]
-    while left:
-        name, asked = left.pop()
-        if name in extras and asked <= extras[name]:
-            continue
-        wanted = extras.setdefault(name, set())
-        wanted |= asked
-        lines = _own_requirements() if name == _SELF else None
-        if lines is None:
-            try:
-                found[name] = importlib.metadata.distribution(name)
-            except importlib.metadata.PackageNotFoundError:
-                raise DataError(
-                    f"What the container would hold is not known: {name} is not installed here.",
-                    f'Run `pip install "{_SELF}[{",".join(_EXTRAS)}]" {runtime}=={version}`.',
-                ) from None
-            lines = found[name].requires or []
-        of_this = needs.setdefault(name, set())
-        for line in lines:
-            needed = reader.Requirement(line)
-            marker = needed.marker
-            if marker is None or any(marker.evaluate(_image(e)) for e in ("", *sorted(wanted))):
-                other = _canonical(needed.name)
-                if other != name:
-                    of_this.add(other)
-                left.append((other, set(needed.extras)))
-    made = [
-        Installed(
-            name=name,
-            version=version if name == runtime else one.version,
-            licence=_licence(one.metadata),
-            needs=tuple(sorted(needs[name])),
+    runtime = canonical(runtime)
+    try:
+        found = packages.installed(
+            [(OWN, _EXTRAS), (runtime, ())],
+            environment=_IMAGE,
+            requirements={OWN: _own_requirements()},
+            versions={OWN: __version__, runtime: version},
         )
-        for name, one in found.items()
-    ]
-    own = Installed(
-        name=_SELF, version=__version__, licence="Apache-2.0",
-        needs=tuple(sorted(needs[_SELF] | {runtime})),
-    )  # fmt: skip
-    return sorted([own, *made], key=lambda one: one.name)
+    except packages.Missing as missing:
+        raise DataError(
+            f"What the container would hold is not known: {missing.name} is not installed here.",
+            f'Run `pip install "{OWN}[{",".join(_EXTRAS)}]" {runtime}=={version}`.',
+        ) from None
+    own = next(one for one in found if one.name == OWN)
+    whole = dataclasses.replace(own, licence=LICENCE, needs=tuple(sorted({*own.needs, runtime})))
+    return [whole if one is own else one for one in found]
 
 
 def _own_requirements() -> list[str]:
@@ -128,54 +73,41 @@ def _own_requirements() -> list[str]:
     return lines
 
 
-def _image(extra: str) -> dict[str, str]:
-    """The image's environment, as markers of requirements know it."""
-    return {
-        "extra": extra, "python_version": _PYTHON, "python_full_version": f"{_PYTHON}.0",
-        "sys_platform": "linux", "platform_system": "Linux", "os_name": "posix",
-        "platform_machine": "x86_64", "implementation_name": "cpython",
-        "platform_python_implementation": "CPython",
-    }  # fmt: skip
+_IMAGE: Final = {
+    "python_version": _PYTHON, "python_full_version": f"{_PYTHON}.0",
+    "sys_platform": "linux", "platform_system": "Linux", "os_name": "posix",
+    "platform_machine": "x86_64", "implementation_name": "cpython",
+    "platform_python_implementation": "CPython",
+}  # fmt: skip
+"""The image's environment, as markers of requirements know it."""
 
 
-def _licence(metadata: Any) -> str:
-    """An expression of SPDX where there is one, else the classifier's words."""
-    if metadata.get("License-Expression"):
-        return str(metadata["License-Expression"])
-    words = [
-        line.rpartition(" :: ")[2]
-        for line in metadata.get_all("Classifier") or ()
-        if line.startswith("License :: OSI Approved :: ")
-    ]
-    first = str(metadata.get("License") or "").strip().splitlines()
-    return " and ".join(words) or (first[0][:100] if first else "not stated")
-
-
-def constraints(packages: Sequence[Installed]) -> str:
+def constraints(listed: Sequence[Installed]) -> str:
     """Return the versions as pip's file of constraints; this package comes as a wheel."""
-    lines = [f"{one.name}=={one.version}" for one in packages if one.name != _SELF]
+    lines = [f"{one.name}=={one.version}" for one in listed if one.name != OWN]
     return "\n".join([*lines, ""])
 
 
-def bill(packages: Sequence[Installed], bundles: Sequence[tuple[str, Bundle]]) -> dict[str, Any]:
+def bill(listed: Sequence[Installed], bundles: Sequence[tuple[str, Bundle]]) -> dict[str, Any]:
     """Return the list as CycloneDX 1.6.
 
     Args:
-        packages: Of the container's Python.
+        listed: Of the container's Python.
         bundles: That it serves, by name.
     """
-    own = next(one for one in packages if one.name == _SELF)
-    container = f"{_SELF}-container@{__version__}"
-    parts = [_library(one) for one in packages]
+    own = next(one for one in listed if one.name == OWN)
+    container = f"{OWN}-container@{__version__}"
+    parts = [library(one) for one in listed]
     data: dict[str, dict[str, Any]] = {}
     models = []
     for reference, shipped in shipped_networks().items():
         facts = shipped.entry
         files = {shipped.path.name: facts["sha256"]}
+        learned = data_components(facts.get("trained_on_sha256"), facts.get("attribution"), _DATA)
+        data = {**learned, **data}
         models.append(
-            _model(
-                f"weights/{reference}", reference, __version__, files,
-                _learned(facts.get("trained_on_sha256"), facts.get("attribution"), data),
+            model(
+                f"weights/{reference}", reference, __version__, files, learned,
                 "In the package; served only where it is named.",
             )
         )  # fmt: skip
@@ -183,9 +115,11 @@ def bill(packages: Sequence[Installed], bundles: Sequence[tuple[str, Bundle]]) -
     for name, bundle in bundles:
         manifest, training = bundle.manifest, bundle.manifest.get("training") or {}
         hashes = [volume.get("sha256") for volume in training.get("data") or ()]
-        made = _model(
+        learned = data_components(hashes, training.get("attribution"), _DATA)
+        data = {**learned, **data}
+        made = model(
             f"bundle/{name}", name, str(manifest.get("digest", ""))[:71] or "no digest",
-            dict(manifest["files"]), _learned(hashes, training.get("attribution"), data),
+            dict(manifest["files"]), learned,
             f"Exported for {bundle.target.name}, {manifest['precision']}.",
         )  # fmt: skip
         models.append(made)
@@ -195,8 +129,8 @@ def bill(packages: Sequence[Installed], bundles: Sequence[tuple[str, Bundle]]) -
             "description": "The base image, with its operating system and Python; what is in it is"
             " its publisher's to list."}  # fmt: skip
     dependencies = [
-        {"ref": one.ref, "dependsOn": sorted(_ref(name, packages) for name in one.needs)}
-        for one in packages
+        {"ref": one.ref, "dependsOn": sorted(_ref(name, listed) for name in one.needs)}
+        for one in listed
     ]
     dependencies.append({"ref": container, "dependsOn": [base["bom-ref"], own.ref, *served]})
     now = datetime.datetime.now(datetime.UTC)
@@ -209,8 +143,8 @@ def bill(packages: Sequence[Installed], bundles: Sequence[tuple[str, Bundle]]) -
         "metadata": {
             "timestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "component": {
-                "type": "container", "bom-ref": container, "name": _SELF, "version": __version__,
-                "licenses": [{"license": {"id": "Apache-2.0"}}],
+                "type": "container", "bom-ref": container, "name": OWN, "version": __version__,
+                "licenses": [{"license": {"id": LICENCE}}],
             },
         },
         "components": [base, *parts, *models, *data.values()],
@@ -218,59 +152,5 @@ def bill(packages: Sequence[Installed], bundles: Sequence[tuple[str, Bundle]]) -
     }  # fmt: skip
 
 
-def _ref(name: str, packages: Iterable[Installed]) -> str:
-    return next(one.ref for one in packages if one.name == name)
-
-
-def _library(one: Installed) -> dict[str, Any]:
-    stated = {} if one.licence == "not stated" else {
-        "licenses": [{"license": {"name": one.licence}}]
-    }  # fmt: skip
-    return {"type": "library", "bom-ref": one.ref, "name": one.name, "version": one.version,
-            "purl": one.ref, **stated}  # fmt: skip
-
-
-def _model(
-    ref: str, name: str, version: str, files: Mapping[str, str], data: list[str], about: str
-) -> dict[str, Any]:
-    """A network: its files with their hashes, and the data that it learned from."""
-    return {
-        "type": "machine-learning-model",
-        "bom-ref": ref,
-        "name": name,
-        "version": version,
-        "description": about,
-        "modelCard": {
-            "modelParameters": {
-                "task": "MR image reconstruction",
-                "datasets": [{"ref": each} for each in data],
-            }
-        },
-        "components": [
-            {"type": "file", "bom-ref": f"{ref}/{file}", "name": file,
-             "hashes": [{"alg": "SHA-256", "content": digest}]}
-            for file, digest in sorted(files.items())
-        ],
-    }  # fmt: skip
-
-
-def _learned(
-    hashes: Iterable[Any] | None, attribution: Any, data: dict[str, dict[str, Any]]
-) -> list[str]:
-    """Note the volumes that a network was trained on; return their references."""
-    refs = []
-    for digest in hashes or ():
-        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
-            continue
-        ref = f"data/{digest}"
-        refs.append(ref)
-        stated = {"copyright": " ".join(str(attribution).split())} if attribution else {}
-        data.setdefault(
-            ref,
-            {
-                "type": "data", "bom-ref": ref, "name": f"training volume {digest[:12]}",
-                "description": "Not in the container: a network learned from it.",
-                "hashes": [{"alg": "SHA-256", "content": digest}], **stated,
-            },
-        )  # fmt: skip
-    return refs
+def _ref(name: str, listed: Iterable[Installed]) -> str:
+    return next(one.ref for one in listed if one.name == name)

@@ -25,6 +25,7 @@ from kdmri_edge.models.specs import describe_spec, described_spec
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form, choose_form
 from kdmri_edge.quantisation.calibration import HIGHEST, layer_of, open_layers
+from kdmri_edge.runtime.bill import write_bill
 from kdmri_edge.runtime.bundle import (
     GOLDEN_INPUT,
     GOLDEN_MAPS,
@@ -45,6 +46,7 @@ from kdmri_edge.runtime.calibration import (
 from kdmri_edge.runtime.deviation import tolerance_for
 from kdmri_edge.runtime.scope import FreeSizes
 from kdmri_edge.runtime.session import Session
+from kdmri_edge.runtime.signature import Signer, sign_manifest
 from kdmri_edge.runtime.targets import as_users_write
 from kdmri_edge.utils.extras import load_attribute, require
 from kdmri_edge.utils.files import atomic_directory, sha256_file
@@ -74,6 +76,8 @@ from kdmri_export.written import Written
 
 __all__ = ["export_model"]
 
+_MEASURE = "kdmri_bench.measuring.bundle:measure_bundle"
+
 
 def _check_place(out: Path) -> None:
     """Refuse a folder that holds anything but a bundle: it is replaced as a whole."""
@@ -95,13 +99,23 @@ def _check_precision(recipe: ExportRecipe, session_class: type[Session]) -> None
         )
 
 
-def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
+def export_model(
+    checkpoint: Path,
+    recipe: ExportRecipe,
+    out: Path,
+    *,
+    signer: Signer | None = None,
+    measured: bool = False,
+) -> Bundle:
     """Export a checkpoint as a bundle; it appears only if it passes the parity gate.
 
     Args:
         checkpoint: The .safetensors file.
         recipe: What is asked for.
         out: The bundle's folder; an earlier one there is replaced on success.
+        signer: Signs the bundle before it appears; None leaves it unsigned.
+        measured: Have the manifest say how long a slice takes here and how much memory, in a
+            process of its own, for `kdmri-edge verify` to compare with.
 
     Raises:
         ExportError: A node that the target does not take, a precision that this CPU lacks or that
@@ -215,7 +229,13 @@ def export_model(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
                 manifest["engine"] = run_engines(folder, manifest["engine"], outputs, tolerance)
                 if recipe.quantised:
                     manifest["engine"] = _beside_fp16(checkpoint, recipe, manifest["engine"])
+        write_bill(folder, manifest, now=str(manifest["provenance"]["time_utc"]))
         write_manifest(folder, manifest)
+        if measured:
+            manifest["measured"] = load_attribute(_MEASURE)(folder)
+            write_manifest(folder, manifest)
+        if signer is not None:
+            sign_manifest(folder, signer.key, valid_days=signer.valid_days)
     return open_bundle(out)
 
 

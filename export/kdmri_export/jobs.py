@@ -17,9 +17,11 @@ from kdmri_edge.models.shipped import is_reference, refusal, resolve
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.bundle import Bundle
+from kdmri_edge.runtime.signature import Signer
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS
 from kdmri_edge.utils.console import say
 from kdmri_edge.utils.extras import available, require
+from kdmri_edge.utils.keys import Ask, read_private_key
 from kdmri_edge.utils.suggest import nearest
 from kdmri_export.recipe import AUTO, ExportRecipe
 from kdmri_export.targets.tensorrt.engines import (
@@ -54,12 +56,16 @@ class ExportJob:
         recipe: What is asked for.
         out: The bundle's folder.
         instead: What is kept where this one, in int8, is not the faster or fails its gate.
+        signer: Signs the bundle; None leaves it unsigned.
+        measured: Whether the manifest is to say how long a slice takes here.
     """
 
     checkpoint: Path
     recipe: ExportRecipe
     out: Path
     instead: ExportJob | None = None
+    signer: Signer | None = None
+    measured: bool = False
 
     def run(self) -> Bundle:
         """Export it.
@@ -67,12 +73,10 @@ class ExportJob:
         Raises:
             KdmriError: See `kdmri_export.export.export_model`.
         """
-        from kdmri_export.export import export_model
-
         if self.instead is None:
-            return export_model(self.checkpoint, self.recipe, self.out)
+            return self._export()
         try:
-            bundle = export_model(self.checkpoint, self.recipe, self.out)
+            bundle = self._export()
         except (ParityError, ExportError) as error:
             say(f"int8 is not taken: {error}")
             return self.instead.run()
@@ -84,6 +88,13 @@ class ExportJob:
         if self.instead.out != self.out:
             shutil.rmtree(self.out)
         return kept
+
+    def _export(self) -> Bundle:
+        from kdmri_export.export import export_model
+
+        return export_model(
+            self.checkpoint, self.recipe, self.out, signer=self.signer, measured=self.measured
+        )
 
 
 def plan_exports(
@@ -107,6 +118,10 @@ def plan_exports(
     for_mask: Mask | str | os.PathLike[str] | None = None,
     matrix: int | str | None = None,
     convention: str | None = None,
+    sign: str | os.PathLike[str] | None = None,
+    valid_days: int | None = None,
+    measure: bool | None = None,
+    ask: Ask | None = None,
 ) -> list[ExportJob]:
     """Decide what is exported, before anything is.
 
@@ -138,12 +153,24 @@ def plan_exports(
         matrix: Side of its images; or, of any source, "any" for graphs that take images of any
             matrix, and with data consistency any mask of their kind.
         convention: What its `forward` takes.
+        sign: File of a private key that signs the bundles; None leaves them unsigned.
+        valid_days: Days that the signatures hold; None for without end.
+        measure: Have manifests say how long a slice takes here, and how much memory; None for
+            bundles that are signed.
+        ask: See `utils.keys.read_private_key`.
 
     Raises:
+        KeyFileError: `sign` is no file of a private key, or its passphrase is not known.
         ExportError: An unknown target, or an option that the target does not have.
         RunError: There is no such run, or that network of it is not trained (yet).
         ModelError: No network of that name is shipped.
     """
+    signer = None
+    if sign is not None:  # before anything is exported
+        signer = Signer(key=read_private_key(Path(sign), ask), valid_days=valid_days)
+    elif valid_days is not None:
+        raise ExportError("Days are of signatures, and no key is given.", "Add --sign FILE.key.")
+    measured = signer is not None if measure is None else measure
     faster = precision == AUTO
     if faster:
         _check_timed(targets, builder)
@@ -200,6 +227,8 @@ def plan_exports(
             recipe=recipe,
             out=folder / recipe.bundle_name(name) if out is None else Path(out),
             instead=job(name, checkpoint, folder, halves) if faster and recipe.quantised else None,
+            signer=signer,
+            measured=measured,
         )
 
     return [job(*network, recipe) for network in networks for recipe in recipes]

@@ -28,6 +28,7 @@ __all__ = [
     "brought_options",
     "calling_option",
     "file_options",
+    "key_option",
     "orientation_option",
     "queue_option",
     "tls_options",
@@ -83,6 +84,21 @@ calling_option = click.option(
     show_default=True,
     help="Our own application entity title, which the archive may have to know.",
 )
+
+
+def key_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command take `--key`: whose bundles are trusted."""
+    return click.option(
+        "--key",
+        "keys",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        metavar="FILE.pub",
+        envvar="KDMRI_KEY",
+        show_envvar=True,
+        help="Take no bundle but one that this public key signed, or one of these where it is"
+        " repeated (`kdmri-edge sign`).",
+    )(command)
 
 
 def tls_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from kdmri_edge.commands.options import (
     archive_of,
     archive_options,
     file_options,
+    key_option,
     orientation_option,
 )
 from kdmri_edge.runtime.backends.registry import BACKENDS
@@ -118,6 +119,7 @@ def runs_on(info: SessionInfo) -> str:
     " whether the slice is in its scope, a bound on the error.",
 )
 @orientation_option
+@key_option
 @archive_options
 @click.option(
     "--study",
@@ -152,6 +154,7 @@ def run(
     keep_complex: bool,
     certificates: Path | None,
     orientation: str,
+    keys: tuple[Path, ...],
     send: str | None,
     queue: Path | None,
     study: Path | None,
@@ -182,6 +185,7 @@ def run(
       kdmri-edge run dccnn-edge@brain-4x T1w.nii.gz -o T1w-4x.nii.gz --undersample
       kdmri-edge run dccnn-d3c5@brain-any-mask scan-192.h5 -o scan.nii.gz --matrix any
       kdmri-edge run bundle multicoil_test/ -o submission --layout fastmri
+      kdmri-edge run bundle scan.h5 -o scan.nii.gz --key vendor.pub
       kdmri-edge run bundle scan.h5 -o scan.dcm --study localizer/ --send PACS@10.0.0.5:104
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.archive.outgoing import Outgoing
@@ -192,6 +196,7 @@ def run(
     from kdmri_edge.runtime.pipeline import Pipeline
     from kdmri_edge.utils.console import say
     from kdmri_edge.utils.files import check_writable
+    from kdmri_edge.utils.keys import public_keys
 
     draw = _mask_draw(mask_family, acceleration, mask_seed, undersample=undersample, mask=mask)
     if layout is not None and keep_complex:
@@ -206,6 +211,7 @@ def run(
         check_study(study)
     if certificates is not None:
         check_writable(certificates)
+    trusted = public_keys(keys)
     scanned = named_mask(mask) if mask else None
     # before a checkpoint is exported
     jobs = plan_jobs(inputs, output, submission=layout is not None)
@@ -216,6 +222,7 @@ def run(
         precision=precision,
         any_matrix=matrix == "any",
         cache=not no_cache,
+        signed=bool(trusted),
     )
     chosen = backend_at_hand(source, device) if backend == "auto" else backend
     options = device_options(source, chosen, device)
@@ -226,6 +233,7 @@ def run(
         any_matrix=matrix == "any",
         precision=precision,
         threads=threads,
+        keys=trusted,
         **options,
     )
     said: set[str] = set()

@@ -15,6 +15,7 @@ from kdmri_edge.commands.options import (
     RowChoice,
     archive_of,
     archive_options,
+    key_option,
     orientation_option,
 )
 from kdmri_edge.data.orientation import Orientation
@@ -207,6 +208,7 @@ __all__ = ["serve"]
     help="CPU threads [the runtime's choice].",
 )
 @orientation_option
+@key_option
 @archive_options
 @click.option("--quiet", is_flag=True, help="Log warnings and errors alone.")
 def serve(
@@ -238,6 +240,7 @@ def serve(
     precision: str | None,
     threads: int | None,
     orientation: str,
+    keys: tuple[Path, ...],
     send: str | None,
     queue: Path | None,
     quiet: bool,
@@ -269,6 +272,7 @@ def serve(
     Examples:
       kdmri-edge serve bundle
       kdmri-edge serve bundles --rules serve.toml
+      kdmri-edge serve bundles --key vendor.pub --key hospital.pub
       kdmri-edge serve bundle --host 0.0.0.0 --format int16 --metrics-port 9100
       kdmri-edge serve bundle --send PACS@10.0.0.5:104 --calling EDGE1
       kdmri-edge send scan.h5 -o images.h5
@@ -281,6 +285,7 @@ def serve(
     from kdmri_edge.runtime.networks import backend_at_hand, where_it_runs
     from kdmri_edge.runtime.pipeline import Pipeline
     from kdmri_edge.utils.extras import require
+    from kdmri_edge.utils.keys import public_keys
     from kdmri_edge.utils.threads import slices_at_once
 
     require("ismrmrd", extra="mrd")
@@ -299,6 +304,7 @@ def serve(
         address = archive_of(send, **spoken)
         require_archive()
     check_default(default_config, configs or DEFAULT_CONFIGS, records=record is not None)
+    trusted = public_keys(keys)
     metrics = Metrics()
     recorder = None
     if record is not None:
@@ -314,12 +320,13 @@ def serve(
     if many:
         serving = many_networks(
             networks, rules=rules, backend=asked, precision=precision, any_matrix=free,
-            threads=threads, loaded=loaded, out_of_scope=policy,
+            threads=threads, loaded=loaded, out_of_scope=policy, keys=trusted,
         )  # fmt: skip
     else:
         source, name = where_it_runs(
-            networks[0], backend=asked, precision=precision, any_matrix=free
-        )
+            networks[0], backend=asked, precision=precision, any_matrix=free,
+            signed=bool(trusted),
+        )  # fmt: skip
         serving = Pipeline(
             source,
             backend=asked or backend_at_hand(source),
@@ -328,6 +335,7 @@ def serve(
             threads=threads,
             sharing=True,
             out_of_scope=policy,
+            keys=trusted,
         )
         serving.warm_up()
     most, at_once = slice_memory * 2**20, slices_at_once(threads)

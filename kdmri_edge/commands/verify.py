@@ -8,11 +8,17 @@ from typing import Any
 
 import click
 
-from kdmri_edge.commands.options import RowChoice
+from kdmri_edge.commands.options import RowChoice, key_option
+from kdmri_edge.errors import BundleError, KdmriError
+from kdmri_edge.runtime.acceptance import performance_text, signature_text
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.targets import as_users_write
+from kdmri_edge.utils.extras import load_attribute
+from kdmri_edge.utils.reading import parse_size
 
 __all__ = ["verify"]
+
+_PAGE = "kdmri_bench.reporting.acceptance:write_acceptance"
 
 
 @click.command()
@@ -32,31 +38,108 @@ __all__ = ["verify"]
     metavar="SHA256",
     help="Refuse a bundle whose manifest has another digest, which `export` and `verify` print.",
 )
+@key_option
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="REPORT.json",
+    help="A report of `kdmri-edge assess`, which has to be about this very bundle.",
+)
+@click.option(
+    "--measure/--no-measure",
+    default=None,
+    help="Time a slice here and read the memory, in a process of its own [where the export recorded"
+    " its own figures, with a limit, and with --out].",
+)
+@click.option(
+    "--max-ms",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Fail where a slice takes longer here, network alone [timings fail nothing].",
+)
+@click.option(
+    "--max-memory",
+    metavar="SIZE",
+    help="Fail where the process takes more here, e.g. 500MiB [memory fails nothing].",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="PAGE.html",
+    help="Write verdict and checks as one page to print, whether the bundle passes or not.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify(
-    bundle: Path, backend: str | None, files_only: bool, digest: str | None, as_json: bool
+    bundle: Path,
+    backend: str | None,
+    files_only: bool,
+    digest: str | None,
+    keys: tuple[Path, ...],
+    report: Path | None,
+    measure: bool | None,
+    max_ms: float | None,
+    max_memory: str | None,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
-    """Check that a bundle is intact and gives the right image on this machine.
+    """Accept a bundle on this machine: it is intact, whose it should be, and gives the right image.
 
     What lies in it is checked first: every file's SHA-256, that nothing else lies there, the
     manifest's digest, and that mask, operator, graph and golden data belong together. Then the
     golden input runs on every backend and precision that this machine has for it, and is compared
     with PyTorch's golden output; a bundle of any matrix is tried at a second one, too. Of a network
     of this package the image of another input is compared with that of the package's own weights;
-    of others the figures are their exporter's claim. Exits with 1 if anything differs, an image
-    deviates, or nothing could run it.
+    of others the figures are their exporter's claim.
+
+    With --key the bundle has to be signed by that key. Not signed, signed by another key, changed
+    since, with the signature of another bundle, and out of date are told apart, each in a sentence
+    and in `problem.kind` of --json. With --report a report has to be about this very bundle. Speed
+    and memory are measured beside what the export recorded; they fail only against --max-ms and
+    --max-memory. Exits with 1 if anything differs, an image deviates, nothing could run it, or a
+    limit is exceeded.
 
     \b
     Examples:
       kdmri-edge verify runs/brain/exports/student-onnx
       kdmri-edge verify bundle --backend openvino --json
       kdmri-edge verify bundle-of-a-stranger --files-only
+      kdmri-edge verify bundle --key vendor.pub --out acceptance.html
+      kdmri-edge verify bundle --key vendor.pub --report report.json --max-ms 50 --max-memory 1GiB
     """  # noqa: D301 - click wants the backspace itself
-    from kdmri_edge.runtime.verify import verify_bundle
+    from kdmri_edge.runtime.manifest import MANIFEST, read_manifest
+    from kdmri_edge.runtime.verify import refusal_of, verify_bundle
 
     if files_only and backend is not None:
         raise click.UsageError("--files-only runs nothing, so it takes no --backend.")
-    found = verify_bundle(bundle, backend=backend, files_only=files_only, digest=digest)
+    limits = max_ms is not None or max_memory is not None
+    if files_only and (measure or limits):
+        raise click.UsageError("--files-only runs nothing, so that nothing is measured.")
+    if measure is False and limits:
+        raise click.UsageError("Limits are measured: leave --no-measure out.")
+    most = None if max_memory is None else parse_size(max_memory, "--max-memory")
+    try:
+        if measure is None and not files_only and (bundle / MANIFEST).is_file():
+            measure = out is not None or "measured" in read_manifest(bundle / MANIFEST)
+        found = verify_bundle(
+            bundle,
+            backend=backend,
+            files_only=files_only,
+            digest=digest,
+            key=keys,
+            report=report,
+            measure=bool(measure),
+            max_ms=max_ms,
+            max_memory=most,
+        )
+    except KdmriError as error:
+        if isinstance(error, BundleError):
+            refused = refusal_of(bundle, error)
+            if out is not None:
+                load_attribute(_PAGE)(refused, out)
+            if as_json:
+                click.echo(json.dumps(refused, indent=2))
+        raise
+    if out is not None:
+        load_attribute(_PAGE)(found, out)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
@@ -71,6 +154,7 @@ def _show(found: dict[str, Any]) -> None:
         click.echo(f"The manifest is as it was exported: {found['digest']}.")
     else:
         click.echo("The manifest has no digest, as in earlier versions: it may have been changed.")
+    click.echo(f"Signature: {signature_text(found['signature'])}")
     if found["mask_agrees_with"]:
         click.echo(f"The mask is that of {' and '.join(found['mask_agrees_with'])}.")
     else:
@@ -80,6 +164,12 @@ def _show(found: dict[str, Any]) -> None:
     origin = found["origin"]
     named = f"By its checkpoint's hash it is {origin['network']}. " if origin["network"] else ""
     click.echo(named + origin["remark"])
+    if found["bill"]:
+        click.echo(f"Bill of materials: {found['bill']}.")
+    if (report := found["report"]) is not None:
+        click.echo(report["remark"])
+        if report["named_by_signature"]:
+            click.echo("The signature names that report.")
     for row in found["rows"]:
         where = BACKENDS[row["backend"]].title
         if row["status"] == "absent":
@@ -92,6 +182,8 @@ def _show(found: dict[str, Any]) -> None:
             f" {row['status']},"
             f" max error {row['max_error']:.1e} (limit {limit:.0e}), NRMSE {row['nrmse']:.1e}"
         )
+    if found["performance"] is not None:
+        click.echo(performance_text(found["performance"]))
     if not found["executed"]:
         click.echo("Nothing was executed.")
     click.echo("Passed." if found["passed"] else "Failed.")

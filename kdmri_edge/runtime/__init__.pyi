@@ -9,6 +9,11 @@ from .profile import LayerTime as LayerTime
 from .session import Session as Session
 from .session import SessionInfo as SessionInfo
 from .session import open_session as open_session
+from .signature import Signature as Signature
+from .signature import SignatureState as SignatureState
+from .signing import make_key as make_key
+from .signing import read_public_key as read_public_key
+from .signing import sign_bundle as sign_bundle
 from .targets import TARGETS as TARGETS
 from .targets import Target as Target
 from .verify import verify_bundle as verify_bundle

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,16 @@ from kdmri_edge.runtime.manifest import (
     DIGEST,
     MANIFEST,
     SCHEMA,
+    SIGNATURE,
     read_manifest,
+    read_manifest_bytes,
     write_manifest,
 )
 from kdmri_edge.runtime.scope import FreeSizes
+from kdmri_edge.runtime.signature import Signature, check_signature
 from kdmri_edge.runtime.targets import TARGETS, Target
 from kdmri_edge.utils.files import damaged
+from kdmri_edge.utils.keys import PublicKey
 
 __all__ = [
     "GOLDEN_INPUT",
@@ -56,10 +60,12 @@ class Bundle:
     Attributes:
         path: The folder.
         manifest: Contents of manifest.json.
+        signature: What was found to hold of its signature; None where no key was given.
     """
 
     path: Path
     manifest: Mapping[str, Any]
+    signature: Signature | None = None
 
     @property
     def target(self) -> Target:
@@ -143,15 +149,19 @@ class Bundle:
         return sum((self.path / name).stat().st_size for name in self.manifest["files"])
 
 
-def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
+def open_bundle(path: Path, *, verify: bool = True, keys: Sequence[PublicKey] = ()) -> Bundle:
     """Open a bundle.
 
     Args:
         path: Its folder.
         verify: Compare what lies in it with the manifest: every file's hash, and the mask. What is
             executed has to be opened so.
+        keys: One of these has to have signed it; empty asks for no signature. What is signed are
+            the bytes that the manifest is read from here. A signed bundle holds nothing that its
+            manifest does not name, TensorRT's engines included.
 
     Raises:
+        SignatureError: The signature is missing, or not what it should be.
         BundleError: Not a bundle, of a newer schema, of an unknown target, with a damaged
             manifest, with missing, changed or unnamed files, or made for another mask than it says.
     """
@@ -159,16 +169,18 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
         raise refusal(
             path, BundleError, "Give the folder of a bundle, as `kdmri-edge export` wrote it."
         )
-    manifest = read_manifest(path / MANIFEST)
+    read = read_manifest_bytes(path / MANIFEST)
+    manifest = read.content
     if manifest["target"] not in TARGETS:
         raise BundleError(
             f"{path} is made for the unknown target {manifest['target']!r}.", "Update kdmri-edge."
         )
+    signature = check_signature(path, read, keys) if keys else None
     if verify:
-        check_files(path, manifest)
+        check_files(path, manifest, engines=not keys)
         check_graph(path, manifest)
         check_mask(path, manifest)
-    return Bundle(path, manifest)
+    return Bundle(path, manifest, signature)
 
 
 def foreign_files(path: Path) -> list[str]:
@@ -181,7 +193,7 @@ def foreign_files(path: Path) -> list[str]:
         Relative names, sorted; empty for a bundle, whole or damaged, and for an empty folder.
     """
     golden = (GOLDEN_INPUT, GOLDEN_OUTPUT, GOLDEN_OPERATOR, GOLDEN_MAPS)
-    known = {MANIFEST, *golden, *(OTHER + name for name in golden)}
+    known = {MANIFEST, SIGNATURE, *golden, *(OTHER + name for name in golden)}
     found = (file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
     try:
         known |= set(read_manifest(path / MANIFEST)["files"])

@@ -22,7 +22,7 @@ from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form, operator_array
 from kdmri_edge.physics.sampled_by import contradicted_by, enforced_by, enforcement
 from kdmri_edge.runtime.graphs import onnx, openvino, torchscript
-from kdmri_edge.runtime.manifest import AGAIN, MANIFEST, built_on_device
+from kdmri_edge.runtime.manifest import AGAIN, MANIFEST, SIGNATURE, built_on_device
 from kdmri_edge.runtime.targets import TARGETS
 from kdmri_edge.utils.arrays import read_array
 from kdmri_edge.utils.files import damaged, sha256_file
@@ -50,10 +50,13 @@ _OF_KSPACE: Final = 5  # axes: batch, coils, real and imaginary part, height, wi
 _SAME: Final = 1e-4
 
 
-def check_files(path: Path, manifest: Mapping[str, Any]) -> None:
+def check_files(path: Path, manifest: Mapping[str, Any], *, engines: bool = True) -> None:
     """Refuse a folder that is not what its manifest names, file by file.
 
-    Engines that TensorRT built on the device may lie in it beside what was exported.
+    Args:
+        path: The bundle.
+        manifest: Its manifest.
+        engines: Engines that TensorRT built on the device may lie in it beside what was exported.
 
     Raises:
         BundleError: A file is missing, changed, a link, or not named.
@@ -61,7 +64,7 @@ def check_files(path: Path, manifest: Mapping[str, Any]) -> None:
     files: Mapping[str, str] = manifest["files"]
     if manifest["graph"] not in files:
         raise BundleError(f"The manifest of {path} does not account for its graph.", AGAIN)
-    engines = TARGETS[manifest["target"]].builds_engines
+    built = TARGETS[manifest["target"]].builds_engines
     found = set()
     for name, kind in _entries(path):
         if kind != "file":
@@ -70,7 +73,14 @@ def check_files(path: Path, manifest: Mapping[str, Any]) -> None:
                 "Copy the bundle whole, without links.",
             )
         found.add(name)
-        if name not in files and name != MANIFEST and not (engines and built_on_device(name)):
+        if name in files or name in (MANIFEST, SIGNATURE):
+            continue
+        if built and built_on_device(name) and not engines:
+            raise BundleError(
+                f"{path} holds {name}, which was built after the bundle was signed.",
+                "Sign it again: `kdmri-edge sign` accounts for engines that are there.",
+            )
+        if not (built and built_on_device(name)):
             raise BundleError(
                 f"{path} holds {name}, which its manifest does not name.",
                 "Remove it, or copy the bundle again.",

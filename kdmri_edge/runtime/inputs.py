@@ -44,7 +44,7 @@ from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import as_network_reads, zero_filled
 from kdmri_edge.physics.redraw import redrawn
 from kdmri_edge.physics.reference import ReferenceLines, calibration_of
-from kdmri_edge.runtime.bundle import open_bundle
+from kdmri_edge.runtime.bundle import Bundle, open_bundle
 from kdmri_edge.runtime.causes import Cause
 from kdmri_edge.runtime.scope import FreeSizes
 from kdmri_edge.utils.files import damaged
@@ -216,7 +216,11 @@ class SliceInput(NamedTuple):
 
 
 def read_input_spec(
-    source: Path, mask: Mask | None = None, *, any_matrix: bool = False
+    source: Path,
+    mask: Mask | None = None,
+    *,
+    any_matrix: bool = False,
+    bundle: Bundle | None = None,
 ) -> InputSpec:
     """Return what a bundle, or a .safetensors checkpoint, has to be given.
 
@@ -225,6 +229,7 @@ def read_input_spec(
         mask: Another mask than its own, for a bundle that takes masks as an input
             (`open_session` refuses others).
         any_matrix: A checkpoint is to take any matrix; a bundle says itself whether it does.
+        bundle: The bundle, where its manifest has been read already.
 
     Raises:
         BundleError: The bundle is not intact.
@@ -234,7 +239,7 @@ def read_input_spec(
         meta: Mapping[str, Any] = read_checkpoint_meta(source)
         free = FreeSizes() if any_matrix else None
     else:
-        bundle = open_bundle(source, verify=False)
+        bundle = bundle or open_bundle(source, verify=False)
         meta, free = bundle.manifest, bundle.free
     with damaged(source, CheckpointError if is_checkpoint(source) else BundleError):
         return InputSpec(

@@ -16,13 +16,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from kdmri_edge.errors import BundleError
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.physics.scaling import SCALING_RULE
 from kdmri_edge.runtime.targets import PRECISIONS
-from kdmri_edge.utils.files import read_json, sha256_file, write_json
+from kdmri_edge.utils.files import parse_json, sha256_file, write_json
+from kdmri_edge.utils.reading import reading
 
 __all__ = [
     "AGAIN",
@@ -30,10 +31,13 @@ __all__ = [
     "LARGEST_SIDE",
     "MANIFEST",
     "SCHEMA",
+    "SIGNATURE",
     "SIGNATURES",
+    "Manifest",
     "built_on_device",
     "digest_of",
     "read_manifest",
+    "read_manifest_bytes",
     "write_manifest",
 ]
 
@@ -42,11 +46,15 @@ MANIFEST: Final = "manifest.json"
 DIGEST: Final = "digest"
 """Key of the digest, "sha256:" and 64 hexadecimal digits."""
 SIGNATURES: Final = "signatures"
-"""Key that is kept for signatures of the digest, a list of objects; nothing writes it yet."""
+"""Key of earlier versions for signatures of the digest, a list of objects, which nothing wrote."""
+SIGNATURE: Final = "manifest.json.sig"
+"""The signature lies beside the manifest, whose very bytes it is for (`runtime.signature`)."""
 LARGEST_SIDE: Final = 8192
 """Pixels of the largest side of a matrix that a manifest may name."""
 AGAIN: Final = "Copy the bundle again, or export the network again."
 
+_APART: Final = (MANIFEST, SIGNATURE)
+"""What a manifest cannot account for: itself, and what is made of it."""
 _COILS: Final = 1024
 _OF_KSPACE: Final = 5
 _REQUIRED: Final[dict[str, type]] = {
@@ -81,12 +89,25 @@ _OPTIONAL: Final[dict[str, type]] = {
     "kept_in_float": dict,
     "executed": dict,
     "engine": dict,
+    "measured": dict,
     DIGEST: str,
     SIGNATURES: list,
 }
 _ENGINE: Final = re.compile(r"model\.[^/]+\.(engine|json|timing)")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _NAME: Final = re.compile(r"[A-Za-z0-9_*]+")
+
+
+class Manifest(NamedTuple):
+    """A manifest that was read once: what is signed, and what is gone by, are the same bytes.
+
+    Attributes:
+        data: The file's bytes.
+        content: What they say.
+    """
+
+    data: bytes
+    content: dict[str, Any]
 
 
 def built_on_device(name: str) -> bool:
@@ -114,7 +135,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
         OutputError: The place cannot be written to.
     """
     names = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
-    files = {name: sha256_file(folder / name) for name in names if name != MANIFEST}
+    files = {name: sha256_file(folder / name) for name in names if name not in _APART}
     kept = {key: manifest[key] for key in manifest if key not in (DIGEST, SIGNATURES)}
     # as it will be read: tuples are lists then, and keys are text
     written = json.loads(json.dumps({"schema": SCHEMA, **kept, "files": files}))
@@ -129,7 +150,21 @@ def read_manifest(file: Path) -> dict[str, Any]:
             itself, or holds a value that is of another kind than it should be or that this version
             does not know.
     """
-    found = read_json(file, BundleError)
+    return read_manifest_bytes(file).content
+
+
+def read_manifest_bytes(file: Path) -> Manifest:
+    """Read a manifest, see `read_manifest`, and keep its bytes.
+
+    Raises:
+        BundleError: See `read_manifest`.
+    """
+    with reading(file, "a manifest", error=BundleError, remedy=AGAIN):
+        data = file.read_bytes()
+    return Manifest(data, _checked(file, parse_json(data, file, BundleError, unique=True)))
+
+
+def _checked(file: Path, found: Any) -> dict[str, Any]:
     if not isinstance(found, dict) or not _is(found.get("schema"), int):
         raise BundleError(f"{file} is not a manifest.", "Export the network again.")
     manifest: dict[str, Any] = found
@@ -187,7 +222,7 @@ def _faults_of_files(files: Mapping[str, Any]) -> Iterator[str]:
     for name, value in files.items():
         inside = PurePosixPath(name)
         plain = "\\" not in name and ":" not in name and name == str(inside)
-        if not plain or inside.is_absolute() or ".." in inside.parts or name == MANIFEST:
+        if not plain or inside.is_absolute() or ".." in inside.parts or name in _APART:
             yield f"points outside its bundle ({name})"
         if not isinstance(value, str) or not _SHA256.fullmatch(value):
             yield f"holds no SHA-256 of {name}"

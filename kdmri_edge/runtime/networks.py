@@ -20,6 +20,7 @@ from kdmri_edge.models.shipped import is_reference, resolve_weights
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.bundle import Bundle, open_bundle
 from kdmri_edge.runtime.calibration import sidecar
+from kdmri_edge.runtime.signature import no_bundle
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS
 from kdmri_edge.utils.cache import cache_folder
 from kdmri_edge.utils.console import say
@@ -82,6 +83,7 @@ def where_it_runs(
     precision: str | None = None,
     any_matrix: bool = False,
     cache: bool = True,
+    signed: bool = False,
 ) -> tuple[Path, str]:
     """Return what is run for a network, and what to call it.
 
@@ -94,12 +96,16 @@ def where_it_runs(
         precision: See `cached_export`.
         any_matrix: See `cached_export`.
         cache: Whether an export may be made and kept.
+        signed: Refuse what carries no signature: it is no bundle.
 
     Raises:
+        SignatureError: A signed bundle is asked for, and it is none.
         KdmriError: See `locate` and `cached_export`.
         MissingExtraError: It is a checkpoint, and PyTorch is not installed.
     """
     source, name = locate(network)
+    if signed and is_checkpoint(source):
+        raise no_bundle(network)
     if is_checkpoint(source) and backend is None and device is None and cache:
         # of the package's networks int8 takes the copy that was tuned for it
         named = isinstance(network, str | Path) and is_reference(str(network))

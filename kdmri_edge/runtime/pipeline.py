@@ -61,6 +61,7 @@ from kdmri_edge.runtime.scope import trained_for
 from kdmri_edge.runtime.session import Session, open_session, operator_like, reconstruct
 from kdmri_edge.utils.closing import Closing
 from kdmri_edge.utils.files import damaged, sha256_file
+from kdmri_edge.utils.keys import PublicKey
 from kdmri_edge.utils.threads import bound_threads, slices_at_once
 
 __all__ = ["Outcome", "Pipeline", "SliceReconstructor", "zero_filled_magnitude"]
@@ -165,6 +166,7 @@ class Pipeline(Closing):
         out_of_scope: What `reconstruct` and `reconstruct_image` do with slices outside the scope.
         calibrated: Read the network's calibration; without it certificates say nothing of scope
             and error.
+        keys: See `open_session`.
         **options: Passed to the session, e.g. `device="cuda"` for PyTorch.
 
     Attributes:
@@ -189,14 +191,19 @@ class Pipeline(Closing):
         sharing: bool = False,
         out_of_scope: Policy = Policy.FLAG,
         calibrated: bool = True,
+        keys: Sequence[PublicKey] = (),
         **options: Any,
     ) -> None:
         self._policy = out_of_scope
         self.at_once = at_once or slices_at_once(threads)
         self._one_by_one, self._kept = threading.Lock(), threading.Lock()
-        self.reads: InputSpec = read_input_spec(source, mask, any_matrix=any_matrix)
         # its hashes are compared by `open_session`
-        self._bundle = None if is_checkpoint(source) else open_bundle(source, verify=False)
+        self._bundle = None
+        if not is_checkpoint(source):
+            self._bundle = open_bundle(source, verify=False, keys=keys)
+        self.reads: InputSpec = read_input_spec(
+            source, mask, any_matrix=any_matrix, bundle=self._bundle
+        )
         self._meta = read_checkpoint_meta(source) if not self._bundle else self._bundle.manifest
         self._said_mask = mask is not None
         runs_in = backend or (self._bundle.target.runs_on[0] if self._bundle else None)
@@ -209,8 +216,12 @@ class Pipeline(Closing):
             any_matrix=any_matrix,
             precision=precision,
             threads=threads,
+            keys=keys,
             **options,
         )
+        loaded = self.session.bundle
+        if self._bundle and loaded and loaded.manifest != self._bundle.manifest:
+            raise BundleError(f"{source} was replaced while it was opened.", "Open it again.")
         if sharing and self.at_once > 1:  # linear algebra of several slices has the same threads
             bound_threads(max(1, (threads or os.cpu_count() or 1) // self.at_once))
         self._operators: dict[Mask, Any] = {self.reads.mask: self.session.operator}
@@ -221,7 +232,9 @@ class Pipeline(Closing):
             spec=self.reads.spec,
             mask=Mask.from_dict(self._meta["mask"]),
             integers=self.session.info.precision_requested == "int8",
-            calibration=calibration_of(source) if calibrated else "It is not looked at.",
+            calibration=calibration_of(self.session.folder or source)
+            if calibrated
+            else "It is not looked at.",
         )
 
     def close(self) -> None:

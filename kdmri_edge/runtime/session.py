@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import tempfile
+import weakref
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdmri_edge.errors import BackendError, DataError, MaskError
+from kdmri_edge.errors import BackendError, DataError, KdmriError, MaskError
 from kdmri_edge.models.checkpoint import is_checkpoint, read_checkpoint_meta
 from kdmri_edge.models.protocol import InputKind
 from kdmri_edge.models.specs import described_spec
@@ -28,11 +32,15 @@ from kdmri_edge.physics.scaling import (
 )
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.bundle import Bundle, open_bundle
+from kdmri_edge.runtime.contents import check_files
 from kdmri_edge.runtime.profile import LayerTime
 from kdmri_edge.runtime.scope import FreeSizes
+from kdmri_edge.runtime.signature import no_bundle
 from kdmri_edge.runtime.targets import PRECISIONS, as_users_write
 from kdmri_edge.utils.closing import Closing
 from kdmri_edge.utils.extras import load_attribute, require
+from kdmri_edge.utils.files import writing
+from kdmri_edge.utils.keys import PublicKey
 from kdmri_edge.utils.threads import bound_threads
 
 __all__ = [
@@ -44,6 +52,7 @@ __all__ = [
     "open_session",
     "operator_like",
     "operator_of",
+    "own_copy",
     "reconstruct",
 ]
 
@@ -89,6 +98,8 @@ class Session(Closing):
             second input; None for a graph that holds it.
         written: Precision that the graph is written in, as its bundle says.
         bundle: The bundle that it was opened from, None for a checkpoint.
+        folder: Where the files are read from that belong to the bundle: its folder, or of a signed
+            one the copy that nobody else can write to; None for a checkpoint.
         sense: Whether the network combines coils and is given their sensitivities.
         kspace: Whether it is given the coils' k-space in place of an image.
         coils: Number of coils that its graph is made for; None for any number.
@@ -101,6 +112,7 @@ class Session(Closing):
     operator: Array | None = None
     written: str = "f32"
     bundle: Bundle | None = None
+    folder: Path | None = None
     sense: bool = False
     kspace: bool = False
     coils: int | None = None
@@ -353,6 +365,7 @@ def open_session(
     any_matrix: bool = False,
     precision: str | None = None,
     threads: int | None = None,
+    keys: Sequence[PublicKey] = (),
     **options: Any,
 ) -> Session:
     """Open a bundle in a runtime, or a checkpoint in PyTorch.
@@ -367,23 +380,26 @@ def open_session(
             was exported for. A graph of float16 or int8 has no other.
         threads: CPU threads of the runtime, and from now on of this process's linear algebra; None
             leaves the libraries' choice.
+        keys: One of these has to have signed the bundle; empty asks for no signature.
         **options: Passed to the session, e.g. `layout="default"` for PyTorch.
 
     Raises:
         BackendError: A backend that does not take the graph, or a precision that is not to be had
             here.
-        BundleError: The bundle is not intact.
+        BundleError: The bundle is not intact, or not signed as it should be.
         CheckpointError: The checkpoint is not intact.
         MissingExtraError: The runtime is not installed.
     """
     if is_checkpoint(source):
+        if keys:
+            raise no_bundle(source)
         require("torch", extra="train")
         offered: tuple[str, ...] = ("torch", _FUSED)
         graph, written = source, "f32"
         fused = backend == _FUSED
         import_string, usual = (BACKENDS[_FUSED].session, "f16") if fused else (_EAGER, written)
     else:
-        bundle = open_bundle(source)
+        bundle = open_bundle(source, keys=keys)
         offered, graph = bundle.target.runs_on, bundle.graph
         written, usual = bundle.written, bundle.meant_for
         import_string = BACKENDS[backend if backend in offered else offered[0]].session
@@ -410,10 +426,18 @@ def open_session(
             )
     bound_threads(threads)
     make = load_attribute(import_string)
-    session: Session = make(graph, precision=precision, threads=threads, **options)
+    with own_copy(bundle) if keys else contextlib.nullcontext() as copy:
+        session: Session = make(
+            graph if copy is None else copy / graph.name,
+            precision=precision,
+            threads=threads,
+            **options,
+        )
+        if copy is not None:  # runtimes may have mapped its files, or read them again later
+            weakref.finalize(session, shutil.rmtree, copy.parent, ignore_errors=True)
     session.written = written
     if not is_checkpoint(source):
-        session.bundle = bundle
+        session.bundle, session.folder = bundle, copy or source
         session.operator = operator_of(bundle, mask)
         session.sense, session.coils = bundle.takes_maps, bundle.fixed_coils
         session.kspace, session.blank_coils = bundle.reads_kspace, bundle.takes_blank_coils
@@ -432,6 +456,38 @@ def open_session(
             "Export it with `kdmri-edge export --mask input`.",
         )
     return session
+
+
+@contextlib.contextmanager
+def own_copy(bundle: Bundle) -> Iterator[Path]:
+    """Copy a signed bundle to where nobody else can write, and compare its hashes there.
+
+    Whoever can write to the bundle's folder could exchange a file between its check and the moment
+    when the runtime reads it.
+
+    Yields:
+        The copy, in a folder of its own. That folder is removed only where something is raised
+        meanwhile; what is raised then speaks of the bundle that the user named.
+
+    Raises:
+        BundleError: A file has changed since it was checked.
+        OutputError: There is no room for it.
+    """
+    place = Path(tempfile.mkdtemp(prefix="kdmri-edge-"))  # of mode 700
+    copy = place / "bundle"
+    try:
+        with writing(copy):
+            shutil.copytree(bundle.path, copy, symlinks=True)
+        check_files(copy, bundle.manifest, engines=False)
+        yield copy
+    except BaseException as error:
+        shutil.rmtree(place, ignore_errors=True)
+        if isinstance(error, KdmriError):
+            error.what, error.remedy = (
+                text.replace(str(copy), str(bundle.path)) for text in (error.what, error.remedy)
+            )
+            error.args = (f"{error.what} {error.remedy}".strip(),)
+        raise
 
 
 def operator_of(bundle: Bundle, mask: Mask | None = None) -> Array | None:

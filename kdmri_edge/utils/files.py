@@ -24,6 +24,7 @@ __all__ = [
     "atomic_directory",
     "atomic_path",
     "check_writable",
+    "parse_json",
     "read_json",
     "sha256_bytes",
     "sha256_file",
@@ -172,11 +173,40 @@ def read_json(path: Path, error: type[KdmriError]) -> Any:
         KdmriError: Of the given type, when the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError:
         raise error(f"{path} does not exist.", "Check the path.") from None
-    except (OSError, ValueError, RecursionError) as cause:
+    except OSError as cause:
         raise error(f"{path} is not readable JSON ({cause}).", "Make it again.") from cause
+    return parse_json(data, path, error)
+
+
+def parse_json(data: bytes, path: Path, error: type[KdmriError], *, unique: bool = False) -> Any:
+    """Return what the bytes of a JSON file say.
+
+    Args:
+        data: The bytes.
+        path: The file, for the message.
+        error: Class of the exception.
+        unique: Refuse an object that has a key twice. Python takes the last, other readers the
+            first, so that nobody can tell what such a file means.
+
+    Raises:
+        KdmriError: Of the given type, when they are not JSON, or a key is there twice.
+    """
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique if unique else None)
+    except (ValueError, RecursionError) as cause:
+        raise error(f"{path} is not readable JSON ({cause}).", "Make it again.") from cause
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:40]!r} is there twice")
+        found[key] = value
+    return found
 
 
 @contextlib.contextmanager

@@ -196,7 +196,7 @@ def test_the_record_is_told_in_sentences_and_a_plot() -> None:
         }],
         "method": "M.", "contrast": "FLAIR", "caution": "", "statement": "S.",
     }  # fmt: skip
-    assert "never (-0.010 at 2 mm, -0.020 to +0.000 at the most)" in drops(report)
+    assert "| m | `s`, fp32 | 10% | none | -0.010 at 2 mm (-0.020 to +0.000) |" in drops(report)
     text = markdown(report)
     assert "| s fp32 | 1.5 |" in text
     assert "0.800 (0.800), 0.80" in text

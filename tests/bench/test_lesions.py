@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from experiments.lesions import _rows, by_place, markdown, summary
 from kdmri_bench.assessment.annotations import box_mask, mask_beside, read_boxes, read_mask, to_grid
 from kdmri_bench.assessment.assess import assess
 from kdmri_bench.assessment.lesions import (
@@ -29,7 +30,7 @@ from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.distillation.run_folder import Run
-from kdmri_edge.errors import DataError
+from kdmri_edge.errors import BenchError, DataError
 from kdmri_edge.physics.masks import Mask
 
 SIZE = 32
@@ -249,3 +250,42 @@ def test_no_lesions_at_all(make_run: Callable[..., Run], mask: Mask, tmp_path: P
     assert section.reason is not None
     assert "one: nothing beside it says where lesions are" in section.reason
     assert not section.measures
+
+
+def test_the_record_in_tables() -> None:
+    values = {
+        "zero-filled": [0.4, 0.5, 0.6, 0.5],
+        "t fp32": [0.9, 0.9, 0.9, 0.8],
+        "s fp32": [0.8, 0.9, 0.9, 0.8],
+        "s int8": [0.7, 0.8, 0.9, 0.8],
+    }
+    small, odd = np.array([True, False, True, False]), np.array([True, True, False, False])
+    rows = _rows(values, list("aabb"), small, odd, "t fp32", 0)
+    assert len(rows) == 2 * 2 * len(values)
+    networks = [
+        {"key": key, "name": key[0], "precision": key[2:]} for key in list(values)[1:]
+    ]  # fmt: skip
+    place = {
+        "place": "brain-4x", "mask": {"name": "m"}, "teacher": "t", "networks": networks,
+        "rows": rows, "volumes": [{"subject": "a"}, {"subject": "b"}], "left_out": {"tiny": 3},
+    }  # fmt: skip
+    report = {
+        "places": [place], "definition": "D.", "contrast": "FLAIR", "caution": "", "statement": "S."
+    }  # fmt: skip
+    text = markdown(report)
+    assert "| m | `s`, int8 (student) | 0.800 (" in text
+    assert "Left out: 3 tiny." in text
+    assert "| m | at most 12 pixels (1) | `s`, fp32 (student) | 0.800 [0.80] | 100.0 |" in text
+    assert "| m (brain-4x) | 0.50, 0.50 | 0.90, 0.90 | 0.85, 0.85 | 0.80, 0.80 | `s` |" in summary(
+        report
+    )
+
+
+def test_networks_are_grouped_by_mask() -> None:
+    places = by_place()
+    assert [own[0].partition("@")[2] for own in places] == [
+        "brain-4x", "brain-5x", "brain-8x", "brain-any-mask",
+    ]  # fmt: skip
+    assert by_place(["dccnn-d3c5@brain-8x"]) == [["dccnn-d3c5@brain-8x"]]
+    with pytest.raises(BenchError, match="no brain network"):
+        by_place(["vdsr-7@brain-sr"])

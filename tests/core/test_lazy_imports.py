@@ -28,6 +28,7 @@ HEAVY = (
     "pydicom",
     "pynetdicom",
     "twixtools",
+    "cryptography",
 )
 # Part of the base install; the readers may import it, help may not.
 NOT_FOR_HELP = (*HEAVY, "h5py")

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from kdmri_edge.cli import main, run
 from kdmri_edge.errors import ExportError, RunError
 from kdmri_edge.runtime.bundle import open_bundle
+from kdmri_edge.runtime.signing import make_key, read_public_key
 from kdmri_edge.runtime.targets import TARGETS
 from kdmri_export.commands import doctor
 from tests.export.networks import write_run
@@ -76,6 +77,28 @@ def test_checkpoint_with_options_and_place(here: Path) -> None:
     assert Path(made["bundle"]).name == "teacher-torchscript-dft-dynamic"
     (made,) = bundles(call(*command, "--out", here / "elsewhere", "--json"))
     assert Path(made["bundle"]) == here / "elsewhere"
+
+
+def test_an_export_is_signed_and_measured(here: Path) -> None:
+    pytest.importorskip("cryptography")
+    private, public = make_key(here / "vendor")
+    run = write_run(here / "run", ("student",))
+    command = ("export", run.path, "--target", "torchscript", "--sign", private)
+    result = call(*command, "--valid-days", 9, "--out", "signed")
+    assert result.exit_code == 0, result.stderr
+    bundle = open_bundle(here / "signed", keys=[read_public_key(public)])
+    assert bundle.signature is not None
+    assert bundle.signature.valid_until_utc is not None
+    assert f"signed by {bundle.signature.key}, until" in result.stdout
+    measured = bundle.manifest["measured"]
+    assert (measured["backend"], measured["precision"]) == ("torch", "f32")
+    assert 0 < measured["p50_ms"] <= measured["p90_ms"]
+    assert measured["peak_bytes"] > 2**20
+    assert "MiB (" in result.stdout
+    for wrong, word in ((public, "public key"), (here / "none.key", "does not exist")):
+        assert word in str(call(*command[:-1], wrong, "--out", "wrong").exception)
+    assert not (here / "wrong").exists()
+    assert call(*command[:-2], "--valid-days", 9).exit_code == 2
 
 
 def test_figures_are_shown(here: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import sys
 from collections.abc import Callable
@@ -24,14 +25,17 @@ from kdmri_edge.errors import (
 )
 from kdmri_edge.models.checkpoint import load_reconstructor
 from kdmri_edge.models.reconstructor import Reconstructor
+from kdmri_edge.models.shipped import shipped_networks
 from kdmri_edge.physics.scaling import SCALING_RULE
 from kdmri_edge.runtime import deviation
 from kdmri_edge.runtime.backends.torchscript import TorchScriptSession
+from kdmri_edge.runtime.bill import BILL, bill
 from kdmri_edge.runtime.bundle import (
     GOLDEN_INPUT,
     GOLDEN_OPERATOR,
     GOLDEN_OUTPUT,
     MANIFEST,
+    Bundle,
     open_bundle,
 )
 from kdmri_edge.runtime.session import open_session
@@ -67,6 +71,7 @@ def test_bundle_runs_in_its_own_runtime(target: str, checkpoint: Path, tmp_path:
 
 def test_manifest_accounts_for_everything(checkpoint: Path, tmp_path: Path) -> None:
     bundle = export_model(checkpoint, ExportRecipe(target="onnx"), tmp_path / "bundle")
+    check_bill(bundle)
     manifest = json.loads((bundle.path / MANIFEST).read_text())
     names = {file.name for file in bundle.path.iterdir()}
     assert set(manifest["files"]) == names - {MANIFEST}
@@ -88,6 +93,54 @@ def test_manifest_accounts_for_everything(checkpoint: Path, tmp_path: Path) -> N
     assert manifest["provenance"]["versions"]["torch"] == torch.__version__
     assert bundle.mask == lines()
     assert str(tmp_path) not in (bundle.path / MANIFEST).read_text()
+
+
+def check_bill(bundle: Bundle) -> None:
+    """Compare the bill of materials with CycloneDX's schema, the manifest, and what is installed.
+
+    Written here rather than in a test of its own: to export a network takes longest.
+    """
+    cyclonedx = pytest.importorskip("cyclonedx.validation.json")
+    schema = pytest.importorskip("cyclonedx.schema")
+    text = (bundle.path / BILL).read_text(encoding="utf-8")
+    assert cyclonedx.JsonStrictValidator(schema.SchemaVersion.V1_6).validate_str(text) is None
+    found = json.loads(text)
+    network, parts = found["metadata"]["component"], found["components"]
+    held = {one["name"]: one["hashes"][0]["content"] for one in network["components"]}
+    assert held == {name: digest for name, digest in bundle.manifest["files"].items()
+                    if name != BILL}  # fmt: skip
+    assert network["hashes"][0]["content"] == bundle.manifest["checkpoint_sha256"]
+    assert "licenses" not in network  # nobody said it
+    for name in ("numpy", "onnxruntime"):
+        (part,) = [one for one in parts if one["name"] == name]
+        assert part["version"] == importlib.metadata.version(name)
+        assert part["licenses"]
+    known = {"network", *(part["bom-ref"] for part in parts)}
+    for one in found["dependencies"]:
+        assert {one["ref"], *one["dependsOn"]} <= known
+
+
+def test_a_bill_names_training_data_licence_and_what_nobody_knows(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Path(__file__).parents[1] / "data" / "v0_1" / "bundles" / "onnx-f32" / MANIFEST
+    manifest = json.loads(old.read_text(encoding="utf-8"))
+    network = next(iter(shipped_networks().values()))
+    data = [{"sha256": "a" * 64}, {"sha256": "none"}, {"sha256": "b" * 64}]
+    manifest["training"] = {"data": data, "attribution": "Some\nhospital, CC BY 4.0"}
+    manifest["checkpoint_sha256"] = network.entry["sha256"]
+    monkeypatch.setattr("kdmri_edge.runtime.bill.OWN", "surely-not-installed")
+    made = bill(manifest, {"model.onnx": "c" * 64}, now="2026-01-01T00:00:00+00:00")
+    assert made == bill(manifest, {"model.onnx": "c" * 64}, now="2026-01-01T00:00:00+00:00")
+    own = made["metadata"]["component"]
+    refs = [one["ref"] for one in own["modelCard"]["modelParameters"]["datasets"]]
+    assert refs == [f"data/{'a' * 64}", f"data/{'b' * 64}"]
+    volumes = [one for one in made["components"] if one["type"] == "data"]
+    assert {one["copyright"] for one in volumes} == {"Some hospital, CC BY 4.0"}
+    assert own["licenses"] == [{"license": {"id": "Apache-2.0"}}]
+    (absent,) = [one for one in made["components"] if one["name"] == "surely-not-installed"]
+    assert "version" not in absent
+    assert "not known" in absent["description"]
 
 
 @pytest.mark.parametrize(

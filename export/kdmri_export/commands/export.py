@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kdmri_edge.commands.options import NamedChoice, RowChoice, brought_options
+from kdmri_edge.commands.sign import ask_passphrase
 from kdmri_edge.physics.coils import COILS
+from kdmri_edge.runtime.signature import LONGEST_DAYS
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS, as_users_write
 from kdmri_export.targets.tensorrt.engines import BUILDERS, RTX_DEFAULT, faster_in_fp16
 
@@ -132,6 +135,24 @@ _FORMS = {
     help="Folder of the bundle (one network, one target) [RUN/exports/...].",
 )
 @brought_options(any_matrix=True)
+@click.option(
+    "--sign",
+    "sign_key",
+    type=click.Path(path_type=Path),
+    metavar="FILE.key",
+    help="Sign the bundle with this private key (Ed25519, PEM), see `kdmri-edge sign`.",
+)
+@click.option(
+    "--valid-days",
+    type=click.IntRange(1, LONGEST_DAYS),
+    help="With --sign: days that the signature holds [without end].",
+)
+@click.option(
+    "--measure/--no-measure",
+    default=None,
+    help="Have the manifest say how long a slice takes on this machine and how much memory, in a"
+    " process of its own, for `kdmri-edge verify` to compare with [with --sign].",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def export(
     source: Path | None,
@@ -153,6 +174,9 @@ def export(
     for_mask: str | None,
     matrix: int | str | None,
     convention: str | None,
+    sign_key: Path | None,
+    valid_days: int | None,
+    measure: bool | None,
     as_json: bool,
 ) -> None:
     """Write a network for another runtime, checked against PyTorch.
@@ -178,6 +202,7 @@ def export(
       kdmri-edge export runs/brain/student.safetensors --target torchscript --out bundle
       kdmri-edge export unet.py:UNet --weights unet.pt --for-mask mask.npy --target onnx
       kdmri-edge export --target trt --precision fp16
+      kdmri-edge export runs/brain --target onnx --sign vendor.key --valid-days 365
       kdmri-edge export --target trt --builder rtx --compute-capability sm86,sm89
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.utils.extras import require
@@ -190,6 +215,8 @@ def export(
     with_engines = any(TARGETS[target].builds_engines for target in targets)
     if not with_engines and (builder or capabilities or require_engine):
         raise click.UsageError("Engines are built for --target trt only.")
+    if valid_days is not None and sign_key is None:
+        raise click.UsageError("--valid-days is of signatures: add --sign FILE.key.")
 
     jobs = plan_exports(
         source,
@@ -211,6 +238,10 @@ def export(
         for_mask=for_mask,
         matrix=matrix,
         convention=convention,
+        sign=sign_key,
+        valid_days=valid_days,
+        measure=measure,
+        ask=ask_passphrase,
     )
     made = [job.run() for job in jobs]
     if as_json:
@@ -240,7 +271,7 @@ def _size(bundle: Bundle) -> int:
 
 def _record(bundle: Bundle) -> dict[str, Any]:
     keys = ("target", "role", "precision", "run_precision", "dc", "batch", "parity", "macs")
-    further = ("engine", "transformed", "executed", "kept_in_float")
+    further = ("engine", "transformed", "executed", "kept_in_float", "measured")
     transforms = bundle.manifest.get("transforms_as_products", 0)
     return {
         "bundle": str(bundle.path),
@@ -254,6 +285,7 @@ def _record(bundle: Bundle) -> dict[str, Any]:
 
 def _show(bundles: list[Bundle]) -> None:
     """Print each bundle's folder, alone on its line so that it can be copied, and what it is."""
+    from kdmri_edge.runtime.signature import read_signature
     from kdmri_edge.utils.console import say
 
     for bundle in bundles:
@@ -271,11 +303,28 @@ def _show(bundles: list[Bundle]) -> None:
             click.echo(f"  what ran: {bundle.manifest['parity']['ran']}")
         if "engine" in bundle.manifest:
             click.echo(f"  {_engine_line(bundle)}")
+        for line in _measured(bundle.manifest.get("measured")):
+            click.echo(f"  {line}")
         click.echo(f"  digest: {bundle.digest}")
+        if (signature := read_signature(bundle.path)) is not None:
+            until = signature.valid_until_utc
+            click.echo(f"  signed by {signature.key}{f', until {until}' if until else ''}")
     say("Next:")
     for bundle in bundles:
         for line in _next(bundle):
             say(f"  {line}")
+
+
+def _measured(figures: Mapping[str, Any] | None) -> list[str]:
+    """Say how long a slice took here."""
+    if figures is None:
+        return []
+    if "reason" in figures:
+        return [f"time and memory: not measured ({figures['reason']})"]
+    return [
+        f"a slice: {figures['p50_ms']:.3g} ms, {figures['peak_bytes'] / 2**20:.0f} MiB"
+        f" ({figures['runtime']}, {figures['threads']} thread(s))"
+    ]
 
 
 def _precision_lines(bundle: Bundle) -> list[str]:

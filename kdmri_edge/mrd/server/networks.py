@@ -33,6 +33,7 @@ from kdmri_edge.runtime.networks import backend_at_hand, where_it_runs
 from kdmri_edge.runtime.pipeline import Outcome, Pipeline, SliceReconstructor, zero_filled_magnitude
 from kdmri_edge.runtime.scope import TrainedFor, trained_for
 from kdmri_edge.utils.files import damaged, sha256_file
+from kdmri_edge.utils.keys import PublicKey
 from kdmri_edge.utils.memory import give_memory_back
 
 __all__ = [
@@ -350,19 +351,21 @@ def _behind(one: Candidate, best: Candidate, scan: ScanFacts) -> str:
     return "it fits as well, and comes later"
 
 
-def candidate(name: str, path: Path, *, any_matrix: bool = False) -> Candidate:
+def candidate(
+    name: str, path: Path, *, any_matrix: bool = False, keys: Sequence[PublicKey] = ()
+) -> Candidate:
     """Read what a bundle or a checkpoint takes; its hashes are compared when it is loaded.
 
     Raises:
-        BundleError: The bundle is not intact.
+        BundleError: The bundle is not intact, or not signed as it should be.
         CheckpointError: The checkpoint is not intact.
     """
-    reads = read_input_spec(path, any_matrix=any_matrix)
-    if is_checkpoint(path):
+    bundle = None if is_checkpoint(path) else open_bundle(path, verify=False, keys=keys)
+    reads = read_input_spec(path, any_matrix=any_matrix, bundle=bundle)
+    if bundle is None:
         meta: Mapping[str, Any] = read_checkpoint_meta(path)
         takes, hashed = any_matrix, path
     else:
-        bundle = open_bundle(path, verify=False)
         meta, hashed = bundle.manifest, path / MANIFEST
         takes = bool(meta.get("mask_input")) or bundle.free is not None
     with damaged(path, CheckpointError if is_checkpoint(path) else BundleError):
@@ -387,6 +390,7 @@ def find_candidates(
     *,
     rules: Path | None = None,
     any_matrix: bool = False,
+    keys: Sequence[PublicKey] = (),
 ) -> tuple[list[Candidate], tuple[Rule, ...]]:
     """Read bundles and rules.
 
@@ -394,6 +398,7 @@ def find_candidates(
         sources: Names and places of bundles, in their order.
         rules: File of rules; None for none.
         any_matrix: See `candidate`.
+        keys: One of these has to have signed each bundle; empty asks for no signatures.
 
     Raises:
         BundleError: Two bundles of one name, or a rule for one that is not there.
@@ -406,7 +411,7 @@ def find_candidates(
                 f"{path} and {found[name].path} are both called {name!r}.",
                 "Rename the folder of one of them.",
             )
-        found[name] = candidate(name, path, any_matrix=any_matrix)
+        found[name] = candidate(name, path, any_matrix=any_matrix, keys=keys)
     read = () if rules is None else read_rules(rules)
     for number, rule in enumerate(read, 1):
         if rule.bundle not in found:
@@ -439,6 +444,7 @@ def many_networks(
     threads: int | None = None,
     loaded: int = 4,
     out_of_scope: Policy = Policy.FLAG,
+    keys: Sequence[PublicKey] = (),
 ) -> ManyNetworks:
     """Return what serves the bundles of folders, and whatever else may stand for a network.
 
@@ -451,6 +457,7 @@ def many_networks(
         threads: CPU threads, of all networks together.
         loaded: How many are kept in memory at once.
         out_of_scope: See `Pipeline`.
+        keys: See `find_candidates`.
 
     Raises:
         KdmriError: See `find_candidates` and `where_it_runs`.
@@ -463,10 +470,13 @@ def many_networks(
             sources += [(bundle.name, bundle) for bundle in inside]
             if not inside:
                 source, name = where_it_runs(
-                    place, backend=backend, precision=precision, any_matrix=any_matrix
-                )
+                    place, backend=backend, precision=precision, any_matrix=any_matrix,
+                    signed=bool(keys),
+                )  # fmt: skip
                 sources.append((name, source))
-        return find_candidates(sources, rules=_rules_of(places, rules), any_matrix=any_matrix)
+        return find_candidates(
+            sources, rules=_rules_of(places, rules), any_matrix=any_matrix, keys=keys
+        )
 
     def load(one: Candidate) -> Pipeline:
         pipeline = Pipeline(
@@ -477,6 +487,7 @@ def many_networks(
             threads=threads,
             sharing=True,
             out_of_scope=out_of_scope,
+            keys=keys,
         )
         pipeline.warm_up()
         info = pipeline.session.info
