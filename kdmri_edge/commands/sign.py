@@ -82,7 +82,7 @@ def sign(
     Examples:
       kdmri-edge sign --new-key vendor
       kdmri-edge sign bundle --key vendor.key
-      kdmri-edge sign bundle --key vendor.key --valid-days 365 --report assessed/report.json
+      kdmri-edge sign bundle --key vendor.key --valid-days 365 --report report/assessment.json
       kdmri-edge export runs/brain --target openvino --sign vendor.key
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.runtime.signing import sign_bundle

@@ -103,7 +103,8 @@ def verify(
       kdmri-edge verify bundle --backend openvino --json
       kdmri-edge verify bundle-of-a-stranger --files-only
       kdmri-edge verify bundle --key vendor.pub --out acceptance.html
-      kdmri-edge verify bundle --key vendor.pub --report report.json --max-ms 50 --max-memory 1GiB
+      kdmri-edge verify bundle --key vendor.pub --report report/assessment.json
+      kdmri-edge verify bundle --max-ms 50 --max-memory 1GiB
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.runtime.manifest import MANIFEST, read_manifest
     from kdmri_edge.runtime.verify import refusal_of, verify_bundle

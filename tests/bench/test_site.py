@@ -62,7 +62,8 @@ def test_every_command_and_picture_is_there(site: Path) -> None:
 def test_what_packages_may_add_is_listed() -> None:
     found = {
         group
-        for file in (ROOT / "kdmri_edge").rglob("*.py")
+        for package in ("kdmri_edge", "export/kdmri_export", "bench/kdmri_bench")
+        for file in (ROOT / package).rglob("*.py")
         for group in re.findall(r"= Registry\(\s*\"([\w.]+)\"", file.read_text("utf-8"))
     }
     assert found == set(re.findall(r"^\| `([\w.]+)` \|", registries(), re.M))

@@ -6,8 +6,10 @@ import base64
 import dataclasses
 import json
 import os
+import re
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -51,6 +53,7 @@ from tests.manifests import edit_manifest, rehash
 serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
 from cryptography.hazmat.primitives.asymmetric import ec, rsa  # noqa: E402
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 OLD = Path(__file__).resolve().parents[1] / "data" / "v0_1" / "bundles"
 Cli = Callable[..., Any]
 Keys = tuple[PrivateKey, PublicKey]
@@ -556,6 +559,27 @@ def test_speed_and_memory_fail_against_limits_alone(cli: Cli, bundle: Path, tmp_
     assert cli("verify", bundle, "--files-only", "--max-ms", 1).code == 2
     assert cli("verify", bundle, "--no-measure", "--max-ms", 1).code == 2
     cli("verify", bundle, "--max-memory", "much").check_refusal("--max-memory")
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.parametrize("key", ["ours.pub", "other.pub"])
+def test_a_browser_opens_the_page_and_prints_one(
+    cli: Cli, bundle: Path, places: Path, tmp_path: Path, key: str
+) -> None:
+    page, printed = tmp_path / "page.html", tmp_path / "page.pdf"
+    done = cli("verify", bundle, "--key", places / key, "--out", page)
+    assert done.code == int(key != "ours.pub")
+    browser = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+        "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}",
+        "--no-pdf-header-footer", f"--print-to-pdf={printed}", page.as_uri(),
+    ]  # fmt: skip
+    shown = subprocess.run(browser, capture_output=True, text=True, timeout=120, check=False)
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    assert "CONSOLE" not in shown.stderr
+    assert len(re.findall(rb"/Type\s*/Page[^s]", printed.read_bytes())) == 1
 
 
 def test_sign_by_mistake(cli: Cli, bundle: Path, places: Path) -> None:

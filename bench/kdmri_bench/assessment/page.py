@@ -273,7 +273,7 @@ def _networks(assessment: Assessment) -> str:
             network.get("parameters"),
             _gmac(network),
             _ran(network),
-            str(network.get("digest") or "")[:12] or None,
+            str(network.get("digest") or "").removeprefix("sha256:")[:12] or None,
         )
         for network in assessment.networks
     ]
