@@ -73,7 +73,9 @@ def test_keys_of_the_pages_are_those_of_recipes() -> None:
     texts = [page.read_text(encoding="utf-8") for page in pages(ROOT)]
     keys = {key for text in texts for key in re.findall(r"--set ([\w.]+)=", text)} - {"key"}
     assert len(keys) > 4
-    assert not keys - set(known_keys(DistillRecipe))  # flat ones of groups work, and are not taught
+    # flat keys of groups work, and are not taught; below a table the names are a network's own
+    own = {key for key in keys if key.startswith("distillation.taps.")}
+    assert not keys - own - set(known_keys(DistillRecipe))
 
 
 @pytest.mark.parametrize(
