@@ -354,35 +354,33 @@ def _every_second(report: Mapping[str, Any]) -> list[str]:
 def summary(report: Mapping[str, Any]) -> str:
     """Return the summary beside PSNR: what is left of small lesions, by acceleration."""
     lines = [
-        "| mask | zero-filled | teacher | student | student, int8 | students |",
-        "|---|---:|---:|---:|---:|---|",
+        "| mask | network | all | small | int8: all | small |",
+        "|---|---|---:|---:|---:|---:|",
     ]
     for place in report["places"]:
-        names = {one["name"]: one for one in place["networks"]}
-        students = [name for name in names if name != place["teacher"]]
+        keys = [one["key"] for one in place["networks"]]
 
-        def cell(keys: Sequence[str], place: Mapping[str, Any] = place) -> str:
-            each = [
-                (_found(place, key, "all")["median"]["value"],
-                 _found(place, key, "small")["median"]["value"])
-                for key in keys
-            ]  # fmt: skip
-            return "; ".join(f"{whole:.2f}, {small:.2f}" for whole, small in each)
+        def cells(key: str, place: Mapping[str, Any] = place, keys: Sequence[str] = keys) -> str:
+            if key not in (*keys, ZERO_FILLED):
+                return " | "
+            values = (_found(place, key, group)["median"]["value"] for group in ("all", "small"))
+            return " | ".join(f"{value:.2f}" for value in values)
 
-        keys = {one["key"] for one in place["networks"]}
-        lines.append(
-            f"| {place['mask']['name']} ({place['place']}) | {cell([ZERO_FILLED])} |"
-            f" {cell([place['teacher'] + ' ' + FLOAT])} |"
-            f" {cell([f'{name} {FLOAT}' for name in students])} |"
-            f" {cell([f'{name} {INT8}' for name in students if f'{name} {INT8}' in keys])} |"
-            f" {'; '.join(f'`{name}`' for name in students)} |"
-        )
+        mask = place["mask"]["name"]
+        lines.append(f"| {mask} | zero-filled | {cells(ZERO_FILLED)} | | |")
+        others = (one["name"] for one in place["networks"])
+        for name in dict.fromkeys([place["teacher"], *others]):
+            role = " (teacher)" if name == place["teacher"] else ""
+            lines.append(
+                f"| {mask} | `{name}`{role} | {cells(f'{name} {FLOAT}')} |"
+                f" {cells(f'{name} {INT8}')} |"
+            )
     lines += [
         "",
         "Contrast of multiple-sclerosis lesions that is left, 1 where nothing is lost: median of"
-        f" all sections, and of those of {GROUPS['small']}.",
+        f" all sections, and of the small ones, {GROUPS['small']}.",
     ]
-    return "\n".join(lines)
+    return "\n".join(dict.fromkeys(lines))  # the zero-filled image of a mask stands there once
 
 
 @click.command(cls=Script)
