@@ -373,6 +373,10 @@ def test_a_retrained_network_is_compared_with_the_old_one(
         (["dccnn-edge@brain-4x", "--data", ".", "--sections", "lesson"], 1, "no section 'lesson'"),
         (["--compare", "a", "b"], 2, "no report"),
         (["nothing", "--data", "."], 1, "does not exist"),
+        (["dccnn-edge@brain-4x", "--data", ".", "--threads", "0"], 2, "'--threads'"),
+        (["dccnn-edge@brain-4x", "--data", ".", "--seed", "-1"], 2, "'--seed'"),
+        (["dccnn-edge@brain-4x", "--data", ".", "--sections", ","], 2, "names nothing"),
+        (["dccnn-edge@brain-4x", "--data", ".", "--subjects", ""], 2, "names nothing"),
     ],
 )
 def test_mistakes_are_a_sentence(arguments: list[str], code: int, said: str) -> None:

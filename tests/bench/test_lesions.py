@@ -14,8 +14,17 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from experiments.lesions import _rows, by_place, markdown, summary
-from kdmri_bench.assessment.annotations import box_mask, mask_beside, read_boxes, read_mask, to_grid
+from kdmri_bench.assessment.annotations import (
+    box_mask,
+    boxes_in,
+    mask_beside,
+    nothing_beside,
+    read_boxes,
+    read_mask,
+    to_grid,
+)
 from kdmri_bench.assessment.assess import assess
+from kdmri_bench.assessment.data import load
 from kdmri_bench.assessment.lesions import (
     caution,
     contrasts,
@@ -24,6 +33,7 @@ from kdmri_bench.assessment.lesions import (
     retained,
     weighted_quantile,
 )
+from kdmri_bench.assessment.networks import describe
 from kdmri_edge.data.formats.nifti import write_nifti
 from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.phantom.volumes import phantom_volume
@@ -191,6 +201,30 @@ def test_boxes(tmp_path: Path) -> None:
     path.write_text("file,slice,label\n")
     with pytest.raises(DataError, match="no column 'x'"):
         read_boxes(path)
+
+
+def test_tables_that_hold_no_box_of_a_volume_are_named(tmp_path: Path) -> None:
+    volume = tmp_path / "sub-1_FLAIR.nii.gz"
+    table = tmp_path / "boxes.csv"
+    assert (
+        nothing_beside(None) == nothing_beside(volume) == "nothing beside it says where lesions are"
+    )
+    table.write_text("file;slice;x;y;width;height;label\nsub-1_FLAIR;0;1;1;2;2;\n")
+    assert boxes_in(tmp_path) == {}
+    assert "boxes.csv has no columns file, slice, x" in nothing_beside(volume)
+    table.write_text("file,slice,x,y,width,height,label\nsub-1,0,1,1,2,2,\n")
+    assert "boxes.csv has boxes of sub-1, not of sub-1_FLAIR" in nothing_beside(volume)
+    (tmp_path / "folder.csv").mkdir()  # no table
+    assert list(boxes_in(tmp_path)) == ["sub-1"]
+    table.write_text("x,slice,y,width,height,label,file\n1\n")  # cut off within a row
+    with pytest.raises(DataError, match="line 2"):
+        boxes_in(tmp_path)
+
+
+def test_masks_alone_are_no_volumes(tmp_path: Path) -> None:
+    _write(tmp_path / "sub-1_lesions.nii.gz", np.ones((2, SIZE, SIZE), bool), np.eye(4))
+    with pytest.raises(BenchError, match=r"sub-1_lesions\.nii\.gz is a mask of lesions"):
+        load(tmp_path, describe("dccnn-d3c5@brain-4x")[0])
 
 
 @settings(deadline=None, max_examples=20)

@@ -38,6 +38,7 @@ __all__ = [
     "box_mask",
     "boxes_in",
     "mask_beside",
+    "nothing_beside",
     "read_boxes",
     "read_mask",
     "to_grid",
@@ -133,7 +134,7 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
             for row in reader:
                 if (row["x"] or "").strip():
                     box = _box(row, f"{path}, line {reader.line_num}")
-                    found.setdefault(stem_of(Path(row["file"])), []).append(box)
+                    found.setdefault(stem_of(Path(row["file"] or "")), []).append(box)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not readable as CSV ({error}).", "Save it anew.") from error
     return found
@@ -155,16 +156,51 @@ def boxes_in(folder: Path) -> dict[str, list[Box]]:
     """Return the boxes of all CSV files of a folder that have the columns of fastMRI+.
 
     Raises:
-        DataError: See `read_boxes`; files with none of the columns are passed over.
+        DataError: See `read_boxes`; files without the columns are passed over (`nothing_beside`).
     """
     found: dict[str, list[Box]] = {}
-    for path in sorted(folder.glob("*.csv")):
-        with path.open(encoding="utf-8-sig", errors="replace") as stream:
-            head = {name.strip() for name in stream.readline().split(",")}
-        if {"file", "slice", "label"} <= head:
+    for path in _tables(folder):
+        if _has_boxes(path):
             for name, boxes in read_boxes(path).items():
                 found.setdefault(name, []).extend(boxes)
     return found
+
+
+def _tables(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.csv") if path.is_file())
+
+
+def _has_boxes(path: Path) -> bool:
+    """Tell whether a table means to be one of boxes, which `read_boxes` then holds it to."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as stream:
+            head = {name.strip() for name in stream.readline().split(",")}
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}).", "Check its permissions."
+        ) from error
+    return {"file", "slice", "label"} <= head
+
+
+def nothing_beside(path: Path | None) -> str:
+    """Say why there is no annotation of a volume, and which tables beside it are not of it.
+
+    A table with other separators or headings, or with other names of files, is a mistake that
+    would otherwise look as if there were none.
+
+    Args:
+        path: Of the volume; None of what was given as arrays.
+    """
+    why = "nothing beside it says where lesions are"
+    if path is None:
+        return why
+    for table in _tables(path.parent):
+        if not _has_boxes(table):
+            return f"{why} ({table.name} has no columns {', '.join(COLUMNS)} with commas between)"
+        named = read_boxes(table)
+        if named:
+            return f"{why} ({table.name} has boxes of {min(named)}, not of {stem_of(path)})"
+    return why
 
 
 def box_mask(boxes: Sequence[Box], shape: Sequence[int], name: str = "the volume") -> Mask:

@@ -136,6 +136,7 @@ def load(
     single = isinstance(data, str | os.PathLike | Volume | Scan)
     given: list[Data] = [data] if single else list(data)  # type: ignore[list-item, arg-type]
     found: list[AssessedVolume] = []
+    masks: list[VolumeFile] = []
     wanted: list[VolumeFile | Volume | Scan] = []
     for item in given:
         if item == PHANTOM:
@@ -144,11 +145,18 @@ def load(
             wanted.append(item)
         else:
             files, _ = choose_files(Path(item), contrast=contrast, subjects=subjects, own=own)
+            masks += [file for file in files if file.name.endswith(LABELS)]
             wanted += [file for file in files if not file.name.endswith(LABELS)]
     with progress("Reading test volumes", len(wanted)) as advance:
         for each in wanted:
             found.append(_read(each, source, slices))
             advance(1)
+    if not found and masks:
+        raise BenchError(
+            f"{masks[0].path} is a mask of lesions (its name ends in {LABELS}), and there is no"
+            " volume beside it.",
+            "Put the volumes into the same folder, or call what is an image otherwise.",
+        )
     if not found:
         raise BenchError("There is no volume to assess on.", "Name a folder of volumes.")
     names = [volume.case.name for volume in found]

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kdmri_bench.assessment.annotations import annotation_of
+from kdmri_bench.assessment.annotations import annotation_of, nothing_beside
 from kdmri_bench.assessment.data import AssessedVolume
 from kdmri_bench.assessment.networks import ZERO_FILLED
 from kdmri_bench.assessment.sections import ONE_SUBJECT, Measure, Section, Table
@@ -424,12 +424,16 @@ def annotated(
         name = volume.case.name
         annotation = annotation_of(volume, matrix)
         if annotation is None:
-            without[name] = "nothing beside it says where lesions are"
+            without[name] = nothing_beside(volume.file)
             continue
         sections = find_sections(volume.target, annotation.mask)
         if not sections.kept:
             why = ", ".join(f"{n} {reason}" for reason, n in sections.left_out.items())
-            without[name] = f"no section can be measured ({why})" if why else "it has no lesion"
+            without[name] = (
+                f"no section can be measured ({why})"
+                if why
+                else ("it has no lesion in the slices that are assessed")
+            )
             continue
         found.append(
             AnnotatedVolume(volume=volume, kind=annotation.kind, sections=sections, index=index)

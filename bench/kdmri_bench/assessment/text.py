@@ -31,7 +31,8 @@ def _section(section: Section) -> str:
         if measure.against:
             who += f" against {measure.against}"
         unit = f" {measure.unit}" if measure.unit and measure.value is not None else ""
-        lines.append(f"  {measure.title:<{width}}  {interval_text(measure)}{unit}  {who}")
+        why = f"  ({measure.reason})" if measure.value is None and measure.reason else ""
+        lines.append(f"  {measure.title:<{width}}  {interval_text(measure)}{unit}  {who}{why}")
     if section.tables:
         lines.append("  On the page: " + "; ".join(table.title for table in section.tables) + ".")
     return "\n".join(lines)

@@ -64,8 +64,12 @@ __all__ = ["assess"]
     help="Data of other scanners or fields, for the section on robustness: a folder, a file, or"
     " FILE.h5:DATASET:AXES; may be repeated.",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn.")
-@click.option("--threads", type=int, help="CPU threads.  [default: the runtime's choice]")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all that is drawn."
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the runtime's choice]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def assess(
     networks: tuple[Path, ...],
@@ -124,10 +128,10 @@ def assess(
         list(networks),
         [str(place) for place in data],
         teacher=teacher,
-        sections=_list(sections),
+        sections=_list("--sections", sections),
         margins=margins,
         contrast=contrast,
-        subjects=_list(subjects),
+        subjects=_list("--subjects", subjects),
         limit_slices=limit_slices,
         int8=int8,
         in_pytorch=in_pytorch,
@@ -183,6 +187,9 @@ def _compare_reports(
     return 0 if all(answer.allowed for answer in answers) else 1
 
 
-def _list(text: str | None) -> list[str]:
-    """Split a comma-separated option."""
-    return [] if text is None else [name.strip() for name in text.split(",") if name.strip()]
+def _list(option: str, text: str | None) -> list[str]:
+    """Split a comma-separated option; one that names nothing does not mean all."""
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    if text is not None and not names:
+        raise click.UsageError(f"{option} names nothing: leave it out, to take all.")
+    return names

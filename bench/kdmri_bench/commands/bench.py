@@ -35,7 +35,9 @@ _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "f32", "f16"]
     help="Folder for report.html, .md, .json, .csv and panel.png."
     "  [default: RUN/bench, else ./kdmri-bench]",
 )  # fmt: skip
-@click.option("--threads", type=int, help="Threads of every runtime.  [default: all CPUs]")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads of every runtime.  [default: all CPUs]"
+)
 @click.option(
     "--precision", "precisions", multiple=True, type=click.Choice(_PRECISIONS),
     metavar="fp32|fp16|bf16|int8",
@@ -48,11 +50,11 @@ _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "f32", "f16"]
 )  # fmt: skip
 @click.option(
     "--samples",
-    type=int,
+    type=click.IntRange(min=1),
     help="Timed queries per row, however long they take.  [quick: 40, full: 1024, the slowest rows"
     " fewer]",
 )
-@click.option("--warmup", type=int, help="Untimed queries before each round.")
+@click.option("--warmup", type=click.IntRange(min=0), help="Untimed queries before each round.")
 @click.option("--batches", help="Batch sizes of the offline throughput.  [quick: 1, full: 1,8,32]")
 @click.option(
     "--with-plain-export/--without-plain-export", default=True, show_default="with",
@@ -64,7 +66,7 @@ _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "f32", "f16"]
 )  # fmt: skip
 @click.option(
     "--limit-slices",
-    type=int,
+    type=click.IntRange(min=1),
     help="Measure on the central N slices of each volume.  [quick: 4, full: all]",
 )
 @click.option(

@@ -37,14 +37,20 @@ def _accelerations(text: str) -> tuple[int, ...]:
     help="Also train the three folds at 4x, so that every brain is a test subject once.",
 )  # fmt: skip
 @click.option("--seeds", default=1, show_default=True, help="How many seeds, from 0.")
-@click.option("--steps", type=int, help="Steps of every network.  [default: the recipes' own]")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Steps of every network.  [default: the recipes' own]",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path),
     help="Folder of the reproduction; the same command goes on where it stopped."
     "  [default: reproduce/TASK]",
 )  # fmt: skip
 @click.option("--contrast", help="Only volumes of this contrast, e.g. T1w.  [default: all]")
-@click.option("--threads", type=int, help="CPU threads.  [default: PyTorch's choice]")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: PyTorch's choice]"
+)
 @click.option(
     "--jobs", default=1, show_default=True,
     help="Trainings side by side, each in its own process. It pays on a GPU, which one of these"
