@@ -352,35 +352,35 @@ def _every_second(report: Mapping[str, Any]) -> list[str]:
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """Return the summary beside PSNR: what is left of small lesions, by acceleration."""
-    lines = [
-        "| mask | network | all | small | int8: all | small |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
-    for place in report["places"]:
-        keys = [one["key"] for one in place["networks"]]
-
-        def cells(key: str, place: Mapping[str, Any] = place, keys: Sequence[str] = keys) -> str:
-            if key not in (*keys, ZERO_FILLED):
-                return " | "
-            values = (_found(place, key, group)["median"]["value"] for group in ("all", "small"))
-            return " | ".join(f"{value:.2f}" for value in values)
-
-        mask = place["mask"]["name"]
-        lines.append(f"| {mask} | zero-filled | {cells(ZERO_FILLED)} | | |")
-        others = (one["name"] for one in place["networks"])
-        for name in dict.fromkeys([place["teacher"], *others]):
+    """Return the summary beside PSNR: what is left of lesions, a column for each mask."""
+    places = report["places"]
+    columns: list[dict[str, str]] = []
+    for place in places:
+        cells = {"zero-filled": ZERO_FILLED}
+        names = dict.fromkeys([place["teacher"], *(one["name"] for one in place["networks"])])
+        for name in names:
             role = " (teacher)" if name == place["teacher"] else ""
-            lines.append(
-                f"| {mask} | `{name}`{role} | {cells(f'{name} {FLOAT}')} |"
-                f" {cells(f'{name} {INT8}')} |"
-            )
+            title = f"`{name.partition('@')[0]}`"
+            cells |= {title + role: f"{name} {FLOAT}", f"{title}, int8": f"{name} {INT8}"}
+        keys = {ZERO_FILLED, *(one["key"] for one in place["networks"])}
+        columns.append({title: _both(place, key) for title, key in cells.items() if key in keys})
+    rows = dict.fromkeys(title for column in columns for title in column)
+    lines = [
+        f"| network | {' | '.join(place['place'] for place in places)} |",
+        f"|---|{'---:|' * len(places)}",
+        *(f"| {row} | {' | '.join(column.get(row, '') for column in columns)} |" for row in rows),
+    ]
     lines += [
         "",
         "Contrast of multiple-sclerosis lesions that is left, 1 where nothing is lost: median of"
-        f" all sections, and of the small ones, {GROUPS['small']}.",
+        f" all sections, and of those of {GROUPS['small']}.",
     ]
-    return "\n".join(dict.fromkeys(lines))  # the zero-filled image of a mask stands there once
+    return "\n".join(lines)
+
+
+def _both(place: Mapping[str, Any], key: str) -> str:
+    values = (_found(place, key, group)["median"]["value"] for group in ("all", "small"))
+    return ", ".join(f"{value:.2f}" for value in values)
 
 
 @click.command(cls=Script)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,10 +149,10 @@ def test_integers_that_fail_their_gate_are_not_kept(
 ) -> None:
     usual = export_module.export_model
 
-    def fail(checkpoint: Path, recipe: ExportRecipe, out: Path) -> Bundle:
+    def fail(checkpoint: Path, recipe: ExportRecipe, out: Path, **more: Any) -> Bundle:
         if recipe.quantised:
             raise ParityError("The graph deviates.", "Tune it.")
-        return usual(checkpoint, recipe, out)
+        return usual(checkpoint, recipe, out, **more)
 
     monkeypatch.setattr(export_module, "export_model", fail)
     assert export(precision="auto").manifest["precision"] == "f16"
