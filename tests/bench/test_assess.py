@@ -260,6 +260,10 @@ def test_the_default_margins_are_the_benchmarks() -> None:
         ("subjects = 5", "states no margin"),
         ("subjects = ", "no TOML"),
         ("format = 9\nsubjects = 5", "format 9"),
+        ("subjects = 5\n[volumes]\npsnr_db = " + 400 * "9", "no margin"),
+        ("subjects = 5\n[volumes]\npsnr_db = " + 5000 * "9", "no TOML"),
+        ("a = " + 5000 * "[", "no TOML"),
+        ("subjects = 5\n[volumes]\npsnr_db = nan", "no margin"),
     ],
 )
 def test_margins_that_are_none_are_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -339,6 +343,53 @@ def test_reports_are_compared_by_subjects(done: Assessment, tmp_path: Path) -> N
     given = CliRunner().invoke(main, [*args, "--margins", str(stated), "--json"])
     assert given.exit_code == 0
     assert json.loads(given.stdout)[0]["allowed"] is True
+
+
+@pytest.mark.parametrize("damage", ["dropped", "nan"])
+def test_no_subject_is_left_out_of_a_comparison(
+    done: Assessment, tmp_path: Path, damage: str
+) -> None:
+    """The worst subject could be the one that is not there."""
+    stated = tmp_path / "margins.toml"
+    stated.write_text("subjects = 2\n[volumes]\npsnr_db = 0.1\n")
+    value = json.loads(json.dumps(done.to_dict()))
+    for section in value["sections"]:
+        for measure in section["measures"]:
+            if measure["name"] == "psnr_db" and not measure.get("against"):
+                first = min(measure["by_subject"])
+                if damage == "nan":
+                    measure["by_subject"][first] = float("nan")
+                else:
+                    del measure["by_subject"][first]
+    (tmp_path / REPORT).write_text(json.dumps(value))
+    for old, new in ((done.files["json"], tmp_path), (tmp_path, done.files["json"])):
+        answers = compare_reports(old, new, margins=stated)
+        assert {answer.verdict for answer in answers} == {"inconclusive"}
+        assert "no such figure of subject" in answers[0].judged[0].reason
+
+
+def test_margins_that_were_written_into_a_report_later_are_refused(
+    done: Assessment, tmp_path: Path
+) -> None:
+    value = json.loads(json.dumps(done.to_dict()))
+    value["margins"]["text"] = value["margins"]["text"].replace("psnr_db = 0.1", "psnr_db = 9")
+    (tmp_path / REPORT).write_text(json.dumps(value))
+    with pytest.raises(BenchError, match="SHA-256 is another"):
+        compare_reports(tmp_path, done.files["json"])
+
+
+def test_an_old_network_that_saw_the_volumes_gets_no_verdict_either(
+    done: Assessment, tmp_path: Path
+) -> None:
+    value = json.loads(json.dumps(done.to_dict()))
+    value["volumes"][0]["seen_in_training"] = [
+        network["name"] for network in value["networks"] if network["key"] == STUDENT
+    ]
+    (tmp_path / REPORT).write_text(json.dumps(value))
+    stated = tmp_path / "margins.toml"
+    stated.write_text("subjects = 2\n[volumes]\npsnr_db = 0.1\n")
+    answers = compare_reports(tmp_path, done.files["json"], margins=stated)
+    assert "in its training" in answers[0].judged[0].reason
 
 
 def test_reports_of_other_data_are_not_compared(done: Assessment, tmp_path: Path) -> None:

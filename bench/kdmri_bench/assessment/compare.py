@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from kdmri_bench.assessment.assess import REPORT, Assessment, read_assessment
 from kdmri_bench.assessment.margins import Margins, load_margins, read_margins
 from kdmri_bench.assessment.networks import FLOAT, ZERO_FILLED
@@ -153,7 +155,7 @@ def compare_reports(
         stated = (
             load_margins(Path(margins))
             if margins is not None
-            else read_margins(str(before["margins"]["text"]), f"the margins in {old}")
+            else _quoted(before["margins"], f"the margins in {old}")
         )
         ours, theirs = _student(before, "old"), _student(after, "new")
         common = [precision for precision in ours if precision in theirs]
@@ -162,7 +164,7 @@ def compare_reports(
                 f"The old report has {', '.join(ours)}, the new one {', '.join(theirs)}.",
                 "Assess both networks in the same precision.",
             )
-        seen = _seen(after, {ours[p] for p in common} | {theirs[p] for p in common})
+        seen = _seen(before, {ours[p] for p in common}) or _seen(after, {theirs[p] for p in common})
         return [_replacement(before, after, ours[p], theirs[p], stated, seed, seen) for p in common]
 
 
@@ -184,6 +186,21 @@ def _check_same_data(before: Mapping[str, Any], after: Mapping[str, Any]) -> Non
             "The reports are of other volumes, slices or matrices.",
             "Assess both networks on the same data, with the same options.",
         )
+
+
+def _quoted(margins: Mapping[str, Any], name: str) -> Margins:
+    """Read the margins that a report quotes.
+
+    Raises:
+        BenchError: They are not those whose SHA-256 the report names: they were written after it.
+    """
+    found = read_margins(str(margins["text"]), name)
+    if found.sha256 != margins["sha256"]:
+        raise BenchError(
+            f"{name} are not those that it was made with: their SHA-256 is another.",
+            "Give the file of margins that was stated beforehand, with --margins.",
+        )
+    return found
 
 
 def _student(report: Mapping[str, Any], which: str) -> dict[str, str]:
@@ -227,6 +244,8 @@ def _replacement(
             if theirs is None or ours is None:
                 which = "old" if theirs is None else "new"
                 why = f"The {which} report has no such figure."
+            elif missing := _missing(ours, theirs):
+                why = why or missing
             else:
                 change = _change(ours, theirs, seed)
             judged.append(judge(section, name, margin, change, margins.subjects, why))
@@ -244,8 +263,18 @@ def _measure(report: Mapping[str, Any], section: str, name: str, key: str) -> Me
     return None
 
 
+def _missing(new: Measure, old: Measure) -> str:
+    """Say whose figure one report lacks: a network could be judged without its worst subject."""
+    for which, own, other in (("new", new, old), ("old", old, new)):
+        known = {subject for subject, value in own.by_subject.items() if np.isfinite(value)}
+        lacking = sorted(other.by_subject.keys() - known)
+        if lacking:
+            return f"The {which} report has no such figure of subject {lacking[0]}."
+    return ""
+
+
 def _change(new: Measure, old: Measure, seed: int) -> Measure:
-    subjects = [subject for subject in new.by_subject if subject in old.by_subject]
+    subjects = list(new.by_subject)
     return over_subjects(
         new.name,
         f"change in {new.title}",

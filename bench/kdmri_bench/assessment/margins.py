@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from kdmri_edge.errors import BenchError
 from kdmri_edge.utils.files import sha256_bytes
@@ -85,7 +86,8 @@ def read_margins(text: str, name: str) -> Margins:
     """
     try:
         value = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    # beside its own error the parser lets through those of numbers and deep nesting
+    except (ValueError, RecursionError) as error:
         raise BenchError(f"{name} is no TOML file ({error}).", "Correct it.") from error
     return Margins(**_checked(name, value), text=text, sha256=sha256_bytes(text.encode()))
 
@@ -123,9 +125,11 @@ def _checked(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _margin(name: str, section: str, key: str, loss: object) -> float:
-    if isinstance(loss, bool) or not isinstance(loss, int | float) or not 0 < loss < float("inf"):
+    wrong = isinstance(loss, bool) or not isinstance(loss, int | float)
+    # a whole number may be beyond what a float holds
+    if wrong or not 0 < (number := cast("float", loss)) <= sys.float_info.max:
         raise BenchError(
             f"{name}: [{section}] {key} = {loss!r} is no margin.",
             "Write how much may be lost as a number above zero.",
         )
-    return float(loss)
+    return float(number)
