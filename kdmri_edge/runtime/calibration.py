@@ -117,7 +117,8 @@ class Calibration:
         groups: See `Group`.
         limit: Largest distance of a slice that is inside.
         coefficients: [K + 1], of log10 of the error: of each kept figure, and the constant, the
-            conformal margin included; None where no validation subject was there.
+            conformal margin included; None where no validation subject was there, or too few
+            slices for the level.
         level: Share of slices that the bound is for.
         fov_mm: Smallest and largest field of view along H or W; None where no volume told.
         contrasts: Of the volumes; empty where none is known.
@@ -158,7 +159,9 @@ class Calibration:
     def bound(self, statistics: Values) -> Bound:
         """Return the bound on the error of a slice that is inside the scope."""
         if self.coefficients is None:
-            return Bound(reason="No validation subject was there to calibrate the bound on.")
+            return Bound(
+                reason="No validation subject, or too few slices, to calibrate the bound on."
+            )
         logarithm = float(self.coefficients[:-1] @ statistics[self.kept] + self.coefficients[-1])
         return Bound(value=float(10.0 ** min(logarithm, 6.0)), level=self.level)
 
@@ -225,23 +228,32 @@ class Calibration:
             raise ValueError(f"schema {given['schema']!r}")
         names = list(given["statistics"])
         kept = np.asarray([STATISTICS.index(name) for name in names], np.intp)
+        if len(set(names)) < len(names):
+            raise ValueError("a figure is there twice")
         scope, bound = given["scope"], given["bound"]
         groups = tuple(_group(one, len(kept)) for one in scope["groups"])
         coefficients = bound["coefficients"]
-        fov = scope["fov_mm"]
+        fov = None if scope["fov_mm"] is None else _array(scope["fov_mm"], 2)
+        if fov is not None and not 0 < fov[0] <= fov[1]:
+            raise ValueError("fields of view are not a smallest and a largest one")
+        contrasts = scope["contrasts"]
+        if not isinstance(contrasts, list) or not all(isinstance(one, str) for one in contrasts):
+            raise TypeError("contrasts are no list of names")
+        if not isinstance(given["integers"], bool):  # "false" would be true
+            raise TypeError("'integers' is neither true nor false")
         limit, level = float(scope["limit"]), float(bound["level"])
         if not groups or not len(kept) or not 0 < limit < np.inf or not 0 < level < 1:
             raise ValueError("no group, figure, limit or level")
         return cls(
             weights=str(given["weights"]),
-            integers=bool(given["integers"]),
+            integers=given["integers"],
             kept=kept,
             groups=groups,
             limit=limit,
             coefficients=None if coefficients is None else _array(coefficients, len(kept) + 1),
             level=level,
             fov_mm=None if fov is None else (float(fov[0]), float(fov[1])),
-            contrasts=tuple(map(str, scope["contrasts"])),
+            contrasts=tuple(contrasts),
             about=dict(given["about"]),
         )
 
@@ -267,6 +279,8 @@ def _group(given: Mapping[str, Any], count: int) -> Group:
     spread = _array(given["spread"], count)
     if not (spread > 0).all():
         raise ValueError("a spread of zero")
+    if not (np.diag(whitening) > 0).all():  # every slice would lie at the centre
+        raise ValueError("a covariance without end")
     return Group(
         name=str(given["name"]), centre=_array(given["centre"], count), spread=spread,
         whitening=whitening,
@@ -379,8 +393,13 @@ def _described(name: str, figures: Values) -> Group:
 def _regression(
     figures: Values, errors: Values, training: NDArray[np.bool_], subjects: NDArray[np.str_]
 ) -> Values | None:
-    """Predict errors on training subjects, and add what validation subjects exceed that by."""
-    if training.all():
+    """Predict errors on training subjects, and add what validation subjects exceed that by.
+
+    Of a blank image the error is infinite. There is nothing to learn from it, but in validation it
+    counts as an error above any bound.
+    """
+    checked, training = ~training, training & np.isfinite(errors)
+    if not checked.any() or not training.any():
         return None
     centre = figures[training].mean(0)
     spread = np.maximum(figures[training].std(0), 1e-6)
@@ -390,8 +409,10 @@ def _regression(
     weights = np.linalg.solve(
         own.T @ own + _RIDGE * np.eye(own.shape[1]), own.T @ (errors[training] - mean)
     )
-    excess = (errors - scaled @ weights - mean)[~training]
-    margin = _conformal(excess, subjects[~training])
+    excess = (errors - scaled @ weights - mean)[checked]
+    margin = _conformal(excess, subjects[checked])
+    if not np.isfinite(margin):
+        return None
     slopes = weights / spread
     return np.append(slopes, mean - float(slopes @ centre) + margin)
 
@@ -399,11 +420,14 @@ def _regression(
 def _conformal(excess: Values, subjects: NDArray[np.str_]) -> float:
     """Return what the share `LEVEL` of excesses is at most, each subject counting as another.
 
-    The finite sample's correction is that of slices, (n + 1) / n.
+    The finite sample's correction is that of slices, (n + 1) / n. Infinite where they are so few
+    that even the largest of them does not bound that share: below 9 slices at a level of 0.9.
     """
+    level = LEVEL * (1 + 1 / len(excess))
+    if level > 1 + 1e-12:
+        return float("inf")
     _, place, counts = np.unique(subjects, return_inverse=True, return_counts=True)
     order = np.argsort(excess)
     held = np.cumsum((1 / counts[place] / len(counts))[order])
-    level = min(LEVEL * (1 + 1 / len(excess)), 1.0)
     first = int(np.searchsorted(held, level - 1e-12))
     return float(excess[order][min(first, len(excess) - 1)])

@@ -35,6 +35,7 @@ __all__ = [
     "Samples",
     "Scope",
     "estimated_noise",
+    "in_range",
     "kept_samples",
     "relative_correction",
 ]
@@ -42,6 +43,7 @@ __all__ = [
 SCHEMA: Final = 1
 _OUTER: Final = 0.875  # of the largest readout frequency: from there on samples are mostly noise
 _FEWEST: Final = 32  # samples that noise is estimated from, at least
+_SQUARED: Final = (1e-12, 1e12)  # magnitudes whose squares, summed, float32 holds
 _ROWS: Final = 64  # transformed at a time: larger arrays come from the system anew each time
 Array = NDArray[Any]
 
@@ -192,6 +194,19 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
+def in_range(zero_filled: Array, image: Array) -> tuple[Array, Array]:
+    """Return both as they are, or in float64 where float32 does not hold their squares.
+
+    Of k-space in an unusual unit a sum of squares would be zero or infinite, and with it a slice
+    blank, or its deviation none.
+    """
+    largest = [float(np.abs(one).max(initial=0.0)) for one in (zero_filled, image)]
+    if all(one == 0 or _SQUARED[0] <= one <= _SQUARED[1] for one in largest):
+        return zero_filled, image
+    wide = np.complex128 if np.iscomplexobj(zero_filled) else np.float64
+    return zero_filled.astype(wide), image.astype(wide)
+
+
 def relative_correction(zero_filled: Array, image: Array) -> float | None:
     """Return what the network added, relative to the zero-filled image; None for a blank slice.
 
@@ -256,26 +271,28 @@ def _no_sample(spec: NetworkSpec, coils: int) -> str:
     return ""
 
 
-def _sampled(image: Array, mask: Mask) -> NDArray[np.complex64]:
+def _sampled(image: Array, mask: Mask) -> Array:
     """Return the k-space of an image where it was sampled: [lines, W], or [samples, 1]."""
     height, width = image.shape
-    along = np.empty((height, width), np.complex64)
+    kind = np.result_type(image, np.complex64)
+    along = np.empty((height, width), kind)
     for start in range(0, height, _ROWS):
         part = slice(start, start + _ROWS)
         along[part] = np.fft.fft(image[part], axis=1)
     if not mask.is_lines:
-        found = np.fft.fft(along, axis=0)[mask.grid][:, None].astype(np.complex64)
+        found: Array = np.fft.fft(along, axis=0)[mask.grid][:, None].astype(kind)
         return found / np.float32(np.sqrt(height * width))
-    lines = np.empty((width, int(mask.samples.sum())), np.complex64)
+    lines = np.empty((width, int(mask.samples.sum())), kind)
     taken = np.flatnonzero(mask.samples.reshape(height, -1)[:, 0])
     for start in range(0, width, _ROWS):
         columns = np.ascontiguousarray(along[:, start : start + _ROWS].T)
         lines[start : start + _ROWS] = np.fft.fft(columns, axis=1)[:, taken]
     # the origin of images is in the middle, which changes phases alone
-    return lines.T / np.float32(np.sqrt(height * width))
+    ordered: Array = lines.T / np.float32(np.sqrt(height * width))
+    return ordered
 
 
-def estimated_noise(samples: NDArray[np.complex64], mask: Mask) -> Noise | None:
+def estimated_noise(samples: Array, mask: Mask) -> Noise | None:
     """Estimate the noise from the outermost samples along readout, by their median power.
 
     Where the object still has signal there, the estimate is too high, and the deviation in units of

@@ -14,6 +14,7 @@ from kdmri_edge.runtime.certificate import (
     Certificate,
     Noise,
     Scope,
+    in_range,
     kept_samples,
     relative_correction,
 )
@@ -62,6 +63,7 @@ class Certifier:
             fov_mm: Field of view, the longer side, where the header tells.
             contrast: Where the header tells.
         """
+        zero_filled, image = in_range(zero_filled, image)
         scope, bound = self._judged(zero_filled, image, mask, beyond, fov_mm, contrast)
         return Certificate(
             samples=kept_samples(zero_filled, image, mask, self._spec, coils=coils, noise=noise),

@@ -51,11 +51,14 @@ from kdmri_edge.utils.files import damaged
 from kdmri_edge.utils.threads import mapped
 
 __all__ = [
+    "NOTHING_TOLD",
     "HeldCoils",
     "InputSpec",
     "NetworkInput",
     "SliceInput",
+    "Told",
     "check_slice",
+    "noise_sigma",
     "prepare",
     "prepare_scan",
     "read_input_spec",
@@ -167,6 +170,24 @@ class NetworkInput:
             kspace=joined([one.kspace for one in slices]),
             **facts,
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """What a stream tells of a slice beside its samples: what `NetworkInput` has of a file's.
+
+    Attributes:
+        voxel_mm: See `NetworkInput`, as are noise and contrast.
+        noise: See `NetworkInput`.
+        contrast: See `NetworkInput`.
+    """
+
+    voxel_mm: tuple[float, float, float] | None = None
+    noise: float | None = None
+    contrast: str | None = None
+
+
+NOTHING_TOLD: Final = Told()
 
 
 class HeldCoils:
@@ -450,13 +471,16 @@ def prepare_scan(
     slices = mapped(one, range(len(scan.kspace)), at_once)
     return NetworkInput.of(
         slices, scan.mask, kind=kind, voxel_mm=scan.voxel_mm, affine=scan.affine,
-        coils=scan.coils, noise=_sigma(scan.noise), contrast=scan.contrast,
+        coils=scan.coils, noise=noise_sigma(scan.noise), contrast=scan.contrast,
     )  # fmt: skip
 
 
-def _sigma(noise: NDArray[np.complex64] | None) -> float | None:
-    """Return the standard deviation of the real part of one coil's noise; None for several."""
-    if noise is None or len(noise) > 1 or not noise.any():
+def noise_sigma(noise: NDArray[np.complex64] | None) -> float | None:
+    """Return the standard deviation of the real part of one coil's noise.
+
+    None for several coils, and for noise that is zero or not finite: a stream's is not checked.
+    """
+    if noise is None or len(noise) > 1 or not noise.any() or not np.isfinite(noise).all():
         return None
     return float(np.sqrt(np.mean(np.abs(noise.astype(np.complex128)) ** 2) / 2))
 

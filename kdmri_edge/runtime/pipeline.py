@@ -48,9 +48,11 @@ from kdmri_edge.runtime.causes import Cause, cause_of
 from kdmri_edge.runtime.certificate import Certificate, Noise, Policy
 from kdmri_edge.runtime.certifier import Certifier
 from kdmri_edge.runtime.inputs import (
+    NOTHING_TOLD,
     HeldCoils,
     InputSpec,
     NetworkInput,
+    Told,
     check_slice,
     prepare,
     prepare_scan,
@@ -100,6 +102,7 @@ class SliceReconstructor(Protocol):
         whitening: NDArray[np.complex128] | None = None,
         reference: ReferenceLines | None = None,
         held: HeldCoils | None = None,
+        told: Told = NOTHING_TOLD,
     ) -> Outcome:
         """Return the image of complex64 k-space [C, H, W], zero where `mask` does not sample."""
 
@@ -428,13 +431,22 @@ class Pipeline(Closing):
         image: NDArray[Any] = self.images(given)[0]
         return image
 
-    def _slice(self, kspace: NDArray[np.complex64], mask: Mask, **known: Any) -> NetworkInput:
+    def _slice(
+        self,
+        kspace: NDArray[np.complex64],
+        mask: Mask,
+        told: Told = NOTHING_TOLD,
+        **known: Any,
+    ) -> NetworkInput:
         """Make the network's input of one slice, see `image`."""
         check_slice(kspace, self.reads)
         self._operator(mask)  # another mask is refused before coils are estimated
         one = slice_input(kspace, mask, self.reads, **known)
         beyond = self._beyond(mask, kspace.shape[-2:])
-        return NetworkInput.of([one], mask, coils=len(kspace), beyond=beyond)
+        return NetworkInput.of(
+            [one], mask, coils=len(kspace), beyond=beyond,
+            voxel_mm=told.voxel_mm, noise=told.noise, contrast=told.contrast,
+        )  # fmt: skip
 
     def _outcome(self, given: NetworkInput, plain: Callable[[], NDArray[Any]]) -> Outcome:
         """Reconstruct one slice, and decide what becomes of an image outside the scope."""
@@ -456,6 +468,7 @@ class Pipeline(Closing):
         whitening: NDArray[np.complex128] | None = None,
         reference: ReferenceLines | None = None,
         held: HeldCoils | None = None,
+        told: Told = NOTHING_TOLD,
     ) -> Outcome:
         """Reconstruct one slice; whatever happens, there is an image.
 
@@ -466,13 +479,16 @@ class Pipeline(Closing):
                 coils as they were measured.
             reference: Calibration lines beside the image.
             held: See `inputs.slice_input`.
+            told: What the scan's header and noise tell, for the certificate.
 
         Returns:
             The network's image with its certificate; the zero-filled one where `image` refuses, or
             the slice is outside the scope and `out_of_scope` says so, with the reason.
         """
         try:
-            given = self._slice(kspace, mask, whitening=whitening, reference=reference, held=held)
+            given = self._slice(
+                kspace, mask, told, whitening=whitening, reference=reference, held=held
+            )
             return self._outcome(given, lambda: zero_filled_magnitude(kspace))
         except KdmriError as error:
             reason, cause = error.what, cause_of(error)

@@ -74,7 +74,9 @@ def slice_statistics(zero_filled: Array, image: Array, mask: Mask) -> NDArray[np
     peak, mean = float(values.max()), float(values.mean())
     if not peak - float(values.min()) > 1e-6 * peak:
         return None
-    unit = np.float32(1 / peak)  # squares of squares stay within float32, whatever the data's unit
+    unit = values.dtype.type(
+        1 / peak
+    )  # squares of squares stay within float32, whatever the data's unit
     added_rows = (image[first::step] - rows) * unit
     added_columns = np.ascontiguousarray(image[:, first::step].T - columns) * unit
     rows, columns = rows * unit, np.ascontiguousarray(columns) * unit

@@ -44,7 +44,7 @@ from kdmri_edge.mrd.server.worker import Worker
 from kdmri_edge.physics.coils import noise_weights
 from kdmri_edge.physics.reference import calibration_reach
 from kdmri_edge.runtime.causes import Cause
-from kdmri_edge.runtime.inputs import HeldCoils
+from kdmri_edge.runtime.inputs import HeldCoils, Told, noise_sigma
 from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
 from kdmri_edge.utils.memory import give_memory_back
 
@@ -407,7 +407,7 @@ class ClientSession:
         if served.network is not None:
             future = self._worker.submit(
                 served.network.reconstruct, part.kspace, part.mask, weights, part.reference,
-                self._coils_at(part.key.slice),
+                self._coils_at(part.key.slice), self._told_of(),
             )  # fmt: skip
         else:
             if reason is None:
@@ -466,6 +466,16 @@ class ClientSession:
             del self._held[next(iter(self._held))]
         self._held[place] = held
         return held
+
+    def _told_of(self) -> Told:
+        """Return what header and noise tell of a slice, which `run` reads from files alike."""
+        assert self._assembler is not None
+        encoding = self._assembler.encoding
+        across, down, thick = encoding.fov_mm
+        voxel = (thick, down / encoding.rows, across / encoding.width)
+        return Told(
+            voxel_mm=voxel if min(voxel) > 0 else None, noise=noise_sigma(self._assembler.noise)
+        )
 
     def _served(self, part: Slice) -> Served:
         """Choose who reconstructs a slice; who serves is logged and told once."""

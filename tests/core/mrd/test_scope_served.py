@@ -11,6 +11,7 @@ from kdmri_edge.mrd.format.images import BOUND, CERTIFICATE, SCOPE
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.causes import Cause
 from kdmri_edge.runtime.certificate import Bound, Certificate, Policy, Samples, Scope
+from kdmri_edge.runtime.inputs import Told, noise_sigma
 from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
 from tests.core.mrd.conftest import StandIn
 from tests.core.mrd.scans import noise_scan
@@ -62,3 +63,34 @@ def test_the_site_chooses(serving, policy: Policy) -> None:
     assert kinds == ["KDMRI", wanted, "KDMRI"]
     assert BOUND not in reply.images[1].meta
     assert "unlike" in reply.images[1].meta["ImageComment"]
+
+
+class Listening(StandIn):
+    """Keeps what it is told of a slice beside the samples."""
+
+    def __init__(self) -> None:
+        self.told: list[Told] = []
+
+    def reconstruct(self, kspace: np.ndarray, mask: Mask, *rest: object) -> Outcome:
+        self.told += [one for one in rest if isinstance(one, Told)]
+        return super().reconstruct(kspace, mask)
+
+
+def test_the_header_of_a_stream_reaches_the_certificate(serving) -> None:
+    """Oversampled or not, as `run` reads them from the same scan in a file."""
+    affine = np.array([[0, 0, 2, 0], [0, 3, 0, 0], [5, 0, 0, 0], [0, 0, 0, 1]], np.float64)
+    network = Listening()
+    server = serving(network)
+    for oversampling in (1, 2):
+        sent(server, noise_scan(1, coils=1, affine=affine), oversampling)
+    for told in network.told:
+        assert told.voxel_mm == pytest.approx((5, 3, 2))
+        assert told.noise is None
+    assert len(network.told) == 2
+
+
+def test_noise_of_a_stream_that_is_not_finite_is_no_noise() -> None:
+    noise = np.full((1, 8), 3 + 4j, np.complex64)
+    assert noise_sigma(noise) == pytest.approx(5 / np.sqrt(2))
+    for wrong in (0 * noise, np.nan * noise, np.repeat(noise, 2, 0)):
+        assert noise_sigma(wrong) is None

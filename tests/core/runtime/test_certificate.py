@@ -17,6 +17,7 @@ from kdmri_edge.data.formats.dicom.writing import (
     PRIVATE_GROUP,
 )
 from kdmri_edge.data.formats.registry import write_image
+from kdmri_edge.data.scan import Scan
 from kdmri_edge.errors import BundleError, CheckpointError, DataError
 from kdmri_edge.models.shipped import shipped_networks
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
@@ -32,6 +33,8 @@ from kdmri_edge.runtime.calibration import (
 )
 from kdmri_edge.runtime.causes import Cause
 from kdmri_edge.runtime.certificate import Policy, kept_samples, relative_correction
+from kdmri_edge.runtime.certifier import Certifier
+from kdmri_edge.runtime.inputs import Told, noise_sigma
 from kdmri_edge.runtime.pipeline import Pipeline
 from kdmri_edge.runtime.statistics import STATISTICS, slice_statistics
 from kdmri_edge.utils.files import sha256_file
@@ -121,6 +124,32 @@ def test_figures_do_not_depend_on_the_unit(seed: int, scale: float) -> None:
     assert len(first) == len(STATISTICS)
     assert np.isfinite(first).all()
     np.testing.assert_allclose(first, second, atol=2e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-20, 1e20, 1e35])
+def test_no_unit_makes_a_certificate_say_something_else(scale: float) -> None:
+    """Squares beyond float32 gave no deviation at all, and a slice that was not blank as one."""
+
+    def certified(unit: float) -> tuple[dict[str, Any], str]:
+        x_u = kspace_to_image(complex_slice(0) * MASK.grid) * unit
+        image = x_u + 0.1 * unit * complex_slice(1)
+        certifier = Certifier(
+            spec=spec(channels=2), mask=MASK, integers=False, calibration=calibration()
+        )
+        made = certifier.certificate(x_u.astype(np.complex64), image.astype(np.complex64), MASK)
+        json.loads(made.to_line(), parse_constant=pytest.fail)  # NaN and Infinity are no JSON
+        return made.to_dict(), made.scope.word
+
+    (found, word), (wanted, same) = certified(scale), certified(1.0)
+    assert word == same
+    for key in ("largest_deviation", "largest_deviation_in_noise"):
+        assert found["samples"][key] == pytest.approx(wanted["samples"][key], rel=0.01)
+    assert found["samples"]["noise"]["sigma"] == pytest.approx(
+        scale * wanted["samples"]["noise"]["sigma"], rel=0.01
+    )
+    assert found["correction"]["relative_norm"] == pytest.approx(
+        wanted["correction"]["relative_norm"], rel=0.01
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0, 1 + 1j])
@@ -213,6 +242,70 @@ def test_without_validation_no_error_is_bounded() -> None:
     assert "No validation subject" in found.bound(slices[0].statistics).reason
 
 
+def drawn(part: str, count: int, *, error: float = 0.1) -> list[Described]:
+    random = np.random.default_rng(len(part))
+    return [
+        Described(part=part, subject=part, contrast=None, error=error,
+                  statistics=random.standard_normal(len(STATISTICS)))
+        for _ in range(count)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("slices", "bounded"), [(1, False), (8, False), (9, True)])
+def test_few_slices_bound_no_share_that_they_cannot_show(slices: int, bounded: bool) -> None:
+    """The largest of n errors is exceeded once in n + 1 times: 9 are the fewest for 90 %."""
+    given = [*drawn("train", 60), *drawn("validation", slices)]
+    found = fit(given, weights="", integers=False, fov_mm=None, about={})
+    assert (found.bound(given[0].statistics).value is not None) is bounded
+
+
+def test_blank_images_are_errors_without_end() -> None:
+    """Of training they are left out, in validation they lie above every bound."""
+    blank = float("inf")
+    learnt = [*drawn("train", 60), *drawn("train", 1, error=blank), *drawn("validation", 30)]
+    found = fit(learnt, weights="", integers=False, fov_mm=None, about={})
+    assert found.coefficients is not None
+    assert np.isfinite(found.coefficients).all()
+    missed = [*drawn("train", 60), *drawn("validation", 20), *drawn("validation", 5, error=blank)]
+    found = fit(missed, weights="", integers=False, fov_mm=None, about={})
+    assert found.coefficients is None
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("integers", "false"),
+        ("statistics", 2),  # the first one twice
+        ("scope.contrasts", "T1w"),
+        ("scope.fov_mm", [300.0, 200.0]),
+        ("scope.fov_mm", [float("-inf"), float("inf")]),
+        ("scope.limit", float("nan")),
+        ("scope.groups.0.whitening", 0.0),  # everything at distance 0
+        ("scope.groups.0.centre", float("nan")),
+        ("bound.level", float("nan")),
+        ("bound.coefficients", float("inf")),
+    ],
+)
+def test_a_calibration_of_values_that_cannot_be_is_refused(
+    tmp_path: Path, made: Calibration, place: str, value: Any
+) -> None:
+    told = json.loads(json.dumps(made.to_dict()))
+    *path, last = place.split(".")
+    inner = told
+    for key in path:
+        inner = inner[int(key)] if isinstance(inner, list) else inner[key]
+    if place == "statistics":
+        inner[last][1] = inner[last][0]
+    elif isinstance(inner[last], list) and isinstance(value, float):
+        inner[last] = [value] * len(inner[last])
+    else:
+        inner[last] = value
+    file = tmp_path / "calibration.json"
+    file.write_text(json.dumps(told))
+    with pytest.raises(BundleError, match="damaged"):
+        read_calibration(file, BundleError)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -301,6 +394,26 @@ def test_the_site_decides_what_becomes_of_a_slice_outside(weights: Path) -> None
     assert blank.fallback is None
     assert unknown.certificate is not None
     assert "other weights" in unknown.certificate.scope.reasons[0]
+
+
+def test_a_stream_is_judged_by_its_header_as_a_file_is(weights: Path) -> None:
+    """Else a client's field of view outside the calibration's would pass by the policy."""
+    kspace = sampled(brain(1))[None]
+    noise = (3 * complex_slice(2)).reshape(1, -1)
+    affine = np.diag([3.0, 500 / SIDE, 500 / SIDE, 1.0])
+    scan = Scan(kspace=kspace[None], mask=MASK, name="s", subject="s", affine=affine, noise=noise)
+    try:
+        write_calibration(sidecar(weights), narrow(weights, 1e3))
+        with Pipeline(weights, out_of_scope=Policy.REFUSE) as pipeline:
+            read = pipeline.prepare(scan)
+            (of_file,) = pipeline.certificates(read, pipeline.images(read))
+            told = Told(voxel_mm=(3.0, 500 / SIDE, 500 / SIDE), noise=noise_sigma(noise))
+            streamed = pipeline.reconstruct(kspace, MASK, None, None, None, told)
+    finally:
+        sidecar(weights).unlink()
+    assert streamed.certificate == of_file
+    assert streamed.cause is Cause.SCOPE
+    assert "500 mm" in of_file.scope.reasons[0]
 
 
 def test_an_export_takes_the_calibration_of_its_weights_along(weights: Path) -> None:
