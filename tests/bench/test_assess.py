@@ -368,6 +368,24 @@ def test_no_subject_is_left_out_of_a_comparison(
         assert "no such figure of subject" in answers[0].judged[0].reason
 
 
+def test_reports_that_measured_in_two_ways_are_not_compared(
+    done: Assessment, tmp_path: Path
+) -> None:
+    """Other annotations or another definition move the zero-filled images' figures, too."""
+    stated = tmp_path / "margins.toml"
+    stated.write_text("subjects = 2\n[volumes]\npsnr_db = 0.1\n")
+    value = json.loads(json.dumps(done.to_dict()))
+    for section in value["sections"]:
+        for measure in section["measures"]:
+            if measure["name"] == "psnr_db" and not measure.get("against"):
+                own = measure["by_subject"]
+                measure["by_subject"] = {key: number + 1 for key, number in own.items()}
+    (tmp_path / REPORT).write_text(json.dumps(value))
+    answers = compare_reports(done.files["json"], tmp_path, margins=stated)
+    assert not any(answer.allowed for answer in answers)
+    assert "not measured alike" in answers[0].judged[0].reason
+
+
 def test_margins_that_were_written_into_a_report_later_are_refused(
     done: Assessment, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from kdmri_edge.utils.files import damaged
 
 __all__ = ["Replacement", "compare_reports", "is_report", "replacement_of"]
 
+_SAME: Final = 0.1  # of a margin: what arithmetic may change of zero-filled images' figures
 _ANSWERS: Final = {NON_INFERIOR: "may replace", "inferior": "must not replace"}
 
 
@@ -244,8 +245,10 @@ def _replacement(
             if theirs is None or ours is None:
                 which = "old" if theirs is None else "new"
                 why = f"The {which} report has no such figure."
-            elif missing := _missing(ours, theirs):
-                why = why or missing
+            elif unlike := (
+                _missing(ours, theirs) or _measured_apart(before, after, section, name, margin)
+            ):
+                why = why or unlike
             else:
                 change = _change(ours, theirs, seed)
             judged.append(judge(section, name, margin, change, margins.subjects, why))
@@ -261,6 +264,29 @@ def _measure(report: Mapping[str, Any], section: str, name: str, key: str) -> Me
             if found and value["value"] is not None:
                 return Measure.from_dict(value)
     return None
+
+
+def _measured_apart(
+    before: Mapping[str, Any], after: Mapping[str, Any], section: str, name: str, margin: float
+) -> str:
+    """Say that two reports measured in two ways, which their zero-filled images show.
+
+    These are the same in both, so that their figures are: other annotations of lesions, other
+    options, or another definition of a later version would be taken for the network's change.
+    """
+    found = [_measure(report, section, name, ZERO_FILLED) for report in (before, after)]
+    if found[0] is None or found[1] is None:
+        return ""
+    old, new = found[0].by_subject, found[1].by_subject
+    same = old.keys() == new.keys() and all(
+        abs(new[subject] - value) <= _SAME * margin for subject, value in old.items()
+    )
+    if same:
+        return ""
+    return (
+        "Zero-filled images have another value in each report: the two were not measured alike"
+        " (annotations, options or version)."
+    )
 
 
 def _missing(new: Measure, old: Measure) -> str:
