@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 import textwrap
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
@@ -375,6 +376,8 @@ def _convert(value: Any, kind: Any, place: _Place) -> Any:
                 f"is {value!r}", f"Choose one of: {', '.join(member.value for member in kind)}."
             ) from None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > sys.float_info.max:
+            raise place.error("is no finite number", "Give one.")
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise place.error(f"is {value!r}", f"Give a value of type {kind.__name__}.")
@@ -386,6 +389,9 @@ def _check_range(value: Any, key: Key, place: _Place) -> None:
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         text = f"between {low} and {high}" if high is not None else f"of at least {low}"
         raise place.error(f"is {value!r}", f"Give a value {text}.")
+    # a range without an end would take infinity
+    if isinstance(value, float) and not abs(value) <= sys.float_info.max:
+        raise place.error("is no finite number", "Give one.")
 
 
 def as_toml(settings: Any) -> str:

@@ -87,3 +87,20 @@ def test_read_toml(tmp_path: Path) -> None:
         read_toml(tmp_path / "none.toml")
     with pytest.raises(RecipeError, match="not valid TOML"):
         read_toml(tmp_path)
+
+
+@dataclass(frozen=True)
+class _Weighed:
+    """Settings.
+
+    Attributes:
+        weight: Without an upper end.
+    """
+
+    weight: float = field(default=0.0, metadata={"minimum": 0.0})
+
+
+@pytest.mark.parametrize("value", [float("inf"), 10**400])
+def test_a_range_without_an_end_takes_no_number_without_one(value: float) -> None:
+    with pytest.raises(RecipeError, match="no finite number"):
+        build(_Weighed, {"weight": value}, "the file")
