@@ -52,10 +52,10 @@ def evaluate(
       kdmri-edge evaluate multicoil_val/ submission --out figures.json
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.data.evaluation import evaluate as compare
-    from kdmri_edge.utils.files import check_writable, write_json
+    from kdmri_edge.utils.files import check_file_writable, write_json
 
     if out is not None:
-        check_writable(out.parent)
+        check_file_writable(out)
     found = compare(targets, reconstructions, challenge=challenge, acquisition=acquisition)
     if out is not None:
         write_json(out, found.to_dict())

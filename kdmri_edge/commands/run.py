@@ -191,11 +191,11 @@ def run(
     from kdmri_edge.archive.outgoing import Outgoing
     from kdmri_edge.data.formats.dicom.writing import check_study
     from kdmri_edge.models.shipped import named_mask
-    from kdmri_edge.runtime.files import plan_jobs, run_job, write_certificates
+    from kdmri_edge.runtime.files import check_apart, plan_jobs, run_job, write_certificates
     from kdmri_edge.runtime.networks import backend_at_hand, device_options, where_it_runs
     from kdmri_edge.runtime.pipeline import Pipeline
     from kdmri_edge.utils.console import say
-    from kdmri_edge.utils.files import check_writable
+    from kdmri_edge.utils.files import check_file_writable
     from kdmri_edge.utils.keys import public_keys
 
     draw = _mask_draw(mask_family, acceleration, mask_seed, undersample=undersample, mask=mask)
@@ -210,11 +210,13 @@ def run(
     if study is not None:
         check_study(study)
     if certificates is not None:
-        check_writable(certificates)
+        check_file_writable(certificates)
     trusted = public_keys(keys)
     scanned = named_mask(mask) if mask else None
     # before a checkpoint is exported
     jobs = plan_jobs(inputs, output, submission=layout is not None)
+    if certificates is not None:
+        check_apart(certificates, jobs)
     source, _ = where_it_runs(
         network,
         backend=None if backend == "auto" else backend,
@@ -238,36 +240,38 @@ def run(
     )
     said: set[str] = set()
     done: list[dict[str, Any]] = []
-    for job in jobs:
-        replaced = job.destination.exists()
-        done.append(
-            run_job(
-                job,
-                pipeline,
-                undersample=undersample,
-                follow=scanned is None,
-                magnitude=magnitude,
-                keep_complex=keep_complex,
-                orientation=orientation,
-                network=network.name,
-                draw=draw,
-                submission=layout is not None,
-                study=study,
-                also=None if outgoing is None else outgoing.put,
+    try:
+        for job in jobs:
+            replaced = job.destination.exists()
+            done.append(
+                run_job(
+                    job,
+                    pipeline,
+                    undersample=undersample,
+                    follow=scanned is None,
+                    magnitude=magnitude,
+                    keep_complex=keep_complex,
+                    orientation=orientation,
+                    network=network.name,
+                    draw=draw,
+                    submission=layout is not None,
+                    study=study,
+                    also=None if outgoing is None else outgoing.put,
+                )
             )
-        )
-        if len(done) == 1:
-            say(runs_on(pipeline.session.info))
-        if replaced:
-            say(f"{job.destination} has been replaced.")
-        if not as_json:
-            click.echo(_line(done[-1]))
-        for text in (*done[-1]["beyond_training"], *done[-1]["scope"]["reasons"]):
-            if text not in said:
-                said.add(text)
-                say(f"Note: {text}")
-    if certificates is not None:
-        write_certificates(certificates, done)
+            if len(done) == 1:
+                say(runs_on(pipeline.session.info))
+            if replaced:
+                say(f"{job.destination} has been replaced.")
+            if not as_json:
+                click.echo(_line(done[-1]))
+            for text in (*done[-1]["beyond_training"], *done[-1]["scope"]["reasons"]):
+                if text not in said:
+                    said.add(text)
+                    say(f"Note: {text}")
+    finally:  # images that were written before one failed have their certificates, too
+        if certificates is not None and done:
+            write_certificates(certificates, done)
     if outgoing is not None:
         sent = outgoing.send()
         for line in outgoing.said:

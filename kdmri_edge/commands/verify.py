@@ -108,6 +108,7 @@ def verify(
     """  # noqa: D301 - click wants the backspace itself
     from kdmri_edge.runtime.manifest import MANIFEST, read_manifest
     from kdmri_edge.runtime.verify import refusal_of, verify_bundle
+    from kdmri_edge.utils.files import check_file_writable
 
     if files_only and backend is not None:
         raise click.UsageError("--files-only runs nothing, so it takes no --backend.")
@@ -116,6 +117,12 @@ def verify(
         raise click.UsageError("--files-only runs nothing, so that nothing is measured.")
     if measure is False and limits:
         raise click.UsageError("Limits are measured: leave --no-measure out.")
+    if out is not None:
+        if bundle.resolve() in out.resolve().parents:
+            raise click.UsageError(
+                "--out lies in the bundle, which holds nothing but what was exported."
+            )
+        check_file_writable(out)
     most = None if max_memory is None else parse_size(max_memory, "--max-memory")
     try:
         if measure is None and not files_only and (bundle / MANIFEST).is_file():

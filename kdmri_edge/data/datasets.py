@@ -40,6 +40,7 @@ from kdmri_edge.utils.console import progress
 __all__ = [
     "BRAIN_FOLDS",
     "KNOWN_SPLITS",
+    "LESION_MASK",
     "PARTS",
     "Parts",
     "Split",
@@ -57,6 +58,9 @@ __all__ = [
     "split_for",
     "split_of_record",
 ]
+
+LESION_MASK: Final = "_lesions"
+"""What the names of masks of lesions end in, which lie beside the volumes that they belong to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,8 +88,9 @@ def find_volumes(folder: Path, contrast: str | None = None) -> list[VolumeFile]:
     a volume, as is the folder itself if it does; and the folder of a subject as BIDS lays it out,
     `sub-01`, is searched in itself, in its sessions (`ses-1`), and in `anat` of either, where
     BIDS keeps structural images. What lies in a subject's folder is of that subject. Files that no
-    reader knows (licences, notes) and hidden files are passed over. A single file counts as a
-    folder of one.
+    reader knows (licences, notes) and hidden files are passed over, as are masks of lesions beside
+    volumes (`LESION_MASK`), unless they are asked for as a contrast: they are no images to train,
+    calibrate or measure on. A single file counts as a folder of one.
 
     Args:
         folder: a folder, the folder of one subject, or a file; a dataset as FILE.h5:DATASET:AXES.
@@ -113,10 +118,10 @@ def find_volumes(folder: Path, contrast: str | None = None) -> list[VolumeFile]:
     else:
         raise unknown_suffix(folder)
     if contrast is None:
-        return files
+        return _without_masks(files)
     chosen = [f for f in files if f.contrast and f.contrast.lower() == contrast.lower()]
     if not chosen:
-        present = sorted({f.contrast for f in files if f.contrast})
+        present = sorted({f.contrast for f in _without_masks(files) if f.contrast})
         raise DataError(
             f"{folder} holds no volume of contrast {contrast!r}.",
             f"Present are {', '.join(present)}."
@@ -124,6 +129,11 @@ def find_volumes(folder: Path, contrast: str | None = None) -> list[VolumeFile]:
             else "Its files tell no contrast: ask for none.",
         )
     return chosen
+
+
+def _without_masks(files: list[VolumeFile]) -> list[VolumeFile]:
+    """Leave masks of lesions out, where there is anything else."""
+    return [file for file in files if not file.name.endswith(LESION_MASK)] or files
 
 
 def _volumes_in(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from kdmri_edge.utils.files import read_json, sha256_file
 
 __all__ = ["Assessed", "compare_report"]
 
+_REPORT: Final = "assessment.json"
 _NONE: Final = "Give the JSON file that `kdmri-edge assess` wrote."
 _MANY: Final = 4
 
@@ -35,6 +36,10 @@ class Assessed:
 def compare_report(file: Path, bundle: Bundle) -> Assessed:
     """Look a bundle up among the networks that a report is about.
 
+    Args:
+        file: The report, or the folder that it lies in.
+        bundle: What is looked up.
+
     Raises:
         DataError: The file is missing or damaged, or no such report.
         BundleError: The bundle is of an earlier version, and has no digest to be found by.
@@ -45,6 +50,8 @@ def compare_report(file: Path, bundle: Bundle) -> Assessed:
             " that a report could name.",
             "Export the network again, and assess that.",
         )
+    if file.is_dir():
+        file /= _REPORT  # the folder that `assess --out` named
     found = read_json(file, DataError)
     networks = found.get("networks") if isinstance(found, dict) else None
     if (

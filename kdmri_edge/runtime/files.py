@@ -43,7 +43,7 @@ from kdmri_edge.runtime.session import SessionInfo
 from kdmri_edge.utils.console import progress
 from kdmri_edge.utils.files import atomic_path
 
-__all__ = ["Job", "plan_jobs", "run_job", "write_certificates"]
+__all__ = ["Job", "check_apart", "plan_jobs", "run_job", "write_certificates"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -353,6 +353,20 @@ def run_job(
         "certificates": [one.to_dict() for one in certificates],
         "session": dataclasses.asdict(pipeline.session.info),
     }
+
+
+def check_apart(path: Path, jobs: Sequence[Job]) -> None:
+    """Refuse a file beside the images that would take the place of one of them, or of an input.
+
+    Raises:
+        OutputError: It is one.
+    """
+    place = path.resolve()
+    for job in jobs:
+        if place in (job.source.path.resolve(), job.destination.resolve()):
+            raise OutputError(
+                f"{path} is an input or an image that is to be written.", "Choose another name."
+            )
 
 
 def write_certificates(path: Path, results: Sequence[Mapping[str, Any]]) -> None:

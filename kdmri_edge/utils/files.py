@@ -23,6 +23,7 @@ from kdmri_edge.errors import KdmriError, OutputError
 __all__ = [
     "atomic_directory",
     "atomic_path",
+    "check_file_writable",
     "check_writable",
     "parse_json",
     "read_json",
@@ -80,6 +81,17 @@ def check_writable(out: Path) -> None:
         place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
         with tempfile.TemporaryFile(dir=place):
             pass
+
+
+def check_file_writable(file: Path) -> None:
+    """Do the same for one file, which may be there already and is then replaced.
+
+    Raises:
+        OutputError: It is a folder, or its place cannot be written to.
+    """
+    if file.is_dir():
+        raise OutputError(f"{file} is a folder, and a file is to be written.", "Name a file in it.")
+    check_writable(file.parent)
 
 
 def _temporary(final: Path) -> Path:

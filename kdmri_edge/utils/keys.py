@@ -51,6 +51,7 @@ _EXTRA: Final = "sign"
 _LARGEST: Final = 64 * 1024  # bytes; such keys take some hundred
 _PUBLIC: Final = b"-----BEGIN PUBLIC KEY-----"
 _PRIVATE: Final = b"PRIVATE KEY-----"
+_GET: Final = "Get the .pub file of who signs the bundles."
 _NEW: Final = "Make one by `kdmri-edge sign --new-key NAME`."
 
 
@@ -151,7 +152,7 @@ def read_public_key(file: Path) -> PublicKey:
             f"Give its {PUBLIC_SUFFIX} file, and keep the private one where bundles are signed.",
         )
     if _PUBLIC not in data:
-        raise KeyFileError(f"{file} is no public key in PEM.", _NEW)
+        raise KeyFileError(f"{file} is no public key in PEM.", _GET)
     with reading(file, "a public key in PEM", error=KeyFileError, remedy="Get it again."):
         key = serial.load_pem_public_key(data)
     if not isinstance(key, ed25519.Ed25519PublicKey):

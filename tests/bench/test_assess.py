@@ -29,7 +29,7 @@ from kdmri_edge.cli import main
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.distillation.run_folder import Run
-from kdmri_edge.errors import BenchError
+from kdmri_edge.errors import BenchError, DataError
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kdmri_edge.models.specs import ModelSpec
@@ -283,6 +283,13 @@ def test_networks_of_different_masks_are_refused(
         assess([run.path, other.path], volumes)
 
 
+def test_a_wrong_path_of_other_data_is_found_out_first(
+    run: Run, volumes: list[Volume], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="nowhere does not exist"):
+        assess(run, volumes, in_pytorch=True, other_data=[tmp_path / "nowhere"])
+
+
 def test_the_teacher_says_so_or_has_most_operations(run: Run) -> None:
     sources = describe(run)
     student = sources[1]
@@ -445,6 +452,7 @@ def test_a_retrained_network_is_compared_with_the_old_one(
         (["dccnn-edge@brain-4x", "--data", ".", "--threads", "0"], 2, "'--threads'"),
         (["dccnn-edge@brain-4x", "--data", ".", "--seed", "-1"], 2, "'--seed'"),
         (["dccnn-edge@brain-4x", "--data", ".", "--sections", ","], 2, "names nothing"),
+        (["--compare", *2 * ["dccnn-edge@brain-4x"], "--data", "."], 2, "twice"),
         (["dccnn-edge@brain-4x", "--data", ".", "--subjects", ""], 2, "names nothing"),
     ],
 )

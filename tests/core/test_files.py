@@ -15,6 +15,7 @@ from kdmri_edge.errors import OutputError, RunError
 from kdmri_edge.utils.files import (
     atomic_directory,
     atomic_path,
+    check_file_writable,
     check_writable,
     read_json,
     sha256_bytes,
@@ -215,6 +216,18 @@ def test_trying_a_folder_leaves_no_trace_and_follows_no_link(tmp_path: Path) -> 
     (tmp_path / ".kdmri-edge-probe").symlink_to(tmp_path / "mine")
     check_writable(tmp_path)
     assert (tmp_path / "mine").read_text() == "kept"
+
+
+def test_a_file_may_be_there_already_but_not_as_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("kept")
+    check_file_writable(tmp_path / "mine")
+    check_file_writable(tmp_path / "a" / "new")
+    assert (tmp_path / "mine").read_text() == "kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    with pytest.raises(OutputError, match="is a folder"):
+        check_file_writable(tmp_path)
+    with pytest.raises(OutputError):
+        check_file_writable(tmp_path / "mine" / "inside")
 
 
 def test_two_processes_may_try_the_same_folder(tmp_path: Path) -> None:

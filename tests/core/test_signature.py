@@ -434,6 +434,16 @@ def test_openssl_writes_the_same_keys(tmp_path: Path) -> None:
 # The commands
 
 
+def test_a_page_has_a_place_of_its_own(cli: Cli, bundle: Path, tmp_path: Path) -> None:
+    """In the bundle it would be a file too many, and a wrong place is found out at once."""
+    held = sorted(bundle.iterdir())
+    done = cli("verify", bundle, "--files-only", "--out", bundle / "page.html")
+    assert done.code == 2
+    assert "lies in the bundle" in done.err
+    cli("verify", bundle, "--files-only", "--out", tmp_path).check_refusal("is a folder")
+    assert sorted(bundle.iterdir()) == held
+
+
 def test_verify_tells_them_apart(cli: Cli, bundle: Path, places: Path, tmp_path: Path) -> None:
     def kind(*further: object) -> str:
         page = tmp_path / "page.html"

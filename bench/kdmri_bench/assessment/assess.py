@@ -24,6 +24,7 @@ from kdmri_bench.assessment.study import Options, Study
 from kdmri_bench.planning.sources import Networks, Source, runs_of
 from kdmri_bench.planning.testdata import run_split
 from kdmri_bench.results.schema import finite
+from kdmri_edge.data.datasets import find_volumes
 from kdmri_edge.errors import BackendError, BenchError, DataError, MaskError, MissingExtraError
 from kdmri_edge.utils.console import progress, say
 from kdmri_edge.utils.extras import load_attribute, require
@@ -192,6 +193,8 @@ def assess(
         subjects=subjects,
         slices=limit_slices,
     )
+    for folder in other_data:
+        find_volumes(Path(folder))  # a wrong path is found out now, too
     options = Options(seed=seed, other_data=tuple(Path(folder) for folder in other_data))
     with opened(sources, int8=int8, threads=threads, in_pytorch=in_pytorch) as (found, missing):
         study = Study(

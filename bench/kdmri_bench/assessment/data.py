@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kdmri_bench.planning.sources import Source
 from kdmri_bench.planning.testdata import central_slices, choose_files
 from kdmri_edge.data.case import Case, Undersampling
-from kdmri_edge.data.datasets import Split, VolumeFile, read_coils, read_found
+from kdmri_edge.data.datasets import LESION_MASK, Split, VolumeFile, read_coils, read_found
 from kdmri_edge.data.geometry import regridded
 from kdmri_edge.data.phantom.volumes import phantom_set
 from kdmri_edge.data.resample import is_large_enough, pad_centred, to_matrix
@@ -28,8 +28,7 @@ from kdmri_edge.utils.console import progress
 
 __all__ = ["LABELS", "SEED", "AssessedVolume", "Data", "brought", "load", "undersampled"]
 
-LABELS: Final = "_lesions"
-"""Volumes whose names end so are masks of lesions beside the volumes, and are not images."""
+LABELS: Final = LESION_MASK
 
 SEED: Final = 1
 """Of phase, coils and noise that are simulated on test volumes, as in the benchmark."""

@@ -121,6 +121,8 @@ def assess(
         raise click.UsageError("Missing option '--data': the folder of the test volumes.")
     if compare is not None:
         networks = tuple(_one_network(path) for path in compare)
+        if networks[0] == networks[1]:
+            raise click.UsageError(f"--compare names {compare[0]} twice: name two networks.")
         teacher = str(networks[0])
     from kdmri_bench.assessment.assess import assess as measure
 

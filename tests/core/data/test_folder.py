@@ -37,6 +37,18 @@ def test_contrast_in_any_case(folder: Path, contrast: str) -> None:
     assert [f.subject for f in find_volumes(folder, contrast)] == ["01", "02"]
 
 
+def test_masks_of_lesions_beside_volumes_are_no_volumes(tmp_path: Path) -> None:
+    """They would be trained, calibrated and measured on like images."""
+    np.save(tmp_path / "sub-01_lesions.npy", np.ones((2, 8, 8), np.float32))
+    assert [f.name for f in find_volumes(tmp_path)] == ["sub-01_lesions"]  # nothing else is meant
+    np.save(tmp_path / "sub-01_FLAIR.npy", np.ones((2, 8, 8), np.float32))
+    assert [f.name for f in find_volumes(tmp_path)] == ["sub-01_FLAIR"]
+    assert [f.name for f in find_volumes(tmp_path, "lesions")] == ["sub-01_lesions"]
+    assert [f.name for f in find_volumes(tmp_path / "sub-01_lesions.npy")] == ["sub-01_lesions"]
+    with pytest.raises(DataError, match=r"Present are FLAIR\.$"):
+        find_volumes(tmp_path, "T1w")
+
+
 def test_single_file_is_a_folder_of_one(folder: Path) -> None:
     file = folder / "sub-02_ses-1_T1w.npy"
     assert [f.path for f in find_volumes(file)] == [file]

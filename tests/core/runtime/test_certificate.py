@@ -486,3 +486,24 @@ def test_networks_of_the_package_bring_their_calibration(reference: str) -> None
     assert found.about["subjects"] == {"train": ["01", "03", "12"], "validation": ["09", "20"]}
     assert found.contrasts == ("FLAIR", "T1w", "T2w")
     assert found.coefficients is not None
+
+
+def test_certificates_replace_those_of_before_but_no_image(
+    cli: Any, weights: Path, tmp_path: Path
+) -> None:
+    """And an image that was written before another failed has its certificates."""
+    good, bad = tmp_path / "a.npy", tmp_path / "b.npy"
+    write_image(good, np.stack([brain(number) for number in range(2)]))
+    np.save(bad, np.zeros((2, 3, 4, 5, 6)))
+    lines, out = tmp_path / "lines.jsonl", tmp_path / "out"
+    lines.write_text("before")
+    command = ("run", weights, good, "--undersample", "--no-cache", "--certificates")
+    cli(*command, tmp_path, "-o", tmp_path / "o.npy").check_refusal("is a folder")
+    cli(*command, good, "-o", tmp_path / "o.npy").check_refusal("is an input or an image")
+    cli(*command, tmp_path / "o.npy", "-o", tmp_path / "o.npy").check_refusal("is an input or an")
+    assert lines.read_text() == "before"
+    assert not (tmp_path / "o.npy").exists()
+    assert cli(*command, lines, bad, "-o", out).code == 1
+    assert [path.name for path in out.iterdir()] == ["a.npy"]
+    read = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [one["slice"] for one in read] == [0, 1]
