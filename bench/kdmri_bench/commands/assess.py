@@ -124,13 +124,16 @@ def assess(
         if networks[0] == networks[1]:
             raise click.UsageError(f"--compare names {compare[0]} twice: name two networks.")
         teacher = str(networks[0])
+    named = _list("--sections", sections)
+    if compare is not None and named:
+        named.append("verdict")  # it is what was asked for
     from kdmri_bench.assessment.assess import assess as measure
 
     done = measure(
         list(networks),
         [str(place) for place in data],
         teacher=teacher,
-        sections=_list("--sections", sections),
+        sections=named,
         margins=margins,
         contrast=contrast,
         subjects=_list("--subjects", subjects),
