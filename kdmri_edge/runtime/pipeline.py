@@ -129,6 +129,9 @@ def zero_filled_magnitude(kspace: NDArray[np.complex64]) -> NDArray[np.float32]:
     return shown
 
 
+_NOT_LOOKED_AT = "It is not looked at."
+
+
 def calibration_of(source: Path) -> Calibration | str:
     """Return the calibration of a bundle or a checkpoint, or why there is none that counts.
 
@@ -231,13 +234,13 @@ class Pipeline(Closing):
         # a network of one mask and matrix refuses what it was not trained for
         with damaged(source, CheckpointError if is_checkpoint(source) else BundleError):
             self._trained = trained_for(self._meta) if self.session.takes_masks else None
+        found = calibration_of(self.session.folder or source) if calibrated else _NOT_LOOKED_AT
+        self.uncalibrated = found if isinstance(found, str) else None
         self._certifier = Certifier(
             spec=self.reads.spec,
             mask=Mask.from_dict(self._meta["mask"]),
             integers=self.session.info.precision_requested == "int8",
-            calibration=calibration_of(self.session.folder or source)
-            if calibrated
-            else "It is not looked at.",
+            calibration=found,
         )
 
     def close(self) -> None:

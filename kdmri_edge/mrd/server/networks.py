@@ -493,9 +493,23 @@ def many_networks(
         info = pipeline.session.info
         log_event("loaded", bundle=one.name, backend=info.backend, version=info.version,
                   provider=info.provider, threads=info.threads)  # fmt: skip
+        warn_of_scope(one.name, pipeline.uncalibrated, out_of_scope)
         return pipeline
 
     return ManyNetworks(find, load, loaded=loaded)
+
+
+def warn_of_scope(name: str, uncalibrated: str | None, policy: Policy) -> None:
+    """Log that a policy on slices outside of the scope finds none, for want of a calibration.
+
+    Args:
+        name: Of the bundle.
+        uncalibrated: Why its calibration is not there; None where it is.
+        policy: What the site chose.
+    """
+    if uncalibrated is not None and policy is not Policy.FLAG:
+        log_event("scope-unknown", logging.WARNING, bundle=name, policy=str(policy),
+                  reason=uncalibrated)  # fmt: skip
 
 
 class ManyNetworks:

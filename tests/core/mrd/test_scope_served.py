@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kdmri_edge.mrd.format.images import BOUND, CERTIFICATE, SCOPE
+from kdmri_edge.mrd.server.networks import warn_of_scope
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.causes import Cause
 from kdmri_edge.runtime.certificate import Bound, Certificate, Policy, Samples, Scope
 from kdmri_edge.runtime.inputs import Told, noise_sigma
-from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
+from kdmri_edge.runtime.pipeline import Outcome, Pipeline, zero_filled_magnitude
 from tests.core.mrd.conftest import StandIn
 from tests.core.mrd.scans import noise_scan
 from tests.core.mrd.test_server import sent
@@ -94,3 +97,18 @@ def test_noise_of_a_stream_that_is_not_finite_is_no_noise() -> None:
     assert noise_sigma(noise) == pytest.approx(5 / np.sqrt(2))
     for wrong in (0 * noise, np.nan * noise, np.repeat(noise, 2, 0)):
         assert noise_sigma(wrong) is None
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+def test_a_policy_that_finds_nothing_is_said(
+    policy: Policy, tiny_bundles: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = Pipeline(tiny_bundles["magnitude"])
+    assert "kdmri-edge calibrate" in (pipeline.uncalibrated or "")
+    with caplog.at_level(logging.INFO, logger="kdmri_edge"):
+        warn_of_scope("magnitude", None, policy)  # calibrated
+        assert not caplog.records
+        warn_of_scope("magnitude", pipeline.uncalibrated, policy)
+    said = [json.loads(record.message) for record in caplog.records]
+    assert [one["level"] for one in said] == ([] if policy is Policy.FLAG else ["warning"])
+    assert all("There is no calibration" in one["reason"] for one in said)
