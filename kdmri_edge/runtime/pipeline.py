@@ -179,6 +179,7 @@ class Pipeline(Closing):
         reads: What the network is made for.
         session: The network.
         at_once: Slices that are worked on at a time.
+        uncalibrated: Why certificates say nothing of scope and error; None with a calibration.
 
     Raises:
         KdmriError: See `open_session`.
