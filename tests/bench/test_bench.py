@@ -349,10 +349,17 @@ def test_the_command_measures_a_network_on_a_folder(
     assert json.loads((out / "report.json").read_text()) == value
 
 
+@pytest.mark.parametrize("option", ["--samples", "--threads"])
+def test_numbers_out_of_range_are_usage_errors(run: Run, tmp_path: Path, option: str) -> None:
+    result = invoke(run.path, "--out", tmp_path / "out", option, "0")
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}'" in result.output
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        (["--samples", "0"], BenchError, "--samples 0"),
         (["--data", "nowhere"], DataError, "does not exist"),
         (["--contrast", "T9w"], DataError, "T9w"),
         (["--subjects", "99"], BenchError, "subject 99"),
