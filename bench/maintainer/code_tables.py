@@ -110,7 +110,10 @@ def _command(name: str, command: click.Command) -> list[str]:
     ]
     if records:
         lines += ["| option | what |", "|---|---|"]
-        lines += [f"| {_code(option)} | {_cell(what)} |" for option, what in records]
+        # two brackets after each other, a default and a range, would be a reference
+        lines += [
+            f"| {_code(option)} | {_cell(what).replace('[', '&#91;')} |" for option, what in records
+        ]
         lines.append("")
     if isinstance(command, click.Group):
         for below in command.list_commands(context):
