@@ -39,6 +39,11 @@ class Certifier:
         self._spec, self._mask, self._integers = spec, mask, integers
         self._calibration = calibration
 
+    @property
+    def uncalibrated(self) -> str | None:
+        """Why certificates say nothing of scope and error; None with a calibration."""
+        return self._calibration if isinstance(self._calibration, str) else None
+
     def certificate(
         self,
         zero_filled: NDArray[Any],

@@ -179,7 +179,6 @@ class Pipeline(Closing):
         reads: What the network is made for.
         session: The network.
         at_once: Slices that are worked on at a time.
-        uncalibrated: Why certificates say nothing of scope and error; None with a calibration.
 
     Raises:
         KdmriError: See `open_session`.
@@ -236,13 +235,17 @@ class Pipeline(Closing):
         with damaged(source, CheckpointError if is_checkpoint(source) else BundleError):
             self._trained = trained_for(self._meta) if self.session.takes_masks else None
         found = calibration_of(self.session.folder or source) if calibrated else _NOT_LOOKED_AT
-        self.uncalibrated = found if isinstance(found, str) else None
         self._certifier = Certifier(
             spec=self.reads.spec,
             mask=Mask.from_dict(self._meta["mask"]),
             integers=self.session.info.precision_requested == "int8",
             calibration=found,
         )
+
+    @property
+    def uncalibrated(self) -> str | None:
+        """Why certificates say nothing of scope and error; None with a calibration."""
+        return self._certifier.uncalibrated
 
     def close(self) -> None:
         """Release what the runtime holds."""

@@ -339,11 +339,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_network_without_calibration_works_as_before(weights: Path) -> None:
     with Pipeline(weights) as pipeline:
         outcome = pipeline.reconstruct(sampled(brain(1))[None], MASK)
+        why = pipeline.uncalibrated
     assert outcome.fallback is None
     assert outcome.beyond == ()
     assert outcome.certificate is not None
     told = outcome.certificate.to_dict()
     assert told["scope"]["verdict"] == "unknown"
+    assert told["scope"]["reasons"] == [why]
     assert "kdmri-edge calibrate" in told["scope"]["reasons"][0]
     assert "relative_error_at_most" not in told["error_bound"]
     assert told["correction"]["relative_norm"] > 0
