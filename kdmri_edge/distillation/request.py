@@ -27,6 +27,7 @@ from kdmri_edge.distillation.recipe import (
     overridden,
 )
 from kdmri_edge.distillation.run_folder import open_run
+from kdmri_edge.distillation.start_weights import check_start_weights
 from kdmri_edge.errors import DataError, MaskError, ModelError, RecipeError, RunError
 from kdmri_edge.models.checkpoint import is_checkpoint, load_checkpoint
 from kdmri_edge.models.code import CODE, CodeSpec, is_module
@@ -533,40 +534,6 @@ def _check_tuning(settings: Settings) -> None:
         )
 
 
-def _check_start(settings: Settings) -> None:
-    """Refuse first weights that are none, or of another network than the student."""
-    if settings.start_from is None:
-        return
-    path = settings.start_checkpoint
-    if path is None:
-        raise refusal(
-            Path(settings.start_from),
-            ModelError,
-            "To start from, give a .safetensors checkpoint, or a trained network of"
-            " `kdmri-edge models`.",
-        )
-    if settings.student_checkpoint is not None:
-        raise ModelError(
-            f"--student {settings.student} is trained already, so it cannot start from another.",
-            "Leave --start-from out, or give its architecture as --student.",
-        )
-    if not path.is_file():  # a run that goes on has its own copy
-        return
-    found = load_checkpoint(path).spec
-    if found != settings.student_spec:
-        raise ModelError(
-            f"{settings.start_from} is another network than the student {settings.student}:"
-            f" {_first_difference(found, settings.student_spec)}.",
-            "Name the same architecture as --student, with the dilation that the recipe gives it.",
-        )
-
-
-def _first_difference(one: NetworkSpec, other: NetworkSpec) -> str:
-    theirs, ours = one.to_dict(), other.to_dict()
-    key = next(key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key))
-    return f"{key} is {theirs.get(key)}, not {ours.get(key)}"
-
-
 def check_sharding(settings: Settings, processes: int) -> None:
     """Refuse what cannot be trained as it is asked for: it would silently be something else.
 
@@ -645,9 +612,17 @@ def check_settings(settings: Settings, processes: int) -> None:
             share evenly.
         ModelError: A student that cannot take over its teacher's convolutions, or cannot start from
             the weights that are named.
+        CheckpointError: The weights that the student would start with are damaged, or not finite.
     """
     _check_masks(settings)
-    _check_start(settings)
+    if settings.start_from is not None:
+        check_start_weights(
+            settings.start_from,
+            settings.start_checkpoint,
+            student=settings.student,
+            spec=settings.student_spec,
+            trained=settings.student_checkpoint is not None,
+        )
     if settings.student_checkpoint is None and settings.distilled:
         _check_pair(settings)
     check_sharding(settings, processes)

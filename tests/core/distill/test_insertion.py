@@ -23,7 +23,7 @@ from kdmri_edge.distillation.request import Settings
 from kdmri_edge.distillation.run import distill
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import CheckpointError, ModelError, RecipeError, RunError
-from kdmri_edge.models.checkpoint import load_checkpoint
+from kdmri_edge.models.checkpoint import load_checkpoint, save_checkpoint
 from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.masks import variable_density_2d, variable_density_lines
 from kdmri_edge.physics.operators import projection_matrix, zero_filled
@@ -242,6 +242,12 @@ def test_first_weights_must_suit(settings: Callable[..., Settings], tmp_path: Pa
     other = variable_density_lines(32, 2.0, seed=5)
     with pytest.raises(CheckpointError, match=r"was trained for mask"):
         distill(settings(start_from=str(first.weights("student")), mask=other), tmp_path / "run")
+    broken = load_checkpoint(first.weights("student"))
+    name = next(iter(broken.state))
+    broken.state[name].view(-1)[0] = torch.nan
+    save_checkpoint(tmp_path / "broken.safetensors", broken)
+    with pytest.raises(CheckpointError, match=rf"NaN or infinite values \({name}\)"):
+        distill(settings(start_from=str(tmp_path / "broken.safetensors")), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
