@@ -10,8 +10,15 @@ from typing import Any
 
 import click
 
-from kdmri_edge.commands.options import archive_of, calling_option, queue_option, tls_options
+from kdmri_edge.commands.options import (
+    archive_of,
+    calling_option,
+    json_option,
+    queue_option,
+    tls_options,
+)
 from kdmri_edge.errors import ArchiveError
+from kdmri_edge.utils.console import print_result
 
 __all__ = ["archive"]
 
@@ -29,7 +36,7 @@ def archive() -> None:
 @click.argument("address", metavar="AET@HOST:PORT")
 @calling_option
 @tls_options
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option()
 def echo(
     address: str,
     calling: str,
@@ -48,14 +55,14 @@ def echo(
     there = archive_of(address, calling, **encryption)
     seconds = ask(there)
     if as_json:
-        click.echo(json.dumps({"archive": there.name, "calling": calling, "seconds": seconds}))
+        print_result(json.dumps({"archive": there.name, "calling": calling, "seconds": seconds}))
         return
     click.echo(f"{there.name} is there and takes {calling} ({1e3 * seconds:.0f} ms).")
 
 
 @archive.command("list")
 @queue_option
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option()
 def list_(queue: Path | None, as_json: bool) -> None:
     """List what waits, and what was refused, by archive.
 
@@ -82,7 +89,7 @@ def list_(queue: Path | None, as_json: bool) -> None:
             }
         )  # fmt: skip
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        print_result(json.dumps(found, indent=2))
         return
     if not found:
         click.echo(f"Nothing was ever queued in {waiting.folder}.")
@@ -97,7 +104,7 @@ def list_(queue: Path | None, as_json: bool) -> None:
 @click.argument("address", metavar="[AET@HOST:PORT]", required=False)
 @queue_option
 @click.option("--refused", is_flag=True, help="Send again what an archive refused.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option()
 def send(address: str | None, queue: Path | None, refused: bool, as_json: bool) -> int:
     """Send what waits, to one archive or to all, without waiting for the next attempt.
 
@@ -138,7 +145,7 @@ def send(address: str | None, queue: Path | None, refused: bool, as_json: bool) 
                 if not as_json:
                     click.echo(sentence(line.archive, done))
     if as_json:
-        click.echo(json.dumps(results, indent=2))
+        print_result(json.dumps(results, indent=2))
     elif not results:
         click.echo("Nothing waits.")
     return int(any(one["waiting"] or one["refused"] for one in results))

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import click
 
+from kdmri_edge.commands.options import json_option
+from kdmri_edge.utils.console import print_result
+
 __all__ = ["calibrate"]
 
 
@@ -32,7 +35,7 @@ __all__ = ["calibrate"]
     help="Take every N-th slice of training volumes; validation volumes are taken whole.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [the runtime's choice].")
-@click.option("--json", "as_json", is_flag=True, help="Print what was calibrated as JSON.")
+@json_option("Print what was calibrated as JSON.")
 def calibrate(
     network: Path, data: Path, split: str | None, every: int, threads: int | None, as_json: bool
 ) -> None:
@@ -61,7 +64,7 @@ def calibrate(
     place = calibrating.place_calibration(named, made)
     slices = made.about["slices"]
     if as_json:
-        click.echo(json.dumps({"file": str(place), **made.about}, indent=2))
+        print_result(json.dumps({"file": str(place), **made.about}, indent=2))
         return
     click.echo(
         f"{place}: {slices['train']} slices of {len(made.about['subjects']['train'])} training"

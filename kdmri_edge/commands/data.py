@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kdmri_edge.commands.options import file_options, orientation_option
+from kdmri_edge.commands.options import file_options, json_option, orientation_option
 from kdmri_edge.errors import KdmriError
+from kdmri_edge.utils.console import print_result
 
 if TYPE_CHECKING:
     from kdmri_edge.data.inspection import FileInfo, MaskInfo
@@ -42,7 +43,7 @@ def data() -> None:
 @_KSPACE
 @orientation_option
 @file_options
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option()
 def inspect(files: tuple[Path, ...], kspace: bool, orientation: str, as_json: bool) -> int:
     """Say what is in FILE..., and what `kdmri-edge run` would take it as.
 
@@ -81,7 +82,7 @@ def inspect(files: tuple[Path, ...], kspace: bool, orientation: str, as_json: bo
                 click.echo(text)
             advance(1)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        print_result(json.dumps(found, indent=2))
     return int(failed > 0)
 
 
@@ -162,7 +163,7 @@ def _times(numbers: tuple[float, ...]) -> str:
 @_KSPACE
 @orientation_option
 @file_options
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option()
 def convert(
     source: Path,
     destination: Path,
@@ -189,7 +190,7 @@ def convert(
 
     done = write(source, destination, magnitude=magnitude, kspace=kspace, orientation=orientation)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(done), indent=2))
+        print_result(json.dumps(dataclasses.asdict(done), indent=2))
         return
     click.echo(f"{done.destination}: {done.wrote}")
     if done.lost:

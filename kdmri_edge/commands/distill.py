@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdmri_edge.commands.options import RowChoice, file_options
+from kdmri_edge.commands.options import RowChoice, file_options, json_option
+from kdmri_edge.utils.console import print_result
 
 if TYPE_CHECKING:
     from kdmri_edge.distillation.run_folder import Run
@@ -166,7 +167,7 @@ __all__ = ["distill"]
     show_default=True,
     help="Threads that prepare these slices, and read them ahead of the training.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option()
 @click.pass_context
 def distill(
     ctx: click.Context,
@@ -234,7 +235,7 @@ def distill(
     from kdmri_edge.utils.console import say
 
     if as_json and is_first_process():
-        click.echo(json.dumps({"run": str(run.path), **_summary(run)}, indent=2))
+        print_result(json.dumps({"run": str(run.path), **_summary(run)}, indent=2))
     say(f"Run: {run.path}. Next:")
     for line in next_commands(run):
         say(f"  {line}")

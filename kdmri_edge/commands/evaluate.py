@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdmri_edge.commands.options import file_options
+from kdmri_edge.commands.options import file_options, json_option
+from kdmri_edge.utils.console import print_result
 
 if TYPE_CHECKING:
     from kdmri_edge.data.evaluation import Evaluation
@@ -28,7 +29,7 @@ __all__ = ["evaluate"]
 @click.option("--acquisition", help="Take only volumes of this kind, e.g. AXT2.")
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the result to this file.")
 @file_options
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option()
 def evaluate(
     targets: Path,
     reconstructions: Path,
@@ -59,7 +60,7 @@ def evaluate(
     found = compare(targets, reconstructions, challenge=challenge, acquisition=acquisition)
     if out is not None:
         write_json(out, found.to_dict())
-    click.echo(json.dumps(found.to_dict(), indent=2) if as_json else _table(found))
+    print_result(json.dumps(found.to_dict(), indent=2) if as_json else _table(found))
 
 
 _COLUMNS = (("psnr", "PSNR dB", ".2f"), ("ssim", "SSIM", ".4f"), ("nmse", "NMSE", ".5f"))

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdmri_edge.commands.options import json_option
+from kdmri_edge.utils.console import print_result
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -30,7 +33,7 @@ __all__ = ["models"]
     metavar="NAME",
     help="What forward of a NETWORK that is code takes, where its signature does not tell.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option()
 def models(network: str | None, matrix: int | None, convention: str | None, as_json: bool) -> None:
     """List the architectures, and the trained networks that come with the package.
 
@@ -75,7 +78,7 @@ def models(network: str | None, matrix: int | None, convention: str | None, as_j
         for name, network in shipped_networks().items()
     }
     if as_json:
-        click.echo(json.dumps({"presets": presets, "shipped": shipped}, indent=2))
+        print_result(json.dumps({"presets": presets, "shipped": shipped}, indent=2))
         return
     _show(presets, shipped)
 
@@ -91,7 +94,7 @@ def _show_modules(
     found = network_outputs(network, matrix=matrix, convention=convention)
     if as_json:
         rows = [{**one._asdict(), "shape": one.shape and list(one.shape)} for one in found]
-        click.echo(json.dumps({"modules": rows}, indent=2))
+        print_result(json.dumps({"modules": rows}, indent=2))
         return
     from rich.table import Table
 

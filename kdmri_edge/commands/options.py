@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ import click
 from kdmri_edge.data.orientation import Orientation
 from kdmri_edge.errors import ExportError
 from kdmri_edge.registry import Registry
+from kdmri_edge.utils.console import only_results
 from kdmri_edge.utils.extras import load_attribute
 from kdmri_edge.utils.reading import MAX_MEMORY, TRUST, parse_size
 from kdmri_edge.utils.suggest import nearest
@@ -28,6 +31,7 @@ __all__ = [
     "brought_options",
     "calling_option",
     "file_options",
+    "json_option",
     "key_option",
     "orientation_option",
     "queue_option",
@@ -75,6 +79,26 @@ def file_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def json_option(
+    what: str = "Print the result as JSON.",
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Let a command take `--json`: standard output then holds what `print_result` prints alone.
+
+    Args:
+        what: Help of the option.
+    """
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def apart(*args: Any, as_json: bool, **options: Any) -> Any:
+            with only_results() if as_json else contextlib.nullcontext():
+                return command(*args, as_json=as_json, **options)
+
+        return click.option("--json", "as_json", is_flag=True, help=what)(apart)
+
+    return add
 
 
 calling_option = click.option(

@@ -13,11 +13,13 @@ from kdmri_edge.commands.options import (
     archive_of,
     archive_options,
     file_options,
+    json_option,
     key_option,
     orientation_option,
 )
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.targets import as_users_write
+from kdmri_edge.utils.console import print_result
 
 if TYPE_CHECKING:
     from kdmri_edge.physics.redraw import MaskDraw
@@ -134,7 +136,7 @@ def runs_on(info: SessionInfo) -> str:
     is_flag=True,
     help="Run a checkpoint in PyTorch instead of exporting it once for the fastest runtime.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option()
 def run(
     network: Path,
     inputs: tuple[Path, ...],
@@ -279,7 +281,7 @@ def run(
         for each in done:
             each["archive"] = sent
     if as_json:
-        click.echo(json.dumps(done, indent=2))
+        print_result(json.dumps(done, indent=2))
     if outgoing is not None:
         outgoing.check()
 

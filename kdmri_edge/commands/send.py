@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from kdmri_edge.commands.options import file_options
+from kdmri_edge.commands.options import file_options, json_option
+from kdmri_edge.utils.console import print_result
 
 __all__ = ["send"]
 
@@ -48,7 +49,7 @@ __all__ = ["send"]
     help="Seconds for which the server may be silent.",
 )
 @file_options
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option()
 def send(
     file: Path,
     host: str,
@@ -108,7 +109,7 @@ def send(
     recorded = [text[4:] for text in reply.texts if text.startswith("INF Recorded ")]
     if recorded and not reply.images:  # it was sent to be recorded, and nothing else
         said = {"output": None, "readouts": given.count, "images": 0, "texts": reply.texts}
-        click.echo(json.dumps(said, indent=2) if as_json else recorded[0])
+        print_result(json.dumps(said, indent=2) if as_json else recorded[0])
         return
     if not reply.images:
         remedy = "Look at the server's log."
@@ -127,7 +128,7 @@ def send(
             "reasons": sorted(set(fallbacks)),
             "texts": reply.texts,
         }
-        click.echo(json.dumps(result, indent=2))
+        print_result(json.dumps(result, indent=2))
         return
     for text in reply.texts:
         say(text)

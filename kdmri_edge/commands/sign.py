@@ -10,7 +10,9 @@ from pathlib import Path
 
 import click
 
+from kdmri_edge.commands.options import json_option
 from kdmri_edge.runtime.signature import LONGEST_DAYS
+from kdmri_edge.utils.console import print_result
 
 __all__ = ["ask_passphrase", "sign"]
 
@@ -57,7 +59,7 @@ def ask_passphrase() -> str:
     help="Of --new-key: ask for a passphrase that encrypts the private file"
     " [$KDMRI_KEY_PASSPHRASE, where that is set].",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option()
 def sign(
     bundles: tuple[Path, ...],
     key: Path | None,
@@ -98,7 +100,7 @@ def sign(
         fingerprint = read_public_key(public).fingerprint
         if as_json:
             files = {"private": str(private), "public": str(public), "fingerprint": fingerprint}
-            click.echo(json.dumps(files, indent=2))
+            print_result(json.dumps(files, indent=2))
             return
         locked = "with a passphrase" if chosen else "without a passphrase"
         click.echo(f"{private}: signs, and stays secret ({locked}).")
@@ -117,7 +119,7 @@ def sign(
         for bundle in bundles
     ]
     if as_json:
-        click.echo(json.dumps(made, indent=2))
+        print_result(json.dumps(made, indent=2))
         return
     for one in made:
         until = f", until {one['valid_until_utc']}" if one["valid_until_utc"] else ""

@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from kdmri_edge.commands.options import RowChoice, key_option
+from kdmri_edge.commands.options import RowChoice, json_option, key_option
 from kdmri_edge.errors import BundleError, KdmriError
 from kdmri_edge.runtime.acceptance import performance_text, signature_text
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.targets import as_users_write
+from kdmri_edge.utils.console import print_result
 from kdmri_edge.utils.extras import load_attribute
 from kdmri_edge.utils.reading import parse_size
 
@@ -67,7 +68,7 @@ _PAGE = "kdmri_bench.reporting.acceptance:write_acceptance"
     metavar="PAGE.html",
     help="Write verdict and checks as one page to print, whether the bundle passes or not.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option()
 def verify(
     bundle: Path,
     backend: str | None,
@@ -144,12 +145,12 @@ def verify(
             if out is not None:
                 load_attribute(_PAGE)(refused, out)
             if as_json:
-                click.echo(json.dumps(refused, indent=2))
+                print_result(json.dumps(refused, indent=2))
         raise
     if out is not None:
         load_attribute(_PAGE)(found, out)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        print_result(json.dumps(found, indent=2))
     else:
         _show(found)
     if not found["passed"]:

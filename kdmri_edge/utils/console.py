@@ -1,21 +1,36 @@
-"""What a person sees: messages and progress on standard error, results on standard output."""
+"""What a person sees: messages and progress on standard error, results on standard output.
+
+Where a machine reads the result (`--json`), nothing else may reach standard output, whatever a
+network of the user's own or a runtime prints: see `only_results`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-__all__ = ["Phase", "PhaseTimes", "duration", "get_console", "phase_times", "progress", "say"]
+__all__ = [
+    "Phase",
+    "PhaseTimes",
+    "duration",
+    "get_console",
+    "only_results",
+    "phase_times",
+    "print_result",
+    "progress",
+    "say",
+]
 
 # Off a terminal a phase is named when it has lasted so many seconds, and then reported as often.
 _NAMED_AFTER: Final = 2.0
@@ -37,6 +52,61 @@ def get_console() -> Console:
 def say(message: str) -> None:
     """Print one plain line on standard error."""
     get_console().print(message, markup=False, soft_wrap=True)
+
+
+_results: ContextVar[TextIO | None] = ContextVar("results", default=None)
+
+
+@contextlib.contextmanager
+def only_results() -> Iterator[None]:
+    """Keep standard output for `print_result`: all else that is printed goes to standard error.
+
+    That holds for code of users and for libraries, those that print by themselves and not through
+    Python among them, and for processes that are started meanwhile.
+    """
+    own = sys.stdout
+    with contextlib.ExitStack() as stack:
+        try:
+            own.flush()
+            is_process = own.fileno() == 1
+        except (OSError, ValueError):  # a stream of a test's or a notebook's, without a file
+            is_process = False
+        if is_process:
+            own = stack.enter_context(_moved_aside(own))
+        else:
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        token = _results.set(own)
+        stack.callback(_results.reset, token)
+        yield
+
+
+@contextlib.contextmanager
+def _moved_aside(stream: TextIO) -> Iterator[TextIO]:
+    """Let file 1 be standard error; yield what it was."""
+    with contextlib.ExitStack() as stack:
+        try:
+            os.fstat(2)
+            other = 2
+        except OSError:  # standard error is closed; what is opened now may take its number
+            other = stack.enter_context(open(os.devnull, "wb")).fileno()
+        kept = os.dup(1)
+        stack.callback(os.close, kept)
+        stack.callback(os.dup2, kept, 1)
+        os.dup2(other, 1)
+        stack.callback(_flush, stream)
+        yield stack.enter_context(
+            open(kept, "w", encoding=stream.encoding, errors=stream.errors, closefd=False)
+        )
+
+
+def _flush(stream: TextIO) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        stream.flush()
+
+
+def print_result(text: str) -> None:
+    """Print a result on standard output, also within `only_results`."""
+    print(text, file=_results.get() or sys.stdout, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -457,3 +457,23 @@ class TestPython:
         with pytest.raises(ModelError, match=r"Local.*handed") as caught:
             ke.export(Local(2), target="onnx", for_mask=MASK)
         assert "FILE.py:Local" in caught.value.remedy
+
+
+def test_networks_that_print_leave_json_readable(cli: Cli) -> None:
+    name = write(
+        "print('module body')\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        print('factory')\n"
+        "        self.conv = nn.Conv2d(1, 1, 3, padding=1)\n"
+        "    def forward(self, x):\n"
+        "        print('forward')\n"
+        "        return self.conv(x)\n",
+        "loud.py",
+    )
+    told = cli("models", name, "--matrix", 32, "--json")
+    assert [row["name"] for row in json.loads(told.out)["modules"]] == ["conv"]
+    assert all(said in told.err for said in ("module body", "factory", "forward"))
+    plain = cli("models", name, "--matrix", 32)  # for a person it stays where it is printed
+    assert "forward" in plain.out

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import shlex
+import subprocess
+import sys
 import time
+from typing import Final
 
 import pytest
 from rich.console import Console
@@ -115,3 +120,39 @@ def test_times_are_of_the_innermost_phase(shown: io.StringIO) -> None:
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+_PRINTING: Final = """
+import os, subprocess, sys
+from kdmri_edge.utils.console import only_results, print_result
+
+print("before")
+with only_results():
+    print("a network")
+    os.write(1, b"a runtime\\n")
+    subprocess.run([sys.executable, "-c", "print('a process')"])
+    print_result('{"a": "é"}')
+    print("a network again")
+print("after")
+"""
+
+
+def test_standard_output_holds_results_alone() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _PRINTING],
+        capture_output=True, encoding="utf-8", check=True, env={**os.environ, "PYTHONUTF8": "1"},
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["before", '{"a": "é"}', "after"]
+    assert set(done.stderr.splitlines()) == {
+        "a network", "a runtime", "a process", "a network again",
+    }  # fmt: skip
+
+
+def test_results_go_where_a_process_without_standard_error_sends_them() -> None:
+    done = subprocess.run(
+        f"{shlex.quote(sys.executable)} -c {shlex.quote(_PRINTING)} 2>&-",
+        shell=True, capture_output=True, encoding="utf-8", check=True,
+        env={**os.environ, "PYTHONUTF8": "1"},
+    )  # fmt: skip
+    assert '{"a": "é"}' in done.stdout.splitlines()
+    assert not {"a network", "a runtime", "a process"} & set(done.stdout.splitlines())

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from kdmri_edge.utils.console import say
+from kdmri_edge.commands.options import json_option
+from kdmri_edge.utils.console import print_result, say
 
 __all__ = ["assess"]
 
@@ -70,7 +71,7 @@ __all__ = ["assess"]
 @click.option(
     "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the runtime's choice]"
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@json_option("Print the report as JSON.")
 def assess(
     networks: tuple[Path, ...],
     data: tuple[Path, ...],
@@ -148,7 +149,7 @@ def assess(
     )
     say(f"Page to open in a browser: {done.files['html']}")
     if as_json:
-        click.echo(json.dumps(done.to_dict(), indent=1, ensure_ascii=False))
+        print_result(json.dumps(done.to_dict(), indent=1, ensure_ascii=False))
     else:
         from kdmri_bench.assessment.text import plain
 
@@ -185,7 +186,7 @@ def _compare_reports(
             )
     answers = compare_reports(*reports, margins=margins, seed=seed)
     if as_json:
-        click.echo(json.dumps([answer.to_dict() for answer in answers], indent=1))
+        print_result(json.dumps([answer.to_dict() for answer in answers], indent=1))
     else:
         for answer in answers:
             click.echo(str(answer))

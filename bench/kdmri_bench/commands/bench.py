@@ -10,7 +10,7 @@ from typing import Any, cast
 import click
 
 from kdmri_bench.commands.limits import limit_options, read_limits
-from kdmri_edge.commands.options import brought_options
+from kdmri_edge.commands.options import brought_options, json_option
 from kdmri_edge.errors import BenchError
 
 __all__ = ["bench"]
@@ -98,7 +98,7 @@ _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "f32", "f16"]
     help="Measure nothing: join to a report what a device has measured, the output of a bundle's"
     " jetson.py or run_engine.py; may be repeated.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, not as a table.")
+@json_option("Print the report as JSON, not as a table.")
 def bench(
     sources: tuple[Path, ...],
     data: Path | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdmri_edge.utils.console import say
+from kdmri_edge.utils.console import print_result, say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ def print_outcome(done: Benchmark, *, as_json: bool) -> None:
 
         for line in seen_lines(done.report):
             say(f"Warning: {line}")
-        click.echo(json.dumps(done.report.to_dict(), indent=1, ensure_ascii=False))
+        print_result(json.dumps(done.report.to_dict(), indent=1, ensure_ascii=False))
     else:
         from rich.console import Console
 

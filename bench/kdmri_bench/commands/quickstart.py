@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from kdmri_edge.commands.options import json_option
+
 __all__ = ["quickstart"]
 
 
@@ -24,7 +26,7 @@ __all__ = ["quickstart"]
     metavar="KEY=VALUE",
     help="Change one key of the quickstart recipe, e.g. teacher_steps=2000.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, not as a table.")
+@json_option("Print the report as JSON, not as a table.")
 def quickstart(out: Path, assignments: tuple[str, ...], as_json: bool) -> None:
     """Distil, export and benchmark on an embedded phantom, in minutes on two cores.
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
+from kdmri_edge.commands.options import json_option
 from kdmri_edge.errors import BenchError
+from kdmri_edge.utils.console import print_result
 
 __all__ = ["reproduce"]
 
@@ -69,7 +71,7 @@ def _accelerations(text: str) -> tuple[int, ...]:
     " dccnn-edge-small, for rows of their own.",
 )  # fmt: skip
 @click.option("--report-only", is_flag=True, help="Train nothing; report what is finished.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@json_option("Print the report as JSON.")
 def reproduce(
     task: str,
     data: Path,
@@ -127,4 +129,4 @@ def reproduce(
     engine = Engine(threads=threads)
     report = run(cases, out, engine=engine, train=not report_only, jobs=jobs)
     if report:  # a distributed run reports from its first process
-        click.echo(json.dumps(report) if as_json else markdown(report))
+        print_result(json.dumps(report) if as_json else markdown(report))

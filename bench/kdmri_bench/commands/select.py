@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 
 from kdmri_bench.commands.limits import limit_options, read_limits
+from kdmri_edge.commands.options import json_option
+from kdmri_edge.utils.console import print_result
 
 __all__ = ["select"]
 
@@ -16,7 +18,7 @@ __all__ = ["select"]
 @click.command()
 @click.argument("report", type=click.Path(path_type=Path), default=Path("kdmri-bench"))
 @limit_options
-@click.option("--json", "as_json", is_flag=True, help="Print the choice as JSON.")
+@json_option("Print the choice as JSON.")
 def select(
     report: Path,
     max_latency: str | None,
@@ -50,6 +52,6 @@ def select(
         shown = json.dumps(as_dict(choice, limits), indent=1) if as_json else ""
         said = [] if as_json else list(lines(found, choice, limits))
     for line in [shown] if as_json else said:
-        click.echo(line)
+        print_result(line)
     if choice.row is None:
         sys.exit(1)

@@ -15,6 +15,7 @@ from kdmri_bench.results.repeatability import LARGER, ROUNDING, SLOWER, TIMINGS,
 from kdmri_bench.results.schema import Report, Row, Status
 from kdmri_bench.results.statistics import bootstrap
 from kdmri_edge.metrics import METRICS
+from kdmri_edge.utils.console import print_result
 
 __all__ = ["Change", "compare", "compare_files"]
 
@@ -201,7 +202,7 @@ def compare_files(first: Path, second: Path, *, as_json: bool = False) -> int:
             "improvements": [asdict(change) for change in changes if not change.worse],
             "remarks": remarks,
         }
-        click.echo(json.dumps(value, indent=1))
+        print_result(json.dumps(value, indent=1))
         return int(bool(worse))
     for remark in remarks:
         click.echo(remark)

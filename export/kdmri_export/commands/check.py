@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from kdmri_edge.commands.options import NamedChoice
+from kdmri_edge.commands.options import NamedChoice, json_option
 from kdmri_edge.errors import ExportError
+from kdmri_edge.utils.console import print_result
 from kdmri_export.commands.shapes import shape_option
 from kdmri_export.graph_check import CHECKED, WHOLE
 from kdmri_export.runtime_check import SECONDS, Verdict, ask_targets
@@ -34,7 +35,7 @@ __all__ = ["check"]
     metavar="SECONDS",
     help=f"How long each runtime may think about it [{SECONDS}].",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option()
 def check(
     graph: Path,
     targets: tuple[str, ...],
@@ -79,7 +80,7 @@ def check(
         listed = {target: [asdict(one) for one in some] for target, some in found.items()}
         said = {target: asdict(answer) for target, answer in answers.items()}
         record = {"operators": operators, "targets": said, "findings": listed}
-        click.echo(json.dumps(record, indent=2))
+        print_result(json.dumps(record, indent=2))
     else:
         click.echo(", ".join(f"{name} x{count}" for name, count in operators.items()))
         for target, answer in answers.items():

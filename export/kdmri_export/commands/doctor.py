@@ -11,9 +11,11 @@ from typing import Any, Final
 
 import click
 
+from kdmri_edge.commands.options import json_option
 from kdmri_edge.errors import KdmriError
 from kdmri_edge.registry import Registry
 from kdmri_edge.runtime.targets import TARGETS, Target, as_users_write
+from kdmri_edge.utils.console import print_result
 from kdmri_edge.utils.extras import available, load_attribute
 from kdmri_edge.utils.gpus import Gpu, find_gpu
 from kdmri_export.gpu_advice import advise, described
@@ -253,7 +255,7 @@ def _advice(found: dict[str, Any]) -> list[str]:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option()
 def doctor(as_json: bool) -> None:
     """Say what this machine can train, export and run, and how to add what is missing.
 
@@ -262,6 +264,6 @@ def doctor(as_json: bool) -> None:
     """
     found = examine()
     if as_json:
-        click.echo(json.dumps({**found, "advice": _advice(found)}, indent=2))
+        print_result(json.dumps({**found, "advice": _advice(found)}, indent=2))
         return
     show(found, None if sys.stdout.isatty() else _WIDTH)

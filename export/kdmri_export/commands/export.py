@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdmri_edge.commands.options import NamedChoice, RowChoice, brought_options
+from kdmri_edge.commands.options import NamedChoice, RowChoice, brought_options, json_option
 from kdmri_edge.commands.sign import ask_passphrase
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.runtime.signature import LONGEST_DAYS
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS, as_users_write
+from kdmri_edge.utils.console import print_result
 from kdmri_export.targets.tensorrt.engines import BUILDERS, RTX_DEFAULT, faster_in_fp16
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ _FORMS = {
     help="Have the manifest say how long a slice takes on this machine and how much memory, in a"
     " process of its own, for `kdmri-edge verify` to compare with [with --sign].",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option()
 def export(
     source: Path | None,
     targets: tuple[str, ...],
@@ -245,7 +246,7 @@ def export(
     )
     made = [job.run() for job in jobs]
     if as_json:
-        click.echo(json.dumps([_record(bundle) for bundle in made], indent=2))
+        print_result(json.dumps([_record(bundle) for bundle in made], indent=2))
     else:
         _show(made)
 

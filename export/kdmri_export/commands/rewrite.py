@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from kdmri_edge.commands.options import json_option
+from kdmri_edge.utils.console import print_result
 from kdmri_edge.utils.extras import require
 from kdmri_export.commands.shapes import shape_option
 from kdmri_export.runtime_check import SECONDS
@@ -33,7 +35,7 @@ __all__ = ["rewrite"]
     metavar="SECONDS",
     help=f"How long a runtime may work on a graph [{SECONDS}].",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option()
 def rewrite(
     graph: Path,
     output: Path,
@@ -60,7 +62,7 @@ def rewrite(
 
     made = rewrite_graph(graph, output, shapes=dict(shapes), timed=timed, limit_s=timeout)
     if as_json:
-        click.echo(json.dumps({"output": str(output), **asdict(made)}, indent=2))
+        print_result(json.dumps({"output": str(output), **asdict(made)}, indent=2))
         return
     shifts = f", {made.shifts} shifts within them" if made.shifts else ""
     click.echo(
