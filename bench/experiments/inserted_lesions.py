@@ -24,6 +24,7 @@ from kdmri_bench.assessment.data import load
 from kdmri_bench.assessment.inserted import (
     DROP,
     METHOD,
+    RESAMPLES,
     Areas,
     Grid,
     Scene,
@@ -62,7 +63,6 @@ OBSERVERS: Final = {
     "NPWE": "non-prewhitening observer with an eye filter",
 }
 
-_RESAMPLES: Final = 1000
 _SLICES: Final = 5
 
 
@@ -135,7 +135,7 @@ def measure(
         sources = describe(list(names))
         scenes = _scenes(data, sources[0], grid, contrast, slices)
         subjects = subjects_of(scenes)
-        weights = area_weights(subjects, _RESAMPLES, grid.seed)
+        weights = area_weights(subjects, RESAMPLES, grid.seed)
         steps = len(scenes) * (1 + len(grid.conditions))
         place = names[0].partition("@")[2]
         what = sha256_bytes(

@@ -18,8 +18,9 @@ from kdmri_bench.assessment.sections import (
     Table,
     over_subjects,
 )
-from kdmri_bench.assessment.study import Pair, Study
+from kdmri_bench.assessment.study import Images, Pair, Study
 from kdmri_bench.reporting.page.images import Tile, grey, hot
+from kdmri_bench.results.statistics import Values
 from kdmri_edge.utils.console import progress
 from kdmri_edge.utils.extras import require
 
@@ -36,9 +37,6 @@ _SIDE: Final = 64  # of an enlarged region, pixels
 _WORST: Final = 99.0  # percentile of the windows that count as greatest disagreement
 _ANATOMY: Final = 0.05  # share of the volume's maximum below which a window shows air
 _FACTORS: Final = (1, 2, 5, 10, 20, 50, 100)
-
-Images = NDArray[np.float32]
-Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,10 +24,10 @@ from kdmri_bench.assessment.data import AssessedVolume
 from kdmri_bench.assessment.lesions import caution
 from kdmri_bench.assessment.networks import ZERO_FILLED
 from kdmri_bench.assessment.observers import Hotelling, NonPrewhitening, difference_of_gaussians
-from kdmri_bench.assessment.sections import ONE_SUBJECT, Measure, Section, Table
+from kdmri_bench.assessment.sections import Section, Table, of_interval
 from kdmri_bench.assessment.study import Study, shown
 from kdmri_bench.planning.sources import Source
-from kdmri_bench.results.statistics import Interval, resampling_weights
+from kdmri_bench.results.statistics import Interval, Values, percentiles, resampling_weights
 from kdmri_edge.data.simulation import complex_noise
 from kdmri_edge.errors import DataError
 from kdmri_edge.models.protocol import reads_coils
@@ -39,6 +39,7 @@ from kdmri_edge.utils.extras import require
 
 __all__ = [
     "DROP",
+    "RESAMPLES",
     "Areas",
     "Grid",
     "Scene",
@@ -56,7 +57,8 @@ __all__ = [
     "tissue",
 ]
 
-Values = NDArray[np.float64]
+RESAMPLES: Final = 1000
+"""Of subjects and their places: each draws the pairs of all conditions anew."""
 
 DROP: Final = 0.02
 """A student falls behind its teacher where the area under its ROC curve is so much smaller."""
@@ -411,8 +413,8 @@ def _interval(drawn: Values) -> Interval:
     others = drawn[1:][np.isfinite(drawn[1:])]
     if len(others) < 2:
         return Interval(value=float(drawn[0]), low=None, high=None)
-    low, high = np.quantile(others, [0.025, 0.975])
-    return Interval(value=float(drawn[0]), low=float(low), high=float(high))
+    low, high = percentiles(others)
+    return Interval(value=float(drawn[0]), low=low, high=high)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -624,7 +626,7 @@ def measure(study: Study) -> Section:
     if not scenes:
         return Section.without(NAME, TITLE, "No slice has a place where all around is even tissue.")
     subjects = subjects_of(scenes)
-    weights = area_weights(subjects, _RESAMPLES, study.options.seed)
+    weights = area_weights(subjects, RESAMPLES, study.options.seed)
     steps = len(scenes) * (1 + len(grid.conditions))
     found: dict[str, Areas] = {}
     with progress("Inserting lesions", steps * (1 + len(study.networks))) as advance:
@@ -635,27 +637,31 @@ def measure(study: Study) -> Section:
                 found[key] = measure_scenes(scenes, grid, road, weights, advance=advance)
             except DataError as error:
                 return Section.without(NAME, TITLE, str(error))
-    measures = []
+    measures, patients = [], len(set(subjects))
     for size, contrast in grid.conditions:
         what = f"{size:g} mm, {contrast:.0%}"
         for observer in next(iter(found.values())).drawn:
             name = f"{observer.lower()}_{size:g}mm_{100 * contrast:g}pc"
             for key, own in found.items():
                 area = own.area(observer, (size, contrast))
-                measures.append(_figure(name, f"ROC area, {observer}, {what}", key, area, subjects))
+                measures.append(
+                    of_interval(name, f"ROC area, {observer}, {what}", key, area, subjects=patients)
+                )
             for pair in study.pairs():
                 ours, theirs = found[pair.candidate.key], found[pair.reference.key]
                 behind = ours.behind(theirs, observer, (size, contrast))
                 measures.append(
-                    _figure(
+                    of_interval(
                         name, f"change in ROC area, {observer}, {what}", pair.candidate.key, behind,
-                        subjects, against=pair.reference.key,
+                        subjects=patients, against=pair.reference.key,
                     )
                 )  # fmt: skip
         for key, own in found.items():
             name = f"retained_{size:g}mm_{100 * contrast:g}pc"
             kept = own.contrast((size, contrast))
-            measures.append(_figure(name, f"contrast retained, {what}", key, kept, subjects))
+            measures.append(
+                of_interval(name, f"contrast retained, {what}", key, kept, subjects=patients)
+            )
     rows: tuple[tuple[str | float, ...], ...] = tuple(
         (key, *(own.false[least] / len(scenes) for least in FALSE)) for key, own in found.items()
     )
@@ -664,9 +670,9 @@ def measure(study: Study) -> Section:
         title=TITLE,
         measured=(
             f"{METHOD} Here {len(subjects)} places in {len(scenes)} slices of"
-            f" {len(set(subjects))} subjects; noise {grid.noise:.0%} of the volume's maximum."
+            f" {patients} subjects; noise {grid.noise:.0%} of the volume's maximum."
         ),
-        findings=tuple(text for text in (caution(len(set(subjects))),) if text),
+        findings=tuple(text for text in (caution(patients),) if text),
         measures=tuple(measures),
         tables=(
             Table(
@@ -678,29 +684,4 @@ def measure(study: Study) -> Section:
                 digits=1,
             ),
         ),
-    )
-
-
-_RESAMPLES: Final = 1000
-
-
-def _figure(
-    name: str,
-    title: str,
-    key: str,
-    interval: Interval,
-    subjects: Sequence[str],
-    *,
-    against: str = "",
-) -> Measure:
-    return Measure(
-        name=name,
-        title=title,
-        network=key,
-        against=against,
-        value=interval.value,
-        low=interval.low,
-        high=interval.high,
-        subjects=len(set(subjects)),
-        reason=ONE_SUBJECT if interval.low is None else None,
     )

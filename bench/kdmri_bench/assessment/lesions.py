@@ -24,9 +24,15 @@ from numpy.typing import NDArray
 from kdmri_bench.assessment.annotations import annotation_of, nothing_beside
 from kdmri_bench.assessment.data import AssessedVolume
 from kdmri_bench.assessment.networks import ZERO_FILLED
-from kdmri_bench.assessment.sections import ONE_SUBJECT, Measure, Section, Table
+from kdmri_bench.assessment.sections import Measure, Section, Table, of_interval
 from kdmri_bench.assessment.study import STUDENT, Study
-from kdmri_bench.results.statistics import FEW_SUBJECTS, Interval, resampling_weights
+from kdmri_bench.results.statistics import (
+    FEW_SUBJECTS,
+    Interval,
+    Values,
+    percentiles,
+    resampling_weights,
+)
 from kdmri_edge.errors import DataError
 from kdmri_edge.utils.extras import require
 
@@ -54,8 +60,6 @@ __all__ = [
     "retained",
     "weighted_quantile",
 ]
-
-Values = NDArray[np.float64]
 
 LEAST_PIXELS: Final = 4
 """Sections of fewer pixels are not measured: their mean says more of noise than of the lesion."""
@@ -279,8 +283,8 @@ def interval_of(
     if len(set(subjects)) < 2:
         return Interval(value=own, low=None, high=None)
     drawn = statistic(resampling_weights(subjects, resamples, seed))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(value=own, low=float(low), high=float(high))
+    low, high = percentiles(drawn)
+    return Interval(value=own, low=low, high=high)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -496,12 +500,16 @@ def measure(study: Study) -> Section:
                     Measure(name=name, title=what, network=key, value=None, reason=reason)
                 )
                 continue
-            measures.append(_measure(name, what, key, own.median, own.by_subject))
+            shown: dict[str, Any] = {"subjects": len(own.by_subject)}
             measures.append(
-                _measure(
-                    f"{name}_p5", f"5th percentile of {what}", key, own.low5, own.low5_by_subject
-                )
+                of_interval(name, what, key, own.median, by_subject=own.by_subject, **shown)
             )
+            measures.append(
+                of_interval(
+                    f"{name}_p5", f"5th percentile of {what}", key, own.low5,
+                    by_subject=own.low5_by_subject, **shown,
+                )
+            )  # fmt: skip
             lost = None if own.lost is None or own.lost.value is None else 100 * own.lost.value
             rows.append((title, key, own.sections, own.median.value, own.low5.value, lost))
         for pair in study.pairs():
@@ -513,9 +521,10 @@ def measure(study: Study) -> Section:
                     for name in sorted(set(whose))
                 }
                 measures.append(
-                    _measure(
+                    of_interval(
                         f"retained_{group}", f"change in contrast retained, {title}",
-                        pair.candidate.key, own.behind, differences, against=pair.reference.key,
+                        pair.candidate.key, own.behind, subjects=len(differences),
+                        by_subject=differences, against=pair.reference.key,
                     )
                 )  # fmt: skip
     kinds = sorted({one.kind for one in volumes})
@@ -547,29 +556,6 @@ def measure(study: Study) -> Section:
             ),
         ),
     )  # fmt: skip
-
-
-def _measure(
-    name: str,
-    title: str,
-    key: str,
-    interval: Interval,
-    by_subject: Mapping[str, float],
-    *,
-    against: str = "",
-) -> Measure:
-    return Measure(
-        name=name,
-        title=title,
-        network=key,
-        against=against,
-        value=interval.value,
-        low=interval.low,
-        high=interval.high,
-        subjects=len(by_subject),
-        by_subject=by_subject,
-        reason=ONE_SUBJECT if interval.low is None else None,
-    )
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

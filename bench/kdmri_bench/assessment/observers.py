@@ -26,6 +26,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_bench.results.statistics import Values
 from kdmri_edge.errors import BenchError
 
 __all__ = [
@@ -38,7 +39,6 @@ __all__ = [
     "roc_area",
 ]
 
-Values = NDArray[np.float64]
 
 VIEWING_DISTANCE_MM: Final = 500.0
 """From the eye to the screen, on which images are shown in the size of life."""

@@ -25,6 +25,7 @@ from kdmri_bench.assessment.sections import Cell, Gallery, Picture, Section, Tab
 from kdmri_bench.assessment.shapes import Disc, Rectangle, drawn, sampled
 from kdmri_bench.assessment.study import Study
 from kdmri_bench.reporting.page.images import grey
+from kdmri_bench.results.statistics import Values
 from kdmri_edge.data.simulation import complex_noise
 from kdmri_edge.utils.console import progress
 from kdmri_edge.utils.extras import require
@@ -61,9 +62,6 @@ _SMALLEST: Final = 96  # matrix below which the holes are no pixels apart
 _RESOLVED: Final = 0.1  # modulation from which four holes count as told apart
 _UNSEEN: Final = 97.5  # percentile of empty places that a disc has to stand above
 _HOLDER: Final = 0.1  # value of the block that the holes are in
-
-Image = NDArray[np.float64]
-Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,7 +162,7 @@ def _body(grid: _Grid) -> Disc:
     return Disc(row=0, column=0, radius=grid.pixels(DISC_MM / 2), value=1.0)
 
 
-def _noisy(image: Image, seed: int) -> NDArray[np.complex128]:
+def _noisy(image: Values, seed: int) -> NDArray[np.complex128]:
     noisy: NDArray[np.complex128] = image + _NOISE * complex_noise(image.shape, seed=seed)
     return noisy
 

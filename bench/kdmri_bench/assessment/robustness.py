@@ -13,7 +13,7 @@ from kdmri_bench.assessment.data import AssessedVolume, load
 from kdmri_bench.assessment.networks import FLOAT, ZERO_FILLED
 from kdmri_bench.assessment.perturbations import PERTURBATIONS
 from kdmri_bench.assessment.sections import Cell, Measure, Section, Table, over_subjects
-from kdmri_bench.assessment.study import Study
+from kdmri_bench.assessment.study import Images, Study
 from kdmri_edge.data.datasets import VolumeFile, find_volumes
 from kdmri_edge.errors import KdmriError
 from kdmri_edge.metrics import psnr
@@ -32,8 +32,6 @@ LEVEL: Final = 0.01
 """Noise of aimed perturbations: standard deviation over the maximum, as a good scan has."""
 
 _ATTACKED: Final = 4  # slices at most, one of a subject as far as that goes
-
-Images = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -49,6 +50,7 @@ __all__ = [
     "Section",
     "SectionKind",
     "Table",
+    "of_interval",
     "over_subjects",
 ]
 
@@ -171,6 +173,41 @@ def over_subjects(
         high=found.high,
         subjects=len(present),
         by_subject=means,
+    )
+
+
+def of_interval(
+    name: str,
+    title: str,
+    network: str,
+    interval: Interval,
+    *,
+    subjects: int,
+    by_subject: Mapping[str, float] = MappingProxyType({}),
+    against: str = "",
+) -> Measure:
+    """Return a figure whose interval a section has drawn itself.
+
+    Args:
+        name: See `Measure`, as are title, network, by_subject and against.
+        title: See `Measure`.
+        network: See `Measure`.
+        interval: The figure; without ends where there is one subject alone.
+        subjects: Their number.
+        by_subject: See `Measure`.
+        against: See `Measure`.
+    """
+    return Measure(
+        name=name,
+        title=title,
+        network=network,
+        against=against,
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        subjects=subjects,
+        by_subject=by_subject,
+        reason=ONE_SUBJECT if interval.low is None else None,
     )
 
 

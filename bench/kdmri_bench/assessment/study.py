@@ -20,9 +20,10 @@ from kdmri_edge.runtime.inputs import NetworkInput
 from kdmri_edge.runtime.pipeline import Outcome, zero_filled_magnitude
 from kdmri_edge.utils.console import progress
 
-__all__ = ["REPLACED", "ROUNDED", "STUDENT", "Options", "Pair", "Study"]
+__all__ = ["REPLACED", "ROUNDED", "STUDENT", "Images", "Options", "Pair", "Study"]
 
 Images = NDArray[np.float32]
+"""Magnitudes [S, H, W]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

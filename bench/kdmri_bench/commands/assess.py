@@ -8,6 +8,13 @@ from pathlib import Path
 
 import click
 
+from kdmri_bench.commands.options import (
+    contrast_option,
+    limit_slices_option,
+    names,
+    subjects_option,
+    threads_option,
+)
 from kdmri_edge.commands.options import json_option
 from kdmri_edge.utils.console import print_result, say
 
@@ -46,12 +53,9 @@ __all__ = ["assess"]
     " reports, of which nothing is measured. Of a run its student is meant. Exit code 0 if it may,"
     " 1 if it must not or if the data do not suffice to say so.",
 )  # fmt: skip
-@click.option("--contrast", help="Assess on this contrast only, e.g. FLAIR.")
-@click.option("--subjects", help="Assess on exactly these subjects, comma-separated.")
-@click.option(
-    "--limit-slices", type=click.IntRange(min=1),
-    help="Take N slices around the middle of each volume; all of them without this.",
-)  # fmt: skip
+@contrast_option
+@subjects_option
+@limit_slices_option("all")
 @click.option(
     "--int8/--no-int8", default=True, show_default="int8",
     help="Assess the int8 copies of checkpoints as well.",
@@ -68,9 +72,7 @@ __all__ = ["assess"]
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all that is drawn."
 )
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the runtime's choice]"
-)
+@threads_option("the runtime's choice")
 @json_option("Print the report as JSON.")
 def assess(
     networks: tuple[Path, ...],
@@ -125,7 +127,7 @@ def assess(
         if networks[0] == networks[1]:
             raise click.UsageError(f"--compare names {compare[0]} twice: name two networks.")
         teacher = str(networks[0])
-    named = _list("--sections", sections)
+    named = names("--sections", sections)
     if compare is not None and named:
         named.append("verdict")  # it is what was asked for
     from kdmri_bench.assessment.assess import assess as measure
@@ -137,7 +139,7 @@ def assess(
         sections=named,
         margins=margins,
         contrast=contrast,
-        subjects=_list("--subjects", subjects),
+        subjects=names("--subjects", subjects),
         limit_slices=limit_slices,
         int8=int8,
         in_pytorch=in_pytorch,
@@ -191,11 +193,3 @@ def _compare_reports(
         for answer in answers:
             click.echo(str(answer))
     return 0 if all(answer.allowed for answer in answers) else 1
-
-
-def _list(option: str, text: str | None) -> list[str]:
-    """Split a comma-separated option; one that names nothing does not mean all."""
-    names = [name.strip() for name in (text or "").split(",") if name.strip()]
-    if text is not None and not names:
-        raise click.UsageError(f"{option} names nothing: leave it out, to take all.")
-    return names

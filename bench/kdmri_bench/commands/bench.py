@@ -10,6 +10,13 @@ from typing import Any, cast
 import click
 
 from kdmri_bench.commands.limits import limit_options, read_limits
+from kdmri_bench.commands.options import (
+    contrast_option,
+    limit_slices_option,
+    names,
+    subjects_option,
+    threads_option,
+)
 from kdmri_edge.commands.options import brought_options, json_option
 from kdmri_edge.errors import BenchError
 
@@ -26,18 +33,14 @@ _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "f32", "f16"]
     help="Folder of volumes, BIDS too, or one file. Of a folder that follows the run's split or a"
     " known one only the test subjects are measured; any other folder is all test data.",
 )  # fmt: skip
-@click.option("--contrast", help="Measure on this contrast only, e.g. T1w.")
-@click.option(
-    "--subjects", help="Measure on exactly these subjects, comma-separated, whatever the split."
-)
+@contrast_option
+@subjects_option
 @click.option(
     "--out", type=click.Path(path_type=Path),
     help="Folder for report.html, .md, .json, .csv and panel.png."
     "  [default: RUN/bench, else ./kdmri-bench]",
 )  # fmt: skip
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads of every runtime.  [default: all CPUs]"
-)
+@threads_option("all CPUs, for every runtime")
 @click.option(
     "--precision", "precisions", multiple=True, type=click.Choice(_PRECISIONS),
     metavar="fp32|fp16|bf16|int8",
@@ -64,11 +67,7 @@ _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "f32", "f16"]
     "--usual-only", is_flag=True,
     help="Measure each runtime in its usual way alone: no other layouts, hints or compilers.",
 )  # fmt: skip
-@click.option(
-    "--limit-slices",
-    type=click.IntRange(min=1),
-    help="Measure on the central N slices of each volume.  [quick: 4, full: all]",
-)
+@limit_slices_option("quick: 4, full: all")
 @click.option(
     "--rows", multiple=True, metavar="PATTERN",
     help="Measure only rows that are called so, e.g. 'student/*' or 'cuda-*'; may be repeated.",
@@ -217,7 +216,7 @@ def bench(
         sources,
         data,
         contrast=contrast,
-        subjects=_list(subjects),
+        subjects=names("--subjects", subjects),
         settings=settings,
         limits=limits,
         matrix=None if coded else matrix,
@@ -243,17 +242,3 @@ def _batches(text: str | None) -> tuple[int, ...] | None:
         return None if text is None else tuple(sorted({int(word) for word in text.split(",")}))
     except ValueError:
         raise BenchError(f"--batches {text!r} is no list.", "Write e.g. --batches 1,8.") from None
-
-
-def _list(text: str | None) -> list[str]:
-    """Split a comma-separated option.
-
-    Raises:
-        BenchError: it names nothing.
-    """
-    if text is None:
-        return []
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise BenchError("--subjects names no subject.", "Write e.g. --subjects 04,19.")
-    return names

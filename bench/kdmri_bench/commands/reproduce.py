@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from kdmri_bench.commands.options import threads_option
 from kdmri_edge.commands.options import json_option
 from kdmri_edge.errors import BenchError
 from kdmri_edge.utils.console import print_result
@@ -50,9 +51,7 @@ def _accelerations(text: str) -> tuple[int, ...]:
     "  [default: reproduce/TASK]",
 )  # fmt: skip
 @click.option("--contrast", help="Only volumes of this contrast, e.g. T1w.  [default: all]")
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: PyTorch's choice]"
-)
+@threads_option("PyTorch's choice")
 @click.option(
     "--jobs", default=1, show_default=True,
     help="Trainings side by side, each in its own process. It pays on a GPU, which one of these"

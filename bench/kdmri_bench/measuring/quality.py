@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kdmri_bench.measuring.fastmri import measures
+from kdmri_bench.results.statistics import Values
 from kdmri_edge.data.case import Case
 from kdmri_edge.metrics import METRICS
 
@@ -117,8 +118,6 @@ SHOWN: Final = 4
 
 _BLANK: Final = 0.05
 """Below this share of the largest slice energy a slice shows no anatomy and is left out."""
-
-Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FEW_SUBJECTS", "MARGIN", "Interval", "bootstrap", "resampling_weights", "verdict"]
+__all__ = [
+    "FEW_SUBJECTS",
+    "MARGIN",
+    "Interval",
+    "Values",
+    "bootstrap",
+    "percentiles",
+    "resampling_weights",
+    "verdict",
+]
 
 MARGIN: Final = {"psnr": 0.1, "ssim": 0.002}
 """Largest loss that counts as none, in dB and in SSIM; stated before any result was seen."""
@@ -21,6 +30,7 @@ RESAMPLES: Final = 10_000
 _LEVEL: Final = 0.95
 
 Values = NDArray[np.float64]
+"""Figures in double precision, of any shape."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +79,12 @@ def resampling_weights(
     return weights
 
 
+def percentiles(drawn: Values) -> tuple[float, float]:
+    """Return the ends of the 95 % interval of resampled statistics, [R], all finite."""
+    low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return float(low), float(high)
+
+
 def bootstrap(
     subjects: Sequence[str],
     values: Values,
@@ -97,8 +113,8 @@ def bootstrap(
     value = own if np.isfinite(own) else None
     if value is None or len(finite) < (1 - (1 - _LEVEL) / 2) * len(drawn):
         return Interval(value=value, low=None, high=None)
-    low, high = np.quantile(finite, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    return Interval(value=value, low=float(low), high=float(high))
+    low, high = percentiles(finite)
+    return Interval(value=value, low=low, high=high)
 
 
 def verdict(difference: Interval, margin: float, subjects: int, fewest: int = FEW_SUBJECTS) -> str:
