@@ -34,6 +34,7 @@ from kdmri_edge.models.build import build_model
 from kdmri_edge.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.masks import Mask, variable_density_lines
+from kdmri_edge.utils.extras import load_attribute
 
 MATRIX = 32
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -257,6 +258,9 @@ def test_the_default_margins_are_the_benchmarks() -> None:
         ("subjects = 5\n[volumes]\npsnr_db = -0.1", "no margin"),
         ("subjects = 1\n[volumes]\npsnr_db = 0.1", "how many subjects"),
         ("subjects = 5\n[volume]\npsnr_db = 0.1", "did you mean 'volumes'"),
+        ("subjects = 5\n[volumes]\npsnr = 0.1", "did you mean 'psnr_db'"),
+        ("subjects = 5\n[lesions]\nretained_smal = 0.1", "did you mean 'retained_small'"),
+        ("subjects = 5\n[phantom]\nuniformity = 0.1", "phantom.*no difference"),
         ("subjects = 5", "states no margin"),
         ("subjects = ", "no TOML"),
         ("format = 9\nsubjects = 5", "format 9"),
@@ -271,6 +275,17 @@ def test_margins_that_are_none_are_refused(tmp_path: Path, text: str, said: str)
     file.write_text(text)
     with pytest.raises(BenchError, match=said):
         load_margins(file)
+
+
+def test_margins_can_be_stated_for_all_differences(done: Assessment) -> None:
+    for section in done.sections:
+        known = load_attribute(str(SECTIONS[section.name].differences))
+        assert {measure.name for measure in section.measures if measure.against} <= set(known)
+    for name in ("volumes", "disagreement", "robustness"):  # these were measured
+        assert _measures(done, name).keys() & {
+            (difference, STUDENT, TEACHER)
+            for difference in load_attribute(str(SECTIONS[name].differences))
+        }
 
 
 def test_networks_of_different_masks_are_refused(

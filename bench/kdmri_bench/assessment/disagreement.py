@@ -32,6 +32,9 @@ TITLE: Final = "Where networks disagree"
 WINDOW: Final = 9
 """Side in pixels of the square windows that differences are averaged in: about a small lesion."""
 
+DIFFERENCES: Final = ("worst_windows_percent",)
+"""What margins can be stated for."""
+
 _SHOWN: Final = 3  # regions of each pair
 _SIDE: Final = 64  # of an enlarged region, pixels
 _WORST: Final = 99.0  # percentile of the windows that count as greatest disagreement
@@ -185,7 +188,7 @@ def _compared(
         found += most_different(n, ours[n], theirs[n], target, _SHOWN)
     found.sort(key=lambda region: -region.rms)
     own = over_subjects(
-        "worst_windows_percent",
+        DIFFERENCES[0],
         "change in error where they differ most (negative: candidate further from the truth)",
         pair.candidate.key,
         gains,

@@ -63,6 +63,8 @@ RESAMPLES: Final = 1000
 DROP: Final = 0.02
 """A student falls behind its teacher where the area under its ROC curve is so much smaller."""
 
+OBSERVERS: Final = ("NPWE", "CHO")
+
 PATCH: Final = 33
 """Pixels along each axis of a patch."""
 
@@ -370,13 +372,14 @@ def response_pairs(
         pixel_mm: Of the pixels.
 
     Returns:
-        By observer ("NPWE", "CHO") the pairs' values [K, K] and which of them count [K, K]; the
+        By observer (`OBSERVERS`) the pairs' values [K, K] and which of them count [K, K]; the
         second is left out where there are too few places to train on.
     """
     npwe = NonPrewhitening.of(signal, pixel_mm)
     count = len(absent)
+    first, second = OBSERVERS
     found = {
-        "NPWE": (_pairs(npwe.responses(absent), npwe.responses(present)), np.ones((count, count)))
+        first: (_pairs(npwe.responses(absent), npwe.responses(present)), np.ones((count, count)))
     }
     channels = difference_of_gaussians(absent.shape[1])
     folds = np.arange(count) % 2
@@ -388,7 +391,7 @@ def response_pairs(
             own = _pairs(cho.responses(absent[test]), cho.responses(present[test]))
             values[np.ix_(test, test)] = own
             counted[np.ix_(test, test)] = 1.0
-        found["CHO"] = (values, counted)
+        found[second] = (values, counted)
     return found
 
 
@@ -610,6 +613,16 @@ QUICK: Final = Grid(sizes_mm=(2.0, 4.0, 8.0), contrasts=(0.1, 0.2))
 """What `kdmri-edge assess` inserts; the project's own record has the whole grid."""
 
 
+def _area_name(observer: str, size_mm: float, contrast: float) -> str:
+    return f"{observer.lower()}_{size_mm:g}mm_{100 * contrast:g}pc"
+
+
+DIFFERENCES: Final = tuple(
+    _area_name(observer, *condition) for condition in QUICK.conditions for observer in OBSERVERS
+)
+"""What margins can be stated for."""
+
+
 def measure(study: Study) -> Section:
     """Insert lesions into slices of the volumes, and ask observers for them."""
     source = study.networks[0].source
@@ -641,7 +654,7 @@ def measure(study: Study) -> Section:
     for size, contrast in grid.conditions:
         what = f"{size:g} mm, {contrast:.0%}"
         for observer in next(iter(found.values())).drawn:
-            name = f"{observer.lower()}_{size:g}mm_{100 * contrast:g}pc"
+            name = _area_name(observer, size, contrast)
             for key, own in found.items():
                 area = own.area(observer, (size, contrast))
                 measures.append(

@@ -458,6 +458,9 @@ DEFINITION: Final = (
 
 GROUPS: Final = {"all": "all sections", "small": f"at most {SMALL} pixels"}
 
+DIFFERENCES: Final = tuple(f"retained_{group}" for group in GROUPS)
+"""What margins can be stated for."""
+
 
 def chosen(group: str, small: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return which sections belong to a group."""

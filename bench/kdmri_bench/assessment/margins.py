@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, cast
 
 from kdmri_edge.errors import BenchError
+from kdmri_edge.utils.extras import load_attribute
 from kdmri_edge.utils.files import sha256_bytes
 from kdmri_edge.utils.suggest import nearest
 
@@ -57,7 +58,9 @@ def load_margins(path: Path | None = None) -> Margins:
         path: The TOML file; None takes the package's own, `margins.toml` beside this module.
 
     Raises:
-        BenchError: The file is missing, no TOML, or a value is no margin.
+        BenchError: The file is missing, no TOML, a value is no margin, or one is stated for what
+            no section measures: it would be found out after the measurement, and the verdict be
+            open for want of it.
     """
     name = str(path) if path is not None else f"the package's {_DEFAULT}"
     try:
@@ -69,9 +72,31 @@ def load_margins(path: Path | None = None) -> Margins:
     except OSError as error:
         raise BenchError(f"{name} cannot be read ({error.strerror}).", "Check the path.") from error
     try:
-        return read_margins(data.decode("utf-8"), name)
+        found = read_margins(data.decode("utf-8"), name)
     except UnicodeDecodeError as error:
         raise BenchError(f"{name} is no text in UTF-8 ({error}).", "Correct it.") from error
+    for section, own in found.losses.items():
+        _check_names(name, section, list(own))
+    return found
+
+
+def _check_names(name: str, section: str, keys: Sequence[str]) -> None:
+    from kdmri_bench.assessment.sections import SECTIONS
+
+    place = SECTIONS[section].differences
+    if place is None:  # of an installed package, which does not say
+        return
+    known: Sequence[str] = load_attribute(place)
+    for key in keys:
+        if key not in known:
+            near = nearest(key, known)
+            hint = f"; did you mean {near!r}?" if near else "."
+            raise BenchError(
+                f"{name}: [{section}] {key} is no difference that the section measures{hint}",
+                f"It measures {', '.join(known)}."
+                if known
+                else f"Leave [{section}] out: it measures none.",
+            )
 
 
 def read_margins(text: str, name: str) -> Margins:

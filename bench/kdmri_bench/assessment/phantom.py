@@ -45,6 +45,9 @@ __all__ = [
 NAME: Final = "phantom"
 TITLE: Final = "Image quality as on an ACR phantom"
 
+DIFFERENCES: Final = ()
+"""What margins can be stated for: nothing, one phantom is no sample."""
+
 FIELD_MM: Final = 240.0
 """Field of view; a pixel of a matrix of 240 is 1 mm."""
 DISC_MM: Final = 190.0

@@ -28,6 +28,9 @@ __all__ = ["LEVEL", "measure"]
 NAME: Final = "robustness"
 TITLE: Final = "Robustness"
 
+DIFFERENCES: Final = ("psnr_db",)
+"""What margins can be stated for."""
+
 LEVEL: Final = 0.01
 """Noise of aimed perturbations: standard deviation over the maximum, as a good scan has."""
 

@@ -15,7 +15,8 @@ How a section is added
    is None and whose `reason` says why. Zero never stands for a figure that is absent.
 3. Add a row to `SECTIONS` below, in the order of the page. The verdict is last: it judges every
    `Measure` that has `against` and a margin of its name (`[SECTION] NAME = ...` in the margins'
-   file, `kdmri_bench.assessment.margins`), so that a section need not know of it. A difference has
+   file, `kdmri_bench.assessment.margins`), so that a section need not know of it; its row names
+   its differences, so that a margin for none of them is found out first. A difference has
    the name of the figure that it is the difference of: `assess --compare` of two reports pairs
    these figures by their `by_subject`. State the margin in `margins.toml`, too.
 
@@ -342,12 +343,15 @@ class SectionKind:
         title: its head on the page.
         function: "module:function", from a `Study` to a `Section`; imported when it is called.
         asks: what it answers, in one line, for `--list-sections`.
+        differences: "module:NAME" of the names of its differences, those that margins can be stated
+            for; None where they are not known before it has measured.
     """
 
     name: str
     title: str
     function: str
     asks: str
+    differences: str | None = None
 
 
 _HERE: Final = "kdmri_bench.assessment"
@@ -363,30 +367,35 @@ SECTIONS: Final = Registry(
                 name="volumes",
                 title="Quality of whole volumes",
                 function=f"{_HERE}.volumes:measure",
+                differences=f"{_HERE}.volumes:DIFFERENCES",
                 asks="How near are the images to the fully sampled ones, on average?",
             ),
             SectionKind(
                 name="lesions",
                 title="Contrast of real lesions",
                 function=f"{_HERE}.lesions:measure",
+                differences=f"{_HERE}.lesions:DIFFERENCES",
                 asks="How much of a lesion's contrast is kept, of small ones above all?",
             ),
             SectionKind(
                 name="inserted",
                 title="Lesions that were inserted",
                 function=f"{_HERE}.inserted:measure",
+                differences=f"{_HERE}.inserted:DIFFERENCES",
                 asks="How small and how faint may a lesion be and still be found?",
             ),
             SectionKind(
                 name="disagreement",
                 title="Where networks disagree",
                 function=f"{_HERE}.disagreement:measure",
+                differences=f"{_HERE}.disagreement:DIFFERENCES",
                 asks="In which regions do student and teacher, or int8 and float, differ most?",
             ),
             SectionKind(
                 name="phantom",
                 title="Image quality as on an ACR phantom",
                 function=f"{_HERE}.phantom:measure",
+                differences=f"{_HERE}.phantom:DIFFERENCES",
                 asks="Uniformity, ghosting, geometry, resolution, low contrast: what a physicist"
                 " measures at the scanner.",
             ),
@@ -394,6 +403,7 @@ SECTIONS: Final = Registry(
                 name="robustness",
                 title="Robustness",
                 function=f"{_HERE}.robustness:measure",
+                differences=f"{_HERE}.robustness:DIFFERENCES",
                 asks="What do noise, motion, lost lines, other contrasts and the worst small"
                 " perturbation do?",
             ),
@@ -401,6 +411,7 @@ SECTIONS: Final = Registry(
                 name="verdict",
                 title="Verdict",
                 function=f"{_HERE}.verdict:measure",
+                differences=f"{_HERE}.verdict:DIFFERENCES",
                 asks="Does a student lose more than the margins allow, or an int8 copy?",
             ),
         )

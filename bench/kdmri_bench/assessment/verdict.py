@@ -16,6 +16,9 @@ __all__ = ["INCONCLUSIVE", "INFERIOR", "NON_INFERIOR", "Judged", "judge", "measu
 NAME: Final = "verdict"
 TITLE: Final = "Verdict"
 
+DIFFERENCES: Final = ()
+"""It judges those of others."""
+
 NON_INFERIOR: Final = "non-inferior"
 INFERIOR: Final = "inferior"
 INCONCLUSIVE: Final = "inconclusive"

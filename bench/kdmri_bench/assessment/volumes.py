@@ -21,6 +21,9 @@ _FIGURES: Final = (
     ("ssim", "SSIM", "", 4, ssim),
 )
 
+DIFFERENCES: Final = tuple(name for name, *_ in _FIGURES)
+"""What margins can be stated for."""
+
 
 def measure(study: Study) -> Section:
     """Measure PSNR and SSIM of each volume, and what candidates lose of them."""
