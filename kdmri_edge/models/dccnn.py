@@ -14,7 +14,12 @@ from kdmri_edge.models.blocks import ConvStack
 from kdmri_edge.models.layers import Layer, Structure
 from kdmri_edge.models.network import Features, Network
 from kdmri_edge.models.specs import ModelSpec
-from kdmri_edge.physics.consistency import data_consistency, gain, sense_consistency
+from kdmri_edge.physics.consistency import (
+    chebyshev_steps,
+    data_consistency,
+    gain,
+    sense_consistency,
+)
 from kdmri_edge.physics.operators import Form
 
 __all__ = ["DCCNN", "Cascaded"]
@@ -43,6 +48,14 @@ class DCCNN(Network):
 
         c_i, m_{i+1} = CNN_i(x_i, x_u, m_i)        x_{i+1} = DC(x_i + c_i)
 
+    With coils, DC is one step along a gradient, and a few of them leave what changes slowly. Where
+    `spec.solver_steps` says so, the image z of the last cascade becomes the solution of
+
+        argmin_x |m F S x - y|^2 + w |x - z|^2,     (S^H P S + w) x = x_u + w z
+
+    (MoDL: Aggarwal et al., TMI 2019, eq. 4) with w = `spec.solver_weight`, approached by Chebyshev
+    steps (`physics.consistency.chebyshev_steps`): linear in z, with no scalar products in a graph.
+
     Args:
         spec: The architecture.
 
@@ -59,6 +72,7 @@ class DCCNN(Network):
         self.spec = spec
         self.form = Form.PROJECTION
         self.gain = gain(spec.noise_weight)
+        self.solver = chebyshev_steps(spec.solver_steps, spec.solver_weight)
         self.cascades = nn.ModuleList(ConvStack(spec, number) for number in range(spec.cascades))
 
     def features(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Features:
@@ -113,6 +127,8 @@ class DCCNN(Network):
             x, tapped, carried = self.cascade(number, x, x_u, operator, maps, carried)
             images.append(x)
             attention.append(tapped)
+        if self.solver and images and maps is not None:
+            x = images[-1] = self._solved(x, x_u, operator, maps)
         return Features(x, images, attention)
 
     def cascade(
@@ -162,6 +178,13 @@ class DCCNN(Network):
             else sense_consistency(x, x_u, maps, operator, self.gain, form)
         )
         return made
+
+    def _solved(self, z: Tensor, x_u: Tensor, operator: Tensor, maps: Tensor) -> Tensor:
+        x, weight = z, self.spec.solver_weight
+        for step in self.solver:
+            pulled = sense_consistency(x, x_u, maps, operator, step, self.form.value)
+            x = pulled - (step * weight) * (x - z)
+        return x
 
     def _smaller(self, image: Tensor) -> Tensor:
         factor = self.spec.shuffle

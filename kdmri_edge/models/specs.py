@@ -52,10 +52,17 @@ Kim et al., CVPR 2016.
 """
 
 
-_LATER: Final = {"coils": False, "carried": 0, "shows_zero_filled": False, "shuffle": 1}
+_LATER: Final = {
+    "coils": False,
+    "carried": 0,
+    "shows_zero_filled": False,
+    "shuffle": 1,
+    "solver_steps": 0,
+    "solver_weight": 0.1,
+}
 """Fields that came after version 1 of the format, and their values where they are not used."""
 
-_MANY, _WIDE = 256, 1 << 16
+_MANY, _WIDE, _SOLVED = 256, 1 << 16, 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +89,10 @@ class ModelSpec:
         shows_zero_filled: Whether every cascade reads the zero-filled image as well.
         shuffle: Factor f by which images become smaller, with f^2 times the channels, before a
             cascade's convolutions (pixel unshuffle, Shi et al., CVPR 2016), and larger after them.
+        solver_steps: Steps by which SENSE's data consistency is solved after the last cascade
+            (`models.dccnn.DCCNN`), where one step of a gradient leaves much of the aliasing of
+            low frequencies; 0 for none. Networks with `coils` alone.
+        solver_weight: What the image of the cascades weighs there against the acquired samples.
     """
 
     kind: str
@@ -98,6 +109,8 @@ class ModelSpec:
     carried: int = 0
     shows_zero_filled: bool = False
     shuffle: int = 1
+    solver_steps: int = 0
+    solver_weight: float = 0.1
 
     def __post_init__(self) -> None:
         """Fill in the dilation and check every field.
@@ -124,6 +137,10 @@ class ModelSpec:
             "carried": self.carried == 0 or (0 < self.carried <= _WIDE and self.kind == CARRYING),
             "shows_zero_filled": not self.shows_zero_filled or self.kind == CARRYING,
             "shuffle": self.shuffle == 1 or (1 < self.shuffle <= _MANY and self.kind == CARRYING),
+            "solver_steps": self.solver_steps == 0
+            or (0 < self.solver_steps <= _SOLVED and self.coils),
+            # below, more steps would be needed than are allowed
+            "solver_weight": 1e-3 <= self.solver_weight <= 10,
         }
         wrong = [name for name, good in checks.items() if not good]
         if wrong:
@@ -247,7 +264,7 @@ class ModelSpec:
             )
         return {
             "convolutions": convolutions,
-            "data_consistency": consistency * self.cascades,
+            "data_consistency": consistency * (self.cascades + self.solver_steps),
         }
 
     @property
@@ -327,6 +344,8 @@ def _carrying(
         shows_zero_filled=True,
         shuffle=shuffle,
         dilation=dilation or (1,) * convs,
+        solver_steps=4 if coils else 0,
+        solver_weight=0.3 if coils else 0.1,
     )
 
 
@@ -475,6 +494,9 @@ def _field_value(name: str, key: str, value: Any, present: Any) -> Any:
         value = None if value is None else float(value) if good else value
     elif isinstance(present, bool):
         good, what = isinstance(value, bool), "true or false"
+    elif isinstance(present, float):
+        good, what = type(value) in (int, float), "a number"
+        value = float(value) if good else value
     else:
         good, what = type(value) is int, "a whole number"
     if not good:

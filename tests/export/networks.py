@@ -72,6 +72,7 @@ def spec(
     cascades: int = 2,
     carried: int = 0,
     shuffle: int = 1,
+    solver_steps: int = 0,
 ) -> ModelSpec:
     return ModelSpec(
         kind="dccnn-carrying" if carried else kind,
@@ -85,6 +86,8 @@ def spec(
         carried=carried,
         shows_zero_filled=carried > 0,
         shuffle=shuffle,
+        solver_steps=solver_steps,
+        solver_weight=0.3,
     )
 
 

@@ -43,7 +43,7 @@ CASES: dict[str, Case] = {
     "complex, FFT, 2-D mask, odd": (small(channels=2), points(31, 25), Form.FFT, (31, 25)),
     "sense": (small(channels=2, coils=True), lines(acceleration=1.5), None, (32, 24)),
     "sense, few lines, odd": (
-        small(channels=2, coils=True, noise_weight=2.0),
+        small(channels=2, coils=True, noise_weight=2.0, solver_steps=3),
         lines(31),
         None,
         (31, 25),
@@ -54,7 +54,7 @@ CASES: dict[str, Case] = {
     "carried maps, odd": (small(carried=3), lines(31), None, (31, 25)),
     "carried maps, half size": (small(carried=3, shuffle=2), lines(), None, (32, 24)),
     "carried maps, half size, sense": (
-        small(carried=3, shuffle=2, channels=2, coils=True),
+        small(carried=3, shuffle=2, channels=2, coils=True, solver_steps=4),
         lines(),
         None,
         (32, 24),

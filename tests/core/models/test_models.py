@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from kdmri_edge.data.simulation import coil_maps
 from kdmri_edge.errors import ModelError
 from kdmri_edge.models.blocks import ConvStack, padded, sound_gradients
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.models.specs import CARRYING, PRESETS, ModelSpec, preset
-from kdmri_edge.physics.consistency import operator_tensor
+from kdmri_edge.physics.coils import sense_normal
+from kdmri_edge.physics.consistency import maps_tensor, operator_tensor
 from kdmri_edge.physics.masks import variable_density_lines
 from kdmri_edge.physics.operators import Form
 
@@ -208,9 +213,13 @@ def test_a_matrix_that_the_shuffle_does_not_divide_is_refused() -> None:
 
 
 def test_older_versions_can_read_what_they_know() -> None:
-    later = {"coils", "carried", "shows_zero_filled", "shuffle"}
+    later = {
+        "coils", "carried", "shows_zero_filled", "shuffle", "solver_steps", "solver_weight",
+    }  # fmt: skip
     assert not later & small().to_dict().keys()
     assert later & small(shuffle=2).to_dict().keys() == {"shuffle"}
+    solved = small(channels=2, coils=True, solver_steps=3)
+    assert later & solved.to_dict().keys() == {"coils", "solver_steps"}
 
 
 @pytest.mark.parametrize("name", ["carried", "shows_zero_filled", "shuffle"])
@@ -326,6 +335,53 @@ def test_one_coil_of_sensitivity_one_is_the_complex_network() -> None:
     for form in Form:
         with_coils = Reconstructor(sense, MASK, form)(x, maps=maps)
         torch.testing.assert_close(with_coils, Reconstructor(plain, MASK, form)(x))
+
+
+def test_the_last_data_consistency_is_solved() -> None:
+    """Against a solver that knows the whole matrix."""
+    height, width, weight = 24, 5, 0.3
+    torch.manual_seed(0)
+    given = small(channels=2, coils=True)
+    solved = build_model(replace(given, solver_steps=16, solver_weight=weight))
+    plain = build_model(given)
+    plain.load_state_dict(solved.state_dict())
+    own = coil_maps(3, height, width, seed=1)
+    maps = maps_tensor(own[None])
+    truth = torch.randn(1, height, width, dtype=torch.complex64)
+    x_u = torch.view_as_real(torch.from_numpy(sense_normal(truth.numpy(), own[None], MASK)))
+    x_u = x_u.movedim(-1, 1).contiguous()
+    unit = np.eye(height * width, dtype=np.complex128).reshape(-1, height, width)
+    columns = [sense_normal(one, own.astype(np.complex128), MASK).ravel() for one in unit]
+    normal = np.stack(columns, axis=1)
+    z = Reconstructor(plain, MASK)(x_u, maps=maps)
+    flat = [(part[0, 0] + 1j * part[0, 1]).detach().numpy().ravel() for part in (x_u, z)]
+    expected = np.linalg.solve(normal + weight * np.eye(len(normal)), flat[0] + weight * flat[1])
+    whole = Reconstructor(solved, MASK)
+    made = whole(x_u, maps=maps)[0].detach().numpy()
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose((made[0] + 1j * made[1]).ravel(), expected, atol=1e-5 * scale)
+    assert np.abs(expected - flat[1]).max() > 1e-2 * scale  # it was not there before
+    features = solved.features(x_u, whole.operator, maps)
+    assert torch.equal(features.cascade_outputs[-1], features.output)
+    once, more = (
+        build.macs(height, width, coils=3)["data_consistency"]
+        for build in (given, replace(given, solver_steps=2))
+    )
+    assert more == 2 * once  # as many steps as cascades
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"channels": 2, "solver_steps": 3}, "solver_steps"),
+        ({"channels": 2, "coils": True, "solver_steps": 17}, "solver_steps"),
+        ({"channels": 2, "coils": True, "solver_weight": 0.0}, "solver_weight"),
+        ({"channels": 2, "coils": True, "solver_weight": math.nan}, "solver_weight"),
+    ],
+)
+def test_solvers_out_of_range(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ModelError, match=named):
+        small(**changes)
 
 
 def test_macs_count_the_cheaper_product_of_every_coil() -> None:

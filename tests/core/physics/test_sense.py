@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kdmri_edge.data.simulation import complex_noise
 from kdmri_edge.physics.coils import sense_normal, sense_operator_array
 from kdmri_edge.physics.consistency import (
+    chebyshev_steps,
     data_consistency,
     maps_tensor,
     operator_tensor,
@@ -174,3 +175,24 @@ def test_network_maps_are_real_and_imaginary_parts() -> None:
     assert given.shape == (2, 3, 2, 5, 4)
     np.testing.assert_array_equal(given[:, :, 0] + 1j * given[:, :, 1], maps)
     assert sense_operator_array(masked(8, 4, 0, lines=False), Form.DFT).shape == (8, 4)
+
+
+@given(count=st.integers(1, 8), weight=st.floats(0.02, 3), seed=st.integers(0, 99))
+@settings(max_examples=25, deadline=None)
+def test_chebyshev_steps_shrink_every_error_as_far_as_any_can(
+    count: int, weight: float, seed: int
+) -> None:
+    steps = chebyshev_steps(count, weight)
+    assert len(steps) == count
+    values = np.append(np.linspace(0, 1, 400), np.random.default_rng(seed).random(20))
+    left = np.prod([1 - step * (values + weight) for step in steps], axis=0)
+    # 1 / T_n at the place of 0, which no polynomial of the degree that is 1 there falls below
+    best = 1 / np.cosh(count * np.arccosh(2 * weight + 1))
+    assert np.abs(left).max() == pytest.approx(best, rel=1e-6)
+    # rounding that happens on the way is not blown up
+    ways = [np.prod([1 - s * (values + weight) for s in steps[n:]], axis=0) for n in range(count)]
+    assert max(np.abs(way).max() for way in ways) < 40
+
+
+def test_no_steps() -> None:
+    assert chebyshev_steps(0, 0.1) == ()
