@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from kdmri_edge.errors import RecipeError
+from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.specs import NETWORKS
 from kdmri_edge.registry import Registry
 from kdmri_edge.utils.config import build, nested, override, plain, read_toml, rename
@@ -537,9 +538,10 @@ def shipped() -> list[str]:
     return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".toml"))
 
 
-def default_recipe(kind: str) -> str:
-    """Return the name of the recipe for a family of networks where the user names none."""
-    return NETWORKS.named(kind).recipe
+def default_recipe(student: NetworkSpec) -> str:
+    """Return the name of the recipe for a student where the user names none."""
+    family = NETWORKS.named(student.kind)
+    return family.recipe if family.recipe_of is None else family.recipe_of(student)
 
 
 def load_recipe(name_or_file: str, assignments: Iterable[str] = ()) -> DistillRecipe:

@@ -120,7 +120,7 @@ class Settings:
             try:
                 spec = self.student_spec.with_dilation(dilation)
             except ModelError as error:
-                usual = default_recipe(self.student_spec.kind)
+                usual = default_recipe(self.student_spec)
                 raise RecipeError(
                     f"The dilation of recipe {self.recipe.name!r} does not suit {self.student}:"
                     f" {error.what[0].lower()}{error.what[1:]}",
@@ -289,8 +289,9 @@ class Request:
             teacher's].
         baseline: Also train the student without a teacher, for as many steps [True].
         recipe: A recipe, the name of a shipped one, or a TOML file [the student's family's:
-            carried for dccnn-edge, edge for dccnn-d3c5, edge-sr for VDSR; imitation where the
-            teacher is of a family that this one does not learn from, or reads another input].
+            carried for dccnn-edge, carried-half for dccnn-edge-half, edge for dccnn-d3c5, edge-sr
+            for VDSR; imitation where the teacher is of a family that this one does not learn from,
+            or reads another input].
         assignments: Changes of single keys of the recipe, each "KEY=VALUE".
         quantize: "int8" or "int8-signed": also tune a copy of the student for that int8 export.
     """
@@ -342,12 +343,12 @@ class Request:
             return self._recipe(self.recipe)
         student = self._network("student")[1]
         if student.kind == CODE:
-            return self._recipe(default_recipe(CODE))
+            return self._recipe(default_recipe(student))
         teacher = self._network("teacher")[1]
         # A family's own recipe is for pairs that it knows: the student may start as its teacher.
         known = {student.kind, *NETWORKS.named(student.kind).teachers}
         strangers = teacher.kind not in known or not same_input(teacher, student)
-        return self._recipe("imitation" if strangers else default_recipe(student.kind))
+        return self._recipe("imitation" if strangers else default_recipe(student))
 
     def resumed(self, out: Path) -> Settings:
         """Take the settings of the run in a folder; refuse what contradicts them.
@@ -449,7 +450,7 @@ class Request:
         return str(given), _spec(role, str(given))
 
     def _default_student(self) -> str:
-        named = default_recipe(preset(_STUDENT).kind) if self.recipe is None else self.recipe
+        named = default_recipe(preset(_STUDENT)) if self.recipe is None else self.recipe
         recipe = self._recipe(named)  # with the keys that --set changes
         wanted = recipe.distillation
         papers = wanted.inherit or wanted.bridge or wanted.dilation or recipe.attention_steps

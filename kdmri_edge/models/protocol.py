@@ -278,6 +278,7 @@ class NetworkFamily:
             freshly drawn weights, of a specification.
         presets: Architectures by the name that a user gives.
         recipe: Recipe of a distillation where the user names none.
+        recipe_of: Names the recipe for one specification, where they differ within the family.
         teachers: Other families whose networks that recipe learns from.
         first_weights: Name of the way in which weights are drawn, once that has changed: runs that
             were begun otherwise are not resumed. None for the first way.
@@ -288,5 +289,6 @@ class NetworkFamily:
     build: str
     presets: Mapping[str, NetworkSpec] = field(default_factory=dict)
     recipe: str = "edge"
+    recipe_of: Callable[[Any], str] | None = None
     teachers: frozenset[str] = frozenset()
     first_weights: str | None = None

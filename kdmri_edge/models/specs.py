@@ -368,6 +368,11 @@ def _carrying_presets() -> dict[str, ModelSpec]:
     return presets
 
 
+def _carrying_recipe(spec: ModelSpec) -> str:
+    """Return the recipe: wide cascades at a lower resolution take no rate as high as others."""
+    return "carried-half" if spec.shuffle > 1 else "carried"
+
+
 def _vdsr(convs: int, tap: int) -> ModelSpec:
     return ModelSpec(kind=VDSR, cascades=1, convs=convs, width=64, attention_tap=tap)
 
@@ -397,6 +402,7 @@ NETWORKS: Final = Registry(
             build="kdmri_edge.models.dccnn:DCCNN",
             presets=_carrying_presets(),
             recipe="carried",
+            recipe_of=_carrying_recipe,
             teachers=frozenset({DCCNN}),
         ),
         VDSR: NetworkFamily(

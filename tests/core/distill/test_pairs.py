@@ -234,7 +234,8 @@ def test_strangers_are_paired_by_imitation_unless_asked_otherwise() -> None:
         ("vdsr-11", "dccnn-d3c5", "imitation"),
         ("vdsr-11", "vdsr-7", "edge-sr"),
         ("dccnn-d5c5", "dccnn-edge", "carried"),
-        ("dccnn-d5c5-carried", "dccnn-edge-small", "carried"),
+        ("dccnn-d5c5-carried", "dccnn-edge-small", "carried-half"),
+        ("dccnn-d5c5", "dccnn-edge?shuffle=2", "carried-half"),
         ("dccnn-d5c5-carried", "dccnn-d3c5", "imitation"),
         ("dccnn-d5c5-sense", "dccnn-edge", "imitation"),
     ):

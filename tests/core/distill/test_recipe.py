@@ -138,7 +138,7 @@ def test_invalid_toml(tmp_path: Path) -> None:
 def test_every_student_has_a_default_recipe_that_suits_it(
     settings: Callable[..., Settings], teacher: str, student: str
 ) -> None:
-    recipe = load_recipe(default_recipe(preset(student).kind))
+    recipe = load_recipe(default_recipe(preset(student)))
     made = settings(teacher=teacher, student=student, recipe=recipe)
     assert made.student_spec.dilation == recipe.distillation.dilation
     assert made.plain_spec == preset(student)
