@@ -28,7 +28,8 @@ ROWS: Final[dict[str, tuple[str, ...]]] = {
         "pytorch-f32",  # the reference of quality and speed
         "cuda-f16-graph", "cuda-f16-fused", "cuda-bf16-graph", "cuda-f32-graph",
         "trt-f16", "tensorrt-rtx-f16", "trt-int8", "tensorrt-rtx-int8",
-        "cuda-f16-torch-tensorrt", "cuda-bf16-fused", "cuda-f16", "cuda-bf16", "cuda-f32",
+        "cuda-f16-torch-tensorrt", "cuda-bf16-fused", "trt-bf16", "tensorrt-rtx-bf16",
+        "cuda-f16", "cuda-bf16", "cuda-f32",
         "onnxruntime-cuda-f16", "onnxruntime-rtx-f16",
         "trt-f32", "tensorrt-rtx-f32", "onnxruntime-cuda-f32", "onnxruntime-rtx-f32",
         "cuda-*-torch-tensorrt",

@@ -246,7 +246,8 @@ def check(
         operator: What the graph is given for another mask than its own, see `Session.run`.
 
     Returns:
-        For the manifest: tolerance, figures, and the scales that were tried.
+        For the manifest: tolerance, figures, the scales that were tried, and what ran in which
+        arithmetic.
 
     Raises:
         ParityError: A figure exceeds its tolerance; the message names all of them.
@@ -300,6 +301,7 @@ def check(
         "image_scales": list(_IMAGE_SCALES),
         "slices": len(data.zero_filled),
         "ran": f"{session.info.backend} {session.info.version}, {session.info.provider}",
+        "computed": session.info.precision_executed,
         "against": f"PyTorch {torch.__version__} float32, {reconstructor.form} form",
     }
 

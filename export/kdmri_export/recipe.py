@@ -8,7 +8,7 @@ from typing import Final
 from kdmri_edge.errors import ExportError
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.runtime.targets import TARGETS, Target, as_users_write
-from kdmri_export.targets.tensorrt.engines import TORCH_TENSORRT, EngineRequest
+from kdmri_export.targets.tensorrt.engines import TORCH_TENSORRT, EngineRequest, without_bf16
 
 __all__ = ["AUTO", "BATCHES", "ExportRecipe"]
 
@@ -25,8 +25,7 @@ class ExportRecipe:
         target: Name of the target.
         dc: Form of data consistency: "auto", "projection", "dft" or "fft".
         batch: "1", or "dynamic" for any number of slices per call.
-        precision: Of the graph's convolutions; one of the target's. With "bf16" the graph is
-            written in float32 and its runtime told to compute in bf16.
+        precision: Of the graph's convolutions; one of the target's.
         mask_input: Take the operator of data consistency as a second input, so that one graph
             serves every mask of the network's kind and matrix.
         any_matrix: Leave height and width of the images free. With data consistency its operator
@@ -102,6 +101,12 @@ class ExportRecipe:
                 "What rounding costs a layer is measured for int8 alone.",
                 "Name the layers that are to stay in float32.",
             )
+        asked = self.engines.compute_capabilities if self.engines else ()
+        if self.written == "bf16" and (lacking := without_bf16(asked)):
+            raise ExportError(
+                f"{' and '.join(lacking)} cannot compute in bf16.",
+                "Name GPUs of compute capability 8.0 or newer, e.g. sm86, or export in fp16.",
+            )
         builder = self.engines.builder if self.engines else None
         if builder == TORCH_TENSORRT and self.floats:
             raise ExportError(
@@ -111,8 +116,8 @@ class ExportRecipe:
         free = self.dynamic or self.mask_input or self.any_matrix
         if builder == TORCH_TENSORRT and (free or self.quantised):
             raise ExportError(
-                "Torch-TensorRT programs are built for one slice, a fixed mask and matrix, fp32 or"
-                " fp16.",
+                "Torch-TensorRT programs are built for one slice, a fixed mask and matrix, fp32,"
+                " fp16 or bf16.",
                 "Use --builder tensorrt for others.",
             )
 
@@ -139,12 +144,12 @@ class ExportRecipe:
     @property
     def written(self) -> str:
         """Precision that the graph itself is written in."""
-        return "f32" if self.precision == "bf16" else self.precision
+        return self.row.written(self.precision)
 
     @property
     def executed(self) -> str:
         """Precision that the runtime is asked for; around halves it computes in float32."""
-        return self.precision if self.precision in ("bf16", "int8") else "f32"
+        return "f32" if self.written in ("f16", "bf16") else self.precision
 
     @property
     def dynamic(self) -> bool:

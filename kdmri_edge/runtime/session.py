@@ -60,6 +60,8 @@ Array = NDArray[np.float32]
 _OF_KSPACE = 5
 """Axes of what a network of k-space is given; images have one less."""
 _EAGER = "kdmri_edge.runtime.backends.pytorch:EagerSession"
+_HALVES = ("f16", "bf16")
+"""Precisions of a graph that is float32 around its convolutions."""
 _FUSED = "cuda"
 """Key of the backend whose kernels are made of a checkpoint."""
 
@@ -408,13 +410,17 @@ def open_session(
             f"{source} runs on {' or '.join(offered)}, not on {backend!r}.", _remedy(backend)
         )
     precision = usual if precision is None else PRECISIONS.get(precision, precision)
-    if not is_checkpoint(source) and "f16" in (precision, written) and precision != written:
+    if (
+        not is_checkpoint(source)
+        and precision != written
+        and ("f16" in (precision, written) or written == "bf16")
+    ):
         raise BackendError(
             f"{source} is written in {as_users_write(written)}, not in"
             f" {as_users_write(precision)}.",
             "Export the network in that precision.",
         )
-    if precision == "f16" and not is_checkpoint(source):
+    if written in _HALVES and not is_checkpoint(source):
         precision = "f32"  # what is computed around its halves
     if not is_checkpoint(source):
         check_graph_precision(precision, written, graph)

@@ -25,7 +25,9 @@ class Target:
         exports_with: Libraries that the exporter needs beside torch.
         runs_on: Names of the backends that take the graph; the first is the one that it is for.
         checked_on: Name of the backend that the parity gate runs it in; None for the first.
-        precisions: In which it can be exported; bf16 is a float32 graph that runs in bf16.
+        precisions: In which it can be exported.
+        writes_bf16: Whether its graphs of bf16 are written in it. Others are float32 graphs, whose
+            runtime is asked for bf16 when it loads them.
         keeps_op: Whether its graphs can keep data consistency as one node.
         any_coils: Whether its graphs of multi-coil networks take any number of coils.
         any_matrix: Whether its graphs can leave height and width free.
@@ -43,6 +45,7 @@ class Target:
     runs_on: tuple[str, ...]
     checked_on: str | None = None
     precisions: tuple[str, ...] = ("f32", "f16", "int8")
+    writes_bf16: bool = False
     keeps_op: bool = False
     any_coils: bool = True
     any_matrix: bool = False
@@ -65,6 +68,10 @@ class Target:
     def offered(self) -> tuple[str, ...]:
         """Its precisions, as the command line calls them."""
         return tuple(name for name, short in PRECISIONS.items() if short in self.precisions)
+
+    def written(self, precision: str) -> str:
+        """Return the precision that its graphs are written in, for one that is asked for."""
+        return "f32" if precision == "bf16" and not self.writes_bf16 else precision
 
     @property
     def suffix(self) -> str:
@@ -121,8 +128,11 @@ _ALL = (
         runs_on=("tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"),
         # engines are built and run on the device; what is checked here is the graph they come from
         checked_on="onnxruntime",
+        precisions=("f32", "f16", "bf16", "int8"),
+        writes_bf16=True,
         any_coils=False,
         builds_engines=True,
+        remark="bf16 for GPUs of compute capability 8.0 and newer.",
     ),
 )
 

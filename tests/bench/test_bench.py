@@ -215,7 +215,7 @@ def test_what_is_absent_or_cannot_be_exported_keeps_its_row(
     found = {plan.row.key.partition("/")[2]: plan for plan in plans}
     assert list(found) == [
         "pytorch-f32", "torchscript-f32", "torchscript-int8", "onnx-f32", "onnx-int8",
-        "openvino-f32", "openvino-bf16", "openvino-int8", "trt-f32", "trt-int8",
+        "openvino-f32", "openvino-bf16", "openvino-int8", "trt-f32", "trt-bf16", "trt-int8",
     ]  # fmt: skip
     assert found["pytorch-f32"].source == run.weights("student")
     for key in ("openvino-f32", "openvino-bf16"):
@@ -241,8 +241,9 @@ def test_every_way_has_a_row_and_what_is_absent_its_reason(
     assert {
         "pytorch-f32", "pytorch-f32-layout", "pytorch-f32-compile", "cuda-f32", "cuda-f32-graph",
         "cuda-f32-compile", "openvino-f32-throughput", "openvino-bf16-throughput",
-        "openvino-int8-throughput", "trt-f32", "trt-f16", "trt-int8", "tensorrt-rtx-f32",
-        "tensorrt-rtx-f16", "tensorrt-rtx-int8", "onnx-fft-f32", "openvino-fft-bf16",
+        "openvino-int8-throughput", "trt-f32", "trt-f16", "trt-bf16", "trt-int8",
+        "tensorrt-rtx-f32", "tensorrt-rtx-f16", "tensorrt-rtx-bf16", "tensorrt-rtx-int8",
+        "onnx-fft-f32", "openvino-fft-bf16",
     } <= set(found)  # fmt: skip
     for key, words in (
         ("pytorch-f32-compile", "--full"), ("cuda-f32-graph", "no CUDA device"),
@@ -265,7 +266,10 @@ def test_with_a_gpu_its_rows_are_run(
 
     def export(_: Source, target: str, **more: object) -> Path:
         asked.append((target, more.get("builder")))
+        written.add((target, more.get("precision")))
         return bundle
+
+    written: set[tuple[str, object]] = set()
 
     monkeypatch.setattr(rows, "export_for", export)
     monkeypatch.setattr(rows, "has_cuda", lambda: True)
@@ -276,6 +280,9 @@ def test_with_a_gpu_its_rows_are_run(
     assert found["trt-f16"].backend is None  # the target's own
     assert found["tensorrt-rtx-f16"].backend == "tensorrt-rtx"
     assert {("trt", "tensorrt"), ("trt", "rtx"), ("onnx", None)} <= set(asked)
+    # engines compute what their graph says; OpenVINO is told when it loads a float32 graph
+    assert ("trt", "bf16") in written
+    assert ("openvino", "bf16") not in written
     assert found["pytorch-f32-compile"].source is not None
     assert found["onnx-f32"].dynamic is not None  # for batches of 8 and 32
 

@@ -160,6 +160,31 @@ def test_a_gpu_without_kernels_is_said_before_building(
 
 
 @pytest.mark.parametrize(
+    ("here", "refused"),
+    [
+        (("Quadro RTX 6000", "sm75"), True),
+        (("NVIDIA A100", "sm80"), False),
+        (("NVIDIA RTX PRO 6000", "sm120"), False),
+        (None, False),  # a Jetson, whose nvidia-smi does not tell
+    ],
+)
+def test_a_gpu_without_bf16_is_said_before_building(
+    here: tuple[str, str] | None, refused: bool, folder: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt([]))
+    monkeypatch.setattr(build_engine, "gpu_here", lambda: here)
+    (folder / "model.onnx").write_bytes(b"graph" + build_engine.WRITTEN_IN_BF16)
+    assert main(["--bundle", str(folder)]) == int(refused)
+    said = capsys.readouterr().err
+    if refused:
+        assert "bf16, which this GPU (Quadro RTX 6000, sm75) does not have" in said
+        assert [path.name for path in folder.iterdir()] == ["model.onnx"]
+    (folder / "model.onnx").write_bytes(b"graph")
+    assert main(["--bundle", str(folder)]) == 0  # in any other precision it is built
+
+
+@pytest.mark.parametrize(
     ("option", "says"),
     [
         (["--version-compatible", "--builder", "rtx", "--compute-capability", "sm86"],

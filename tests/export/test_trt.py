@@ -17,13 +17,16 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from kdmri_edge.cli import main
-from kdmri_edge.errors import ExportError
+from kdmri_edge.errors import BackendError, ExportError
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.backends.run_engine import main as run_main
+from kdmri_edge.runtime.bundle import open_bundle
+from kdmri_edge.runtime.session import open_session
 from kdmri_export.export import export_model
 from kdmri_export.graph_check import CHECKED, check_graph, checked_graph
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.tensorrt import engines, torch_program
+from kdmri_export.targets.tensorrt.build_engine import WRITTEN_IN_BF16, build
 from kdmri_export.targets.tensorrt.build_engine import main as build_main
 from kdmri_export.targets.tensorrt.engines import EngineRequest, probe
 from tests.export.networks import spec, write_checkpoint
@@ -31,6 +34,23 @@ from tests.export.parity_cases import CASES, ParityCases, some
 
 GPUS = ("sm86", "sm89", "sm120")
 RTX = probe("rtx")
+TOLD_OF_BF16 = """
+import json, sys
+import tensorrt_rtx as trt
+logger = trt.Logger(trt.Logger.ERROR)
+builder = trt.Builder(logger)
+typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+network = builder.create_network(0 if typed is None else 1 << int(typed))
+parser = trt.OnnxParser(network, logger)
+assert parser.parse(open(sys.argv[1], "rb").read())
+layers = [network.get_layer(number) for number in range(network.num_layers)]
+kinds = [(layer.type.name, layer.get_output(0).dtype.name) for layer in layers]
+config = builder.create_builder_config()
+config.num_compute_capabilities = 1
+config.set_compute_capability(trt.ComputeCapability.SM75, 0)
+assert builder.build_serialized_network(network, config) is None
+print(json.dumps(kinds))
+"""
 needs_rtx = pytest.mark.skipif(RTX is not None, reason=str(RTX))
 
 
@@ -46,12 +66,13 @@ class TestTrt(ParityCases):
     ) -> None:
         super().test_graph_gives_what_pytorch_gives_at_every_input_scale(name, tmp_path)
 
-    @pytest.mark.parametrize("precision", ["f32", "f16"])
+    @pytest.mark.parametrize("precision", ["f32", "f16", "bf16"])
     def test_types_are_explicit(self, precision: str, tmp_path: Path) -> None:
         _, graph = self.write("magnitude", tmp_path, precision=precision)
         model = onnx.shape_inference.infer_shapes(onnx.load(graph), strict_mode=True)
         kinds = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
-        convolved = TensorProto.FLOAT16 if precision == "f16" else TensorProto.FLOAT
+        halves = {"f16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+        convolved = halves.get(precision, TensorProto.FLOAT)
         for node in model.graph.node:
             if node.op_type == "Conv":
                 assert kinds[node.output[0]] == convolved
@@ -60,11 +81,14 @@ class TestTrt(ParityCases):
         counts = Counter(node.op_type for node in model.graph.node)
         cascades, convs = CASES["magnitude"][0].cascades, CASES["magnitude"][0].convs
         assert counts["Conv"] == cascades * convs  # none is taken apart, as it is for CPUs
-        assert counts["Cast"] == (2 * cascades if precision == "f16" else 0)
+        assert counts["Cast"] == (2 * cascades if precision in halves else 0)
+        assert (WRITTEN_IN_BF16 in graph.read_bytes()) is (precision == "bf16")
 
     @needs_rtx
     @pytest.mark.parametrize("capability", some(GPUS, GPUS[:1]))
-    @pytest.mark.parametrize("precision", ["f32", "f16", "int8"])
+    @pytest.mark.parametrize(
+        "precision", some(["f32", "f16", "bf16", "int8"], ["f32", "f16", "int8"])
+    )
     @pytest.mark.parametrize(
         "name", ["magnitude", "magnitude, DFT", "complex, 2-D mask, odd", "sense, few lines, odd"]
     )
@@ -72,10 +96,24 @@ class TestTrt(ParityCases):
         self, name: str, precision: str, capability: str, tmp_path: Path
     ) -> None:
         _, graph = self.write(name, tmp_path, precision=precision)
-        from kdmri_export.targets.tensorrt.build_engine import build
-
         engine = build(graph.read_bytes(), "rtx", capability)
         assert len(engine) > 10_000
+
+    @needs_rtx
+    @pytest.mark.parametrize("name", some(["magnitude", "sense, few lines, odd"], ["magnitude"]))
+    def test_the_builder_takes_bf16_for_bf16(self, name: str, tmp_path: Path) -> None:
+        """It cannot read an engine back without a GPU: what it is given is told, and refused."""
+        _, graph = self.write(name, tmp_path, precision="bf16")
+        assert len(build(graph.read_bytes(), "rtx", "sm86")) > 10_000
+        done = subprocess.run(
+            [sys.executable, "-c", TOLD_OF_BF16, str(graph)], capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        kinds = Counter(tuple(one) for one in json.loads(done.stdout.splitlines()[-1]))
+        architecture = CASES[name][0]
+        assert kinds["CONVOLUTION", "BF16"] == architecture.cascades * architecture.convs
+        assert {kind for layer, kind in kinds if layer == "MATRIX_MULTIPLY"} == {"FLOAT"}
+        assert "HW-specific datatypes: b16" in done.stdout  # what it says of a GPU without it
 
     @needs_rtx
     @pytest.mark.parametrize("name", ["magnitude", "sense"])
@@ -186,6 +224,38 @@ def test_torch_tensorrt_without_a_gpu_is_one_sentence(
     assert torch_program.main([str(checkpoint), str(tmp_path), "auto", "f32"]) == 1
     assert "GPU" in capsys.readouterr().err
     assert not (tmp_path / torch_program.PROGRAM).exists()
+
+
+def test_gpus_without_bf16_are_refused_before_anything_is_exported() -> None:
+    request = EngineRequest(builder="rtx", compute_capabilities=("sm75", "sm86"))
+    with pytest.raises(ExportError, match=r"^sm75 cannot compute in bf16\. .*8\.0 or newer"):
+        ExportRecipe(target="trt", precision="bf16", engines=request)
+    for precision, names in (("f16", ("sm75",)), ("bf16", ("sm80", "sm120"))):
+        request = EngineRequest(builder="rtx", compute_capabilities=names)
+        ExportRecipe(target="trt", precision=precision, engines=request)
+
+
+def test_a_bundle_of_bf16_says_what_was_compared(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    arguments = ["export", str(checkpoint), "--target", "trt", "--builder", "none", "--out"]
+    done = CliRunner().invoke(main, [*arguments, str(out), "--precision", "bf16"])
+    assert done.exit_code == 0, done.output
+    assert "in ONNX Runtime" in done.output
+    assert "bf16 weights and activations by casts, fp32 arithmetic" in done.output
+    bundle = open_bundle(out)
+    assert (bundle.written, bundle.meant_for) == ("bf16", "bf16")
+    parity = bundle.manifest["parity"]
+    assert parity["tolerance_name"] == "bf16"
+    assert parity["figures"]["max_error"] > 1e-4  # it rounds; float32 would not deviate so much
+    assert parity["computed"] == "bf16 weights and activations by casts, f32 arithmetic"
+    with open_session(out, backend="onnxruntime") as session:
+        assert session.info.precision_executed == parity["computed"]
+    for backend, precision, says in (
+        ("onnxruntime", "f32", "is written in bf16, not in fp32"),
+        ("onnxruntime", "f16", "is written in bf16, not in fp16"),
+    ):
+        with pytest.raises(BackendError, match=says):
+            open_session(out, backend=backend, precision=precision)
 
 
 @needs_rtx

@@ -146,8 +146,8 @@ class ExportedVariant:
 
     @property
     def written(self) -> str:
-        """Precision of the graph; bf16 is chosen when a float32 graph is loaded."""
-        return "f32" if self.precision is Precision.BF16 else str(self.precision)
+        """Precision of the graph; of some targets bf16 is chosen when a float32 one is loaded."""
+        return self.target.written(str(self.precision))
 
     @property
     def device(self) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["export"]
 
+_ELSEWHERE = ("f16", "bf16")
+"""Precisions that the gate of a target whose engines run elsewhere computes in another way."""
 _FORMS = {
     "projection": "one matrix product",
     "dft": "DFT matrix products",
@@ -72,9 +74,10 @@ _FORMS = {
     ),
     default="fp32",
     show_default=True,
-    help="Arithmetic of the convolutions; in the graph data consistency stays float32. bf16"
-    " (openvino) is asked of the runtime instead, where the CPU has it. auto (trt, on the device):"
-    " int8 or fp16, whichever runs faster there within its limits of parity.",
+    help="Arithmetic of the convolutions; in the graph data consistency stays float32. bf16 of trt"
+    " is for GPUs of compute capability 8.0 and newer; of openvino it is asked of the runtime"
+    " instead, where the CPU has it. auto (trt, on the device): int8 or fp16, whichever runs faster"
+    " there within its limits of parity.",
 )
 @click.option(
     "--mask",
@@ -295,6 +298,10 @@ def _show(bundles: list[Bundle]) -> None:
         for line in _precision_lines(bundle):
             click.echo(f"  {line}")
         click.echo(f"  against PyTorch: {_parity(bundle)}")
+        if bundle.written in _ELSEWHERE and bundle.target.builds_engines:
+            parity = bundle.manifest["parity"]
+            how = as_users_write(parity["computed"])
+            click.echo(f"  compared was the graph in {parity['ran'].partition(',')[0]}: {how}")
         if bundle.takes_maps:
             macs = bundle.manifest["macs"]
             share = macs["data_consistency"] / sum(macs.values())

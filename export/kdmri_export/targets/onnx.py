@@ -68,6 +68,8 @@ __all__ = [
 # From opset 20 on a DFT takes its axis as an input, which OpenVINO 2026.4 ignores without a word:
 # it then transforms phase encode instead of readout. In 18 the axis is an attribute, read by all.
 OPSET = 18
+_OPSET_BF16: Final = 22
+"""The first whose convolutions and poolings may be bfloat16."""
 INPUT = "zero_filled"
 KSPACE = "kspace"
 _MISSING: Final = re.compile(r"No ONNX function found for <OpOverload\(op='(?P<name>[\w.:]+)'")
@@ -116,6 +118,7 @@ def _exported(
     *,
     constants: dict[str, Tensor] | None = None,
     real: bool = True,
+    opset: int = OPSET,
 ) -> tuple[Any, int]:
     """Return a module as an `onnx.ModelProto` that holds no path of this machine.
 
@@ -128,6 +131,7 @@ def _exported(
         named: Example inputs by name.
         constants: Arguments that are bound, see `trace`.
         real: Take complex numbers and Fourier transforms apart, if there are any.
+        opset: Version of ONNX's operators.
 
     Returns:
         The graph, and how many Fourier transforms became products.
@@ -145,7 +149,7 @@ def _exported(
                 program,
                 input_names=inputs,
                 output_names=[output],
-                opset_version=OPSET,
+                opset_version=opset,
                 dynamo=True,
                 verbose=False,
             )
@@ -249,6 +253,7 @@ def to_model(
             further,
             constants=bound(lowered),
             real=lowered_transforms(reconstructor),
+            opset=_OPSET_BF16 if recipe.written == "bf16" else OPSET,
         )
     model.producer_name = "kdmri-edge"
     if lowering.keep and lowering.calls:  # a network may have no data consistency

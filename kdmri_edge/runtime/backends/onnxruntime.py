@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from kdmri_edge.errors import BackendError, BundleError
+from kdmri_edge.runtime.graphs.bfloat16 import in_float32
+from kdmri_edge.runtime.graphs.onnx import metadata
 from kdmri_edge.runtime.profile import LayerTime, from_onnxruntime
 from kdmri_edge.runtime.session import (
     Array,
@@ -25,8 +27,12 @@ __all__ = ["PRECISION_KEY", "OnnxRuntimeSession"]
 PRECISION_KEY = "kdmri_edge.precision"
 """Where a graph says in which precision its convolutions are written."""
 
-# What ONNX Runtime makes of them: its CPU provider has no float16 kernels, and casts.
-_EXECUTED = {"f16": "f16 weights, f32 arithmetic"}
+# What ONNX Runtime makes of them: its CPU provider has no float16 kernels, and casts. Nor has it
+# kernels of bfloat16, so that it is given the same graph in float32, with the same rounding.
+_EXECUTED = {
+    "f16": "f16 weights, f32 arithmetic",
+    "bf16": "bf16 weights and activations by casts, f32 arithmetic",
+}
 _PROVIDER = "CPUExecutionProvider"
 
 # Data consistency is float32 on purpose: TF32 would round it to ten bits.
@@ -80,7 +86,7 @@ def _scratch() -> Iterator[str]:
 
 
 def _on_gpu(written: str) -> str:
-    return "f16 convolutions, else f32" if written == "f16" else written
+    return f"{written} convolutions, else f32" if written in _EXECUTED else written
 
 
 def _cuda(ort: Any) -> tuple[str, dict[str, str]]:
@@ -208,8 +214,11 @@ class OnnxRuntimeSession(Session):
         elif self._provider == "tensorrt-rtx":
             providers = None
             options.add_provider_for_devices(_rtx(self._ort), {})
+        written = metadata(graph).get(PRECISION_KEY) if graph.is_file() else None
+        on_cpu = self._provider == "cpu"
+        given = in_float32(graph) if on_cpu and written == "bf16" else str(graph)
         try:
-            return self._ort.InferenceSession(str(graph), options, providers=providers)
+            return self._ort.InferenceSession(given, options, providers=providers)
         except Exception as error:  # the library's own exception types share no base class
             raise BundleError(f"{graph} cannot be loaded ({error}).", "Export it again.") from error
 

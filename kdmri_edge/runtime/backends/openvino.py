@@ -140,7 +140,8 @@ class OpenVinoSession(Session):
         kinds = self._kinds()
         total = sum(kinds.values())
         executed = ", ".join(f"{name} in {n}/{total} layers" for name, n in kinds.most_common())
-        return f"f16 weights, {executed}" if self.written == "f16" else executed
+        halves = self.written in ("f16", "bf16")
+        return f"{self.written} weights, {executed}" if halves else executed
 
     @property
     def info(self) -> SessionInfo:

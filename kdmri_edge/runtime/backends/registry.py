@@ -25,7 +25,8 @@ class Backend:
         profiles: Whether its session tells what each layer takes (`Session.profile`).
         devices: Devices that the session can run on, the usual one first. "gpu" and "npu" are
             what OpenVINO calls so, "cuda" is NVIDIA's.
-        precisions: Precisions that it can be asked for; f16 and int8 are those of the graph.
+        precisions: Precisions that it can be asked for; f16 and int8 are those of the graph, and of
+            engines so is bf16.
     """
 
     name: str
@@ -95,7 +96,7 @@ _ALL = (
         library="tensorrt",
         extra="trt",
         devices=("cuda",),
-        precisions=("f32", "f16", "int8"),
+        precisions=("f32", "f16", "bf16", "int8"),
         runs_with=("cuda",),
     ),
     Backend(
@@ -105,7 +106,7 @@ _ALL = (
         library="tensorrt_rtx",
         extra="trt-rtx",
         devices=("cuda",),
-        precisions=("f32", "f16", "int8"),
+        precisions=("f32", "f16", "bf16", "int8"),
         runs_with=("cuda",),
     ),
 )

@@ -25,9 +25,6 @@ from typing import Any
 
 import numpy as np
 
-#!/usr/bin/env python3
-
-
 MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 LEAN = "tensorrt_lean"
 """The runtime alone, for version-compatible engines of TensorRT."""

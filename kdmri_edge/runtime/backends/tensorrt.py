@@ -14,7 +14,7 @@ from kdmri_edge.utils.extras import require
 __all__ = ["TensorRTRtxSession", "TensorRTSession"]
 
 _PRECISIONS = ("f32", "f16", "int8")
-_EXECUTED = {"f16": "f16 convolutions, else f32", "int8": "int8 convolutions, else f32"}
+_EXECUTED = {name: f"{name} convolutions, else f32" for name in ("f16", "bf16", "int8")}
 
 
 class TensorRTSession(Session):
@@ -34,7 +34,13 @@ class TensorRTSession(Session):
     extra: ClassVar[str] = "trt"
 
     def __init__(self, graph: Path, *, precision: str = "f32", threads: int | None = None) -> None:
-        check_precision(precision, _PRECISIONS, run_engine.TITLES[self.builder])
+        title = run_engine.TITLES[self.builder]
+        if precision == "bf16":  # an engine of bf16 is asked for float32, as one of float16 is
+            raise BackendError(
+                f"{title} cannot be asked for bf16: its engines compute what their graph says.",
+                "Export the network with `kdmri-edge export --target trt --precision bf16`.",
+            )
+        check_precision(precision, _PRECISIONS, title)
         require(run_engine.MODULES[self.builder], extra=self.extra)
         try:
             engine = run_engine.find_engine(graph.parent, self.builder)

@@ -1,4 +1,4 @@
-"""Tensors of an .onnx file, and the files that it takes tensors from, without the onnx package.
+"""What an .onnx file says of itself, its tensors and where they lie, without the onnx package.
 
 An .onnx file is a message of protocol buffers (onnx.proto of the ONNX standard). What is not named
 here is skipped.
@@ -6,18 +6,19 @@ here is skipped.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.errors import BundleError
 
-__all__ = ["OnnxTensor", "tensors"]
+__all__ = ["OnnxTensor", "metadata", "tensors"]
 
 # Message -> number of the field -> what that field is: another message.
 _MESSAGES: Final[Mapping[str, Mapping[int, str]]] = {
@@ -31,6 +32,7 @@ _MESSAGES: Final[Mapping[str, Mapping[int, str]]] = {
     "Tensor": {13: "Entry"},
     "Entry": {},
 }
+_METADATA: Final = 14  # of a Model: pairs of a key and its value
 _DEEPEST: Final = 64  # graphs within graphs
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -71,17 +73,38 @@ class OnnxTensor:
         return np.frombuffer(self.raw, "<f4").reshape(self.dims)
 
 
+@contextlib.contextmanager
+def _whole(graph: Path) -> Iterator[None]:
+    """Raise that a file is no .onnx file where it cannot be read as one."""
+    try:
+        yield
+    except (_DamagedError, IndexError, UnicodeDecodeError) as error:
+        raise BundleError(f"{graph} is no ONNX graph ({error}).", "Export it again.") from error
+
+
 def tensors(graph: Path) -> list[OnnxTensor]:
     """Return all tensors of a graph: weights, attributes of nodes, those of functions.
 
     Raises:
         BundleError: It is no .onnx file.
     """
-    content = memoryview(graph.read_bytes())
-    try:
-        return list(_tensors(content, "Model", 0))
-    except (_DamagedError, IndexError, UnicodeDecodeError) as error:
-        raise BundleError(f"{graph} is no ONNX graph ({error}).", "Export it again.") from error
+    with _whole(graph):
+        return list(_tensors(memoryview(graph.read_bytes()), "Model", 0))
+
+
+def metadata(graph: Path) -> dict[str, str]:
+    """Return what its writer noted in an .onnx file, by key; runtimes take no notice of it.
+
+    Raises:
+        BundleError: It is no .onnx file.
+    """
+    found = {}
+    with _whole(graph):
+        for number, value in _fields(memoryview(graph.read_bytes())):
+            if number == _METADATA and isinstance(value, memoryview):
+                key, text = _pair(value)
+                found[key] = text
+    return found
 
 
 def _tensors(message: memoryview, kind: str, depth: int) -> Iterator[OnnxTensor]:
@@ -111,8 +134,8 @@ def _tensor(message: memoryview) -> OnnxTensor:
             elif number == _FLOATS:
                 found.raw += bytes(value)
             elif number == 13:
-                entry = {n: bytes(text).decode() for n, text in _fields(value) if _text(text)}
-                found.entries[entry.get(1, "")] = entry.get(2, "")
+                key, text = _pair(value)
+                found.entries[key] = text
         elif number == _DIMS:
             found.dims.append(value)
         elif number == _TYPE:
@@ -123,8 +146,10 @@ def _tensor(message: memoryview) -> OnnxTensor:
     return found
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, memoryview)
+def _pair(message: memoryview) -> tuple[str, str]:
+    """Return key and value of an entry."""
+    held = {n: bytes(text).decode() for n, text in _fields(message) if isinstance(text, memoryview)}
+    return held.get(1, ""), held.get(2, "")
 
 
 def _packed(content: memoryview) -> list[int]:

@@ -27,11 +27,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-#!/usr/bin/env python3
-
-
 MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 OLDEST = (10, 3)  # of TensorRT; JetPack 6.1 and 6.2 have 10.3
+BF16_FROM = 80
+"""The oldest compute capability whose GPUs compute in bf16: 8.0."""
+
+WRITTEN_IN_BF16 = b"\x0a\x14kdmri_edge.precision\x12\x04bf16"
+"""What a graph of bf16 says of itself: key and value of its metadata, as ONNX's files hold them."""
+
 TIMING = "model.tensorrt.timing"
 """Beside the engine: the times of kernels on the device that built it."""
 
@@ -93,6 +96,26 @@ def check_gpu(trt: Any, compute_capability: str | None) -> None:
         )
 
 
+def check_bf16(compute_capability: str | None) -> None:
+    """Refuse, before anything is built, a GPU that has no bf16, for a graph that is written in it.
+
+    Args:
+        compute_capability: That is asked for; None for the GPU that is there.
+    """
+    name, own = compute_capability, compute_capability
+    if own is None:
+        here = gpu_here()
+        if here is None:  # Jetsons of JetPack 6 and 7 have it; others the builder decides
+            return
+        name, own = f"this GPU ({here[0]}, {here[1]})", here[1]
+    number = own[2:]
+    if number.isdigit() and int(number) < BF16_FROM:
+        raise Refused(
+            f"The graph is written in bf16, which {name} does not have: it takes sm{BF16_FROM} or"
+            " newer. Export the network in fp16 for it."
+        )
+
+
 def build(
     graph: bytes,
     builder: str,
@@ -123,6 +146,8 @@ def build(
         check_gpu(trt, compute_capability)
     elif compute_capability is not None:
         raise Refused("Only --builder rtx builds for another GPU than the one that is here.")
+    if WRITTEN_IN_BF16 in graph:
+        check_bf16(compute_capability)
     if version_compatible and builder != "tensorrt":
         raise Refused("Only engines of --builder tensorrt can be version-compatible.")
     logger = trt.Logger(trt.Logger.ERROR)

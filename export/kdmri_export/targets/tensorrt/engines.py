@@ -19,7 +19,7 @@ from kdmri_edge.runtime.deviation import Tolerance, compare
 from kdmri_edge.utils.extras import available
 from kdmri_edge.utils.files import write_json
 from kdmri_export.targets.tensorrt import build_engine
-from kdmri_export.targets.tensorrt.build_engine import MODULES
+from kdmri_export.targets.tensorrt.build_engine import BF16_FROM, MODULES
 
 __all__ = [
     "BATCHES",
@@ -34,6 +34,7 @@ __all__ = [
     "named_capabilities",
     "probe",
     "run_engines",
+    "without_bf16",
 ]
 
 TORCH_TENSORRT: Final = "torch-tensorrt"
@@ -117,6 +118,12 @@ def named_capabilities(names: Sequence[str]) -> tuple[str, ...]:
             f"It builds for {', '.join(known)}; for other GPUs build on the device, with TensorRT.",
         )
     return wanted
+
+
+def without_bf16(capabilities: Sequence[str]) -> list[str]:
+    """Return those of some compute capabilities, "sm86", ..., that have no bf16 arithmetic."""
+    numbers = {name: name.removeprefix("sm") for name in capabilities}
+    return [name for name, own in numbers.items() if own.isdigit() and int(own) < BF16_FROM]
 
 
 def faster_in_fp16(engine: Mapping[str, Any]) -> tuple[float, float] | None:

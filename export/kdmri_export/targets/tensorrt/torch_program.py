@@ -119,7 +119,7 @@ def compile_program(checkpoint: Path, folder: Path, dc: str, precision: str) -> 
         checkpoint: The .safetensors file.
         folder: Where the program goes.
         dc: Form of data consistency, as for `choose_form`.
-        precision: Of the convolutions: "f32" or "f16".
+        precision: Of the convolutions: "f32", "f16" or "bf16".
 
     Returns:
         A record like that of build_engine.py; the program has been run once on random images, and
