@@ -39,7 +39,8 @@ from kdmri_export.passes.complex_operators import (
     rule_of,
 )
 from kdmri_export.passes.fourier import Matrices, Plan, is_transform, plan_transforms
-from kdmri_export.passes.last_axis import LastAxis
+from kdmri_export.passes.hybrid_space import stay_in_hybrid_space
+from kdmri_export.passes.last_axis import LastAxis, spliced
 from kdmri_export.passes.user_code import silence, source_line
 
 __all__ = ["DFT_MATRICES", "RealProgram", "meets_complex", "without_complex"]
@@ -244,8 +245,10 @@ class _OnPairs:
         self._dimensions: dict[str, Any] = {}
         matrices = Matrices()
         self._matrices = matrices
-        self._plan = plan_transforms(program.graph, matrices)
+        self._plan = plan_transforms(program.graph)
         self.transforms = len(self._plan.transforms)
+        stay_in_hybrid_space(program.graph, self._plan, _zeros(program))
+        self._plan.keep(matrices)
         examples: list[Tensor] = []
         names: list[str] = []
         shapes: list[dict[int, Any]] = []
@@ -337,6 +340,18 @@ class _OnPairs:
         return pytree.tree_unflatten(outputs, structure)
 
 
+def _zeros(program: ExportedProgram) -> set[fx.Node]:
+    """Return the placeholders of weights and constants that are zero."""
+    held: Mapping[str, Any] = {**program.state_dict, **program.constants}
+    nodes = program.graph.find_nodes(op="placeholder")
+    found = set()
+    for node, spec in zip(nodes, program.graph_signature.input_specs, strict=True):
+        value = None if spec.kind is InputKind.USER_INPUT else held.get(str(spec.target))
+        if isinstance(value, Tensor) and not value.any():
+            found.add(node)
+    return found
+
+
 def _constant(value: Any, _inputs: Sequence[Tensor]) -> Any:
     return value
 
@@ -362,28 +377,6 @@ def _with_arguments(run: Callable[[Sequence[Tensor]], Any], names: Sequence[str]
         [inspect.Parameter(name, kind) for name in names]
     )
     return forward
-
-
-def _spliced(
-    given: Tensor,
-    part: Tensor,
-    dim: int = 0,
-    start: int | None = None,
-    end: int | None = None,
-    step: int = 1,
-) -> Tensor:
-    """Put a part into a tensor by joining what lies around it, where the sizes are fixed.
-
-    Exporters write a scatter of single elements, with their indices, for what is no more than that.
-    """
-    size: Any = given.shape[dim]
-    limits = (0 if start is None else start, size if end is None else end)
-    if step != 1 or not all(type(one) is int for one in (size, *limits)):
-        whole: Tensor = _aten.slice_scatter.default(given, part, dim, start, end, step)
-        return whole
-    first, last, _ = slice(*limits).indices(size)
-    around = [given.narrow(dim, 0, first), part, given.narrow(dim, last, size - last)]
-    return torch.cat([one for one in around if one.shape[dim]], dim)
 
 
 class _Interpreter(fx.Interpreter):
@@ -421,11 +414,13 @@ class _Interpreter(fx.Interpreter):
             transform = self._plan.transforms[node]
             return transform(self._before(transform.source, node), self._matrices)
         if not _touches_complex(node):
+            followed = self._last_axis.follow(node)
+            if followed is not None:
+                return followed
             if node.target is _aten.slice_scatter.default:
                 args, kwargs = self.fetch_args_kwargs_from_env(node)
-                return _spliced(*args, **kwargs)
-            followed = self._last_axis.follow(node)
-            return super().run_node(node) if followed is None else followed
+                return spliced(*args, **kwargs)
+            return super().run_node(node)
         if node.target is _aten.view_as_complex.default:
             parts = self._last_axis.parts(node.all_input_nodes[0])
             if parts is not None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
@@ -26,7 +26,7 @@ from kdmri_edge.errors import ExportError
 from kdmri_export.passes.complex_operators import Pair, as_float32, as_pair
 from kdmri_export.passes.user_code import source_line
 
-__all__ = ["Matrices", "Plan", "Transform", "dft_matrix", "half_spectrum_matrix", "is_transform",
+__all__ = ["Matrices", "Plan", "Step", "Transform", "dft_matrix", "half_spectrum_matrix", "is_transform",
            "plan_transforms"]  # fmt: skip
 
 _aten: Final = torch.ops.aten
@@ -34,6 +34,8 @@ _TRANSFORMS: Final = (_aten._fft_c2c, _aten._fft_r2c, _aten._fft_c2r)
 _SAME: Final = (_aten.clone, _aten.alias, _aten.contiguous, _aten.detach)
 _POWERS: Final = {0: 0.0, 1: -0.5, 2: -1.0}
 """The power of its size by which a transform is scaled, for PyTorch's three normalisations."""
+_BOTH_WAYS: Final = 2
+"""What the normalisations of a transform and its inverse add up to."""
 _LARGE: Final = 128
 """Points from which on a matrix is taken apart: below, the sums cost what the products save."""
 
@@ -133,20 +135,72 @@ class Matrices(nn.Module):
         return unique
 
 
-@dataclass(frozen=True)
-class _Step:
-    """Products along one axis.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Step:
+    """A transform along one axis.
 
     Args:
         axis: Counted from the front.
-        blocks: One product, or those that the axis is taken apart into: R of them give the points
-            0, R, 2 R ..., 1, R + 1 ... and so on.
-        left: The matrices are multiplied from the left: the axis is the last but one.
+        left: Matrices are multiplied from the left: the axis is the last but one.
+        size: Number of points of its side that is not half a spectrum.
+        inverse: It takes exp(+2 pi i k n / N).
+        norm: See `dft_matrix`.
+        before: By how much its input is rolled.
+        after: By how much its output is rolled.
+        matrix: What it multiplies with, [rows, columns] complex128.
+        name: What its matrices are called.
+        count: How many products the axis is taken apart into: R of them give the points 0, R,
+            2 R ..., 1, R + 1 ... and so on.
+        blocks: These products, once their matrices are kept.
     """
 
     axis: int
-    blocks: tuple[_Block, ...]
     left: bool
+    size: int
+    inverse: bool
+    norm: int
+    before: int
+    after: int
+    matrix: Tensor
+    name: str
+    count: int
+    blocks: tuple[_Block, ...] = ()
+
+    @property
+    def of_all_points(self) -> bool:
+        """Whether it neither makes nor takes half a spectrum."""
+        return tuple(self.matrix.shape) == (self.size, self.size)
+
+    def alike(self, other: Step) -> bool:
+        """Whether two are the same transform along the same axis."""
+        return self._key() == other._key()
+
+    def undoes(self, other: Step) -> bool:
+        """Whether the other one and then this one leave everything as it was."""
+        return (
+            self.axis == other.axis
+            and self.size == other.size
+            and self.of_all_points
+            and other.of_all_points
+            and self.inverse != other.inverse
+            and self.norm + other.norm == _BOTH_WAYS
+            and (self.before + other.after) % self.size == 0
+            and (self.after + other.before) % self.size == 0
+        )
+
+    def kept(self, matrices: Matrices) -> Step:
+        """Return it with its matrices among these."""
+        blocks = []
+        for first in range(self.count):
+            part = self.matrix[first :: self.count, : self.matrix.shape[1] // self.count]
+            turn = (first - self.after) * (1 if self.inverse else -1)
+            label = self.name if self.count == 1 else f"{self.name}_{first}"
+            blocks.append(matrices.add(part if self.left else part.T, label, turn))
+        return replace(self, blocks=tuple(blocks))
+
+    def _key(self) -> tuple[Any, ...]:
+        shifts = self.before % self.size, self.after % self.size
+        return self.axis, self.size, self.inverse, self.norm, *shifts, self.of_all_points
 
 
 @dataclass(frozen=True)
@@ -160,7 +214,7 @@ class Transform:
     """
 
     source: fx.Node
-    steps: tuple[_Step, ...]
+    steps: tuple[Step, ...]
     to_real: bool
 
     def __call__(self, value: Any, matrices: nn.Module) -> Any:
@@ -180,7 +234,7 @@ class Transform:
         return made if self.to_real else as_pair(made)
 
 
-def _along(step: _Step, value: Any, matrices: nn.Module, *, to_real: bool) -> Any:
+def _along(step: Step, value: Any, matrices: nn.Module, *, to_real: bool) -> Any:
     """Transform along one axis."""
     rank = (value.real if isinstance(value, Pair) else value).ndim
     axis = rank - 2 if step.left else rank - 1
@@ -294,18 +348,26 @@ class Plan:
     transforms: dict[fx.Node, Transform] = field(default_factory=dict)
     passed: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
+    def keep(self, matrices: Matrices) -> None:
+        """Keep the matrices that the transforms need."""
+        for node, one in self.transforms.items():
+            steps = tuple(step.kept(matrices) for step in one.steps)
+            self.transforms[node] = replace(one, steps=steps)
+
 
 def is_transform(node: fx.Node) -> bool:
     """Whether a node is one of PyTorch's Fourier transforms."""
     return _packet(node) in _TRANSFORMS
 
 
-def plan_transforms(graph: fx.Graph, matrices: Matrices) -> Plan:
+def plan_transforms(graph: fx.Graph) -> Plan:
     """Lay out the products for all transforms of a graph.
 
     Args:
         graph: Of an exported program, functional.
-        matrices: Is given the matrices that they need.
+
+    Returns:
+        The plan, whose matrices are still to be kept.
 
     Raises:
         ExportError: A transform runs along an axis whose size is not fixed.
@@ -313,11 +375,11 @@ def plan_transforms(graph: fx.Graph, matrices: Matrices) -> Plan:
     plan = Plan()
     for node in graph.nodes:
         if is_transform(node):
-            plan.transforms[node] = _planned(node, matrices, plan)
+            plan.transforms[node] = _planned(node, plan)
     return plan
 
 
-def _planned(node: fx.Node, matrices: Matrices, plan: Plan) -> Transform:
+def _planned(node: fx.Node, plan: Plan) -> Transform:
     kind, (given, dims, norm, last) = _packet(node), _arguments(node)
     shape = list(_shape(given))
     axes: list[int] = [axis % len(shape) for axis in dims]
@@ -350,15 +412,19 @@ def _planned(node: fx.Node, matrices: Matrices, plan: Plan) -> Transform:
                 count = _blocks(size)
             matrix = dft_matrix(size, inverse=inverse, norm=norm, rows=rows, **shifts)
             name = f"{'inverse' if inverse else 'forward'}_{size}"
-        matrix = matrix.to(given.meta["val"].device)
-        left = axis == len(shape) - 2
-        blocks = []
-        for first in range(count):
-            part = matrix[first::count, : matrix.shape[1] // count]
-            turn = (first - shifts["after"]) * (1 if inverse else -1)
-            label = name if count == 1 else f"{name}_{first}"
-            blocks.append(matrices.add(part if left else part.T, label, turn))
-        steps.append(_Step(axis, tuple(blocks), left))
+        steps.append(
+            Step(
+                axis=axis,
+                left=axis == len(shape) - 2,
+                size=size,
+                inverse=inverse,
+                norm=norm,
+                **shifts,
+                matrix=matrix.to(given.meta["val"].device),
+                name=name,
+                count=count,
+            )
+        )
     return Transform(source, tuple(steps), to_real)
 
 

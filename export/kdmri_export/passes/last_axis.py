@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from kdmri_export.passes.complex_operators import Pair, as_float32
 
-__all__ = ["LastAxis"]
+__all__ = ["LastAxis", "spliced"]
 
 _aten: Final = torch.ops.aten
 _SAME: Final = (_aten.clone, _aten.alias, _aten.detach)
@@ -30,6 +30,20 @@ _BY_ELEMENTS: Final = (
     _aten.where,
     _aten.pow,
 )
+
+
+_ALONG: Final = {
+    _aten.roll: 2,
+    _aten.slice: 1,
+    _aten.slice_scatter: 2,
+    _aten.cat: 1,
+    _aten.unsqueeze: 1,
+    _aten.flip: 1,
+}
+"""Operators that move or choose along axes, and which of their arguments says along which."""
+_ALONG_FIRST: Final = (_aten.slice, _aten.slice_scatter, _aten.cat)
+"""Those of them that take the first axis where nothing is said."""
+_SHAPES: Final = (_aten.view, _aten._unsafe_view, _aten.reshape)
 
 
 class LastAxis:
@@ -66,8 +80,12 @@ class LastAxis:
             self._permuted(node)
         elif packet is _aten.select:
             return self._selected(node)
-        elif packet in _BY_ELEMENTS:
+        elif packet in _BY_ELEMENTS or packet is _aten.copy:
             return self._by_elements(node)
+        elif packet in _ALONG:
+            return self._along(node)
+        elif packet in _SHAPES:
+            return self._shaped(node)
         elif packet is _aten.sum and len(node.args) > 1:
             return self._summed(node)
         return None
@@ -95,8 +113,10 @@ class LastAxis:
         axes = [axis % value.ndim for axis in axes]
         last = axes.pop()
         order = [axis - (axis > last) for axis in axes]
+        pair = self._pairs.get(source) if last == value.ndim - 1 else None
         given = self._value_of(source)
-        self._pairs[node] = Pair(*(given.select(last, part).permute(order) for part in (0, 1)))
+        parts = (pair.real, pair.imag) if pair else (given.select(last, part) for part in (0, 1))
+        self._pairs[node] = Pair(*(part.permute(order) for part in parts))
 
     def _selected(self, node: fx.Node) -> Tensor | None:
         source, axis, index = _arguments(node)
@@ -119,6 +139,41 @@ class LastAxis:
         parts = (part.sum(axes, keepdim=keep) for part in (pair.real, pair.imag))
         return self._noted(node, Pair(*parts))
 
+    def _along(self, node: fx.Node) -> Tensor | None:
+        """Compute an operator that leaves the last axis alone."""
+        packet, value = node.target.overloadpacket, _value(node)  # type: ignore[union-attr]
+        if not _fits(value) or not any(one in self._pairs for one in node.all_input_nodes):
+            return None
+        position = _ALONG[packet]
+        given: Any = node.args[position : position + 1] or (0 if packet in _ALONG_FIRST else (),)
+        several = isinstance(given[0], list | tuple)
+        # from the front, since parts have one axis less
+        axes = [axis % value.ndim for axis in (given[0] if several else given)]
+        if not axes or value.ndim - 1 in axes:
+            return None
+        op = spliced if packet is _aten.slice_scatter else node.target
+        parts = []
+        for part in (0, 1):
+            args = [self._part_of(arg, part) for arg in node.args]
+            args[position:] = [axes if several else axes[0], *args[position + 1 :]]
+            parts.append(op(*args))  # type: ignore[operator]
+        return self._noted(node, Pair(*parts))
+
+    def _part_of(self, arg: Any, part: int) -> Any:
+        """Return one part of an argument, or of all that a list holds."""
+        if isinstance(arg, list | tuple):
+            return [self._part_of(one, part) for one in arg]
+        return self._argument(arg, part)
+
+    def _shaped(self, node: fx.Node) -> Tensor | None:
+        """Give other axes another shape."""
+        source, sizes = _arguments(node)[:2]
+        pair = self._pairs.get(source)
+        if pair is None or not _fits(_value(node)) or -1 in sizes:
+            return None
+        leading = [self._value_of(one) if isinstance(one, fx.Node) else one for one in sizes[:-1]]
+        return self._noted(node, Pair(pair.real.reshape(leading), pair.imag.reshape(leading)))
+
     def _by_elements(self, node: fx.Node) -> Tensor | None:
         if not _fits(_value(node)) or not any(one in self._pairs for one in node.all_input_nodes):
             return None
@@ -139,6 +194,28 @@ class LastAxis:
         if not isinstance(value, Tensor) or value.ndim == 0:
             return value
         return value.select(-1, part if value.shape[-1] == 2 else 0)
+
+
+def spliced(
+    given: Tensor,
+    part: Tensor,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Tensor:
+    """Put a part into a tensor by joining what lies around it, where the sizes are fixed.
+
+    Exporters write a scatter of single elements, with their indices, for what is no more than that.
+    """
+    size: Any = given.shape[dim]
+    limits = (0 if start is None else start, size if end is None else end)
+    if step != 1 or not all(type(one) is int for one in (size, *limits)):
+        whole: Tensor = _aten.slice_scatter.default(given, part, dim, start, end, step)
+        return whole
+    first, last, _ = slice(*limits).indices(size)
+    around = [given.narrow(dim, 0, first), part, given.narrow(dim, last, size - last)]
+    return torch.cat([one for one in around if one.shape[dim]], dim)
 
 
 def _arguments(node: fx.Node) -> tuple[Any, ...]:
