@@ -59,12 +59,30 @@ def test_a_network_is_a_row_and_an_absent_one_a_reason(
     assert way["difference"] < 1e-4
     assert way["dft_nodes"] == 0
     assert way["transforms"] == 1
+    assert 0 < way["convolutions"] < 1
     assert row["milliseconds"].keys() == {"PyTorch", "ONNX Runtime"}
     assert absent["reason"] == "No module named 'peer'"
     assert "no-such-package" in unknown["reason"]
     table = markdown(report)
     assert "| Cascade (torch" in table
     assert "No module named 'peer'" in table
+
+
+def test_what_is_gained_and_what_could_be_at_most() -> None:
+    def row(name: str, nodes: int, **ours: Any) -> dict[str, Any]:
+        ways = {"torch.onnx, dynamo": {"reason": None, "dft_nodes": nodes}, "ONNX Runtime": ours}
+        ms = {"torch.onnx, dynamo": 900.0, "ONNX Runtime": 300.0, "PyTorch": 500.0}
+        return {
+            "network": name, "package": "p", "version": "1", "parameters": 1, "reason": None,
+            "milliseconds": {key: {"median": value} for key, value in ms.items()},
+            "ways": {key: {"reason": None, **value} for key, value in ways.items()},
+        }  # fmt: skip
+
+    rows = [row("Known", 2, convolutions=0.5), row("Old", 2), row("Plain", 0, convolutions=0.9)]
+    table = markdown({"matrix": 32, "coils": 2, "threads": 1, "rows": rows})
+    assert "| Known | 3.00x | 50 % | 6.00x |" in table
+    assert "| Old | 3.00x |  |  |" in table
+    assert "| Plain | 3.00x" not in table
 
 
 def test_parts_of_a_report_are_joined_in_the_order_of_the_networks() -> None:

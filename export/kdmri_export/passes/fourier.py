@@ -26,8 +26,8 @@ from kdmri_edge.errors import ExportError
 from kdmri_export.passes.complex_operators import Pair, as_float32, as_pair
 from kdmri_export.passes.user_code import source_line
 
-__all__ = ["Matrices", "Plan", "Step", "Transform", "dft_matrix", "half_spectrum_matrix", "is_transform",
-           "plan_transforms"]  # fmt: skip
+__all__ = ["Matrices", "Plan", "Step", "Transform", "dft_matrix", "half_spectrum_matrix",
+           "is_transform", "plan_transforms"]  # fmt: skip
 
 _aten: Final = torch.ops.aten
 _TRANSFORMS: Final = (_aten._fft_c2c, _aten._fft_r2c, _aten._fft_c2r)
@@ -149,6 +149,7 @@ class Step:
         after: By how much its output is rolled.
         matrix: What it multiplies with, [rows, columns] complex128.
         name: What its matrices are called.
+        whole: It is between complex numbers, all N of them.
         count: How many products the axis is taken apart into: R of them give the points 0, R,
             2 R ..., 1, R + 1 ... and so on.
         blocks: These products, once their matrices are kept.
@@ -163,13 +164,9 @@ class Step:
     after: int
     matrix: Tensor
     name: str
+    whole: bool
     count: int
     blocks: tuple[_Block, ...] = ()
-
-    @property
-    def of_all_points(self) -> bool:
-        """Whether it neither makes nor takes half a spectrum."""
-        return tuple(self.matrix.shape) == (self.size, self.size)
 
     def alike(self, other: Step) -> bool:
         """Whether two are the same transform along the same axis."""
@@ -180,8 +177,8 @@ class Step:
         return (
             self.axis == other.axis
             and self.size == other.size
-            and self.of_all_points
-            and other.of_all_points
+            and self.whole
+            and other.whole
             and self.inverse != other.inverse
             and self.norm + other.norm == _BOTH_WAYS
             and (self.before + other.after) % self.size == 0
@@ -200,7 +197,7 @@ class Step:
 
     def _key(self) -> tuple[Any, ...]:
         shifts = self.before % self.size, self.after % self.size
-        return self.axis, self.size, self.inverse, self.norm, *shifts, self.of_all_points
+        return self.axis, self.size, self.inverse, self.norm, *shifts, self.whole
 
 
 @dataclass(frozen=True)
@@ -422,6 +419,7 @@ def _planned(node: fx.Node, plan: Plan) -> Transform:
                 **shifts,
                 matrix=matrix.to(given.meta["val"].device),
                 name=name,
+                whole=kind is _aten._fft_c2c or axis != axes[-1],
                 count=count,
             )
         )

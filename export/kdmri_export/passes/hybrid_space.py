@@ -37,6 +37,10 @@ _SAME: Final = (
     _aten.view_as_real,
 )
 """Operators that commute with every transform."""
+_LINEAR: Final = (_aten.add, _aten.sub, _aten.mul, _aten.div, _aten.where)
+"""Operators that commute with one where their other operands are the same all along the axis."""
+_BY_ELEMENTS: Final = 32
+"""Points of a transform for which it takes as long as one of those."""
 _ZEROS: Final = (_aten.zeros, _aten.zeros_like, _aten.new_zeros)
 
 
@@ -54,7 +58,7 @@ def stay_in_hybrid_space(graph: fx.Graph, plan: Plan, zeros: Collection[fx.Node]
     before = _count(plan)
     tried: list[Step] = []
     while True:
-        steps = [step for one in plan.transforms.values() for step in one.steps]
+        steps = [step for one in plan.transforms.values() for step in one.steps if step.whole]
         new = (step for step in steps if not any(step.alike(other) for other in tried))
         step = next((one for one in new if any(one.undoes(other) for other in steps)), None)
         if step is None:
@@ -130,28 +134,33 @@ class _Change:
         return self._cost() < before
 
     def _cost(self) -> int:
-        """Return the multiplications of transforms; before anything is known, of all."""
+        """Return the work of transforms, and of what is computed twice; at first, as it is."""
         known = bool(self.plain)
         total = sum(_points(node) * self.step.size for node in self.leaves)
+        twice = (self.hybrid & self.plain) - self.leaves
+        total += sum(_points(node) * _BY_ELEMENTS for node in twice if _packet(node) in _LINEAR)
         for node, transform in self.plan.transforms.items():
             cost = [_points(transform.source) * step.size for step in transform.steps]
             own = [step.axis == self.step.axis for step in transform.steps]
             left = sum(each for each, along in zip(cost, own, strict=True) if not along)
             if not known or node in self.plain:
-                total += left if known and self._loses(transform) else sum(cost)
+                total += left if known and self._loses(node) else sum(cost)
             if node in self.hybrid - self.leaves:
                 total += left
         return total
 
-    def _loses(self, transform: Transform) -> bool:
-        return any(self.step.alike(step) for step in transform.steps)
+    def _loses(self, node: fx.Node) -> bool:
+        """Whether a transform is one of those that lose the step."""
+        steps = self.plan.transforms[node].steps
+        of_complex = _packet(node) is not _aten._fft_r2c
+        return of_complex and any(self.step.alike(step) for step in steps)
 
     def _need_for_plain(self, node: fx.Node) -> None:
         if node in self.plan.passed:
             self.plain.add(self.plan.passed[node])
         elif node in self.plan.transforms:
-            transform = self.plan.transforms[node]
-            (self.hybrid if self._loses(transform) else self.plain).add(transform.source)
+            source = self.plan.transforms[node].source
+            (self.hybrid if self._loses(node) else self.plain).add(source)
         else:
             self.plain.update(node.all_input_nodes)
 
@@ -220,13 +229,12 @@ class _Change:
                 at = inputs[-1] if node.op == "placeholder" else node
                 with self.graph.inserting_after(at):
                     made[node] = self._transformed(node, made)
-            if node in self.plan.transforms and node in self.plain:
+            if node in self.plain and node in self.plan.transforms and self._loses(node):
                 transform = self.plan.transforms[node]
-                if self._loses(transform):
-                    source = made[transform.source]
-                    with self.graph.inserting_before(node):
-                        node.args = (self._complex(source), *node.args[1:])
-                    self.plan.transforms[node] = self._without(transform, source)
+                source = made[transform.source]
+                with self.graph.inserting_before(node):
+                    node.args = (self._complex(source), *node.args[1:])
+                self.plan.transforms[node] = self._without(transform, source)
         self.graph.eliminate_dead_code()
         left = set(self.graph.nodes)
         for nodes in (self.plan.transforms, self.plan.passed):

@@ -31,6 +31,7 @@ from kdmri_export.passes.data_consistency import Lowering
 from kdmri_export.passes.divide import divide_outputs
 from kdmri_export.passes.fold import fold_batch_normalisations, fold_parametrizations
 from kdmri_export.passes.integer_forms import to_integer_forms
+from kdmri_export.passes.joined_channels import split_joined
 from kdmri_export.passes.narrow import decompose_narrow_convs
 from kdmri_export.passes.onnx_function import INPUTS as FUNCTION_INPUTS
 from kdmri_export.passes.onnx_function import Formula, add_function
@@ -381,5 +382,6 @@ def write(
 ) -> Written:
     """Write the network as one .onnx file with its weights inside; see `to_model`."""
     model, written = to_model(reconstructor, example, recipe, outputs=True)
+    split_joined(model)
     graph.write_bytes(model.SerializeToString())
     return written
