@@ -48,6 +48,7 @@ from kdmri_edge.runtime.scope import FreeSizes
 from kdmri_edge.runtime.session import Session
 from kdmri_edge.runtime.signature import Signer, sign_manifest
 from kdmri_edge.runtime.targets import as_users_write
+from kdmri_edge.utils.console import say
 from kdmri_edge.utils.extras import load_attribute, require
 from kdmri_edge.utils.files import atomic_directory, sha256_file
 from kdmri_edge.utils.provenance import provenance
@@ -240,14 +241,21 @@ def export_model(
 
 
 def _keep_calibration(checkpoint: Path, folder: Path) -> None:
-    """Copy what was calibrated of these very weights into the bundle.
+    """Copy what was calibrated of these very weights into the bundle; say where it is of others.
 
     Raises:
         CheckpointError: What lies beside the checkpoint is no calibration.
     """
     calibration = read_calibration(sidecar(checkpoint), CheckpointError)
-    if calibration is not None and calibration.weights == sha256_file(checkpoint):
+    if calibration is None:
+        return
+    if calibration.weights == sha256_file(checkpoint):
         write_calibration(folder / CALIBRATION, calibration)
+    else:
+        say(
+            f"{sidecar(checkpoint)} is the calibration of other weights, and is left out:"
+            " `kdmri-edge calibrate` makes it again."
+        )
 
 
 def _beside_fp16(checkpoint: Path, recipe: ExportRecipe, engine: dict[str, Any]) -> dict[str, Any]:

@@ -51,12 +51,14 @@ def calibrate(
       kdmri-edge calibrate runs/brain/student.safetensors --data volumes/
       kdmri-edge calibrate bundle --data volumes/ --split split.toml
     """  # noqa: D301 - click wants the backspace itself
+    from kdmri_edge.data.datasets import find_parts
     from kdmri_edge.runtime import calibrating
     from kdmri_edge.runtime.networks import backend_at_hand, locate, where_it_runs
     from kdmri_edge.runtime.pipeline import Pipeline
 
     named, _ = locate(network)
     weights = calibrating.weights_of(named)
+    find_parts(data, split=split)  # refused before anything is exported
     source, _ = where_it_runs(network)
     backend = backend_at_hand(source)
     with Pipeline(source, backend=backend, threads=threads, calibrated=False) as pipeline:

@@ -247,4 +247,12 @@ def next_commands(run: Run) -> list[str]:
     if not same_input(teacher, student):  # a benchmark gives one input to all
         roles = [role for role in run.roles() if role != "teacher"]
         measured = " ".join(shlex.quote(str(run.weights(role))) for role in roles)
-    return [f"kdmri-edge export {place} --target onnx", f"kdmri-edge bench {measured}{with_data}"]
+    commands = [
+        f"kdmri-edge export {place} --target onnx",
+        f"kdmri-edge bench {measured}{with_data}",
+    ]
+    if with_data:  # first: `export` takes the calibration along
+        split = run.meta["settings"]["split"]
+        with_split = "" if split is None else f" --split {shlex.quote(str(split))}"
+        commands.insert(0, f"kdmri-edge calibrate {place}{with_data}{with_split}")
+    return commands

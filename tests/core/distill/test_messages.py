@@ -120,4 +120,8 @@ def test_a_run_says_what_it_does_and_where_the_time_went(
     assert next_commands(run) == [
         f"kdmri-edge export {place} --target onnx",
         f"kdmri-edge bench {place}",
-    ]
+    ]  # and no calibration: the phantom is no folder
+    run.meta["settings"] |= {"data": "my volumes", "split": "mine.toml"}
+    calibrate, _, bench = next_commands(run)
+    assert calibrate == f"kdmri-edge calibrate {place} --data 'my volumes' --split mine.toml"
+    assert bench == f"kdmri-edge bench {place} --data 'my volumes'"
