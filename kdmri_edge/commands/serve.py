@@ -35,7 +35,8 @@ __all__ = ["serve"]
     "--rules",
     type=click.Path(path_type=Path),
     metavar="FILE.toml",
-    help="Which scans go to which of many bundles [serve.toml in the folder; else what fits].",
+    help="Which scans go to which of many bundles, whose key has signed them, and what becomes of"
+    " slices outside the scope [serve.toml in the folder; else what fits].",
 )
 @click.option(
     "--loaded",
@@ -111,12 +112,20 @@ __all__ = ["serve"]
 @click.option(
     "--out-of-scope",
     type=click.Choice(["flag", "zero-filled", "refuse"]),
-    default="flag",
-    show_default=True,
     envvar="KDMRI_OUT_OF_SCOPE",
     show_envvar=True,
     help="What becomes of a slice that is unlike those that its network is made for: the image is"
-    " flagged, the zero-filled one goes back, or none but the reason.",
+    " flagged, the zero-filled one goes back, or none but the reason [out_of_scope of serve.toml,"
+    " else flag].",
+)
+@click.option(
+    "--unknown-scope",
+    type=click.Choice(["flag", "zero-filled", "refuse"]),
+    envvar="KDMRI_UNKNOWN_SCOPE",
+    show_envvar=True,
+    help="The same for a slice of which it is not known: its network has no calibration, or one for"
+    " another mask, or the slice is blank [unknown_scope of serve.toml, else what becomes of slices"
+    " outside].",
 )
 @click.option(
     "--deadline",
@@ -225,7 +234,8 @@ def serve(
     form: str,
     interpolate: bool,
     pass_images: bool,
-    out_of_scope: str,
+    out_of_scope: str | None,
+    unknown_scope: str | None,
     deadline: float,
     reuse_coils: bool,
     sessions: int,
@@ -281,7 +291,7 @@ def serve(
     from kdmri_edge.archive.transfer import require_archive
     from kdmri_edge.commands.run import runs_on
     from kdmri_edge.errors import StreamError
-    from kdmri_edge.runtime.certificate import Policy
+    from kdmri_edge.runtime.certificate import Policies, Policy
     from kdmri_edge.runtime.networks import backend_at_hand, where_it_runs
     from kdmri_edge.runtime.pipeline import Pipeline
     from kdmri_edge.utils.extras import require
@@ -293,8 +303,15 @@ def serve(
     from kdmri_edge.mrd.format.assembler import Capacity
     from kdmri_edge.mrd.format.parser import Limits
     from kdmri_edge.mrd.server.archiving import Archiving
-    from kdmri_edge.mrd.server.networks import ManyNetworks, bundles_in, many_networks
+    from kdmri_edge.mrd.server.networks import (
+        ManyNetworks,
+        bundles_in,
+        many_networks,
+        site_of,
+        warn_of_scope,
+    )
     from kdmri_edge.mrd.server.recording import Recorder
+    from kdmri_edge.mrd.server.rules import Site
     from kdmri_edge.mrd.server.server import Server
     from kdmri_edge.mrd.server.settings import DEFAULT_CONFIGS, ServerSettings, check_default
     from kdmri_edge.mrd.server.telemetry import Metrics, log_event, log_to_stderr
@@ -304,7 +321,6 @@ def serve(
         address = archive_of(send, **spoken)
         require_archive()
     check_default(default_config, configs or DEFAULT_CONFIGS, records=record is not None)
-    trusted = public_keys(keys)
     metrics = Metrics()
     recorder = None
     if record is not None:
@@ -314,13 +330,19 @@ def serve(
     asked = None if backend == "auto" else backend
     free = matrix == "any"
     many = len(networks) > 1 or rules is not None or bool(bundles_in(networks[0]))
-    policy = Policy(out_of_scope)
+    site = site_of(networks, rules) if many else Site()
+    trusted = public_keys(keys or site.keys)
+    outside, unknown = out_of_scope or site.out_of_scope, unknown_scope or site.unknown_scope
+    policies = Policies(
+        outside=Policy.FLAG if outside is None else Policy(outside),
+        unknown=None if unknown is None else Policy(unknown),
+    )
     serving: Pipeline | ManyNetworks
     name = ""
     if many:
         serving = many_networks(
             networks, rules=rules, backend=asked, precision=precision, any_matrix=free,
-            threads=threads, loaded=loaded, out_of_scope=policy, keys=trusted,
+            threads=threads, loaded=loaded, policies=policies, keys=trusted,
         )  # fmt: skip
     else:
         source, name = where_it_runs(
@@ -334,7 +356,8 @@ def serve(
             precision=precision,
             threads=threads,
             sharing=True,
-            out_of_scope=policy,
+            out_of_scope=policies.outside,
+            unknown_scope=policies.unknown,
             keys=trusted,
         )
         serving.warm_up()
@@ -344,7 +367,7 @@ def serve(
         opening_s=opening, idle_s=idle, send_s=stall, configs=configs or DEFAULT_CONFIGS,
         orientation=Orientation(orientation), at_once=at_once, in_flight=at_once + 2,
         reuse_coils=reuse_coils,
-        default_config=default_config, out_of_scope=policy,
+        default_config=default_config, policies=policies,
         records=recorder is not None, interpolate=interpolate, pass_images=pass_images,
         capacity=Capacity(slice_bytes=most, open_bytes=scan_memory * 2**20),
         limits=Limits(acquisition=min(Limits().acquisition, most), image=max(most // 4, 2**20)),
@@ -367,6 +390,7 @@ def serve(
         matrices = "any" if reads.free is not None else reads.matrix[0]
         log_event("network", runs=runs_on(serving.session.info), matrix=matrices,
                   mask=reads.mask.name, channels=reads.spec.channels)  # fmt: skip
+        warn_of_scope(name or networks[0].name, serving.uncalibrated, policies)
     else:
         log_event("networks", bundles=[one.facts for one in serving.candidates])
     with (

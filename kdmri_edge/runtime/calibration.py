@@ -1,10 +1,16 @@
 """What a network's own slices look like, and how large its errors are: kept beside its weights.
 
-*Scope.* The figures of the calibration's slices (`runtime.statistics`) form a group for each
-contrast, described by its centre and covariance. A slice is inside where its Mahalanobis distance
-to the nearest group is at most 1.2 times the 98th percentile of the calibration's own distances.
-These are slices of the subjects of training and validation: few people, whose images are seen as
-typical. The limit is a convention, and how often it errs on others is measured, not promised.
+*Scope.* The figures of the calibration's slices (`runtime.statistics`) are judged by kind: spectra
+and texture, air, place. Of each kind they form a group for each contrast, with a centre and a
+covariance: that of each subject's slices around the centre of the other subjects', so that it holds
+how people differ beside how slices of one head do. A slice's distance is the Mahalanobis distance
+to the nearest group, and it is inside where none of the kinds is beyond its limit. Limits come from
+subjects that are held out in turn: calibrated on the others, 98 % of their slices are inside. With
+fewer than three subjects none can be held out, and the limits are 1.2 times the 98th percentile of
+the slices' own distances. Subjects are those of training and validation: few people, whose images
+are seen as typical. How often the limits err on others is measured, not promised.
+
+Calibrations of before (schema 1) know spectra and texture alone, judged by one limit.
 
 *Error bound.* The logarithm of a slice's error is predicted from the same figures, by a ridge
 regression on the subjects of training. What validation subjects' errors exceed the prediction by,
@@ -18,7 +24,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +33,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.errors import DataError, KdmriError
 from kdmri_edge.runtime.certificate import Bound, Scope
-from kdmri_edge.runtime.statistics import STATISTICS
+from kdmri_edge.runtime.statistics import KINDS, STATISTICS
 from kdmri_edge.utils.files import atomic_path, damaged, read_json
 
 __all__ = [
@@ -35,7 +41,7 @@ __all__ = [
     "LEVEL",
     "Calibration",
     "Described",
-    "Group",
+    "Kind",
     "fit",
     "read_calibration",
     "sidecar",
@@ -44,7 +50,8 @@ __all__ = [
 
 CALIBRATION: Final = "calibration.json"
 """Its file in a bundle."""
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+_ONE_KIND: Final = 1  # the schema of before
 LEVEL: Final = 0.9
 """Share of slices whose error the bound is to hold for."""
 TRAINING: Final = "train"
@@ -52,10 +59,12 @@ VALIDATION: Final = "validation"
 
 _WIDENED: Final = 1.2
 _QUANTILE: Final = 0.98
-_SHRINKAGE: Final = 0.01  # of the correlations towards none: a group has few slices for so many
+_SHRINKAGE: Final = 0.01  # of the correlations towards none: slices are few for so many figures
 _RIDGE: Final = 0.1
-_PER_GROUP: Final = 2  # slices for each figure, at least, that a group of its own takes
-_FEWEST: Final = 20  # slices of a calibration
+_HELD_OUT: Final = 3  # subjects of whom one can be held out
+_FEWEST: Final = 20  # slices of a calibration, and of a contrast's own group
+_OTHERS: Final = "others"  # contrasts of fewer slices
+_LIMITS: Final = {True: "subjects held out in turn", False: "the slices themselves, widened"}
 _FOV: Final = 0.1  # beyond the smallest and largest field of view of the calibration
 _FAR: Final = 3.0  # standard deviations from a group's centre that are named
 _AGAIN: Final = "Calibrate again with `kdmri-edge calibrate`."
@@ -83,27 +92,40 @@ class Described:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Group:
-    """Slices of one contrast.
+class Kind:
+    """Figures of one kind, and how far a slice's may be from those of the calibration.
 
     Attributes:
-        name: The contrast, or "all".
-        centre: [K], median of the kept figures.
-        spread: [K], their standard deviation.
-        whitening: [K, K], lower triangular; what is left of standardised figures multiplied by it
-            has the identity as its covariance.
+        name: See `statistics.KINDS`.
+        kept: Indices of `STATISTICS`: those K of the kind that vary.
+        groups: Names of G groups of slices: contrasts, or what they are called together.
+        centre: [G, K], medians of the figures.
+        spread: [G, K], root mean squares of what they are apart from it.
+        whitening: [G, K, K], lower triangular; what is left of standardised figures multiplied by
+            it has the identity as its covariance.
+        limit: Largest distance of a slice that is inside.
     """
 
     name: str
+    kept: NDArray[np.intp]
+    groups: tuple[str, ...]
     centre: Values
     spread: Values
     whitening: Values
+    limit: float
 
-    def distance(self, figures: Values) -> Values:
-        """Return the distances of figures [N, K] to the centre, 1 on average within the group."""
-        apart = ((figures - self.centre) / self.spread) @ self.whitening.T
-        found: Values = np.sqrt((apart**2).mean(-1))
+    def distances(self, figures: Values) -> Values:
+        """Return the distances [G, N] of figures [N, K], 1 on average within a group."""
+        apart = (figures - self.centre[:, None]) / self.spread[:, None]
+        whitened = apart @ self.whitening.transpose(0, 2, 1)
+        found: Values = np.sqrt((whitened * whitened).mean(-1))
         return found
+
+    def relative(self, statistics: Values) -> tuple[float, int]:
+        """Return the distance to the nearest group, relative to the limit, and which that is."""
+        distances = self.distances(statistics[None, self.kept])[:, 0]
+        nearest = int(distances.argmin())
+        return float(distances[nearest]) / self.limit, nearest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -113,9 +135,8 @@ class Calibration:
     Attributes:
         weights: SHA-256 of the checkpoint that it belongs to.
         integers: Whether the network was computed in int8.
-        kept: Indices of `STATISTICS` that vary.
-        groups: See `Group`.
-        limit: Largest distance of a slice that is inside.
+        kinds: See `Kind`.
+        kept: Indices of `STATISTICS` that the bound goes by.
         coefficients: [K + 1], of log10 of the error: of each kept figure, and the constant, the
             conformal margin included; None where no validation subject was there, or too few
             slices for the level.
@@ -127,9 +148,8 @@ class Calibration:
 
     weights: str
     integers: bool
+    kinds: tuple[Kind, ...]
     kept: NDArray[np.intp]
-    groups: tuple[Group, ...]
-    limit: float
     coefficients: Values | None
     level: float
     fov_mm: tuple[float, float] | None
@@ -138,18 +158,15 @@ class Calibration:
 
     def scope(self, statistics: Values) -> Scope:
         """Compare a slice's figures with those of the calibration."""
-        figures = statistics[self.kept]
-        distances = [float(group.distance(figures)) for group in self.groups]
-        nearest = int(np.argmin(distances))
-        relative = distances[nearest] / self.limit
+        found = [(*kind.relative(statistics), kind) for kind in self.kinds]
+        relative, nearest, kind = max(found, key=lambda one: one[0])
         if relative <= 1:
             return Scope(inside=True, distance=relative)
-        group = self.groups[nearest]
-        apart = np.abs((figures - group.centre) / group.spread)
+        apart = np.abs((statistics[kind.kept] - kind.centre[nearest]) / kind.spread[nearest])
         far = [int(place) for place in np.argsort(-apart)[:2] if apart[place] > _FAR]
         # the first word of each: sentences with numbers would all be different
-        named = dict.fromkeys(STATISTICS[self.kept[place]].partition(",")[0] for place in far)
-        what = " and ".join(named) or "figures taken together"
+        named = dict.fromkeys(STATISTICS[kind.kept[place]].partition(",")[0] for place in far)
+        what = " and ".join(named) or f"{kind.name}, figures taken together"
         return Scope(
             inside=False,
             reasons=(f"The slice is unlike those that the network was calibrated on ({what}).",),
@@ -192,24 +209,15 @@ class Calibration:
             "schema": SCHEMA,
             "weights": self.weights,
             "integers": self.integers,
-            "statistics": [STATISTICS[place] for place in self.kept],
             "scope": {
-                "limit": _short(self.limit),
-                "groups": [
-                    {
-                        "name": one.name,
-                        "centre": _listed(one.centre),
-                        "spread": _listed(one.spread),
-                        "whitening": _listed(one.whitening[np.tril_indices(len(self.kept))]),
-                    }
-                    for one in self.groups
-                ],
+                "kinds": [_told(kind) for kind in self.kinds],
                 "fov_mm": None if self.fov_mm is None else list(self.fov_mm),
                 "contrasts": list(self.contrasts),
             },
             "bound": {
                 "quantity": "norm of |x| - |x_true| over that of |x|, of a slice",
                 "level": self.level,
+                "statistics": _names(self.kept),
                 "coefficients": None if coefficients is None else _listed(coefficients, 7),
             },
             "about": dict(self.about),
@@ -217,21 +225,23 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Calibration:
-        """Read what `to_dict` gave.
+        """Read what `to_dict` gave, of this schema or the one of before.
 
         Raises:
             LookupError: A key is missing.
             TypeError: A value is of another kind.
             ValueError: A value cannot be.
         """
-        if given["schema"] != SCHEMA:
-            raise ValueError(f"schema {given['schema']!r}")
-        names = list(given["statistics"])
-        kept = np.asarray([STATISTICS.index(name) for name in names], np.intp)
-        if len(set(names)) < len(names):
-            raise ValueError("a figure is there twice")
         scope, bound = given["scope"], given["bound"]
-        groups = tuple(_group(one, len(kept)) for one in scope["groups"])
+        if given["schema"] == _ONE_KIND:
+            names = given["statistics"]
+            kinds = [_kind({**scope, "name": "spectra and texture", "statistics": names})]
+        elif given["schema"] == SCHEMA:
+            names = bound["statistics"]
+            kinds = [_kind(one) for one in scope["kinds"]]
+        else:
+            raise ValueError(f"schema {given['schema']!r}")
+        kept = _places(names)
         coefficients = bound["coefficients"]
         fov = None if scope["fov_mm"] is None else _array(scope["fov_mm"], 2)
         if fov is not None and not 0 < fov[0] <= fov[1]:
@@ -241,21 +251,64 @@ class Calibration:
             raise TypeError("contrasts are no list of names")
         if not isinstance(given["integers"], bool):  # "false" would be true
             raise TypeError("'integers' is neither true nor false")
-        limit, level = float(scope["limit"]), float(bound["level"])
-        if not groups or not len(kept) or not 0 < limit < np.inf or not 0 < level < 1:
-            raise ValueError("no group, figure, limit or level")
+        level = float(bound["level"])
+        if not kinds or not 0 < level < 1:
+            raise ValueError("no figure, or no level")
         return cls(
             weights=str(given["weights"]),
             integers=given["integers"],
+            kinds=tuple(kinds),
             kept=kept,
-            groups=groups,
-            limit=limit,
             coefficients=None if coefficients is None else _array(coefficients, len(kept) + 1),
             level=level,
             fov_mm=None if fov is None else (float(fov[0]), float(fov[1])),
             contrasts=tuple(contrasts),
             about=dict(given["about"]),
         )
+
+
+def _names(kept: NDArray[np.intp]) -> list[str]:
+    return [STATISTICS[place] for place in kept]
+
+
+def _places(names: Sequence[str]) -> NDArray[np.intp]:
+    if len(set(names)) < len(names):
+        raise ValueError("a figure is there twice")
+    return np.asarray([STATISTICS.index(name) for name in names], np.intp)
+
+
+def _told(kind: Kind) -> dict[str, Any]:
+    lower = np.tril_indices(len(kind.kept))
+    return {
+        "name": kind.name,
+        "statistics": _names(kind.kept),
+        "limit": _short(kind.limit),
+        "groups": [
+            {
+                "name": name,
+                "centre": _listed(kind.centre[place]),
+                "spread": _listed(kind.spread[place]),
+                "whitening": _listed(kind.whitening[place][lower]),
+            }
+            for place, name in enumerate(kind.groups)
+        ],
+    }
+
+
+def _kind(given: Mapping[str, Any]) -> Kind:
+    kept = _places(given["statistics"])
+    size, groups, limit = len(kept), given["groups"], float(given["limit"])
+    if not groups or not size or not 0 < limit < np.inf:
+        raise ValueError("no group, figure or limit")
+    return Kind(
+        name=str(given["name"]),
+        kept=kept,
+        groups=tuple(str(one["name"]) for one in groups),
+        centre=np.stack([_array(one["centre"], size) for one in groups]),
+        spread=np.stack([_spread(one["spread"], size) for one in groups]),
+        whitening=np.stack([_whitening(one["whitening"], size) for one in groups]),
+        limit=limit,
+    )
 
 
 def _short(value: float, digits: int = 4) -> float:
@@ -273,18 +326,19 @@ def _array(values: Sequence[float], size: int) -> Values:
     return found
 
 
-def _group(given: Mapping[str, Any], count: int) -> Group:
-    whitening = np.zeros((count, count))
-    whitening[np.tril_indices(count)] = _array(given["whitening"], count * (count + 1) // 2)
-    spread = _array(given["spread"], count)
-    if not (spread > 0).all():
+def _spread(given: Sequence[float], size: int) -> Values:
+    found = _array(given, size)
+    if not (found > 0).all():
         raise ValueError("a spread of zero")
-    if not (np.diag(whitening) > 0).all():  # every slice would lie at the centre
+    return found
+
+
+def _whitening(given: Sequence[float], size: int) -> Values:
+    found = np.zeros((size, size))
+    found[np.tril_indices(size)] = _array(given, size * (size + 1) // 2)
+    if not (np.diag(found) > 0).all():  # every slice would lie at the centre
         raise ValueError("a covariance without end")
-    return Group(
-        name=str(given["name"]), centre=_array(given["centre"], count), spread=spread,
-        whitening=whitening,
-    )  # fmt: skip
+    return found
 
 
 def sidecar(checkpoint: Path) -> Path:
@@ -348,46 +402,111 @@ def fit(
             " to calibrate on.",
             f"Give at least {_FEWEST} that are not constant.",
         )
-    kept = np.flatnonzero(figures.std(0) > 1e-6)
-    if not len(kept):
+    varying = np.flatnonzero(figures.std(0) > 1e-6)
+    if not len(varying):
         raise DataError("All slices are the same.", "Give volumes of several subjects.")
-    figures = figures[:, kept]
-    groups = _groups(figures, [one.contrast for one in slices])
-    distances = np.min([group.distance(figures) for group in groups], 0)
     errors = np.log10([max(one.error, 1e-12) for one in slices])
     subjects = np.asarray([one.subject for one in slices])
+    kinds, held_out = _kinds(figures, varying, [one.contrast for one in slices], subjects)
+    kept = kinds[0].kept
     return Calibration(
         weights=weights,
         integers=integers,
+        kinds=kinds,
         kept=kept,
-        groups=groups,
-        limit=_WIDENED * float(np.quantile(distances, _QUANTILE)),
-        coefficients=_regression(figures, errors, training, subjects),
+        coefficients=_regression(figures[:, kept], errors, training, subjects),
         level=LEVEL,
         fov_mm=fov_mm,
         contrasts=tuple(sorted({one.contrast for one in slices if one.contrast})),
-        about=about,
+        about={**about, "limits_from": _LIMITS[held_out]},
     )
 
 
-def _groups(figures: Values, contrasts: Sequence[str | None]) -> tuple[Group, ...]:
-    named = np.asarray([one or "" for one in contrasts])
-    enough = _PER_GROUP * figures.shape[1]
-    large = [name for name in sorted(set(named)) if name and (named == name).sum() >= enough]
-    rest = ~np.isin(named, large)
-    parts = [(name, named == name) for name in large]
-    if rest.any():  # too few for a group of their own: the group of all is wide enough for them
-        parts.append(("all", np.ones(len(named), np.bool_)))
-    return tuple(_described(name, figures[chosen]) for name, chosen in parts)
+def _kinds(
+    figures: Values,
+    varying: NDArray[np.intp],
+    contrasts: Sequence[str | None],
+    subjects: NDArray[np.str_],
+) -> tuple[tuple[Kind, ...], bool]:
+    """Return the kinds of figures with their groups and limits, and whether subjects were held out.
+
+    Limits of the kinds are in the ratio of their own quantiles, and so wide that the share
+    `_QUANTILE` is inside all of them at once.
+    """
+    named = _grouped(contrasts)
+    places = [varying[np.isin(np.asarray(STATISTICS)[varying], names)] for names in KINDS.values()]
+    kinds = [
+        _kind_of(name, kept, figures[:, kept], named, subjects)
+        for name, kept in zip(KINDS, places, strict=True)
+        if len(kept)
+    ]
+    held_out = False
+    if len(set(subjects)) >= _HELD_OUT:
+        apart = np.stack([_held_out(kind, figures, named, subjects) for kind in kinds])
+        apart = apart[:, np.isfinite(apart).all(0)]
+        held_out = apart.shape[1] >= _FEWEST
+    if not held_out:
+        apart = np.stack([kind.distances(figures[:, kind.kept]).min(0) for kind in kinds])
+        apart *= _WIDENED
+    own = np.maximum(np.quantile(apart, _QUANTILE, axis=1), 1e-6)
+    together = float(np.quantile((apart / own[:, None]).max(0), _QUANTILE))
+    limited = [
+        replace(kind, limit=together * float(limit)) for kind, limit in zip(kinds, own, strict=True)
+    ]
+    return tuple(limited), held_out
 
 
-def _described(name: str, figures: Values) -> Group:
-    centre, spread = np.median(figures, 0), np.maximum(figures.std(0), 1e-6)
-    scaled = (figures - centre) / spread
-    size = figures.shape[1]
-    covariance = (1 - _SHRINKAGE) * np.atleast_2d(np.cov(scaled.T)) + _SHRINKAGE * np.eye(size)
+def _grouped(contrasts: Sequence[str | None]) -> NDArray[np.str_]:
+    """Return the name of each slice's group: its contrast, where that has slices enough."""
+    named = np.asarray([one or _OTHERS for one in contrasts])
+    few = [name for name in set(named) if (named == name).sum() < _FEWEST]
+    return np.where(np.isin(named, few), _OTHERS, named)
+
+
+def _kind_of(
+    name: str,
+    kept: NDArray[np.intp],
+    figures: Values,
+    named: NDArray[np.str_],
+    subjects: NDArray[np.str_],
+) -> Kind:
+    """Describe the figures [N, K] of slices of several groups and subjects; without a limit."""
+    apart = np.zeros_like(figures)
+    groups = sorted(set(named))
+    for group in groups:
+        for subject in set(subjects[named == group]):
+            own = (named == group) & (subjects == subject)
+            rest = (named == group) & (subjects != subject)
+            apart[own] = figures[own] - np.median(figures[rest if rest.any() else own], 0)
+    spread = np.maximum(np.sqrt((apart**2).mean(0)), 1e-6)
+    scaled = apart / spread
+    size, many = figures.shape[1], len(groups)
+    covariance = (1 - _SHRINKAGE) * scaled.T @ scaled / len(scaled) + _SHRINKAGE * np.eye(size)
     whitening = np.linalg.inv(np.linalg.cholesky(covariance))
-    return Group(name=name, centre=centre, spread=spread, whitening=whitening)
+    return Kind(
+        name=name,
+        kept=kept,
+        groups=tuple(groups),
+        centre=np.stack([np.median(figures[named == group], 0) for group in groups]),
+        spread=np.tile(spread, (many, 1)),
+        whitening=np.tile(whitening, (many, 1, 1)),
+        limit=np.inf,
+    )
+
+
+def _held_out(
+    kind: Kind, figures: Values, named: NDArray[np.str_], subjects: NDArray[np.str_]
+) -> Values:
+    """Return each slice's distance where its subject is left out; NaN where its group is then."""
+    found = np.full(len(figures), np.nan)
+    chosen = figures[:, kind.kept]
+    for subject in set(subjects):
+        rest = subjects != subject
+        own = ~rest & np.isin(named, named[rest])
+        if own.any():
+            others = _kind_of(kind.name, kind.kept, chosen[rest], named[rest], subjects[rest])
+            found[own] = others.distances(chosen[own]).min(0)
+    return found
 
 
 def _regression(

@@ -31,6 +31,7 @@ __all__ = [
     "Bound",
     "Certificate",
     "Noise",
+    "Policies",
     "Policy",
     "Samples",
     "Scope",
@@ -49,7 +50,7 @@ Array = NDArray[Any]
 
 
 class Policy(StrEnum):
-    """What becomes of an image whose input is outside the network's scope.
+    """What becomes of an image whose input is outside the network's scope, or may be.
 
     Attributes:
         FLAG: It is sent, and says so.
@@ -60,6 +61,29 @@ class Policy(StrEnum):
     FLAG = "flag"
     ZERO_FILLED = "zero-filled"
     REFUSE = "refuse"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policies:
+    """What a site chose for images that are not known to be inside their network's scope.
+
+    Attributes:
+        outside: Of slices outside the scope.
+        unknown: Of slices of which it is not known: the network has no calibration, the slice is
+            constant, the calibration is for another mask. None takes that of slices outside: who
+            wants no image outside the scope wants none that may be.
+    """
+
+    outside: Policy = Policy.FLAG
+    unknown: Policy | None = None
+
+    def of(self, inside: bool | None) -> Policy:
+        """Return what becomes of an image, by its `Scope.inside`."""
+        if inside:
+            return Policy.FLAG
+        if inside is None and self.unknown is not None:
+            return self.unknown
+        return self.outside
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

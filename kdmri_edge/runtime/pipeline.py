@@ -45,7 +45,7 @@ from kdmri_edge.runtime.calibration import (
     sidecar,
 )
 from kdmri_edge.runtime.causes import Cause, cause_of
-from kdmri_edge.runtime.certificate import Certificate, Noise, Policy
+from kdmri_edge.runtime.certificate import Certificate, Noise, Policies, Policy
 from kdmri_edge.runtime.certifier import Certifier
 from kdmri_edge.runtime.inputs import (
     NOTHING_TOLD,
@@ -170,6 +170,7 @@ class Pipeline(Closing):
         sharing: Leave the CPUs to others while there is nothing to compute (ONNX Runtime would let
             its threads spin): a server has the next slice's lines to read meanwhile.
         out_of_scope: What `reconstruct` and `reconstruct_image` do with slices outside the scope.
+        unknown_scope: The same for those of which it is not known; None takes `out_of_scope`.
         calibrated: Read the network's calibration; without it certificates say nothing of scope
             and error.
         keys: See `open_session`.
@@ -196,11 +197,12 @@ class Pipeline(Closing):
         at_once: int | None = None,
         sharing: bool = False,
         out_of_scope: Policy = Policy.FLAG,
+        unknown_scope: Policy | None = None,
         calibrated: bool = True,
         keys: Sequence[PublicKey] = (),
         **options: Any,
     ) -> None:
-        self._policy = out_of_scope
+        self._policies = Policies(outside=out_of_scope, unknown=unknown_scope)
         self.at_once = at_once or slices_at_once(threads)
         self._one_by_one, self._kept = threading.Lock(), threading.Lock()
         # its hashes are compared by `open_session`
@@ -460,7 +462,7 @@ class Pipeline(Closing):
         images = self.images(given)
         certificate = self.certificates(given, images)[0]
         scope = certificate.scope
-        if scope.inside is False and self._policy is not Policy.FLAG:
+        if self._policies.of(scope.inside) is not Policy.FLAG:
             return Outcome(
                 image=plain(), fallback=" ".join(scope.reasons), cause=Cause.SCOPE,
                 certificate=certificate,
@@ -490,7 +492,7 @@ class Pipeline(Closing):
 
         Returns:
             The network's image with its certificate; the zero-filled one where `image` refuses, or
-            the slice is outside the scope and `out_of_scope` says so, with the reason.
+            where the site's policies say so, with the reason.
         """
         try:
             given = self._slice(

@@ -12,7 +12,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, cast
 
@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from kdmri_edge.errors import BundleError, CheckpointError, KdmriError, RecipeError
 from kdmri_edge.models.checkpoint import is_checkpoint, read_checkpoint_meta
 from kdmri_edge.models.protocol import InputKind, reads_coils
-from kdmri_edge.mrd.server.rules import RULES, Rule, ScanFacts, read_rules
+from kdmri_edge.mrd.server.rules import RULES, Rule, ScanFacts, Site, read_rules, read_site
 from kdmri_edge.mrd.server.telemetry import log_event
 from kdmri_edge.physics.combining import LEAST_CENTRE
 from kdmri_edge.physics.espirit import FEWEST
 from kdmri_edge.runtime.bundle import MANIFEST, open_bundle
 from kdmri_edge.runtime.causes import Cause
-from kdmri_edge.runtime.certificate import Policy
+from kdmri_edge.runtime.certificate import Policies, Policy
 from kdmri_edge.runtime.inputs import InputSpec, read_input_spec
 from kdmri_edge.runtime.networks import backend_at_hand, where_it_runs
 from kdmri_edge.runtime.pipeline import Outcome, Pipeline, SliceReconstructor, zero_filled_magnitude
@@ -51,6 +51,8 @@ __all__ = [
     "choose",
     "find_candidates",
     "many_networks",
+    "site_of",
+    "warn_of_scope",
 ]
 
 _NO_FIT: Final = "No bundle of this server fits the scan"
@@ -434,6 +436,16 @@ def _rules_of(places: Sequence[Path], rules: Path | None) -> Path | None:
     return rules or next(iter(found), None)
 
 
+def site_of(places: Sequence[Path], rules: Path | None) -> Site:
+    """Return what the file of rules says, see `many_networks`.
+
+    Raises:
+        RecipeError: See `read_site`; or several folders have one.
+    """
+    file = _rules_of(places, rules)
+    return Site() if file is None else read_site(file)
+
+
 def many_networks(
     places: Sequence[Path],
     *,
@@ -443,7 +455,7 @@ def many_networks(
     any_matrix: bool = False,
     threads: int | None = None,
     loaded: int = 4,
-    out_of_scope: Policy = Policy.FLAG,
+    policies: Policies | None = None,
     keys: Sequence[PublicKey] = (),
 ) -> ManyNetworks:
     """Return what serves the bundles of folders, and whatever else may stand for a network.
@@ -456,14 +468,21 @@ def many_networks(
         any_matrix: Have checkpoints take any matrix.
         threads: CPU threads, of all networks together.
         loaded: How many are kept in memory at once.
-        out_of_scope: See `Pipeline`.
+        policies: What becomes of slices that are not known to be inside a network's scope; None
+            flags them.
         keys: See `find_candidates`.
 
     Raises:
         KdmriError: See `find_candidates` and `where_it_runs`.
     """
+    chosen = policies or Policies()
+    began = site_of(places, rules)
 
     def find() -> tuple[list[Candidate], tuple[Rule, ...]]:
+        if replace(site_of(places, rules), rules=()) != replace(began, rules=()):
+            log_event("restart-needed", logging.WARNING,
+                      reason="Keys and policies of the file of rules count from the next start on.",
+                      )  # fmt: skip
         sources: list[tuple[str, Path]] = []
         for place in places:
             inside = bundles_in(place)
@@ -486,30 +505,38 @@ def many_networks(
             precision=precision,
             threads=threads,
             sharing=True,
-            out_of_scope=out_of_scope,
+            out_of_scope=chosen.outside,
+            unknown_scope=chosen.unknown,
             keys=keys,
         )
         pipeline.warm_up()
         info = pipeline.session.info
         log_event("loaded", bundle=one.name, backend=info.backend, version=info.version,
                   provider=info.provider, threads=info.threads)  # fmt: skip
-        warn_of_scope(one.name, pipeline.uncalibrated, out_of_scope)
+        warn_of_scope(one.name, pipeline.uncalibrated, chosen)
         return pipeline
 
     return ManyNetworks(find, load, loaded=loaded)
 
 
-def warn_of_scope(name: str, uncalibrated: str | None, policy: Policy) -> None:
-    """Log that a policy on slices outside of the scope finds none, for want of a calibration.
+def warn_of_scope(name: str, uncalibrated: str | None, policies: Policies) -> None:
+    """Log what becomes of all images of a network without a calibration, where that is a surprise.
 
     Args:
         name: Of the bundle.
         uncalibrated: Why its calibration is not there; None where it is.
-        policy: What the site chose.
+        policies: What the site chose.
     """
-    if uncalibrated is not None and policy is not Policy.FLAG:
-        log_event("scope-unknown", logging.WARNING, bundle=name, policy=str(policy),
-                  reason=uncalibrated)  # fmt: skip
+    unknown = policies.of(None)
+    if uncalibrated is None or policies.outside is unknown is Policy.FLAG:
+        return
+    said = {
+        Policy.FLAG: "What its header does not show to be outside the scope is sent.",
+        Policy.ZERO_FILLED: "Zero-filled images are sent in place of all of its images.",
+        Policy.REFUSE: "None of its images is sent.",
+    }[unknown]
+    log_event("scope-unknown", logging.WARNING, bundle=name, policy=str(policies.outside),
+              unknown=str(unknown), reason=f"{uncalibrated} {said}")  # fmt: skip
 
 
 class ManyNetworks:

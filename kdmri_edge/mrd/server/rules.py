@@ -9,7 +9,12 @@
     mask = "equispaced"         # full, partial, equispaced or random
     acceleration = [3.5, 4.5]   # of the lines that were sampled: one number, or least and most
 
-The first rule whose conditions all hold, and whose bundle takes the scan, decides.
+The first rule whose conditions all hold, and whose bundle takes the scan, decides. Before the rules
+may stand what else a site decides, in place of options of the command:
+
+    key = "vendor.pub"          # who has to have signed the bundles; several as a list
+    out_of_scope = "refuse"     # flag, zero-filled or refuse
+    unknown_scope = "flag"      # the same for slices of which the scope is not known
 """
 
 from __future__ import annotations
@@ -25,10 +30,20 @@ import numpy as np
 
 from kdmri_edge.errors import RecipeError
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.runtime.certificate import Policy
 from kdmri_edge.utils.config import read_toml
 from kdmri_edge.utils.suggest import nearest
 
-__all__ = ["RULES", "MaskKind", "Rule", "ScanFacts", "kind_of", "read_rules"]
+__all__ = [
+    "RULES",
+    "MaskKind",
+    "Rule",
+    "ScanFacts",
+    "Site",
+    "kind_of",
+    "read_rules",
+    "read_site",
+]
 
 RULES: Final = "serve.toml"
 """Name of the rules' file in a folder of bundles."""
@@ -133,23 +148,77 @@ def _within(value: float, bounds: tuple[float, float] | None) -> bool:
     return bounds is None or bounds[0] <= value <= bounds[1]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Site:
+    """What a file of rules says; None, or nothing, where it leaves that to options.
+
+    Attributes:
+        rules: See `Rule`.
+        keys: Public keys of whom bundles have to be signed by.
+        out_of_scope: What becomes of slices outside their network's scope.
+        unknown_scope: The same for those of which it is not known.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    keys: tuple[Path, ...] = ()
+    out_of_scope: Policy | None = None
+    unknown_scope: Policy | None = None
+
+
+_SITE: Final = ("rule", "key", "out_of_scope", "unknown_scope")
+
+
 def read_rules(path: Path) -> tuple[Rule, ...]:
-    """Read a file of rules.
+    """Read the rules of a file.
 
     Raises:
-        RecipeError: It is missing or no TOML, or a rule has an unknown key or a value that makes
-            no sense.
+        RecipeError: See `read_site`.
+    """
+    return read_site(path).rules
+
+
+def read_site(path: Path) -> Site:
+    """Read a file of rules and what stands before them.
+
+    Raises:
+        RecipeError: It is missing or no TOML, or it or a rule has an unknown key or a value that
+            makes no sense.
     """
     if not path.is_file():
         raise RecipeError(f"The file of rules {path} does not exist.", "Check the path.")
     table = read_toml(path)
-    unknown = [key for key in table if key != "rule"]
     given = table.get("rule", [])
+    unknown = [key for key in table if key not in _SITE]
     if unknown or not isinstance(given, list) or not all(isinstance(r, dict) for r in given):
+        what = f" ({unknown[0]!r})" if unknown else ""
         raise RecipeError(
-            f"{path} holds something else than rules.", "Write each rule as a table [[rule]]."
+            f"{path} holds something else than rules{what}.",
+            f"Write each rule as a table [[rule]]; beside them are known {', '.join(_SITE[1:])}.",
         )
-    return tuple(_rule(f"Rule {number} of {path}", rule) for number, rule in enumerate(given, 1))
+    return Site(
+        rules=tuple(
+            _rule(f"Rule {number} of {path}", rule) for number, rule in enumerate(given, 1)
+        ),
+        keys=_keys(path, table.get("key", [])),
+        out_of_scope=_policy(path, "out_of_scope", table.get("out_of_scope")),
+        unknown_scope=_policy(path, "unknown_scope", table.get("unknown_scope")),
+    )
+
+
+def _keys(path: Path, given: Any) -> tuple[Path, ...]:
+    """Return files of keys, which are named from the folder of the rules on."""
+    named = [given] if isinstance(given, str) else given
+    if not isinstance(named, list) or not all(isinstance(one, str) and one for one in named):
+        raise RecipeError(f"key of {path} is no file.", 'Write it as "vendor.pub", or a list.')
+    return tuple(path.parent / one for one in named)
+
+
+def _policy(path: Path, key: str, given: Any) -> Policy | None:
+    if given is None:
+        return None
+    if given not in list(Policy):
+        raise RecipeError(f"{key} of {path} is {given!r}.", f"It is one of {', '.join(Policy)}.")
+    return Policy(given)
 
 
 _KEYS: Final = ("bundle", "protocol", "contrast", "coils", "matrix", "mask", "acceleration")

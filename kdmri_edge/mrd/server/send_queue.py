@@ -196,8 +196,10 @@ class SendQueue:
         )
 
     def _refused(self, outcome: Outcome) -> bool:
-        """Tell whether the site wants no image at all of a slice outside the scope."""
-        return outcome.cause is Cause.SCOPE and self._settings.out_of_scope is Policy.REFUSE
+        """Tell whether the site wants no image at all of a slice that is not inside the scope."""
+        if outcome.cause is not Cause.SCOPE or outcome.certificate is None:
+            return False
+        return self._settings.policies.of(outcome.certificate.scope.inside) is Policy.REFUSE
 
     def put_text(self, text: str) -> None:
         """Send a text."""

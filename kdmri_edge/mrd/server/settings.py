@@ -13,7 +13,7 @@ from kdmri_edge.mrd.format.assembler import Capacity
 from kdmri_edge.mrd.format.messages import ConfigFile, ConfigText, Text
 from kdmri_edge.mrd.format.parser import Limits
 from kdmri_edge.mrd.server.parameters import parameters_of, shown
-from kdmri_edge.runtime.certificate import Policy
+from kdmri_edge.runtime.certificate import Policies
 
 __all__ = [
     "DEFAULT_CONFIGS",
@@ -52,8 +52,8 @@ class ServerSettings:
         format: "float" or "int16"; a client's parameters may choose the other one.
         interpolate: Follow headers that ask for a finer matrix than is encoded.
         pass_images: Images that no network takes are sent back as they came, flagged.
-        out_of_scope: What becomes of slices outside their network's scope; the networks do it, and
-            images that are refused are not sent.
+        policies: What becomes of slices outside their network's scope, or perhaps outside; the
+            networks do it, and images that are refused are not sent.
         orientation: How images run to the readouts' directions, see `data.orientation`.
         sessions: Scans at once, from their headers on; more are refused in text.
         waiting: Connections that have sent no header yet. One more takes the place of the oldest.
@@ -82,7 +82,7 @@ class ServerSettings:
     format: str = "float"
     interpolate: bool = True
     pass_images: bool = False
-    out_of_scope: Policy = Policy.FLAG
+    policies: Policies = field(default_factory=Policies)
     orientation: Orientation = Orientation.VENDOR
     sessions: int = 8
     waiting: int = 32

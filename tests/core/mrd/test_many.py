@@ -26,13 +26,21 @@ from kdmri_edge.mrd.format.header import write_encoding
 from kdmri_edge.mrd.format.images import BUNDLE, BUNDLE_REASON, fallback_of
 from kdmri_edge.mrd.format.messages import Close, ConfigText, HeaderText, Text, serialise
 from kdmri_edge.mrd.format.parser import Parser
-from kdmri_edge.mrd.server.networks import bundles_in, choose, find_candidates, many_networks
-from kdmri_edge.mrd.server.rules import MaskKind, Rule, ScanFacts, kind_of, read_rules
+from kdmri_edge.mrd.server.networks import (
+    bundles_in,
+    choose,
+    find_candidates,
+    many_networks,
+    site_of,
+)
+from kdmri_edge.mrd.server.rules import MaskKind, Rule, ScanFacts, Site, kind_of, read_rules
 from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import Mask, equispaced_lines, variable_density_lines
 from kdmri_edge.physics.redraw import redrawn
 from kdmri_edge.runtime.bundle import open_bundle
+from kdmri_edge.runtime.certificate import Policy
 from kdmri_edge.runtime.pipeline import Pipeline, zero_filled_magnitude
+from kdmri_edge.utils.keys import make_key
 from tests.core.mrd.scans import HALF, SIZE, every_line, phantom_scan, scan_apart
 
 
@@ -261,12 +269,58 @@ def test_kinds_of_masks(mask: Mask, kind: MaskKind) -> None:
         ("rule = 3\n", "something else than rules"),
         ("[rules]\n", "something else than rules"),
         ("rule = [\n", "not valid TOML"),
+        ("keys = []\n", r"something else than rules \('keys'\)"),
+        ("key = 3\n", "key of .* is no file"),
+        ('key = ["a.pub", 3]\n', "key of .* is no file"),
+        ('[key]\na = "a.pub"\n', "key of .* is no file"),
+        ('out_of_scope = "drop"\n', "out_of_scope of .* is 'drop'"),
+        ("unknown_scope = true\n", "unknown_scope of .* is True"),
+        ("unknown_scope = []\n", "unknown_scope of .* is"),
     ],
 )
 def test_rules_that_are_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "r.toml").write_text(text, encoding="utf-8")
     with pytest.raises(RecipeError, match=said):
         read_rules(tmp_path / "r.toml")
+
+
+def test_what_else_a_site_decides(folder: Path, tmp_path: Path) -> None:
+    """Keys lie from the folder of the file on; rules stand as before, and alone as before."""
+    file = folder / "serve.toml"
+    file.write_text(
+        'key = ["a.pub", "/keys/b.pub"]\nout_of_scope = "refuse"\nunknown_scope = "zero-filled"\n'
+        '[[rule]]\nbundle = "complex"\n',
+        encoding="utf-8",
+    )
+    site = site_of([folder], None)
+    assert site.keys == (folder / "a.pub", Path("/keys/b.pub"))
+    assert (site.out_of_scope, site.unknown_scope) == (Policy.REFUSE, Policy.ZERO_FILLED)
+    assert site.rules == (Rule(bundle="complex"),)
+    other = tmp_path / "other.toml"
+    other.write_text('[[rule]]\nbundle = "complex"\n', encoding="utf-8")
+    assert site_of([folder], other) == Site(rules=site.rules)
+    assert site_of([folder / "complex"], None) == Site()
+
+
+def test_a_key_of_the_rules_is_asked_for_at_the_start(cli: Any, folder: Path) -> None:
+    """And one that is named on the command line stands in its place."""
+    pytest.importorskip("cryptography")
+    _, public = make_key(folder / "vendor")
+    (folder / "serve.toml").write_text('key = "vendor.pub"\n', encoding="utf-8")
+    cli("serve", folder, "--port", "0").check_refusal("is not signed")
+    cli("serve", folder, "--port", "0", "--key", folder / "no.pub").check_refusal("no.pub")
+    public.unlink()
+    cli("serve", folder, "--port", "0").check_refusal("vendor.pub")
+
+
+def test_changed_keys_and_policies_count_from_the_next_start_on(events, folder: Path) -> None:
+    (folder / "serve.toml").write_text('unknown_scope = "flag"\n', encoding="utf-8")
+    serving = many_networks([folder])
+    serving.reload()
+    (folder / "serve.toml").write_text('[[rule]]\nbundle = "complex"\n', encoding="utf-8")
+    serving.reload()
+    assert len(events("restart-needed")) == 1
+    assert [event["rules"] for event in events("reloaded", 2)] == [0, 1]
 
 
 def test_mistakes_of_whoever_starts_it(folder: Path, tmp_path: Path) -> None:

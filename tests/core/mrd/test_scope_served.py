@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 
 from kdmri_edge.mrd.format.images import BOUND, CERTIFICATE, SCOPE
 from kdmri_edge.mrd.server.networks import warn_of_scope
+from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.runtime.causes import Cause
-from kdmri_edge.runtime.certificate import Bound, Certificate, Policy, Samples, Scope
+from kdmri_edge.runtime.certificate import Bound, Certificate, Policies, Policy, Samples, Scope
 from kdmri_edge.runtime.inputs import Told, noise_sigma
 from kdmri_edge.runtime.pipeline import Outcome, Pipeline, zero_filled_magnitude
 from tests.core.mrd.conftest import StandIn
@@ -48,7 +50,7 @@ class Second(StandIn):
 
 @pytest.mark.parametrize("policy", list(Policy))
 def test_the_site_chooses(serving, policy: Policy) -> None:
-    server = serving(Second(policy), out_of_scope=policy)
+    server = serving(Second(policy), policies=Policies(outside=policy))
     reply = sent(server, noise_scan(3))
     kinds = [image.meta["ImageTypeValue4"] for image in reply.images]
     scopes = [image.meta[SCOPE] for image in reply.images]
@@ -99,16 +101,69 @@ def test_noise_of_a_stream_that_is_not_finite_is_no_noise() -> None:
         assert noise_sigma(wrong) is None
 
 
+@pytest.mark.parametrize("unknown", [None, *Policy])
 @pytest.mark.parametrize("policy", list(Policy))
-def test_a_policy_that_finds_nothing_is_said(
-    policy: Policy, tiny_bundles: dict[str, Path], caplog: pytest.LogCaptureFixture
+def test_what_an_unknown_scope_means_is_said(
+    policy: Policy, unknown: Policy | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pipeline = Pipeline(tiny_bundles["magnitude"])
-    assert "kdmri-edge calibrate" in (pipeline.uncalibrated or "")
+    """What is not known is treated as what is outside, unless the site says otherwise."""
+    policies = Policies(outside=policy, unknown=unknown)
+    assert policies.of(True) is Policy.FLAG
+    assert policies.of(False) is policy
+    assert policies.of(None) is (unknown or policy)
     with caplog.at_level(logging.INFO, logger="kdmri_edge"):
-        warn_of_scope("magnitude", None, policy)  # calibrated
+        warn_of_scope("brain", None, policies)  # calibrated
         assert not caplog.records
-        warn_of_scope("magnitude", pipeline.uncalibrated, policy)
+        warn_of_scope("brain", "There is no calibration.", policies)
     said = [json.loads(record.message) for record in caplog.records]
-    assert [one["level"] for one in said] == ([] if policy is Policy.FLAG else ["warning"])
+    quiet = policies.of(None) is policy is Policy.FLAG
+    assert [one["level"] for one in said] == ([] if quiet else ["warning"])
     assert all("There is no calibration" in one["reason"] for one in said)
+
+
+@pytest.mark.parametrize("unknown", [None, Policy.FLAG])
+def test_images_of_a_network_without_calibration(
+    unknown: Policy | None, tiny_bundles: dict[str, Path]
+) -> None:
+    with Pipeline(
+        tiny_bundles["magnitude"], out_of_scope=Policy.REFUSE, unknown_scope=unknown
+    ) as pipeline:
+        assert "kdmri-edge calibrate" in (pipeline.uncalibrated or "")
+        reads = pipeline.reads
+        image = np.zeros(reads.matrix, np.float32)
+        image[10:20, 12:24] = 1
+        kspace = (image_to_kspace(image) * reads.mask.grid).astype(np.complex64)
+        outcome = pipeline.reconstruct(kspace[None], reads.mask)
+    assert outcome.certificate is not None
+    assert outcome.certificate.scope.word == "unknown"
+    assert outcome.cause is (Cause.SCOPE if unknown is None else None)
+    assert (outcome.fallback is None) is (unknown is not None)
+
+
+class Unknown(StandIn):
+    """Nothing is known of the second slice."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def reconstruct(self, kspace: np.ndarray, mask: Mask, *_: object) -> Outcome:
+        self.calls += 1
+        image, said = zero_filled_magnitude(kspace), certificate(inside=True)
+        if self.calls != 2:
+            return Outcome(image=image, certificate=said)
+        why = "The input is constant, and tells nothing."
+        said = replace(said, scope=Scope(inside=None, reasons=(why,)))
+        return Outcome(image=image, fallback=why, cause=Cause.SCOPE, certificate=said)
+
+
+@pytest.mark.parametrize("unknown", [None, Policy.REFUSE, Policy.ZERO_FILLED])
+def test_what_is_not_known_is_refused_with_what_is_outside(serving, unknown) -> None:
+    policies = Policies(outside=Policy.REFUSE, unknown=unknown)
+    reply = sent(serving(Unknown(), policies=policies), noise_scan(3))
+    scopes = [image.meta[SCOPE] for image in reply.images]
+    if unknown is Policy.ZERO_FILLED:
+        assert scopes == ["inside", "unknown", "inside"]
+        assert reply.images[1].meta["ImageTypeValue4"] == "ZERO_FILLED"
+    else:
+        assert scopes == ["inside"] * 2
+        assert "Slice 1 is not sent: The input is constant" in " ".join(reply.texts)

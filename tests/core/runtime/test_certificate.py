@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,120 @@ def test_the_bound_holds_for_about_its_share(made: Calibration) -> None:
     assert 10**-2 < bound.value < 1
 
 
+def figures_of(image: np.ndarray) -> np.ndarray:
+    x_u = kspace_to_image(sampled(image)).real.astype(np.float32)
+    found = slice_statistics(x_u, image.astype(np.float32), MASK)
+    assert found is not None
+    return found
+
+
+def figure(found: np.ndarray, name: str) -> float:
+    return float(found[STATISTICS.index(name)])
+
+
+@settings(max_examples=20)
+@given(rows=st.integers(-6, 6), columns=st.integers(-6, 6))
+def test_place_is_where_the_object_is_and_which_way_it_is_turned(rows: int, columns: int) -> None:
+    image = np.zeros((SIDE, SIDE), np.float32)
+    image[10:18, 12:20] = 1
+    image[10:18, 12:15] = 3  # heavier at one end of the readout
+    own, moved = figures_of(image), figures_of(np.roll(image, (rows, columns), (0, 1)))
+    assert figure(own, "place along phase encode, centre") == pytest.approx(-2 / SIDE, abs=1e-6)
+    for axis, by in (("phase encode", rows), ("readout", columns)):
+        name = f"place along {axis}, "
+        assert figure(moved, name + "centre") == pytest.approx(
+            figure(own, name + "centre") + by / SIDE, abs=1e-6
+        )
+        for same in ("width", "skewness", "kurtosis"):
+            assert figure(moved, name + same) == pytest.approx(figure(own, name + same), abs=1e-5)
+    assert 10 ** figure(own, "place along phase encode, width") == pytest.approx(
+        np.sqrt((8**2 - 1) / 12) / SIDE, rel=1e-5
+    )
+    turned = figures_of(image[:, ::-1])
+    skewness = figure(own, "place along readout, skewness")
+    assert skewness > 0.3
+    assert figure(turned, "place along readout, skewness") == pytest.approx(-skewness, rel=1e-4)
+
+
+def test_air_is_measured_against_the_object() -> None:
+    image = np.zeros((SIDE, SIDE), np.float32)
+    image[8:24, 8:24] = 2
+    image[image == 0] = np.tile([0.02, 0.1], (SIDE * SIDE - 256) // 2)
+    found = figures_of(image)
+    for name, level in (("mean", 0.03), ("percentile 10", 0.01), ("percentile 90", 0.05)):
+        assert 10 ** figure(found, f"air, {name}") == pytest.approx(level, rel=2e-3)
+    assert figure(found, "air, share") == 0.75
+    assert figure(figures_of(image * (image > 1)), "air, mean") == pytest.approx(-5)  # cut out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda image: np.roll(image, 10, 0), "place along phase encode"),
+        (lambda image: np.roll(image, 10, 1), "place along readout"),
+        (lambda image: image + 0.05 * (image < 0.3), "air"),
+    ],
+)
+def test_shifts_and_air_are_seen(
+    made: Calibration, change: Callable[[np.ndarray], np.ndarray], said: str
+) -> None:
+    scopes = [made.scope(figures_of(change(brain(number)))) for number in range(200, 210)]
+    assert all(scope.inside is False for scope in scopes)
+    assert said in scopes[0].reasons[0]
+
+
+def told_before(**changed: Any) -> dict[str, Any]:
+    """A calibration as the first version wrote it: one kind, a covariance of each group."""
+    group = {"name": "T1w", "centre": [-0.5, 0.3], "spread": [0.1, 0.2],
+             "whitening": [1.0, 0.5, 2.0]}  # fmt: skip
+    scope = {"limit": 1.5, "groups": [group], "fov_mm": [200, 240], "contrasts": ["T1w"]}
+    return {
+        "schema": 1, "weights": "w", "integers": False, "scope": scope, "about": {},
+        "statistics": ["mean over maximum", "support"],
+        "bound": {"level": 0.9, "coefficients": [1.0, 2.0, -3.0]}, **changed,
+    }  # fmt: skip
+
+
+def test_a_calibration_of_before_judges_as_before() -> None:
+    found = Calibration.from_dict(told_before())
+    for number in range(3):
+        figures = figures_of(brain(number))
+        mean, support = figure(figures, "mean over maximum"), figure(figures, "support")
+        first, second = (mean + 0.5) / 0.1, (support - 0.3) / 0.2
+        distance = np.sqrt((first**2 + (0.5 * first + 2 * second) ** 2) / 2) / 1.5
+        scope = found.scope(figures)
+        assert scope.distance == pytest.approx(distance)
+        assert scope.inside is bool(distance <= 1)
+        assert found.bound(figures).value == pytest.approx(10 ** (mean + 2 * support - 3))
+    again = Calibration.from_dict(json.loads(json.dumps(found.to_dict())))
+    assert again.scope(figures).distance == pytest.approx(scope.distance, rel=1e-3)
+    with pytest.raises(ValueError, match="finite numbers"):
+        Calibration.from_dict(told_before(statistics=["support"]))
+
+
+def test_limits_hold_for_subjects_that_are_held_out() -> None:
+    """98 % of the slices of each in turn; of two subjects none can be left out."""
+    random = np.random.default_rng(0)
+    subjects = [f"{n}" for n in range(6)]
+    offsets = {one: random.standard_normal(len(STATISTICS)) for one in [*subjects, "new"]}
+
+    def slices(subject: str) -> list[Described]:
+        return [
+            Described(part="train", subject=subject, contrast=None, error=0.1,
+                      statistics=offsets[subject] + 0.3 * random.standard_normal(len(STATISTICS)))
+            for _ in range(60)
+        ]  # fmt: skip
+
+    given = {one: slices(one) for one in offsets}
+    several = [one for subject in subjects for one in given[subject]]
+    found = fit(several, weights="", integers=False, fov_mm=None, about={})
+    assert "held out" in found.about["limits_from"]
+    assert np.mean([bool(found.scope(one.statistics).inside) for one in given["new"]]) > 0.5
+    two = fit(given["0"] + given["1"], weights="", integers=False, fov_mm=None, about={})
+    assert "themselves" in two.about["limits_from"]
+    assert not any(two.scope(one.statistics).inside for one in given["new"])
+
+
 def test_the_header_is_compared(made: Calibration) -> None:
     assert made.unlike_header(230.0, "T1w") == ()
     assert made.unlike_header(None, None) == ()
@@ -275,13 +390,16 @@ def test_blank_images_are_errors_without_end() -> None:
     ("place", "value"),
     [
         ("integers", "false"),
-        ("statistics", 2),  # the first one twice
+        ("bound.statistics", 2),  # the first one twice
+        ("scope.kinds.1.statistics", 2),
         ("scope.contrasts", "T1w"),
         ("scope.fov_mm", [300.0, 200.0]),
         ("scope.fov_mm", [float("-inf"), float("inf")]),
-        ("scope.limit", float("nan")),
-        ("scope.groups.0.whitening", 0.0),  # everything at distance 0
-        ("scope.groups.0.centre", float("nan")),
+        ("scope.kinds", []),
+        ("scope.kinds.0.groups", []),
+        ("scope.kinds.2.limit", float("nan")),
+        ("scope.kinds.0.groups.0.whitening", 0.0),  # everything at distance 0
+        ("scope.kinds.1.groups.0.centre", float("nan")),
         ("bound.level", float("nan")),
         ("bound.coefficients", float("inf")),
     ],
@@ -294,7 +412,7 @@ def test_a_calibration_of_values_that_cannot_be_is_refused(
     inner = told
     for key in path:
         inner = inner[int(key)] if isinstance(inner, list) else inner[key]
-    if place == "statistics":
+    if last == "statistics":
         inner[last][1] = inner[last][0]
     elif isinstance(inner[last], list) and isinstance(value, float):
         inner[last] = [value] * len(inner[last])
@@ -310,10 +428,11 @@ def test_a_calibration_of_values_that_cannot_be_is_refused(
     "damage",
     [
         {"schema": 99},
-        {"statistics": ["height of the patient"]},
+        {"bound": {"level": 0.9, "statistics": ["height of the patient"], "coefficients": None}},
         {"scope": {}},
         {"bound": {"level": 2, "coefficients": None}},
-        {"scope": {"limit": 1, "groups": [], "fov_mm": None, "contrasts": []}},
+        {"scope": {"kinds": [], "fov_mm": None, "contrasts": []}},
+        {"schema": 1},
     ],
 )
 def test_a_damaged_calibration_is_a_sentence(
@@ -355,7 +474,8 @@ def test_a_network_without_calibration_works_as_before(weights: Path) -> None:
 def narrow(weights: Path, limit: float) -> Calibration:
     """Return a calibration of a checkpoint that takes all, or nothing, as inside."""
     given = calibration(sha256_file(weights)).to_dict()
-    given["scope"]["limit"] = limit
+    for kind in given["scope"]["kinds"]:
+        kind["limit"] = limit
     return Calibration.from_dict(given)
 
 
@@ -371,6 +491,8 @@ def test_the_site_decides_what_becomes_of_a_slice_outside(weights: Path) -> None
         with Pipeline(weights, out_of_scope=Policy.REFUSE) as pipeline:
             inside = pipeline.reconstruct(kspace, MASK)
             blank = pipeline.reconstruct(0 * kspace, MASK)
+        with Pipeline(weights, out_of_scope=Policy.REFUSE, unknown_scope=Policy.FLAG) as pipeline:
+            sent_anyway = pipeline.reconstruct(0 * kspace, MASK)
         other = calibration("other weights")
         write_calibration(sidecar(weights), other)
         with Pipeline(weights) as pipeline:
@@ -391,9 +513,11 @@ def test_the_site_decides_what_becomes_of_a_slice_outside(weights: Path) -> None
     assert inside.certificate.scope.inside
     assert inside.certificate.bound.value is not None
     assert inside.certificate.bound.level == 0.9
-    assert blank.certificate is not None  # refused or replaced it is not: nothing is known of it
+    assert blank.certificate is not None
     assert blank.certificate.scope.inside is None
-    assert blank.fallback is None
+    assert blank.cause is Cause.SCOPE  # nothing is known of it, and the site wants what is inside
+    assert "constant" in str(blank.fallback)
+    assert sent_anyway.fallback is None
     assert unknown.certificate is not None
     assert "other weights" in unknown.certificate.scope.reasons[0]
 
@@ -418,11 +542,17 @@ def test_a_stream_is_judged_by_its_header_as_a_file_is(weights: Path) -> None:
     assert "500 mm" in of_file.scope.reasons[0]
 
 
-def test_an_export_takes_the_calibration_of_its_weights_along(weights: Path) -> None:
-    from kdmri_export.export import export_model
+def test_an_export_takes_the_calibration_of_its_weights_along(
+    weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kdmri_export.export import _keep_calibration, export_model
     from kdmri_export.recipe import ExportRecipe
 
     try:
+        write_calibration(sidecar(weights), calibration("other weights"))
+        _keep_calibration(weights, weights.parent)
+        assert "of other weights, and is left out" in capsys.readouterr().err
+        assert not (weights.parent / "calibration.json").exists()
         write_calibration(sidecar(weights), narrow(weights, 1e3))
         bundle = export_model(weights, ExportRecipe(target="onnx"), weights.parent / "bundle")
     finally:
@@ -476,7 +606,10 @@ def test_a_network_is_calibrated_on_volumes(cli: Any, weights: Path, tmp_path: P
 
 def test_nothing_to_calibrate_on(cli: Any, weights: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
-    cli("calibrate", weights, "--data", tmp_path / "none").check_refusal("none")
+    refused = cli("calibrate", weights, "--data", tmp_path / "none")
+    refused.check_refusal("none")
+    assert "Exporting" not in refused.err  # it would take a while
+    cli("calibrate", weights, "--data", tmp_path / "no").check_refusal("does not exist")
 
 
 @pytest.mark.parametrize("reference", ["dccnn-edge@brain-4x", "dccnn-d5c5@brain-4x"])
