@@ -17,6 +17,7 @@ import click
 import numpy as np
 
 from experiments.script import Script, record
+from kdmri_bench.assessment.annotations import annotation_of
 from kdmri_bench.assessment.data import load
 from kdmri_bench.assessment.lesions import SMALL, LesionSection, annotated, figures, retained
 from kdmri_bench.measuring.quality import volume_rows
@@ -135,7 +136,10 @@ def _annotated(
     Raises:
         BenchError: There is none.
     """
-    found, without = annotated(load(lesions, source, contrast=contrast), source.matrix)
+    volumes = load(lesions, source, contrast=contrast)
+    found, without = annotated(
+        volumes, [annotation_of(volume, source.matrix) for volume in volumes]
+    )
     if not found:
         raise BenchError(
             f"There is no lesion to measure on in {lesions} ({'; '.join(without.values())}).",

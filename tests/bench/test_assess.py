@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +24,7 @@ from kdmri_bench.assessment.margins import load_margins
 from kdmri_bench.assessment.networks import describe, teacher_of
 from kdmri_bench.assessment.page import build
 from kdmri_bench.assessment.sections import SECTIONS, Measure, Section, Table, over_subjects
+from kdmri_bench.assessment.text import plain
 from kdmri_bench.assessment.verdict import judge
 from kdmri_bench.results.statistics import MARGIN
 from kdmri_edge.cli import main
@@ -322,6 +324,26 @@ def test_small_volumes_are_set_in_air(run: Run) -> None:
     assert found.target.shape == (1, MATRIX, MATRIX)
     np.testing.assert_array_equal(found.target[0, 4:-4, 4:-4], volume.image[0])
     assert brought(volume, 20).matrix == (20, 20)
+
+
+def test_air_around_volumes_is_said(run: Run) -> None:
+    small = [phantom_volume(seed, slices=1, matrix=16) for seed in (5, 6)]
+    large = phantom_volume(7, slices=1, matrix=40)
+    done = assess(run, [*small, large], in_pytorch=True, int8=False, sections=["volumes"])
+    [note] = done.notes
+    assert note.startswith(f"{small[0].name}, {small[1].name}: 16 x 16 pixels, set in air to 32")
+    assert "75% of the image" in note
+    assert "6.0 dB" in note  # 10 log10(4)
+    assert escape(note) in build(done)
+    assert note in plain(done)
+    told = [(volume["stored_matrix"], volume["air"]) for volume in done.to_dict()["volumes"]]
+    assert told == [([16, 16], 0.75), ([16, 16], 0.75), ([40, 40], 0.0)]
+
+
+def test_images_count_once(run: Run, volumes: list[Volume]) -> None:
+    copy = dataclasses.replace(volumes[0], name="copy", subject="another", sha256="2" * 64)
+    with pytest.raises(BenchError, match=r"and copy of subjects .* and another hold the same"):
+        load([*volumes, copy], describe(run)[0])
 
 
 def test_values_without_a_number_are_left_out() -> None:

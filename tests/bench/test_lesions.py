@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -273,6 +274,24 @@ def test_the_section_of_an_assessment(
     assert {m.name for m in against} == {"retained_all", "retained_small"}
     assert any("sub-0_FLAIR is left out: it has no lesion" in text for text in section.findings)
     assert any("2 subjects" in text for text in section.findings)
+
+
+def test_a_mask_that_does_not_fit_is_found_out_first(
+    folder: Path, make_run: Callable[..., Run], mask: Mask, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("sub-1_FLAIR.nii.gz", "sub-2_FLAIR.nii.gz"):
+        shutil.copyfile(folder / name, data / name)
+    _write(data / "sub-2_lesions.nii.gz", np.ones((2, SIZE, SIZE - 1), bool), np.eye(4))
+    run = make_run(tmp_path / "run", mask, ("student",))
+    report = tmp_path / "report"
+    for section in ("lesions", "inserted"):
+        with pytest.raises(DataError, match=r"sub-2_lesions.*2 x 32 x 31 voxels"):
+            assess(run, data, in_pytorch=True, int8=False, sections=[section], out=report)
+    assert not report.exists()
+    done = assess(run, data, in_pytorch=True, int8=False, sections=["volumes"])
+    assert [section.reason for section in done.sections] == [None]
 
 
 def test_no_lesions_at_all(make_run: Callable[..., Run], mask: Mask, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from kdmri_bench.assessment.data import AssessedVolume, Data, load
+from kdmri_bench.assessment.annotations import annotation_of
+from kdmri_bench.assessment.data import AssessedVolume, Data, in_air, load
 from kdmri_bench.assessment.margins import load_margins
 from kdmri_bench.assessment.networks import (
     ZERO_FILLED,
@@ -37,6 +38,7 @@ SCHEMA: Final = 1
 REPORT: Final = "assessment.json"
 PAGE: Final = "assessment.html"
 
+_ANNOTATED: Final = {"lesions", "inserted"}  # sections that read where lesions are
 _LAST: Final = "verdict"  # it judges what the others found
 _KIND: Final = "kdmri-edge assessment"
 
@@ -54,6 +56,7 @@ class Assessment:
         matrix: side of the images in pixels.
         margins: see `Margins.to_dict`.
         options: what was asked for.
+        notes: what has to be known of the volumes, in sentences.
         sections: what was found, in the order of the page.
         provenance: revision, machine, versions and seed.
         attribution: whom to thank for data that networks were trained on.
@@ -70,6 +73,7 @@ class Assessment:
     sections: Sequence[Section]
     provenance: Mapping[str, Any]
     attribution: Sequence[str] = ()
+    notes: Sequence[str] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
 
     def section(self, name: str) -> Section | None:
@@ -90,6 +94,7 @@ class Assessment:
                 "matrix": self.matrix,
                 "margins": dict(self.margins),
                 "options": dict(self.options),
+                "notes": list(self.notes),
                 "sections": [section.to_dict() for section in self.sections],
                 "provenance": dict(self.provenance),
                 "attribution": list(self.attribution),
@@ -172,6 +177,7 @@ def assess(
     Raises:
         BenchError: Nothing to assess, networks of different masks, an unknown section, or margins
             that are none.
+        DataError: A mask of lesions, or a table of boxes, does not fit its volume.
         KdmriError: A network or a volume is missing or damaged.
         MissingExtraError: scikit-image or matplotlib is not installed.
         OutputError: `out` cannot be written to.
@@ -195,6 +201,9 @@ def assess(
     )
     for folder in other_data:
         find_volumes(Path(folder))  # a wrong path is found out now, too
+    annotations = []
+    if _ANNOTATED & set(chosen):  # and a mask that does not fit its volume
+        annotations = [annotation_of(volume, sources[0].matrix) for volume in volumes]
     options = Options(seed=seed, other_data=tuple(Path(folder) for folder in other_data))
     with opened(sources, int8=int8, threads=threads, in_pytorch=in_pytorch) as (found, missing):
         study = Study(
@@ -203,6 +212,7 @@ def assess(
             volumes=volumes,
             margins=stated,
             options=options,
+            annotations=annotations,
             replaced=replaced,
         )
         _measure(study, chosen)
@@ -262,6 +272,7 @@ def _assessment(
         matrix=study.matrix,
         margins=study.margins.to_dict(),
         options=options,
+        notes=in_air(study.volumes, study.matrix),
         sections=list(study.sections.values()),
         provenance=provenance(study.options.seed),
         attribution=list(dict.fromkeys(str(text) for text in thanks if text)),
@@ -277,6 +288,8 @@ def _volume(volume: AssessedVolume, sources: Sequence[Source]) -> dict[str, Any]
         "sha256": case.sha256,
         "slices": case.count,
         "first_slice": volume.first,
+        "stored_matrix": list(volume.own),
+        "air": volume.air,
         "seen_in_training": [s.name for s in sources if case.sha256 in s.hashes],
     }
 

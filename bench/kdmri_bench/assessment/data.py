@@ -25,8 +25,9 @@ from kdmri_edge.distillation.request import PHANTOM
 from kdmri_edge.errors import BenchError
 from kdmri_edge.models.protocol import reads_coils
 from kdmri_edge.utils.console import progress
+from kdmri_edge.utils.files import sha256_bytes
 
-__all__ = ["LABELS", "SEED", "AssessedVolume", "Data", "brought", "load", "undersampled"]
+__all__ = ["LABELS", "SEED", "AssessedVolume", "Data", "brought", "in_air", "load", "undersampled"]
 
 LABELS: Final = LESION_MASK
 
@@ -49,12 +50,17 @@ class AssessedVolume:
         file: where it was read from; None of what was given as arrays.
         first: number, in the volume, of the first slice that is assessed.
         voxel_mm: along (S, H, W) at the networks' matrix; None where the file does not tell.
+        own: (H, W) of the volume as it was read.
+        air: share of the image that is air, which it was set in since it is smaller than the
+            matrix; 0 where it is not.
     """
 
     case: Case
     file: Path | None = None
     first: int = 0
     voxel_mm: tuple[float, float, float] | None = None
+    own: tuple[int, int] = (0, 0)
+    air: float = 0.0
 
     @property
     def target(self) -> NDArray[np.float32]:
@@ -66,6 +72,35 @@ class AssessedVolume:
     def slices(self) -> range:
         """Numbers, in the volume, of the slices that are assessed."""
         return range(self.first, self.first + self.case.count)
+
+
+def air_around(volume: Volume, matrix: int) -> float:
+    """Return the share of the image that is air where `brought` sets a volume in it, else 0."""
+    if volume.kspace is not None or is_large_enough(volume, (matrix, matrix)):
+        return 0.0
+    sizes = (1.0, 1.0) if volume.voxel_mm is None else volume.voxel_mm[1:]
+    own = [pixels * mm for pixels, mm in zip(volume.matrix, sizes, strict=True)]
+    field = [max(pixels, matrix) * mm for pixels, mm in zip(volume.matrix, sizes, strict=True)]
+    return 1 - own[0] * own[1] / max(field) ** 2
+
+
+def in_air(volumes: Sequence[AssessedVolume], matrix: int) -> list[str]:
+    """Say which volumes were set in air, and what that does to averages over the image.
+
+    Args:
+        volumes: What is assessed.
+        matrix: Side of their images.
+    """
+    names: dict[tuple[tuple[int, int], float], list[str]] = {}
+    for volume in volumes:
+        if volume.air:
+            names.setdefault((volume.own, volume.air), []).append(volume.case.name)
+    return [
+        f"{', '.join(own)}: {height} x {width} pixels, set in air to {matrix} x {matrix}. PSNR and"
+        f" SSIM are means over the air, too, {air:.0%} of the image: PSNR may be up to"
+        f" {-10 * np.log10(1 - air):.1f} dB higher than over the volume's own area."
+        for ((height, width), air), own in names.items()
+    ]
 
 
 def brought(volume: Volume, matrix: int) -> Volume:
@@ -81,7 +116,7 @@ def brought(volume: Volume, matrix: int) -> Volume:
     Raises:
         DataError: See `to_matrix`.
     """
-    if volume.kspace is not None or is_large_enough(volume, (matrix, matrix)):
+    if not air_around(volume, matrix):
         return to_matrix(volume, matrix)
     shape = (max(volume.matrix[0], matrix), max(volume.matrix[1], matrix))
     affine = volume.affine
@@ -129,7 +164,7 @@ def load(
         slices: Keep so many slices around the middle of each volume; None keeps all.
 
     Raises:
-        BenchError: No volume, or subjects that are not there.
+        BenchError: No volume, subjects that are not there, or the same images twice.
         DataError: A volume is unreadable.
     """
     single = isinstance(data, str | os.PathLike | Volume | Scan)
@@ -162,7 +197,26 @@ def load(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise BenchError(f"Two volumes are called {twice}.", "Name each folder once.")
+    _check_apart(found)
     return found
+
+
+def _check_apart(volumes: Sequence[AssessedVolume]) -> None:
+    """Refuse images that are there twice, under whatever names: intervals would be too narrow."""
+    known: dict[str, AssessedVolume] = {}
+    for volume in volumes:
+        first = known.setdefault(sha256_bytes(volume.target.tobytes()), volume)
+        if first is not volume:
+            whose = (
+                f"subjects {first.case.subject} and {volume.case.subject}"
+                if first.case.subject != volume.case.subject
+                else f"subject {volume.case.subject}"
+            )
+            raise BenchError(
+                f"{first.case.name} and {volume.case.name} of {whose} hold the same images, which"
+                " would count twice.",
+                "Leave one of them out.",
+            )
 
 
 def _read(each: VolumeFile | Volume | Scan, source: Source, slices: int | None) -> AssessedVolume:
@@ -172,7 +226,9 @@ def _read(each: VolumeFile | Volume | Scan, source: Source, slices: int | None) 
         loaded = read_coils(each) if reads_coils(source.spec) else read_found(each)
     else:
         loaded = each
+    own, air = loaded.matrix, 0.0
     if isinstance(loaded, Volume):
+        air = air_around(loaded, source.matrix)
         loaded = brought(loaded, source.matrix)
     case = undersampled(source, loaded)
     kept = central_slices(case, slices)
@@ -181,4 +237,6 @@ def _read(each: VolumeFile | Volume | Scan, source: Source, slices: int | None) 
         file=file,
         first=(case.count - kept.count) // 2,
         voxel_mm=loaded.voxel_mm,
+        own=own,
+        air=air,
     )

@@ -19,7 +19,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kdmri_bench.assessment.annotations import annotation_of
 from kdmri_bench.assessment.data import AssessedVolume
 from kdmri_bench.assessment.lesions import caution
 from kdmri_bench.assessment.networks import ZERO_FILLED
@@ -631,10 +630,9 @@ def measure(study: Study) -> Section:
             NAME, TITLE, "Lesions are inserted into scans of one coil, not into simulated coils."
         )
     grid = replace(QUICK, seed=study.options.seed)
-    annotations = [annotation_of(volume, study.matrix) for volume in study.volumes]
     scenes = scenes_of(
         study.volumes, grid, slices=study.options.slices,
-        lesions=[None if one is None else one.mask for one in annotations],
+        lesions=[None if one is None else one.mask for one in study.annotations],
     )  # fmt: skip
     if not scenes:
         return Section.without(NAME, TITLE, "No slice has a place where all around is even tissue.")

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kdmri_bench.assessment.annotations import annotation_of, nothing_beside
+from kdmri_bench.assessment.annotations import Annotation, nothing_beside
 from kdmri_bench.assessment.data import AssessedVolume
 from kdmri_bench.assessment.networks import ZERO_FILLED
 from kdmri_bench.assessment.sections import Measure, Section, Table, of_interval
@@ -409,24 +409,20 @@ class AnnotatedVolume:
 
 
 def annotated(
-    volumes: Sequence[AssessedVolume], matrix: int
+    volumes: Sequence[AssessedVolume], annotations: Sequence[Annotation | None]
 ) -> tuple[list[AnnotatedVolume], dict[str, str]]:
     """Find the volumes beside which lesions are annotated.
 
     Args:
         volumes: What is assessed.
-        matrix: Side of their images.
+        annotations: Of each of them, see `annotations.annotation_of`.
 
     Returns:
         Them, and by name why others have no sections.
-
-    Raises:
-        DataError: An annotation is unreadable, or of another geometry than its volume.
     """
     found, without = [], {}
-    for index, volume in enumerate(volumes):
+    for index, (volume, annotation) in enumerate(zip(volumes, annotations, strict=True)):
         name = volume.case.name
-        annotation = annotation_of(volume, matrix)
         if annotation is None:
             without[name] = nothing_beside(volume.file)
             continue
@@ -469,7 +465,7 @@ def chosen(group: str, small: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def measure(study: Study) -> Section:
     """Measure what each network retains of the lesions that are annotated beside the volumes."""
-    volumes, without = annotated(study.volumes, study.matrix)
+    volumes, without = annotated(study.volumes, study.annotations)
     if not volumes:
         why = "; ".join(f"{name}: {reason}" for name, reason in without.items())
         return Section.without(NAME, TITLE, f"There is no lesion to measure on: {why}.")

@@ -80,6 +80,7 @@ def _header(assessment: Assessment, title: str) -> str:
         for volume in assessment.volumes
         if volume["seen_in_training"]
     ]
+    notices += assessment.notes
     if len(subjects) < 2:
         notices.append("There is one subject: no interval can be given, and no verdict.")
     notices += [f"{one['key']} was not assessed: {one['reason']}" for one in assessment.missing]

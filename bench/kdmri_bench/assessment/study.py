@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_bench.assessment.annotations import Annotation
 from kdmri_bench.assessment.data import AssessedVolume
 from kdmri_bench.assessment.margins import Margins
 from kdmri_bench.assessment.networks import FLOAT, ZERO_FILLED, AssessedNetwork
@@ -72,6 +73,8 @@ class Study:
         volumes: the test volumes.
         margins: largest losses that count as none.
         options: what the user chose.
+        annotations: where the lesions of each volume are, None where nothing lies beside it; empty
+            where no section asks.
         replaced: the other network is to take the place of the teacher's: they are compared in
             equal precisions.
         sections: what was found so far, by name; the verdict reads it.
@@ -82,6 +85,7 @@ class Study:
     volumes: Sequence[AssessedVolume]
     margins: Margins
     options: Options = field(default_factory=Options)
+    annotations: Sequence[Annotation | None] = ()
     replaced: bool = False
     sections: dict[str, Section] = field(default_factory=dict)
     _made: dict[str, list[Images]] = field(default_factory=dict, repr=False)

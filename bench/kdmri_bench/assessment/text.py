@@ -17,7 +17,8 @@ __all__ = ["markdown", "plain"]
 
 def plain(assessment: Assessment) -> str:
     """Return the figures of all sections, one a line, and why others could not be measured."""
-    return "\n\n".join(_section(section) for section in assessment.sections)
+    parts = [f"Note: {note}" for note in assessment.notes]
+    return "\n\n".join([*parts, *(_section(section) for section in assessment.sections)])
 
 
 def _section(section: Section) -> str:
@@ -59,6 +60,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f" {report['mask']['name']}; margins {report['margins']['name']!r}, SHA-256"
         f" {report['margins']['sha256'][:12]}."
     ]
+    parts += report.get("notes", [])
     sections = {section["name"]: section for section in report["sections"]}
     for name, titles in _TABLES.items():
         section = sections.get(name)
