@@ -578,6 +578,7 @@ def assess(
     seed: int = 0,
     threads: int | None = None,
     in_pytorch: bool = False,
+    page_size: int | str = "1MB",
     out: str | os.PathLike[str] | None = None,
 ) -> Assessment:
     """Measure what compression does to images, for the people who decide about its use.
@@ -602,6 +603,8 @@ def assess(
         seed: Of all that is drawn.
         threads: CPU threads; None leaves the runtime's choice.
         in_pytorch: Run checkpoints in PyTorch, int8 as its layers would round; export nothing.
+        page_size: Largest page, in bytes or as text; pictures that would make it larger are left
+            out, the most telling last.
         out: Folder that the report is also saved in.
 
     Raises:
@@ -625,6 +628,7 @@ def assess(
         seed=seed,
         threads=threads,
         in_pytorch=in_pytorch,
+        page_size=page_size,
         out=out,
     )
     return done

@@ -488,6 +488,7 @@ def test_a_retrained_network_is_compared_with_the_old_one(
         (["nothing", "--data", "."], 1, "does not exist"),
         (["dccnn-edge@brain-4x", "--data", ".", "--threads", "0"], 2, "'--threads'"),
         (["dccnn-edge@brain-4x", "--data", ".", "--seed", "-1"], 2, "'--seed'"),
+        (["dccnn-edge@brain-4x", "--data", ".", "--page-size", "big"], 1, "no number of bytes"),
         (["dccnn-edge@brain-4x", "--data", ".", "--sections", ","], 2, "names nothing"),
         (["--compare", *2 * ["dccnn-edge@brain-4x"], "--data", "."], 2, "twice"),
         (["dccnn-edge@brain-4x", "--data", ".", "--subjects", ""], 2, "names nothing"),
@@ -547,6 +548,24 @@ def test_a_browser_opens_the_page_without_errors_or_requests(
     assert found["linked"]
     assert found["named"], "a picture says nothing to who does not see it"
     assert not found["overflow"], "the page scrolls sideways as a whole"
+
+
+def test_pictures_are_left_out_where_the_page_would_be_too_large(done: Assessment) -> None:
+    whole = build(done)
+    assert whole.count("<img") == sum(
+        len(picture.tiles) for s in done.sections for g in s.galleries for picture in g.pictures
+    )
+    assert "--page-size" not in whole
+    bare = len(build(dataclasses.replace(done, page_size=1)).encode())
+    for part in (0.5, 0.9, 0.999):
+        limit = bare + int(part * (len(whole.encode()) - bare))
+        page = build(dataclasses.replace(done, page_size=limit))
+        assert len(page.encode()) <= limit
+        assert "pictures are left out" in page
+        shown = [len(gallery) for gallery in re.findall('<div class="gallery">.*?</h4>', page)]
+        assert len(shown) == 3  # the first picture of each gallery comes before the second of any
+    assert "<img" not in build(dataclasses.replace(done, page_size=1))
+    assert "3 of 3 pictures are left out" in build(dataclasses.replace(done, page_size=1))
 
 
 def test_a_section_without_figures_is_shown_with_its_reason(done: Assessment) -> None:

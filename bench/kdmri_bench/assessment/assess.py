@@ -20,6 +20,7 @@ from kdmri_bench.assessment.networks import (
     opened,
     teacher_of,
 )
+from kdmri_bench.assessment.page import PAGE_SIZE, build
 from kdmri_bench.assessment.sections import SECTIONS, Section
 from kdmri_bench.assessment.study import Options, Study
 from kdmri_bench.planning.sources import Networks, Source, runs_of
@@ -31,6 +32,7 @@ from kdmri_edge.utils.console import progress, say
 from kdmri_edge.utils.extras import load_attribute, require
 from kdmri_edge.utils.files import atomic_path, check_writable, damaged, read_json
 from kdmri_edge.utils.provenance import provenance
+from kdmri_edge.utils.reading import parse_size
 
 __all__ = ["REPORT", "SCHEMA", "Assessment", "assess", "read_assessment"]
 
@@ -60,6 +62,8 @@ class Assessment:
         sections: what was found, in the order of the page.
         provenance: revision, machine, versions and seed.
         attribution: whom to thank for data that networks were trained on.
+        page_size: bytes of the page, beyond which pictures are left out.
+        files: where it was saved, by kind.
     """
 
     networks: Sequence[Mapping[str, Any]]
@@ -74,6 +78,7 @@ class Assessment:
     provenance: Mapping[str, Any]
     attribution: Sequence[str] = ()
     notes: Sequence[str] = ()
+    page_size: int = PAGE_SIZE
     files: Mapping[str, Path] = field(default_factory=dict)
 
     def section(self, name: str) -> Section | None:
@@ -111,8 +116,6 @@ class Assessment:
         Raises:
             OutputError: The folder cannot be written to, or the disk is full.
         """
-        from kdmri_bench.assessment.page import build
-
         out = Path(folder)
         names = {"html": PAGE, "json": REPORT}
         with contextlib.ExitStack() as stack:
@@ -125,8 +128,6 @@ class Assessment:
         return {kind: out / name for kind, name in names.items()}
 
     def _repr_html_(self) -> str:
-        from kdmri_bench.assessment.page import build
-
         return build(self)
 
 
@@ -146,6 +147,7 @@ def assess(
     threads: int | None = None,
     in_pytorch: bool = False,
     replaced: bool = False,
+    page_size: int | str = PAGE_SIZE,
     out: str | os.PathLike[str] | None = None,
 ) -> Assessment:
     """Measure what compression does to images, for the people who decide about its use.
@@ -172,6 +174,8 @@ def assess(
         in_pytorch: Run checkpoints in PyTorch, int8 as its layers would round, and export nothing.
         replaced: The other network is to take the place of `teacher`, as `--compare` has it: both
             are compared in equal precisions.
+        page_size: Of the page, in bytes or as "4MB"; pictures that would make it larger are left
+            out, the most telling last.
         out: Folder that the report is saved in as well.
 
     Raises:
@@ -185,6 +189,7 @@ def assess(
     require("matplotlib", extra="bench")  # found out now, not after minutes
     require("skimage", extra="bench")
     chosen = _sections(sections)
+    size = page_size if isinstance(page_size, int) else parse_size(page_size, "--page-size")
     stated = load_margins(None if margins is None else Path(margins))
     if out is not None:
         check_writable(Path(out))
@@ -226,6 +231,7 @@ def assess(
                 "subjects": list(subjects),
             },
         )  # fmt: skip
+        done = replace(done, page_size=size)
     if out is None:
         return done
     return replace(done, files=done.save(out))

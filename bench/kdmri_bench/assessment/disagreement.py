@@ -241,9 +241,10 @@ def _picture(study: Study, pair: Pair, region: Region) -> Picture:
     white = float(np.percentile(images["fully sampled"], 99.5)) or 1.0
     place = _around(region, target.shape[1:])
     name = volume.case.name
+    shown, around = _to_find_it(images[pair.candidate.key], place)
     whole = grey(
         f"{pair.candidate.key}, whole slice", f"{name}, slice {volume.slices[n]}",
-        _turned(_framed(images[pair.candidate.key], place, white)), white,
+        _turned(_framed(shown, around, white)), white,
     )  # fmt: skip
     tiles = [whole]
     tiles += [
@@ -286,6 +287,22 @@ def _around(region: Region, shape: tuple[int, ...]) -> tuple[slice, slice]:
         start = min(max(0, middle - side // 2), size - side)
         parts.append(slice(start, start + side))
     return parts[0], parts[1]
+
+
+def _to_find_it(
+    image: NDArray[Any], place: tuple[slice, slice]
+) -> tuple[NDArray[Any], tuple[slice, slice]]:
+    """Return a slice, at half its size where it is large, and a region of it.
+
+    It shows where the region lies, which the enlarged pictures show in full: a quarter of the
+    page's bytes is enough for that.
+    """
+    if min(image.shape) < 2 * _SIDE:
+        return image, place
+    height, width = (size // 2 for size in image.shape)
+    halved = image[: 2 * height, : 2 * width].reshape(height, 2, width, 2).mean((1, 3))
+    rows, columns = (slice(part.start // 2, part.stop // 2) for part in place)
+    return halved, (rows, columns)
 
 
 def _framed(image: NDArray[Any], place: tuple[slice, slice], white: float) -> Values:

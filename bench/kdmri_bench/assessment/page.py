@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +14,10 @@ from kdmri_bench.results.figures import NOTHING
 if TYPE_CHECKING:
     from kdmri_bench.assessment.assess import Assessment
 
-__all__ = ["build"]
+__all__ = ["PAGE_SIZE", "build"]
+
+PAGE_SIZE: Final = 1_000_000
+"""Bytes that a page has at most where nothing else is asked for: mail and archives take it."""
 
 _FIRST: Final = "verdict"  # what the page begins with, though it is found last
 
@@ -23,9 +27,62 @@ def build(assessment: Assessment) -> str:
 
     It holds its style, its script and its pictures (data URIs); opening it asks no server for
     anything. It follows the reader's choice of light or dark, and is printed in light colours.
+
+    Pictures are taken as far as `Assessment.page_size` allows, the first of each gallery before the
+    second of any; galleries say how many are left out. Figures are never left out, so that a page
+    of very many networks may be larger.
     """
+    every = sorted(assessment.sections, key=lambda section: section.name != _FIRST)
+    bare = [replace(section, galleries=()) for section in every]
+    room = assessment.page_size - len(_page(assessment, bare).encode())
+    return _page(assessment, _fitting(every, room, assessment.page_size))
+
+
+_SAID: Final = 400  # bytes around the pictures of a gallery, with what it says of those left out
+
+
+def _fitting(sections: Sequence[Section], room: int, limit: int) -> list[Section]:
+    """Return sections with as many pictures as there is room for, in bytes."""
+    galleries = [gallery for section in sections for gallery in section.galleries]
+    taken = [0] * len(galleries)
+    open_ones = set(range(len(galleries)))
+    for turn in range(max((len(gallery.pictures) for gallery in galleries), default=0)):
+        for n, gallery in enumerate(galleries):
+            if n not in open_ones or turn >= len(gallery.pictures):
+                continue
+            size = len(_picture(gallery.pictures[turn]).encode())
+            size += 0 if turn else _SAID + len(gallery.title) + len(gallery.note)
+            if size > room:
+                open_ones.discard(n)
+                continue
+            room -= size
+            taken[n] = turn + 1
+    counts = iter(taken)
+    return [
+        replace(
+            section,
+            galleries=tuple(_cut(gallery, next(counts), limit) for gallery in section.galleries),
+        )
+        for section in sections
+    ]
+
+
+def _cut(gallery: Gallery, count: int, limit: int) -> Gallery:
+    """Keep the first pictures of a gallery, and say so where there are more."""
+    every = len(gallery.pictures)
+    if count == every:
+        return gallery
+    said = (
+        f"{every - count} of {every} pictures are left out, so that the page stays below"
+        f" {limit / 1e6:g} MB (--page-size)."
+    )
+    return replace(
+        gallery, pictures=gallery.pictures[:count], note=f"{gallery.note} {said}".strip()
+    )
+
+
+def _page(assessment: Assessment, sections: Sequence[Section]) -> str:
     title = _title(assessment)
-    sections = sorted(assessment.sections, key=lambda section: section.name != _FIRST)
     names = {str(network["key"]): str(network["key"]) for network in assessment.networks}
     body = "".join(
         [

@@ -73,6 +73,11 @@ __all__ = ["assess"]
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all that is drawn."
 )
 @threads_option("the runtime's choice")
+@click.option(
+    "--page-size", metavar="SIZE", default="1MB", show_default=True,
+    help="Largest page: pictures that would make it larger are left out, the most telling last, and"
+    " the page says how many. The figures of all are in the report.",
+)  # fmt: skip
 @json_option("Print the report as JSON.")
 def assess(
     networks: tuple[Path, ...],
@@ -91,6 +96,7 @@ def assess(
     other_data: tuple[Path, ...],
     seed: int,
     threads: int | None,
+    page_size: str,
     as_json: bool,
 ) -> None:
     """Measure what compression does to images, for those who decide about its use.
@@ -147,6 +153,7 @@ def assess(
         seed=seed,
         threads=threads,
         replaced=compare is not None,
+        page_size=page_size,
         out=out or Path("kdmri-assessment"),
     )
     say(f"Page to open in a browser: {done.files['html']}")
