@@ -169,11 +169,43 @@ def _not_onnx(graph: Path | bytes) -> ExportError:
     return ExportError("The graph is no ONNX graph.", "Export it again.")
 
 
+_WRITTEN_OUT: Final = "ai.onnx"
+"""The standard domain's name, which the empty text stands for, too: files have both."""
+
+
+def _name_standard_domain(model: Any) -> None:
+    """Call the standard domain by the empty text throughout a graph, in place.
+
+    A file may mix both spellings, which the shape inference of onnx does not take for one.
+    """
+
+    def name(nodes: Iterable[Any]) -> None:
+        for node in nodes:
+            if node.domain == _WRITTEN_OUT:
+                node.domain = ""
+            for held in node.attribute:
+                for graph in (held.g, *held.graphs) if held.HasField("g") else held.graphs:
+                    name(graph.node)
+
+    name(model.graph.node)
+    for function in model.functions:
+        name(function.node)
+    for owner in (model, *model.functions):
+        empty = any(entry.domain == "" for entry in owner.opset_import)
+        for at in reversed(range(len(owner.opset_import))):
+            if owner.opset_import[at].domain == _WRITTEN_OUT:
+                if empty:  # it is there twice
+                    del owner.opset_import[at]
+                else:
+                    owner.opset_import[at].domain, empty = "", True
+
+
 def load_graph(graph: Path | bytes | Any) -> Any:
     """Read an ONNX graph; weights that lie in files beside it are left there.
 
     Args:
-        graph: A .onnx file, its bytes, or an `onnx.ModelProto`, which is returned.
+        graph: A .onnx file, its bytes, or an `onnx.ModelProto`, which is returned. Of what is read
+            the standard domain is the empty text, as most files write it.
 
     Raises:
         ExportError: It is missing, no ONNX graph, or lacks a file of weights.
@@ -193,6 +225,7 @@ def load_graph(graph: Path | bytes | Any) -> Any:
         raise
     except Exception as error:  # protobuf's own exception types differ between its versions
         raise _not_onnx(graph) from error
+    _name_standard_domain(model)
     if not model.graph.node:
         raise _not_onnx(graph)
     if isinstance(graph, Path):

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -18,13 +18,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from kdmri_edge.cli import main
 from kdmri_edge.errors import ExportError, KdmriError, ParityError
 from kdmri_export import runtime_check
-from kdmri_export.graph_check import load_graph
+from kdmri_export.graph_check import check_graph, load_graph
 from kdmri_export.passes.onnx_fourier import fix_shapes, replace_transforms
-from kdmri_export.rewrite import rewrite_graph
+from kdmri_export.rewrite import _with_float_ports, rewrite_graph
 from kdmri_export.runtime_check import Verdict, ask_targets
 from kdmri_export.targets.onnx import quiet
 
@@ -620,3 +621,54 @@ def test_changed_bytes_are_one_sentence(seed: int, tmp_path: Path) -> None:
         said = str(error)
     assert said.endswith(".")
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(("nodes", "opset"), [("ai.onnx", "ai.onnx"), ("ai.onnx", ""),
+                                              ("", "ai.onnx")])  # fmt: skip
+def test_the_standard_domain_may_be_written_out(nodes: str, opset: str, tmp_path: Path) -> None:
+    made, constants = transform(1)
+    made.append(helper.make_node("Mul", ["y", "two"], ["z"]))
+    for node in made:
+        node.domain = nodes
+    model = graph_of(made, (2, 8, 2), constants={**constants, "two": np.float32(2)}, outputs=["z"])
+    model.opset_import[0].domain = opset
+    onnx.save(model, tmp_path / "written-out.onnx")
+    counts, findings = check_graph(tmp_path / "written-out.onnx", "onnx")
+    assert (counts, findings) == ({"DFT": 1, "Mul": 1}, [])
+    loaded = load_graph(tmp_path / "written-out.onnx")
+    assert replace_transforms(loaded).transforms == 1
+    x = drawn((2, 8, 2))
+    close(run(loaded, x)[0], parts(2 * np.fft.fft(complex_of(x), axis=1)))
+
+
+def test_bfloat16_is_compared_in_numbers_that_numpy_has(tmp_path: Path) -> None:
+    made, constants = transform(1)
+    kind = TensorProto.BFLOAT16
+    wide = _with_float_ports(graph_of(made, (2, 8, 2), constants=constants, kind=kind))
+    assert {p.type.tensor_type.elem_type for p in (*wide.graph.input, *wide.graph.output)} == {
+        FLOAT
+    }
+    x = drawn((2, 8, 2))
+    onnx.save(wide, tmp_path / "wide.onnx")
+    evaluator = ReferenceEvaluator(str(tmp_path / "wide.onnx"))
+    [found] = cast("Any", evaluator.run(None, {wide.graph.input[0].name: x}))
+    close(found, parts(np.fft.fft(complex_of(x), axis=1)), share=0.02)
+    plain = graph_of(made, (2, 8, 2), constants=constants)
+    assert _with_float_ports(plain) is plain
+
+
+@pytest.mark.nightly  # four processes
+def test_graphs_in_bfloat16_are_compared_by_what_computes_them(tmp_path: Path) -> None:
+    made, constants = transform(1)
+    made.append(helper.make_node("Mul", ["y", "two"], ["z"]))
+    kind = TensorProto.BFLOAT16
+    two = np.float32(2).astype(helper.tensor_dtype_to_np_dtype(kind))
+    model = graph_of(made, (2, 8, 2), constants={**constants, "two": two}, outputs=["z"], kind=kind)
+    onnx.save(model, tmp_path / "rounded.onnx")
+    done = rewrite_graph(tmp_path / "rounded.onnx", tmp_path / "out.onnx")
+    assert done.transforms == 1
+    assert done.against.startswith("ONNX's reference implementation")  # no CPU kernel has it
+    written = onnx.load(tmp_path / "out.onnx")
+    ports = (*written.graph.input, *written.graph.output)
+    assert {port.type.tensor_type.elem_type for port in ports} == {kind}
+    assert kinds(written)["DFT"] == 0
