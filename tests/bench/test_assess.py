@@ -10,24 +10,28 @@ import subprocess
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from torch import nn
 
+from kdmri_bench.assessment import robustness, study, verdict
 from kdmri_bench.assessment.assess import PAGE, REPORT, Assessment, assess, read_assessment
 from kdmri_bench.assessment.compare import compare_reports
 from kdmri_bench.assessment.data import brought, load
 from kdmri_bench.assessment.margins import load_margins
-from kdmri_bench.assessment.networks import describe, teacher_of
+from kdmri_bench.assessment.networks import AssessedNetwork, describe, teacher_of
 from kdmri_bench.assessment.page import build
 from kdmri_bench.assessment.sections import SECTIONS, Measure, Section, Table, over_subjects
+from kdmri_bench.assessment.study import Images, reconstructed
 from kdmri_bench.assessment.text import plain
 from kdmri_bench.assessment.verdict import judge
+from kdmri_bench.measuring.workspace import UNFINISHED
 from kdmri_bench.results.statistics import MARGIN
 from kdmri_edge.cli import main
+from kdmri_edge.data.case import Case
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.distillation.run_folder import Run
@@ -36,6 +40,7 @@ from kdmri_edge.models.build import build_model
 from kdmri_edge.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.masks import Mask, variable_density_lines
+from kdmri_edge.runtime.pipeline import Pipeline
 from kdmri_edge.utils.extras import load_attribute
 
 MATRIX = 32
@@ -205,6 +210,7 @@ def test_networks_of_complex_images_and_of_coils_are_assessed(
     assert reasons["volumes"] is None
     assert reasons["disagreement"] is None
     assert (reasons["robustness"] is None) != coils
+    assert not coils or "the images of several coils" in str(reasons["robustness"])
 
 
 def test_one_network_is_compared_with_none(run: Run, volumes: list[Volume]) -> None:
@@ -573,3 +579,74 @@ def test_a_section_without_figures_is_shown_with_its_reason(done: Assessment) ->
         dataclasses.replace(done, sections=[Section.without("volumes", "Volumes", "No <data>.")])
     )
     assert "Not measured: No &lt;data&gt;." in page
+
+
+def test_an_assessment_goes_on_where_it_was_cut_off(
+    run: Run,
+    volumes: list[Volume],
+    done: Assessment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    left, taken = 0, 0
+
+    def watched(network: AssessedNetwork, case: Case, advance: Callable[[int], object]) -> Images:
+        nonlocal left, taken
+        left, taken = left - 1, taken + 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return reconstructed(network, case, advance)
+
+    def again(volumes_before_the_cut: int, **changes: Any) -> Assessment:
+        nonlocal left, taken
+        left, taken = volumes_before_the_cut, 0
+        return assess(run, volumes, in_pytorch=True, out=out, **changes)
+
+    monkeypatch.setattr(study, "reconstructed", watched)
+    with pytest.raises(KeyboardInterrupt):
+        again(4)  # the teacher's three, one of the student's
+    assert (out / UNFINISHED).is_dir()
+    assert not (out / REPORT).exists()
+    with pytest.raises(KeyboardInterrupt):
+        again(4)  # the student's three, one of its int8 copy
+    assert taken == 5
+    monkeypatch.setattr(robustness, "_aimed", _interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        again(99)
+    assert taken == 3
+    monkeypatch.undo()
+    monkeypatch.setattr(study, "reconstructed", watched)
+    monkeypatch.setattr(Pipeline, "reconstruct", _interrupted)  # robustness has all that needs it
+    finished = again(0)
+    assert taken == 0
+    assert not (out / UNFINISHED).exists()
+    assert {**finished.to_dict(), "provenance": None} == {**done.to_dict(), "provenance": None}
+    page, expected = (
+        build(dataclasses.replace(one, provenance=done.provenance)) for one in (finished, done)
+    )
+    assert page == expected
+
+
+def test_what_was_kept_is_of_what_was_asked(
+    run: Run, volumes: list[Volume], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"in_pytorch": True, "int8": False, "out": tmp_path}
+    monkeypatch.setattr(verdict, "measure", _interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        assess(run, volumes, sections=["volumes", "verdict"], **asked)
+    [kept] = tmp_path.glob(f"{UNFINISHED}/*/sections")
+    with pytest.raises(KeyboardInterrupt):
+        assess(run, volumes, sections=["disagreement", "verdict"], **asked)
+    assert len(list(kept.iterdir())) == 2  # other sections of the same networks and volumes
+    with pytest.raises(KeyboardInterrupt):
+        assess(run, volumes[:2], sections=["volumes", "verdict"], **asked)
+    assert len(list(tmp_path.glob(f"{UNFINISHED}/*/sections"))) == 2
+    file = next(kept.glob("volumes*"))
+    file.write_text("{}")
+    with pytest.raises(BenchError, match="is damaged"):
+        assess(run, volumes, sections=["volumes"], **asked)
+
+
+def _interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt

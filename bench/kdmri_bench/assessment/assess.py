@@ -6,12 +6,16 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from kdmri_bench.assessment.annotations import annotation_of
 from kdmri_bench.assessment.data import AssessedVolume, Data, in_air, load
+from kdmri_bench.assessment.kept import Kept, identity
 from kdmri_bench.assessment.margins import load_margins
 from kdmri_bench.assessment.networks import (
     ZERO_FILLED,
@@ -23,15 +27,23 @@ from kdmri_bench.assessment.networks import (
 from kdmri_bench.assessment.page import PAGE_SIZE, build
 from kdmri_bench.assessment.sections import SECTIONS, Section
 from kdmri_bench.assessment.study import Options, Study
+from kdmri_bench.measuring.workspace import ASSESSMENT, workspace
 from kdmri_bench.planning.sources import Networks, Source, runs_of
 from kdmri_bench.planning.testdata import run_split
 from kdmri_bench.results.schema import finite
+from kdmri_edge import __version__
 from kdmri_edge.data.datasets import find_volumes
 from kdmri_edge.errors import BackendError, BenchError, DataError, MaskError, MissingExtraError
 from kdmri_edge.utils.console import progress, say
 from kdmri_edge.utils.extras import load_attribute, require
-from kdmri_edge.utils.files import atomic_path, check_writable, damaged, read_json
-from kdmri_edge.utils.provenance import provenance
+from kdmri_edge.utils.files import (
+    atomic_path,
+    check_writable,
+    damaged,
+    read_json,
+    sha256_bytes,
+)
+from kdmri_edge.utils.provenance import cpu, git_revision, provenance, versions
 from kdmri_edge.utils.reading import parse_size
 
 __all__ = ["REPORT", "SCHEMA", "Assessment", "assess", "read_assessment"]
@@ -176,7 +188,8 @@ def assess(
             are compared in equal precisions.
         page_size: Of the page, in bytes or as "4MB"; pictures that would make it larger are left
             out, the most telling last.
-        out: Folder that the report is saved in as well.
+        out: Folder that the report is saved in as well. What is measured is kept below it until
+            then, so that the same call goes on where one was cut off.
 
     Raises:
         BenchError: Nothing to assess, networks of different masks, an unknown section, or margins
@@ -210,7 +223,10 @@ def assess(
     if _ANNOTATED & set(chosen):  # and a mask that does not fit its volume
         annotations = [annotation_of(volume, sources[0].matrix) for volume in volumes]
     options = Options(seed=seed, other_data=tuple(Path(folder) for folder in other_data))
-    with opened(sources, int8=int8, threads=threads, in_pytorch=in_pytorch) as (found, missing):
+    with (
+        workspace(None if out is None else Path(out), ASSESSMENT) as place,
+        opened(sources, int8=int8, threads=threads, in_pytorch=in_pytorch) as (found, missing),
+    ):
         study = Study(
             networks=sorted(found, key=lambda one: against is None or one.name != against.name),
             teacher=None if against is None else against.name,
@@ -220,6 +236,8 @@ def assess(
             annotations=annotations,
             replaced=replaced,
         )
+        if out is not None:
+            study.kept = Kept(place.path / identity(_asked(study))[:16])
         _measure(study, chosen)
         done = _assessment(
             study, sources, missing, options={
@@ -232,9 +250,41 @@ def assess(
             },
         )  # fmt: skip
         done = replace(done, page_size=size)
-    if out is None:
-        return done
-    return replace(done, files=done.save(out))
+        return done if out is None else replace(done, files=done.save(out))
+
+
+def _asked(study: Study) -> dict[str, Any]:
+    """Return what the figures of an assessment depend on; the verdict is judged each time."""
+    return {
+        "networks": [network.to_dict() for network in study.networks],
+        "teacher": study.teacher,
+        "replaced": study.replaced,
+        "mask": study.mask.sha256,
+        "matrix": study.matrix,
+        "volumes": [_contents(volume) for volume in study.volumes],
+        "annotations": [
+            None if one is None else [one.kind, sha256_bytes(one.mask.tobytes())]
+            for one in study.annotations
+        ],
+        "options": asdict(study.options),
+        "other_data": [_stamp(folder) for folder in study.options.other_data],
+        "cpu": cpu(),
+        "versions": versions(),
+        "kdmri_edge": [__version__, git_revision()],
+    }
+
+
+def _contents(volume: AssessedVolume) -> list[Any]:
+    case = volume.case
+    arrays = (case.target, case.zero_filled)
+    hashes = [sha256_bytes(np.ascontiguousarray(one).tobytes()) for one in arrays]
+    return [case.name, case.subject, case.contrast, volume.first, volume.voxel_mm, *hashes]
+
+
+def _stamp(folder: Path) -> list[Any]:
+    """Return name, size and time of each file of other data."""
+    stats = [(file.path, file.path.stat()) for file in find_volumes(folder)]
+    return [[str(path), one.st_size, one.st_mtime_ns] for path, one in stats]
 
 
 def _sections(wanted: Sequence[str]) -> list[str]:
@@ -254,8 +304,10 @@ def _measure(study: Study, names: Sequence[str]) -> None:
     with progress("Assessing", len(names)) as advance:
         for name in names:
             row = SECTIONS[name]
+            make = partial(load_attribute(row.function), study)
             try:
-                study.sections[name] = load_attribute(row.function)(study)
+                kept = name != _LAST
+                study.sections[name] = study.kept.section(name, make) if kept else make()
             except (BackendError, DataError, MaskError, MissingExtraError) as error:
                 say(f"{row.title} is not measured: {error}")
                 study.sections[name] = Section.without(name, row.title, str(error))

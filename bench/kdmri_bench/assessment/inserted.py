@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -433,6 +434,32 @@ class Areas:
     retained: Mapping[tuple[float, float], Values]
     false: Mapping[float, int] = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "drawn": {
+                observer: [[*condition, values.tolist()] for condition, values in own.items()]
+                for observer, own in self.drawn.items()
+            },
+            "retained": [
+                [*condition, values.tolist()] for condition, values in self.retained.items()
+            ],
+            "false": [[least, count] for least, count in self.false.items()],
+        }
+
+    @classmethod
+    def of_json(cls, value: Mapping[str, Any]) -> Areas:
+        """Rebuild areas from `to_json`."""
+
+        def by_condition(rows: Sequence[Sequence[Any]]) -> dict[tuple[float, float], Values]:
+            return {(size, contrast): np.array(own) for size, contrast, own in rows}
+
+        return cls(
+            drawn={name: by_condition(rows) for name, rows in value["drawn"].items()},
+            retained=by_condition(value["retained"]),
+            false=dict(value["false"]),
+        )
+
     def area(self, observer: str, condition: tuple[float, float]) -> Interval:
         """Return an area with its interval."""
         return _interval(self.drawn[observer][condition])
@@ -608,6 +635,10 @@ def fully_sampled(images: NDArray[np.complex64]) -> NDArray[Any]:
     return shown(images.real)
 
 
+def _as_json(make: Callable[[], Areas]) -> dict[str, Any]:
+    return make().to_json()
+
+
 QUICK: Final = Grid(sizes_mm=(2.0, 4.0, 8.0), contrasts=(0.1, 0.2))
 """What `kdmri-edge assess` inserts; the project's own record has the whole grid."""
 
@@ -644,8 +675,10 @@ def measure(study: Study) -> Section:
         for network in study.each():
             road = reconstruction_of(source, None if network is None else network.pipeline)
             key = ZERO_FILLED if network is None else network.key
+            made = partial(measure_scenes, scenes, grid, road, weights, advance=advance)
             try:
-                found[key] = measure_scenes(scenes, grid, road, weights, advance=advance)
+                value = study.kept.values(NAME, key, partial(_as_json, made))
+                found[key] = Areas.of_json(value)
             except DataError as error:
                 return Section.without(NAME, TITLE, str(error))
     measures, patients = [], len(set(subjects))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_bench.assessment.data import AssessedVolume, load
-from kdmri_bench.assessment.networks import FLOAT, ZERO_FILLED
-from kdmri_bench.assessment.perturbations import PERTURBATIONS
+from kdmri_bench.assessment.networks import FLOAT, ZERO_FILLED, AssessedNetwork
+from kdmri_bench.assessment.perturbations import PERTURBATIONS, Perturbation
 from kdmri_bench.assessment.sections import Cell, Measure, Section, Table, over_subjects
 from kdmri_bench.assessment.study import Images, Study
 from kdmri_edge.data.datasets import VolumeFile, find_volumes
@@ -50,10 +51,13 @@ def measure(study: Study) -> Section:
     """Perturb the scans, and measure how far each network's images suffer."""
     spec = study.networks[0].source.spec
     if reads_coils(spec) or spec.reads is InputKind.KSPACE:
+        what = "k-space" if spec.reads is InputKind.KSPACE else "the images"
         return Section.without(
             NAME,
             TITLE,
-            "Perturbations are made of one coil's k-space, and these networks read several coils.",
+            "Noise, motion and lost lines are simulated in the k-space of one coil, and these"
+            f" networks read {what} of several coils, for which no such simulation has been"
+            " checked. What other sections say is of these networks.",
         )
     scans = [scan for volume in study.volumes if (scan := _scan(volume, study)) is not None]
     if not scans:
@@ -98,23 +102,34 @@ def _values(
     study: Study, scans: Sequence[_Scan]
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict[str, int]]]:
     """Return PSNR by perturbation, network and scan; and how many slices were refused."""
-    values: dict[str, dict[str, list[float]]] = {}
+    values: dict[str, dict[str, list[float]]] = {row.name: {} for row in PERTURBATIONS}
     refused: dict[str, dict[str, int]] = {}
     with progress("Robustness", len(PERTURBATIONS) * len(study.keys)) as advance:
-        for row in PERTURBATIONS:
-            values[row.name] = {key: [] for key in study.keys}
-            rng = np.random.default_rng(study.options.seed)
-            changed = [_perturbed(scan, row.change(scan.kspace, study.mask, rng)) for scan in scans]
-            for network in study.each():
-                key = ZERO_FILLED if network is None else network.key
-                for kspace, target in changed:
-                    images, why = study.reconstruct(network, kspace)
-                    values[row.name][key].append(_psnr(target, images))
-                    if why:
-                        own = refused.setdefault(row.name, {})
-                        own[key] = own.get(key, 0) + len(why)
+        for network in study.each():
+            key = ZERO_FILLED if network is None else network.key
+            for row in PERTURBATIONS:
+                found = study.kept.values(
+                    NAME, f"{key} {row.name}", partial(_of_network, study, scans, network, row)
+                )
+                values[row.name][key] = found["psnr_db"]
+                if found["refused"]:
+                    refused.setdefault(row.name, {})[key] = found["refused"]
                 advance(1)
     return values, refused
+
+
+def _of_network(
+    study: Study, scans: Sequence[_Scan], network: AssessedNetwork | None, row: Perturbation
+) -> dict[str, Any]:
+    """Return PSNR of each scan, and how many slices were refused."""
+    rng = np.random.default_rng(study.options.seed)
+    psnr_db, refused = [], 0
+    for scan in scans:
+        kspace, target = _perturbed(scan, row.change(scan.kspace, study.mask, rng))
+        images, why = study.reconstruct(network, kspace)
+        psnr_db.append(_psnr(target, images))
+        refused += len(why)
+    return {"psnr_db": psnr_db, "refused": refused}
 
 
 def _perturbed(
@@ -257,21 +272,16 @@ def _aimed(study: Study, scans: Sequence[_Scan]) -> tuple[list[Table], list[str]
     if not available("torch") or not open_ones:
         why = "PyTorch is not installed" if not available("torch") else "bundles have no gradients"
         return [], [f"Aimed perturbations were not searched: {why}."]
-    from kdmri_bench.assessment.adversarial import STEPS, worst_change
+    from kdmri_bench.assessment.adversarial import STEPS, Attack
 
     chosen = _one_of_each(scans)
     rows: list[tuple[Cell, ...]] = []
     with progress("Aimed perturbations", len(open_ones)) as advance:
         for network in open_ones:
-            assert network.checkpoint is not None
-            found = []
-            for scan in chosen:
-                case = scan.volume.case
-                middle = slice(case.count // 2, case.count // 2 + 1)
-                given = network_input(case.zero_filled[middle], case.scale[middle])
-                found += worst_change(
-                    network.checkpoint, given, study.mask.grid, level=LEVEL, seed=study.options.seed
-                )
+            made = study.kept.values(
+                NAME, f"{network.key} aimed", partial(_aimed_at, study, chosen, network)
+            )
+            found = [Attack(**one) for one in made]
             worst = max(found, key=lambda one: one.worst)
             rows.append((
                 network.key,
@@ -300,6 +310,24 @@ def _aimed(study: Study, scans: Sequence[_Scan]) -> tuple[list[Table], list[str]
         [f"No aimed perturbations of {', '.join(left)}: bundles have no gradients."] if left else []
     )
     return [table], notes
+
+
+def _aimed_at(
+    study: Study, scans: Sequence[_Scan], network: AssessedNetwork
+) -> list[dict[str, Any]]:
+    """Return what was found on the middle slice of each scan."""
+    from kdmri_bench.assessment.adversarial import worst_change
+
+    assert network.checkpoint is not None
+    found = []
+    for scan in scans:
+        case = scan.volume.case
+        middle = slice(case.count // 2, case.count // 2 + 1)
+        given = network_input(case.zero_filled[middle], case.scale[middle])
+        found += worst_change(
+            network.checkpoint, given, study.mask.grid, level=LEVEL, seed=study.options.seed
+        )
+    return [asdict(one) for one in found]
 
 
 def _one_of_each(scans: Sequence[_Scan]) -> list[_Scan]:

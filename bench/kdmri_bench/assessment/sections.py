@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -184,7 +183,7 @@ def of_interval(
     interval: Interval,
     *,
     subjects: int,
-    by_subject: Mapping[str, float] = MappingProxyType({}),
+    by_subject: Mapping[str, float] | None = None,
     against: str = "",
 ) -> Measure:
     """Return a figure whose interval a section has drawn itself.
@@ -207,7 +206,7 @@ def of_interval(
         low=interval.low,
         high=interval.high,
         subjects=subjects,
-        by_subject=by_subject,
+        by_subject=dict(by_subject or {}),
         reason=ONE_SUBJECT if interval.low is None else None,
     )
 

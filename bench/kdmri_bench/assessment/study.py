@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kdmri_bench.assessment.annotations import Annotation
 from kdmri_bench.assessment.data import AssessedVolume
+from kdmri_bench.assessment.kept import Kept
 from kdmri_bench.assessment.margins import Margins
 from kdmri_bench.assessment.networks import FLOAT, ZERO_FILLED, AssessedNetwork
 from kdmri_bench.assessment.sections import Section
@@ -78,6 +79,7 @@ class Study:
         replaced: the other network is to take the place of the teacher's: they are compared in
             equal precisions.
         sections: what was found so far, by name; the verdict reads it.
+        kept: what of it is kept for the case that the assessment is cut off.
     """
 
     networks: Sequence[AssessedNetwork]
@@ -88,6 +90,7 @@ class Study:
     annotations: Sequence[Annotation | None] = ()
     replaced: bool = False
     sections: dict[str, Section] = field(default_factory=dict)
+    kept: Kept = field(default_factory=Kept)
     _made: dict[str, list[Images]] = field(default_factory=dict, repr=False)
 
     @property
@@ -159,13 +162,14 @@ class Study:
             if key == ZERO_FILLED:
                 self._made[key] = [shown(volume.case.zero_filled) for volume in self.volumes]
             else:
-                network = self.network(key)
-                total = sum(volume.case.count for volume in self.volumes)
-                with progress(f"Reconstructing: {key}", total) as advance:
-                    self._made[key] = [
-                        reconstructed(network, volume.case, advance) for volume in self.volumes
-                    ]
+                self._made[key] = self.kept.images(key, lambda: self._reconstructed(key))
         return self._made[key]
+
+    def _reconstructed(self, key: str) -> list[Images]:
+        network = self.network(key)
+        total = sum(volume.case.count for volume in self.volumes)
+        with progress(f"Reconstructing: {key}", total) as advance:
+            return [reconstructed(network, volume.case, advance) for volume in self.volumes]
 
     def reconstruct(
         self, network: AssessedNetwork | None, kspace: NDArray[np.complex64]

@@ -1,4 +1,4 @@
-"""Where a benchmark keeps what it has measured until its report is written."""
+"""Where a benchmark or an assessment keeps what it has measured until its report is written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,7 @@ from kdmri_edge.errors import BenchError
 from kdmri_edge.utils.console import say
 from kdmri_edge.utils.files import read_json, write_json, writing
 
-__all__ = ["UNFINISHED", "Workspace", "workspace"]
+__all__ = ["ASSESSMENT", "BENCHMARK", "UNFINISHED", "Kind", "Workspace", "workspace"]
 
 UNFINISHED: Final = "unfinished"
 """Folder beside the report to be; it is gone when that is written."""
@@ -21,54 +22,75 @@ UNFINISHED: Final = "unfinished"
 _STATE: Final = "state.json"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """What is measured in a workspace.
+
+    Attributes:
+        name: of the measurement.
+        files: the files of finished parts, as a pattern below the folder.
+        parts: what these are called.
+    """
+
+    name: str
+    files: str
+    parts: str
+
+
+BENCHMARK: Final = Kind(name="benchmark", files="rows/*/row.json", parts="row(s)")
+ASSESSMENT: Final = Kind(name="assessment", files="*/*/*.*", parts="part(s)")
+
+
 class Workspace:
-    """A folder for exports and measured rows.
+    """A folder for what is measured.
 
     Args:
         path: the folder.
+        kind: what measures there.
 
     Attributes:
-        continued: how often a benchmark was cut off here before.
+        continued: how often a measurement was cut off here before.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, kind: Kind = BENCHMARK) -> None:
+        self.path, self.kind = path, kind
         self.continued = 0
 
     @property
-    def rows(self) -> list[Path]:
-        """The files of the rows that have a figure."""
-        return sorted(self.path.glob("rows/*/row.json"))
+    def finished(self) -> list[Path]:
+        """The files of the parts that have a figure."""
+        return sorted(self.path.glob(self.kind.files))
 
     def note(self) -> None:
-        """Note that a benchmark works here."""
-        state = self.path / _STATE
-        if self.rows:
+        """Note that something is measured here."""
+        state, count = self.path / _STATE, len(self.finished)
+        if count:
             before = read_json(state, BenchError) if state.is_file() else {}
             self.continued = int(before.get("continued", 0)) + 1
             say(
-                f"A benchmark was cut off here: {len(self.rows)} of its row(s) have figures, in"
-                f" {self.path}. What is asked for in the same way goes on."
+                f"Here a former {self.kind.name} was cut off: {count} of its {self.kind.parts} have"
+                f" figures, in {self.path}. What is asked for in the same way goes on."
             )
         write_json(state, {"continued": self.continued})
 
 
 @contextlib.contextmanager
-def workspace(out: Path | None) -> Iterator[Workspace]:
-    """Yield a folder that outlives a benchmark which is cut off, and no other.
+def workspace(out: Path | None, kind: Kind = BENCHMARK) -> Iterator[Workspace]:
+    """Yield a folder that outlives a measurement which is cut off, and no other.
 
     Args:
         out: where the report will be; None for a temporary folder that nothing survives.
+        kind: what is measured.
 
     Raises:
-        BenchError: another benchmark works for the same report.
+        BenchError: something else is measured for the same report.
         OutputError: the place cannot be written to.
     """
     if out is None:
         with tempfile.TemporaryDirectory(prefix="kdmri-bench-") as scratch:
-            yield Workspace(Path(scratch))
+            yield Workspace(Path(scratch), kind)
         return
-    own, there = Workspace(out / UNFINISHED), out.is_dir()
+    own, there = Workspace(out / UNFINISHED, kind), out.is_dir()
     with writing(own.path):
         own.path.mkdir(parents=True, exist_ok=True)
     with _alone(own.path, out):
@@ -76,9 +98,10 @@ def workspace(out: Path | None) -> Iterator[Workspace]:
         try:
             yield own
         except BaseException:
-            if own.rows:
+            count = len(own.finished)
+            if count:
                 say(
-                    f"{len(own.rows)} row(s) have figures, which are kept in {own.path}; the same"
+                    f"{count} {kind.parts} have figures, which are kept in {own.path}; the same"
                     " command goes on from there."
                 )
             else:
