@@ -64,6 +64,7 @@ from kdmri_edge.models.initialisation import inherit_ends
 from kdmri_edge.models.network import Network, network_operator
 from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.reparameterisation import fuse
+from kdmri_edge.models.shipped import is_reference
 from kdmri_edge.physics.operators import choose_form
 from kdmri_edge.physics.redraw import redrawn
 from kdmri_edge.quantisation.tuning import (
@@ -75,7 +76,7 @@ from kdmri_edge.quantisation.tuning import (
     with_tuning,
 )
 from kdmri_edge.utils.console import phase_times, say
-from kdmri_edge.utils.files import read_json, sweep, write_json
+from kdmri_edge.utils.files import read_json, sha256_file, sweep, write_json
 from kdmri_edge.utils.provenance import provenance
 
 __all__ = ["distill"]
@@ -350,16 +351,15 @@ class _Distillation:
         network = make()
         if self.fabric.is_global_zero:
             data = self.data.record["train"]
+            origin: dict[str, Any] = {}
             if role == "student":  # what the teacher saw has reached the student too
                 data = merged_records(data, self._teacher_data())
-            origin = {}
+                origin["teacher"] = self._taught_by()
             if start is not None:  # likewise
                 data = merged_records(data, list(start.training.get("data", [])))
-                origin = {
-                    "start": {
-                        "name": self.settings.start_from,
-                        "steps": start.training.get("steps"),
-                    }
+                origin["start"] = {
+                    "name": self.settings.start_from,
+                    "steps": start.training.get("steps"),
                 }
             read = self.data.teacher if role == "teacher" else None
             training = {
@@ -382,6 +382,16 @@ class _Distillation:
         network.load_state_dict(dict(checkpoint.state))
         network.form = self.form
         return network
+
+    def _taught_by(self) -> dict[str, str]:
+        """Name the student's teacher: a file by its name alone, since places are nobody's concern.
+
+        The hash is that of the run's own copy, which stands beside the student.
+        """
+        named = self.settings.teacher
+        path = self.settings.teacher_checkpoint
+        name = named if path is None or is_reference(named) else path.name
+        return {"name": name, "sha256": sha256_file(self.run.weights("teacher"))}
 
     def _teacher_data(self) -> list[dict[str, Any]]:
         meta = read_checkpoint_meta(self.run.weights("teacher"))

@@ -42,6 +42,7 @@ from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.physics.masks import Mask, variable_density_lines
 from kdmri_edge.runtime.pipeline import Pipeline
 from kdmri_edge.utils.extras import load_attribute
+from kdmri_edge.utils.files import sha256_file
 
 MATRIX = 32
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -320,6 +321,11 @@ def test_the_teacher_says_so_or_has_most_operations(run: Run) -> None:
     plain = [dataclasses.replace(source, role="student") for source in sources]
     assert teacher_of(plain) is plain[0]
     assert teacher_of(sources, student.name) is student
+    named = {"teacher": {"name": "own", "sha256": sha256_file(run.weights("student"))}}
+    told = [dataclasses.replace(plain[0], training=named), plain[1]]
+    assert teacher_of(told) is told[1]  # its checkpoint is the one that is named
+    told = [dataclasses.replace(plain[0], training={"teacher": "somebody"}), plain[1]]
+    assert teacher_of(told) is told[0]
     with pytest.raises(BenchError, match="none of the networks"):
         teacher_of(sources, "nobody")
 

@@ -172,8 +172,9 @@ def assess(
         data: Folders or files of volumes, "phantom", or volumes that were read. Of a folder that
             follows a run's split, or a known one, test subjects alone are taken; masks of lesions
             (`*_lesions`) that lie beside volumes are used by the section on lesions.
-        teacher: What the others are compared with, by its name or path; None takes the network
-            that says it is a teacher, or the one of the most operations.
+        teacher: What the others are compared with, by its name or path; None takes the one
+            that a student's checkpoint names, else that which says it is a teacher, or the one of
+            the most operations.
         sections: Names of `SECTIONS`; empty takes all.
         margins: TOML file of margins of non-inferiority; None takes the package's own.
         contrast: Assess on this contrast of the folders only.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,8 +139,9 @@ def teacher_of(sources: Sequence[Source], wanted: str | None = None) -> Source |
 
     Args:
         sources: All networks.
-        wanted: Its name, or where its checkpoint or bundle lies; None takes the one that says that
-            it is a teacher, of several, or of none that does, the one of the most operations.
+        wanted: Its name, or where its checkpoint or bundle lies; None takes the one that the
+            checkpoint of a student names as its teacher, else the one that says that it is a
+            teacher; of several, or of none that does, the one of the most operations.
 
     Returns:
         None where there is one network alone.
@@ -159,8 +160,24 @@ def teacher_of(sources: Sequence[Source], wanted: str | None = None) -> Source |
         )
     if len(sources) < 2:
         return None
+    named = set().union(*(_teachers(source) for source in sources))
+    taught = [source for source in sources if named & _called(source)]
     said = [source for source in sources if source.role == "teacher"]
-    return max(said or sources, key=_operations)
+    return max(taught or said or sources, key=_operations)
+
+
+def _teachers(source: Source) -> set[str]:
+    """Return name and SHA-256 of what taught a student; nothing where its checkpoint names none."""
+    teacher = source.training.get("teacher")
+    return {str(value) for value in teacher.values()} if isinstance(teacher, Mapping) else set()
+
+
+def _called(source: Source) -> set[str]:
+    """Return a network's name, and the SHA-256 of its checkpoint or of what its bundles hold."""
+    hashes = [recorded_checkpoint(open_bundle(b, verify=False).manifest) for b in source.bundles]
+    if source.checkpoint is not None:
+        hashes.append(sha256_file(source.checkpoint))
+    return {source.name, *(found for found in hashes if found)}
 
 
 def _operations(source: Source) -> int:

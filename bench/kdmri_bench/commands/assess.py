@@ -34,8 +34,8 @@ __all__ = ["assess"]
 )  # fmt: skip
 @click.option(
     "--teacher",
-    help="The network that the others are compared with.  [default: the one that says it is a"
-    " teacher, else the one of the most operations]",
+    help="The network that the others are compared with.  [default: the one that a student's"
+    " checkpoint names, else the one that says it is a teacher, else that of the most operations]",
 )
 @click.option(
     "--sections", metavar="NAME,...",

@@ -27,6 +27,7 @@ from kdmri_edge.models.checkpoint import load_checkpoint, save_checkpoint
 from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.masks import variable_density_2d, variable_density_lines
 from kdmri_edge.physics.operators import projection_matrix, zero_filled
+from kdmri_edge.utils.files import sha256_file
 
 Cuts = Callable[[Settings, Path, list[tuple[str, int]]], Run]
 Weights = Callable[[Path], dict[str, dict[str, Tensor]]]
@@ -217,6 +218,12 @@ def test_a_student_goes_on_from_finished_weights(
     assert any(not torch.equal(after[name], before[name]) for name in before)
     training = load_checkpoint(whole.weights("student")).training
     assert training["start"]["steps"] == load_checkpoint(gone).training["steps"]
+    assert training["teacher"] == {
+        "name": "teacher.safetensors", "sha256": sha256_file(whole.weights("teacher")),
+    }  # fmt: skip
+    own = load_checkpoint(first.weights("student")).training["teacher"]
+    assert own["sha256"] == sha256_file(first.weights("teacher"))
+    assert own["name"] == "dccnn-d5c5"
 
     distill_with_cuts(wanted, tmp_path / "cut", [("imitation", 2)])
     for name, value in after.items():
