@@ -21,6 +21,7 @@ from kdmri_bench.assessment import robustness, study, verdict
 from kdmri_bench.assessment.assess import PAGE, REPORT, Assessment, assess, read_assessment
 from kdmri_bench.assessment.compare import compare_reports
 from kdmri_bench.assessment.data import brought, load
+from kdmri_bench.assessment.disagreement import _to_find_it
 from kdmri_bench.assessment.margins import load_margins
 from kdmri_bench.assessment.networks import AssessedNetwork, describe, teacher_of
 from kdmri_bench.assessment.page import build
@@ -131,6 +132,17 @@ def test_regions_of_disagreement_are_where_images_differ(done: Assessment) -> No
     assert all(tile.uri.startswith("data:image/png;base64,")
                for gallery in section.galleries for picture in gallery.pictures
                for tile in picture.tiles)  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(240, 240), (241, 129), (64, 64)])
+def test_a_whole_slice_shows_where_a_region_lies(shape: tuple[int, int]) -> None:
+    place = slice(40, 56), slice(8, 40)
+    image = np.zeros(shape, np.float32)
+    image[place] = 1
+    shown, around = _to_find_it(image, place)
+    assert shown.shape == (shape if shape == (64, 64) else (shape[0] // 2, shape[1] // 2))
+    assert (shown[around] == 1).all()
+    assert shown.sum() == shown[around].size
 
 
 def test_a_coarse_matrix_has_no_phantom(done: Assessment) -> None:

@@ -44,6 +44,7 @@ def test_whole_files_are_read(kinds: list[Specimen], tmp_path: Path) -> None:
     for number, kind in enumerate(kinds):
         kind.read(kind.written(tmp_path / str(number)))
     assert len(kinds) >= 20
+    assert {"manifest", "signature", "public key"} <= {kind.name for kind in kinds}
 
 
 @pytest.mark.parametrize("seeds", [range(8), pytest.param(range(1000, 1200),
