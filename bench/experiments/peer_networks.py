@@ -53,8 +53,6 @@ __all__ = ["OURS", "PEERS", "main", "markdown", "measure"]
 SCHEMA: Final = 2
 _SEED: Final = 0
 _ACCELERATION: Final = 4.0
-_PARSES: Final = 600.0
-"""Seconds that TensorRT-RTX's parser is given."""
 _FEWEST: Final = 3
 """Queries that are timed however long they take."""
 
@@ -336,14 +334,14 @@ class _Converted:
         return self._compiled(image)[0]
 
 
-def _parsed(model: Any) -> str | None:
+def _parsed(model: Any, limit: float) -> str | None:
     """Have TensorRT-RTX read a graph; return why it does not take it, None where it does."""
     from kdmri_export.runtime_check import ask
 
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "graph.onnx"
         graph.write_bytes(model.SerializeToString())
-        found = ask("tensorrt-rtx", [graph], None, limit_s=_PARSES)
+        found = ask("tensorrt-rtx", [graph], None, limit_s=limit)
     reason = found["crashed"] or found["reason"]
     if reason is None:
         return None
@@ -369,7 +367,12 @@ def _outcome(
 
 
 def _as_it_is(
-    network: Any, shown: Any, constants: Mapping[str, Any], expected: NDArray[Any], threads: int
+    network: Any,
+    shown: Any,
+    constants: Mapping[str, Any],
+    expected: NDArray[Any],
+    threads: int,
+    parses: float,
 ) -> tuple[dict[str, Any], dict[str, Callable[[], Any]]]:
     """Try what others make of a network; return what came of each, and queries of what runs."""
     from kdmri_export.passes.tracing import trace
@@ -401,7 +404,7 @@ def _as_it_is(
     graph = next(iter(graphs.values()), None)
     found[_PARSER] = {"reason": "there is no ONNX graph of it to be parsed"}
     if graph is not None:
-        found[_PARSER] = {"reason": _parsed(graph)}
+        found[_PARSER] = {"reason": _parsed(graph, parses)}
     return found, queries
 
 
@@ -549,6 +552,7 @@ def _row(
     threads: int,
     others: bool,
     limit: float | None,
+    parses: float,
 ) -> dict[str, Any]:
     import torch
 
@@ -574,7 +578,7 @@ def _row(
     queries: dict[str, Callable[[], Any]] = {_EAGER: eager}
     row["ways"] = {}
     if others:
-        found, runs = _as_it_is(called, shown, constants, expected, threads)
+        found, runs = _as_it_is(called, shown, constants, expected, threads, parses)
         row["ways"] |= found
         queries |= runs
     with tempfile.TemporaryDirectory(prefix="kdmri-peers-") as scratch:
@@ -603,6 +607,7 @@ def measure(
     threads: int = 1,
     others: bool = True,
     limit: float | None = None,
+    parses: float = 600.0,
 ) -> dict[str, Any]:
     """Export and time networks of other projects.
 
@@ -615,6 +620,7 @@ def measure(
         threads: CPU threads of each runtime.
         others: Try what others make of the networks as well.
         limit: Seconds after which the queries of a network end, but for the first few.
+        parses: Seconds that TensorRT-RTX's parser is given for a network as it is.
 
     Returns:
         JSON values: per network what each way gave (or the reason why it gave nothing), the largest
@@ -644,6 +650,7 @@ def measure(
                         threads=threads,
                         others=others,
                         limit=limit,
+                        parses=parses,
                     )
                 )
                 advance(1)
@@ -669,7 +676,9 @@ def _when(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def joined(report: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a report with the rows of an earlier one whose networks it has not.
+    """Return a report with the rows of an earlier one, as far as it has not measured them anew.
+
+    A row that was measured again with fewer ways keeps what the earlier one has of the others.
 
     Raises:
         BenchError: The earlier one was made with other settings.
@@ -680,14 +689,33 @@ def joined(report: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]
                 f"The report that is there has {key} {earlier.get(key)}, this one {report[key]}.",
                 "Measure with the same settings, or into another --out.",
             )
-    made = {
-        row["network"]: {"measured": _when(part), **row}
-        for part in (earlier, report)
-        for row in part["rows"]
-    }
+    made: dict[str, dict[str, Any]] = {}
+    for part in (earlier, report):
+        for row in part["rows"]:
+            stamped = {"measured": _when(part), **row}
+            made[row["network"]] = _completed(stamped, made.get(row["network"]))
     known = [peer.name for peer in PEERS]
     order = sorted(made, key=lambda name: known.index(name) if name in known else len(known))
     return {**report, "rows": [made[name] for name in order]}
+
+
+def _completed(row: dict[str, Any], earlier: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a row with what an earlier one has of ways that it has not, and when that was."""
+    if earlier is None or row["reason"] or earlier["reason"]:
+        return row
+    if row["version"] != earlier["version"]:
+        return row
+    kept = {
+        name: {"measured": earlier["measured"], **way}
+        for name, way in earlier["ways"].items()
+        if name not in row["ways"]
+    }
+    times = {name: ms for name, ms in earlier["milliseconds"].items() if name in kept}
+    return {
+        **row,
+        "ways": row["ways"] | kept,
+        "milliseconds": row["milliseconds"] | times,
+    }
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:
@@ -775,6 +803,10 @@ def markdown(report: Mapping[str, Any]) -> str:
     for row in report["rows"]:
         if "measured" in row:
             revisions.setdefault(row["measured"]["revision"], []).append(row["network"])
+        for name, way in row.get("ways", {}).items():
+            if "measured" in way:
+                label = f"{row['network']} ({name})"
+                revisions.setdefault(way["measured"]["revision"], []).append(label)
     notes += [f"- At revision {one}: {', '.join(names)}" for one, names in revisions.items()]
     torches = {row["torch"] for row in rows if "torch" in row}
     notes += [
@@ -812,6 +844,10 @@ def markdown(report: Mapping[str, Any]) -> str:
 @click.option("--samples", type=click.IntRange(1), default=10, show_default=True, help="Queries.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of a CPU.")
 @click.option("--limit", type=click.FloatRange(0), help="Seconds of queries for each network.")
+@click.option(
+    "--parses", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True,
+    help="Seconds for TensorRT-RTX's parser.",
+)  # fmt: skip
 @click.option("--others/--no-others", default=True, help="Try what others make of them as well.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write report.json into this folder.")
 def main(
@@ -822,6 +858,7 @@ def main(
     samples: int,
     threads: int,
     limit: float | None,
+    parses: float,
     others: bool,
     out: Path | None,
 ) -> None:
@@ -836,6 +873,7 @@ def main(
         threads=threads,
         others=others,
         limit=limit,
+        parses=parses,
     )
     if out is not None and (out / "report.json").is_file():
         report = joined(report, read_json(out / "report.json", BenchError))

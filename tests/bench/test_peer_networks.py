@@ -92,13 +92,25 @@ def test_parts_of_a_report_are_joined_in_the_order_of_the_networks() -> None:
         {"git": {"revision": one * 40, "dirty": False}, "time_utc": f"2026-11-27T1{one}:00:00"}
         for one in "12"
     )
-    rows = [{"network": second, "n": 1}, {"network": first, "n": 1}]
+
+    def row(name: str, number: int, *ways: str) -> dict[str, Any]:
+        return {
+            "network": name, "n": number, "reason": None, "version": "1",
+            "ways": {way: {"n": number} for way in ways},
+            "milliseconds": dict.fromkeys(ways, number),
+        }  # fmt: skip
+
+    rows = [row(second, 1, "a", "b"), row(first, 1)]
     earlier = {**settings, "rows": rows, "provenance": old}
-    later = {**settings, "rows": [{"network": second, "n": 2}], "provenance": new}
+    later = {**settings, "rows": [row(second, 2, "a")], "provenance": new}
     report = joined(later, earlier)
     assert [(row["network"], row["n"]) for row in report["rows"]] == [(first, 1), (second, 2)]
     revisions = [row["measured"]["revision"] for row in report["rows"]]
     assert revisions == ["1" * 12, "2" * 12]
+    again_measured = report["rows"][1]  # what was not measured again says when it was
+    assert again_measured["milliseconds"] == {"a": 2, "b": 1}
+    assert "measured" not in again_measured["ways"]["a"]
+    assert again_measured["ways"]["b"]["measured"]["revision"] == "1" * 12
     again = joined({**settings, "rows": [], "provenance": new}, report)
     assert again["rows"] == report["rows"]
     with pytest.raises(BenchError, match="matrix"):
