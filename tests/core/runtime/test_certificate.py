@@ -612,7 +612,9 @@ def test_nothing_to_calibrate_on(cli: Any, weights: Path, tmp_path: Path) -> Non
     cli("calibrate", weights, "--data", tmp_path / "no").check_refusal("does not exist")
 
 
-@pytest.mark.parametrize("reference", ["dccnn-edge@brain-4x", "dccnn-d5c5@brain-4x"])
+@pytest.mark.parametrize(
+    "reference", ["dccnn-edge-half@brain-4x", "dccnn-edge@brain-4x", "dccnn-d5c5@brain-4x"]
+)
 def test_networks_of_the_package_bring_their_calibration(reference: str) -> None:
     path = shipped_networks()[reference].path
     found = read_calibration(sidecar(path), CheckpointError)
