@@ -313,6 +313,34 @@ def test_parts_of_a_last_axis_are_followed() -> None:
     assert [node.meta["val"].ndim for node in wheres] == [2, 2]  # not along an axis of 2
 
 
+class Moves(nn.Module):
+    """What moves and chooses along other axes than that of real and imaginary part."""
+
+    def forward(self, z: Tensor) -> Tensor:  # [B, 2, H, W]
+        x = z.permute(0, 2, 3, 1).contiguous().roll((1, -2), (1, 2))
+        x = torch.cat((x[:, 1:], x[:, :1].flip(1)), dim=-3)
+        centre = torch.zeros_like(x)
+        centre[:, :, 2:4] = x[:, :, 2:4]
+        x = (
+            (x - centre)
+            .unsqueeze(-3)
+            .reshape(-1, x.shape[1], 1, x.shape[2], 2)
+            .permute(2, 0, 1, 3, 4)
+        )
+        return torch.view_as_complex(x[0].contiguous()).abs()
+
+
+def test_parts_are_followed_along_other_axes() -> None:
+    shown = torch.randn(2, 2, 5, 6)
+    made = lowered(Moves(), shown)
+    check(Moves(), made, shown)
+    for (
+        node
+    ) in made.program.graph.nodes:  # the axis of both parts is nowhere made, but for its size
+        if "stack" in str(node.target):
+            assert all("zeros_like" in str(user.target) for user in node.users)
+
+
 def test_a_free_axis_that_is_2_in_the_example_is_no_pair_of_parts() -> None:
     class Batch(nn.Module):
         def forward(self, x: Tensor) -> Any:

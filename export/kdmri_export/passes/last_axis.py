@@ -121,8 +121,13 @@ class LastAxis:
     def _selected(self, node: fx.Node) -> Tensor | None:
         source, axis, index = _arguments(node)
         pair = self._pairs.get(source)
-        if pair is None or axis not in (-1, _value(source).ndim - 1):
+        if pair is None:
             return None
+        axis %= _value(source).ndim
+        if axis < _value(source).ndim - 1:
+            return self._noted(
+                node, Pair(pair.real.select(axis, index), pair.imag.select(axis, index))
+            )
         return pair.imag if index in (1, -1) else pair.real
 
     def _summed(self, node: fx.Node) -> Tensor | None:
@@ -169,7 +174,7 @@ class LastAxis:
         """Give other axes another shape."""
         source, sizes = _arguments(node)[:2]
         pair = self._pairs.get(source)
-        if pair is None or not _fits(_value(node)) or -1 in sizes:
+        if pair is None or not _fits(_value(node)) or sizes[-1] != 2:
             return None
         leading = [self._value_of(one) if isinstance(one, fx.Node) else one for one in sizes[:-1]]
         return self._noted(node, Pair(pair.real.reshape(leading), pair.imag.reshape(leading)))
