@@ -35,6 +35,7 @@ from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.shipped import INDEX, INDEX_FORMAT, WEIGHTS
 from kdmri_edge.models.specs import PRESETS, ModelSpec, spec_from_dict
 from kdmri_edge.physics.masks import Mask
+from kdmri_edge.utils.console import say
 from kdmri_edge.utils.files import atomic_path, sha256_file, write_json
 from kdmri_edge.utils.provenance import provenance
 
@@ -205,7 +206,10 @@ def write_index(root: Path, networks: Mapping[str, Any]) -> None:
 @click.option("--split", required=True, help="Split whose test subjects are measured.")
 def main(checkpoints: tuple[Path, ...], place: str, data: Path, split: str) -> None:
     """Measure CHECKPOINTS and put them into the package."""
-    click.echo("\n".join(ship(list(checkpoints), place, data, split)))
+    names = ship(list(checkpoints), place, data, split)
+    click.echo("\n".join(names))
+    for name in names:  # one of former weights does not count any more
+        say(f"Next: kdmri-edge calibrate {name} --data {data} --split {split}")
 
 
 if __name__ == "__main__":
