@@ -344,8 +344,7 @@ def _carrying(
         shows_zero_filled=True,
         shuffle=shuffle,
         dilation=dilation or (1,) * convs,
-        solver_steps=4 if coils else 0,
-        solver_weight=0.3 if coils else 0.1,
+        solver_steps=6 if coils else 0,
     )
 
 
