@@ -22,6 +22,7 @@ from kdmri_bench.assessment.assess import PAGE, REPORT, Assessment, assess, read
 from kdmri_bench.assessment.compare import compare_reports
 from kdmri_bench.assessment.data import brought, load
 from kdmri_bench.assessment.disagreement import _to_find_it
+from kdmri_bench.assessment.kept import Kept
 from kdmri_bench.assessment.margins import load_margins
 from kdmri_bench.assessment.networks import AssessedNetwork, describe, teacher_of
 from kdmri_bench.assessment.page import build
@@ -668,3 +669,16 @@ def test_what_was_kept_is_of_what_was_asked(
 
 def _interrupted(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_arrays_are_kept_as_they_are(tmp_path: Path) -> None:
+    numbers = np.arange(6, dtype=np.float32).reshape(2, 3)
+    made = [numbers, np.array(["why", "é"]), np.array([], np.str_)]
+    for kept, later in ((Kept(tmp_path), []), (Kept(), made)):
+        for makes in (made, later):
+            found = kept.arrays("phantom", "a/b fp32", lambda makes=makes: list(makes))
+            assert [one.tolist() for one in found] == [one.tolist() for one in made]
+    [file] = tmp_path.rglob("*.npz")
+    file.write_bytes(b"PK")
+    with pytest.raises(BenchError, match="is damaged"):
+        Kept(tmp_path).arrays("phantom", "a/b fp32", lambda: [])

@@ -85,15 +85,22 @@ class Kept:
         with damaged(file, BenchError):
             return _section_of(value)
 
-    def images(self, key: str, make: Callable[[], list[NDArray[Any]]]) -> list[NDArray[Any]]:
-        """Return what a network made of each volume, made at the first call.
+    def arrays(
+        self, section: str, part: str, make: Callable[[], list[NDArray[Any]]]
+    ) -> list[NDArray[Any]]:
+        """Return arrays of numbers or texts, such as images, made at the first call.
 
         These are large: where the disk does not hold them they are not kept.
+
+        Args:
+            section: See `values`, as are part and make.
+            part: See `values`.
+            make: See `values`.
 
         Raises:
             BenchError: The file is damaged.
         """
-        file = self._file("images", key, ".npz")
+        file = self._file(section, part, ".npz")
         if file is None:
             return make()
         if file.is_file():
@@ -104,7 +111,7 @@ class Kept:
             with atomic_path(file) as temporary, temporary.open("wb") as stream:
                 np.savez(stream, *made)
         except OutputError as error:
-            say(f"The images of {key} are not kept for the case of an interruption: {error.what}")
+            say(f"What {part} made is not kept for the case of an interruption: {error.what}")
         return made
 
     def _file(self, section: str, part: str, suffix: str) -> Path | None:

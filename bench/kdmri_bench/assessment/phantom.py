@@ -15,12 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdmri_bench.assessment.networks import ZERO_FILLED
+from kdmri_bench.assessment.networks import ZERO_FILLED, AssessedNetwork
 from kdmri_bench.assessment.sections import Cell, Gallery, Picture, Section, Table
 from kdmri_bench.assessment.shapes import Disc, Rectangle, drawn, sampled
 from kdmri_bench.assessment.study import Study
@@ -113,7 +114,10 @@ def measure(study: Study) -> Section:
     with progress("Phantom", len(study.keys)) as advance:
         for network in study.each():
             key = ZERO_FILLED if network is None else network.key
-            columns[key], refused[key] = study.reconstruct(network, kspace)
+            images, why = study.kept.arrays(
+                NAME, key, partial(_made_by, network, study=study, kspace=kspace)
+            )
+            columns[key], refused[key] = images, why.tolist()
             advance(1)
     quality = tuple(_row(key, images, grid) for key, images in columns.items())
     modulations = {key: _modulations(images[-1], places) for key, images in columns.items()}
@@ -159,6 +163,14 @@ def measure(study: Study) -> Section:
         galleries=(_gallery(columns, grid),),
         facts={"refused": {key: len(why) for key, why in refused.items()}},
     )  # fmt: skip
+
+
+def _made_by(
+    network: AssessedNetwork | None, *, study: Study, kspace: NDArray[np.complex64]
+) -> list[NDArray[Any]]:
+    """Return a network's images, and why it refused some, in words."""
+    images, why = study.reconstruct(network, kspace)
+    return [images, np.array(why, dtype=np.str_)]
 
 
 def _body(grid: _Grid) -> Disc:

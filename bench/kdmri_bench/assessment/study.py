@@ -162,7 +162,7 @@ class Study:
             if key == ZERO_FILLED:
                 self._made[key] = [shown(volume.case.zero_filled) for volume in self.volumes]
             else:
-                self._made[key] = self.kept.images(key, lambda: self._reconstructed(key))
+                self._made[key] = self.kept.arrays("images", key, lambda: self._reconstructed(key))
         return self._made[key]
 
     def _reconstructed(self, key: str) -> list[Images]:
