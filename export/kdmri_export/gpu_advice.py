@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from kdmri_edge.runtime.targets import TARGETS, as_users_write
 from kdmri_edge.utils.gpus import Gpu
-from kdmri_export.targets.tensorrt.engines import RTX_DEFAULT
+from kdmri_export.targets.tensorrt.engines import RTX_DEFAULT, without_bf16
 
-__all__ = ["advise", "described"]
+__all__ = ["advise", "described", "engine_precisions"]
 
 _OLDEST_JETPACK: Final = 6
 
@@ -16,9 +17,17 @@ _TRT: Final = 'pip install "kdmri-edge[trt]"'
 _RTX: Final = 'pip install "kdmri-edge[trt-rtx]"'
 
 
+def engine_precisions(gpu: Gpu) -> list[str]:
+    """Return the precisions that TensorRT's engines can have on a GPU."""
+    lacking = without_bf16([gpu.capability or ""])
+    return [name for name in TARGETS["trt"].precisions if not (name == "bf16" and lacking)]
+
+
 def described(gpu: Gpu) -> str:
-    """Say in one line which GPU it is."""
-    parts = [gpu.name, gpu.capability or "compute capability unknown"]
+    """Say in one line which GPU it is, and in which precisions it can compute."""
+    parts = [gpu.name, "compute capability unknown"]
+    if gpu.capability:
+        parts[1] = f"{gpu.capability} ({as_users_write(', '.join(engine_precisions(gpu)))})"
     if gpu.is_jetson:
         jetpack = f"JetPack {gpu.jetpack}, " if gpu.jetpack else ""
         parts.append(f"{jetpack}Jetson Linux {gpu.release}, memory shared with the CPU")
@@ -48,20 +57,21 @@ def advise(
         triton: Version of Triton that is installed, None for none.
     """
     if gpu is None:
-        return ["none here; engines for other machines: export --target trt --builder rtx"]
+        return ["none here; engines for other machines: export NETWORK --target trt --builder rtx"]
     if gpu.is_jetson:
         return _on_jetson(gpu, tensorrt)
     fused = "run NETWORK INPUT -o OUTPUT --backend cuda"
     kernels = f"fused kernels (Triton {triton}), of a checkpoint: {fused}"
     graph = "PyTorch with a CUDA graph: kdmri-edge bench NETWORK --data DIR --rows 'cuda-*'"
-    full = f"TensorRT {tensorrt}: export --target trt --builder tensorrt" if tensorrt else None
+    build = "export NETWORK --target trt --precision fp16 --builder"
+    full = f"TensorRT {tensorrt}: {build} tensorrt" if tensorrt else None
     missing = f"TensorRT: {_TRT} (its libraries come from NVIDIA)"
     own = gpu.capability
     known = rtx_knows or RTX_DEFAULT
     if own is not None and own in known:
-        way = f"export --target trt --builder rtx --compute-capability {own}"
-        small = [f"TensorRT-RTX {rtx}: {way}" if rtx else f"TensorRT-RTX: {_RTX}; then:"]
-        first = [*([full] if full else []), *small, *([] if rtx else [way])]
+        way = f"{build} rtx --compute-capability {own}"
+        small = [f"TensorRT-RTX {rtx}, then:" if rtx else f"TensorRT-RTX: {_RTX}; then:", way]
+        first = [*([full] if full else []), *small]
     elif rtx_knows:
         refused = f"TensorRT-RTX {rtx} has no kernels for {own}, only for {', '.join(rtx_knows)}"
         first = [full or missing, refused]
@@ -77,7 +87,9 @@ def _on_jetson(gpu: Gpu, tensorrt: str | None) -> list[str]:
         "here: python3 BUNDLE/jetson.py checks the device, builds the engine and times it",
     ]
     if tensorrt is None:
-        lines.append("TensorRT is not found: JetPack has it, for the system's own python3")
+        lines.append(
+            "TensorRT is not found, and need not be: jetson.py runs in the system's own python3"
+        )
     if gpu.jetpack is not None and gpu.jetpack < _OLDEST_JETPACK:
         lines.append(f"JetPack {gpu.jetpack} has TensorRT 8: update it, 10.3 is the oldest taken")
     return lines

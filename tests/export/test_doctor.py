@@ -16,8 +16,8 @@ import pytest
 
 from kdmri_edge.utils import gpus
 from kdmri_edge.utils.gpus import Gpu, find_gpu, jetson, parse_smi
-from kdmri_export.commands.doctor import show
-from kdmri_export.gpu_advice import advise
+from kdmri_export.commands.doctor import built_with, show
+from kdmri_export.gpu_advice import advise, described
 
 FOLDER = Path(__file__).parent / "doctor"
 SCREEN = (24, 100)
@@ -39,20 +39,26 @@ def screen(capsys: pytest.CaptureFixture[str]) -> Callable[[str], list[str]]:
 
 RIGHT = {
     "hopper": (
-        ["NVIDIA H100 80GB HBM3, sm90, 80 GiB, driver 580.82.07", "PyTorch 2.11.0+cu130 uses it",
+        ["NVIDIA H100 80GB HBM3, sm90 (fp32, fp16, bf16, int8), 80 GiB, driver 590.48.01",
+         "PyTorch 2.11.0+cu130 uses it", "GPU: fused kernels (Triton 3.6.0)",
          "GPU: TensorRT: pip install", "TensorRT-RTX 1.7.1.116 has no kernels for sm90, only for"
          " sm75, sm80, sm86, sm89, sm120, sm121", "GPU: PyTorch with a CUDA graph"],
         ["--compute-capability sm90", "jetson.py"],
     ),
     "jetson": (
-        ["NVIDIA Jetson Orin Nano", "sm87, JetPack 6, Jetson Linux R36.4.3, memory shared",
-         "engines by --builder tensorrt: can be built here", "python3 BUNDLE/jetson.py"],
-        ["uses it", "--compute-capability", "CUDA graph", "TensorRT is not found"],
+        ["NVIDIA Jetson Orin Nano", "sm87 (fp32, fp16, bf16, int8), JetPack 6, Jetson",
+         "Jetson Linux R36.4.4",
+         "memory shared", "trt, to run it: JetPack has it, for the system's own python3",
+         "anywhere: export NETWORK --target trt --precision fp16, and copy",
+         "python3 BUNDLE/jetson.py"],
+        ["uses it", "--compute-capability", "CUDA graph", "edge[trt", "--builder"],
     ),
     "ada": (
-        ["NVIDIA GeForce RTX 4090, sm89, 24 GiB", "PyTorch 2.13.0+cu130 uses it",
+        ["NVIDIA GeForce RTX 4080 SUPER, sm89 (fp32, fp16, bf16, int8), 16 GiB, driver 595.71.05",
+         "PyTorch 2.13.0+cu130 uses it", "GPU: fused kernels (Triton 3.7.1)",
          'GPU: TensorRT-RTX: pip install "kdmri-edge[trt-rtx]"; then:',
-         "--builder rtx --compute-capability sm89", "GPU: PyTorch with a CUDA graph"],
+         "--precision fp16 --builder rtx --compute-capability sm89",
+         "GPU: PyTorch with a CUDA graph"],
         ["no kernels", "jetson.py", "libraries come from NVIDIA"],
     ),
     "none": (
@@ -91,7 +97,34 @@ def test_fixtures_say_where_they_come_from() -> None:
     files = sorted(FOLDER.glob("*.json"))
     assert {file.stem for file in files} == set(RIGHT)
     for file in files:
-        assert json.loads(file.read_text(encoding="utf-8"))["origin"]
+        origin = json.loads(file.read_text(encoding="utf-8"))["origin"]
+        real = "https://" in origin[0] or "recorded by `kdmri-edge doctor" in origin[0]
+        assert real, file.name  # a device's own words are those of a device
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_fixtures_name_the_remedies_of_the_program(name: str) -> None:
+    value = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    said, found = value["said"], value["found"]
+    own = parse_smi(said["nvidia_smi"]) if "nvidia_smi" in said else None
+    own = own or jetson(said.get("model", ""), said.get("release", ""))
+    versions = found["builder_versions"]
+    wanted = {name: None if versions[name] else way for name, way in built_with(own).items()}
+    assert found["builder_remedies"] == wanted
+
+
+def test_a_jetson_whose_python_has_tensorrt_is_told_nothing_of_it() -> None:
+    gpu = Gpu(name="NVIDIA Jetson AGX Orin", capability="sm87", jetpack=7, release="R39.2.0")
+    assert not any("not found" in line for line in advise(gpu, tensorrt="10.16.2", rtx=None))
+
+
+@pytest.mark.parametrize(
+    ("capability", "said"),
+    [("sm75", "sm75 (fp32, fp16, int8)"), ("sm80", "sm80 (fp32, fp16, bf16, int8)"),
+     (None, "compute capability unknown, driver")],
+)  # fmt: skip
+def test_bf16_is_named_where_a_gpu_has_it(capability: str | None, said: str) -> None:
+    assert said in described(Gpu(name="a GPU", capability=capability, driver="590.1"))
 
 
 def test_what_nvidia_smi_prints() -> None:

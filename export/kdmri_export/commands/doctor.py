@@ -18,7 +18,7 @@ from kdmri_edge.runtime.targets import TARGETS, Target, as_users_write
 from kdmri_edge.utils.console import print_result
 from kdmri_edge.utils.extras import available, load_attribute
 from kdmri_edge.utils.gpus import Gpu, find_gpu
-from kdmri_export.gpu_advice import advise, described
+from kdmri_export.gpu_advice import advise, described, engine_precisions
 from kdmri_export.targets.tensorrt.engines import (
     BUILDERS,
     TORCH_TENSORRT,
@@ -27,7 +27,7 @@ from kdmri_export.targets.tensorrt.engines import (
     probe,
 )
 
-__all__ = ["doctor", "examine", "show"]
+__all__ = ["built_with", "doctor", "examine", "show"]
 
 _BUILT_WITH: Final = {
     "tensorrt": 'pip install "kdmri-edge[trt]"',
@@ -36,6 +36,9 @@ _BUILT_WITH: Final = {
 }
 """What brings each builder of engines."""
 
+
+_BY_JETPACK: Final = "JetPack has it, for the system's own python3"
+"""What brings TensorRT to a Jetson, for which the packages of the index are not built."""
 
 _TABLES: Final = (
     "kdmri_edge.models.specs:NETWORKS",
@@ -72,7 +75,7 @@ def _pip(*extras: str) -> str:
     return f'pip install "kdmri-edge[{",".join(extras)}]"'
 
 
-def _row(target: Target) -> dict[str, Any]:
+def _row(target: Target, gpu: Gpu | None) -> dict[str, Any]:
     extras = dict.fromkeys(target.exports_with, "onnx")
     needed = {"torch": "train", **extras, target.checker.library: target.checker.extra}
     missing = sorted({extra for library, extra in needed.items() if not available(library)})
@@ -80,6 +83,11 @@ def _row(target: Target) -> dict[str, Any]:
     devices = list(target.backend.devices)
     if available(target.backend.library):
         devices = list(load_attribute(target.backend.session).devices_here() or devices)
+    run_remedy = None if can_run else _pip(target.backend.extra)
+    precisions = _cpu_precisions(target)
+    if target.builds_engines:  # of the GPU, by what can run there
+        precisions = engine_precisions(gpu) if gpu and can_run else []
+        run_remedy = _BY_JETPACK if run_remedy and gpu and gpu.is_jetson else run_remedy
     return {
         "target": target.name,
         "runtime": target.backend.title,
@@ -87,8 +95,8 @@ def _row(target: Target) -> dict[str, Any]:
         "can_export": not missing,
         "can_run": can_run,
         "devices": devices,
-        "precisions": _cpu_precisions(target),
-        "run_remedy": None if can_run else _pip(target.backend.extra),
+        "precisions": precisions,
+        "run_remedy": run_remedy,
         "remedy": _pip(*missing) if missing else None,
     }
 
@@ -120,7 +128,7 @@ def _plug_ins() -> list[dict[str, str | None]]:
     return found
 
 
-def _targets() -> Iterator[dict[str, Any]]:
+def _targets(gpu: Gpu | None) -> Iterator[dict[str, Any]]:
     """Describe the targets; those that cannot be loaded are among the plug-ins, with the reason."""
     try:
         names = list(TARGETS)
@@ -128,9 +136,16 @@ def _targets() -> Iterator[dict[str, Any]]:
         return
     for name in names:
         try:
-            yield _row(TARGETS[name])
+            yield _row(TARGETS[name], gpu)
         except KdmriError:
             continue
+
+
+def built_with(gpu: Gpu | None) -> dict[str, str | None]:
+    """Return what brings each builder of engines to this machine, None for what nothing does."""
+    if gpu is None or not gpu.is_jetson:
+        return {**_BUILT_WITH}
+    return {**dict.fromkeys(_BUILT_WITH), "tensorrt": _BY_JETPACK}
 
 
 def examine() -> dict[str, Any]:
@@ -158,14 +173,14 @@ def examine() -> dict[str, Any]:
         "triton": _version("triton"),
         "can_train": training,
         "train_remedy": None if training else _pip("train"),
-        "targets": list(_targets()),
+        "targets": list(_targets(own)),
         "builders": {builder: probe(builder) for builder in BUILDERS[2:]},
         "builder_versions": {
             builder: _version(builder_module(builder)) for builder in BUILDERS[2:]
         },
         "builder_remedies": {
             builder: None if available(builder_module(builder)) else command
-            for builder, command in _BUILT_WITH.items()
+            for builder, command in built_with(own).items()
         },
         "plug_ins": _plug_ins(),
     }
@@ -223,6 +238,8 @@ def show(found: dict[str, Any], width: int | None = _WIDTH) -> None:
             click.echo(f"{row['target']}, to run it: {row['run_remedy']}")
     for builder, reason in found["builders"].items():
         command = found["builder_remedies"][builder]
+        if own and own.is_jetson and reason:
+            continue  # what is there is said of target trt, and of others there is none
         hint = f": {command}" if reason and command else ""
         known = found["rtx_capabilities"] if builder == "rtx" and not reason else ()
         ready = "can be built here" + (f", for {', '.join(known)}" if known else "")

@@ -223,6 +223,12 @@ class OnnxRuntimeSession(Session):
             raise BundleError(f"{graph} cannot be loaded ({error}).", "Export it again.") from error
 
     @classmethod
+    def devices_here(cls) -> tuple[str, ...]:
+        """Return "cpu", and "cuda" where the installed build has CUDA."""
+        providers = require("onnxruntime", extra="onnx").get_available_providers()
+        return ("cpu", "cuda") if _CUDA[0] in providers else ("cpu",)
+
+    @classmethod
     def precisions_here(cls) -> tuple[str, ...]:
         """Return "f32" and "int8"; see `Session.precisions_here`."""
         return ("f32", "int8")
