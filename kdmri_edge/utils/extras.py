@@ -9,9 +9,9 @@ import sys
 from types import ModuleType
 from typing import Any, Final
 
-from kdmri_edge.errors import MissingExtraError
+from kdmri_edge.errors import BackendError, MissingExtraError
 
-__all__ = ["available", "load_attribute", "require"]
+__all__ = ["available", "load_attribute", "require", "require_torch_tensorrt"]
 
 _REPORTS: Final = {"openvino": "openvino_telemetry"}
 """Parts of libraries that report each use to their makers, which the libraries work without.
@@ -54,6 +54,21 @@ def require(module: str, *, extra: str) -> ModuleType:
         if error.name is None or error.name.partition(".")[0] != root:
             raise  # the library is there but broken: hiding that would mislead
         raise MissingExtraError(root, extra) from None
+
+
+def require_torch_tensorrt() -> None:
+    """Refuse what needs Torch-TensorRT where it is missing, without an import that takes a GPU.
+
+    Raises:
+        BackendError: It is not. No extra of this project brings it, since there is one for each
+            version of PyTorch.
+    """
+    if not available("torch_tensorrt"):
+        raise BackendError(
+            "torch_tensorrt is not installed.",
+            "Install it for the version of your PyTorch: pip install torch-tensorrt, or"
+            " torch-tensorrt-rtx.",
+        )
 
 
 def load_attribute(import_string: str) -> Any:

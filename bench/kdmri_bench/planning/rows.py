@@ -34,7 +34,7 @@ from kdmri_edge.runtime.backends.registry import Backend
 from kdmri_edge.runtime.bundle import open_bundle
 from kdmri_edge.runtime.targets import TARGETS
 from kdmri_edge.utils.console import progress
-from kdmri_edge.utils.extras import available
+from kdmri_edge.utils.extras import available, load_attribute
 
 __all__ = ["Draft", "Plan", "chosen", "draft_rows", "has_cuda", "plan_rows", "planned_row"]
 
@@ -220,8 +220,11 @@ def _eager_plan(source: Source, variant: EagerVariant, settings: BenchSettings) 
         return _skipped(row, _NO_CUDA)
     if variant.variant == COMPILED and not settings.compile:
         return _skipped(row, _NOT_QUICK)
-    if variant.variant == TORCH_TENSORRT and not available("torch_tensorrt"):
-        return _skipped(row, _NO_TORCH_TENSORRT)
+    if variant.variant == TORCH_TENSORRT:
+        try:
+            load_attribute(_TORCH_TENSORRT_CHECK)(variant.device)
+        except BackendError as error:
+            return _skipped(row, error)
     return Plan(row=row, source=source.checkpoint, options=variant.options)
 
 
@@ -233,10 +236,7 @@ _NO_FORM = BenchError(
 _LATE = BackendError(
     "There was no time left for its export.", "Measure this row with --rows, or give more time."
 )
-_NO_TORCH_TENSORRT = BackendError(
-    "torch_tensorrt is not installed.",
-    "Install torch-tensorrt or torch-tensorrt-rtx, of the version of your PyTorch.",
-)
+_TORCH_TENSORRT_CHECK = "kdmri_edge.runtime.backends.pytorch:check_torch_tensorrt"
 _NOT_QUICK = BackendError(
     "torch.compile is left out of the quick mode, since it compiles for minutes.",
     "Measure with --full.",

@@ -38,6 +38,32 @@ _KERNEL: Final = 3
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _convolved(  # type: ignore[no-untyped-def]
+    given,
+    weights,
+    i,
+    j,
+    there,
+    reach,
+    side,
+    INNER: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PRODUCT: tl.constexpr,
+):
+    """Return the nine products of a block of pixels, [BLOCK, COLUMNS], without bias."""
+    channels, columns = tl.arange(0, INNER), tl.arange(0, COLUMNS)
+    made = tl.zeros((BLOCK, COLUMNS), tl.float32)
+    for tap in range(9):
+        kernel = tl.load(weights + (tap * INNER + channels)[:, None] * COLUMNS + columns[None, :])
+        near = (i + (tap // 3 - 1) * reach) * side + j + (tap % 3 - 1) * reach
+        place = given + near[:, None] * INNER + channels[None, :]
+        seen = tl.load(place, mask=there[:, None], other=0.0)
+        made = tl.dot(seen.to(PRODUCT), kernel.to(PRODUCT), made)
+    return made
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _stack(  # type: ignore[no-untyped-def]
     x,
     out,
@@ -110,17 +136,9 @@ def _stack(  # type: ignore[no-untyped-def]
             pixel = start + tl.arange(0, BLOCK)
             there = pixel < covered * covered
             i, j = margin + pixel // covered, margin + pixel % covered
-            made = tl.zeros((BLOCK, INNER), tl.float32)
-            for tap in range(9):
-                kernel = tl.load(
-                    weights + (tap * INNER + channels)[:, None] * INNER + channels[None, :]
-                )
-                near = (i + (tap // 3 - 1) * reach) * side + j + (tap % 3 - 1) * reach
-                seen = tl.load(
-                    given + near[:, None] * INNER + channels[None, :],
-                    mask=there[:, None], other=0.0,
-                )  # fmt: skip
-                made = tl.dot(seen.to(PRODUCT), kernel.to(PRODUCT), made)
+            made = _convolved(
+                given, weights, i, j, there, reach, side, INNER, INNER, BLOCK, PRODUCT
+            )
             made = tl.maximum(made + bias[None, :], 0.0)
             row, column = top + i, left + j
             inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
@@ -140,16 +158,7 @@ def _stack(  # type: ignore[no-untyped-def]
         pixel = start + tl.arange(0, BLOCK)
         there = pixel < TILE * TILE
         i, j = HALO + pixel // TILE, HALO + pixel % TILE
-        made = tl.zeros((BLOCK, WRITTEN), tl.float32)
-        for tap in range(9):
-            kernel = tl.load(
-                weights + (tap * INNER + channels)[:, None] * WRITTEN + written[None, :]
-            )
-            near = (i + (tap // 3 - 1) * reach) * side + j + (tap % 3 - 1) * reach
-            seen = tl.load(
-                given + near[:, None] * INNER + channels[None, :], mask=there[:, None], other=0.0
-            )
-            made = tl.dot(seen.to(PRODUCT), kernel.to(PRODUCT), made)
+        made = _convolved(given, weights, i, j, there, reach, side, INNER, WRITTEN, BLOCK, PRODUCT)
         made += bias[None, :]
         row, column = top + i, left + j
         inside = there & (row < height) & (column < width)

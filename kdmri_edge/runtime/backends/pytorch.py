@@ -17,9 +17,9 @@ from kdmri_edge.physics.operators import Form
 from kdmri_edge.runtime.session import Array, Session, SessionInfo, check_precision
 from kdmri_edge.runtime.targets import as_users_write
 from kdmri_edge.utils.cuda import no_cuda
-from kdmri_edge.utils.extras import available, load_attribute, require
+from kdmri_edge.utils.extras import load_attribute, require, require_torch_tensorrt
 
-__all__ = ["CudaGraph", "EagerSession", "FusedSession"]
+__all__ = ["CudaGraph", "EagerSession", "FusedSession", "check_torch_tensorrt"]
 
 _WARM_UP = 3  # cuDNN and the allocator settle before the recording, as PyTorch's notes ask
 
@@ -94,7 +94,7 @@ def _check_fused(device: str, precision: str) -> None:
         raise BackendError("Fused kernels compute in fp16 or bf16.", "Name --precision fp16.")
 
 
-def _check_torch_tensorrt(device: str) -> None:
+def check_torch_tensorrt(device: str) -> None:
     """Refuse Torch-TensorRT where it does not run.
 
     Raises:
@@ -102,11 +102,7 @@ def _check_torch_tensorrt(device: str) -> None:
     """
     if device != "cuda":
         raise BackendError("Torch-TensorRT runs on CUDA devices alone.", "Use mode eager.")
-    if not available("torch_tensorrt"):
-        raise BackendError(
-            "torch_tensorrt is not installed.",
-            "Install torch-tensorrt or torch-tensorrt-rtx, of the version of your PyTorch.",
-        )
+    require_torch_tensorrt()
 
 
 class EagerSession(Session):
@@ -153,7 +149,7 @@ class EagerSession(Session):
         if mode == "fused":
             _check_fused(device, precision)
         if mode == "torch-tensorrt":
-            _check_torch_tensorrt(device)
+            check_torch_tensorrt(device)
         on_cpu = device == "cpu" and mode != "fused"
         if on_cpu and precision not in self.precisions_here():
             name = as_users_write(precision)

@@ -30,12 +30,11 @@ from kdmri_edge.errors import BackendError
 from kdmri_edge.physics import consistency
 from kdmri_edge.physics import consistency as sense
 from kdmri_edge.physics.operators import Form
-from kdmri_edge.utils.extras import available
+from kdmri_edge.utils.extras import require_torch_tensorrt
 
 __all__ = ["decompositions", "kept", "register"]
 
 _NAMESPACE = "kdmri"
-_INSTALL = "pip install torch-tensorrt"
 
 
 def _matrices(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -82,8 +81,7 @@ def register() -> None:
         BackendError: torch_tensorrt is not installed, or has no table of decompositions where it
             used to be.
     """
-    if not available("torch_tensorrt"):
-        raise BackendError("torch_tensorrt is not installed.", f"Install it: {_INSTALL}")
+    require_torch_tensorrt()
     try:
         table = importlib.import_module("torch_tensorrt.dynamo.lowering").TORCH_TRT_DECOMPOSITIONS
     except (ModuleNotFoundError, AttributeError) as error:
