@@ -47,6 +47,27 @@ for name in sys.argv[1].split(","):
             assert 0 < error < limit, (name, dtype, error)
 """
 
+COMPILED = """
+import sys
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from kdmri_edge.runtime.backends.fused import _stack
+
+half = getattr(tl, sys.argv[2])
+constants = dict(FIRST=1, LAST=1, GATHERED=16, INNER=32, WRITTEN=16, LAYERS=3, TILE=16, HALO=3,
+                 BLOCK=64, HALF=half, PRODUCT=half)
+short = {"float16": "*fp16", "bfloat16": "*bf16"}[sys.argv[2]]
+kinds = dict(x="*fp32", out="*fp32", work=short, weights=short, biases="*fp32", dilations="*i32",
+             height="i32", width="i32", across="i32") | dict.fromkeys(constants, "constexpr")
+places = {(_stack.arg_names.index(name),): value for name, value in constants.items()}
+source = ASTSource(fn=_stack, signature=kinds, constexprs=places)
+made = triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32))
+assert made.asm["cubin"]
+assert "mma" in made.asm["ptx"]
+"""
+
 SESSION = """
 import sys
 from pathlib import Path
@@ -124,6 +145,20 @@ def test_a_network_is_run_by_it(tmp_path: Path) -> None:
 @pytest.mark.nightly
 def test_other_values_and_other_networks_are_refused() -> None:
     interpreted(WRONG)
+
+
+@pytest.mark.nightly
+@needs_triton
+@pytest.mark.parametrize(("capability", "half"), [("80", "bfloat16"), ("90", "float16")])
+def test_it_compiles_for_a_gpu_that_is_not_there(capability: str, half: str) -> None:
+    """For its matrix units, by the assembler that Triton brings; the interpreter takes more."""
+    environment = {**os.environ, "TRITON_DEFAULT_FP_FUSION": "1"}
+    environment.pop("TRITON_INTERPRET", None)
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED, capability, half],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_without_a_gpu_or_triton_it_is_refused(tmp_path: Path) -> None:
