@@ -5,8 +5,8 @@ and texture, air, place. Of each kind they form a group for each contrast, with 
 covariance: that of each subject's slices around the centre of the other subjects', so that it holds
 how people differ beside how slices of one head do. A slice's distance is the Mahalanobis distance
 to the nearest group, and it is inside where none of the kinds is beyond its limit. Limits come from
-subjects that are held out in turn: calibrated on the others, 98 % of their slices are inside. With
-fewer than three subjects none can be held out, and the limits are 1.2 times the 98th percentile of
+subjects that are held out in turn: calibrated on the others, 99 % of their slices are inside. With
+fewer than three subjects none can be held out, and the limits are 1.2 times the 99th percentile of
 the slices' own distances. Subjects are those of training and validation: few people, whose images
 are seen as typical. How often the limits err on others is measured, not promised.
 
@@ -58,9 +58,9 @@ TRAINING: Final = "train"
 VALIDATION: Final = "validation"
 
 _WIDENED: Final = 1.2
-_QUANTILE: Final = 0.98
+_QUANTILE: Final = 0.99
 _SHRINKAGE: Final = 0.01  # of the correlations towards none: slices are few for so many figures
-_RIDGE: Final = 10.0  # of figures in units of their spread; chosen by subjects held out in turn
+_RIDGE: Final = 0.1  # of figures in units of their spread
 _HELD_OUT: Final = 3  # subjects of whom one can be held out
 _FEWEST: Final = 20  # slices of a calibration, and of a contrast's own group
 _OTHERS: Final = "others"  # contrasts of fewer slices
