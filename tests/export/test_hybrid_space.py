@@ -151,3 +151,57 @@ def test_what_is_read_in_both_spaces_is_right_in_both() -> None:
     found = made.program.module()(torch.view_as_real(image))
     for a, b in zip(found, Both()(image), strict=True):
         torch.testing.assert_close(torch.view_as_complex(a.contiguous()), b, rtol=0, atol=1e-5)
+
+
+class Factors(nn.Module):
+    """A factor for each channel of an image that has no channels: axes move when it is broadcast."""
+
+    def forward(self, given: Tensor) -> Tensor:
+        image = torch.fft.ifft2(torch.view_as_complex(given))
+        channels = torch.tensor([1.0, 2.0])[:, None, None]
+        return torch.view_as_real(torch.fft.fft2(image * channels))
+
+
+class Ranks(nn.Module):
+    """The same transforms of values with and without an axis of coils."""
+
+    def forward(self, given: Tensor) -> Tensor:
+        coils = torch.view_as_complex(given)[None, None].expand(1, 2, -1, -1)
+        lines = (torch.arange(coils.shape[-1]) % 2 == 0).float()
+        found = torch.zeros_like(coils)
+        for value in (coils, coils[:, 0]):
+            for mask in (lines[:, None], lines[None]):
+                made = torch.fft.fft2(torch.fft.ifft2(value) * mask)
+                found = found + (made if made.ndim == 4 else made[:, None])
+        return torch.view_as_real(found)
+
+
+class Floors(nn.Module):
+    """A division that rounds, which no transform commutes with."""
+
+    def forward(self, given: Tensor) -> Tensor:
+        image = torch.view_as_real(torch.fft.ifft2(torch.view_as_complex(given)))
+        floored = torch.div(image, 0.05, rounding_mode="floor") * 0.05
+        return torch.view_as_real(torch.fft.fft2(torch.view_as_complex(floored)))
+
+
+class Shifts(nn.Module):
+    """A shift between two transforms belongs to one of them."""
+
+    def forward(self, given: Tensor) -> Tensor:
+        spectrum = torch.fft.fftshift(torch.fft.fft2(torch.view_as_complex(given)), dim=(0, 1))
+        again = torch.fft.ifft2(spectrum) + torch.fft.fft2(spectrum)
+        once = torch.fft.fftshift(torch.fft.fft2(torch.view_as_complex(given)), dim=(0, 1))
+        return torch.view_as_real(again + torch.fft.ifft2(once))
+
+
+@pytest.mark.parametrize("size", [7, 8])
+@pytest.mark.parametrize("network", [Factors, Ranks, Floors, Shifts])
+def test_what_no_transform_commutes_with(network: type[nn.Module], size: int) -> None:
+    torch.manual_seed(size)
+    given = torch.randn(size, size, 2)
+    expected = network()(given)
+    program = without_complex(trace(network(), (given,))).program
+    made = program.module()(given)
+    made = made[0] if isinstance(made, tuple) else made
+    torch.testing.assert_close(made, expected, rtol=0, atol=TOLERANCE * float(expected.abs().max()))

@@ -141,6 +141,7 @@ class Step:
 
     Args:
         axis: Counted from the front.
+        rank: Number of axes of what is transformed.
         left: Matrices are multiplied from the left: the axis is the last but one.
         size: Number of points of its side that is not half a spectrum.
         inverse: It takes exp(+2 pi i k n / N).
@@ -156,6 +157,7 @@ class Step:
     """
 
     axis: int
+    rank: int
     left: bool
     size: int
     inverse: bool
@@ -175,7 +177,7 @@ class Step:
     def undoes(self, other: Step) -> bool:
         """Whether the other one and then this one leave everything as it was."""
         return (
-            self.axis == other.axis
+            (self.axis, self.rank) == (other.axis, other.rank)
             and self.size == other.size
             and self.whole
             and other.whole
@@ -197,7 +199,7 @@ class Step:
 
     def _key(self) -> tuple[Any, ...]:
         shifts = self.before % self.size, self.after % self.size
-        return self.axis, self.size, self.inverse, self.norm, *shifts, self.whole
+        return self.axis, self.rank, self.size, self.inverse, self.norm, *shifts, self.whole
 
 
 @dataclass(frozen=True)
@@ -390,7 +392,7 @@ def _planned(node: fx.Node, plan: Plan) -> Transform:
                 " is not fixed, so that there is no matrix for it.",
                 "Export with a fixed size along that axis; the batch may stay free.",
             )
-    source, before = _shifts_before(node, axes)
+    source, before = _shifts_before(node, axes, plan)
     after = _shifts_after(node, axes, plan)
     # From real numbers the half spectrum comes first, to real ones last: complex in between.
     order = axes if to_real else axes[::-1]
@@ -412,6 +414,7 @@ def _planned(node: fx.Node, plan: Plan) -> Transform:
         steps.append(
             Step(
                 axis=axis,
+                rank=len(shape),
                 left=axis == len(shape) - 2,
                 size=size,
                 inverse=inverse,
@@ -499,17 +502,18 @@ def _slice(node: fx.Node) -> tuple[fx.Node, int, int, int] | None:
     return source, axis, start, end
 
 
-def _shifts_before(node: fx.Node, axes: list[int]) -> tuple[fx.Node, dict[int, int]]:
+def _shifts_before(node: fx.Node, axes: list[int], plan: Plan) -> tuple[fx.Node, dict[int, int]]:
     """Go back over shifts along the transform's axes; return what they start from."""
     source: fx.Node = _arguments(node)[0]
     shifts: dict[int, int] = {}
     at = source
     while True:
-        found = _shift(at)
+        # what the transform before has done already is not to be done again
+        found = None if at in plan.passed else _shift(at)
         if found and set(found[1]) <= set(axes):
             source = at = found[0]
             shifts = _added(shifts, found[1])
-        elif _packet(at) in (*_SAME, _aten.view_as_complex):
+        elif at not in plan.passed and _packet(at) in (*_SAME, _aten.view_as_complex):
             at = _arguments(at)[0]
         else:
             return source, shifts

@@ -176,6 +176,8 @@ class _Change:
             undone = any(self.step.undoes(step) for step in transform.steps)
             return ([], [transform.source]) if undone else None
         packet, args = _packet(node), node.args
+        if node.kwargs.get("rounding_mode") is not None:  # a division that is not linear
+            return None
         if packet in _SAME:
             linear = [node.all_input_nodes[0]]
         elif packet in (_aten.add, _aten.sub):
@@ -204,8 +206,9 @@ class _Change:
         real = value.dtype is torch.float32 and value.ndim > 0 and value.shape[-1] == 2
         if not (real or value.is_complex()):
             return False
+        # of another rank, an axis of the same number is another one once they are broadcast
         axis, rank = self.step.axis, value.ndim - real
-        return axis < rank and value.shape[axis] == self.step.size
+        return rank == self.step.rank and value.shape[axis] == self.step.size
 
     def _is_constant(self, arg: fx.Node, beside: Tensor) -> bool:
         """Whether an operand is the same all along the axis, and for real and imaginary part."""
