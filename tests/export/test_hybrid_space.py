@@ -154,7 +154,7 @@ def test_what_is_read_in_both_spaces_is_right_in_both() -> None:
 
 
 class Factors(nn.Module):
-    """A factor for each channel of an image that has no channels: axes move when it is broadcast."""
+    """A factor for each channel of an image without channels: axes move when it is broadcast."""
 
     def forward(self, given: Tensor) -> Tensor:
         image = torch.fft.ifft2(torch.view_as_complex(given))

@@ -199,7 +199,7 @@ def read_site(path: Path) -> Site:
         rules=tuple(
             _rule(f"Rule {number} of {path}", rule) for number, rule in enumerate(given, 1)
         ),
-        keys=_keys(path, table.get("key", [])),
+        keys=_keys(path, table["key"]) if "key" in table else (),
         out_of_scope=_policy(path, "out_of_scope", table.get("out_of_scope")),
         unknown_scope=_policy(path, "unknown_scope", table.get("unknown_scope")),
     )
@@ -208,8 +208,12 @@ def read_site(path: Path) -> Site:
 def _keys(path: Path, given: Any) -> tuple[Path, ...]:
     """Return files of keys, which are named from the folder of the rules on."""
     named = [given] if isinstance(given, str) else given
-    if not isinstance(named, list) or not all(isinstance(one, str) and one for one in named):
-        raise RecipeError(f"key of {path} is no file.", 'Write it as "vendor.pub", or a list.')
+    good = isinstance(named, list) and all(isinstance(one, str) and one for one in named)
+    if not good or not named:  # an empty list would ask for no signatures, without a word
+        raise RecipeError(
+            f"key of {path} is no file.",
+            'Write it as "vendor.pub", or a list; leave it out where no signature is needed.',
+        )
     return tuple(path.parent / one for one in named)
 
 

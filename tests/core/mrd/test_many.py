@@ -272,6 +272,7 @@ def test_kinds_of_masks(mask: Mask, kind: MaskKind) -> None:
         ("keys = []\n", r"something else than rules \('keys'\)"),
         ("key = 3\n", "key of .* is no file"),
         ('key = ["a.pub", 3]\n', "key of .* is no file"),
+        ("key = []\n", "key of .* is no file"),
         ('[key]\na = "a.pub"\n', "key of .* is no file"),
         ('out_of_scope = "drop"\n', "out_of_scope of .* is 'drop'"),
         ("unknown_scope = true\n", "unknown_scope of .* is True"),
