@@ -104,7 +104,8 @@ __all__ = ["distill"]
     metavar="NAME|FILE",
     help="Shipped recipe (carried, carried-half, edge, edge-sr, imitation, kd-mri, kd-mri-sr,"
     " paper-teacher, quickstart) or a file. Default: the student's (carried for dccnn-edge,"
-    " carried-half for dccnn-edge-half, edge for dccnn-d3c5, edge-sr for VDSR); imitation, where the teacher is no DC-CNN, or reads another input.",
+    " carried-half for dccnn-edge-half, edge for dccnn-d3c5, edge-sr for VDSR);"
+    " imitation, where the teacher is no DC-CNN, or reads another input.",
 )
 @click.option(
     "--set",
