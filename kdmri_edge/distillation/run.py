@@ -144,6 +144,11 @@ def _count(cases: Sequence[AnyCase]) -> int:
     return sum(case.count for case in cases)
 
 
+def _placeless(named: str) -> str:
+    """Return what names a checkpoint: a file's name alone, since places are nobody's concern."""
+    return named if is_reference(named) else Path(named).name
+
+
 @dataclass
 class _Distillation:
     """State of a running distillation."""
@@ -358,7 +363,7 @@ class _Distillation:
             if start is not None:  # likewise
                 data = merged_records(data, list(start.training.get("data", [])))
                 origin["start"] = {
-                    "name": self.settings.start_from,
+                    "name": _placeless(str(self.settings.start_from)),
                     "steps": start.training.get("steps"),
                 }
             read = self.data.teacher if role == "teacher" else None
@@ -384,13 +389,12 @@ class _Distillation:
         return network
 
     def _taught_by(self) -> dict[str, str]:
-        """Name the student's teacher: a file by its name alone, since places are nobody's concern.
+        """Name the student's teacher.
 
         The hash is that of the run's own copy, which stands beside the student.
         """
         named = self.settings.teacher
-        path = self.settings.teacher_checkpoint
-        name = named if path is None or is_reference(named) else path.name
+        name = named if self.settings.teacher_checkpoint is None else _placeless(named)
         return {"name": name, "sha256": sha256_file(self.run.weights("teacher"))}
 
     def _teacher_data(self) -> list[dict[str, Any]]:

@@ -217,6 +217,7 @@ def test_a_student_goes_on_from_finished_weights(
         assert after[name].shape == value.shape
     assert any(not torch.equal(after[name], before[name]) for name in before)
     training = load_checkpoint(whole.weights("student")).training
+    assert training["start"]["name"] == "gone.safetensors"
     assert training["start"]["steps"] == load_checkpoint(gone).training["steps"]
     assert training["teacher"] == {
         "name": "teacher.safetensors", "sha256": sha256_file(whole.weights("teacher")),
