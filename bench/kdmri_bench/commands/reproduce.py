@@ -66,8 +66,14 @@ def _accelerations(text: str) -> tuple[int, ...]:
 )
 @click.option(
     "--carried", is_flag=True,
-    help="Also train teacher (c), dccnn-d5c5-carried, and its students dccnn-edge and"
-    " dccnn-edge-small, for rows of their own.",
+    help="Also train teacher (c), dccnn-d5c5-carried, its students dccnn-edge and"
+    " dccnn-edge-small, and teacher (b)'s student dccnn-edge-half, for rows of their own.",
+)  # fmt: skip
+@click.option(
+    "--networks", metavar="NAMES",
+    help="Train these alone, and the teachers that they need, e.g. teacher-b,carried-half."
+    " Comma-separated, of teacher-a, teacher-b, plain, kd-mri, edge, teacher-c, carried,"
+    " carried-small, carried-half.  [default: the first five]",
 )  # fmt: skip
 @click.option("--report-only", is_flag=True, help="Train nothing; report what is finished.")
 @json_option("Print the report as JSON.")
@@ -85,6 +91,7 @@ def reproduce(
     jobs: int,
     assignments: tuple[str, ...],
     carried: bool,
+    networks: str | None,
     report_only: bool,
     as_json: bool,
 ) -> None:
@@ -123,6 +130,7 @@ def reproduce(
         assignments=assignments,
         contrast=contrast,
         carried=carried,
+        networks=tuple(name.strip() for name in networks.split(",")) if networks else (),
     )
     out = out or Path("reproduce") / task
     engine = Engine(threads=threads)

@@ -9,8 +9,12 @@ are trained on the same volumes with the same number of optimiser steps, all sta
 - KD-MRI student: the paper's three steps, taught by teacher (b);
 - edge student: recipe `edge`, taught by teacher (b).
 
-On request three more, whose cascades hand feature maps on (recipe `carried`): teacher (c), and the
-students `dccnn-edge` and `dccnn-edge-small`, which it teaches. Their rows stand beside the paper's.
+On request four more, whose cascades hand feature maps on (recipes `carried`, `carried-half`):
+teacher (c), the students `dccnn-edge` and `dccnn-edge-small`, which it teaches, and the student
+`dccnn-edge-half`, which teacher (b) teaches. Their rows stand beside the paper's.
+
+A part of the networks can be asked for by name; figures of the others may come from an earlier
+report of the same cases (`reproduce.earlier`).
 """
 
 from __future__ import annotations
@@ -162,8 +166,18 @@ CARRIED: Final = (
             ("carried-small", "dccnn-edge-small"),
         )
     ),
+    Training(
+        folder="carried-half",
+        recipe="carried-half",
+        tuned=False,
+        taught_by="kd-mri",
+        student="dccnn-edge-half",
+    ),
 )
 """Trainings of networks that hand feature maps on, which are made on request."""
+
+_TEACHER_B_ALONE: Final = Training(folder="kd-mri-teacher", recipe="kd-mri", distilled=False)
+"""Teacher (b) where neither student of its run folder is asked for; the same weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,18 +188,22 @@ class Network:
         title: What the table calls it.
         folder: Training that it comes from.
         role: Its role there.
+        alone: Training that makes nothing else, for where no other network of `folder` is wanted.
     """
 
     title: str
     folder: str
     role: str
+    alone: Training | None = None
 
 
 NETWORKS: Final[dict[str, Network]] = {
     "teacher-a": Network(
         title="teacher (a), as the paper trains it", folder="paper-teacher", role="teacher"
     ),
-    "teacher-b": Network(title="teacher (b), tuned", folder="kd-mri", role="teacher"),
+    "teacher-b": Network(
+        title="teacher (b), tuned", folder="kd-mri", role="teacher", alone=_TEACHER_B_ALONE
+    ),
     "plain": Network(title="plain student", folder="kd-mri", role="plain"),
     "kd-mri": Network(title="KD-MRI student", folder="kd-mri", role="student"),
     "edge": Network(title="edge student", folder="edge", role="student"),
@@ -199,6 +217,7 @@ CARRIED_NETWORKS: Final[dict[str, Network]] = {
     "carried-small": Network(
         title="student dccnn-edge-small", folder="carried-small", role="student"
     ),
+    "carried-half": Network(title="student dccnn-edge-half", folder="carried-half", role="student"),
 }
 """Rows of networks that hand feature maps on; absent where these are not trained."""
 
@@ -218,6 +237,7 @@ class CaseSpec:
         assignments: Further `key=value` settings of every recipe.
         contrast: Train and test on volumes of this contrast only; None for all.
         carried: Whether the networks that hand feature maps on are trained, too.
+        wanted: Names of the networks that are trained; empty for all.
     """
 
     task: Task
@@ -230,11 +250,22 @@ class CaseSpec:
     assignments: tuple[str, ...] = ()
     contrast: str | None = None
     carried: bool = False
+    wanted: tuple[str, ...] = ()
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of the networks that it trains, in the order of the table."""
+        known = (*NETWORKS, *CARRIED_NETWORKS)
+        if self.wanted:
+            return tuple(name for name in known if name in self.wanted)
+        return known if self.carried else tuple(NETWORKS)
 
     @property
     def trainings(self) -> tuple[Training, ...]:
         """Its trainings, in an order in which they can follow each other."""
-        return (*TRAININGS, *CARRIED) if self.carried else TRAININGS
+        if not self.wanted:
+            return (*TRAININGS, *CARRIED) if self.carried else TRAININGS
+        return _trainings_of(self.networks)
 
     @property
     def name(self) -> str:
@@ -277,6 +308,32 @@ class CaseSpec:
             recipe=self.recipe(training),
             distilled=training.distilled,
         )
+
+
+def _trainings_of(networks: tuple[str, ...]) -> tuple[Training, ...]:
+    """Return what trains some networks and the teachers that they need, and as little else.
+
+    Where all that is wanted of a run folder is its teacher, that is trained in a folder of its own.
+    """
+    rows = NETWORKS | CARRIED_NETWORKS
+    by_folder = {training.folder: training for training in (*TRAININGS, *CARRIED)}
+    students = {rows[name].folder for name in networks if rows[name].alone is None}
+    alone = {row.folder: row.alone for row in rows.values() if row.alone is not None}
+    needed = {rows[name].folder for name in networks}
+    needed |= {taught_by for folder in needed if (taught_by := by_folder[folder].taught_by)}
+    moved = {
+        folder: training
+        for folder, training in alone.items()
+        if folder in needed and folder not in students
+    }
+    found = []
+    for training in by_folder.values():
+        if training.folder not in needed:
+            continue
+        made = moved.get(training.folder, training)
+        teacher = moved.get(made.taught_by or "")
+        found.append(made if teacher is None else replace(made, taught_by=teacher.folder))
+    return tuple(found)
 
 
 def with_steps(recipe: DistillRecipe, steps: int) -> DistillRecipe:
@@ -327,6 +384,7 @@ def plan(
     assignments: tuple[str, ...] = (),
     contrast: str | None = None,
     carried: bool = False,
+    networks: tuple[str, ...] = (),
 ) -> list[CaseSpec]:
     """Lay out all cases, most telling first: the fixed split, its folds, other accelerations.
 
@@ -341,10 +399,12 @@ def plan(
         assignments: Further `key=value` settings of every recipe.
         contrast: Train and test on volumes of this contrast only; None for all.
         carried: Also train the networks that hand feature maps on.
+        networks: Train these alone, keys of `NETWORKS` and `CARRIED_NETWORKS`, and the teachers
+            that they need; empty for all.
 
     Raises:
-        BenchError: Unknown task, no acceleration, no seed, no networks of that kind, a subject of a
-            split is missing, or the networks would get unequal numbers of steps.
+        BenchError: Unknown task or network, no acceleration, no seed, no networks of that kind, a
+            subject of a split is missing, or the networks would get unequal numbers of steps.
         DataError: The folder does not exist, or holds no volume.
         MaskError: A mask is missing.
     """
@@ -355,9 +415,16 @@ def plan(
         raise DataError(f"{data} does not exist.", "Check the path given to --data.")
     if not accelerations or min(accelerations) < 2:
         raise BenchError("Accelerations must be 2 or more.", "Give e.g. --accelerations 4,5,8.")
-    if carried and not task.has_carried:
+    known = (*NETWORKS, *CARRIED_NETWORKS)
+    if strange := [name for name in networks if name not in known]:
         raise BenchError(
-            f"Task {task.name!r} has no networks that hand feature maps on.", "Leave --carried out."
+            f"There is no network {strange[0]!r} in this comparison.",
+            f"Networks are {', '.join(known)}.",
+        )
+    if (carried or set(networks) & set(CARRIED_NETWORKS)) and not task.has_carried:
+        raise BenchError(
+            f"Task {task.name!r} has no networks that hand feature maps on.",
+            f"Leave {'--carried' if carried else 'them'} out.",
         )
     if seeds < 1:
         raise BenchError("There must be at least one seed.", "Give --seeds 1 or more.")
@@ -381,6 +448,7 @@ def plan(
                 assignments=assignments,
                 contrast=contrast,
                 carried=carried,
+                wanted=networks,
             )
             for split in (task.split, *extra)
             for seed in range(seeds)

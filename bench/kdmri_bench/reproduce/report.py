@@ -82,7 +82,8 @@ _BEST_PSNR: Final[dict[str, dict[int, tuple[float, float, float]]]] = {
     "brain": {4: (40.08, 40.05, 40.23)},
 }
 
-ALL: Final = ("zero-filled", *NETWORKS)
+_ZERO_FILLED: Final = "zero-filled"
+ALL: Final = (_ZERO_FILLED, *NETWORKS)
 _TEACHERS: Final = ("teacher-a", "teacher-b")
 _STUDENTS: Final = ("kd-mri", "edge")
 _TEACHER_C: Final = "teacher-c"
@@ -120,17 +121,23 @@ def evaluation(folder: Path, network: str) -> Path:
     return folder / f"evaluation-{network}.json"
 
 
-def read_rows(folder: Path) -> Rows | None:
-    """Read the figures of a case, by network and volume; None while a network is missing.
+def read_rows(folder: Path, needed: Sequence[str] = ALL) -> Rows | None:
+    """Read the figures of a case, by network and volume; None while a needed network is missing.
 
-    Of networks that hand feature maps on there may be none.
+    Args:
+        folder: The case's folder.
+        needed: Rows that have to be there; others may be.
     """
-    files = {name: evaluation(folder, name) for name in ALL}
-    if not all(file.is_file() for file in files.values()):
+    files = {name: evaluation(folder, name) for name in (*ALL, *CARRIED_NETWORKS)}
+    files = {name: file for name, file in files.items() if file.is_file()}
+    if not files.keys() >= set(needed):
         return None
-    more = {name: evaluation(folder, name) for name in CARRIED_NETWORKS}
-    files |= {name: file for name, file in more.items() if file.is_file()}
     return {name: list(read_json(file, BenchError)["rows"]) for name, file in files.items()}
+
+
+def _needed(case: CaseSpec) -> tuple[str, ...]:
+    """Return the rows without which a case is not finished: --carried may be added to one."""
+    return (_ZERO_FILLED, *(case.networks if case.wanted else NETWORKS))
 
 
 def missing(cases: Iterable[CaseSpec], out: Path) -> list[str]:
@@ -138,7 +145,7 @@ def missing(cases: Iterable[CaseSpec], out: Path) -> list[str]:
     return [
         f"{case.name}: {name}"
         for case in cases
-        for name in (*ALL, *(CARRIED_NETWORKS if case.carried else ()))
+        for name in (_ZERO_FILLED, *case.networks)
         if not evaluation(out / case.name, name).is_file()
     ]
 
@@ -181,7 +188,7 @@ def groups(cases: Sequence[CaseSpec], out: Path) -> list[dict[str, Any]]:
 def _group(title: str, cases: Sequence[CaseSpec], out: Path) -> dict[str, Any] | None:
     averages = []
     for split in dict.fromkeys(case.split for case in cases):
-        found = [read_rows(out / case.name) for case in cases if case.split == split]
+        found = [read_rows(out / case.name, _needed(case)) for case in cases if case.split == split]
         if any(rows is None for rows in found):
             return None
         averages.append(_mean_over_seeds([rows for rows in found if rows is not None]))
@@ -189,7 +196,7 @@ def _group(title: str, cases: Sequence[CaseSpec], out: Path) -> dict[str, Any] |
         name: [row for averaged in averages for row in averaged[name]] for name in _common(averages)
     }
     task, mask = cases[0].task, cases[0].mask
-    subjects = [str(row["subject"]) for row in pooled["plain"]]
+    subjects = [str(row["subject"]) for row in pooled[_ZERO_FILLED]]
     return {
         "title": f"{cases[0].acceleration}x, {title}",
         "acceleration": cases[0].acceleration,
@@ -204,7 +211,9 @@ def _group(title: str, cases: Sequence[CaseSpec], out: Path) -> dict[str, Any] |
         "table": {name: summary(rows) for name, rows in pooled.items()},
         "by_contrast": _by_contrast(task, pooled),
         "gap_closed": _gaps(subjects, pooled),
-        "differences": _differences(subjects, pooled, "edge", (*_TEACHERS, "plain", "kd-mri")),
+        "differences": _differences(subjects, pooled, "edge", (*_TEACHERS, "plain", "kd-mri"))
+        if "edge" in pooled
+        else {},
         **_carried_differences(subjects, pooled),
         "rows": pooled,
     }
@@ -216,7 +225,7 @@ def _by_contrast(task: Task, pooled: Rows) -> dict[str, Any]:
         own = {
             name: [r for r in rows if r["contrast"] == contrast] for name, rows in pooled.items()
         }
-        if own["plain"]:
+        if own[_ZERO_FILLED]:
             found[contrast] = {name: summary(rows) for name, rows in own.items()}
     return found
 
@@ -232,6 +241,8 @@ def _closed(means: Values) -> Values:
 
 def _gaps(subjects: Sequence[str], pooled: Rows) -> dict[str, Any]:
     """(student - plain) / (teacher - plain) in percent, against each teacher that is there."""
+    if "plain" not in pooled:  # where the gap begins
+        return {}
     teachers = [name for name in (*_TEACHERS, _TEACHER_C) if name in pooled]
     students = [name for name in (*_STUDENTS, *_CARRIED_STUDENTS) if name in pooled]
     return {
@@ -250,9 +261,8 @@ def _gaps(subjects: Sequence[str], pooled: Rows) -> dict[str, Any]:
 
 def _carried_differences(subjects: Sequence[str], pooled: Rows) -> dict[str, Any]:
     """Paired differences of students that hand feature maps on, empty where there are none."""
-    others = [name for name in (*_TEACHERS, _TEACHER_C, "plain", "edge") if name in pooled]
     found = {
-        student: _differences(subjects, pooled, student, others)
+        student: _differences(subjects, pooled, student, (*_TEACHERS, _TEACHER_C, "plain", "edge"))
         for student in _CARRIED_STUDENTS
         if student in pooled
     }
@@ -264,7 +274,7 @@ def _differences(
 ) -> dict[str, Any]:
     """Paired differences of a student to its rivals, and whether it is not inferior to them."""
     result: dict[str, Any] = {}
-    for other in others:
+    for other in (name for name in others if name in pooled):
         result[other] = {}
         for measure, margin in MARGIN.items():
             interval = bootstrap(
@@ -343,10 +353,9 @@ def _best_text(task: str, acceleration: int) -> str | None:
 
 
 def _absent(group: Mapping[str, Any], task: str) -> list[str]:
-    """Return the networks that hand feature maps on and are not there."""
-    if task not in TASKS or not TASKS[task].has_carried:
-        return []
-    return [name for name in CARRIED_NETWORKS if name not in group["table"]]
+    """Return the networks that are not there."""
+    known = (*NETWORKS, *(CARRIED_NETWORKS if task in TASKS and TASKS[task].has_carried else ()))
+    return [name for name in known if name not in group["table"]]
 
 
 def _group_text(group: Mapping[str, Any], paper: Mapping[str, Any], task: str) -> list[str]:
@@ -373,9 +382,34 @@ def _group_text(group: Mapping[str, Any], paper: Mapping[str, Any], task: str) -
         )
     nothing = f" {NOTHING} |" * (2 + len(contrasts))
     lines += [f"| {_TITLES[name]} |{nothing}" for name in absent]
-    students = [name for name in (*_STUDENTS, *_CARRIED_STUDENTS) if name in group["table"]]
-    lines += [
-        "",
+    lines += ["", *_gap_text(group, paper, task, absent)]
+    if absent:
+        titles = "; ".join(_TITLES[name] for name in absent)
+        option = "--carried" if not set(absent) - set(CARRIED_NETWORKS) else _option(absent)
+        lines += [
+            f"Without figures, since they are not trained here: {titles}."
+            f" `kdmri-edge reproduce {task} {option}` trains them.",
+            "",
+        ]
+    if group["differences"]:
+        lines += _differences_text(group, "edge", group["differences"])
+    for student, found in group.get("carried_differences", {}).items():
+        lines += _differences_text(group, student, found)
+    return [*lines, ""]
+
+
+def _option(absent: Sequence[str]) -> str:
+    return f"--networks {','.join(absent)}"
+
+
+def _gap_text(
+    group: Mapping[str, Any], paper: Mapping[str, Any], task: str, absent: Sequence[str]
+) -> list[str]:
+    """Say what part of the gap between plain student and teachers the students close."""
+    students = list(group["gap_closed"])
+    if not students:
+        return []
+    lines = [
         "| | " + " | ".join(_TITLES[name] for name in students) + " |",
         "|---" * (1 + len(students)) + "|",
     ]
@@ -394,17 +428,6 @@ def _group_text(group: Mapping[str, Any], paper: Mapping[str, Any], task: str) -
     best = _best_text(task, group["acceleration"])
     if best is not None:
         lines.append(f"| best published ({BEST_PUBLISHED}), on its own data | {best} |{rest}")
-    lines.append("")
-    if absent:
-        titles = "; ".join(_TITLES[name] for name in absent)
-        lines += [
-            f"Without figures, since they are not trained here: {titles}."
-            f" `kdmri-edge reproduce {task} --carried` trains them.",
-            "",
-        ]
-    lines += _differences_text(group, "edge", group["differences"])
-    for student, found in group.get("carried_differences", {}).items():
-        lines += _differences_text(group, student, found)
     return [*lines, ""]
 
 
@@ -422,8 +445,31 @@ def _differences_text(
             f"- {title} minus {_TITLES[teacher]}: {psnr}: {found['psnr']['verdict']};"
             f" {ssim}: {found['ssim']['verdict']}."
         )
-    psnr, ssim = _changes(group, differences["plain"])
-    return [*lines, f"- {title} minus {_TITLES['plain']}: {psnr}; {ssim}."]
+    if "plain" in differences:
+        psnr, ssim = _changes(group, differences["plain"])
+        lines.append(f"- {title} minus {_TITLES['plain']}: {psnr}; {ssim}.")
+    return lines
+
+
+def _recipes_text(recipes: Mapping[str, Any]) -> str:
+    """Say how the networks that are there were trained."""
+    told = []
+    if "paper-teacher" in recipes:
+        told.append(
+            "Teacher (a) follows the published schedule, brought to these steps: its rate is"
+            " divided by ten after 27, 53 and 80 % of them, which holds it back where they are few."
+        )
+    if "kd-mri" in recipes:
+        told.append(
+            "Teacher (b), plain and KD-MRI student share recipe"
+            f" {recipes['kd-mri']['name']} (cosine, re-parameterised convolutions)."
+        )
+    elif "kd-mri-teacher" in recipes:
+        told.append(
+            f"Teacher (b) has recipe {recipes['kd-mri-teacher']['name']} (cosine, re-parameterised"
+            " convolutions)."
+        )
+    return " ".join(told)
 
 
 def _batches(report: Mapping[str, Any]) -> str:
@@ -450,10 +496,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"Every network had {report['steps']} optimiser steps of {_batches(report)}, all stages"
         f" counted; {drawn}."
         f"{contrast} {report['statement']}",
-        "Teacher (a) follows the published schedule, brought to these steps: its rate is divided by"
-        " ten after 27, 53 and 80 % of them, which holds it back where they are few. Teacher (b),"
-        f" plain and KD-MRI student share recipe {report['recipes']['kd-mri']['name']} (cosine,"
-        " re-parameterised convolutions).",
+        _recipes_text(report["recipes"]),
     ]
     if machines := report.get("trained_on"):
         lines.append(f"Trained on {'; '.join(machines)}.")

@@ -12,7 +12,7 @@ from kdmri_bench.reporting.panel import compose
 from kdmri_bench.reporting.panel import draw as draw_panel
 from kdmri_bench.reproduce import curves
 from kdmri_bench.reproduce.processes import Piece, check_jobs, train_side_by_side
-from kdmri_bench.reproduce.protocol import TRAININGS, CaseSpec
+from kdmri_bench.reproduce.protocol import CaseSpec
 from kdmri_bench.reproduce.report import (
     PAPER,
     SCHEMA,
@@ -99,7 +99,7 @@ def _report(cases: Sequence[CaseSpec], out: Path) -> dict[str, Any]:
         "schema": SCHEMA,
         "task": first.task.name,
         "contrast": first.contrast,
-        "steps": first.recipe(TRAININGS[0]).teacher_steps,  # equal for all, see `plan`
+        "steps": first.recipe(first.trainings[0]).teacher_steps,  # equal for all, see `plan`
         "recipes": {
             training.folder: first.recipe(training).to_dict() | {"seed": "each case's"}
             for training in first.trainings
@@ -128,7 +128,9 @@ def _pictures(cases: Sequence[CaseSpec], out: Path) -> None:
     """Draw what is finished and not drawn yet: panels and curves of the fixed split, first seed."""
     drawn = [c for c in cases if c.split == c.task.split and c.seed == cases[0].seed]
     todo = [c for c in drawn if not (out / f"panel-{c.acceleration}x.png").is_file()]
-    todo = [c for c in todo if Run(out / c.name / "edge").has("student")]
+    # Both show teacher (b), the plain and the edge student, which may not have been asked for.
+    runs = (("kd-mri", "teacher"), ("kd-mri", "plain"), ("edge", "student"))
+    todo = [c for c in todo if all(Run(out / c.name / run).has(role) for run, role in runs)]
     if not todo:
         return
     with progress("Drawing", len(todo)) as advance:

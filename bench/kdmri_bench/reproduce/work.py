@@ -190,9 +190,10 @@ def _networks(folder: Path) -> dict[str, Path | None]:
     """Return the finished networks' weights by name; None for the zero-filled image."""
     found: dict[str, Path | None] = {ZERO_FILLED: None}
     for name, network in (NETWORKS | CARRIED_NETWORKS).items():
-        run = Run(folder / network.folder)
-        if run.has(network.role):
-            found[name] = run.file(network.role)
+        folders = (network.folder, *(() if network.alone is None else (network.alone.folder,)))
+        runs = [run for run in map(Run, map(folder.joinpath, folders)) if run.has(network.role)]
+        if runs:
+            found[name] = runs[0].file(network.role)
     return found
 
 

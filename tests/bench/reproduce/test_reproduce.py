@@ -161,6 +161,7 @@ def test_another_request_into_the_same_folder_is_refused(
         ({"seeds": 0}, BenchError, "seed"),
         ({"steps": 2}, BenchError, "steps"),
         ({"assignments": ("no_such=1",)}, KdmriError, "no_such"),
+        ({"networks": ("teacher-b", "half")}, BenchError, "'half'.*carried-half"),
     ],
 )
 def test_bad_requests_are_refused_before_training(
@@ -168,6 +169,45 @@ def test_bad_requests_are_refused_before_training(
 ) -> None:
     with pytest.raises(error, match=words):
         _cases(brains, **changes)
+
+
+@pytest.mark.parametrize(
+    ("networks", "trainings"),
+    [
+        # Teacher (b) is trained alone unless one of the students of its run is wanted.
+        (("teacher-b",), [("kd-mri-teacher", None)]),
+        (("carried-half",), [("kd-mri-teacher", None), ("carried-half", "kd-mri-teacher")]),
+        (
+            ("carried-half", "plain"),
+            [("kd-mri", None), ("carried-half", "kd-mri")],
+        ),
+        (("teacher-a", "edge"), [
+            ("paper-teacher", None), ("kd-mri-teacher", None), ("edge", "kd-mri-teacher"),
+        ]),
+        (("carried",), [("teacher-c", None), ("carried", "teacher-c")]),
+    ],
+)  # fmt: skip
+def test_networks_asked_for_are_trained_with_their_teachers_alone(
+    brains: Path, networks: tuple[str, ...], trainings: list[tuple[str, str | None]]
+) -> None:
+    (case,) = _cases(brains, folds=False, networks=networks)
+    assert [(one.folder, one.taught_by) for one in case.trainings] == trainings
+    assert set(case.networks) == set(networks)
+
+
+def test_the_report_of_a_part_of_the_networks(brains: Path, engine: Engine, tmp_path: Path) -> None:
+    cases = _cases(brains, folds=False, networks=("teacher-b", "carried-half"))
+    report = reproduce(cases, tmp_path / "out", engine=engine)
+    assert report["missing"] == []
+    (group,) = report["groups"]
+    assert list(group["table"]) == ["zero-filled", "teacher-b", "carried-half"]
+    psnr = {name: row["psnr"]["mean"] for name, row in group["table"].items()}
+    found = group["carried_differences"]["carried-half"]["teacher-b"]["psnr"]["value"]
+    assert found == pytest.approx(psnr["carried-half"] - psnr["teacher-b"])
+    assert group["gap_closed"] == {}  # there is no plain student to begin at
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "Student dccnn-edge-half minus teacher (b), tuned" in text
+    assert "--networks teacher-a,plain,kd-mri,edge,teacher-c,carried,carried-small`" in text
 
 
 def test_unknown_task_missing_folder_missing_masks(tmp_path: Path) -> None:
