@@ -172,6 +172,7 @@ def _reproduce(report: dict[str, Any]) -> str:
 
 _LAZY: Final = {
     "ablation": "experiments.ablation:markdown",
+    "non-inferiority": "experiments.non_inferiority:markdown",
     "generality": "experiments.generality:markdown",
     "any-matrix": "experiments.any_matrix:markdown",
     "small-structures": "experiments.small_structures:markdown",
