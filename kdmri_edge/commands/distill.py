@@ -83,7 +83,7 @@ __all__ = ["distill"]
 @click.option(
     "--start-from",
     metavar="CHECKPOINT|NAME",
-    help="Train the student further from these weights, of the same architecture and mask, e.g."
+    help="Train the student further from these weights, of the same architecture, e.g."
     " dccnn-edge@brain-4x. A plain student is not trained then: it would have fewer steps.",
 )
 @click.option(
@@ -102,10 +102,11 @@ __all__ = ["distill"]
 @click.option(
     "--recipe",
     metavar="NAME|FILE",
-    help="Shipped recipe (carried, carried-half, edge, edge-sr, imitation, kd-mri, kd-mri-sr,"
-    " paper-teacher, quickstart) or a file. Default: the student's (carried for dccnn-edge,"
-    " carried-half for dccnn-edge-half, edge for dccnn-d3c5, edge-sr for VDSR);"
-    " imitation, where the teacher is no DC-CNN, or reads another input.",
+    help="Shipped recipe (carried, carried-half, edge, edge-sr, edge-sr-half, imitation, kd-mri,"
+    " kd-mri-sr, paper-teacher, quickstart) or a file. Default: the student's (carried for"
+    " dccnn-edge, carried-half for dccnn-edge-half, edge for dccnn-d3c5, edge-sr for VDSR,"
+    " edge-sr-half for vdsr-half); imitation, where the teacher is no DC-CNN, or reads another"
+    " input.",
 )
 @click.option(
     "--set",

@@ -283,15 +283,15 @@ class Request:
         student_weights: The same of a student that is to be tuned for int8 [None].
         convention: What `forward` of networks that are named as code takes, where its signature
             does not tell: the name of a `models.code.Convention` [found].
-        start_from: Checkpoint, or trained network of the package, of the student's architecture and
-            mask, with whose weights the student starts: it is trained further. There is no plain
-            student then, which would have fewer steps behind it [weights that are drawn, or the
-            teacher's].
+        start_from: Checkpoint, or trained network of the package, of the student's architecture,
+            for this mask or another, with whose weights the student starts: it is trained further.
+            There is no plain student then, which would have fewer steps behind it [weights that
+            are drawn, or the teacher's].
         baseline: Also train the student without a teacher, for as many steps [True].
         recipe: A recipe, the name of a shipped one, or a TOML file [the student's family's:
             carried for dccnn-edge, carried-half for dccnn-edge-half, edge for dccnn-d3c5, edge-sr
-            for VDSR; imitation where the teacher is of a family that this one does not learn from,
-            or reads another input].
+            for VDSR, edge-sr-half for vdsr-half; imitation where the teacher is of a family that
+            this one does not learn from, or reads another input].
         assignments: Changes of single keys of the recipe, each "KEY=VALUE".
         quantize: "int8" or "int8-signed": also tune a copy of the student for that int8 export.
     """

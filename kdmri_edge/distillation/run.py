@@ -479,7 +479,9 @@ class _Distillation:
 
     def _load_pretrained(self, role: str, path: Path) -> Checkpoint:
         checkpoint = load_checkpoint(path)
-        if checkpoint.mask != self.settings.mask or checkpoint.matrix != self.settings.matrix:
+        same = checkpoint.mask == self.settings.mask and checkpoint.matrix == self.settings.matrix
+        # Convolutions know neither: what is trained further may go on to another mask or matrix.
+        if role != START and not same:
             raise CheckpointError(
                 f"{role.capitalize()} {path} was trained for mask {checkpoint.mask.name!r}"
                 f" at matrix {checkpoint.matrix}.",

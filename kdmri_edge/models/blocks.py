@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdmri_edge.errors import ModelError
 from kdmri_edge.models.layers import Layer
 from kdmri_edge.models.specs import ModelSpec
 
-__all__ = ["ConvStack", "channels_last", "padded", "sound_gradients"]
+__all__ = ["ConvStack", "channels_last", "padded", "smaller", "sound_gradients"]
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -71,6 +72,26 @@ class ConvStack(nn.Module):
             Layer(name=own, rectified=before is not None, follows=before)
             for before, own in zip([None, *names[:-1]], names, strict=True)
         ]
+
+
+def smaller(image: Tensor, factor: int) -> Tensor:
+    """Return images [B, C, H, W] as [B, C f^2, H / f, W / f] (pixel unshuffle).
+
+    Args:
+        image: The images.
+        factor: f, a network's `spec.shuffle`.
+
+    Raises:
+        ModelError: A side is no multiple of `factor`.
+    """
+    height, width = image.shape[-2:]
+    if height % factor or width % factor:
+        raise ModelError(
+            f"This network takes images whose sides are multiples of {factor}, not"
+            f" {height} x {width}.",
+            "Use another network, or another matrix.",
+        )
+    return F.pixel_unshuffle(image, factor)
 
 
 def _padded(conv: nn.Conv2d, x: Tensor, block: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdmri_edge.errors import ModelError
-from kdmri_edge.models.blocks import ConvStack
+from kdmri_edge.models.blocks import ConvStack, smaller
 from kdmri_edge.models.layers import Layer, Structure
 from kdmri_edge.models.network import Features, Network
 from kdmri_edge.models.specs import ModelSpec
@@ -153,7 +153,7 @@ class DCCNN(Network):
         spec = self.spec
         read = [x] if number == 0 or not spec.shows_zero_filled else [x, x_u]
         if spec.shuffle > 1:
-            read = [self._smaller(image) for image in read]
+            read = [smaller(image, spec.shuffle) for image in read]
         if carried is not None:
             read.append(carried)
         written, tapped = self.cascades[number](read[0] if len(read) == 1 else torch.cat(read, 1))
@@ -185,17 +185,6 @@ class DCCNN(Network):
             pulled = sense_consistency(x, x_u, maps, operator, step, self.form.value)
             x = pulled - (step * weight) * (x - z)
         return x
-
-    def _smaller(self, image: Tensor) -> Tensor:
-        factor = self.spec.shuffle
-        height, width = image.shape[-2:]
-        if height % factor or width % factor:
-            raise ModelError(
-                f"This network takes images whose sides are multiples of {factor}, not"
-                f" {height} x {width}.",
-                "Use another network, or another matrix.",
-            )
-        return F.pixel_unshuffle(image, factor)
 
     def forward(self, x_u: Tensor, operator: Tensor, maps: Tensor | None = None) -> Tensor:
         """Reconstruct: normalised zero-filled images [B, C, H, W] to images of the same shape."""

@@ -87,8 +87,9 @@ class ModelSpec:
         carried: Feature maps that each cascade hands to the next one beside its image, past data
             consistency.
         shows_zero_filled: Whether every cascade reads the zero-filled image as well.
-        shuffle: Factor f by which images become smaller, with f^2 times the channels, before a
-            cascade's convolutions (pixel unshuffle, Shi et al., CVPR 2016), and larger after them.
+        shuffle: Factor f by which images become smaller, with f^2 times the channels, before the
+            convolutions of a cascade or of VDSR (pixel unshuffle, Shi et al., CVPR 2016), and
+            larger after them.
         solver_steps: Steps by which SENSE's data consistency is solved after the last cascade
             (`models.dccnn.DCCNN`), where one step of a gradient leaves much of the aliasing of
             low frequencies; 0 for none. Networks with `coils` alone.
@@ -136,7 +137,7 @@ class ModelSpec:
             "coils": not self.coils or (self.channels == 2 and self.kind != VDSR),
             "carried": self.carried == 0 or (0 < self.carried <= _WIDE and self.kind == CARRYING),
             "shows_zero_filled": not self.shows_zero_filled or self.kind == CARRYING,
-            "shuffle": self.shuffle == 1 or (1 < self.shuffle <= _MANY and self.kind == CARRYING),
+            "shuffle": self.shuffle == 1 or (1 < self.shuffle <= _MANY and self.kind != DCCNN),
             "solver_steps": self.solver_steps == 0
             or (0 < self.solver_steps <= _SOLVED and self.coils),
             # below, more steps would be needed than are allowed
@@ -372,8 +373,15 @@ def _carrying_recipe(spec: ModelSpec) -> str:
     return "carried-half" if spec.shuffle > 1 else "carried"
 
 
-def _vdsr(convs: int, tap: int) -> ModelSpec:
-    return ModelSpec(kind=VDSR, cascades=1, convs=convs, width=64, attention_tap=tap)
+def _vdsr(convs: int, tap: int, *, shuffle: int = 1) -> ModelSpec:
+    return ModelSpec(
+        kind=VDSR, cascades=1, convs=convs, width=64, attention_tap=tap, shuffle=shuffle
+    )
+
+
+def _vdsr_recipe(spec: ModelSpec) -> str:
+    """Return the recipe: at a lower resolution the teacher's convolutions have other sizes."""
+    return "edge-sr-half" if spec.shuffle > 1 else "edge-sr"
 
 
 # Attention taps as in KD-MRI: conv 3 of 5 against conv 2 of 3; conv 6 of 11 against conv 4 of 7.
@@ -408,8 +416,13 @@ NETWORKS: Final = Registry(
             name=VDSR,
             from_dict=ModelSpec.from_dict,
             build="kdmri_edge.models.vdsr:VDSR",
-            presets={"vdsr-11": _vdsr(11, 6), "vdsr-7": _vdsr(7, 4)},
+            presets={
+                "vdsr-11": _vdsr(11, 6),
+                "vdsr-7": _vdsr(7, 4),
+                "vdsr-half": _vdsr(7, 4, shuffle=2),
+            },
             recipe="edge-sr",
+            recipe_of=_vdsr_recipe,
             first_weights="He",
         ),
         CODE: NetworkFamily(

@@ -6,8 +6,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from kdmri_edge.models.blocks import ConvStack
+from kdmri_edge.models.blocks import ConvStack, smaller
 from kdmri_edge.models.layers import Structure
 from kdmri_edge.models.network import Features, Network
 from kdmri_edge.models.specs import ModelSpec
@@ -61,8 +62,14 @@ class VDSR(Network):
             x_u: Normalised low-resolution images on the full matrix, [B, C, H, W].
             operator: Ignored.
             maps: Ignored.
+
+        Raises:
+            ModelError: A side of the images is no multiple of `spec.shuffle`.
         """
-        correction, tapped = self.stack(x_u)
+        factor = self.spec.shuffle
+        correction, tapped = self.stack(x_u if factor == 1 else smaller(x_u, factor))
+        if factor > 1:
+            correction = F.pixel_shuffle(correction, factor)
         x = x_u + correction if self.spec.residual else correction
         return Features(x, [x], [tapped])
 

@@ -60,6 +60,7 @@ CASES: dict[str, Case] = {
         (32, 24),
     ),
     "super-resolution": (small(kind="vdsr"), lines(), None, (32, 24)),
+    "super-resolution, half size": (small(kind="vdsr", shuffle=2), lines(), None, (32, 24)),
     "U-Net": (UnetSpec(), lines(), None, (32, 24)),
 }
 # One of each form, of each kind of mask and of each kind of input, at odd sizes where they go.

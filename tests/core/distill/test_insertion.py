@@ -234,6 +234,16 @@ def test_a_student_goes_on_from_finished_weights(
     shutil.move(gone, moved)
     distill(replace(wanted, start_from=str(moved)), tmp_path / "whole")
     distill(wanted, tmp_path / "whole")
+
+    # Another mask needs another teacher; the student's weights serve for any.
+    other = variable_density_lines(SIDE, 2.0, seed=5)
+    with pytest.raises(CheckpointError, match=r"Teacher .* was trained for mask"):
+        distill(replace(wanted, start_from=str(moved), mask=other), tmp_path / "other")
+    elsewhere = replace(wanted, start_from=str(moved), mask=other, teacher="dccnn-d5c5")
+    found = load_checkpoint(distill(elsewhere, tmp_path / "other").weights("student"))
+    assert found.mask == other
+    for name, value in before.items():
+        torch.testing.assert_close(found.state[name], value, atol=1e-5, rtol=0)
     # Other weights under the old name are noticed.
     shutil.copyfile(first.weights("teacher"), gone)
     with pytest.raises((RunError, ModelError)):
@@ -247,9 +257,6 @@ def test_first_weights_must_suit(settings: Callable[..., Settings], tmp_path: Pa
         distill(settings(start_from=teacher), tmp_path / "run")
     with pytest.raises(ModelError, match=r"without weights"):
         distill(settings(start_from="dccnn-d3c5"), tmp_path / "run")
-    other = variable_density_lines(32, 2.0, seed=5)
-    with pytest.raises(CheckpointError, match=r"was trained for mask"):
-        distill(settings(start_from=str(first.weights("student")), mask=other), tmp_path / "run")
     broken = load_checkpoint(first.weights("student"))
     name = next(iter(broken.state))
     broken.state[name].view(-1)[0] = torch.nan

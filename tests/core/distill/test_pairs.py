@@ -233,6 +233,7 @@ def test_strangers_are_paired_by_imitation_unless_asked_otherwise() -> None:
         ("dccnn-d5c5-complex", "dccnn-d3c5", "imitation"),
         ("vdsr-11", "dccnn-d3c5", "imitation"),
         ("vdsr-11", "vdsr-7", "edge-sr"),
+        ("vdsr-11", "vdsr-half", "edge-sr-half"),
         ("dccnn-d5c5", "dccnn-edge", "carried"),
         ("dccnn-d5c5-carried", "dccnn-edge-small", "carried-half"),
         ("dccnn-d5c5", "dccnn-edge?shuffle=2", "carried-half"),

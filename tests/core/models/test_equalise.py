@@ -37,8 +37,8 @@ def _uneven(architecture: ModelSpec, seed: int) -> tuple[Reconstructor, Tensor]:
 @given(seed=st.integers(0, 2**16))
 @pytest.mark.parametrize(
     "architecture",
-    [spec(), PRESETS["vdsr-7"], spec(carried=3), spec(carried=3, shuffle=2)],
-    ids=["dccnn", "vdsr", "carried maps", "carried maps, half size"],
+    [spec(), PRESETS["vdsr-7"], PRESETS["vdsr-half"], spec(carried=3), spec(carried=3, shuffle=2)],
+    ids=["dccnn", "vdsr", "vdsr, half size", "carried maps", "carried maps, half size"],
 )
 def test_nothing_changes_in_float(architecture: ModelSpec, seed: int) -> None:
     made, x_u = _uneven(architecture, seed)

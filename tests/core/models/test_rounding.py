@@ -27,6 +27,7 @@ SPECS = {
     "magnitude": spec(),
     "complex": spec(channels=2),
     "vdsr": spec(kind="vdsr"),
+    "vdsr, half size": spec(kind="vdsr", shuffle=2),
     "coils": spec(channels=2, coils=True),
     "carried maps": spec(carried=3),
     "carried maps, half size, complex": spec(carried=3, shuffle=2, channels=2),
