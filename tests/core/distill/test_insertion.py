@@ -236,7 +236,7 @@ def test_a_student_goes_on_from_finished_weights(
     distill(wanted, tmp_path / "whole")
 
     # Another mask needs another teacher; the student's weights serve for any.
-    other = variable_density_lines(SIDE, 2.0, seed=5)
+    other = variable_density_lines(32, 2.0, seed=5)
     with pytest.raises(CheckpointError, match=r"Teacher .* was trained for mask"):
         distill(replace(wanted, start_from=str(moved), mask=other), tmp_path / "other")
     elsewhere = replace(wanted, start_from=str(moved), mask=other, teacher="dccnn-d5c5")
