@@ -22,7 +22,8 @@ from kdmri_edge.data.formats.registry import FORMATS
 from kdmri_edge.distillation.recipe import LOSSES, DistillRecipe
 from kdmri_edge.distillation.recipe import shipped as shipped_recipes
 from kdmri_edge.metrics import METRICS
-from kdmri_edge.models.shipped import served, shipped_networks
+from kdmri_edge.models.checkpoint import read_checkpoint_meta
+from kdmri_edge.models.shipped import ShippedNetwork, served, shipped_networks
 from kdmri_edge.models.specs import NETWORKS
 from kdmri_edge.physics.masks import MASK_FAMILIES
 from kdmri_edge.registry import Registry
@@ -78,11 +79,20 @@ def shipped() -> str:
         lines.append(
             f"| `{name}` | {entry['parameters']:,} | {served(entry)}{entry['mask']}"
             f" ({entry['nominal_acceleration']:.2f}x) | {entry['recipe']},"
-            f" {sum(entry['steps'].values()):,} | {mean['psnr']:.2f} | {mean['ssim']:.4f} |"
+            f" {sum(entry['steps'].values()):,}{_started(network)} | {mean['psnr']:.2f} | {mean['ssim']:.4f} |"
             f" {figures['zero_filled']['psnr']:.2f} | {len(figures['volumes'])}"
             f" ({figures['split']}) |"
         )
     return "\n".join(lines)
+
+
+def _started(network: ShippedNetwork) -> str:
+    """Say which finished weights a network's training began with, where it did."""
+    start = read_checkpoint_meta(network.path)["training"].get("start")
+    if start is None:
+        return ""
+    name = f"`{start['name']}`" if "@" in start["name"] else "finished weights"
+    return f" from {name} of {sum(start['steps'].values()):,}"
 
 
 def _cell(text: str) -> str:
