@@ -80,8 +80,8 @@ def shipped() -> str:
             f"| `{name}` | {entry['parameters']:,} | {served(entry)}{entry['mask']}"
             f" ({entry['nominal_acceleration']:.2f}x) | {entry['recipe']},"
             f" {sum(entry['steps'].values()):,}{_started(network)} | {mean['psnr']:.2f} |"
-            f" {mean['ssim']:.4f} | {figures['zero_filled']['psnr']:.2f} | {len(figures['volumes'])}"
-            f" ({figures['split']}) |"
+            f" {mean['ssim']:.4f} | {figures['zero_filled']['psnr']:.2f} |"
+            f" {len(figures['volumes'])} ({figures['split']}) |"
         )
     return "\n".join(lines)
 
