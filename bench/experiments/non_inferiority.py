@@ -154,7 +154,7 @@ def _measure(request: CaseRequest, advance: Any) -> dict[str, Any]:
         "zero-filled": [dict(r) for r in volume_rows(cases, [c.zero_filled for c in cases])],
         "teachers": [
             {
-                "rows": _recorded(name, hashes) if _ROW in name else rows_of(name),
+                "rows": _recorded(name, hashes, first) if _ROW in name else rows_of(name),
                 **_origin(name, metas.get(name)),
             }
             for name in request.teachers
@@ -181,17 +181,22 @@ def _origin(name: str, meta: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _recorded(name: str, hashes: Sequence[str]) -> Rows:
-    """Take a row of a report of `reproduce`, volume by volume."""
+def _recorded(name: str, hashes: Sequence[str], meta: Mapping[str, Any]) -> Rows:
+    """Take a row of a report of `reproduce`, volume by volume, of the student's mask and split.
+
+    The same volumes are tested with every mask, and in the folds again.
+    """
     file, _, wanted = name.rpartition(":")
-    report = dict(read_json(Path(file), BenchError))
-    for group in report.get("groups", ()):
+    mask = Mask.from_dict(meta["mask"]).name
+    for group in dict(read_json(Path(file), BenchError)).get("groups", ()):
         rows = {row.get("sha256"): row for row in group["rows"].get(wanted, ())}
-        if rows.keys() >= set(hashes):
+        same = group["mask"] == mask and _split(meta) in group["splits"]
+        if same and rows.keys() >= set(hashes):
             return [dict(rows[sha256]) for sha256 in hashes]
     raise BenchError(
-        f"{file} has no figures of {wanted!r} for all of these volumes.",
-        "Give a report of `kdmri-edge reproduce` on the same volumes.",
+        f"{file} has no figures of {wanted!r} for all of these volumes with mask {mask!r} and"
+        f" split {_split(meta)!r}.",
+        "Give a report of `kdmri-edge reproduce` on the same volumes, mask and split.",
     )
 
 

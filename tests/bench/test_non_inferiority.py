@@ -94,8 +94,8 @@ def test_few_subjects_get_no_verdict(brains: Path, network: Callable[..., str]) 
     assert case["teachers"][0]["student_minus_teacher"]["psnr"]["verdict"] == "inconclusive"
 
 
-def test_a_recorded_teacher_is_found_by_its_volumes(
-    brains: Path, network: Callable[..., str], tmp_path: Path
+def test_a_recorded_teacher_is_found_by_its_mask_split_and_volumes(
+    brains: Path, network: Callable[..., str], tmp_path: Path, mask: Mask
 ) -> None:
     one = network("one", "brain")
     files = [brains / f"sub-{subject}_ses-1_T1w.npy" for subject in ("19", "04")]
@@ -105,7 +105,13 @@ def test_a_recorded_teacher_is_found_by_its_volumes(
         for n, file in enumerate(files, start=1)
     ]
     recorded = tmp_path / "report.json"
-    write_json(recorded, {"groups": [{"rows": {"teacher-b": rows}}]})
+    own = {"mask": mask.name, "splits": ["brain"], "rows": {"teacher-b": rows}}
+    # The same volumes stand there under other masks and of other splits.
+    others = [{**row, "psnr": 99.0} for row in rows]
+    strange = [{**own, "rows": {"teacher-b": others}, **key} for key in (
+        {"mask": "another"}, {"splits": ["brain-fold-1"]},
+    )]  # fmt: skip
+    write_json(recorded, {"groups": [*strange, own]})
     report = compare([_request(brains, "fixed", f"{recorded}:teacher-b", one)])
     (case,) = report["cases"]
     (teacher,) = case["teachers"]
@@ -113,7 +119,7 @@ def test_a_recorded_teacher_is_found_by_its_volumes(
     pairs = zip(case["student"]["rows"], teacher["rows"], strict=True)
     value = np.mean([ours["psnr"] - theirs["psnr"] for ours, theirs in pairs])
     assert teacher["student_minus_teacher"]["psnr"]["value"] == pytest.approx(value)
-    write_json(recorded, {"groups": [{"rows": {"teacher-b": rows[:1]}}]})
+    write_json(recorded, {"groups": [*strange, {**own, "rows": {"teacher-b": rows[:1]}}]})
     with pytest.raises(BenchError, match="no figures of 'teacher-b' for all"):
         compare([_request(brains, "fixed", f"{recorded}:teacher-b", one)])
 
