@@ -34,6 +34,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.peer_converter import alone
+from experiments.peer_tables import (
+    CONVERTER,
+    DYNAMO,
+    EAGER,
+    OURS,
+    PARSER,
+    RUNTIME,
+    TORCHSCRIPT,
+    markdown,
+)
 from experiments.script import Script, record
 from kdmri_edge.bring.network import bring_checkpoint
 from kdmri_edge.data.phantom.volumes import phantom_volume
@@ -48,7 +58,7 @@ from kdmri_edge.utils.extras import available, require
 from kdmri_edge.utils.files import read_json
 from kdmri_edge.utils.provenance import provenance
 
-__all__ = ["OURS", "PEERS", "main", "markdown", "measure"]
+__all__ = ["PEERS", "Peer", "joined", "main", "measure"]
 
 SCHEMA: Final = 2
 _SEED: Final = 0
@@ -56,26 +66,10 @@ _ACCELERATION: Final = 4.0
 _FEWEST: Final = 3
 """Queries that are timed however long they take."""
 
-_RUNTIME: Final = "ONNX Runtime"
-OURS: Final = {
-    _RUNTIME: ("onnx", "fp32"),
-    "OpenVINO": ("openvino", "fp32"),
-    "OpenVINO, bf16": ("openvino", "bf16"),
-    "OpenVINO, int8": ("openvino", "int8"),
-    "TensorRT-RTX": ("trt", "fp32"),
-}
-"""Ways of `kdmri-edge export`: what each is called here, its target and precision."""
 _ENGINE: Final = "sm86"
 """GPU that TensorRT-RTX builds for, ahead of time."""
 
 _CONVOLUTIONS: Final = ("Conv", "ConvTranspose", "FusedConv")
-
-_EAGER: Final = "PyTorch"
-_DYNAMO: Final = "torch.onnx, dynamo"
-_TORCHSCRIPT: Final = "torch.onnx, TorchScript"
-_CONVERTER: Final = "OpenVINO's converter"
-_PARSER: Final = "TensorRT-RTX's parser"
-_AS_IT_IS: Final = (_DYNAMO, _TORCHSCRIPT, _CONVERTER, _PARSER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,13 +378,13 @@ def _as_it_is(
         return _Runtime(graphs[name], threads)
 
     ways: dict[str, Callable[[], Callable[[Any], Any]]] = {
-        _DYNAMO: lambda: in_runtime(
-            _DYNAMO, lambda: _written(trace(network, (shown,), constants=constants))
+        DYNAMO: lambda: in_runtime(
+            DYNAMO, lambda: _written(trace(network, (shown,), constants=constants))
         ),
-        _TORCHSCRIPT: lambda: in_runtime(
-            _TORCHSCRIPT, lambda: _by_older_exporter(network, shown, constants)
+        TORCHSCRIPT: lambda: in_runtime(
+            TORCHSCRIPT, lambda: _by_older_exporter(network, shown, constants)
         ),
-        _CONVERTER: lambda: _Converted(network, shown, constants, threads),
+        CONVERTER: lambda: _Converted(network, shown, constants, threads),
     }
     found: dict[str, Any] = {}
     queries: dict[str, Callable[[], Any]] = {}
@@ -402,9 +396,9 @@ def _as_it_is(
         if run is not None:
             queries[name] = partial(run, shown.numpy())
     graph = next(iter(graphs.values()), None)
-    found[_PARSER] = {"reason": "there is no ONNX graph of it to be parsed"}
+    found[PARSER] = {"reason": "there is no ONNX graph of it to be parsed"}
     if graph is not None:
-        found[_PARSER] = {"reason": _parsed(graph, parses)}
+        found[PARSER] = {"reason": _parsed(graph, parses)}
     return found, queries
 
 
@@ -434,7 +428,7 @@ def _exported(
         return {"reason": _sentence(error)}, None
     seconds = time.perf_counter() - began
     figures = _figures(bundle, seconds)
-    if way == _RUNTIME:
+    if way == RUNTIME:
         image = np.load(bundle.path / GOLDEN_INPUT)
         figures["convolutions"] = _convolving(bundle.graph, image, threads)
     return figures, _query(bundle, threads)
@@ -575,7 +569,7 @@ def _row(
         with torch.no_grad():
             called(shown, **constants)
 
-    queries: dict[str, Callable[[], Any]] = {_EAGER: eager}
+    queries: dict[str, Callable[[], Any]] = {EAGER: eager}
     row["ways"] = {}
     if others:
         found, runs = _as_it_is(called, shown, constants, expected, threads, parses)
@@ -716,118 +710,6 @@ def _completed(row: dict[str, Any], earlier: Mapping[str, Any] | None) -> dict[s
         "ways": row["ways"] | kept,
         "milliseconds": row["milliseconds"] | times,
     }
-
-
-def _cell(row: Mapping[str, Any], name: str) -> str:
-    found = row["ways"].get(name)
-    if found is None:
-        return ""
-    if found["reason"]:
-        return "fails"
-    parts = []
-    if name in row["milliseconds"]:
-        parts.append(f"{row['milliseconds'][name]['median']:.0f} ms")
-    if "difference" in found:
-        parts.append(f"{found['difference']:.0e}")
-    if found.get("dft_nodes"):
-        parts.append(f"{found['dft_nodes']} DFT nodes")
-    if found.get("engines"):
-        parts.append("engine built")
-    return ", ".join(parts) or "taken"
-
-
-def _gains(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the table of what is won over plain exports that hold transforms."""
-    lines = []
-    for row in rows:
-        plain, ours = (row["milliseconds"].get(name) for name in (_DYNAMO, _RUNTIME))
-        if plain is None or ours is None or not row["ways"][_DYNAMO].get("dft_nodes"):
-            continue
-        cells = [row["network"], f"{plain['median'] / ours['median']:.2f}x", "", ""]
-        share = row["ways"][_RUNTIME].get("convolutions")
-        if share is not None:
-            cells[2:] = [
-                f"{100 * share:.0f} %",
-                f"{plain['median'] / (share * ours['median']):.2f}x",
-            ]
-        lines.append(f"| {' | '.join(cells)} |")
-    if not lines:
-        return []
-    return [
-        "",
-        "How much faster ONNX Runtime is on the export of this project than on the plain one, how"
-        " much of that time are the network's own convolutions (by ONNX Runtime's profile), and how"
-        " much faster an export could be at most, if all but these took no time:",
-        "",
-        "| network | faster than the plain export | of that, convolutions | at most |",
-        "|---|---:|---:|---:|",
-        *lines,
-    ]
-
-
-def markdown(report: Mapping[str, Any]) -> str:
-    """Return the tables as GitHub Markdown: exports of this project, then networks as they are."""
-    notes = []
-    rows = [row for row in report["rows"] if not row["reason"]]
-    lines = [
-        f"| network | parameters | transforms | {_EAGER} | {' | '.join(OURS)} |",
-        "|---|---:|---:|---:" + "|---" * len(OURS) + "|",
-    ]
-    for row in report["rows"]:
-        if row["reason"]:
-            lines.append(f"| {row['network']} | | | |" + " |" * len(OURS))
-            notes.append(f"- {row['network']}: {row['reason']}")
-            continue
-        transforms = {way.get("transforms") for way in row["ways"].values()} - {None}
-        cells = [
-            f"{row['network']} ({row['package']} {row['version']})",
-            f"{row['parameters']:,}",
-            ", ".join(map(str, sorted(transforms))),
-            f"{row['milliseconds'][_EAGER]['median']:.0f} ms",
-            *(_cell(row, name) for name in OURS),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    if any(name in row["ways"] for row in rows for name in _AS_IT_IS):
-        lines += [
-            "",
-            "The same networks as they are:",
-            "",
-            f"| network | {' | '.join(_AS_IT_IS)} |",
-            "|---" * (1 + len(_AS_IT_IS)) + "|",
-        ]
-        for row in rows:
-            cells = [row["network"], *(_cell(row, name) for name in _AS_IT_IS)]
-            lines.append(f"| {' | '.join(cells)} |")
-    lines += _gains(rows)
-    revisions: dict[str, list[str]] = {}
-    for row in report["rows"]:
-        if "measured" in row:
-            revisions.setdefault(row["measured"]["revision"], []).append(row["network"])
-        for name, way in row.get("ways", {}).items():
-            if "measured" in way:
-                label = f"{row['network']} ({name})"
-                revisions.setdefault(way["measured"]["revision"], []).append(label)
-    notes += [f"- At revision {one}: {', '.join(names)}" for one, names in revisions.items()]
-    torches = {row["torch"] for row in rows if "torch" in row}
-    notes += [
-        f"- {row['network']}: with PyTorch {row['torch']}"
-        for row in rows
-        if len(torches) > 1 and "torch" in row
-    ]
-    notes += [
-        f"- {row['network']}, {name}: {found['reason']}"
-        for row in rows
-        for name, found in row["ways"].items()
-        if found["reason"]
-    ]
-    lines += [
-        "",
-        f"One slice of {report['matrix']} x {report['matrix']}, {report['coils']} coils where a"
-        f" network reads k-space, {report['threads']} CPU thread(s); medians of queries in turns."
-        " Beside the time stands the largest difference from PyTorch as a share of the image's"
-        " range. Networks as they are run in ONNX Runtime, but for OpenVINO's converter.",
-    ]
-    return "\n".join([*lines, *(["", *notes] if notes else [])])
 
 
 @click.command(cls=Script)

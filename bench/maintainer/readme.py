@@ -177,7 +177,7 @@ _LAZY: Final = {
     "any-matrix": "experiments.any_matrix:markdown",
     "small-structures": "experiments.small_structures:markdown",
     "streaming-data": "experiments.streaming_data:markdown",
-    "peer-networks": "experiments.peer_networks:markdown",
+    "peer-networks": "experiments.peer_tables:markdown",
     "throughput": "experiments.throughput:sentence",
     "slice-rate": "experiments.slice_rate:markdown",
     "duration": "experiments.throughput:duration",

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from experiments.peer_networks import PEERS, Peer, joined, markdown, measure
+from experiments.peer_networks import PEERS, Peer, joined, measure
+from experiments.peer_tables import markdown
 from kdmri_edge.errors import BenchError
 
 
