@@ -63,6 +63,29 @@ _LATER: Final = {
 """Fields that came after version 1 of the format, and their values where they are not used."""
 
 _MANY, _WIDE, _SOLVED = 256, 1 << 16, 16
+_LIGHTEST, _HEAVIEST = 1e-3, 10  # below, more steps of a solver would be needed than are allowed
+
+_OF_CARRYING: Final = f"only networks of kind {CARRYING!r} have another"
+_OF_COILS: Final = "only networks of several coils (coils true) have another"
+
+_RANGES: Final = {
+    "kind": f"one of {DCCNN}, {CARRYING} and {VDSR}",
+    "cascades": f"a number from 1 to {_MANY}",
+    "convs": f"a number from 2 to {_MANY}",
+    "width": f"a number from 1 to {_WIDE}",
+    "kernel": f"an odd number from 1 to {_MANY - 1}",
+    "dilation": "a number from 1 on for each convolution, of one cascade or of all cascades",
+    "channels": "1 or 2",
+    "attention_tap": "a convolution, counted from 1, before the last one",
+    "noise_weight": "above 0, or none",
+    "coils": f"false, save for networks of 2 channels whose kind is not {VDSR!r}",
+    "carried": f"0, or a number up to {_WIDE}: {_OF_CARRYING}",
+    "shows_zero_filled": f"false: {_OF_CARRYING}",
+    "shuffle": f"1, or a number up to {_MANY}: {_OF_CARRYING}",
+    "solver_steps": f"0, or a number up to {_SOLVED}: {_OF_COILS}",
+    "solver_weight": f"from {_LIGHTEST} to {_HEAVIEST}; only networks of several coils read it",
+}
+"""What each field may be, as a message says it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +117,7 @@ class ModelSpec:
             (`models.dccnn.DCCNN`), where one step of a gradient leaves much of the aliasing of
             low frequencies; 0 for none. Networks with `coils` alone.
         solver_weight: What the image of the cascades weighs there against the acquired samples.
+            Networks without `coils` do not read it.
     """
 
     kind: str
@@ -117,7 +141,7 @@ class ModelSpec:
         """Fill in the dilation and check every field.
 
         Raises:
-            ModelError: A field is out of range; the message names it.
+            ModelError: A field is out of range; the message names it and what it may be.
         """
         if not self.dilation:
             object.__setattr__(self, "dilation", (1,) * self.convs)
@@ -140,14 +164,13 @@ class ModelSpec:
             "shuffle": self.shuffle == 1 or (1 < self.shuffle <= _MANY and self.kind != DCCNN),
             "solver_steps": self.solver_steps == 0
             or (0 < self.solver_steps <= _SOLVED and self.coils),
-            # below, more steps would be needed than are allowed
-            "solver_weight": 1e-3 <= self.solver_weight <= 10,
+            "solver_weight": _LIGHTEST <= self.solver_weight <= _HEAVIEST,
         }
         wrong = [name for name, good in checks.items() if not good]
         if wrong:
             raise ModelError(
                 f"Model field {wrong[0]} = {getattr(self, wrong[0])!r} is out of range.",
-                "See the fields of ModelSpec.",
+                f"{wrong[0]} has to be {_RANGES[wrong[0]]}.",
             )
 
     def widths_of(self, cascade: int) -> list[tuple[int, int]]:

@@ -58,6 +58,10 @@ def test_fields_can_be_changed(name: str, base: str, changes: dict[str, object] 
         ("dccnn-edge?residual=1", "residual of .* must be true or false"),
         ("dccnn-edge?dilation=[1,2.5,1]", "must be whole numbers"),
         ("dccnn-d3c5?carried=8", "carried = 8 is out of range"),
+        ("dccnn-edge?solver_steps=4", "solver_steps = 4 .* several coils"),
+        ("dccnn-edge?solver_weight=0.0", "from 0.001 to 10; .* several coils"),
+        ("dccnn-edge-sense?solver_steps=17", "0, or a number up to 16"),
+        ("dccnn-edge?kernel=4", "an odd number from 1 to 255"),
         ("dccnn-d3c5?noise_weight=much", "must be a number or none"),
     ],
 )
