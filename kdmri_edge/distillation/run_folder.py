@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdmri_edge.errors import RunError
-from kdmri_edge.utils.files import read_json, write_json
+from kdmri_edge.utils.files import read_json, refuse_newer, write_json
 
 __all__ = [
     "ROLES",
@@ -52,12 +52,15 @@ class Run:
             RunError: It is missing, unreadable or of a newer format.
         """
         value = read_json(self.path / "run.json", RunError)
-        known = range(1, RUN_FORMAT + 1)
-        if not isinstance(value, dict) or value.get("format") not in known:
+        form = value.get("format") if isinstance(value, dict) else None
+        refuse_newer(self.path / "run.json", form, RUN_FORMAT, RunError)
+        if type(form) is not int or form < 1:
             raise RunError(
-                f"{self.path / 'run.json'} is of a newer or unknown format.", "Update kdmri-edge."
+                f"{self.path / 'run.json'} is damaged: it names no format of a run.",
+                "Copy the run again, or train it again.",
             )
-        return value
+        meta: Mapping[str, Any] = value
+        return meta
 
     @property
     def exports_dir(self) -> Path:

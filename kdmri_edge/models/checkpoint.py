@@ -21,7 +21,7 @@ from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.physics.scaling import SCALING_RULE
 from kdmri_edge.utils.extras import require
-from kdmri_edge.utils.files import atomic_path
+from kdmri_edge.utils.files import atomic_path, refuse_newer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,11 +119,7 @@ def read_checkpoint_meta(path: Path) -> dict[str, Any]:
         if path.suffix != ".safetensors" or file_kind(path) not in (OURS, *UNTOLD):
             raise _foreign(path) from error
         raise _damaged(path, error) from error
-    if version > FORMAT:
-        raise CheckpointError(
-            f"Checkpoint {path} has format {version}, this version reads up to {FORMAT}.",
-            "Update kdmri-edge.",
-        )
+    refuse_newer(f"Checkpoint {path}", version, FORMAT, CheckpointError)
     return dict(meta)
 
 

@@ -18,7 +18,7 @@ from kdmri_edge.models.code import is_code
 from kdmri_edge.models.foreign import OURS, file_kind
 from kdmri_edge.models.specs import PRESETS
 from kdmri_edge.physics.masks import Mask, load_mask_option
-from kdmri_edge.utils.files import damaged, read_json, sha256_file
+from kdmri_edge.utils.files import damaged, read_json, refuse_newer, sha256_file
 from kdmri_edge.utils.suggest import nearest
 
 __all__ = [
@@ -100,8 +100,7 @@ def shipped_networks(root: Path = WEIGHTS) -> dict[str, ShippedNetwork]:
         return {}
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
-        if index["format"] > INDEX_FORMAT:
-            raise CheckpointError(f"{file} is of a newer format.", "Update kdmri-edge.")
+        refuse_newer(file, index["format"], INDEX_FORMAT, CheckpointError)
         return {
             reference: _network(reference, root, entry)
             for reference, entry in index["networks"].items()

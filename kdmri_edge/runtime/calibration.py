@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from kdmri_edge.errors import DataError, KdmriError
 from kdmri_edge.runtime.certificate import Bound, Scope
 from kdmri_edge.runtime.statistics import KINDS, STATISTICS
-from kdmri_edge.utils.files import atomic_path, damaged, read_json
+from kdmri_edge.utils.files import atomic_path, damaged, read_json, refuse_newer
 
 __all__ = [
     "CALIBRATION",
@@ -351,7 +351,7 @@ def read_calibration(path: Path, error: type[KdmriError]) -> Calibration | None:
 
     Args:
         path: The file.
-        error: Class of the error where it is damaged.
+        error: Class of the error where it is damaged, or of a newer version.
 
     Raises:
         KdmriError: Of that class: it is no calibration that this version knows.
@@ -359,6 +359,11 @@ def read_calibration(path: Path, error: type[KdmriError]) -> Calibration | None:
     if not path.is_file():
         return None
     given = read_json(path, error)
+    if isinstance(given, dict):
+        refuse_newer(
+            path, given.get("schema"), SCHEMA, error, named="calibration schema",
+            remedy="Update kdmri-edge, or calibrate again with `kdmri-edge calibrate`.",
+        )  # fmt: skip
     with damaged(path, error, _AGAIN):
         return Calibration.from_dict(given)
 

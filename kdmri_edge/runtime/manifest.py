@@ -22,7 +22,7 @@ from kdmri_edge.errors import BundleError
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.physics.scaling import SCALING_RULE
 from kdmri_edge.runtime.targets import PRECISIONS
-from kdmri_edge.utils.files import parse_json, sha256_file, write_json
+from kdmri_edge.utils.files import parse_json, refuse_newer, sha256_file, write_json
 from kdmri_edge.utils.reading import reading
 
 __all__ = [
@@ -168,12 +168,7 @@ def _checked(file: Path, found: Any) -> dict[str, Any]:
     if not isinstance(found, dict) or not _is(found.get("schema"), int):
         raise BundleError(f"{file} is not a manifest.", "Export the network again.")
     manifest: dict[str, Any] = found
-    schema = int(manifest["schema"])
-    if schema > SCHEMA:
-        raise BundleError(
-            f"{file} has manifest schema {schema}, this version reads up to {SCHEMA}.",
-            "Update kdmri-edge.",
-        )
+    refuse_newer(file, manifest["schema"], SCHEMA, BundleError, named="manifest schema")
     for key, kind in (_REQUIRED | _OPTIONAL).items():
         if not _is(manifest.get(key), kind) and (key in _REQUIRED or key in manifest):
             raise BundleError(f"{file} lacks a valid {key!r}.", AGAIN)

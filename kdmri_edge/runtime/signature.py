@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ from kdmri_edge.runtime.manifest import (
     read_manifest_bytes,
     write_manifest,
 )
-from kdmri_edge.utils.files import parse_json, sha256_bytes, write_json
+from kdmri_edge.utils.files import parse_json, refuse_newer, sha256_bytes, write_json
 from kdmri_edge.utils.keys import PrivateKey, PublicKey
 from kdmri_edge.utils.reading import reading
 
@@ -226,12 +227,8 @@ def read_signature(folder: Path) -> Signature | None:
         raise _damaged(file, "it is no JSON, or has a key twice") from cause
     if not isinstance(found, dict) or not isinstance(schema := found.get("schema"), int):
         raise _damaged(file, "it names no schema")
-    if schema > SCHEMA:
-        raise SignatureError(
-            f"{file} has signature schema {schema}, this version reads up to {SCHEMA}.",
-            "Update kdmri-edge.",
-            state=SignatureState.TAMPERED,
-        )
+    tampered = functools.partial(SignatureError, state=SignatureState.TAMPERED)
+    refuse_newer(file, schema, SCHEMA, tampered, named="signature schema")
     if (wrong := _fault(found)) is not None:
         raise _damaged(file, wrong)
     return Signature(**found)

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = [
     "check_writable",
     "parse_json",
     "read_json",
+    "refuse_newer",
     "sha256_bytes",
     "sha256_file",
     "sweep",
@@ -232,6 +233,36 @@ def damaged(path: Path, error: type[KdmriError], remedy: str = "Make it again.")
         yield
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as cause:
         raise error(f"{path} is damaged ({type(cause).__name__}: {cause}).", remedy) from cause
+
+
+def refuse_newer(
+    path: Path | str,
+    form: object,
+    known: int,
+    error: Callable[[str, str], KdmriError],
+    *,
+    named: str = "format",
+    remedy: str = "Update kdmri-edge.",
+) -> None:
+    """Refuse a file of ours whose form is newer than what this version reads: it is not damaged.
+
+    Args:
+        path: The file, or what else the message calls it.
+        form: Number of its form, as it says itself. What is no whole number is left to the reader.
+        known: The newest one that this version reads.
+        error: Makes the exception of what is wrong and of the remedy.
+        named: What that number is called.
+        remedy: What the user can do.
+
+    Raises:
+        KdmriError: The form is newer.
+    """
+    if isinstance(form, int) and not isinstance(form, bool) and form > known:
+        raise error(
+            f"{path} has {named} {form}, which a newer kdmri-edge wrote; this version reads up to"
+            f" {known}.",
+            remedy,
+        )
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -46,12 +46,20 @@ def test_roles_come_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "meta", [{"format": 2}, [1], {"format": "one"}, {"status": "complete"}, {"format": None}]
+    "meta", [{"format": 0}, [1], {"format": "one"}, {"status": "complete"}, {"format": None}]
 )
 def test_unknown_formats(tmp_path: Path, meta: object) -> None:
     _make(tmp_path / "run", meta=meta)
-    with pytest.raises(RunError, match="newer or unknown format"):
+    with pytest.raises(RunError, match=r"is damaged: it names no format") as caught:
         open_run(tmp_path / "run")
+    assert "Update" not in caught.value.remedy
+
+
+def test_a_newer_format(tmp_path: Path) -> None:
+    _make(tmp_path / "run", meta={"format": 2})
+    with pytest.raises(RunError, match="format 2, which a newer kdmri-edge wrote") as caught:
+        open_run(tmp_path / "run")
+    assert caught.value.remedy == "Update kdmri-edge."
 
 
 def test_not_a_run(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from kdmri_edge.utils.files import (
     check_writable,
     damaged,
     read_json,
+    refuse_newer,
     sha256_bytes,
 )
 from kdmri_edge.utils.provenance import cpu, git_revision, provenance, versions
@@ -371,8 +372,7 @@ def read_assessment(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"Give a folder that `kdmri-edge assess` wrote, or {REPORT}.",
         )
     with damaged(file, BenchError):
-        if int(value["schema"]) > SCHEMA:
-            raise BenchError(f"{file} is of a newer version.", "Update kdmri-edge.")
+        refuse_newer(file, int(value["schema"]), SCHEMA, BenchError, named="schema")
         for section in value["sections"]:
             section["measures"], section["name"]
     return value

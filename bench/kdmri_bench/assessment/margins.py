@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 from kdmri_edge.errors import BenchError
 from kdmri_edge.utils.extras import load_attribute
-from kdmri_edge.utils.files import sha256_bytes
+from kdmri_edge.utils.files import refuse_newer, sha256_bytes
 from kdmri_edge.utils.suggest import nearest
 
 __all__ = ["FORMAT", "Margins", "load_margins", "read_margins"]
@@ -120,11 +120,16 @@ def read_margins(text: str, name: str) -> Margins:
 def _checked(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
     from kdmri_bench.assessment.sections import SECTIONS
 
-    if value.get("format", FORMAT) != FORMAT:
-        raise BenchError(
-            f"{name} has format {value['format']}, this version reads {FORMAT}.",
-            "Update kdmri-edge.",
-        )
+    refuse_newer(name, form := value.get("format", FORMAT), FORMAT, BenchError)
+    if form != FORMAT:
+        raise BenchError(f"{name} has format {form!r}, which is none.", f"Write format = {FORMAT}.")
+    for section in value:
+        if section not in (*SECTIONS, *_KEYS):
+            raise BenchError(
+                f"{name} has margins for {section!r}, which is no section; did you mean"
+                f" {nearest(section, [*SECTIONS, *_KEYS])!r}?",
+                f"Sections are {', '.join(SECTIONS)}.",
+            )
     subjects = value.get("subjects")
     if not isinstance(subjects, int) or isinstance(subjects, bool) or subjects < 2:
         raise BenchError(
@@ -135,12 +140,6 @@ def _checked(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
     for section, own in value.items():
         if section in _KEYS:
             continue
-        if section not in SECTIONS:
-            raise BenchError(
-                f"{name} has margins for {section!r}, which is no section; did you mean"
-                f" {nearest(section, [*SECTIONS, *_KEYS])!r}?",
-                f"Sections are {', '.join(SECTIONS)}.",
-            )
         if not isinstance(own, dict):
             raise BenchError(f"{name}: {section} is no table.", f"Write [{section}].")
         losses[section] = {key: _margin(name, section, key, loss) for key, loss in own.items()}

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from kdmri_bench.results.schema import Row, finite, row_from
 from kdmri_edge.errors import BenchError
-from kdmri_edge.utils.files import damaged, read_json, write_json
+from kdmri_edge.utils.files import damaged, read_json, refuse_newer, write_json
 
 __all__ = ["FORMAT", "VERSION", "RowFile"]
 
@@ -63,10 +63,10 @@ class RowFile:
                 f"{path} is no row of a benchmark.",
                 "Give what the bundle's jetson.py or run_engine.py printed.",
             )
-        if value.get("version") != VERSION:
+        refuse_newer(path, version := value.get("version"), VERSION, BenchError, named="version")
+        if version != VERSION:
             raise BenchError(
-                f"{path} has version {value.get('version')!r}; this version reads {VERSION}.",
-                "Update kdmri-edge.",
+                f"{path} is damaged: its version is {version!r}.", "Measure the row again."
             )
         with damaged(path, BenchError):
             known = {"format", "version", "measured_on", "network", "row"}

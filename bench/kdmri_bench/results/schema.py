@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any, Final, TypeVar
 
 from kdmri_edge.errors import BenchError
+from kdmri_edge.utils.files import refuse_newer
 
 __all__ = [
     "BASELINES",
@@ -281,11 +282,10 @@ class Report:
             BenchError: a newer schema, or keys are missing.
         """
         version = value.get("schema_version")
-        if not isinstance(version, int) or version > SCHEMA_VERSION:
+        refuse_newer("The report", version, SCHEMA_VERSION, BenchError, named="schema version")
+        if not isinstance(version, int):
             raise BenchError(
-                f"The report has schema version {version!r}; this version reads up to"
-                f" {SCHEMA_VERSION}.",
-                "Update kdmri-edge.",
+                f"The report is damaged: its schema version is {version!r}.", "Measure again."
             )
         try:
             volumes = [

@@ -427,7 +427,8 @@ def test_a_calibration_of_values_that_cannot_be_is_refused(
 @pytest.mark.parametrize(
     "damage",
     [
-        {"schema": 99},
+        {"schema": 0},
+        {"schema": "2"},
         {"bound": {"level": 0.9, "statistics": ["height of the patient"], "coefficients": None}},
         {"scope": {}},
         {"bound": {"level": 2, "coefficients": None}},
@@ -447,6 +448,17 @@ def test_a_damaged_calibration_is_a_sentence(
     with pytest.raises(BundleError):
         read_calibration(file, BundleError)
     assert read_calibration(tmp_path / "none.json", BundleError) is None
+
+
+def test_a_calibration_of_a_newer_version_is_not_called_damaged(
+    tmp_path: Path, made: Calibration
+) -> None:
+    file = tmp_path / "calibration.json"
+    file.write_text(json.dumps({**made.to_dict(), "schema": 99}))
+    with pytest.raises(BundleError, match="schema 99, which a newer kdmri-edge wrote") as caught:
+        read_calibration(file, BundleError)
+    assert "damaged" not in str(caught.value)
+    assert "Update kdmri-edge, or calibrate again" in caught.value.remedy
 
 
 @pytest.fixture(scope="module")
