@@ -464,6 +464,11 @@ def adapted(module: nn.Module, name: str, said: Convention | None = None) -> Ada
             f"{name} gives {_a(module)}, not one that derives from kdmri_edge.models.Adapter.",
             "Leave the convention out, or return an adapter.",
         )
+    if type(module).forward is nn.Module.forward and "forward" not in vars(module):
+        raise ModelError(
+            f"{name} gives {_a(module)} that has no forward.",
+            f"Write what it computes as its method forward; {GUIDE}.",
+        )
     needed, most, names = _positional(module)
     said = said or _of_kspace(names, needed)
     strange = next((one for one in names[:needed] if one in _KSPACE), None)

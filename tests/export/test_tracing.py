@@ -68,6 +68,42 @@ def test_what_is_made_of_inputs_is_no_constant() -> None:
         torch.testing.assert_close(program.module()(given), Fills()(given))
 
 
+class Noisy(nn.Module):
+    """Adds noise that a generator draws: its own, or one that is made for each image."""
+
+    def __init__(self, held: bool) -> None:
+        super().__init__()
+        self.held = held
+        self.random = torch.Generator()
+        self.random.manual_seed(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        generator = self.random if self.held else torch.Generator()
+        return x + torch.randn(x.shape, generator=generator)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_generator_of_random_numbers_is_called_so(held: bool) -> None:
+    with pytest.raises(ExportError) as raised:
+        trace(nn.Sequential(Noisy(held)), (torch.ones(1, 4),))
+    assert "draws random numbers from a torch.Generator" in raised.value.what
+    assert "torch.randn(x.shape, generator=generator)" in raised.value.what
+    assert "lifted" not in str(raised.value)
+    assert "buffer" in raised.value.remedy
+
+
+class Dropping(Noisy):
+    """Draws in training alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.training else 2 * x
+
+
+def test_a_generator_that_evaluation_does_not_use_is_no_fault() -> None:
+    x = torch.ones(1, 4)
+    assert torch.equal(trace(Dropping(held=True).eval(), (x,)).module()(x), 2 * x)
+
+
 def test_values_of_an_input_in_a_constant_are_refused() -> None:
     class Fills(nn.Module):
         def forward(self, x: Tensor, table: Tensor) -> Tensor:

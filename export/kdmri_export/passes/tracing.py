@@ -18,12 +18,13 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakIdKeyDictionary
 
 from kdmri_edge.errors import ExportError
-from kdmri_export.passes.user_code import raised_line, silence
+from kdmri_export.passes.user_code import raised_line, silence, source_line
 
 __all__ = ["FixedSizeError", "trace"]
 
@@ -65,8 +66,8 @@ def trace(
 
     Raises:
         ExportError: The network decides by values of its inputs, writes into its own attributes,
-            fixes a size that was to be free, has a part called by a word of Python that it cannot
-            do without, or cannot be traced otherwise.
+            draws from a `torch.Generator`, fixes a size that was to be free, has a part called by
+            a word of Python that it cannot do without, or cannot be traced otherwise.
     """
     network = _without_words(network)
     for name in (*dict(network.named_parameters()), *dict(network.named_buffers())):
@@ -81,13 +82,30 @@ def trace(
     known = [leaf for leaf in pytree.tree_leaves(constants) if isinstance(leaf, Tensor)]
     try:
         with torch.no_grad(), silence(), _Constants(known):
-            return torch.export.export(
+            program = torch.export.export(
                 bound, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False
             )
     except ExportError:
         raise
     except Exception as error:  # an exporter may raise anything
         raise _explained(error) from error
+    _refuse_generators(program)
+    return program
+
+
+def _refuse_generators(program: ExportedProgram) -> None:
+    """Refuse a network whose graph would read a generator of random numbers."""
+    for spec in program.graph_signature.input_specs:
+        generator = program.constants.get(spec.target or "")
+        if spec.kind is not InputKind.CUSTOM_OBJ or not isinstance(generator, torch.Generator):
+            continue
+        node = next(one for one in program.graph.nodes if one.name == spec.arg.name)
+        place = next((f", in {source_line(user)}" for user in node.users), "")
+        raise ExportError(
+            f"The network draws random numbers from a torch.Generator{place}, which no graph can"
+            " hold.",
+            "Draw them once into a buffer, or leave them out in evaluation (self.training).",
+        )
 
 
 def _without_words(network: nn.Module) -> nn.Module:

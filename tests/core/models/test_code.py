@@ -474,6 +474,20 @@ class TestConventions:
         assert sentence in caught.value.what
         assert "adapter" in str(caught.value)
 
+    def test_a_class_without_forward_is_told_so(self) -> None:
+        class Empty(nn.Module):
+            pass
+
+        with pytest.raises(ModelError, match="class Empty that has no forward") as caught:
+            adapted(Empty(), "own.py:Empty")
+        assert "forward" in caught.value.remedy
+
+    def test_a_forward_of_the_object_is_taken(self) -> None:
+        made = nn.Conv2d(1, 1, 3, padding=1)
+        empty = nn.Module()
+        vars(empty)["forward"] = made.forward
+        assert adapted(empty, "own").convention is Convention.IMAGE
+
     def test_names_of_ones_own_do_not_collide(self, file: Path) -> None:
         """`features` and `form` are this library's names, and those of many modules."""
         file.write_text(
