@@ -115,6 +115,22 @@ def test_what_cannot_be_followed_is_refused(change: Change, says: str, tmp_path:
         OnnxRuntimeSession(graph)
 
 
+@pytest.mark.parametrize("newer", ["operators", "format"])
+def test_a_graph_that_is_newer_than_the_runtime_is_not_called_damaged(
+    newer: str, tmp_path: Path
+) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        model.metadata_props.clear()  # as it is written: not for ONNX Runtime's CPU to compute
+        if newer == "operators":
+            model.opset_import[0].version = 99
+        else:
+            model.ir_version = 99
+
+    with pytest.raises(BackendError, match=r"is too old for .*99") as caught:
+        OnnxRuntimeSession(written(tmp_path / "model.onnx", change))
+    assert "--upgrade onnxruntime" in caught.value.remedy
+
+
 def test_a_file_that_is_cut_off_is_no_graph(tmp_path: Path) -> None:
     graph = written(tmp_path / "model.onnx")
     graph.write_bytes(graph.read_bytes()[:-3])

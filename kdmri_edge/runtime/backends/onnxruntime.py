@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,9 @@ __all__ = ["PRECISION_KEY", "OnnxRuntimeSession"]
 
 PRECISION_KEY = "kdmri_edge.precision"
 """Where a graph says in which precision its convolutions are written."""
+
+# What it says of a graph whose operators (opset) or whose format are newer than itself.
+_NEWER: Final = re.compile(r"Opset \d+ is under development|Unsupported model IR version")
 
 # What ONNX Runtime makes of them: its CPU provider has no float16 kernels, and casts. Nor has it
 # kernels of bfloat16, so that it is given the same graph in float32, with the same rounding.
@@ -220,6 +224,11 @@ class OnnxRuntimeSession(Session):
         try:
             return self._ort.InferenceSession(given, options, providers=providers)
         except Exception as error:  # the library's own exception types share no base class
+            if _NEWER.search(str(error)):
+                raise BackendError(
+                    f"onnxruntime {self._ort.__version__} is too old for {graph} ({error}).",
+                    "Update it: python -m pip install --upgrade onnxruntime.",
+                ) from error
             raise BundleError(f"{graph} cannot be loaded ({error}).", "Export it again.") from error
 
     @classmethod
