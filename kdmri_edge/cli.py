@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from kdmri_edge import __version__
+from kdmri_edge.commands.command import Group
 from kdmri_edge.errors import Interrupted, KdmriError
 from kdmri_edge.utils.extras import load_attribute
 from kdmri_edge.utils.suggest import nearest
@@ -117,7 +118,7 @@ _SYSTEM = {
 _ENDED = "A file or a stream ended before its contents did. Copy the files again."
 
 
-class _LazyGroup(click.Group):
+class _LazyGroup(Group):
     """A group whose commands are import strings."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
+from kdmri_edge.commands.command import Command
 from kdmri_edge.errors import KdmriError
 from kdmri_edge.utils.files import check_writable, write_json
 
 __all__ = ["Script", "record"]
 
 
-class Script(click.Command):
+class Script(Command):
     """A command that tells a user's mistake in one sentence and ends with its exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:

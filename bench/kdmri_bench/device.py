@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import click
 
+from kdmri_edge.commands.command import Command
 from kdmri_edge.errors import BackendError, BenchError, KdmriError
 
 __all__ = ["ROWS", "Place", "find_places", "main", "measure_device"]
@@ -161,7 +162,7 @@ def measure_device(
     return done.files["json"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("networks", nargs=-1)
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Test volumes.  [default: drawn phantoms]"

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from kdmri_edge.commands.command import Group
 from kdmri_edge.commands.options import (
     archive_of,
     calling_option,
@@ -23,7 +24,7 @@ from kdmri_edge.utils.console import print_result
 __all__ = ["archive"]
 
 
-@click.group()
+@click.group(cls=Group)
 def archive() -> None:
     """Ask a DICOM archive whether it is there; list, or send, what waits for it.
 

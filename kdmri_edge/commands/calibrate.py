@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
+from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import json_option
 from kdmri_edge.utils.console import print_result
 
 __all__ = ["calibrate"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("network", type=click.Path(path_type=Path), metavar="BUNDLE|CHECKPOINT")
 @click.option(
     "--data",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from kdmri_edge.commands.command import Group
 from kdmri_edge.commands.options import file_options, json_option, orientation_option
 from kdmri_edge.errors import KdmriError
 from kdmri_edge.utils.console import print_result
@@ -31,7 +32,7 @@ _KSPACE = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def data() -> None:
     """Say what is in a file of images or k-space; convert between formats."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import RowChoice, file_options, json_option
 from kdmri_edge.utils.console import print_result
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["distill"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--data",
     default="phantom",

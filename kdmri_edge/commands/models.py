@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import json_option
 from kdmri_edge.utils.console import print_result
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["models"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("network", required=False)
 @click.option(
     "--matrix",

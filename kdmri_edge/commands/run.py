@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import (
     RowChoice,
     archive_of,
@@ -36,7 +37,7 @@ def runs_on(info: SessionInfo) -> str:
     )
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("network", type=click.Path(path_type=Path), metavar="BUNDLE")
 @click.argument("inputs", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(

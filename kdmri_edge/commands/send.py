@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
+from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import file_options, json_option
 from kdmri_edge.utils.console import print_result
 
 __all__ = ["send"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.h5")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the server.")
 @click.option(

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import (
     RowChoice,
     archive_of,
@@ -23,7 +24,7 @@ from kdmri_edge.data.orientation import Orientation
 __all__ = ["serve"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument(
     "networks",
     type=click.Path(path_type=Path),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import json_option
 from kdmri_edge.runtime.signature import LONGEST_DAYS
 from kdmri_edge.utils.console import print_result
@@ -25,7 +26,7 @@ def ask_passphrase() -> str:
     return answer
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("bundles", type=click.Path(path_type=Path), nargs=-1, metavar="BUNDLE...")
 @click.option(
     "--key",

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import RowChoice, json_option, key_option
 from kdmri_edge.errors import BundleError, KdmriError
 from kdmri_edge.runtime.acceptance import performance_text, signature_text
@@ -22,7 +23,7 @@ __all__ = ["verify"]
 _PAGE = "kdmri_bench.reporting.acceptance:write_acceptance"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--backend",

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from kdmri_edge.cli import COMMANDS, main
+from kdmri_edge.commands.command import Command, Group
 from kdmri_edge.models.foreign import file_kind
 from kdmri_edge.models.shipped import WEIGHTS
 
@@ -234,6 +235,11 @@ def _lines() -> Iterator[tuple[str, str]]:
     yield "distill --recipe nothing", "edge"
     yield "distill --resume", "--out"
     yield "distill --resume --out empty", "not a run"
+    # an option of one value, given twice
+    yield f"export {NAME} --target trt --precision bf16 --precision int8", "'--precision' is given"
+    yield f"bench {NAME} --data full.npy --quick --full", "'--quick' or --full is given twice"
+    yield f"run {NAME} full.npy -o out.npy --output other.npy", "'--output' is given twice"
+    yield "archive list --queue here --queue there", "'--queue' is given twice"
     yield f"distill --student {NAME}", "--quantize"
     # files
     yield "data convert nowhere out.npy", "nowhere does not exist"
@@ -249,6 +255,26 @@ def _lines() -> Iterator[tuple[str, str]]:
     yield "reproduce brain --data empty", "--masks"
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_refuses_an_option_given_twice(name: str) -> None:
+    command = ALL[name]
+    assert isinstance(main, Group)
+    assert isinstance(command, Command)
+    one = next((o for o in command.params if isinstance(o, click.Option) and o.nargs == 1
+                and not (o.multiple or o.is_flag or o.count)), None)  # fmt: skip
+    if one is None:  # flags, which may be repeated, and options that are
+        return
+    with pytest.raises(click.UsageError, match="given twice") as caught:
+        command.make_context(name, [one.opts[0], "1", one.opts[0], "1"])
+    assert caught.value.exit_code == 2
+    assert f"'{max(one.opts, key=len)}'" in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [["--json", "--json"], ["--precision", "fp32"] * 2])
+def test_flags_and_options_of_many_values_may_be_repeated(words: list[str]) -> None:
+    ALL["bench"].make_context("bench", words)
+
+
 @pytest.mark.parametrize(("line", "part"), list(_lines()))
 def test_mistakes(
     cli: Cli, desk: Path, monkeypatch: pytest.MonkeyPatch, line: str, part: str
@@ -262,7 +288,9 @@ def test_mistakes(
     text = " ".join(shown.err.split())
     assert part in text
     sentence = text[text.index("Error: ") :]
-    typed = " ".join(line.split()[:2]) if line.startswith("data ") else line.split()[0]
+    typed = (
+        " ".join(line.split()[:2]) if line.startswith(("data ", "archive ")) else line.split()[0]
+    )
     assert not strange_options(sentence, typed), sentence
     if shown.code == 1:  # usage errors are click's, with a line of usage
         lines = shown.err.strip().splitlines()

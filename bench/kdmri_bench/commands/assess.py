@@ -15,13 +15,14 @@ from kdmri_bench.commands.options import (
     subjects_option,
     threads_option,
 )
+from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import json_option
 from kdmri_edge.utils.console import print_result, say
 
 __all__ = ["assess"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("networks", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--data", "data", multiple=True, type=click.Path(path_type=Path),
@@ -157,6 +158,10 @@ def assess(
         out=out or Path("kdmri-assessment"),
     )
     say(f"Page to open in a browser: {done.files['html']}")
+    if done.files["html"].stat().st_size > done.page_size:
+        from kdmri_bench.assessment.page import larger
+
+        say(larger(done.page_size))
     if as_json:
         print_result(json.dumps(done.to_dict(), indent=1, ensure_ascii=False))
     else:

@@ -17,6 +17,7 @@ from kdmri_bench.commands.options import (
     subjects_option,
     threads_option,
 )
+from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import brought_options, json_option
 from kdmri_edge.errors import BenchError
 
@@ -26,7 +27,7 @@ __all__ = ["bench"]
 _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "f32", "f16"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("sources", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--data", type=click.Path(path_type=Path),

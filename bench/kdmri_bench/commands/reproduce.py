@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from kdmri_bench.commands.options import threads_option
+from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import json_option
 from kdmri_edge.errors import BenchError
 from kdmri_edge.utils.console import print_result
@@ -24,7 +25,7 @@ def _accelerations(text: str) -> tuple[int, ...]:
         ) from None
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("task", metavar="brain|cardiac|sr")
 @click.option(
     "--data", required=True, type=click.Path(path_type=Path),

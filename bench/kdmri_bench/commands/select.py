@@ -9,13 +9,14 @@ from pathlib import Path
 import click
 
 from kdmri_bench.commands.limits import limit_options, read_limits
+from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import json_option
 from kdmri_edge.utils.console import print_result
 
 __all__ = ["select"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("report", type=click.Path(path_type=Path), default=Path("kdmri-bench"))
 @limit_options
 @json_option("Print the choice as JSON.")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import NamedChoice, json_option
 from kdmri_edge.errors import ExportError
 from kdmri_edge.utils.console import print_result
@@ -18,7 +19,7 @@ from kdmri_export.runtime_check import SECONDS, Verdict, ask_targets
 __all__ = ["check"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("graph", type=click.Path(path_type=Path))
 @click.option(
     "--target",

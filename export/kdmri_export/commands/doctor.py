@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import click
 
+from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import json_option
 from kdmri_edge.errors import KdmriError
 from kdmri_edge.registry import Registry
@@ -271,7 +272,7 @@ def _advice(found: dict[str, Any]) -> list[str]:
     )
 
 
-@click.command()
+@click.command(cls=Command)
 @json_option()
 def doctor(as_json: bool) -> None:
     """Say what this machine can train, export and run, and how to add what is missing.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import NamedChoice, RowChoice, brought_options, json_option
 from kdmri_edge.commands.sign import ask_passphrase
 from kdmri_edge.physics.coils import COILS
@@ -32,7 +33,7 @@ _FORMS = {
 """What users read for the forms of data consistency."""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument(
     "source", required=False, type=click.Path(path_type=Path), metavar="[RUN|WEIGHTS|NAME|CODE]"
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import json_option
 from kdmri_edge.utils.console import print_result
 from kdmri_edge.utils.extras import require
@@ -17,7 +18,7 @@ from kdmri_export.runtime_check import SECONDS
 __all__ = ["rewrite"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("graph", type=click.Path(path_type=Path))
 @click.option(
     "-o",
