@@ -280,6 +280,7 @@ def test_the_default_margins_are_the_benchmarks() -> None:
         ("subjects = 5\n[volumes]\npsnr_db = -0.1", "no margin"),
         ("subjects = 1\n[volumes]\npsnr_db = 0.1", "how many subjects"),
         ("subjects = 5\n[volume]\npsnr_db = 0.1", "did you mean 'volumes'"),
+        ("[volume]\npsnr_db = 0.1", "did you mean 'volumes'"),  # before what is missing, too
         ("subjects = 5\n[volumes]\npsnr = 0.1", "did you mean 'psnr_db'"),
         ("subjects = 5\n[lesions]\nretained_smal = 0.1", "did you mean 'retained_small'"),
         ("subjects = 5\n[phantom]\nuniformity = 0.1", "phantom.*no difference"),
@@ -414,23 +415,33 @@ def test_reports_are_compared_by_subjects(done: Assessment, tmp_path: Path) -> N
     assert json.loads(given.stdout)[0]["allowed"] is True
 
 
+def with_other_subjects(
+    done: Assessment, folder: Path, change: Callable[[dict[str, float]], dict[str, float]]
+) -> Path:
+    """Write a report whose PSNR of subjects is another; return margins for two subjects."""
+    value = json.loads(json.dumps(done.to_dict()))
+    for section in value["sections"]:
+        for measure in section["measures"]:
+            if measure["name"] == "psnr_db" and not measure.get("against"):
+                measure["by_subject"] = change(measure["by_subject"])
+    (folder / REPORT).write_text(json.dumps(value))
+    stated = folder / "margins.toml"
+    stated.write_text("subjects = 2\n[volumes]\npsnr_db = 0.1\n")
+    return stated
+
+
 @pytest.mark.parametrize("damage", ["dropped", "nan"])
 def test_no_subject_is_left_out_of_a_comparison(
     done: Assessment, tmp_path: Path, damage: str
 ) -> None:
     """The worst subject could be the one that is not there."""
-    stated = tmp_path / "margins.toml"
-    stated.write_text("subjects = 2\n[volumes]\npsnr_db = 0.1\n")
-    value = json.loads(json.dumps(done.to_dict()))
-    for section in value["sections"]:
-        for measure in section["measures"]:
-            if measure["name"] == "psnr_db" and not measure.get("against"):
-                first = min(measure["by_subject"])
-                if damage == "nan":
-                    measure["by_subject"][first] = float("nan")
-                else:
-                    del measure["by_subject"][first]
-    (tmp_path / REPORT).write_text(json.dumps(value))
+
+    def change(own: dict[str, float]) -> dict[str, float]:
+        first = min(own)
+        rest = {key: number for key, number in own.items() if key != first}
+        return rest if damage == "dropped" else {first: float("nan"), **rest}
+
+    stated = with_other_subjects(done, tmp_path, change)
     for old, new in ((done.files["json"], tmp_path), (tmp_path, done.files["json"])):
         answers = compare_reports(old, new, margins=stated)
         assert {answer.verdict for answer in answers} == {"inconclusive"}
@@ -441,15 +452,9 @@ def test_reports_that_measured_in_two_ways_are_not_compared(
     done: Assessment, tmp_path: Path
 ) -> None:
     """Other annotations or another definition move the zero-filled images' figures, too."""
-    stated = tmp_path / "margins.toml"
-    stated.write_text("subjects = 2\n[volumes]\npsnr_db = 0.1\n")
-    value = json.loads(json.dumps(done.to_dict()))
-    for section in value["sections"]:
-        for measure in section["measures"]:
-            if measure["name"] == "psnr_db" and not measure.get("against"):
-                own = measure["by_subject"]
-                measure["by_subject"] = {key: number + 1 for key, number in own.items()}
-    (tmp_path / REPORT).write_text(json.dumps(value))
+    stated = with_other_subjects(
+        done, tmp_path, lambda own: {key: number + 1 for key, number in own.items()}
+    )
     answers = compare_reports(done.files["json"], tmp_path, margins=stated)
     assert not any(answer.allowed for answer in answers)
     assert "not measured alike" in answers[0].judged[0].reason
@@ -589,8 +594,11 @@ def test_pictures_are_left_out_where_the_page_would_be_too_large(done: Assessmen
         assert "pictures are left out" in page
         shown = [len(gallery) for gallery in re.findall('<div class="gallery">.*?</h4>', page)]
         assert len(shown) == 3  # the first picture of each gallery comes before the second of any
-    assert "<img" not in build(dataclasses.replace(done, page_size=1))
-    assert "3 of 3 pictures are left out" in build(dataclasses.replace(done, page_size=1))
+        assert "is larger" not in page
+    smallest = build(dataclasses.replace(done, page_size=1))
+    assert "<img" not in smallest
+    assert "3 of 3 pictures are left out (--page-size)." in smallest
+    assert "is larger than the 1 byte(s) that --page-size allows" in smallest
 
 
 def test_a_section_without_figures_is_shown_with_its_reason(done: Assessment) -> None:

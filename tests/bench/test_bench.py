@@ -319,6 +319,12 @@ def test_rows_are_listed_without_data_and_without_exports(run: Run) -> None:
     assert all(key.startswith("teacher/") for key in lines)
     assert lines["teacher/pytorch-f32"].strip() == "PyTorch, fp32"
     assert "--full" in lines["teacher/pytorch-f32-compile"]
+    asked = ("--list-rows", "--rows", "teacher/*", "--precision", "fp32", "--json")
+    found = {row["key"]: row for row in json.loads(invoke(run.path, *asked).stdout)}
+    assert list(found) == list(lines)
+    row = found["teacher/pytorch-f32"]
+    assert (row["role"], row["precision"], row["reason"]) == ("teacher", "f32", None)
+    assert "--full" in found["teacher/pytorch-f32-compile"]["reason"]
     assert sorted(run.path.rglob("*")) == before
     assert isinstance(invoke(run.path, "--list-rows", "--rows", "x").exception, BenchError)
 

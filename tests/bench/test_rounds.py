@@ -286,6 +286,25 @@ def test_the_workspace_stays_with_the_rows_that_it_has(
     assert (tmp_path / UNFINISHED / "rows" / "one" / "row.json").is_file()
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"continued": "often"}'])
+def test_a_damaged_state_is_told_and_figures_are_kept(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = tmp_path / UNFINISHED / "state.json"
+    state.parent.mkdir()
+    state.write_text(text)
+    with pytest.raises(KeyboardInterrupt):
+        cut_off_in(tmp_path, 0)
+    assert f"{state} is damaged: nothing beside it" in (said := capsys.readouterr().err)
+    assert "starts anew" in said
+    state.write_text(text)
+    with pytest.raises(KeyboardInterrupt):
+        cut_off_in(tmp_path, 1)
+    assert f"{state} is damaged: the 1 finished row(s) beside it are kept" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_workspace_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError), workspace(tmp_path / "file"):

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ from kdmri_edge.utils.files import atomic_path, damaged, read_json, sha256_bytes
 __all__ = ["Kept", "identity"]
 
 _WHOLE: Final = "sections"
+
+Made = TypeVar("Made")
 
 
 def identity(asked: Any) -> str:
@@ -55,14 +57,7 @@ class Kept:
             BenchError: The file is damaged.
             OutputError: The place cannot be written to.
         """
-        file = self._file(section, part, ".json")
-        if file is None:
-            return make()
-        if not file.is_file():
-            made = make()
-            write_json(file, made)
-        # of the file in both cases, so that one that goes on gives what one that ends gives
-        return read_json(file, BenchError)
+        return self._through_json(section, part, make, lambda made: made, lambda found: found)
 
     def section(self, name: str, make: Callable[[], Section]) -> Section:
         """Return a whole section, with its drawings and pictures, made at the first call.
@@ -73,17 +68,11 @@ class Kept:
             BenchError: The file is damaged.
             OutputError: The place cannot be written to.
         """
-        file = self._file(_WHOLE, name, ".json")
-        if file is None:
-            return make()
-        if not file.is_file():
-            made = make()
-            if made.reason is not None:
-                return made
-            write_json(file, finite(asdict(made)))
-        value = read_json(file, BenchError)
-        with damaged(file, BenchError):
-            return _section_of(value)
+
+        def told(made: Section) -> Any:
+            return None if made.reason is not None else finite(asdict(made))
+
+        return self._through_json(_WHOLE, name, make, told, _section_of)
 
     def arrays(
         self, section: str, part: str, make: Callable[[], list[NDArray[Any]]]
@@ -113,6 +102,39 @@ class Kept:
         except OutputError as error:
             say(f"What {part} made is not kept for the case of an interruption: {error.what}")
         return made
+
+    def _through_json(
+        self,
+        section: str,
+        part: str,
+        make: Callable[[], Made],
+        told: Callable[[Made], Any],
+        read: Callable[[Any], Made],
+    ) -> Made:
+        """Return what was made, as the file has it, made at the first call.
+
+        It is read of the file in both cases, so that an assessment that goes on gives what one
+        gives that was not cut off.
+
+        Args:
+            section: See `values`, as are part and make.
+            part: See `values`.
+            make: See `values`.
+            told: Returns plain JSON values of it; None where it is not to be kept.
+            read: Makes it of these values again.
+        """
+        file = self._file(section, part, ".json")
+        if file is None:
+            return make()
+        if not file.is_file():
+            made = make()
+            value = told(made)
+            if value is None:
+                return made
+            write_json(file, value)
+        value = read_json(file, BenchError)
+        with damaged(file, BenchError):
+            return read(value)
 
     def _file(self, section: str, part: str, suffix: str) -> Path | None:
         if self._folder is None:

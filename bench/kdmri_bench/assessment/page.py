@@ -14,7 +14,7 @@ from kdmri_bench.results.figures import NOTHING
 if TYPE_CHECKING:
     from kdmri_bench.assessment.assess import Assessment
 
-__all__ = ["PAGE_SIZE", "build"]
+__all__ = ["PAGE_SIZE", "build", "larger"]
 
 PAGE_SIZE: Final = 1_000_000
 """Bytes that a page has at most where nothing else is asked for: mail and archives take it."""
@@ -30,19 +30,36 @@ def build(assessment: Assessment) -> str:
 
     Pictures are taken as far as `Assessment.page_size` allows, the first of each gallery before the
     second of any; galleries say how many are left out. Figures are never left out, so that a page
-    of very many networks may be larger.
+    of very many networks may be larger; it says so.
     """
     every = sorted(assessment.sections, key=lambda section: section.name != _FIRST)
     bare = [replace(section, galleries=()) for section in every]
     room = assessment.page_size - len(_page(assessment, bare).encode())
-    return _page(assessment, _fitting(every, room, assessment.page_size))
+    if room >= 0:
+        return _page(assessment, _fitting(every, room, assessment.page_size))
+    notes = [*assessment.notes, larger(assessment.page_size)]
+    return _page(replace(assessment, notes=notes), _fitting(every, room, None))
+
+
+def larger(limit: int) -> str:
+    """Say that a page is larger than the bytes that it was to have, and why."""
+    return (
+        f"The page is larger than the {limit:,} byte(s) that --page-size allows: figures are never"
+        " left out, and pictures are."
+    )
 
 
 _SAID: Final = 400  # bytes around the pictures of a gallery, with what it says of those left out
 
 
-def _fitting(sections: Sequence[Section], room: int, limit: int) -> list[Section]:
-    """Return sections with as many pictures as there is room for, in bytes."""
+def _fitting(sections: Sequence[Section], room: int, limit: int | None) -> list[Section]:
+    """Return sections with as many pictures as there is room for, in bytes.
+
+    Args:
+        sections: With all their pictures.
+        room: For pictures; below zero there is none.
+        limit: What the page stays below; None where it does not.
+    """
     galleries = [gallery for section in sections for gallery in section.galleries]
     taken = [0] * len(galleries)
     open_ones = set(range(len(galleries)))
@@ -67,15 +84,13 @@ def _fitting(sections: Sequence[Section], room: int, limit: int) -> list[Section
     ]
 
 
-def _cut(gallery: Gallery, count: int, limit: int) -> Gallery:
+def _cut(gallery: Gallery, count: int, limit: int | None) -> Gallery:
     """Keep the first pictures of a gallery, and say so where there are more."""
     every = len(gallery.pictures)
     if count == every:
         return gallery
-    said = (
-        f"{every - count} of {every} pictures are left out, so that the page stays below"
-        f" {limit / 1e6:g} MB (--page-size)."
-    )
+    why = "" if limit is None else f", so that the page stays below {limit / 1e6:g} MB"
+    said = f"{every - count} of {every} pictures are left out{why} (--page-size)."
     return replace(
         gallery, pictures=gallery.pictures[:count], note=f"{gallery.note} {said}".strip()
     )

@@ -98,7 +98,7 @@ _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "f32", "f16"]
     help="Measure nothing: join to a report what a device has measured, the output of a bundle's"
     " jetson.py or run_engine.py; may be repeated.",
 )  # fmt: skip
-@json_option("Print the report as JSON, not as a table.")
+@json_option("Print the report, or what --list-rows lists, as JSON, not as a table.")
 def bench(
     sources: tuple[Path, ...],
     data: Path | None,
@@ -210,7 +210,7 @@ def bench(
     if list_rows or data is None:
         from kdmri_bench.commands.outcome import print_rows
 
-        print_rows(sources, settings, rows)
+        print_rows(sources, settings, rows, as_json=as_json)
         return
     runs = [path for path in sources if (path / "run.json").is_file()]
     done = benchmark(

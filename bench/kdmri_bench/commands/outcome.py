@@ -77,13 +77,20 @@ def import_rows(source: Path, rows: Sequence[Path], *, out: Path | None, as_json
     )
 
 
-def print_rows(sources: Sequence[Path], settings: BenchSettings, patterns: Sequence[str]) -> None:
+def print_rows(
+    sources: Sequence[Path],
+    settings: BenchSettings,
+    patterns: Sequence[str],
+    *,
+    as_json: bool = False,
+) -> None:
     """Print the keys of rows, what each is, and why those are not measured that cannot be.
 
     Args:
         sources: what would be measured, as it was named.
         settings: how.
         patterns: of the keys; empty lists all.
+        as_json: print them as a list of objects; a row that can be measured has no reason.
 
     Raises:
         KdmriError: a network is missing or damaged, or a pattern names no row.
@@ -93,6 +100,11 @@ def print_rows(sources: Sequence[Path], settings: BenchSettings, patterns: Seque
     from kdmri_bench.results.figures import runtime_text, spelled
 
     rows = [draft.plan.row for draft in chosen(draft_rows(gather(sources), settings), patterns)]
+    if as_json:
+        names = ("key", "network", "role", "runtime", "precision", "variant", "reason")
+        listed = [{name: getattr(row, name) for name in names} for row in rows]
+        print_result(json.dumps(listed, indent=1, ensure_ascii=False))
+        return
     width = max(len(row.key) for row in rows)
     for row in rows:
         text = spelled(f"{runtime_text(row)}, {row.precision}")

@@ -12,7 +12,7 @@ from typing import Final
 
 from kdmri_edge.errors import BenchError
 from kdmri_edge.utils.console import say
-from kdmri_edge.utils.files import read_json, write_json, writing
+from kdmri_edge.utils.files import damaged, read_json, write_json, writing
 
 __all__ = ["ASSESSMENT", "BENCHMARK", "UNFINISHED", "Kind", "Workspace", "workspace"]
 
@@ -64,14 +64,31 @@ class Workspace:
     def note(self) -> None:
         """Note that something is measured here."""
         state, count = self.path / _STATE, len(self.finished)
+        before = self._before(state, count)
         if count:
-            before = read_json(state, BenchError) if state.is_file() else {}
-            self.continued = int(before.get("continued", 0)) + 1
+            self.continued = before + 1
             say(
                 f"Here a former {self.kind.name} was cut off: {count} of its {self.kind.parts} have"
                 f" figures, in {self.path}. What is asked for in the same way goes on."
             )
         write_json(state, {"continued": self.continued})
+
+    def _before(self, state: Path, count: int) -> int:
+        """Return how often a measurement was cut off here before this one."""
+        if not state.is_file():
+            return 0
+        try:
+            found = read_json(state, BenchError)
+            with damaged(state, BenchError):
+                return int(found.get("continued", 0))
+        except BenchError:  # it counts, and holds no figure
+            anew = (
+                f"the {count} finished {self.kind.parts} beside it are kept"
+                if count
+                else "nothing beside it is finished, and the measurement starts anew"
+            )
+            say(f"{state} is damaged: {anew}.")
+            return 0
 
 
 @contextlib.contextmanager
