@@ -383,7 +383,8 @@ def test_bad_options_are_one_sentence(
     run: Run, data_folder: Path, tmp_path: Path,
     options: list[str], error: type[KdmriError], words: str,
 ) -> None:  # fmt: skip
-    result = invoke(run.path, "--data", data_folder, "--out", tmp_path / "out", *options)
+    data = () if "--data" in options else ("--data", data_folder)
+    result = invoke(run.path, *data, "--out", tmp_path / "out", *options)
     assert isinstance(result.exception, error)
     assert words in str(result.exception)
     assert not (tmp_path / "out").exists()

@@ -108,7 +108,9 @@ def refuse(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> Cli:
     def run(*options: object, parts: tuple[str, ...]) -> None:
         before = _tree(tmp_path)
         out = [] if any(str(o).startswith("--out") for o in options) else ["--out", tmp_path / "r"]
-        cli("distill", *tiny, *options, *out).check_refusal(*parts)
+        named = {str(option).partition("=")[0] for option in options}  # in place of the usual ones
+        usual = [word for word in tiny if "--set" in word or word.partition("=")[0] not in named]
+        cli("distill", *usual, *options, *out).check_refusal(*parts)
         assert _tree(tmp_path) == before
 
     return run

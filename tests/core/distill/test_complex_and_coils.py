@@ -133,11 +133,12 @@ def test_the_command_draws_a_mask_that_coils_can_be_estimated_from(
     names = ("--teacher=dccnn-d5c5-sense", "--student=dccnn-d3c5-sense")
     few = ("--set=teacher_steps=1", "--set=attention_steps=0", "--set=imitation_steps=1")
     options = ("--acceleration=1.6", "--matrix=48", "--no-baseline")
+    usual = [word for word in tiny if not word.startswith(("--acceleration", "--matrix"))]
     for family in ("variable-density", "random", "equispaced"):
         out = tmp_path / family
         done = cli(
-            "distill", *tiny, *names, *few, *options, f"--mask-family={family}", f"--out={out}"
+            "distill", *usual, *names, *few, *options, f"--mask-family={family}", f"--out={out}"
         )
         assert done.code == 0, done.err
     odd = ("--recipe=edge", f"--out={tmp_path / 'odd'}")
-    cli("distill", *tiny, names[0], *odd, *options).check_refusal("cannot start as", "reads sense")
+    cli("distill", *usual, names[0], *odd, *options).check_refusal("cannot start as", "reads sense")

@@ -221,12 +221,12 @@ def test_resume_by_command(
     again = cli("distill", *_options(tiny, brains, out))
     again.check_refusal("already holds a run", "--resume")
     for agreeing in (
-        [],
+        ["--out", out],
         _options(tiny, brains, out),
-        ["--acceleration=2", "--teacher=dccnn-d5c5"],
-        ["--set=checkpoint_every=1"],
+        ["--acceleration=2", "--teacher=dccnn-d5c5", "--out", out],
+        ["--set=checkpoint_every=1", "--out", out],
     ):
-        resumed = cli("distill", "--resume", "--out", out, *agreeing)
+        resumed = cli("distill", "--resume", *agreeing)
         assert resumed.code == 0, resumed.err
     for contradicting, name in (
         (["--acceleration=3"], "mask"),
