@@ -344,6 +344,12 @@ def test_the_teacher_says_so_or_has_most_operations(run: Run) -> None:
         teacher_of(sources, "nobody")
 
 
+def test_an_assessment_of_a_newer_version_is_called_so(done: Assessment, tmp_path: Path) -> None:
+    (tmp_path / REPORT).write_text(json.dumps({**done.to_dict(), "schema": 99}))
+    with pytest.raises(BenchError, match="schema 99, which a newer"):
+        read_assessment(tmp_path)
+
+
 def test_small_volumes_are_set_in_air(run: Run) -> None:
     volume = phantom_volume(5, slices=1, matrix=24)
     [found] = load([volume], describe(run)[0])

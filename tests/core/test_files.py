@@ -18,6 +18,7 @@ from kdmri_edge.utils.files import (
     check_file_writable,
     check_writable,
     read_json,
+    refuse_newer,
     sha256_bytes,
     sha256_file,
     sweep,
@@ -254,3 +255,14 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "mine").write_text("kept")
     with pytest.raises(OutputError):
         check_writable(tmp_path / name)
+
+
+@pytest.mark.parametrize("form", [0, 1, 2, None, "3", True, 2.5])
+def test_what_is_not_newer_is_left_to_its_reader(form: object) -> None:
+    refuse_newer("a.json", form, 2, RunError)
+
+
+def test_a_newer_form_is_named_with_its_remedy() -> None:
+    with pytest.raises(RunError, match=r"a\.json has schema 3, which a newer .* up to 2") as caught:
+        refuse_newer("a.json", 3, 2, RunError, named="schema")
+    assert caught.value.remedy == "Update kdmri-edge."
