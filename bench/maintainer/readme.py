@@ -5,7 +5,7 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 
 - `table`: the benchmark's table with its notes;
 - `ran`: the same without the rows that are absent;
-- `small`: teacher and student in OpenVINO, float32 and int8, beside the teacher in PyTorch;
+- `small`: the teacher in PyTorch and OpenVINO, and all networks in OpenVINO in int8;
 - `details`: the figures that the table leaves out: percentiles, end to end, throughput, peak;
 - `recommended`: which variant the report recommends, in one sentence;
 - `pareto`: quality against latency, drawn beside the report as pareto.svg;
@@ -93,7 +93,7 @@ def facts(report: Report) -> str:
 
 _SMALL: Final = {
     "teacher": (("PyTorch", "f32"), ("OpenVINO", "f32"), ("OpenVINO", "int8")),
-    "student": (("OpenVINO", "f32"), ("OpenVINO", "int8")),
+    "student": (("OpenVINO", "int8"),),
 }
 
 
