@@ -10,7 +10,7 @@ volume, and each seed's own mean is kept beside. A teacher may also be a row of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,8 +27,9 @@ from kdmri_edge.data.sources import source_sha256
 from kdmri_edge.errors import BenchError
 from kdmri_edge.metrics import METRICS
 from kdmri_edge.models.checkpoint import read_checkpoint_meta
+from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.shipped import resolve_weights
-from kdmri_edge.models.specs import spec_from_dict
+from kdmri_edge.models.specs import PRESETS, ModelSpec, spec_from_dict
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.utils.console import progress
 from kdmri_edge.utils.files import read_json, sha256_file
@@ -173,12 +174,22 @@ def _origin(name: str, meta: Mapping[str, Any] | None) -> dict[str, Any]:
     path = resolve_weights(Path(name))
     training = meta["training"]
     return {
-        "network": name if "@" in name else path.name,
+        "network": name if "@" in name else _architecture(spec_from_dict(meta["spec"]), path),
         "weights_sha256": sha256_file(path),
         "steps": sum(training.get("steps", {}).values()),
         "seed": training.get("recipe", {}).get("seed"),
         "started_from": (training.get("start") or {}).get("name"),
     }
+
+
+def _architecture(spec: NetworkSpec, path: Path) -> str:
+    """Return the preset that a network is, whatever its dilation; else its file's name."""
+    for name, known in PRESETS.items():
+        if isinstance(known, ModelSpec) and isinstance(spec, ModelSpec):
+            same = known.convs == spec.convs and replace(known, dilation=spec.dilation) == spec
+            if same:
+                return name
+    return path.name
 
 
 def _recorded(name: str, hashes: Sequence[str], meta: Mapping[str, Any]) -> Rows:
@@ -303,8 +314,9 @@ def _named(networks: Sequence[Mapping[str, Any]]) -> str:
     """Name a network by its first run, with its steps and what it started from."""
     first = networks[0]
     steps = f", {first['steps']:,} steps" if first.get("steps") else ""
-    start = f" from {first['started_from']}" if first.get("started_from") else ""
-    name = f"`{first['network']}`" if "@" in first["network"] else first["network"]
+    start = f" from `{first['started_from']}`" if first.get("started_from") else ""
+    recorded = "report_sha256" in first
+    name = first["network"] if recorded else f"`{first['network']}`"
     return f"{name}{steps}{start}"
 
 
