@@ -285,7 +285,8 @@ class Report:
         refuse_newer("The report", version, SCHEMA_VERSION, BenchError, named="schema version")
         if not isinstance(version, int):
             raise BenchError(
-                f"The report is damaged: its schema version is {version!r}.", "Measure again."
+                "This is no report of a benchmark: it has no schema version.",
+                "Give the report.json that `kdmri-edge bench` wrote.",
             )
         try:
             volumes = [
