@@ -10,7 +10,7 @@ volume, and each seed's own mean is kept beside. A teacher may also be a row of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,9 +27,8 @@ from kdmri_edge.data.sources import source_sha256
 from kdmri_edge.errors import BenchError
 from kdmri_edge.metrics import METRICS
 from kdmri_edge.models.checkpoint import read_checkpoint_meta
-from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.shipped import resolve_weights
-from kdmri_edge.models.specs import PRESETS, ModelSpec, spec_from_dict
+from kdmri_edge.models.specs import preset_of, spec_from_dict
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.utils.console import progress
 from kdmri_edge.utils.files import read_json, sha256_file
@@ -102,10 +101,10 @@ def _check(request: CaseRequest) -> None:
     metas = _metas(request)
     first = metas[request.students[0]]
     for name, meta in metas.items():
-        for key, words in (("mask", "mask"), ("matrix", "matrix")):
+        for key in ("mask", "matrix"):
             if meta[key] != first[key]:
                 raise BenchError(
-                    f"{name} was trained for another {words} than {request.students[0]}.",
+                    f"{name} was trained for another {key} than {request.students[0]}.",
                     "Compare networks of one mask and matrix in a case.",
                 )
         if _split(meta) != _split(first):
@@ -134,14 +133,14 @@ def _test_files(request: CaseRequest, meta: Mapping[str, Any]) -> Any:
 def _measure(request: CaseRequest, advance: Any) -> dict[str, Any]:
     metas = _metas(request)
     first = metas[request.students[0]]
-    files = _test_files(request, first)
-    hashes = [source_sha256(file.path) for file in files]
     cases = load_cases(
-        files,
+        _test_files(request, first),
         mask=Mask.from_dict(first["mask"]),
         matrix=int(first["matrix"]),
         spec=spec_from_dict(first["spec"]),
     ).cases
+
+    hashes = [case.sha256 for case in cases]
 
     def rows_of(name: str) -> Rows:
         rows = volume_rows(cases, reconstruct(resolve_weights(Path(name)), cases))
@@ -174,22 +173,12 @@ def _origin(name: str, meta: Mapping[str, Any] | None) -> dict[str, Any]:
     path = resolve_weights(Path(name))
     training = meta["training"]
     return {
-        "network": name if "@" in name else _architecture(spec_from_dict(meta["spec"]), path),
+        "network": name if "@" in name else preset_of(spec_from_dict(meta["spec"])) or path.name,
         "weights_sha256": sha256_file(path),
         "steps": sum(training.get("steps", {}).values()),
         "seed": training.get("recipe", {}).get("seed"),
         "started_from": (training.get("start") or {}).get("name"),
     }
-
-
-def _architecture(spec: NetworkSpec, path: Path) -> str:
-    """Return the preset that a network is, whatever its dilation; else its file's name."""
-    for name, known in PRESETS.items():
-        if isinstance(known, ModelSpec) and isinstance(spec, ModelSpec):
-            same = known.convs == spec.convs and replace(known, dilation=spec.dilation) == spec
-            if same:
-                return name
-    return path.name
 
 
 def _recorded(name: str, hashes: Sequence[str], meta: Mapping[str, Any]) -> Rows:

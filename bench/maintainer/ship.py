@@ -33,7 +33,7 @@ from kdmri_edge.models.checkpoint import (
 )
 from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.shipped import INDEX, INDEX_FORMAT, WEIGHTS
-from kdmri_edge.models.specs import PRESETS, ModelSpec, spec_from_dict
+from kdmri_edge.models.specs import preset_of, spec_from_dict
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.utils.console import say
 from kdmri_edge.utils.files import atomic_path, sha256_file, write_json
@@ -50,11 +50,8 @@ def preset_name(spec: NetworkSpec) -> str:
     Raises:
         BenchError: It is none.
     """
-    for name, known in PRESETS.items():
-        if not isinstance(known, ModelSpec) or not isinstance(spec, ModelSpec):
-            continue
-        if known.convs == spec.convs and replace(known, dilation=spec.dilation) == spec:
-            return name
+    if name := preset_of(spec):
+        return name
     raise BenchError("The network is no preset.", "Ship networks of a named architecture.")
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "describe_spec",
     "described_spec",
     "preset",
+    "preset_of",
     "spec_from_dict",
 ]
 
@@ -500,6 +501,16 @@ def preset(name: str) -> NetworkSpec:
         f"There is no preset {name!r}; did you mean {near!r}?",
         f"Presets: {', '.join(PRESETS)}.",
     )
+
+
+def preset_of(spec: NetworkSpec) -> str | None:
+    """Return the preset that an architecture is, whatever its dilation; None where it is none."""
+    for name, known in PRESETS.items():
+        if not isinstance(known, ModelSpec) or not isinstance(spec, ModelSpec):
+            continue
+        if known.convs == spec.convs and replace(known, dilation=spec.dilation) == spec:
+            return name
+    return None
 
 
 def _changed(name: str, spec: NetworkSpec, query: str) -> NetworkSpec:

@@ -385,7 +385,8 @@ def _group_text(group: Mapping[str, Any], paper: Mapping[str, Any], task: str) -
     lines += ["", *_gap_text(group, paper, task, absent)]
     if absent:
         titles = "; ".join(_TITLES[name] for name in absent)
-        option = "--carried" if not set(absent) - set(CARRIED_NETWORKS) else _option(absent)
+        only_carried = set(absent) <= set(CARRIED_NETWORKS)
+        option = "--carried" if only_carried else f"--networks {','.join(absent)}"
         lines += [
             f"Without figures, since they are not trained here: {titles}."
             f" `kdmri-edge reproduce {task} {option}` trains them.",
@@ -396,10 +397,6 @@ def _group_text(group: Mapping[str, Any], paper: Mapping[str, Any], task: str) -
     for student, found in group.get("carried_differences", {}).items():
         lines += _differences_text(group, student, found)
     return [*lines, ""]
-
-
-def _option(absent: Sequence[str]) -> str:
-    return f"--networks {','.join(absent)}"
 
 
 def _gap_text(
