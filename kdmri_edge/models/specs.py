@@ -82,7 +82,7 @@ _RANGES: Final = {
     "coils": f"false, save for networks of 2 channels whose kind is not {VDSR!r}",
     "carried": f"0, or a number up to {_WIDE}: {_OF_CARRYING}",
     "shows_zero_filled": f"false: {_OF_CARRYING}",
-    "shuffle": f"1, or a number up to {_MANY}: {_OF_CARRYING}",
+    "shuffle": f"1, or a number up to {_MANY}: networks of kind {DCCNN!r} have no other",
     "solver_steps": f"0, or a number up to {_SOLVED}: {_OF_COILS}",
     "solver_weight": f"from {_LIGHTEST} to {_HEAVIEST}; only networks of several coils read it",
 }
