@@ -4,17 +4,25 @@
 that they are trained at, rounded to some bits of their largest value. `train` then trains what the
 records of students need, side by side and most telling first, until it is done or stopped; each
 training's state is kept, and the networks are evaluated elsewhere, on the volumes themselves.
+`report` says how long the trainings took.
+
+Start NVIDIA's MPS before (`nvidia-cuda-mps-control -d`, with one CUDA_MPS_PIPE_DIRECTORY for it and
+for `train`): without it the processes' kernels never run at once, they take turns.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import lzma
+import statistics
 import tarfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +30,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.script import Script
+from experiments.script import Script, record
 from kdmri_bench.reproduce.processes import Piece, train_side_by_side
 from kdmri_bench.reproduce.protocol import TASKS, CaseSpec, Training, plan
 from kdmri_edge.data.datasets import attribution_of, find_volumes, read_found
@@ -32,9 +40,9 @@ from kdmri_edge.distillation.engine import Engine
 from kdmri_edge.errors import BenchError, DataError
 from kdmri_edge.utils.console import progress
 from kdmri_edge.utils.extras import require
-from kdmri_edge.utils.files import atomic_path, writing
+from kdmri_edge.utils.files import atomic_path, read_json, writing
 
-__all__ = ["STUDIES", "pack", "study", "unpack"]
+__all__ = ["STUDIES", "durations", "pack", "sentence", "study", "unpack"]
 
 _ATTRIBUTION: Final = "LICENSE.txt"
 _SR_MATRIX: Final = TASKS["sr"].matrix
@@ -272,6 +280,84 @@ def _case(
     return replace(any_case, split=split, seed=seed)
 
 
+def durations(runs: Path) -> dict[str, Any]:
+    """Return how long finished trainings took that ran side by side.
+
+    Args:
+        runs: Folder of the runs, at any depth.
+
+    Raises:
+        BenchError: It holds no finished run, or they were made by different revisions or devices.
+    """
+    found = []
+    for file in sorted(runs.rglob("run.json")):
+        run = dict(read_json(file, BenchError))
+        if run["status"] != "complete":
+            continue
+        settings, origin = run["settings"], run["provenance"]
+        stages: dict[str, tuple[int, float]] = {}
+        with (file.parent / "log.csv").open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                stages[row["stage"]] = int(row["step"]), float(row["seconds"])
+        found.append(
+            {
+                "network": settings["student" if settings["distilled"] else "teacher"],
+                "split": settings["split"],
+                "mask": settings["mask"]["name"],
+                "seed": settings["recipe"]["seed"],
+                "batches": {key: settings["recipe"]["batches"][key] for key in ("size", "strip")},
+                "matrix": settings["matrix"],
+                "steps": sum(steps for steps, _ in stages.values()),
+                "seconds": sum(seconds for _, seconds in stages.values()),
+                "began": origin["time_utc"],
+                "ran_on": run["ran_on"],
+                "provenance": origin,
+            }
+        )
+    same = {json.dumps([one["ran_on"], one["provenance"]["git"]]) for one in found}
+    if len(same) != 1:
+        what = "different devices or revisions" if found else "no finished trainings"
+        raise BenchError(f"{runs} holds {what}.", "Give the runs of one call of train.")
+    return {
+        "schema": 1,
+        "at_once": _at_once(found),
+        "ran_on": found[0]["ran_on"],
+        "provenance": found[0]["provenance"],
+        "trainings": [
+            {key: value for key, value in one.items() if key not in ("ran_on", "provenance")}
+            for one in found
+        ],
+    }
+
+
+def _at_once(found: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many trainings ran at the same time at most."""
+    spans: list[tuple[float, float]] = [
+        (begin := datetime.fromisoformat(one["began"]).timestamp(), begin + one["seconds"])
+        for one in found
+    ]
+    return max(sum(begin <= at < end for begin, end in spans) for at, _ in spans)
+
+
+def sentence(report: Mapping[str, Any]) -> str:
+    """Say how long they took."""
+    trainings = report["trainings"]
+    counts = Counter(one["network"] for one in trainings)
+    names = ", ".join(f"{count} `{name}`" for name, count in sorted(counts.items()))
+    seconds, steps = (sorted(one[key] for one in trainings) for key in ("seconds", "steps"))
+    pace = sorted(one["seconds"] / one["steps"] for one in trainings)
+    slices = [o["batches"]["size"] * o["batches"]["strip"] / o["matrix"] for o in trainings]
+    each = f"{steps[0]:,}" if steps[0] == steps[-1] else f"{steps[0]:,} to {steps[-1]:,}"
+    return (
+        f"On one {report['ran_on']['device']} ({report['ran_on']['precision']}) up to"
+        f" {report['at_once']} trainings side by side: {len(trainings)} networks ({names}) of"
+        f" {each} steps took {seconds[0] / 60:.1f} to {seconds[-1] / 60:.1f} minutes,"
+        f" {1000 * statistics.median(pace):.0f} ms a step, which makes"
+        f" {report['at_once'] * statistics.median(slices) / statistics.median(pace):.0f} slices per"
+        " second in all."
+    )
+
+
 @click.group()
 def main() -> None:
     """Train many networks on a GPU that is lent for minutes."""
@@ -323,6 +409,16 @@ def _train(
         if not _finished(piece.out)
     ]
     train_side_by_side(todo, jobs, Engine(threads=1))
+
+
+@main.command("report", cls=Script)
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for report.json.")
+def _report(runs: Path, out: Path | None) -> None:
+    """Say how long the trainings in RUNS took."""
+    report = durations(runs)
+    record(report, out)
+    click.echo(sentence(report))
 
 
 def _finished(run: Path) -> bool:

@@ -20,6 +20,7 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `small-structures`: what structures inserted in training do to lesions;
 - `peer-networks`: exports of networks of other projects, beside what others make of them;
 - `throughput`: how fast training is beside a plain loop;
+- `lent-gpu`: how long trainings side by side took on a GPU;
 - `slice-rate`: slices reconstructed per second, now and before;
 - `duration`: what a distillation takes at that rate;
 - `precisions`: what every target and precision costs in quality;
@@ -179,6 +180,7 @@ _LAZY: Final = {
     "streaming-data": "experiments.streaming_data:markdown",
     "peer-networks": "experiments.peer_tables:markdown",
     "throughput": "experiments.throughput:sentence",
+    "lent-gpu": "maintainer.lent_gpu:sentence",
     "slice-rate": "experiments.slice_rate:markdown",
     "duration": "experiments.throughput:duration",
     "cold": "experiments.cold_start:markdown",

@@ -14,7 +14,8 @@ from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.errors import BenchError, DataError
 from kdmri_edge.physics.masks import variable_density_lines
-from maintainer.lent_gpu import STUDIES, pack, study, unpack
+from kdmri_edge.utils.files import write_json
+from maintainer.lent_gpu import STUDIES, durations, pack, sentence, study, unpack
 
 BITS = 10
 
@@ -94,3 +95,39 @@ def test_students_come_after_their_teachers_and_have_as_many_steps(
         assert piece.settings.distilled == bool(piece.after)
     assert len(known) == len(pieces)
     assert {piece.settings.recipe.seed for piece in pieces} == {0, 1, 2}
+
+
+def _run(folder: Path, began: str, *, status: str = "complete", device: str = "a GPU") -> None:
+    batches = {"size": 8, "strip": 60, "flip": True}
+    settings = {
+        "distilled": True, "student": "dccnn-edge", "teacher": "t.safetensors", "split": "brain",
+        "mask": {"name": "4x"}, "matrix": 240, "recipe": {"seed": 0, "batches": batches},
+    }  # fmt: skip
+    provenance = {"git": {"revision": "abc", "dirty": False}, "time_utc": began}
+    ran_on = {"device": device, "precision": "float32"}
+    write_json(
+        folder / "run.json",
+        {"status": status, "settings": settings, "provenance": provenance, "ran_on": ran_on},
+    )
+    (folder / "log.csv").write_text(
+        "stage,step,seconds\r\nattention,100,10.0\r\nimitation,100,10.0\r\nimitation,300,30.0\r\n"
+    )
+
+
+def test_the_report_of_trainings_side_by_side_says_how_many_and_how_fast(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="no finished trainings"):
+        durations(tmp_path)
+    _run(tmp_path / "a", "2026-11-28T06:00:00+00:00")
+    _run(tmp_path / "deep" / "b", "2026-11-28T06:00:20+00:00")  # 40 s each: a and b overlap
+    _run(tmp_path / "c", "2026-11-28T06:00:50+00:00")  # b and c, too
+    _run(tmp_path / "unfinished", "2026-11-28T06:00:50+00:00", status="running")
+    report = durations(tmp_path)
+    assert report["at_once"] == 2
+    assert [(one["steps"], one["seconds"]) for one in report["trainings"]] == [(400, 40.0)] * 3
+    assert sentence(report) == (
+        "On one a GPU (float32) up to 2 trainings side by side: 3 networks (3 `dccnn-edge`) of 400"
+        " steps took 0.7 to 0.7 minutes, 100 ms a step, which makes 40 slices per second in all."
+    )
+    _run(tmp_path / "d", "2026-11-28T06:00:50+00:00", device="another GPU")
+    with pytest.raises(BenchError, match="different devices"):
+        durations(tmp_path)
