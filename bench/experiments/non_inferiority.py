@@ -75,10 +75,11 @@ def compare(requests: Sequence[CaseRequest]) -> dict[str, Any]:
     for request in requests:
         _check(request)
     found: dict[str, list[dict[str, Any]]] = {}
+    known: _Known = {}
     total = sum(len(r.students) + sum(_ROW not in t for t in r.teachers) for r in requests)
     with progress("Measuring networks", total) as advance:
         for request in requests:
-            found.setdefault(request.title, []).append(_measure(request, advance))
+            found.setdefault(request.title, []).append(_measure(request, known, advance))
     return {
         "schema": SCHEMA,
         "margins": MARGIN,
@@ -130,7 +131,11 @@ def _test_files(request: CaseRequest, meta: Mapping[str, Any]) -> Any:
     return find_parts(request.data, split=_split(meta), needed=("test",)).test
 
 
-def _measure(request: CaseRequest, advance: Any) -> dict[str, Any]:
+_Known = dict[tuple[str, tuple[str, ...]], Rows]
+"""Rows of networks by the SHA-256 of their weights, which hold their mask, and of the volumes."""
+
+
+def _measure(request: CaseRequest, known: _Known, advance: Any) -> dict[str, Any]:
     metas = _metas(request)
     first = metas[request.students[0]]
     cases = load_cases(
@@ -143,9 +148,12 @@ def _measure(request: CaseRequest, advance: Any) -> dict[str, Any]:
     hashes = [case.sha256 for case in cases]
 
     def rows_of(name: str) -> Rows:
-        rows = volume_rows(cases, reconstruct(resolve_weights(Path(name)), cases))
+        weights = resolve_weights(Path(name))
+        key = sha256_file(weights), tuple(hashes)
+        if key not in known:  # a teacher may stand in several cases
+            known[key] = [dict(row) for row in volume_rows(cases, reconstruct(weights, cases))]
         advance(1)
-        return [dict(row) for row in rows]
+        return known[key]
 
     return {
         "mask": first["mask"],

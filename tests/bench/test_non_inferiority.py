@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments import non_inferiority
 from experiments.non_inferiority import CaseRequest, compare, markdown
+from kdmri_bench.reproduce.work import reconstruct
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError
@@ -140,3 +142,27 @@ def test_what_would_be_unfair_is_refused(
         compare([_request(brains, "x", str(masked), one)])
     with pytest.raises(BenchError, match="different numbers of networks"):
         compare([_request(brains, "x", one, one), _request(brains, "x", one, one, one)])
+
+
+def test_a_teacher_of_several_cases_is_measured_once(
+    brains: Path, network: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+
+    def counted(weights: Path, cases: Any) -> Any:
+        measured.append(weights.stem)
+        return reconstruct(weights, cases)
+
+    monkeypatch.setattr(non_inferiority, "reconstruct", counted)
+    teacher, other = network("teacher", "brain-fold-1"), network("other", "brain-fold-2")
+    requests = [
+        _request(brains, "first", teacher, network("one", "brain-fold-1", scale=1.1)),
+        _request(brains, "second", teacher, network("two", "brain-fold-1", scale=1.2)),
+        # other volumes are measured for themselves
+        _request(brains, "third", other, network("three", "brain-fold-2", scale=1.1)),
+    ]
+    first, second, third = compare(requests)["cases"]
+    assert measured == ["teacher", "one", "two", "other", "three"]
+    assert first["teachers"][0]["rows"] == second["teachers"][0]["rows"]
+    assert first["subjects"] == second["subjects"] != third["subjects"]
+    assert first["student"]["rows"] != second["student"]["rows"]
