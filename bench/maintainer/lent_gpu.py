@@ -165,7 +165,6 @@ def _write_nifti(volume: Volume, file: Path, description: str) -> None:
     nibabel.save(image, file)
 
 
-_STUDENT: Final = "dccnn-edge-half"
 _B: Final = Training(folder="kd-mri-teacher", recipe="kd-mri", distilled=False)
 _PLAIN: Final = Training(
     folder="plain",
@@ -195,16 +194,16 @@ def _taught(student: str, recipe: str, by: Training) -> Training:
     )
 
 
-_HALF: Final = _taught(_STUDENT, "carried-half", _B)
-_HALF_C: Final = _taught(_STUDENT, "carried-half", _C)
+_HALF: Final = _taught("dccnn-edge-half", "carried-half", _B)
+_HALF_C: Final = _taught("dccnn-edge-half", "carried-half", _C)
 _EDGE_C: Final = _taught("dccnn-edge", "carried", _C)
 _SMALL_C: Final = _taught("dccnn-edge-small", "carried-half", _C)
 _VDSR_11: Final = Training(
     folder="vdsr-11", recipe="kd-mri-sr", tuned=False, distilled=False, teacher="vdsr-11",
     student="vdsr-7",
 )  # fmt: skip
-_VDSR_7: Final = replace(_taught("vdsr-7", "edge-sr", _VDSR_11), teacher="vdsr-11")
-_VDSR_HALF: Final = replace(_taught("vdsr-half", "edge-sr-half", _VDSR_11), teacher="vdsr-11")
+_VDSR_7: Final = _taught("vdsr-7", "edge-sr", _VDSR_11)
+_VDSR_HALF: Final = _taught("vdsr-half", "edge-sr-half", _VDSR_11)
 
 Wanted = tuple[str, int, str, int, tuple[Training, ...]]
 """Task, acceleration, split, seed, trainings."""
@@ -239,7 +238,7 @@ def study(
         settings: `key=value` settings of every recipe.
     """
     found: list[Piece] = []
-    for name in names:
+    for name in dict.fromkeys(names):
         first: list[Piece] = []
         then: list[Piece] = []
         for task, acceleration, split, seed, trainings in STUDIES[name]:
