@@ -34,13 +34,15 @@ from experiments.script import Script, record
 from kdmri_bench.reproduce.processes import Piece, train_side_by_side
 from kdmri_bench.reproduce.protocol import TASKS, CaseSpec, Training, plan
 from kdmri_edge.data.datasets import attribution_of, find_volumes, read_found
+from kdmri_edge.data.formats.nifti import write_nifti
+from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.resample import to_matrix
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.distillation.engine import Engine
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError, DataError
 from kdmri_edge.utils.console import progress
-from kdmri_edge.utils.extras import require
-from kdmri_edge.utils.files import atomic_path, read_json, writing
+from kdmri_edge.utils.files import atomic_path, writing
 
 __all__ = ["STUDIES", "durations", "pack", "sentence", "study", "unpack"]
 
@@ -142,27 +144,20 @@ def unpack(file: Path, out: Path, *, matrix: int | None = None) -> Path:
             raise DataError(f"{name} in {file} is damaged: {error}.", "Pack it again.") from None
         voxel_mm = None if about["voxel_mm"] is None else tuple(about["voxel_mm"])
         volume = Volume(image=image, name=name, subject=about["subject"], voxel_mm=voxel_mm)
-        _write_nifti(
-            volume if matrix is None else to_matrix(volume, matrix),
+        if matrix is not None:
+            volume = to_matrix(volume, matrix)
+        write_nifti(
             out / f"{name}.nii",
-            f"from {about['source']}",
+            ImageRecord(
+                image=volume.image,
+                voxel_mm=volume.voxel_mm,
+                derivation=f"from {about['source']}",
+            ),
         )
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(write, names))
     return out
-
-
-def _write_nifti(volume: Volume, file: Path, description: str) -> None:
-    nibabel: Any = require("nibabel", extra="formats")
-    sizes = volume.voxel_mm or (1.0, 1.0, 1.0)
-    # read back as (x, y, slice), with phase encode along x
-    image = nibabel.Nifti1Image(
-        np.moveaxis(volume.image, 0, -1), np.diag([*sizes[1:], sizes[0], 1.0])
-    )
-    image.header["descrip"] = description
-    image.header.set_xyzt_units("mm")
-    nibabel.save(image, file)
 
 
 _B: Final = Training(folder="kd-mri-teacher", recipe="kd-mri", distilled=False)
@@ -290,10 +285,10 @@ def durations(runs: Path) -> dict[str, Any]:
     """
     found = []
     for file in sorted(runs.rglob("run.json")):
-        run = dict(read_json(file, BenchError))
-        if run["status"] != "complete":
+        run = Run(file.parent)
+        if not run.complete:
             continue
-        settings, origin = run["settings"], run["provenance"]
+        settings, origin = run.meta["settings"], run.meta["provenance"]
         stages: dict[str, tuple[int, float]] = {}
         with (file.parent / "log.csv").open(encoding="utf-8", newline="") as stream:
             for row in csv.DictReader(stream):
@@ -309,7 +304,7 @@ def durations(runs: Path) -> dict[str, Any]:
                 "steps": sum(steps for steps, _ in stages.values()),
                 "seconds": sum(seconds for _, seconds in stages.values()),
                 "began": origin["time_utc"],
-                "ran_on": run["ran_on"],
+                "ran_on": run.meta["ran_on"],
                 "provenance": origin,
             }
         )
@@ -405,7 +400,7 @@ def _train(
     todo = [
         piece
         for piece in study(studies, data, masks, out, steps=steps, settings=settings)
-        if not _finished(piece.out)
+        if not ((piece.out / "run.json").is_file() and Run(piece.out).complete)
     ]
     train_side_by_side(todo, jobs, Engine(threads=1))
 
@@ -418,11 +413,6 @@ def _report(runs: Path, out: Path | None) -> None:
     report = durations(runs)
     record(report, out)
     click.echo(sentence(report))
-
-
-def _finished(run: Path) -> bool:
-    file = run / "run.json"
-    return file.is_file() and json.loads(file.read_text())["status"] == "complete"
 
 
 if __name__ == "__main__":

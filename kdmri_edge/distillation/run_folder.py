@@ -63,6 +63,15 @@ class Run:
         return meta
 
     @property
+    def complete(self) -> bool:
+        """Whether everything that the run was asked for is trained.
+
+        Raises:
+            RunError: See `meta`.
+        """
+        return self.meta.get("status") == "complete"
+
+    @property
     def exports_dir(self) -> Path:
         """Where exports of this run go."""
         return self.path / "exports"

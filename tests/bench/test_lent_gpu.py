@@ -108,7 +108,13 @@ def _run(folder: Path, began: str, *, status: str = "complete", device: str = "a
     ran_on = {"device": device, "precision": "float32"}
     write_json(
         folder / "run.json",
-        {"status": status, "settings": settings, "provenance": provenance, "ran_on": ran_on},
+        {
+            "format": 1,
+            "status": status,
+            "settings": settings,
+            "provenance": provenance,
+            "ran_on": ran_on,
+        },
     )
     (folder / "log.csv").write_text(
         "stage,step,seconds\r\nattention,100,10.0\r\nimitation,100,10.0\r\nimitation,300,30.0\r\n"

@@ -80,27 +80,24 @@ def _training_volumes(case: CaseSpec) -> list[str]:
 
 
 def _complete(folder: Path, wanted: Settings, volumes: list[str]) -> bool:
-    file = folder / "run.json"
-    if not file.is_file():
+    if not (folder / "run.json").is_file():
         return False
-    meta = dict(read_json(file, RunError))
-    other = Settings.from_dict(meta.get("settings", {})).difference(wanted)
+    run = Run(folder)
+    other = Settings.from_dict(run.meta.get("settings", {})).difference(wanted)
     if other is not None:
         raise RunError(
             f"{folder} was trained with another {other}.",
             "Ask for the same again, or choose another --out.",
         )
-    data = meta.get("data", {})
+    data = run.meta.get("data", {})
     trained = [item["sha256"] for part in ("train", "validation") for item in data.get(part, ())]
     if trained != volumes:
         raise RunError(
             f"{folder} was trained on other volumes than {wanted.data} holds now.",
             "Restore them, or choose another --out.",
         )
-    pretrained_weights(
-        wanted, Run(folder)
-    )  # refuses a student of another teacher than is there now
-    return meta.get("status") == "complete"
+    pretrained_weights(wanted, run)  # refuses a student of another teacher than is there now
+    return run.complete
 
 
 def test_cases(case: CaseSpec) -> tuple[Case, ...]:

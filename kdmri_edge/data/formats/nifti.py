@@ -191,6 +191,7 @@ def write_nifti(path: Path, picture: ImageRecord) -> None:
 
     A known affine becomes the sform, coded "aligned". Without one
     the codes say that position and orientation are unknown, and voxel sizes alone are recorded.
+    The header's description is how the images came about, as far as its 79 letters go.
 
     Raises:
         OutputError: The place cannot be written to.
@@ -206,5 +207,6 @@ def write_nifti(path: Path, picture: ImageRecord) -> None:
         nifti = nibabel.Nifti1Image(pixels, None)
         nifti.header.set_zooms((steps[1], steps[2], steps[0]))
         nifti.header.set_xyzt_units("mm" if picture.voxel_mm else "unknown")
+    nifti.header["descrip"] = picture.derivation.encode("ascii", "replace")[:79]
     with atomic_path(path) as temporary:
         nibabel.save(nifti, temporary)

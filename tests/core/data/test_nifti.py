@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kdmri_edge.data.formats.registry import read_volume, write_image
+from kdmri_edge.data.formats.registry import read_volume, write_image, write_image_record
 from kdmri_edge.data.geometry import Affine, voxel_size
+from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.errors import DataError, MissingExtraError
 from kdmri_edge.utils import extras
 from tests.core.data.strategies import affines, images
@@ -144,3 +145,13 @@ def test_useless_affine_is_no_position(tmp_path: Path, pixels: np.ndarray) -> No
     raw[280:328] = bytes(48)  # srow_x, srow_y, srow_z
     path.write_bytes(raw)
     assert read_volume(path).affine is None
+
+
+def test_description_says_how_the_images_came_about(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    derivation = "Reconstructed at 3 µm by " + "a network of a long name " * 5
+    write_image_record(
+        tmp_path / "a.nii", ImageRecord(image=np.ones((2, 4, 4), np.float32), derivation=derivation)
+    )
+    described = nibabel.load(tmp_path / "a.nii").header["descrip"].item().decode()
+    assert described == derivation.replace("µ", "?")[:79]
