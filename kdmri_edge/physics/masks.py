@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from kdmri_edge.physics.fourier import mirrored
 from kdmri_edge.registry import Registry
 from kdmri_edge.utils.arrays import read_array
 from kdmri_edge.utils.files import sha256_bytes
-from kdmri_edge.utils.reading import reading
+from kdmri_edge.utils.reading import check_claim, reading
 
 __all__ = [
     "MASK_FAMILIES",
@@ -132,12 +132,17 @@ class Mask:
         """Rebuild a mask from `to_dict`.
 
         Raises:
-            MaskError: Keys are missing or indices lie outside the shape.
+            MaskError: Keys are missing, indices are no whole numbers, stand twice or lie outside
+                the shape, or zero frequency is elsewhere than at index 0.
         """
         try:
             shape = _checked_shape(value["shape"])
-            samples = np.zeros(math.prod(shape), dtype=np.bool_)
-            samples[np.asarray(value["sampled"], dtype=np.intp)] = True
+            samples = _with_samples(math.prod(shape), value["sampled"])
+            if _whole(value.get("zero_frequency_index", 0)) != 0:
+                raise MaskError(
+                    "A stored mask has zero frequency elsewhere than at index 0.",
+                    "Shift it with numpy.fft.ifftshift.",
+                )
             return cls(samples=samples.reshape(shape), name=str(value["name"]))
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise MaskError(
@@ -514,18 +519,53 @@ _LARGEST_SIDE: Final = 1 << 16
 """Far above any matrix, far below what fills a memory."""
 
 
-def _checked_shape(shape: Iterable[Any]) -> tuple[int, ...]:
+def _whole(value: Any) -> int:
+    """Take a whole number of a file as it is: a truth value, a fraction or a text is none.
+
+    Raises:
+        ValueError: It is another value.
+    """
+    if type(value) is not int:
+        raise ValueError(f"{str(value)[:20]!r} is no whole number")
+    return value
+
+
+def _with_samples(size: int, indices: Any) -> NDArray[np.bool_]:
+    """Set the indices that a file lists.
+
+    Raises:
+        ValueError: One is no whole number, lies outside, or stands twice, as all of them do where
+            zeros and ones are given in the place of indices.
+    """
+    if not isinstance(indices, list | tuple):
+        raise ValueError("the samples are no list")
+    found = [_whole(index) for index in indices]
+    if found and not 0 <= min(found) <= max(found) < size:
+        raise ValueError(f"an index lies outside 0 to {size - 1}")
+    if len(set(found)) < len(found):
+        raise ValueError("an index stands twice: list the indices of what is sampled")
+    samples = np.zeros(size, dtype=np.bool_)
+    samples[found] = True
+    return samples
+
+
+def _checked_shape(shape: Any) -> tuple[int, ...]:
     """The sizes of a mask that a file gives.
 
     Raises:
-        MaskError: They are none that a matrix has.
+        MaskError: They are none that a matrix has, or need more memory than is allowed.
+        ValueError: They are no list of whole numbers.
     """
-    sizes = tuple(int(size) for size in shape)
+    if not isinstance(shape, list | tuple):
+        raise ValueError("the shape is no list")
+    sizes = tuple(_whole(size) for size in shape)
     if not 1 <= len(sizes) <= 2 or not all(1 <= size <= _LARGEST_SIDE for size in sizes):
         raise MaskError(
             f"A mask has the sizes {', '.join(str(size)[:20] for size in sizes[:4])}.",
             f"It has one or two axes of 1 to {_LARGEST_SIDE}.",
         )
+    # it is copied where it is mirrored and transformed
+    check_claim(4 * math.prod(sizes), "A mask", error=MaskError)
     return sizes
 
 
@@ -647,10 +687,9 @@ def _from_json(value: Any, path: Path, key: str | None) -> Mask:
         raise MaskError(f"{path} holds {named}.", f"Name one as FILE:KEY; it has {known}.")
     entry = value[key]
     try:
-        axis = int(entry["phase_encode_axis"])
-        samples = np.zeros(_checked_shape(entry["shape"])[axis], dtype=np.bool_)
-        samples[np.asarray(entry["sampled_lines"], dtype=np.intp)] = True
-        if int(entry.get("zero_frequency_index", 0)) != 0:
+        axis = _whole(entry["phase_encode_axis"])
+        samples = _with_samples(_checked_shape(entry["shape"])[axis], entry["sampled_lines"])
+        if _whole(entry.get("zero_frequency_index", 0)) != 0:
             raise MaskError(
                 f"Mask {key!r} of {path} has zero frequency elsewhere than at index 0.",
                 "Shift it with numpy.fft.ifftshift.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,6 +157,36 @@ def test_bad_mask_files(tmp_path: Path, name: str, content: bytes | None, messag
         (tmp_path / name).write_bytes(content)
     with pytest.raises(MaskError, match=message):
         load_mask(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampled": [True, False, True]}, "no whole number"),
+        ({"sampled": [1, 0, 1, 0]}, "stands twice"),
+        ({"sampled": [0.9, 1.9]}, "no whole number"),
+        ({"sampled": [0, -1]}, "outside 0 to 15"),
+        ({"sampled": [0, 16]}, "outside 0 to 15"),
+        ({"sampled": "0123"}, "no list"),
+        ({"shape": "16"}, "no list"),
+        ({"shape": ["4", 4]}, "no whole number"),
+        ({"zero_frequency_index": 4}, "zero frequency elsewhere"),
+        ({"shape": [24000, 24000]}, r"claims 2\.\d+ GiB of memory"),
+    ],
+)
+def test_a_mask_is_what_its_file_says_or_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDMRI_MAX_MEMORY", "100MiB")
+    own = {"name": "own", "shape": [16], "sampled": [0, 1, 15], "zero_frequency_index": 0}
+    assert Mask.from_dict(own).samples.sum() == 3
+    named = {"a": {**own, "sampled_lines": own["sampled"], "phase_encode_axis": 0}}
+    del named["a"]["sampled"]
+    named["a"] |= {"sampled_lines" if key == "sampled" else key: v for key, v in changes.items()}
+    for content in ({**own, **changes}, named):
+        (tmp_path / "m.json").write_text(json.dumps(content))
+        with pytest.raises(MaskError, match=message):
+            load_mask(tmp_path / "m.json")
 
 
 @pytest.mark.parametrize("array", [np.full(8, 2), np.zeros((2, 2, 2)), np.zeros(8), np.ones(0)])
