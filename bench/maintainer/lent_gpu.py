@@ -4,7 +4,8 @@
 that they are trained at, rounded to some bits of their largest value. `train` then trains what the
 records of students need, side by side and most telling first, until it is done or stopped; each
 training's state is kept, and the networks are evaluated elsewhere, on the volumes themselves.
-`report` says how long the trainings took.
+`home` has the networks name the volumes themselves, not their packed copies, so that whoever tests
+them sees what they were trained on. `report` says how long the trainings took.
 
 Start NVIDIA's MPS before (`nvidia-cuda-mps-control -d`, with one CUDA_MPS_PIPE_DIRECTORY for it and
 for `train`): without it the processes' kernels never run at once, they take turns.
@@ -37,14 +38,16 @@ from kdmri_edge.data.datasets import attribution_of, find_volumes, read_found
 from kdmri_edge.data.formats.nifti import write_nifti
 from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.resample import to_matrix
+from kdmri_edge.data.sources import source_sha256
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.distillation.engine import Engine
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError, DataError
+from kdmri_edge.models.checkpoint import load_checkpoint, save_checkpoint
 from kdmri_edge.utils.console import progress
 from kdmri_edge.utils.files import atomic_path, writing
 
-__all__ = ["STUDIES", "durations", "pack", "sentence", "study", "unpack"]
+__all__ = ["STUDIES", "durations", "home", "pack", "sentence", "study", "unpack"]
 
 _ATTRIBUTION: Final = "LICENSE.txt"
 _SR_MATRIX: Final = TASKS["sr"].matrix
@@ -274,6 +277,42 @@ def _case(
     return replace(any_case, split=split, seed=seed)
 
 
+def home(runs: Path, data: Path) -> list[Path]:
+    """Have checkpoints name the volumes that their training volumes were made from.
+
+    Args:
+        runs: Folder of runs, at any depth, that were trained on copies of the same names.
+        data: The folder that was packed.
+
+    Returns:
+        The checkpoints that were changed.
+
+    Raises:
+        BenchError: A training volume has no namesake of the same subject in `data`.
+        KdmriError: See `load_checkpoint` and `find_volumes`.
+    """
+    known = {file.name: file for file in find_volumes(data)}
+    hashes = {name: source_sha256(file.path) for name, file in known.items()}
+    changed = []
+    for path in sorted(runs.rglob("*.safetensors")):
+        held = load_checkpoint(path)
+        volumes = [dict(one) for one in held.training["data"]]
+        for one in volumes:
+            file = known.get(one["name"])
+            if file is None or file.subject != one["subject"]:
+                raise BenchError(
+                    f"{path} was trained on {one['name']} of subject {one['subject']}, which"
+                    f" {data} does not hold.",
+                    "Give the folder that was packed.",
+                )
+            one["sha256"] = hashes[one["name"]]
+        volumes = list({one["name"]: one for one in volumes}.values())  # of several copies, once
+        if volumes != held.training["data"]:
+            save_checkpoint(path, replace(held, training={**held.training, "data": volumes}))
+            changed.append(path)
+    return changed
+
+
 def durations(runs: Path) -> dict[str, Any]:
     """Return how long finished trainings took that ran side by side.
 
@@ -403,6 +442,15 @@ def _train(
         if not ((piece.out / "run.json").is_file() and Run(piece.out).complete)
     ]
     train_side_by_side(todo, jobs, Engine(threads=1))
+
+
+@main.command("home", cls=Script)
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="What was packed.")
+def _home(runs: Path, data: Path) -> None:
+    """Have the networks in RUNS name the volumes themselves, not their packed copies."""
+    for path in home(runs, data):
+        click.echo(path)
 
 
 @main.command("report", cls=Script)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -12,10 +14,12 @@ import pytest
 from kdmri_edge.data.datasets import attribution_of, find_volumes, read_found
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.resample import to_matrix
+from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError, DataError
-from kdmri_edge.physics.masks import variable_density_lines
+from kdmri_edge.models.checkpoint import load_checkpoint, save_checkpoint
+from kdmri_edge.physics.masks import Mask, variable_density_lines
 from kdmri_edge.utils.files import write_json
-from maintainer.lent_gpu import STUDIES, durations, pack, sentence, study, unpack
+from maintainer.lent_gpu import STUDIES, durations, home, pack, sentence, study, unpack
 
 BITS = 10
 
@@ -56,6 +60,28 @@ def test_what_is_unpacked_is_what_was_packed_up_to_its_bits(
 def test_the_same_volumes_make_the_same_file(folder: Path, tmp_path: Path) -> None:
     files = [pack(folder, tmp_path / name, matrix=48, bits=BITS) for name in ("a.tar", "b.tar")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_networks_that_come_home_name_the_volumes_themselves(
+    folder: Path, tmp_path: Path, make_run: Callable[..., Run], mask: Mask
+) -> None:
+    copies = unpack(pack(folder, tmp_path / "one.tar", matrix=48, bits=BITS), tmp_path / "out")
+    path = make_run(tmp_path / "runs" / "a", mask, ("teacher",)).weights("teacher")
+    held = load_checkpoint(path)
+    data = [
+        {"name": v.name, "subject": v.subject, "sha256": v.sha256}
+        for v in map(read_found, find_volumes(copies))
+    ]
+    save_checkpoint(path, replace(held, training={**held.training, "data": data}))
+    assert home(tmp_path / "runs", folder) == [path]
+    named = [one["sha256"] for one in load_checkpoint(path).training["data"]]
+    assert named == [read_found(file).sha256 for file in find_volumes(folder)]
+    assert load_checkpoint(path).state.keys() == held.state.keys()
+    assert home(tmp_path / "runs", folder) == []  # they are there
+    (tmp_path / "other").mkdir()
+    np.save(tmp_path / "other" / "sub-01_T1w.npy", phantom_volume(0, slices=2, matrix=48).image)
+    with pytest.raises(BenchError, match="sub-02_T1w of subject 02, which"):
+        home(tmp_path / "runs", tmp_path / "other")
 
 
 def test_a_damaged_file_is_said_to_be_damaged(folder: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kdmri_edge.data.recorded import RECORDED_FILES
 from kdmri_edge.errors import CheckpointError, ModelError
 from kdmri_edge.models.checkpoint import load_checkpoint, read_checkpoint_meta
 from kdmri_edge.models.shipped import (
@@ -52,9 +53,11 @@ def test_each_is_what_the_index_says(reference: str) -> None:
     if preset.startswith("vdsr"):  # all of the centre was measured: no aliases to remove
         least = 0.5
     assert figures["mean"]["psnr"] > figures["zero_filled"]["psnr"] + least
-    assert {row["name"] for row in figures["volumes"]}.isdisjoint(
-        item["name"] for item in meta["training"]["data"]
-    )
+    trained = {item["name"]: item["sha256"] for item in meta["training"]["data"]}
+    assert trained.keys().isdisjoint(row["name"] for row in figures["volumes"])
+    # of the volumes themselves: a copy's digest would hide from `bench` and `assess` what was seen
+    assert trained.items() <= RECORDED_FILES["brain"].items()
+    assert entry["trained_on_sha256"] == sorted(trained.values())
 
 
 def test_nothing_lies_there_unlisted() -> None:
