@@ -46,7 +46,7 @@ from kdmri_bench.assessment.networks import (
 )
 from kdmri_bench.planning.sources import Source
 from kdmri_bench.planning.testdata import RETROSPECTIVE
-from kdmri_bench.results.statistics import Interval
+from kdmri_bench.results.statistics import EXPANDED, Interval, how
 from kdmri_edge.data.datasets import attribution_of
 from kdmri_edge.errors import BenchError
 from kdmri_edge.utils.console import progress
@@ -91,7 +91,7 @@ def _store(file: Path, own: Areas) -> None:
         np.savez_compressed(temporary, allow_pickle=False, **arrays)
 
 
-def _load(file: Path) -> Areas:
+def _load(file: Path, subjects: int) -> Areas:
     drawn: dict[str, dict[tuple[float, float], NDArray[np.float64]]] = {}
     retained, false = {}, {}
     with np.load(file) as arrays:
@@ -103,7 +103,7 @@ def _load(file: Path) -> Areas:
                 retained[float(first), float(second)] = arrays[key]
             else:
                 drawn.setdefault(kind, {})[float(first), float(second)] = arrays[key]
-    return Areas(drawn=drawn, retained=retained, false=false)
+    return Areas(subjects=subjects, drawn=drawn, retained=retained, false=false)
 
 
 def measure(
@@ -155,7 +155,7 @@ def measure(
             named = sha256_bytes(f"{key} {weights_hash} {what}".encode())[:16]
             file = work / f"{named}.npz"
             if file.is_file():
-                return _load(file)
+                return _load(file, len(set(subjects_of(scenes))))
             with progress(key, steps) as advance:
                 own = measure_scenes(scenes, grid, reconstruct, weights, advance=advance)
             _store(file, own)
@@ -202,6 +202,7 @@ def measure(
         "method": METHOD,
         "caution": caution(len(found[0]["subjects"])),
         "statement": RETROSPECTIVE,
+        "intervals": EXPANDED,
         "attribution": [attribution_of(folder) for folder in data],
         "places": found,
         "provenance": provenance(grid.seed),
@@ -280,7 +281,7 @@ def drops(report: Mapping[str, Any]) -> str:
         "",
         f"Area under the ROC curve of the {OBSERVERS['CHO']}, student minus teacher in float, over"
         f" sizes from {low:g} to {high:g} mm; in brackets 95 % intervals by drawing subjects, then"
-        " places.",
+        f" places; {how(report)}.",
     ]
     return "\n".join(lines)
 

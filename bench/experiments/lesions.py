@@ -44,6 +44,7 @@ from kdmri_bench.assessment.networks import (
 from kdmri_bench.assessment.study import reconstructed, shown
 from kdmri_bench.planning.sources import Source
 from kdmri_bench.planning.testdata import RETROSPECTIVE
+from kdmri_bench.results.statistics import EXPANDED, how
 from kdmri_edge.data.case import Case
 from kdmri_edge.data.datasets import attribution_of
 from kdmri_edge.errors import BenchError
@@ -227,6 +228,7 @@ def measure(
         "definition": DEFINITION,
         "caution": caution(len({one["subject"] for one in found[0]["volumes"]})),
         "statement": RETROSPECTIVE,
+        "intervals": EXPANDED,
         "attribution": attribution_of(data),
         "places": found,
         "provenance": provenance(seed),
@@ -322,7 +324,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"{report['definition']} {report['contrast']} of"
         f" {len({one['subject'] for one in place['volumes']})} subjects, padded with air; median"
         " and 5th percentile over sections, in brackets 95 % intervals by drawing subjects, then"
-        f" their sections. {report['caution']} Left out: {left_out or 'none'}."
+        f" their sections; {how(report)}. {report['caution']} Left out: {left_out or 'none'}."
         f" {report['statement']}",
     ]
     return "\n".join(lines)

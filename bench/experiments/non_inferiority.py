@@ -21,7 +21,15 @@ from experiments.script import Script, record
 from kdmri_bench.measuring.quality import summary, volume_rows
 from kdmri_bench.planning.testdata import load_cases
 from kdmri_bench.reproduce.work import STATEMENT, reconstruct
-from kdmri_bench.results.statistics import FEW_SUBJECTS, MARGIN, Interval, bootstrap, verdict
+from kdmri_bench.results.statistics import (
+    EXPANDED,
+    FEW_SUBJECTS,
+    MARGIN,
+    Interval,
+    bootstrap,
+    how,
+    verdict,
+)
 from kdmri_edge.data.datasets import attribution_of, find_parts
 from kdmri_edge.data.sources import source_sha256
 from kdmri_edge.errors import BenchError
@@ -67,9 +75,10 @@ def compare(requests: Sequence[CaseRequest]) -> dict[str, Any]:
         differences with 95 % bootstrap intervals over subjects and verdicts at `MARGIN`.
 
     Raises:
-        BenchError: A network was trained on a test volume, networks of one case are for different
-            masks, matrices or splits, cases of one title have different numbers of networks, or a
-            recorded report lacks a volume.
+        BenchError: A network was trained on a test volume or subject, or does not say on what;
+            networks of one case are for different masks, matrices or splits; cases of one title
+            have different numbers of networks, or a volume in common; or a recorded report lacks
+            a volume.
         KdmriError: Missing or damaged weights, reports or data.
     """
     for request in requests:
@@ -83,6 +92,7 @@ def compare(requests: Sequence[CaseRequest]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "margins": MARGIN,
+        "intervals": EXPANDED,
         "statement": STATEMENT,
         "attributions": list(
             dict.fromkeys(text for r in requests if (text := attribution_of(r.data)))
@@ -114,11 +124,20 @@ def _check(request: CaseRequest) -> None:
                 f" {request.students[0]} on {_split(first)!r}.",
                 "Compare networks of one split in a case, and give splits cases of their own.",
             )
-    tested = {source_sha256(file.path) for file in _test_files(request, first)}
+    files = _test_files(request, first)
+    tested = {source_sha256(file.path) for file in files}
+    # by the subject as well: a volume that was written anew has another SHA-256
+    subjects = {file.subject for file in files}
     for name, meta in metas.items():
-        if any(volume.get("sha256") in tested for volume in meta["training"].get("data", ())):
+        trained = meta["training"].get("data", ())
+        if not trained:
             raise BenchError(
-                f"{name} was trained on a volume that it would be tested on.",
+                f"{name} does not say on which volumes it was trained.",
+                "Give checkpoints that `kdmri-edge distill` wrote.",
+            )
+        if any(one.get("sha256") in tested or one.get("subject") in subjects for one in trained):
+            raise BenchError(
+                f"{name} was trained on a volume or subject that it would be tested on.",
                 "Give networks that were trained on the split's training subjects alone.",
             )
 
@@ -159,6 +178,7 @@ def _measure(request: CaseRequest, known: _Known, advance: Any) -> dict[str, Any
         "mask": first["mask"],
         "split": _split(first),
         "subjects": [str(case.subject) for case in cases],
+        "volumes": hashes,
         "zero-filled": [dict(r) for r in volume_rows(cases, [c.zero_filled for c in cases])],
         "teachers": [
             {
@@ -219,6 +239,12 @@ def _pooled(title: str, measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         )
     (number_of_teachers, number_of_seeds) = counts.pop()
     subjects = [subject for case in measured for subject in case["subjects"]]
+    volumes = [volume for case in measured for volume in case["volumes"]]
+    if len(set(volumes)) < len(volumes):
+        raise BenchError(
+            f"The cases titled {title!r} test a volume twice.",
+            "Give each fold once; seeds of one split are students of one case.",
+        )
 
     def joined(part: str, number: int) -> Rows:
         return [row for case in measured for row in case[part][number]["rows"]]
@@ -299,7 +325,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += [
         "",
         "Means over volumes; differences with 95 % intervals, paired bootstrap over subjects, then"
-        f" volumes. Verdicts at margins stated in advance: {MARGIN['psnr']} dB and"
+        f" volumes; {how(report)}. Verdicts at margins stated in advance: {MARGIN['psnr']} dB and"
         f" {MARGIN['ssim']} SSIM; below {FEW_SUBJECTS} test subjects there is none. Several seeds"
         " of a student are averaged volume by volume, with the mean of each in brackets."
         f" {report['statement']}",

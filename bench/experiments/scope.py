@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.script import Script, record
-from kdmri_bench.results.statistics import bootstrap
+from kdmri_bench.results.statistics import EXPANDED, bootstrap, how
 from kdmri_edge.data.datasets import find_parts, find_volumes, read_found
 from kdmri_edge.data.formats.registry import read_volume
 from kdmri_edge.data.phantom.volumes import phantom_volume
@@ -203,7 +203,7 @@ def measure(
             costs.append(_cost(name, pipeline, seconds))
             costs.append(_beside_int8(data, name, threads, pipeline))
     return {
-        "schema": SCHEMA, "every": every, "rows": rows, "cost": costs,
+        "schema": SCHEMA, "every": every, "rows": rows, "cost": costs, "intervals": EXPANDED,
         "provenance": provenance(_SEEDS[0]),
     }  # fmt: skip
 
@@ -306,9 +306,9 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         "Outside: share of slices that are flagged by their own figures, and by header and figures"
         " together. Bound holds: share of the slices inside whose error is at most the bound at 90"
-        " %, with the 95 % interval of a bootstrap over subjects, where there are several. Error"
-        " and bound are medians, relative to the image. Retrospective, zero-phase k-space from"
-        f" magnitude images. {_CHOSEN[report['schema']]}",
+        " %, with the 95 % interval of a bootstrap over subjects, where there are several;"
+        f" {how(report)}. Error and bound are medians, relative to the image. Retrospective,"
+        f" zero-phase k-space from magnitude images. {_CHOSEN[report['schema']]}",
         "",
         f"A certificate takes {costs}.",
     ]

@@ -41,7 +41,8 @@ def network(make_run: Callable[..., Run], mask: Mask, tmp_path: Path) -> Callabl
     def make(name: str, split: str, *, scale: float = 1.0, **more: Any) -> str:
         held = load_checkpoint(run.weights("student"))
         state = {key: value * scale for key, value in held.state.items()}
-        training = {**held.training, "split": split, "data": [], **more}
+        elsewhere = [{"subject": "of another folder", "sha256": "0" * 64}]
+        training = {**held.training, "split": split, "data": elsewhere, **more}
         path = tmp_path / f"{name}.safetensors"
         save_checkpoint(path, replace(held, state=state, training=training))
         return str(path)
@@ -132,9 +133,17 @@ def test_what_would_be_unfair_is_refused(
     one, other = network("one", "brain"), network("other", "brain-fold-1")
     with pytest.raises(BenchError, match=r"split 'brain-fold-1'.*'brain'"):
         compare([_request(brains, "x", other, one)])
-    seen = [{"sha256": sha256_file(brains / "sub-04_ses-1_T1w.npy")}]
-    with pytest.raises(BenchError, match="trained on a volume that it would be tested on"):
-        compare([_request(brains, "x", one, network("leak", "brain", data=seen))])
+    # the volume itself, and the same subject in a file that was written anew
+    for seen in (
+        {"sha256": sha256_file(brains / "sub-04_ses-1_T1w.npy")},
+        {"subject": "04", "sha256": "0" * 64},
+    ):
+        with pytest.raises(BenchError, match="trained on a volume or subject that it would be"):
+            compare([_request(brains, "x", one, network("leak", "brain", data=[seen]))])
+    with pytest.raises(BenchError, match="does not say on which volumes"):
+        compare([_request(brains, "x", one, network("silent", "brain", data=[]))])
+    with pytest.raises(BenchError, match="'x' test a volume twice"):
+        compare([_request(brains, "x", one, one)] * 2)
     held = load_checkpoint(Path(one))
     masked = tmp_path / "mask.safetensors"
     save_checkpoint(masked, replace(held, mask=random_lines(32, 2.0, seed=1)))

@@ -411,12 +411,12 @@ def areas(pairs: Values, counted: Values, weights: Values) -> Values:
         return np.asarray(above / of)
 
 
-def _interval(drawn: Values) -> Interval:
-    """Return the first value with the percentiles of the others, where there are any."""
+def _interval(drawn: Values, subjects: int) -> Interval:
+    """Return the first value with the interval of the others, where there are any."""
     others = drawn[1:][np.isfinite(drawn[1:])]
     if len(others) < 2:
         return Interval(value=float(drawn[0]), low=None, high=None)
-    low, high = percentiles(others)
+    low, high = percentiles(others, subjects)
     return Interval(value=float(drawn[0]), low=low, high=high)
 
 
@@ -425,11 +425,13 @@ class Areas:
     """What observers make of one network's images, by size and contrast.
 
     Attributes:
+        subjects: How many subjects the places are of.
         drawn: observer -> (size, contrast) -> areas of all places and of resamples, [1 + R].
         retained: (size, contrast) -> mean of the contrast retained, [1 + R].
         false: least contrast -> false structures in all slices.
     """
 
+    subjects: int
     drawn: Mapping[str, Mapping[tuple[float, float], Values]]
     retained: Mapping[tuple[float, float], Values]
     false: Mapping[float, int] = field(default_factory=dict)
@@ -448,13 +450,14 @@ class Areas:
         }
 
     @classmethod
-    def of_json(cls, value: Mapping[str, Any]) -> Areas:
-        """Rebuild areas from `to_json`."""
+    def of_json(cls, value: Mapping[str, Any], subjects: int) -> Areas:
+        """Rebuild areas of so many subjects from `to_json`."""
 
         def by_condition(rows: Sequence[Sequence[Any]]) -> dict[tuple[float, float], Values]:
             return {(size, contrast): np.array(own) for size, contrast, own in rows}
 
         return cls(
+            subjects=subjects,
             drawn={name: by_condition(rows) for name, rows in value["drawn"].items()},
             retained=by_condition(value["retained"]),
             false=dict(value["false"]),
@@ -462,15 +465,16 @@ class Areas:
 
     def area(self, observer: str, condition: tuple[float, float]) -> Interval:
         """Return an area with its interval."""
-        return _interval(self.drawn[observer][condition])
+        return _interval(self.drawn[observer][condition], self.subjects)
 
     def contrast(self, condition: tuple[float, float]) -> Interval:
         """Return the contrast retained with its interval."""
-        return _interval(self.retained[condition])
+        return _interval(self.retained[condition], self.subjects)
 
     def behind(self, teacher: Areas, observer: str, condition: tuple[float, float]) -> Interval:
         """Return this area minus the teacher's, of the same places and resamples."""
-        return _interval(self.drawn[observer][condition] - teacher.drawn[observer][condition])
+        change = self.drawn[observer][condition] - teacher.drawn[observer][condition]
+        return _interval(change, self.subjects)
 
 
 FALSE: Final = (0.05, 0.1, 0.2)
@@ -533,7 +537,8 @@ def measure_scenes(
         )
         for least in FALSE
     }
-    return Areas(drawn=drawn, retained=kept, false=false)
+    subjects = len(set(subjects_of(scenes)))
+    return Areas(subjects=subjects, drawn=drawn, retained=kept, false=false)
 
 
 def first_drop(differences: Mapping[float, Interval]) -> float | None:
@@ -678,7 +683,7 @@ def measure(study: Study) -> Section:
             made = partial(measure_scenes, scenes, grid, road, weights, advance=advance)
             try:
                 value = study.kept.values(NAME, key, partial(_as_json, made))
-                found[key] = Areas.of_json(value)
+                found[key] = Areas.of_json(value, len(set(subjects)))
             except DataError as error:
                 return Section.without(NAME, TITLE, str(error))
     measures, patients = [], len(set(subjects))

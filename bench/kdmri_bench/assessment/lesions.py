@@ -268,7 +268,7 @@ def interval_of(
 ) -> Interval:
     """Return a statistic of sections with its interval over subjects.
 
-    Subjects are drawn with replacement, then their sections; percentiles of 2.5 and 97.5 %.
+    Subjects are drawn with replacement, then their sections (`percentiles`).
 
     Args:
         subjects: Of each section.
@@ -283,7 +283,7 @@ def interval_of(
     if len(set(subjects)) < 2:
         return Interval(value=own, low=None, high=None)
     drawn = statistic(resampling_weights(subjects, resamples, seed))
-    low, high = percentiles(drawn)
+    low, high = percentiles(drawn, len(set(subjects)))
     return Interval(value=own, low=low, high=high)
 
 

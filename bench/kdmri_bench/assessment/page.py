@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kdmri_bench.assessment.sections import Cell, Gallery, Measure, Picture, Section, Table
 from kdmri_bench.results.figures import NOTHING
+from kdmri_bench.results.statistics import EXPANDED
 
 if TYPE_CHECKING:
     from kdmri_bench.assessment.assess import Assessment
@@ -414,9 +415,9 @@ def _method(assessment: Assessment) -> str:
     return (
         '<section id="method"><h2>How it was measured</h2><ul><li>All sections read the same'
         " images; every image comes by the road that kdmri-edge run and serve take.</li>"
-        "<li>Intervals: 95 %, percentiles of 10,000 resamples of subjects, then of their volumes"
-        " (a paired bootstrap for differences).</li><li>Undersampling is retrospective; images of"
-        " magnitudes give zero-phase k-space of one coil, which says nothing of measured"
+        "<li>Intervals: 95 %, of 10,000 resamples of subjects, then of their volumes (a paired"
+        f" bootstrap for differences); {EXPANDED}.</li><li>Undersampling is retrospective; images"
+        " of magnitudes give zero-phase k-space of one coil, which says nothing of measured"
         f" k-space.</li></ul><dl>{rows}</dl>{thanks}</section>"
     )
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from kdmri_bench.assessment.margins import Margins
 from kdmri_bench.assessment.sections import Measure, Section, Table
 from kdmri_bench.assessment.study import Pair, Study
-from kdmri_bench.results.statistics import verdict
+from kdmri_bench.results.statistics import EXPANDED, verdict
 
 __all__ = ["INCONCLUSIVE", "INFERIOR", "NON_INFERIOR", "Judged", "judge", "measure", "overall"]
 
@@ -142,8 +142,8 @@ def measure(study: Study) -> Section:
             " non-inferior where the whole 95 % interval over subjects of its change lies above"
             " minus the margin, inferior where all of it lies below; else, and on fewer than"
             f" {margins.subjects} subjects, the data do not suffice: inconclusive. All figures"
-            " have to be non-inferior. Percentile intervals of few subjects are rather too narrow"
-            " than too wide. This is no clearance for clinical use."
+            f" have to be non-inferior. Intervals: {EXPANDED}; of five subjects they are still a"
+            " little too narrow. This is no clearance for clinical use."
         ),
         findings=tuple(findings),
         tables=(

@@ -13,8 +13,8 @@ On request four more, whose cascades hand feature maps on (recipes `carried`, `c
 teacher (c), the students `dccnn-edge` and `dccnn-edge-small`, which it teaches, and the student
 `dccnn-edge-half`, which teacher (b) teaches. Their rows stand beside the paper's.
 
-A part of the networks can be asked for by name; figures of the others may come from an earlier
-report of the same cases (`reproduce.earlier`).
+A part of the networks can be asked for by name; figures of the others may stand in the same folder
+from earlier calls, if they were trained with the same settings on the same volumes.
 """
 
 from __future__ import annotations
@@ -308,6 +308,12 @@ class CaseSpec:
             recipe=self.recipe(training),
             distilled=training.distilled,
         )
+
+
+def known_trainings() -> tuple[Training, ...]:
+    """Return every training that a case can have, of folders of their own."""
+    rows = (NETWORKS | CARRIED_NETWORKS).values()
+    return (*TRAININGS, *CARRIED, *(row.alone for row in rows if row.alone is not None))
 
 
 def _trainings_of(networks: tuple[str, ...]) -> tuple[Training, ...]:

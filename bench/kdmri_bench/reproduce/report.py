@@ -38,6 +38,7 @@ from kdmri_bench.results.statistics import (
     MARGIN,
     Values,
     bootstrap,
+    how,
     verdict,
 )
 from kdmri_edge.distillation.recipe import recipe_value
@@ -488,7 +489,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     contrast = f" Only {report['contrast']} volumes." if report["contrast"] else ""
     lines += [
         "Mean ± standard deviation over volumes (n - 1). Intervals: 95 %, paired bootstrap over"
-        " subjects, then volumes. Verdicts at margins stated in advance:"
+        f" subjects, then volumes; {how(report)}. Verdicts at margins stated in advance:"
         f" {MARGIN['psnr']} dB and {MARGIN['ssim']} SSIM; below five test subjects there is none.",
         f"Every network had {report['steps']} optimiser steps of {_batches(report)}, all stages"
         f" counted; {drawn}."

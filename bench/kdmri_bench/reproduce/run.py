@@ -24,7 +24,7 @@ from kdmri_bench.reproduce.report import (
     trained_on,
 )
 from kdmri_bench.reproduce.work import STATEMENT, evaluate, pieces, reconstruct, test_cases
-from kdmri_bench.results.statistics import MARGIN
+from kdmri_bench.results.statistics import EXPANDED, MARGIN
 from kdmri_edge.data.datasets import attribution_of
 from kdmri_edge.distillation.engine import Engine, is_first_process
 from kdmri_edge.distillation.run_folder import Run
@@ -74,8 +74,9 @@ def reproduce(
     for number, case in enumerate(cases):
         with writing(out / case.name):
             (out / case.name).mkdir(parents=True, exist_ok=True)
+        todo = _pieces(cases, number, out, engine)  # refuses what was trained otherwise
         if train and jobs == 1:
-            train_side_by_side(_pieces(cases, number, out, engine), 1, engine)
+            train_side_by_side(todo, 1, engine)
         if not is_first_process():
             continue
         evaluate(case, out / case.name)
@@ -106,6 +107,7 @@ def _report(cases: Sequence[CaseSpec], out: Path) -> dict[str, Any]:
         },
         "seeds": sorted({case.seed for case in cases}),
         "margins": MARGIN,
+        "intervals": EXPANDED,
         "paper": {str(key): value for key, value in PAPER.get(first.task.name, {}).items()},
         "best_published": best_published(first.task.name),
         "statement": STATEMENT,

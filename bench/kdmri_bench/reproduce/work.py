@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kdmri_bench.measuring.quality import volume_rows
 from kdmri_bench.planning.testdata import RETROSPECTIVE, load_cases
 from kdmri_bench.reproduce.processes import Piece
-from kdmri_bench.reproduce.protocol import CARRIED_NETWORKS, NETWORKS, CaseSpec
+from kdmri_bench.reproduce.protocol import CARRIED_NETWORKS, NETWORKS, CaseSpec, known_trainings
 from kdmri_bench.reproduce.report import evaluation
 from kdmri_edge.data.case import Case
 from kdmri_edge.data.datasets import find_parts
@@ -55,6 +55,7 @@ def pieces(
         RunError: The folder holds trainings of other settings or other volumes.
     """
     volumes = _training_volumes(case)
+    _check_others(case, folder, volumes)
     found = []
     for number, training in enumerate(case.trainings, start=done + 1):
         out = folder / training.folder
@@ -79,7 +80,24 @@ def _training_volumes(case: CaseSpec) -> list[str]:
     return [source_sha256(file.path) for file in (*parts.train, *parts.validation)]
 
 
+def _check_others(case: CaseSpec, folder: Path, volumes: list[str]) -> None:
+    """Refuse networks of earlier requests that were trained otherwise: one table shows them all.
+
+    Raises:
+        RunError: See `_complete`.
+    """
+    asked = {training.folder for training in case.trainings}
+    for training in known_trainings():
+        if training.folder not in asked:
+            _complete(folder / training.folder, case.settings(training, folder), volumes)
+
+
 def _complete(folder: Path, wanted: Settings, volumes: list[str]) -> bool:
+    """Tell whether a training is finished.
+
+    Raises:
+        RunError: It was one of other settings, or of other volumes.
+    """
     if not (folder / "run.json").is_file():
         return False
     run = Run(folder)

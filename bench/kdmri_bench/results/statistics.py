@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdmri_edge.utils.extras import require
+
 __all__ = [
+    "EXPANDED",
     "FEW_SUBJECTS",
     "MARGIN",
     "Interval",
     "Values",
     "bootstrap",
+    "how",
     "percentiles",
     "resampling_weights",
     "verdict",
@@ -26,6 +30,11 @@ MARGIN: Final = {"psnr": 0.1, "ssim": 0.002}
 FEW_SUBJECTS: Final = 5
 """Below this many test subjects no verdict is given."""
 
+EXPANDED: Final = "percentiles, expanded for few subjects (Hesterberg 2015)"
+"""How the ends of intervals are found; reports keep it as `intervals`."""
+
+_PLAIN: Final = "percentiles, which are too narrow where subjects are few"
+
 RESAMPLES: Final = 10_000
 _LEVEL: Final = 0.95
 
@@ -35,7 +44,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """An estimate with its bootstrap 95 % percentile interval.
+    """An estimate with its 95 % bootstrap interval (`percentiles`).
 
     Attributes:
         value: The statistic of the sample itself.
@@ -79,9 +88,34 @@ def resampling_weights(
     return weights
 
 
-def percentiles(drawn: Values) -> tuple[float, float]:
-    """Return the ends of the 95 % interval of resampled statistics, [R], all finite."""
-    low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+def how(report: Mapping[str, Any]) -> str:
+    """Say how the ends of a report's intervals were found, today or before."""
+    return str(report.get("intervals", _PLAIN))
+
+
+def percentiles(drawn: Values, subjects: int) -> tuple[float, float]:
+    """Return the ends of the 95 % interval of resampled statistics.
+
+    Resampled means of n subjects scatter less than means of n new ones, by sqrt((n - 1) / n), and
+    a normal interval stands where Student's t belongs. The percentiles are moved outwards by both
+    (the expanded percentile interval; Hesterberg, What Teachers Should Know About the Bootstrap,
+    Am. Stat. 69, 2015). Simulated with normal subjects, a loss of just the margin is then called
+    non-inferior in 3 % of all cases with seven subjects and in 4 % with five; with percentiles of
+    2.5 % it was in 6 and 8 %.
+
+    Args:
+        drawn: The statistics, [R], all finite.
+        subjects: How many subjects were drawn from.
+
+    Raises:
+        MissingExtraError: SciPy is not installed.
+    """
+    tail = (1 - _LEVEL) / 2
+    if subjects > 1:
+        special: Any = require("scipy.special", extra="bench")
+        reach = np.sqrt(subjects / (subjects - 1)) * special.stdtrit(subjects - 1, 1 - tail)
+        tail = float(special.ndtr(-reach))
+    low, high = np.quantile(drawn, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -113,7 +147,7 @@ def bootstrap(
     value = own if np.isfinite(own) else None
     if value is None or len(finite) < (1 - (1 - _LEVEL) / 2) * len(drawn):
         return Interval(value=value, low=None, high=None)
-    low, high = percentiles(finite)
+    low, high = percentiles(finite, len(set(subjects)))
     return Interval(value=value, low=low, high=high)
 
 

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdmri_bench.reproduce.report import _closed
-from kdmri_bench.results.statistics import Interval, bootstrap, resampling_weights, verdict
+from kdmri_bench.results.statistics import (
+    Interval,
+    bootstrap,
+    percentiles,
+    resampling_weights,
+    verdict,
+)
 
 SUBJECTS = ["a", "a", "a", "b", "b", "c", "d", "d"]
 
@@ -64,6 +70,34 @@ def test_coverage() -> None:
         found = bootstrap(names, own, _mean, resamples=400, seed=trial)
         hits += bool(np.multiply(found.low, found.high) <= 0)
     assert 0.84 <= hits / 120 <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("subjects", "each", "at_most"), [(5, 1, 0.05), (7, 1, 0.04), (7, 3, 0.04)]
+)
+def test_a_loss_of_the_margin_is_rarely_called_none(
+    subjects: int, each: int, at_most: float
+) -> None:
+    """Nominally in 2.5 % of all cases; plain percentiles did it in 8, 6 and 5 %."""
+    random, trials = np.random.default_rng(0), 4000
+    names = [f"{n // each}" for n in range(subjects * each)]
+    between = np.repeat(random.normal(size=(trials, subjects)), each, axis=1)
+    losses = between + (0.5 * random.normal(size=between.shape) if each > 1 else 0)
+    weights = resampling_weights(names, 1000, 1)
+    drawn = losses @ (weights / weights.sum(1, keepdims=True)).T
+    wrong = sum(percentiles(own, subjects)[0] > 0 for own in drawn)
+    assert 0.01 <= wrong / trials <= at_most
+
+
+def test_few_subjects_widen_an_interval() -> None:
+    drawn = np.random.default_rng(0).normal(size=10_000)
+    widths = [np.subtract(*percentiles(drawn, n)[::-1]) for n in (2, 3, 5, 7, 20, 1000)]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] == np.ptp(drawn)  # no further than the sample itself reaches
+    # of many subjects, and of volumes of one, they are the percentiles of 2.5 and 97.5 %
+    plain = np.quantile(drawn, [0.025, 0.975])
+    assert percentiles(drawn, 100_000) == pytest.approx(tuple(plain), abs=1e-3)
+    assert percentiles(drawn, 1) == tuple(plain)
 
 
 def test_gap_closed_is_undefined_without_a_gap() -> None:
