@@ -142,6 +142,7 @@ class Assembler:
         self._done: set[Key] = set()
         self._references: dict[int, ReferenceLines] = {}  # by slice, the last that were complete
         self._noise: list[NDArray[Any]] = []
+        self._noise_samples = self._noise_bytes = 0
         self._coils: int | None = None
         self._held = 0
         self._check_size(1)
@@ -151,11 +152,18 @@ class Assembler:
         """complex64 [C, N] of the noise readouts so far; None without one.
 
         Noise of other coils than the image's (an adjustment with another coil plugged in) is left
-        out, since no channel of one can be told to be a channel of the other.
+        out, since no channel of one can be told to be a channel of the other. It is the same array
+        until more noise comes: every slice asks for it.
         """
         coils = self._coils or (len(self._noise[0]) if self._noise else 0)
         fitting = [part for part in self._noise if len(part) == coils]
-        return np.concatenate(fitting, axis=1) if fitting else None
+        if len(fitting) > 1:
+            # in place of its parts, so that it is not held twice; first, since the first tells the
+            # coils until an image does
+            joined = np.concatenate(fitting, axis=1)
+            self._noise = [joined, *(part for part in self._noise if len(part) != coils)]
+            return joined
+        return fitting[0] if fitting else None
 
     @property
     def other_noise(self) -> int | None:
@@ -241,6 +249,7 @@ class Assembler:
         self._open.clear()
         self._references.clear()
         self._noise.clear()
+        self._noise_samples = self._noise_bytes = 0
         self._held = 0
 
     def finish(self) -> Iterator[Slice]:
@@ -299,12 +308,17 @@ class Assembler:
     def _keep_noise(self, acquisition: Acquisition) -> None:
         if not int(acquisition.active_channels):
             raise DataError("A readout has no coils.", "Check active_channels.")
+        data = acquisition.data
         enough = (
-            sum(part.shape[1] for part in self._noise) >= self._capacity.noise_samples
-            or sum(part.nbytes for part in self._noise) >= self._capacity.slice_bytes // _NOISE
+            self._noise_samples >= self._capacity.noise_samples
+            or self._noise_bytes >= self._capacity.slice_bytes // _NOISE
         )
-        if not enough:
-            self._noise.append(acquisition.data.copy())
+        # one without samples tells nothing, and no count would ever end them
+        if enough or not data.size:
+            return
+        self._noise.append(data.copy())
+        self._noise_samples += data.shape[1]
+        self._noise_bytes += data.nbytes
 
     def _hold(self, size: int) -> None:
         if not self._whole and self._held + size > self._capacity.open_bytes:

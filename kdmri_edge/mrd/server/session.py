@@ -125,6 +125,8 @@ class ClientSession:
         self._assembler: Assembler | None = None
         self._maker: ImageMaker | None = None
         self._weights: NDArray[np.complex128] | None = None
+        self._noise: NDArray[np.complex64] | None = None
+        self._sigma: float | None = None
         self._held: dict[int, HeldCoils] = {}
         self._received = self._readouts = self._pictures = self._slices = 0
         self._answered = 0
@@ -473,9 +475,10 @@ class ClientSession:
         encoding = self._assembler.encoding
         across, down, thick = encoding.fov_mm
         voxel = (thick, down / encoding.rows, across / encoding.width)
-        return Told(
-            voxel_mm=voxel if min(voxel) > 0 else None, noise=noise_sigma(self._assembler.noise)
-        )
+        noise = self._assembler.noise
+        if noise is not self._noise:  # another array where more has come
+            self._noise, self._sigma = noise, noise_sigma(noise)
+        return Told(voxel_mm=voxel if min(voxel) > 0 else None, noise=self._sigma)
 
     def _served(self, part: Slice) -> Served:
         """Choose who reconstructs a slice; who serves is logged and told once."""
@@ -505,6 +508,7 @@ class ClientSession:
         self._parser = Parser(self._settings.limits, skips=_NOT_TAKEN)
         if self._assembler is not None:
             self._assembler.drop()
+        self._noise = None
         give_memory_back()
 
     def _whitening(self) -> NDArray[np.complex128] | None:

@@ -318,3 +318,62 @@ def test_masks_are_named_by_lines_of_the_full_matrix() -> None:
     found = [part for line in lines if (part := assembler.add(line))]
     assert len(found) == 1
     assert np.fft.fftshift(found[0].mask.samples).tolist() == [False] * 3 + [True] * 5
+
+
+def _noise(samples: int, coils: int = 2) -> Acquisition:
+    line = Acquisition.from_array(np.full((coils, samples), 1 + 1j, np.complex64))
+    line.set_flag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
+    return line
+
+
+class _Counted(list):  # type: ignore[type-arg]
+    """Counts how often it is gone through."""
+
+    turns = 0
+
+    def __iter__(self):
+        self.turns += 1
+        return super().__iter__()
+
+
+def test_noise_without_samples_is_not_kept() -> None:
+    assembler = Assembler(encoding_of(noise_scan()))
+    for _ in range(5000):
+        assembler.add(_noise(0))
+    assert assembler._noise == []
+    assert assembler.noise is None
+    assembler.add(_noise(3))
+    assert assembler.noise is not None
+    assert assembler.noise.shape == (2, 3)
+
+
+def test_noise_is_bounded_without_going_through_what_is_kept() -> None:
+    """Its samples come one at a time in the worst case."""
+    assembler = Assembler(encoding_of(noise_scan()), Capacity(noise_samples=100))
+    kept = assembler._noise = _Counted()
+    for _ in range(150):
+        assembler.add(_noise(1))
+    assert kept.turns == 0
+    assert len(kept) == 100
+    assert assembler.noise is not None
+    assert assembler.noise.shape == (2, 100)
+
+
+def test_noise_is_joined_once_until_more_comes() -> None:
+    assembler = Assembler(encoding_of(noise_scan()))
+    for samples in (1, 2, 3):
+        assembler.add(_noise(samples))
+        assembler.add(_noise(5, coils=3))
+    before = assembler.noise
+    assert before is not None
+    assert before.shape == (2, 6)
+    assert assembler.noise is before
+    assembler.add(_line(0))
+    assert assembler.noise is before
+    assembler.add(_noise(4))
+    after = assembler.noise
+    assert after is not None
+    assert after.shape == (2, 10)
+    assert assembler.other_noise == 3
+    assembler.drop()
+    assert assembler.noise is None

@@ -94,6 +94,27 @@ def test_the_header_of_a_stream_reaches_the_certificate(serving) -> None:
     assert len(network.told) == 2
 
 
+@pytest.mark.parametrize("coils", [1, 2])
+def test_the_noise_of_a_scan_is_measured_once(
+    serving, coils: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for every slice again."""
+    measured: list[int] = []
+
+    def counted(noise: np.ndarray | None) -> float | None:
+        assert noise is not None
+        measured.append(noise.shape[1])
+        return noise_sigma(noise)
+
+    monkeypatch.setattr("kdmri_edge.mrd.server.session.noise_sigma", counted)
+    network = Listening()
+    noise = np.full((coils, 40), 3 + 4j, np.complex64)
+    sent(serving(network), noise_scan(4, coils=coils, noise=noise))
+    assert measured == [40]
+    wanted = pytest.approx(5 / np.sqrt(2)) if coils == 1 else None
+    assert [told.noise for told in network.told] == [wanted] * 4
+
+
 def test_noise_of_a_stream_that_is_not_finite_is_no_noise() -> None:
     noise = np.full((1, 8), 3 + 4j, np.complex64)
     assert noise_sigma(noise) == pytest.approx(5 / np.sqrt(2))
