@@ -33,6 +33,10 @@ __all__ = ["Assembler", "Capacity", "Key", "Slice", "TooLargeError"]
 
 _MIB: Final = 2**20
 _NOISE: Final = 4  # noise may take this part of what a slice may
+# Bytes that Python takes beside the samples, as measured: to know a readout by its line and its
+# average, and to keep a line. Of readouts of few samples, or of many averages, they are nearly all.
+_READOUT: Final = 192
+_LINE: Final = 256
 _LAST: Final = 1 << (ismrmrd.ACQ_LAST_IN_SLICE - 1)
 
 
@@ -52,7 +56,7 @@ class Capacity:
 
     Attributes:
         slice_bytes: K-space of one slice, all coils. Noise may take a fourth of it.
-        open_bytes: Lines of all slices that are not complete.
+        open_bytes: Lines of all slices that are not complete, and what is kept to know them by.
         open_slices: Slices that are not complete; the smallest lines cost some memory too.
         noise_samples: Noise per coil; what comes above it is left out.
     """
@@ -102,6 +106,7 @@ class _Open:
     came: set[tuple[int, int]] = field(default_factory=set)  # (line, average)
     calibration: dict[int, NDArray[Any]] = field(default_factory=dict)
     both: set[int] = field(default_factory=set)  # lines of the image that calibrate, too
+    held: int = 0  # bytes
     head: AcquisitionHeader | None = None
     distance: int = 1 << 30
     partial: bool = False
@@ -174,7 +179,7 @@ class Assembler:
 
     @property
     def held(self) -> int:
-        """Bytes of the lines of slices that are not complete, and of reference lines."""
+        """Bytes of what is kept of slices that are not complete, and of reference lines."""
         return self._held
 
     @property
@@ -218,7 +223,7 @@ class Assembler:
         entry = self._open.get(key) or _Open()
         if purpose is Purpose.CALIBRATION:
             if key not in self._done and row not in entry.calibration:
-                self._hold(line.nbytes)
+                self._hold(entry, line.nbytes + _LINE)
                 entry.calibration[row] = line
                 self._open[key] = entry
             # the last line of a slice may be such a one
@@ -230,8 +235,7 @@ class Assembler:
                 f"Line {int(index.kspace_encode_step_1)} of slice {key.slice} came twice.",
                 "Each line comes once per average.",
             )
-        if row not in entry.lines:
-            self._hold(line.nbytes)
+        self._hold(entry, _READOUT + (0 if row in entry.lines else line.nbytes + _LINE))
         self._open[key] = entry
         entry.lines[row] = entry.lines[row] + line if row in entry.lines else line
         entry.count[row] += 1
@@ -320,19 +324,19 @@ class Assembler:
         self._noise_samples += data.shape[1]
         self._noise_bytes += data.nbytes
 
-    def _hold(self, size: int) -> None:
+    def _hold(self, entry: _Open, size: int) -> None:
         if not self._whole and self._held + size > self._capacity.open_bytes:
             raise TooLargeError(
                 f"{len(self._open)} slices are open, of {self._held} bytes.",
                 "Set the flag of the last line in each slice, or raise the limit (--scan-memory).",
             )
         self._held += size
+        entry.held += size
 
     def _finish(self, key: Key) -> Slice:
         entry = self._open.pop(key)
         self._done.add(key)
-        held = [*entry.lines.values(), *entry.calibration.values()]
-        self._held -= sum(line.nbytes for line in held)
+        self._held -= entry.held
         shape = (int(self._coils or 0), self.encoding.lines, self.encoding.width)
         kspace = np.zeros(shape, np.complex64)
         samples = np.zeros(shape[1], np.bool_)

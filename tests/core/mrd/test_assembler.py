@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import tracemalloc
 
 import ismrmrd
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from ismrmrd import Acquisition
 
 from kdmri_edge.errors import DataError
-from kdmri_edge.mrd.format.assembler import Assembler, Capacity, Slice
+from kdmri_edge.mrd.format.assembler import Assembler, Capacity, Slice, TooLargeError
 from kdmri_edge.mrd.format.emit import encoding_of, readouts
 from kdmri_edge.mrd.format.header import read_encoding, write_encoding
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
@@ -280,7 +282,7 @@ def test_capacity() -> None:
         Assembler(encoding, Capacity(slice_bytes=100))
     with pytest.raises(DataError, match="larger than 600 bytes"):
         Assembler(encoding, Capacity(slice_bytes=600)).add(_line(0))
-    assembler = Assembler(encoding, Capacity(open_bytes=300))
+    assembler = Assembler(encoding, Capacity(open_bytes=1300))
     for number in (0, 1):
         assembler.add(_line(number))
     with pytest.raises(DataError, match="slices are open"):
@@ -292,6 +294,36 @@ def test_capacity() -> None:
     with pytest.raises(DataError, match="1 slices are open"):
         few.add(other)
     assert few.add(_line(1)) is None  # of the slice that is open
+
+
+@pytest.mark.parametrize("kind", ["averages", "lines"])
+def test_what_readouts_cost_beside_their_samples_is_held(kind: str) -> None:
+    """Any number of averages of one slice adds up to a line; lines may be of a single sample."""
+    encoding = dataclasses.replace(
+        encoding_of(noise_scan()), lines=4096, centre=2048, last=4095, samples=1, width=1, rows=4096
+    )
+
+    def feed(assembler: Assembler) -> None:
+        for number in range(2000):
+            line = _line(0 if kind == "averages" else number, coils=1, samples=1)
+            line.idx.average = number if kind == "averages" else 0
+            assembler.add(line)
+
+    assembler = Assembler(encoding)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        feed(assembler)
+        really = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert 0.5 * really < assembler.held < 2 * really
+    few = Assembler(encoding, Capacity(open_bytes=100_000))
+    with pytest.raises(TooLargeError, match="slices are open"):
+        feed(few)
+    assert few.held <= 100_000
+    assert len(list(assembler.finish())) == 1
+    assert assembler.held == 0
 
 
 def test_slices_that_are_left_are_made_one_at_a_time() -> None:
