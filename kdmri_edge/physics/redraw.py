@@ -30,6 +30,9 @@ _DRAWN: Final = re.compile(
     r"(?P<family>variable-density-2d|variable-density|random|equispaced|fastmri-[a-z-]+)"
     r"-(?P<acceleration>[\d.]+)x-(?:s(?P<seed>\d+)|of-(?P<file>.+))"
 )
+# What the families write of themselves; a name comes from a file, and may say anything.
+_ACCELERATION: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6})?")
+_SEED: Final = re.compile(r"[0-9]{1,20}")  # all that 64 bits hold
 _BLOCK: Final = re.compile(r"centre-(?P<height>\d+)x(?P<width>\d+)")
 
 
@@ -64,14 +67,15 @@ def redrawn(mask: Mask, height: int, width: int) -> Mask:
         The mask itself where it fits.
 
     Raises:
-        MaskError: The acceleration leaves such a matrix without a centre.
+        MaskError: The acceleration leaves such a matrix without a centre, or the mask's name states
+            an acceleration or a seed that no mask was drawn with.
     """
     if mask.height == height and (mask.is_lines or mask.samples.shape[1] == width):
         return mask
     if mask.samples.all():
         shape = (height,) if mask.is_lines else (height, width)
         return Mask(samples=np.ones(shape, np.bool_), name=mask.name)
-    drawn = _DRAWN.fullmatch(mask.name)
+    drawn = _drawn(mask.name)
     acceleration = float(drawn["acceleration"]) if drawn else mask.nominal_acceleration
     seed = int(drawn["seed"] or 0) if drawn else 0
     family = drawn["family"] if drawn else "variable-density"
@@ -97,6 +101,26 @@ def redrawn(mask: Mask, height: int, width: int) -> Mask:
         return MASK_FAMILIES.named(family).draw(height, acceleration, seed, wanted)
     most = max(1, 3 * round(height / acceleration) // 4)
     return variable_density_lines(height, acceleration, centre_lines=min(centre, most), seed=seed)
+
+
+def _drawn(name: str) -> re.Match[str] | None:
+    """Return what a name states of its mask's draw; None for one that states none.
+
+    Raises:
+        MaskError: An acceleration or a seed that no mask was drawn with.
+    """
+    found = _DRAWN.fullmatch(name)
+    if found is None:
+        return None
+    acceleration, seed = found["acceleration"], found["seed"] or "0"
+    if _ACCELERATION.fullmatch(acceleration) and float(acceleration) >= 1 and _SEED.fullmatch(seed):
+        return found
+    # to take it for a mask of another kind would be a guess, and a silent one
+    raise MaskError(
+        f"The mask's name {name[:60]!r} states a draw that there is none of, so that it cannot be"
+        " drawn anew for another matrix.",
+        "Use data of the mask's own matrix, or give the mask another name.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

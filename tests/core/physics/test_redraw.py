@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -65,3 +67,40 @@ def test_any_matrix_gets_a_mask_of_that_acceleration(
 def test_acceleration_that_leaves_no_centre_is_refused() -> None:
     with pytest.raises(MaskError, match="ACS"):
         redrawn(MASK_FAMILIES["random"].draw(240, 4.0, 0, 24), 40, 40)
+
+
+@pytest.mark.parametrize("family", ["variable-density", "random", "equispaced", "fastmri-random"])
+@pytest.mark.parametrize(
+    "stated",
+    ["1.2.3x-s0", ".x-s0", "0x-s0", "0.5x-s0", f"{'9' * 400}x-s0", "\u0664x-s0",
+     f"4x-s{'7' * 5000}", f"4x-s{'7' * 21}"],
+)  # fmt: skip
+def test_names_of_files_that_state_no_draw_are_refused(family: str, stated: str) -> None:
+    """They are whatever a file's author wrote."""
+    own = variable_density_lines(48, 4, seed=1).samples
+    for samples in (own, np.outer(own, own)):
+        mask = Mask(samples=samples, name=f"{family}-{stated}")
+        with pytest.raises(MaskError, match="states a draw that there is none of") as refused:
+            redrawn(mask, 64, 64)
+        assert len(str(refused.value)) < 300
+        assert redrawn(mask, 48, 48) is mask
+
+
+@given(
+    st.from_regex(
+        r"(variable-density|variable-density-2d|random|equispaced|fastmri-[a-z-]{1,9})-[0-9.]{1,9}x"
+        r"-(s[0-9]{1,12}|of-.{1,9})",
+        fullmatch=True,
+    ),
+    st.booleans(),
+)
+def test_whatever_a_name_states_is_drawn_or_refused(name: str, lines: bool) -> None:
+    own = variable_density_lines(48, 4, seed=1).samples
+    mask = Mask(samples=own if lines else np.outer(own, own), name=name)
+    with contextlib.suppress(MaskError):
+        assert redrawn(mask, 64, 64).height == 64
+
+
+def test_a_mask_of_a_large_seed_and_a_fraction_is_drawn_anew() -> None:
+    draw = MASK_FAMILIES["random"].draw
+    assert redrawn(draw(240, 4.25, 2**64 - 1, 0), 192, 192) == draw(192, 4.25, 2**64 - 1, 0)
