@@ -26,6 +26,7 @@ __all__ = [
     "FEWEST",
     "Sensitivities",
     "calibration_block",
+    "calibration_energy",
     "check_calibration",
     "espirit_maps",
     "sense_coils",
@@ -103,6 +104,31 @@ def calibration_block(kspace: Complex, mask: Mask) -> Complex:
         while not mask.samples[_centre(height, lines)].all():
             lines -= 1
     return kspace[:, _centre(height, lines)[:, None], _centre(width)]
+
+
+def calibration_energy(
+    kspace: Complex,
+    mask: Mask,
+    *,
+    whitening: Complex | None = None,
+    reference: ReferenceLines | None = None,
+) -> float:
+    """Return the energy of what `sensitivities` estimates from, of a centre with gaps as well.
+
+    Arguments are those of `sense_slice`; what a mask leaves out adds nothing.
+
+    Raises:
+        MaskError: The mask is of another matrix.
+    """
+    mask.check_matrix(*kspace.shape[-2:])
+    centre, sampled = calibration_of(kspace, mask, reference)
+    rows, columns = _centre(kspace.shape[-2]), _centre(kspace.shape[-1])
+    if sampled.is_lines:
+        rows = rows[sampled.samples[rows]]
+    block: Complex = centre[:, rows[:, None], columns].astype(np.complex128)
+    if whitening is not None:
+        block = compress(block, whitening)
+    return float(np.vdot(block, block).real)
 
 
 def _patch_projector(block: Complex) -> tuple[NDArray[np.complex128], int, int]:

@@ -38,7 +38,12 @@ from kdmri_edge.physics.combining import (
     misfit,
     root_sum_of_squares,
 )
-from kdmri_edge.physics.espirit import Sensitivities, sense_slice, sensitivities
+from kdmri_edge.physics.espirit import (
+    Sensitivities,
+    calibration_energy,
+    sense_slice,
+    sensitivities,
+)
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import as_network_reads, zero_filled
@@ -79,6 +84,14 @@ _MISFIT = {True: 0.22, False: 0.03}
 # left out (`combining.left_out`), or nothing is won: times this on phantoms at most 0.7, on the
 # measured slice at least 0.75. Up to the second figure it hardly shows in a magnitude.
 _OF_LEFT_OUT, _SLIGHT = 0.7, 0.05
+
+
+# Energy of the calibration data over that of the slice which held sensitivities were estimated of,
+# from which on they are estimated anew: 10 dB. A slice that is no more than that above one of noise
+# alone is itself so noisy that its own estimate would be hardly better; repetitions that differ by
+# contrast agent, flip angle or receiver gain, mostly by less than 3 times in amplitude, stay below.
+# Where they do not, a better estimate replaces a worse one, and only its time is lost.
+_FAR_ABOVE: Final = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,11 +206,14 @@ NOTHING_TOLD: Final = Told()
 class HeldCoils:
     """What was estimated of the coils at one place, for slices that come there again.
 
-    The first slice fills it; a slice of other coils or another matrix fills it anew.
+    The first slice that tells anything fills it: of one without signal nothing is held. A slice of
+    other coils or another matrix fills it anew, and so does one whose calibration data hold far
+    more energy than those it was filled from, which may have been noise alone.
     """
 
     def __init__(self) -> None:
-        self._known: Sensitivities | None = None
+        # with the energy of the calibration data; in one, since two slices may come at once
+        self._held: tuple[Sensitivities, float] | None = None
 
     def of(
         self,
@@ -213,12 +229,13 @@ class HeldCoils:
         Raises:
             MaskError: See `espirit.sensitivities`.
         """
-        known = self._known
-        if known is None or not known.fit(kspace):
-            known = sensitivities(
-                kspace, mask, coils=coils, whitening=whitening, reference=reference
-            )
-            self._known = known
+        energy = calibration_energy(kspace, mask, whitening=whitening, reference=reference)
+        held = self._held
+        if held is not None and held[0].fit(kspace) and energy <= _FAR_ABOVE * held[1]:
+            return held[0]
+        known = sensitivities(kspace, mask, coils=coils, whitening=whitening, reference=reference)
+        # maps that are zero everywhere would make zero of every later slice
+        self._held = (known, energy) if known.maps.any() else None
         return known
 
 
@@ -353,7 +370,7 @@ def slice_input(
         if reads.spec.coils:
             return SliceInput(x_u, maps.astype(np.complex64, copy=False))
     elif reads.spec.coils:
-        known = (held or HeldCoils()).of(
+        known = (sensitivities if held is None else held.of)(
             kspace, mask, coils=reads.coils, whitening=whitening, reference=reference
         )
         return SliceInput(*sense_slice(kspace, mask, known=known))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.simulation import coil_maps, complex_noise
 from kdmri_edge.errors import MaskError
 from kdmri_edge.models.shipped import resolve_weights
+from kdmri_edge.physics.coils import noise_weights
 from kdmri_edge.physics.fourier import image_to_kspace
 from kdmri_edge.physics.masks import equispaced_lines, variable_density_lines
 from kdmri_edge.runtime.inputs import HeldCoils, read_input_spec, slice_input
@@ -59,3 +61,44 @@ def test_other_coils_are_estimated_anew() -> None:
         kspace = repetition(0, coils) * MASK.grid
         found = slice_input(kspace, MASK, READS, held=held)
         np.testing.assert_array_equal(found.maps, slice_input(kspace, MASK, READS).maps)
+
+
+def blank() -> NDArray[np.complex64]:
+    return np.zeros_like(repetition(0))
+
+
+def only_noise() -> NDArray[np.complex64]:
+    """As large as that of a repetition, without the object."""
+    size = 0.01 * phantom_volume(3, slices=3, matrix=SIZE).image[1].max()
+    return (size * complex_noise(blank().shape, seed=9)).astype(np.complex64) * MASK.grid
+
+
+@pytest.mark.parametrize("whitened", [False, True])
+@pytest.mark.parametrize("first", [blank, only_noise])
+def test_a_first_slice_that_tells_nothing_is_not_held(
+    first: Callable[[], NDArray[np.complex64]], whitened: bool
+) -> None:
+    """A dummy repetition, or one before the coil was plugged in: the next one is not lost."""
+    held = HeldCoils()
+    weights = noise_weights(complex_noise((10, 500), seed=5)) if whitened else None
+    slice_input(first(), MASK, READS, whitening=weights, held=held)
+    kspace = repetition(0) * MASK.grid
+    found = slice_input(kspace, MASK, READS, whitening=weights, held=held)
+    wanted = slice_input(kspace, MASK, READS, whitening=weights, held=HeldCoils())
+    assert found.maps is not None
+    assert np.abs(found.zero_filled).max() > 0
+    np.testing.assert_array_equal(found.maps, wanted.maps)
+    np.testing.assert_array_equal(found.zero_filled, wanted.zero_filled)
+    # what is held now is that of the object, and noise does not take its place
+    assert slice_input(first(), MASK, READS, whitening=weights, held=held).maps is found.maps
+    again = slice_input(repetition(1) * MASK.grid, MASK, READS, whitening=weights, held=held)
+    assert again.maps is found.maps
+
+
+def test_after_a_blank_slice_the_centre_has_to_be_sampled() -> None:
+    """Nothing is known that could stand for it."""
+    sparse = equispaced_lines(SIZE, 3, centre_fraction=0.1)
+    held = HeldCoils()
+    slice_input(blank(), MASK, READS, held=held)
+    with pytest.raises(MaskError, match="samples out"):
+        slice_input(repetition(1) * sparse.grid, sparse, READS, held=held)
