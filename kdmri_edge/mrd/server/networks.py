@@ -658,7 +658,7 @@ class _Loading:
         lend: Lends what is loaded of it.
 
     Attributes:
-        broken: Why it cannot be loaded, which is not tried again.
+        broken: Why it cannot be loaded, which is not tried again before a reload.
     """
 
     def __init__(self, one: Candidate, lend: _Lend) -> None:
@@ -692,7 +692,9 @@ class _Candidates:
     Args:
         candidates: In their order.
         rules: In their order.
-        networks: Networks of an earlier choice, of which those of unchanged bundles are taken over.
+        networks: Networks of an earlier choice, of which those of unchanged bundles are taken over,
+            but for those that could not be loaded: their files may be whole again, which the hash
+            of the manifest does not tell.
         lend: See `_Loading`.
     """
 
@@ -706,8 +708,9 @@ class _Candidates:
     ) -> None:
         self.candidates, self._rules = candidates, rules
         self.takes_images = not all(reads_coils(one.reads.spec) for one in candidates)
+        kept = {key: network for key, network in networks.items() if network.broken is None}
         self.networks = {
-            key: networks.get(key) or _Loading(one, lend)
+            key: kept.get(key) or _Loading(one, lend)
             for one in candidates
             for key in [(one.name, one.path, one.sha256)]
         }

@@ -340,15 +340,25 @@ def test_mistakes_of_whoever_starts_it(folder: Path, tmp_path: Path) -> None:
 def test_a_bundle_that_cannot_be_loaded_gives_the_zero_filled_image(
     serving, events, folder: Path
 ) -> None:
-    """Hashes are compared when it is loaded."""
+    """Hashes are compared when it is loaded; once its files are whole again, a reload tells."""
     graph = open_bundle(folder / "complex").graph
     scan = phantom_scan(own_mask(folder), slices=2, coils=1)
-    server = serving(many_networks([folder], threads=1), deadline_s=30.0)
-    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    networks = many_networks([folder], threads=1)
+    server = serving(networks, deadline_s=30.0)
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[:-1] + b"x")
     reply = sent(server.port, scan)
     assert all("SHA-256 differs" in (fallback_of(image) or "") for image in reply.images)
     (event,) = events("not loaded")  # tried once
     assert event["bundle"] == "complex"
+    graph.write_bytes(whole)
+    assert fallback_of(sent(server.port, scan).images[0]) is not None  # nobody has looked again
+    networks.reload()
+    image = sent(server.port, scan).images[0]
+    assert (fallback_of(image), image.meta[BUNDLE]) == (None, "complex")
+    fresh = serving(many_networks([folder], threads=1), deadline_s=30.0)
+    np.testing.assert_array_equal(image.data, sent(fresh.port, scan).images[0].data)
+    assert not np.allclose(image.data, reply.images[0].data)
 
 
 def listening(process: Any) -> int:
