@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import click
 from kdmri_edge import __version__
 from kdmri_edge.commands.command import Group
 from kdmri_edge.errors import Interrupted, KdmriError
+from kdmri_edge.utils.console import tell
 from kdmri_edge.utils.extras import load_attribute
 from kdmri_edge.utils.suggest import nearest
 
@@ -189,16 +191,18 @@ def _guarded(command: Callable[[], object]) -> int:
         code = command()
     except click.ClickException as error:
         if speaks:
-            error.show()
+            shown = io.StringIO()
+            error.show(shown)
+            tell(shown.getvalue(), err=True, nl=False)
         return error.exit_code
     except KdmriError as error:
         if speaks:
-            click.echo(f"Error: {error}", err=True)
+            tell(f"Error: {error}", err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as stop:
         if isinstance(stop.__cause__, EOFError):  # click takes it for the end of a terminal's input
             if speaks:
-                click.echo(f"Error: {_ENDED}", err=True)
+                tell(f"Error: {_ENDED}", err=True)
             return 1
         if speaks:
             # click turns every KeyboardInterrupt into an Abort, and remembers it.
@@ -206,7 +210,7 @@ def _guarded(command: Callable[[], object]) -> int:
             kept = isinstance(cause, Interrupted)
             said = str(cause) if kept else "Interrupted: nothing half-written is left."
             goes_on = _GOES_ON.get(next(iter(sys.argv[1:]), ""), "")
-            click.echo(f"{said}{goes_on}", err=True)
+            tell(f"{said}{goes_on}", err=True)
         return 1
     except BrokenPipeError:
         return 0
@@ -215,7 +219,7 @@ def _guarded(command: Callable[[], object]) -> int:
         remedy = _SYSTEM.get(error.errno or 0, "Check the path.")
         if speaks:
             said = f"The system refused{name} ({error.strerror or error})."
-            click.echo(f"Error: {said} {remedy}", err=True)
+            tell(f"Error: {said} {remedy}", err=True)
         return 1
     return code if isinstance(code, int) else 0  # click returns the code of ctx.exit()
 

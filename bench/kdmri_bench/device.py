@@ -18,6 +18,7 @@ import click
 
 from kdmri_edge.commands.command import Command
 from kdmri_edge.errors import BackendError, BenchError, KdmriError
+from kdmri_edge.utils.console import say, tell
 
 __all__ = ["ROWS", "Place", "find_places", "main", "measure_device"]
 
@@ -118,7 +119,6 @@ def measure_device(
     from kdmri_bench.planning.sources import gather
     from kdmri_bench.planning.testdata import load_data
     from kdmri_edge.data.phantom.volumes import phantom_volume
-    from kdmri_edge.utils.console import say
     from kdmri_edge.utils.extras import load_attribute
     from kdmri_edge.utils.files import write_json
 
@@ -190,9 +190,9 @@ def main(
             out, networks=networks or NETWORKS, data=data, places=places, seconds=60 * minutes
         )
     except KdmriError as error:
-        click.echo(f"Error: {error}", err=True)
+        tell(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    click.echo(str(file))
+    tell(str(file))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from kdmri_edge.commands.options import (
     tls_options,
 )
 from kdmri_edge.errors import ArchiveError
-from kdmri_edge.utils.console import print_result
+from kdmri_edge.utils.console import print_result, tell
 
 __all__ = ["archive"]
 
@@ -58,7 +58,7 @@ def echo(
     if as_json:
         print_result(json.dumps({"archive": there.name, "calling": calling, "seconds": seconds}))
         return
-    click.echo(f"{there.name} is there and takes {calling} ({1e3 * seconds:.0f} ms).")
+    tell(f"{there.name} is there and takes {calling} ({1e3 * seconds:.0f} ms).")
 
 
 @archive.command("list")
@@ -93,12 +93,12 @@ def list_(queue: Path | None, as_json: bool) -> None:
         print_result(json.dumps(found, indent=2))
         return
     if not found:
-        click.echo(f"Nothing was ever queued in {waiting.folder}.")
+        tell(f"Nothing was ever queued in {waiting.folder}.")
     for one in found:
         tried = f"; {one['attempts']} attempt(s) failed: {one['reason']}" if one["attempts"] else ""
-        click.echo(f"{one['archive']}: {one['waiting']} object(s) waiting{tried}")
+        tell(f"{one['archive']}: {one['waiting']} object(s) waiting{tried}")
         for held in one["refused"]:
-            click.echo(f"  refused: {held['file']}: {held['reason']}")
+            tell(f"  refused: {held['file']}: {held['reason']}")
 
 
 @archive.command()
@@ -144,9 +144,9 @@ def send(address: str | None, queue: Path | None, refused: bool, as_json: bool) 
                 done = deliver(line)
                 results.append({"archive": line.archive.name, **dataclasses.asdict(done)})
                 if not as_json:
-                    click.echo(sentence(line.archive, done))
+                    tell(sentence(line.archive, done))
     if as_json:
         print_result(json.dumps(results, indent=2))
     elif not results:
-        click.echo("Nothing waits.")
+        tell("Nothing waits.")
     return int(any(one["waiting"] or one["refused"] for one in results))

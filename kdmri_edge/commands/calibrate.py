@@ -9,7 +9,7 @@ import click
 
 from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import json_option
-from kdmri_edge.utils.console import print_result
+from kdmri_edge.utils.console import print_result, tell
 
 __all__ = ["calibrate"]
 
@@ -69,10 +69,10 @@ def calibrate(
     if as_json:
         print_result(json.dumps({"file": str(place), **made.about}, indent=2))
         return
-    click.echo(
+    tell(
         f"{place}: {slices['train']} slices of {len(made.about['subjects']['train'])} training"
         f" subject(s), {slices['validation']} of {len(made.about['subjects']['validation'])}"
         " validation subject(s)."
     )
     if made.coefficients is None:
-        click.echo("No validation subject is there, so that no error is bounded.")
+        tell("No validation subject is there, so that no error is bounded.")

@@ -13,7 +13,7 @@ import click
 from kdmri_edge.commands.command import Group
 from kdmri_edge.commands.options import file_options, json_option, orientation_option
 from kdmri_edge.errors import KdmriError
-from kdmri_edge.utils.console import print_result
+from kdmri_edge.utils.console import print_result, tell
 
 if TYPE_CHECKING:
     from kdmri_edge.data.inspection import FileInfo, MaskInfo
@@ -80,7 +80,7 @@ def inspect(files: tuple[Path, ...], kspace: bool, orientation: str, as_json: bo
                 text = f"{file}\n  cannot be used: {error}"
             found.append(facts)
             if not as_json:
-                click.echo(text)
+                tell(text)
             advance(1)
     if as_json:
         print_result(json.dumps(found, indent=2))
@@ -193,6 +193,6 @@ def convert(
     if as_json:
         print_result(json.dumps(dataclasses.asdict(done), indent=2))
         return
-    click.echo(f"{done.destination}: {done.wrote}")
+    tell(f"{done.destination}: {done.wrote}")
     if done.lost:
-        click.echo(f"Not in it: {', '.join(done.lost)}.")
+        tell(f"Not in it: {', '.join(done.lost)}.")

@@ -10,7 +10,7 @@ import click
 
 from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import RowChoice, file_options, json_option
-from kdmri_edge.utils.console import print_result
+from kdmri_edge.utils.console import print_result, tell
 
 if TYPE_CHECKING:
     from kdmri_edge.distillation.run_folder import Run
@@ -217,7 +217,7 @@ def distill(
     if list_keys:
         from kdmri_edge.utils.config import as_toml
 
-        click.echo(as_toml(Request(**named).chosen_recipe()), nl=False)
+        tell(as_toml(Request(**named).chosen_recipe()), nl=False)
         return
     if resume and out is None:
         raise click.UsageError("--resume needs --out, the run to go on with.")

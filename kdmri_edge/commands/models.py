@@ -11,7 +11,7 @@ import click
 
 from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import json_option
-from kdmri_edge.utils.console import print_result
+from kdmri_edge.utils.console import print_result, table_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -132,10 +132,8 @@ def _mask(entry: Mapping[str, Any]) -> str:
 
 
 def _console() -> Console:
-    from rich.console import Console
-
     # Whoever reads a file or a pipe copies names out of it: there no cell is broken.
-    return Console(width=None if sys.stdout.isatty() else 200)
+    return table_console(width=None if sys.stdout.isatty() else 200)
 
 
 def _show(presets: dict[str, dict[str, Any]], shipped: dict[str, dict[str, Any]]) -> None:

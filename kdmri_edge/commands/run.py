@@ -20,7 +20,7 @@ from kdmri_edge.commands.options import (
 )
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.targets import as_users_write
-from kdmri_edge.utils.console import print_result
+from kdmri_edge.utils.console import print_result, tell
 
 if TYPE_CHECKING:
     from kdmri_edge.physics.redraw import MaskDraw
@@ -267,7 +267,7 @@ def run(
             if replaced:
                 say(f"{job.destination} has been replaced.")
             if not as_json:
-                click.echo(_line(done[-1]))
+                tell(_line(done[-1]))
             for text in (*done[-1]["beyond_training"], *done[-1]["scope"]["reasons"]):
                 if text not in said:
                     said.add(text)

@@ -9,7 +9,7 @@ import click
 
 from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import file_options, json_option
-from kdmri_edge.utils.console import print_result
+from kdmri_edge.utils.console import print_result, tell
 
 __all__ = ["send"]
 
@@ -136,4 +136,4 @@ def send(
     zero_filled = len(fallbacks) - unchanged
     counted = f", {zero_filled} of them zero-filled" if zero_filled else ""
     counted += f", {unchanged} of them unchanged" if unchanged else ""
-    click.echo(f"{output}: {len(reply.images)} image(s){counted}")
+    tell(f"{output}: {len(reply.images)} image(s){counted}")

@@ -13,7 +13,7 @@ import click
 from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import json_option
 from kdmri_edge.runtime.signature import LONGEST_DAYS
-from kdmri_edge.utils.console import print_result
+from kdmri_edge.utils.console import print_result, tell
 
 __all__ = ["ask_passphrase", "sign"]
 
@@ -104,8 +104,8 @@ def sign(
             print_result(json.dumps(files, indent=2))
             return
         locked = "with a passphrase" if chosen else "without a passphrase"
-        click.echo(f"{private}: signs, and stays secret ({locked}).")
-        click.echo(f"{public}: checks; hand it out. Fingerprint {fingerprint}.")
+        tell(f"{private}: signs, and stays secret ({locked}).")
+        tell(f"{public}: checks; hand it out. Fingerprint {fingerprint}.")
         return
     if passphrase:
         raise click.UsageError("--passphrase is of --new-key: that of a key is asked for.")
@@ -124,5 +124,5 @@ def sign(
         return
     for one in made:
         until = f", until {one['valid_until_utc']}" if one["valid_until_utc"] else ""
-        click.echo(f"{one['bundle']}: signed by {one['key']}, on {one['signed_utc']}{until}.")
-        click.echo(f"  digest: {one['digest']}")
+        tell(f"{one['bundle']}: signed by {one['key']}, on {one['signed_utc']}{until}.")
+        tell(f"  digest: {one['digest']}")

@@ -14,7 +14,7 @@ from kdmri_edge.errors import BundleError, KdmriError
 from kdmri_edge.runtime.acceptance import performance_text, signature_text
 from kdmri_edge.runtime.backends.registry import BACKENDS
 from kdmri_edge.runtime.targets import as_users_write
-from kdmri_edge.utils.console import print_result
+from kdmri_edge.utils.console import print_result, tell
 from kdmri_edge.utils.extras import load_attribute
 from kdmri_edge.utils.reading import parse_size
 
@@ -159,41 +159,41 @@ def verify(
 
 
 def _show(found: dict[str, Any]) -> None:
-    click.echo(f"{found['files']} files are as they were exported.")
+    tell(f"{found['files']} files are as they were exported.")
     if found["digest"]:
-        click.echo(f"The manifest is as it was exported: {found['digest']}.")
+        tell(f"The manifest is as it was exported: {found['digest']}.")
     else:
-        click.echo("The manifest has no digest, as in earlier versions: it may have been changed.")
-    click.echo(f"Signature: {signature_text(found['signature'])}")
+        tell("The manifest has no digest, as in earlier versions: it may have been changed.")
+    tell(f"Signature: {signature_text(found['signature'])}")
     if found["mask_agrees_with"]:
-        click.echo(f"The mask is that of {' and '.join(found['mask_agrees_with'])}.")
+        tell(f"The mask is that of {' and '.join(found['mask_agrees_with'])}.")
     else:
-        click.echo("The mask cannot be compared with the graph's.")
+        tell("The mask cannot be compared with the graph's.")
     for text in found["code"]:
-        click.echo(f"Not to be loaded without --code: {text}")
+        tell(f"Not to be loaded without --code: {text}")
     origin = found["origin"]
     named = f"By its checkpoint's hash it is {origin['network']}. " if origin["network"] else ""
-    click.echo(named + origin["remark"])
+    tell(named + origin["remark"])
     if found["bill"]:
-        click.echo(f"Bill of materials: {found['bill']}.")
+        tell(f"Bill of materials: {found['bill']}.")
     if (report := found["report"]) is not None:
-        click.echo(report["remark"])
+        tell(report["remark"])
         if report["named_by_signature"]:
-            click.echo("The signature names that report.")
+            tell("The signature names that report.")
     for row in found["rows"]:
         where = BACKENDS[row["backend"]].title
         if row["status"] == "absent":
             wanted = f" in {as_users_write(row['precision'])}" if row["precision"] else ""
-            click.echo(f"{where}: not run{wanted}. {row['reason']}")
+            tell(f"{where}: not run{wanted}. {row['reason']}")
             continue
         limit, session = row["tolerance"]["max_error"], row["session"]
-        click.echo(
+        tell(
             f"{where} {session['version']}, {as_users_write(session['precision_executed'])}:"
             f" {row['status']},"
             f" max error {row['max_error']:.1e} (limit {limit:.0e}), NRMSE {row['nrmse']:.1e}"
         )
     if found["performance"] is not None:
-        click.echo(performance_text(found["performance"]))
+        tell(performance_text(found["performance"]))
     if not found["executed"]:
-        click.echo("Nothing was executed.")
-    click.echo("Passed." if found["passed"] else "Failed.")
+        tell("Nothing was executed.")
+    tell("Passed." if found["passed"] else "Failed.")

@@ -1,5 +1,8 @@
 """What a person sees: messages and progress on standard error, results on standard output.
 
+All of it goes through the functions of this module: names of volumes, masks and files come from
+strangers, and a terminal obeys the control characters in them (`printable`).
+
 Where a machine reads the result (`--json`), nothing else may reach standard output, whatever a
 network of the user's own or a runtime prints: see `only_results`.
 """
@@ -8,17 +11,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from functools import cache
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+import click
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
+    from rich.text import Text
 
 __all__ = [
     "Phase",
@@ -28,13 +35,27 @@ __all__ = [
     "only_results",
     "phase_times",
     "print_result",
+    "printable",
     "progress",
     "say",
+    "table_console",
+    "tell",
 ]
 
 # Off a terminal a phase is named when it has lasted so many seconds, and then reported as often.
 _NAMED_AFTER: Final = 2.0
 _EVERY: Final = 30.0
+# C0 and C1 but for tab and newline, and delete.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    r"""Return a text with its control characters, but tab and newline, spelt out as "\u001b".
+
+    A terminal obeys them: a name could otherwise take back a line and write "Passed." in its place.
+    They are spelt as JSON spells them, so that JSON means what it meant.
+    """
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 @cache
@@ -43,15 +64,41 @@ def get_console() -> Console:
 
     Of the processes that a distributed launcher starts on a host, the first one speaks.
     """
+    quiet = os.environ.get("LOCAL_RANK", "0") != "0"
+    return table_console(stderr=True, highlight=False, quiet=quiet)
+
+
+def table_console(**options: Any) -> Console:
+    """Return a console of rich's that prints texts, in cells of tables too, as `printable` has it.
+
+    Args:
+        **options: Of `rich.console.Console`.
+    """
     from rich.console import Console
 
-    quiet = os.environ.get("LOCAL_RANK", "0") != "0"
-    return Console(stderr=True, highlight=False, quiet=quiet)
+    class PrintableConsole(Console):
+        """Texts come by `render_str`; codes for colours are added after it."""
+
+        def render_str(self, text: str, **more: Any) -> Text:
+            return super().render_str(printable(text), **more)
+
+    return PrintableConsole(**options)
 
 
 def say(message: str) -> None:
     """Print one plain line on standard error."""
-    get_console().print(message, markup=False, soft_wrap=True)
+    get_console().print(printable(message), markup=False, soft_wrap=True)
+
+
+def tell(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print a text for a person, as `click.echo` does.
+
+    Args:
+        text: What is printed.
+        err: On standard error.
+        nl: Ends the line.
+    """
+    click.echo(printable(text), err=err, nl=nl)
 
 
 _results: ContextVar[TextIO | None] = ContextVar("results", default=None)
@@ -106,7 +153,7 @@ def _flush(stream: TextIO) -> None:
 
 def print_result(text: str) -> None:
     """Print a result on standard output, also within `only_results`."""
-    print(text, file=_results.get() or sys.stdout, flush=True)
+    print(printable(text), file=_results.get() or sys.stdout, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -175,7 +222,7 @@ class Phase:
     """
 
     def __init__(self, title: str, total: int | None, done: int = 0) -> None:
-        self.title, self.total, self.done = title, total, done
+        self.title, self.total, self.done = printable(title), total, done
         self.note = ""
         self.inner: Phase | None = None
         self.inner_seconds = 0.0
@@ -192,7 +239,7 @@ class Phase:
             note: What to show beside the count, such as a loss; None leaves it.
         """
         self.done += n
-        self.note = self.note if note is None else note
+        self.note = self.note if note is None else printable(note)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, note=self.note)
 

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 import time
-from typing import Final
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
 
+import click
 import pytest
 from rich.console import Console
+from rich.table import Table
 
+from kdmri_edge import cli as command_line
 from kdmri_edge.utils import console
-from kdmri_edge.utils.console import Phase, duration, phase_times, progress
+from kdmri_edge.utils.console import (
+    Phase,
+    duration,
+    phase_times,
+    print_result,
+    printable,
+    progress,
+    say,
+    table_console,
+    tell,
+)
 
 
 @pytest.fixture
@@ -156,3 +172,85 @@ def test_results_go_where_a_process_without_standard_error_sends_them() -> None:
     )  # fmt: skip
     assert '{"a": "é"}' in done.stdout.splitlines()
     assert not {"a network", "a runtime", "a process"} & set(done.stdout.splitlines())
+
+
+# Takes back two lines, and writes another in their place; of C1 as well, and a bell.
+HOSTILE: Final = "\x1b[2K\x1b[1A\x9b2K\r\x07\x7f\x1b[32mPassed."
+SPELT: Final = (
+    r"\u001b[2K\u001b[1A\u009b2K\u000d\u0007\u007f\u001b[32mPassed."
+)  # fmt: skip
+
+
+def test_control_characters_are_spelt_out() -> None:
+    assert printable(HOSTILE) == SPELT
+    assert printable("größer\n\tals 1 µm") == "größer\n\tals 1 µm"
+
+
+@pytest.mark.parametrize(
+    "show", [say, tell, print_result, lambda text: tell(text, err=True)],
+    ids=["say", "tell", "print_result", "error"],
+)  # fmt: skip
+def test_whatever_is_shown_is_spelt_out(
+    show: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.get_console.cache_clear()
+    show(f"{HOSTILE}\nb")
+    out, err = capsys.readouterr()
+    console.get_console.cache_clear()
+    assert out + err == f"{SPELT}\nb\n"
+
+
+def test_cells_of_tables_are_spelt_out_and_colours_stay() -> None:
+    stream = io.StringIO()
+    coloured = table_console(file=stream, width=200, force_terminal=True, color_system="standard")
+    table = Table(HOSTILE, title=HOSTILE)
+    table.add_row(HOSTILE, style="red")
+    coloured.print(table)
+    coloured.print(HOSTILE, markup=False)
+    shown = stream.getvalue()
+    assert "\x1b[31m" in shown
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert plain.count(SPELT) == 4
+    assert printable(plain) == plain
+
+
+def test_json_that_is_shown_means_what_it_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(json.dumps({"name": HOSTILE}, ensure_ascii=False))
+    assert json.loads(capsys.readouterr().out) == {"name": HOSTILE}
+
+
+def test_progress_is_spelt_out(shown: io.StringIO) -> None:
+    with progress(HOSTILE, 2) as advance:
+        advance(note=HOSTILE)
+        assert advance.line().count(SPELT) == 2
+        _until(shown, SPELT)
+
+
+def test_names_in_files_and_of_files_do_not_reach_the_terminal(
+    cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Keys of masks, and a path."""
+    masks = tmp_path / "masks.json"
+    mask = {"shape": [32, 32], "phase_encode_axis": 0, "sampled_lines": [0, 1, 31]}
+    masks.write_text(json.dumps({HOSTILE: mask, "b": mask}))
+    for arguments in (
+        ("data", "inspect", masks),
+        ("run", "dccnn-d3c5@brain-4x", masks, "--mask", masks, "-o", tmp_path / "out"),
+        ("verify", tmp_path / HOSTILE),
+    ):
+        done = cli(*arguments)
+        assert SPELT in done.out + done.err, arguments
+        assert printable(done.out + done.err) == done.out + done.err
+
+
+@pytest.mark.parametrize("kind", [click.UsageError, click.ClickException, OSError])
+def test_errors_that_are_not_this_projects_are_spelt_out(
+    kind: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise kind(HOSTILE)
+
+    assert command_line._guarded(refuse) > 0
+    said = capsys.readouterr().err
+    assert r"\u009b2K\u000d\u0007\u007f" in said  # click itself takes out what colours a text
+    assert printable(said) == said

@@ -22,3 +22,17 @@ def test_modules_are_documented() -> None:
         if not ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
     ]
     assert not silent
+
+
+def test_what_a_person_sees_goes_through_one_module() -> None:
+    """It spells out control characters, which names in strangers' files may hold."""
+    past = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for folder in PACKAGES.values()
+        for file in sorted(folder.rglob("*.py"))
+        if file != PACKAGES["kdmri_edge"] / "utils" / "console.py"
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("click.echo", "click.secho", "Console", "rich.print")
+    ]
+    assert not past

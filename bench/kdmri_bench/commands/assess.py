@@ -17,7 +17,7 @@ from kdmri_bench.commands.options import (
 )
 from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import json_option
-from kdmri_edge.utils.console import print_result, say
+from kdmri_edge.utils.console import print_result, say, tell
 
 __all__ = ["assess"]
 
@@ -119,7 +119,7 @@ def assess(
 
         width = max(len(name) for name in SECTIONS)
         for row in SECTIONS.values():
-            click.echo(f"{row.name:<{width}}  {row.asks}")
+            tell(f"{row.name:<{width}}  {row.asks}")
         return
     if compare is not None and networks:
         raise click.UsageError("--compare names the networks itself: give no others.")
@@ -167,7 +167,7 @@ def assess(
     else:
         from kdmri_bench.assessment.text import plain
 
-        click.echo(plain(done))
+        tell(plain(done))
     say(f"json: {done.files['json']}")
     if compare is not None:
         from kdmri_bench.assessment.compare import replacement_of
@@ -203,5 +203,5 @@ def _compare_reports(
         print_result(json.dumps([answer.to_dict() for answer in answers], indent=1))
     else:
         for answer in answers:
-            click.echo(str(answer))
+            tell(str(answer))
     return 0 if all(answer.allowed for answer in answers) else 1

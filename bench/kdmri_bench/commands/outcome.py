@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from shlex import quote
 from typing import TYPE_CHECKING
 
-import click
-
-from kdmri_edge.utils.console import print_result, say
+from kdmri_edge.utils.console import print_result, say, table_console, tell
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,11 +37,9 @@ def print_outcome(done: Benchmark, *, as_json: bool) -> None:
             say(f"Warning: {line}")
         print_result(json.dumps(done.report.to_dict(), indent=1, ensure_ascii=False))
     else:
-        from rich.console import Console
-
         from kdmri_bench.reporting.table import console_width, print_table
 
-        print_table(done.report, Console(width=console_width()))
+        print_table(done.report, table_console(width=console_width()))
     for kind, path in files.items():
         say(f"{kind}: {path}")
 
@@ -108,7 +104,7 @@ def print_rows(
     width = max(len(row.key) for row in rows)
     for row in rows:
         text = spelled(f"{runtime_text(row)}, {row.precision}")
-        click.echo(f"{row.key:<{width}}  {row.reason or text}")
+        tell(f"{row.key:<{width}}  {row.reason or text}")
 
 
 def next_steps(

@@ -19,6 +19,7 @@ from kdmri_bench.results.figures import (
 )
 from kdmri_bench.results.schema import ZERO_FILLED, Report, Row, Status
 from kdmri_bench.results.select import choose, limits_of, recommended_row
+from kdmri_edge.utils.console import table_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -118,10 +119,8 @@ def plain_table(report: Report, width: int | None = None) -> str:
     """Return what `print_table` prints as plain text; None leaves room for the whole table."""
     from io import StringIO
 
-    from rich.console import Console
-
     stream = StringIO()
-    print_table(report, Console(file=stream, width=width or UNLIMITED, color_system=None))
+    print_table(report, table_console(file=stream, width=width or UNLIMITED, color_system=None))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 

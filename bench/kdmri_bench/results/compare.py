@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import click
 import numpy as np
 
 from kdmri_bench.reporting.report import read_report
@@ -15,7 +14,7 @@ from kdmri_bench.results.repeatability import LARGER, ROUNDING, SLOWER, TIMINGS,
 from kdmri_bench.results.schema import Report, Row, Status
 from kdmri_bench.results.statistics import bootstrap
 from kdmri_edge.metrics import METRICS
-from kdmri_edge.utils.console import print_result
+from kdmri_edge.utils.console import print_result, tell
 
 __all__ = ["Change", "compare", "compare_files"]
 
@@ -205,11 +204,11 @@ def compare_files(first: Path, second: Path, *, as_json: bool = False) -> int:
         print_result(json.dumps(value, indent=1))
         return int(bool(worse))
     for remark in remarks:
-        click.echo(remark)
+        tell(remark)
     for change in sorted(changes, key=lambda item: not item.worse):
         mark = "worse " if change.worse else "better"
-        click.echo(f"{mark}  {change.key}  {change.measure}: {change.said}")
+        tell(f"{mark}  {change.key}  {change.measure}: {change.said}")
     count = len(worse)
     none = "No regression in what could be compared." if remarks else "No regression."
-    click.echo(f"{count} regression(s) beyond the noise." if count else none)
+    tell(f"{count} regression(s) beyond the noise." if count else none)
     return int(bool(worse))

@@ -11,7 +11,7 @@ import click
 from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import NamedChoice, json_option
 from kdmri_edge.errors import ExportError
-from kdmri_edge.utils.console import print_result
+from kdmri_edge.utils.console import print_result, tell
 from kdmri_export.commands.shapes import shape_option
 from kdmri_export.graph_check import CHECKED, WHOLE
 from kdmri_export.runtime_check import SECONDS, Verdict, ask_targets
@@ -83,9 +83,9 @@ def check(
         record = {"operators": operators, "targets": said, "findings": listed}
         print_result(json.dumps(record, indent=2))
     else:
-        click.echo(", ".join(f"{name} x{count}" for name, count in operators.items()))
+        tell(", ".join(f"{name} x{count}" for name, count in operators.items()))
         for target, answer in answers.items():
-            click.echo(f"{target}: {answer}")
+            tell(f"{target}: {answer}")
         uncovered = {
             one.operator if one.node != WHOLE else one.why: one.remedy
             for some in found.values()
@@ -93,7 +93,7 @@ def check(
             if not one.fault
         }
         if uncovered:
-            click.echo(
+            tell(
                 "This project's exports never use, and its parity tests therefore do not cover: "
                 f"{'; '.join(uncovered)}."
             )

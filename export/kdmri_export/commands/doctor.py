@@ -16,7 +16,7 @@ from kdmri_edge.commands.options import json_option
 from kdmri_edge.errors import KdmriError
 from kdmri_edge.registry import Registry
 from kdmri_edge.runtime.targets import TARGETS, Target, as_users_write
-from kdmri_edge.utils.console import print_result
+from kdmri_edge.utils.console import print_result, table_console, tell
 from kdmri_edge.utils.extras import available, load_attribute
 from kdmri_edge.utils.gpus import Gpu, find_gpu
 from kdmri_export.gpu_advice import advise, described, engine_precisions
@@ -194,10 +194,9 @@ def show(found: dict[str, Any], width: int | None = _WIDTH) -> None:
         found: What `examine` returns.
         width: Columns; None takes the terminal's.
     """
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=width)
+    console = table_console(width=width)
     machine = found["machine"]
     features = ", ".join(machine["cpu_features"]) or "no wide vectors"
     console.print(
@@ -234,9 +233,9 @@ def show(found: dict[str, Any], width: int | None = _WIDTH) -> None:
     console.print(table)
     for row in found["targets"]:  # not in the table, which would cut a command that has to be typed
         if row["remedy"]:
-            click.echo(f"{row['target']}: {row['remedy']}")
+            tell(f"{row['target']}: {row['remedy']}")
         if row["run_remedy"] and row["run_remedy"] != row["remedy"]:
-            click.echo(f"{row['target']}, to run it: {row['run_remedy']}")
+            tell(f"{row['target']}, to run it: {row['run_remedy']}")
     for builder, reason in found["builders"].items():
         command = found["builder_remedies"][builder]
         if own and own.is_jetson and reason:
@@ -244,14 +243,14 @@ def show(found: dict[str, Any], width: int | None = _WIDTH) -> None:
         hint = f": {command}" if reason and command else ""
         known = found["rtx_capabilities"] if builder == "rtx" and not reason else ()
         ready = "can be built here" + (f", for {', '.join(known)}" if known else "")
-        click.echo(f"engines by --builder {builder}: {reason or ready}{hint}")
+        tell(f"engines by --builder {builder}: {reason or ready}{hint}")
     for line in _advice(found):
-        click.echo(f"GPU: {line}")
+        tell(f"GPU: {line}")
     for one in found["plug_ins"]:
         named = f"{one['what']} {one['name']} of {one['package']}" if one["name"] else one["what"]
-        click.echo(f"plug-in: {named}" + (f": {one['problem']}" if one["problem"] else ""))
+        tell(f"plug-in: {named}" + (f": {one['problem']}" if one["problem"] else ""))
     if not found["plug_ins"]:
-        click.echo("plug-ins: none installed")
+        tell("plug-ins: none installed")
 
 
 def _gpu(found: dict[str, Any]) -> Gpu | None:

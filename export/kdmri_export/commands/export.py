@@ -15,7 +15,7 @@ from kdmri_edge.commands.sign import ask_passphrase
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.runtime.signature import LONGEST_DAYS
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS, as_users_write
-from kdmri_edge.utils.console import print_result
+from kdmri_edge.utils.console import print_result, tell
 from kdmri_export.targets.tensorrt.engines import BUILDERS, RTX_DEFAULT, faster_in_fp16
 
 if TYPE_CHECKING:
@@ -294,30 +294,30 @@ def _show(bundles: list[Bundle]) -> None:
     from kdmri_edge.utils.console import say
 
     for bundle in bundles:
-        click.echo(str(bundle.path))
-        click.echo(f"  {_facts(bundle)}")
+        tell(str(bundle.path))
+        tell(f"  {_facts(bundle)}")
         for line in _precision_lines(bundle):
-            click.echo(f"  {line}")
-        click.echo(f"  against PyTorch: {_parity(bundle)}")
+            tell(f"  {line}")
+        tell(f"  against PyTorch: {_parity(bundle)}")
         if bundle.written in _ELSEWHERE and bundle.target.builds_engines:
             parity = bundle.manifest["parity"]
             how = as_users_write(parity["computed"])
-            click.echo(f"  compared was the graph in {parity['ran'].partition(',')[0]}: {how}")
+            tell(f"  compared was the graph in {parity['ran'].partition(',')[0]}: {how}")
         if bundle.takes_maps:
             macs = bundle.manifest["macs"]
             share = macs["data_consistency"] / sum(macs.values())
             coils = bundle.manifest["coils"]
-            click.echo(f"  data consistency with {coils} coils: {share:.0%} of the multiplications")
+            tell(f"  data consistency with {coils} coils: {share:.0%} of the multiplications")
         if bundle.target.compiles:
-            click.echo(f"  what ran: {bundle.manifest['parity']['ran']}")
+            tell(f"  what ran: {bundle.manifest['parity']['ran']}")
         if "engine" in bundle.manifest:
-            click.echo(f"  {_engine_line(bundle)}")
+            tell(f"  {_engine_line(bundle)}")
         for line in _measured(bundle.manifest.get("measured")):
-            click.echo(f"  {line}")
-        click.echo(f"  digest: {bundle.digest}")
+            tell(f"  {line}")
+        tell(f"  digest: {bundle.digest}")
         if (signature := read_signature(bundle.path)) is not None:
             until = signature.valid_until_utc
-            click.echo(f"  signed by {signature.key}{f', until {until}' if until else ''}")
+            tell(f"  signed by {signature.key}{f', until {until}' if until else ''}")
     say("Next:")
     for bundle in bundles:
         for line in _next(bundle):

@@ -10,7 +10,7 @@ import click
 
 from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import json_option
-from kdmri_edge.utils.console import print_result
+from kdmri_edge.utils.console import print_result, tell
 from kdmri_edge.utils.extras import require
 from kdmri_export.commands.shapes import shape_option
 from kdmri_export.runtime_check import SECONDS
@@ -66,19 +66,19 @@ def rewrite(
         print_result(json.dumps({"output": str(output), **asdict(made)}, indent=2))
         return
     shifts = f", {made.shifts} shifts within them" if made.shifts else ""
-    click.echo(
+    tell(
         f"{output}: {made.transforms} DFT nodes are products now{shifts};"
         f" {made.file_bytes / 1e6:.1f} MB, of which {made.matrix_bytes / 1e6:.1f} MB matrices."
     )
     limits = made.tolerance
-    click.echo(
+    tell(
         f"Against {made.against}: max error {made.max_error:.1e} of the range"
         f" (limit {limits['max_error']:.0e}), NRMSE {made.nrmse:.1e} (limit {limits['nrmse']:.0e})."
     )
     if made.before_ms is not None and made.after_ms is not None:
-        click.echo(
+        tell(
             f"ONNX Runtime, in turn: {made.before_ms:.2f} ms before, {made.after_ms:.2f} ms after,"
             f" ratio {made.before_ms / made.after_ms:.2f}."
         )
     elif timed:
-        click.echo("Not timed: ONNX Runtime does not run the graph as it was.")
+        tell("Not timed: ONNX Runtime does not run the graph as it was.")
