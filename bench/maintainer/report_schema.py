@@ -47,7 +47,8 @@ def page() -> str:
     )
     parts.append(
         "## report.csv\n\nOne line for each row and volume, after one with the means of all"
-        " volumes. These columns say which:\n\n| column | what |\n|---|---|\n"
+        " volumes. A text that a spreadsheet would take for a formula has an apostrophe before it."
+        " These columns say which:\n\n| column | what |\n|---|---|\n"
         f"{labels}\n| `recommended` | Whether the report recommends this row. |\n\nThe figures, in"
         " report.csv in the unit of their name, in tables and on the page as they are called"
         " there:\n\n| column | on the page | unit there | since | what |\n|---|---|---|---|---|\n"

@@ -114,6 +114,27 @@ def test_csv_holds_every_row_and_volume(report: Report, tmp_path: Path) -> None:
     assert lines[-1]["psnr_db"] == ""
 
 
+def test_csv_holds_no_formula_of_a_file(report: Report, tmp_path: Path) -> None:
+    formula = '=HYPERLINK("http://a.example","x")'
+    first, *others = report.volumes
+    rows = [
+        replace(row, volumes=[{**one, "name": formula} if one["name"] == first.name else one
+                              for one in row.volumes])
+        for row in report.rows
+    ]  # fmt: skip
+    named = replace(first, name=formula, subject="@SUM(A1)")
+    hostile = replace(report, rows=tuple(rows), volumes=(named, *others))
+    with write_report(hostile, tmp_path)["csv"].open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    found = [line for line in lines if line["volume"] == f"'{formula}"]
+    assert len(found) == 5
+    assert {line["subject"] for line in found} == {"'@SUM(A1)"}
+    assert not [text for line in lines for text in line.values() if text.startswith(("=", "@"))]
+    assert [float(line["psnr_db"]) for line in found if line["key"] == "student/ONNX Runtime"] == [
+        37.5
+    ]
+
+
 @pytest.mark.parametrize(
     "damage", [{"schema_version": 99}, {"schema_version": "x"}, {"rows": [{}]}]
 )

@@ -16,6 +16,7 @@ from kdmri_bench.results.figures import LABELS, figures, network_of
 from kdmri_bench.results.schema import Report, finite
 from kdmri_edge.errors import BenchError
 from kdmri_edge.utils.files import atomic_path, damaged, read_json
+from kdmri_edge.utils.spreadsheets import cell
 
 __all__ = ["csv_columns", "csv_rows", "read_report", "report_file", "write_report"]
 
@@ -54,7 +55,7 @@ def csv_rows(report: Report) -> list[dict[str, Any]]:
                 "seen_in_training": row.network in volume.seen_in_training,
             }
             lines.append({**means, **own, **about})
-    return [{name: finite(line.get(name)) for name in columns} for line in lines]
+    return [{name: cell(finite(line.get(name))) for name in columns} for line in lines]
 
 
 def write_report(

@@ -46,6 +46,7 @@ from kdmri_edge.distillation.run_folder import devices
 from kdmri_edge.errors import BenchError
 from kdmri_edge.metrics import METRICS
 from kdmri_edge.utils.files import read_json
+from kdmri_edge.utils.spreadsheets import cell
 
 __all__ = [
     "PAPER",
@@ -517,14 +518,6 @@ def csv_text(report: Mapping[str, Any]) -> str:
         for network, rows in group["rows"].items():
             for row in rows:
                 figures = [f"{row[key]:.6g}" for key in ("psnr", "ssim", "nmse", "hfn")]
-                writer.writerow(
-                    [
-                        group["title"],
-                        network,
-                        row["name"],
-                        row["subject"],
-                        row["contrast"],
-                        *figures,
-                    ]
-                )
+                about = (group["title"], network, row["name"], row["subject"], row["contrast"])
+                writer.writerow([*map(cell, about), *figures])
     return stream.getvalue()

@@ -25,6 +25,7 @@ from kdmri_bench.reproduce.protocol import (
 from kdmri_bench.reproduce.report import (
     _closed,
     best_published,
+    csv_text,
     evaluation,
     groups,
     markdown,
@@ -309,3 +310,11 @@ def test_the_best_published_student_is_above_its_usual_teacher() -> None:
     plain = (psnr["student"] - shares * gaps) / (1 - shares)
     assert plain[0] == pytest.approx(plain[1], abs=0.1)
     assert best_published("sr") is None
+
+
+def test_the_table_of_volumes_holds_no_formula_of_a_file() -> None:
+    formula, figures = "=1+1", {"psnr": -1.5, "ssim": 0.5, "nmse": 0.25, "hfn": 2}
+    row = {"name": formula, "subject": "+a", "contrast": None, **figures}
+    text = csv_text({"groups": [{"title": "-t", "rows": {"@n": [row]}}]})
+    (found,) = csv.DictReader(io.StringIO(text))
+    assert list(found.values()) == ["'-t", "'@n", "'=1+1", "'+a", "", "-1.5", "0.5", "0.25", "2"]
