@@ -142,7 +142,7 @@ def _stored(
     file = work / f"{network.key.replace('/', '_').replace(' ', '-')}.json"
     if not file.is_file():
         return file, None
-    value = read_json(file, BenchError)
+    value = read_json(file, BenchError, finite=False)
     same = value["is"] == _identity(network, volumes) and len(value["values"]) == count
     return file, list(value["values"]) if same else None
 

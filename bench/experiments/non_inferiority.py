@@ -216,7 +216,7 @@ def _recorded(name: str, hashes: Sequence[str], meta: Mapping[str, Any]) -> Rows
     """
     file, _, wanted = name.rpartition(":")
     mask = Mask.from_dict(meta["mask"]).name
-    for group in dict(read_json(Path(file), BenchError)).get("groups", ()):
+    for group in dict(read_json(Path(file), BenchError, finite=False)).get("groups", ()):
         rows = {row.get("sha256"): row for row in group["rows"].get(wanted, ())}
         same = group["mask"] == mask and _split(meta) in group["splits"]
         if same and rows.keys() >= set(hashes):

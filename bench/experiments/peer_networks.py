@@ -758,7 +758,7 @@ def main(
         parses=parses,
     )
     if out is not None and (out / "report.json").is_file():
-        report = joined(report, read_json(out / "report.json", BenchError))
+        report = joined(report, read_json(out / "report.json", BenchError, finite=False))
     record(report, out)
     click.echo(markdown(report))
 

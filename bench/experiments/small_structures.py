@@ -180,7 +180,7 @@ class _Measured:
             "volumes_sha256": [case.sha256 for case in (*self.cases, *self.lesions)],
         }
         if file.is_file():
-            stored = dict(read_json(file, BenchError))
+            stored = dict(read_json(file, BenchError, finite=False))
             if {part: stored.get(part) for part in key} == key:
                 return stored
         kept = [

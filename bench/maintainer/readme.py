@@ -224,7 +224,7 @@ def _body(name: str, results: Path, folder: Path) -> str:
     if stem and kind in BLOCKS:
         return BLOCKS[kind](read_report(file))
     if stem and kind in RAW_BLOCKS:
-        return RAW_BLOCKS[kind](dict(read_json(file, BenchError)))
+        return RAW_BLOCKS[kind](dict(read_json(file, BenchError, finite=False)))
     kinds = (*BLOCKS, "pareto", *RAW_BLOCKS)
     raise BenchError(
         f"Block {name!r} is of an unknown kind.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -36,6 +35,7 @@ from kdmri_edge.data.sources import (
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.errors import DataError
 from kdmri_edge.utils.console import progress
+from kdmri_edge.utils.files import finite_json
 
 __all__ = [
     "BRAIN_FOLDS",
@@ -413,7 +413,7 @@ def load_split(path: Path) -> Split:
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix.lower() == ".json":
-            table: Any = json.loads(text)
+            table: Any = finite_json(text)
         elif path.suffix.lower() == ".toml":
             table = tomllib.loads(text)
         else:

@@ -591,7 +591,7 @@ class _Distillation:
     def close(self) -> None:
         """Mark the run as complete; the states to resume from have done their work."""
         if self.fabric.is_global_zero:
-            meta = dict(read_json(self.run.path / "run.json", RunError))
+            meta = dict(read_json(self.run.path / "run.json", RunError, finite=False))
             if meta["status"] != "complete":
                 write_json(self.run.path / "run.json", {**meta, "status": "complete"})
             shutil.rmtree(self.context.folder, ignore_errors=True)

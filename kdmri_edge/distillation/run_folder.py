@@ -51,7 +51,7 @@ class Run:
         Raises:
             RunError: It is missing, unreadable or of a newer format.
         """
-        value = read_json(self.path / "run.json", RunError)
+        value = read_json(self.path / "run.json", RunError, finite=False)
         form = value.get("format") if isinstance(value, dict) else None
         refuse_newer(self.path / "run.json", form, RUN_FORMAT, RunError)
         if type(form) is not int or form < 1:
@@ -245,7 +245,7 @@ def devices(files: Iterable[Path]) -> list[str]:
     found = {
         f"{ran['device']} ({ran['precision']})": None
         for file in sorted(files)
-        for ran in all_machines(dict(read_json(file, RunError)))
+        for ran in all_machines(dict(read_json(file, RunError, finite=False)))
     }
     return list(found)
 
@@ -260,7 +260,7 @@ def note_machine(file: Path, ran: Mapping[str, Any]) -> None:
     Raises:
         RunError: It cannot be read.
     """
-    meta = dict(read_json(file, RunError))
+    meta = dict(read_json(file, RunError, finite=False))
     known = all_machines(meta)
     if _what(ran) not in map(_what, known):
         write_json(file, {**meta, "resumed_on": [*known[1:], dict(ran)]})

@@ -6,7 +6,6 @@ readout length; a mask of shape `[H, W]` samples single points.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from kdmri_edge.physics.fastmri_masks import FastmriMask, fastmri_lines
 from kdmri_edge.physics.fourier import mirrored
 from kdmri_edge.registry import Registry
 from kdmri_edge.utils.arrays import read_array
-from kdmri_edge.utils.files import sha256_bytes
+from kdmri_edge.utils.files import finite_json, sha256_bytes
 from kdmri_edge.utils.reading import check_claim, reading
 
 __all__ = [
@@ -508,7 +507,7 @@ def load_mask(path: Path, key: str | None = None) -> Mask:
         raise MaskError(f"Mask file {path} does not exist.", "Check the path.")
     with reading(path, "a mask", error=MaskError, remedy=_READABLE):
         if path.suffix == ".json":
-            held = json.loads(path.read_text(encoding="utf-8"))
+            held = finite_json(path.read_text(encoding="utf-8"))
             return check_zero_first(_from_json(held, path, key), str(path))
         array = read_array(path, kind="a mask", error=MaskError, remedy=_READABLE)
         return mask_from_array(array, str(path), name=path.stem)
@@ -621,7 +620,7 @@ def load_masks(path: Path) -> dict[str, Mask]:
         MaskError: See `load_mask`.
     """
     with reading(path, "a mask", error=MaskError, remedy=_READABLE):
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = finite_json(path.read_text(encoding="utf-8"))
         if isinstance(held, Mapping) and held and "sampled" not in held:
             return {key: check_zero_first(_from_json(held, path, key), key) for key in held}
         return {"": check_zero_first(_from_json(held, path, None), str(path))}

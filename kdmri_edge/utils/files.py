@@ -10,13 +10,14 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from kdmri_edge.errors import KdmriError, OutputError
 
@@ -25,6 +26,7 @@ __all__ = [
     "atomic_path",
     "check_file_writable",
     "check_writable",
+    "finite_json",
     "parse_json",
     "read_json",
     "refuse_newer",
@@ -179,8 +181,13 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path, error: type[KdmriError]) -> Any:
+def read_json(path: Path, error: type[KdmriError], *, finite: bool = True) -> Any:
     """Read a JSON file.
+
+    Args:
+        path: The file.
+        error: Class of the exception.
+        finite: See `parse_json`.
 
     Raises:
         KdmriError: Of the given type, when the file is missing or is not JSON.
@@ -191,10 +198,50 @@ def read_json(path: Path, error: type[KdmriError]) -> Any:
         raise error(f"{path} does not exist.", "Check the path.") from None
     except OSError as cause:
         raise error(f"{path} is not readable JSON ({cause}).", "Make it again.") from cause
-    return parse_json(data, path, error)
+    return parse_json(data, path, error, finite=finite)
 
 
-def parse_json(data: bytes, path: Path, error: type[KdmriError], *, unique: bool = False) -> Any:
+def finite_json(text: str, *, unique: bool = False) -> Any:
+    """Return what a stranger's JSON says, which has no NaN and no infinity.
+
+    Python reads NaN and Infinity, which are no JSON, and 1e999, which is none of its numbers; each
+    passes comparisons that were to keep it out.
+
+    Args:
+        text: The JSON.
+        unique: Refuse an object that has a key twice.
+
+    Raises:
+        ValueError: It is no JSON, or holds such a number or key.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(
+        text,
+        parse_constant=_refuse_number,
+        parse_float=_finite_number,
+        object_pairs_hook=_unique if unique else None,
+    )
+
+
+def _refuse_number(text: str) -> NoReturn:
+    raise ValueError(f"{text[:40]} is no finite number")
+
+
+def _finite_number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        _refuse_number(text)
+    return value
+
+
+def parse_json(
+    data: bytes,
+    path: Path,
+    error: type[KdmriError],
+    *,
+    unique: bool = False,
+    finite: bool = True,
+) -> Any:
     """Return what the bytes of a JSON file say.
 
     Args:
@@ -203,12 +250,19 @@ def parse_json(data: bytes, path: Path, error: type[KdmriError], *, unique: bool
         error: Class of the exception.
         unique: Refuse an object that has a key twice. Python takes the last, other readers the
             first, so that nobody can tell what such a file means.
+        finite: Refuse NaN and infinite numbers, see `finite_json`. False is for records that this
+            project itself writes with such figures: of a training that diverged, of an image that
+            is equal to its reference.
 
     Raises:
-        KdmriError: Of the given type, when they are not JSON, or a key is there twice.
+        KdmriError: Of the given type, when they are not JSON, a key is there twice, or a number is
+            not finite.
     """
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique if unique else None)
+        text = data.decode("utf-8")
+        if finite:
+            return finite_json(text, unique=unique)
+        return json.loads(text, object_pairs_hook=_unique if unique else None)
     except (ValueError, RecursionError) as cause:
         raise error(f"{path} is not readable JSON ({cause}).", "Make it again.") from cause
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import signal
 import subprocess
@@ -11,12 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from kdmri_edge.errors import OutputError, RunError
+from kdmri_edge.data.datasets import load_split
+from kdmri_edge.errors import BundleError, DataError, MaskError, OutputError, RunError
+from kdmri_edge.mrd.server.parameters import parameters_of
+from kdmri_edge.physics.masks import load_mask
+from kdmri_edge.runtime.manifest import read_manifest
 from kdmri_edge.utils.files import (
     atomic_directory,
     atomic_path,
     check_file_writable,
     check_writable,
+    finite_json,
     read_json,
     refuse_newer,
     sha256_bytes,
@@ -178,6 +184,27 @@ def test_json_round_trip_and_damage(tmp_path: Path) -> None:
             read_json(file, RunError)
     with pytest.raises(RunError, match="does not exist"):
         read_json(tmp_path / "none", RunError)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+def test_json_of_strangers_holds_no_infinite_numbers(tmp_path: Path, number: str) -> None:
+    """They are no JSON, or no number, and pass comparisons; own records may have them."""
+    file = tmp_path / "a.json"
+    file.write_text(f'{{"a": [1.5, {number}]}}')
+    with pytest.raises(RunError, match=f"not readable JSON .*{number} is no finite number"):
+        read_json(file, RunError)
+    with pytest.raises(ValueError, match="no finite number"):
+        finite_json(file.read_text(), unique=True)
+    assert not math.isfinite(read_json(file, RunError, finite=False)["a"][1])
+    with pytest.raises(BundleError, match="no finite number"):
+        read_manifest(file)
+    file.write_text(f'{{"shape": [8, 8], "phase_encode_axis": 0, "sampled_lines": [0, {number}]}}')
+    with pytest.raises(MaskError, match="cannot be read as a mask"):
+        load_mask(file)
+    file.write_text(f'{{"train": [], "test": ["b"], "validation": ["c"], "name": {number}}}')
+    with pytest.raises(DataError, match="no finite number"):
+        load_split(file)
+    assert parameters_of(f'{{"parameters": {{"threshold": {number}}}}}') is None
 
 
 def test_hashes(tmp_path: Path) -> None:

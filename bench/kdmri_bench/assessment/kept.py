@@ -132,7 +132,7 @@ class Kept:
             if value is None:
                 return made
             write_json(file, value)
-        value = read_json(file, BenchError)
+        value = read_json(file, BenchError, finite=False)
         with damaged(file, BenchError):
             return read(value)
 

@@ -134,7 +134,10 @@ def read_rows(folder: Path, needed: Sequence[str] = ALL) -> Rows | None:
     files = {name: file for name, file in files.items() if file.is_file()}
     if not files.keys() >= set(needed):
         return None
-    return {name: list(read_json(file, BenchError)["rows"]) for name, file in files.items()}
+    return {
+        name: list(read_json(file, BenchError, finite=False)["rows"])
+        for name, file in files.items()
+    }
 
 
 def _needed(case: CaseSpec) -> tuple[str, ...]:

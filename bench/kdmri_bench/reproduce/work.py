@@ -215,6 +215,6 @@ def _networks(folder: Path) -> dict[str, Path | None]:
 def _is_current(file: Path, checkpoint: Path | None, volumes: list[str]) -> bool:
     if not file.is_file():
         return False
-    stored = dict(read_json(file, BenchError))
+    stored = dict(read_json(file, BenchError, finite=False))
     weights = sha256_file(checkpoint) if checkpoint else None
     return stored.get("weights_sha256") == weights and stored.get("volumes_sha256") == volumes

@@ -16,7 +16,6 @@ values by name here: nothing in it is executed, opened or looked up.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -24,6 +23,7 @@ from xml.etree import ElementTree
 
 from kdmri_edge.data.formats.mrd_header import header_elements
 from kdmri_edge.errors import DataError
+from kdmri_edge.utils.files import finite_json
 
 __all__ = ["parameters_of", "shown"]
 
@@ -39,8 +39,8 @@ def parameters_of(text: str) -> Mapping[str, Any] | None:
     if text.lstrip("\ufeff \t\r\n").startswith("<"):
         return _of_xml(text.lstrip("\ufeff \t\r\n"))
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):  # no JSON, or nested without end
+        value = finite_json(text)
+    except (ValueError, RecursionError):  # no JSON, not finite, or nested without end
         return None
     if not isinstance(value, dict):
         return None
