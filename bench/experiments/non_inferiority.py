@@ -200,10 +200,15 @@ def _origin(name: str, meta: Mapping[str, Any] | None) -> dict[str, Any]:
         return {"network": f"{row} of a recorded report", "report_sha256": sha256_file(Path(file))}
     path = resolve_weights(Path(name))
     training = meta["training"]
+    before, start = 0, training.get("start")
+    while start:  # each may have started from another
+        before += sum((start.get("steps") or {}).values())
+        start = start.get("start")
     return {
         "network": name if "@" in name else preset_of(spec_from_dict(meta["spec"])) or path.name,
         "weights_sha256": sha256_file(path),
         "steps": sum(training.get("steps", {}).values()),
+        "steps_before": before,
         "seed": training.get("recipe", {}).get("seed"),
         "started_from": (training.get("start") or {}).get("name"),
     }
@@ -337,7 +342,8 @@ def _named(networks: Sequence[Mapping[str, Any]]) -> str:
     """Name a network by its first run, with its steps and what it started from."""
     first = networks[0]
     steps = f", {first['steps']:,} steps" if first.get("steps") else ""
-    start = f" from `{first['started_from']}`" if first.get("started_from") else ""
+    before = f" of {first['steps_before']:,}" if first.get("steps_before") else ""
+    start = f" from `{first['started_from']}`{before}" if first.get("started_from") else ""
     recorded = "report_sha256" in first
     name = first["network"] if recorded else f"`{first['network']}`"
     return f"{name}{steps}{start}"

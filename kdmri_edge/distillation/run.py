@@ -365,6 +365,8 @@ class _Distillation:
                 origin["start"] = {
                     "name": _placeless(str(self.settings.start_from)),
                     "steps": start.training.get("steps"),
+                    # what that one started from in turn, and so on: all steps can be added up
+                    **{k: v for k, v in start.training.items() if k == "start"},
                 }
             read = self.data.teacher if role == "teacher" else None
             training = {

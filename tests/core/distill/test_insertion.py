@@ -239,10 +239,12 @@ def test_a_student_goes_on_from_finished_weights(
     other = variable_density_lines(32, 2.0, seed=5)
     with pytest.raises(CheckpointError, match=r"Teacher .* was trained for mask"):
         distill(replace(wanted, start_from=str(moved), mask=other), tmp_path / "other")
-    elsewhere = replace(wanted, start_from=str(moved), mask=other, teacher="dccnn-d5c5")
+    again = str(whole.weights("student"))
+    elsewhere = replace(wanted, start_from=again, mask=other, teacher="dccnn-d5c5")
     found = load_checkpoint(distill(elsewhere, tmp_path / "other").weights("student"))
     assert found.mask == other
-    for name, value in before.items():
+    assert found.training["start"]["start"] == training["start"]
+    for name, value in after.items():
         torch.testing.assert_close(found.state[name], value, atol=1e-5, rtol=0)
     # Other weights under the old name are noticed.
     shutil.copyfile(first.weights("teacher"), gone)
