@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdmri_edge.data.formats.registry import origin_of
-from kdmri_edge.data.geometry import Affine, usable_affine
+from kdmri_edge.data.geometry import Affine, usable_affine, voxel_size
 from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
@@ -44,11 +44,12 @@ def read_nifti(path: Path) -> Volume:
         MissingExtraError: nibabel is not installed.
     """
     pixels, stored, zooms, units, axes = _stack(path)
+    affine = _affine(stored, units, axes)
     return Volume(
         image=checked_image(pixels, path),
         **origin_of(path),
-        voxel_mm=_voxel_mm(zooms, units, axes),
-        affine=_affine(stored, units, axes),
+        voxel_mm=_voxel_mm(zooms, units, axes, affine),
+        affine=affine,
     )
 
 
@@ -176,13 +177,20 @@ def _affine(stored: Any, units: str, axes: tuple[int, int, int]) -> Affine | Non
 
 
 def _voxel_mm(
-    zooms: tuple[float, ...], units: str, axes: tuple[int, int, int]
+    zooms: tuple[float, ...], units: str, axes: tuple[int, int, int], affine: Affine | None
 ) -> tuple[float, float, float] | None:
-    """(S, H, W) in millimetres from the header's steps, None where one is unusable."""
+    """(S, H, W) in millimetres from the header's steps, None where one is unusable.
+
+    The affine says where the voxels are: where it contradicts the steps, or they are fewer than
+    three, as those of a single slice are, its steps count.
+    """
     factor = _millimetres(units)
+    told = None if affine is None else voxel_size(affine)
     if len(zooms) != 3 or not all(np.isfinite(z) and z > 0 for z in zooms):
-        return None
+        return told
     across, height, width = (zooms[axis] * factor for axis in axes)
+    if told is not None and not np.allclose(told, (across, height, width), rtol=1e-3):
+        return told
     return across, height, width
 
 

@@ -155,3 +155,23 @@ def test_description_says_how_the_images_came_about(tmp_path: Path) -> None:
     )
     described = nibabel.load(tmp_path / "a.nii").header["descrip"].item().decode()
     assert described == derivation.replace("µ", "?")[:79]
+
+
+def test_the_affine_tells_the_voxel_where_the_steps_do_not(tmp_path: Path) -> None:
+    """A single slice of two axes, and steps that an editor of the sform left behind."""
+    nibabel = pytest.importorskip("nibabel")
+    affine = np.diag([0.881, 0.909, 3.0, 1.0])
+    for name, shape, steps in (
+        ("flat", (6, 5), (0.881, 0.909)),
+        ("stale", (6, 5, 2), (1.0, 1.0, 1.0)),
+        ("whole", (6, 5, 2), (0.881, 0.909, 3.0)),
+    ):
+        image = nibabel.Nifti1Image(np.ones(shape, np.float32), None)
+        image.header.set_sform(affine, code=1)
+        image.header.set_zooms(steps)
+        image.header.set_xyzt_units("mm")
+        nibabel.save(image, tmp_path / f"{name}.nii")
+        volume = read_volume(tmp_path / f"{name}.nii")
+        assert volume.voxel_mm == pytest.approx((3.0, 0.881, 0.909)), name
+        assert volume.affine is not None
+        assert voxel_size(volume.affine) == pytest.approx(volume.voxel_mm), name
