@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import CustomOpDef  # type: ignore[attr-defined]
 
 from kdmri_edge.physics.coils import sense_operator_array
 from kdmri_edge.physics.fourier import dft_matrices
@@ -206,7 +207,18 @@ FORMULAS = {
 }
 
 
-@torch.library.custom_op("kdmri::data_consistency", mutates_args=())
+def _custom_op(name: str) -> Callable[[Callable[..., Tensor]], CustomOpDef]:
+    """Make a custom operator of a function, with the function's docstring, not the class's."""
+
+    def made(function: Callable[..., Tensor]) -> CustomOpDef:
+        operator = torch.library.custom_op(name, function, mutates_args=())
+        operator.__doc__ = function.__doc__
+        return operator
+
+    return made
+
+
+@_custom_op("kdmri::data_consistency")
 def data_consistency(x: Tensor, x_u: Tensor, operator: Tensor, gain: float, form: str) -> Tensor:
     """Pull an image towards its acquired samples: x + g (x_u - P x).
 
@@ -345,7 +357,7 @@ SENSE_FORMULAS = {
 }
 
 
-@torch.library.custom_op("kdmri::sense_consistency", mutates_args=())
+@_custom_op("kdmri::sense_consistency")
 def sense_consistency(
     x: Tensor, x_u: Tensor, maps: Tensor, operator: Tensor, gain: float, form: str
 ) -> Tensor:
