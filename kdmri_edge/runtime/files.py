@@ -20,6 +20,7 @@ from kdmri_edge.data.formats.dicom.files import is_series
 from kdmri_edge.data.formats.registry import (
     WRITERS,
     format_of,
+    may_be_fastmri,
     read_either,
     read_volume,
     readable_suffix,
@@ -222,7 +223,7 @@ def _check_submission(path: Path) -> None:
     Raises:
         DataError: The source is no file of fastMRI's.
     """
-    if readable_suffix(path) not in HDF5_SUFFIXES or split_dataset(path)[1] is not None:
+    if not may_be_fastmri(path):
         raise DataError(
             f"{path} is no file of fastMRI's, so it has no place in a submission.",
             "Leave --layout out for other files.",

@@ -19,6 +19,7 @@ from kdmri_edge.data.case import Case
 from kdmri_edge.data.datasets import find_volumes
 from kdmri_edge.data.evaluation import cropped_metrics
 from kdmri_edge.data.formats.hdf5.fastmri_images import as_stored, read_reference
+from kdmri_edge.data.formats.registry import may_be_fastmri
 from kdmri_edge.errors import BenchError, DataError
 from kdmri_edge.metrics import nmse, volume_metrics
 
@@ -79,6 +80,12 @@ def with_references(cases: Sequence[Case], data: Path) -> tuple[ReferencedCase, 
         path = files.get(case.name)
         if path is None:
             raise BenchError(f"{data} holds no volume {case.name}.", "Give a folder of files.")
+        if not may_be_fastmri(path):  # read as HDF5, a good file of another format looks damaged
+            raise BenchError(
+                f"{case.name} has no figures in fastMRI's convention: {path} is no file of"
+                " fastMRI's.",
+                "Leave --evaluation out for other files.",
+            )
         try:
             reference = read_reference(path).image
             whole = as_stored(case.target, (reference.shape[1], reference.shape[2]))

@@ -39,6 +39,7 @@ __all__ = [
     "check_input",
     "format_of",
     "known_suffix",
+    "may_be_fastmri",
     "origin_of",
     "read_either",
     "read_scan",
@@ -324,6 +325,11 @@ def readable_suffix(path: Path) -> str | None:
     """
     file, _ = split_dataset(path)
     return ".dcm" if is_series(file) or is_dicom(file) else suffix_of(file)
+
+
+def may_be_fastmri(path: Path) -> bool:
+    """Tell by its name whether a file may be fastMRI's: HDF5, of which no one dataset is named."""
+    return readable_suffix(path) in HDF5_SUFFIXES and split_dataset(path)[1] is None
 
 
 ScanReader = Callable[[Path], Scan]
