@@ -71,7 +71,8 @@ def load(
             run (its student; `run.teacher` for its teacher).
         backend: Name of a runtime: "onnxruntime", "openvino", "torch", ... None takes the one that
             a bundle is made for, or the next that is installed; a checkpoint is exported once for
-            the fastest runtime that is installed. "torch" runs a checkpoint in PyTorch itself.
+            the fastest runtime that is installed, also where that one is named. "torch" runs a
+            checkpoint in PyTorch itself.
             `Network.info` says what runs.
         precision: "fp32", "fp16", "bf16" or "int8"; None takes what the bundle was exported for.
         device: "cpu", "cuda", or OpenVINO's "gpu" and "npu"; None takes the runtime's usual one.

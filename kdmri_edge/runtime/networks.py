@@ -17,9 +17,10 @@ from kdmri_edge.models.checkpoint import is_checkpoint, read_checkpoint_meta
 from kdmri_edge.models.code import CODE, CodeSpec
 from kdmri_edge.models.permission import permitted_code
 from kdmri_edge.models.shipped import is_reference, resolve_weights
-from kdmri_edge.runtime.backends.registry import BACKENDS
+from kdmri_edge.runtime.backends.registry import BACKENDS, Backend
 from kdmri_edge.runtime.bundle import Bundle, open_bundle
 from kdmri_edge.runtime.calibration import sidecar
+from kdmri_edge.runtime.session import RUN_CHECKPOINTS, check_precision, not_on
 from kdmri_edge.runtime.signature import no_bundle
 from kdmri_edge.runtime.targets import PRECISIONS, TARGETS
 from kdmri_edge.utils.cache import cache_folder
@@ -87,7 +88,8 @@ def where_it_runs(
 ) -> tuple[Path, str]:
     """Return what is run for a network, and what to call it.
 
-    A checkpoint for which neither backend nor device is asked is exported for the fastest runtime.
+    A checkpoint is exported for the fastest runtime, unless another backend, or a device that this
+    one does not have, is asked for.
 
     Args:
         network: See `locate`.
@@ -100,13 +102,15 @@ def where_it_runs(
 
     Raises:
         SignatureError: A signed bundle is asked for, and it is none.
+        BackendError: It is a checkpoint, and the backend takes none; or the backend has not that
+            device or precision.
         KdmriError: See `locate` and `cached_export`.
         MissingExtraError: It is a checkpoint, and PyTorch is not installed.
     """
     source, name = locate(network)
     if signed and is_checkpoint(source):
         raise no_bundle(network)
-    if is_checkpoint(source) and backend is None and device is None and cache:
+    if is_checkpoint(source) and cache and _is_fastest(backend, device, precision):
         # of the package's networks int8 takes the copy that was tuned for it
         named = isinstance(network, str | Path) and is_reference(str(network))
         exported = name if named else source
@@ -122,7 +126,36 @@ def where_it_runs(
             "train",
             "or, without PyTorch, give a bundle: `kdmri-edge export` writes it elsewhere.",
         )
+    if is_checkpoint(source) and backend not in (None, *RUN_CHECKPOINTS):
+        typed = network if isinstance(network, str | os.PathLike) else name
+        raise not_on(typed, RUN_CHECKPOINTS, backend)
     return source, name
+
+
+def _is_fastest(backend: str | None, device: str | None, precision: str | None) -> bool:
+    """Tell whether the fastest runtime is what a user asks for a checkpoint.
+
+    Raises:
+        BackendError: It is, and has not that device or precision; an export would be for nothing.
+    """
+    target = fastest_target()
+    if target is None:
+        return False
+    row = TARGETS[target].backend
+    if backend is None:
+        # ONNX Runtime has CUDA in a build of its own alone, PyTorch in its usual one
+        fits = device is None or (device in row.devices and device != "cuda")
+    else:
+        fits = backend == row.name
+    if not fits:
+        return False
+    if device is not None:
+        _check_device(row, device)
+    written = None if precision is None else PRECISIONS.get(precision, precision)
+    # of precisions that this runtime alone has not, PyTorch takes some
+    if written is not None and (backend is not None or written not in PRECISIONS.values()):
+        check_precision(written, TARGETS[target].precisions, row.title)
+    return True
 
 
 def backend_at_hand(source: Path, device: str | None = None) -> str | None:
@@ -170,12 +203,21 @@ def device_options(source: Path, backend: str | None, device: str | None) -> dic
         return {"device": device}
     name = backend or open_bundle(source, verify=False).target.runs_on[0]
     row = BACKENDS[name]
+    _check_device(row, device)
+    return {} if device == row.devices[0] else {"device": device}
+
+
+def _check_device(row: Backend, device: str) -> None:
+    """Refuse a device that a backend does not run on.
+
+    Raises:
+        BackendError: It is one.
+    """
     if device not in row.devices:
         raise BackendError(
             f"{row.title} runs on {', '.join(row.devices)}, not on {device!r}.",
             "Leave --device out, or choose another --backend.",
         )
-    return {} if device == row.devices[0] else {"device": device}
 
 
 def cached_export(

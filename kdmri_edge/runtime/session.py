@@ -44,11 +44,13 @@ from kdmri_edge.utils.keys import PublicKey
 from kdmri_edge.utils.threads import bound_threads
 
 __all__ = [
+    "RUN_CHECKPOINTS",
     "Session",
     "SessionInfo",
     "check_graph_precision",
     "check_precision",
     "no_profile",
+    "not_on",
     "open_session",
     "operator_like",
     "operator_of",
@@ -64,6 +66,8 @@ _HALVES = ("f16", "bf16")
 """Precisions of a graph that is float32 around its convolutions."""
 _FUSED = "cuda"
 """Key of the backend whose kernels are made of a checkpoint."""
+RUN_CHECKPOINTS = ("torch", _FUSED)
+"""Keys of the backends that run a checkpoint as it is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -396,7 +400,7 @@ def open_session(
         if keys:
             raise no_bundle(source)
         require("torch", extra="train")
-        offered: tuple[str, ...] = ("torch", _FUSED)
+        offered: tuple[str, ...] = RUN_CHECKPOINTS
         graph, written = source, "f32"
         fused = backend == _FUSED
         import_string, usual = (BACKENDS[_FUSED].session, "f16") if fused else (_EAGER, written)
@@ -406,9 +410,7 @@ def open_session(
         written, usual = bundle.written, bundle.meant_for
         import_string = BACKENDS[backend if backend in offered else offered[0]].session
     if backend not in (None, *offered):
-        raise BackendError(
-            f"{source} runs on {' or '.join(offered)}, not on {backend!r}.", _remedy(backend)
-        )
+        raise not_on(source, offered, backend)
     precision = usual if precision is None else PRECISIONS.get(precision, precision)
     if (
         not is_checkpoint(source)
@@ -548,10 +550,24 @@ def operator_like(meta: Mapping[str, Any], mask: Mask) -> Array | None:
     return operator_array(mask, form, spec.channels).astype(np.float32)
 
 
+def not_on(what: object, offered: Sequence[str], backend: str | None) -> BackendError:
+    """Return the error of a network that a backend does not take.
+
+    Args:
+        what: The network, as the user named it.
+        offered: The backends that take it.
+        backend: The one that was asked for.
+    """
+    return BackendError(f"{what} runs on {' or '.join(offered)}, not on {backend!r}.",
+                        _remedy(backend))  # fmt: skip
+
+
 def _remedy(backend: str | None) -> str:
     from kdmri_edge.runtime.targets import TARGETS
 
-    fitting = [target.name for target in TARGETS.values() if backend in target.runs_on]
+    rows = [target for target in TARGETS.values() if backend in target.runs_on]
+    # several backends take ONNX files; the target that is made for the one asked for comes first
+    fitting = [row.name for row in sorted(rows, key=lambda row: row.runs_on.index(str(backend)))]
     if backend == _FUSED:
         return f"Backend {_FUSED} makes its kernels of a checkpoint: give that."
     if not fitting:

@@ -20,9 +20,12 @@ import torch
 import kdmri_edge as ke
 from kdmri_edge.data.formats.registry import read_volume, write_image
 from kdmri_edge.data.phantom.volumes import phantom_volume
+from kdmri_edge.errors import BackendError
 from kdmri_edge.physics.masks import Mask, variable_density_lines
 from kdmri_edge.physics.operators import zero_filled
+from kdmri_edge.runtime.backends.openvino import OpenVinoSession
 from kdmri_edge.runtime.bundle import MANIFEST, SCHEMA, open_bundle
+from kdmri_edge.runtime.networks import where_it_runs
 from kdmri_edge.runtime.pipeline import Pipeline
 from kdmri_edge.runtime.session import open_session, reconstruct
 from kdmri_edge.utils.extras import available
@@ -184,6 +187,8 @@ def test_checkpoint_runs_where_it_is_fastest_or_in_pytorch(
     for options, runtime, said in (
         ((), "OpenVINO", "Exporting"),
         ((), "OpenVINO", "been replaced"),
+        (("--backend", "openvino"), "OpenVINO", "been replaced"),
+        (("--device", "cpu"), "OpenVINO", "been replaced"),
         (("--no-cache",), "PyTorch", "been replaced"),
         (("--backend", "torch"), "PyTorch", "been replaced"),
     ):
@@ -195,6 +200,55 @@ def test_checkpoint_runs_where_it_is_fastest_or_in_pytorch(
         images.append(np.load(place))
     for image in images[1:]:
         np.testing.assert_allclose(image, images[0], atol=1e-5 * images[0].max())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            ("--backend", "onnxruntime"),
+            ("dccnn-edge@brain-4x runs on torch or cuda, not on 'onnxruntime'", "--target onnx`"),
+        ),
+        (
+            ("--backend", "openvino", "--no-cache"),
+            ("dccnn-edge@brain-4x runs on torch or cuda", "--target openvino`"),
+        ),
+        (("--precision", "int4"), ("OpenVINO has no precision 'int4'", "int8")),
+        (("--backend", "openvino", "--device", "cuda"), ("OpenVINO runs on cpu, gpu, npu",)),
+        (("--backend", "torch", "--precision", "int8"), ("PyTorch has no precision 'int8'",)),
+    ],
+)
+def test_what_a_network_does_not_run_on_is_refused_by_its_name(
+    cli: Cli, whole: np.ndarray, tmp_path: Path, options: tuple[str, ...], says: tuple[str, ...]
+) -> None:
+    np.save(tmp_path / "t1.npy", whole)
+    done = cli("run", "dccnn-edge@brain-4x", tmp_path / "t1.npy", "-o", tmp_path / "out.npy",
+               "--undersample", *options)  # fmt: skip
+    done.check_refusal(*says)
+    assert ".safetensors" not in done.err
+    assert "Exporting" not in done.err
+
+
+def test_a_device_of_the_fastest_runtime_is_asked_there(
+    cli: Cli, exports: dict[str, Path], whole: np.ndarray, tmp_path: Path
+) -> None:
+    absent = {"gpu", "npu"} - set(OpenVinoSession.devices_here())
+    if not absent:
+        pytest.skip("OpenVINO finds both devices here")
+    np.save(tmp_path / "t1.npy", whole)
+    done = cli("run", exports["checkpoint"], tmp_path / "t1.npy", "-o", tmp_path / "out.npy",
+               "--undersample", "--device", min(absent))  # fmt: skip
+    done.check_refusal(f"finds no '{min(absent)}' here")
+
+
+def test_cuda_stays_with_pytorch_where_onnx_runtime_is_fastest(
+    exports: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdmri_edge.runtime.networks.fastest_target", lambda: "onnx")
+    checkpoint = exports["checkpoint"]
+    assert where_it_runs(checkpoint, device="cuda")[0] == checkpoint
+    with pytest.raises(BackendError, match="ONNX Runtime has no precision 'bf16'"):
+        where_it_runs(checkpoint, backend="onnxruntime", precision="bf16")
 
 
 def test_serve_takes_a_checkpoint_where_run_does(
