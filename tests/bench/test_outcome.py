@@ -57,6 +57,15 @@ def test_what_follows_can_be_typed(tmp_path: Path) -> None:
     assert len(next_steps(DONE, [run])) == 2
 
 
+def test_no_loss_is_asked_for_where_no_teacher_was_measured() -> None:
+    alone = report(STUDENT)
+    (step, *_) = next_steps(Benchmark(report=alone, files=FILES), [])
+    parses(step)
+    assert "--max-latency 20ms --max-memory 300MB  #" in step
+    (step, *_) = next_steps(DONE, [])
+    assert "--max-loss 0.1dB" in step
+
+
 def test_the_best_trade_off_is_exported_where_nothing_is_recommended(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     slow = report(replace(STUDENT, role="plain", network="plain", latency=TEACHER.latency,

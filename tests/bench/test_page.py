@@ -111,6 +111,12 @@ def test_the_summary_names_the_recommended_row_and_its_limits(whole: Report) -> 
     assert "student, OpenVINO fp32" in summary
     assert "at most 50 ms" in summary
     assert "0.400" in summary  # lost to the teacher
+    assert "--max-loss 0.1dB" in summary
+    assert "is not known" not in summary
+    alone = report(*(found for found in ROWS if found.role == "student"))
+    summary = build(alone).split('id="summary"')[1].split("</section>")[0]
+    assert "The loss to a teacher is not known" in summary
+    assert "--max-loss" not in summary
 
 
 def test_without_a_variant_within_the_limits_the_nearest_is_shown_and_what_it_misses(

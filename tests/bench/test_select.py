@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kdmri_bench.commands.select import select
 from kdmri_bench.reporting.report import write_report
 from kdmri_bench.reporting.selection import lines
+from kdmri_bench.reporting.table import recommendation
 from kdmri_bench.results.schema import Report, Row, Status
 from kdmri_bench.results.select import (
     DEFAULT_LIMITS,
@@ -74,6 +75,13 @@ def test_without_a_teacher_the_loss_is_unknown_and_left_open_by_default() -> Non
     assert limits_of(alone).loss_db is None
     assert choose(alone, limits_of(alone)).row is not None
     assert "no teacher" in choose(alone, DEFAULT_LIMITS).misses["student/OpenVINO"][0]
+    said = "The loss to a teacher is not known"
+    assert f"512 MiB of memory. {said}" in recommendation(alone)
+    assert said not in recommendation(REPORT)
+    # a limit on it is in the sentence, and what is missing with it
+    asked = replace(alone, limits=asdict(DEFAULT_LIMITS))
+    assert said not in recommendation(asked)
+    assert "at most 0.1 dB lost" in recommendation(asked)
 
 
 def test_the_upper_end_of_the_loss_counts() -> None:

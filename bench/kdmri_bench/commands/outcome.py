@@ -117,10 +117,12 @@ def next_steps(
         sources: what was measured, as it was named.
         again_on: the data of a quick benchmark, which should be measured again; else None.
     """
-    from kdmri_bench.results.select import choose, limits_of
+    from kdmri_bench.results.select import choose, knows_loss, limits_of
 
     report = done.files["json"]
-    limits = "--max-latency 20ms --max-memory 300MB --max-loss 0.1dB"
+    limits = "--max-latency 20ms --max-memory 300MB"
+    if knows_loss(done.report):  # without a teacher no variant keeps a limit on it
+        limits += " --max-loss 0.1dB"
     steps = [f"kdmri-edge select {quote(str(report))} {limits}  # other limits, measured already"]
     row = done.recommended or choose(done.report, limits_of(done.report)).nearest
     command = None if row is None else export_command(row, sources)

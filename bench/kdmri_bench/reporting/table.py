@@ -18,7 +18,13 @@ from kdmri_bench.results.figures import (
     variant_name,
 )
 from kdmri_bench.results.schema import ZERO_FILLED, Report, Row, Status
-from kdmri_bench.results.select import choose, limits_of, recommended_row
+from kdmri_bench.results.select import (
+    UNKNOWN_LOSS,
+    choose,
+    knows_loss,
+    limits_of,
+    recommended_row,
+)
 from kdmri_edge.utils.console import table_console
 
 if TYPE_CHECKING:
@@ -249,12 +255,15 @@ def markdown_details(report: Report) -> str:
 
 
 def recommendation(report: Report) -> str:
-    """Say in one sentence which variant the report recommends."""
-    asked = "; ".join(limits_of(report).describe())
+    """Say in one sentence which variant the report recommends, in another what is not known."""
+    limits = limits_of(report)
+    asked = "; ".join(limits.describe())
     row = recommended_row(report)
     if row is None:
-        return _best(report, asked)
-    return f"Recommended: {variant_name(row)} (`{row.key}`), which keeps: {asked}."
+        said = _best(report, asked)
+    else:
+        said = f"Recommended: {variant_name(row)} (`{row.key}`), which keeps: {asked}."
+    return said if limits.loss_db is not None or knows_loss(report) else f"{said} {UNKNOWN_LOSS}"
 
 
 def _best(report: Report, asked: str) -> str:

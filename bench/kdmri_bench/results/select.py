@@ -21,10 +21,12 @@ from kdmri_edge.utils.reading import BYTES
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "UNKNOWN_LOSS",
     "Choice",
     "Limits",
     "choose",
     "dominates",
+    "knows_loss",
     "limits_of",
     "parse",
     "recommended_row",
@@ -76,6 +78,10 @@ DEFAULT_LIMITS: Final = Limits(latency_ms=50.0, memory_bytes=512 * 2.0**20, loss
 """What a report recommends by: twenty slices a second, half a GiB, and the margin that counts as no
 loss in `kdmri-edge reproduce`."""
 
+UNKNOWN_LOSS: Final = (
+    "The loss to a teacher is not known, since none was measured in PyTorch, and has no limit here."
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
@@ -116,13 +122,17 @@ def limits_of(report: Report) -> Limits:
     """
     if report.limits:
         return Limits(**{name: report.limits.get(name) for name in Limits.__dataclass_fields__})
-    compared = any(row.to_teacher for row in report.rows)
-    loss = DEFAULT_LIMITS.loss_db if compared else None
+    loss = DEFAULT_LIMITS.loss_db if knows_loss(report) else None
     return Limits(
         latency_ms=DEFAULT_LIMITS.latency_ms,
         memory_bytes=DEFAULT_LIMITS.memory_bytes,
         loss_db=loss,
     )
+
+
+def knows_loss(report: Report) -> bool:
+    """Tell whether a teacher was measured that a report's rows are compared with."""
+    return any(row.to_teacher for row in report.rows)
 
 
 def shipped_rows(report: Report) -> list[Row]:

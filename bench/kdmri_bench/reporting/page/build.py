@@ -27,7 +27,13 @@ from kdmri_bench.results.figures import (
 from kdmri_bench.results.figures import variant_name as name_of
 from kdmri_bench.results.repeatability import expected
 from kdmri_bench.results.schema import BASELINES, Report, Row, Status
-from kdmri_bench.results.select import choose, limits_of, recommended_row
+from kdmri_bench.results.select import (
+    UNKNOWN_LOSS,
+    choose,
+    knows_loss,
+    limits_of,
+    recommended_row,
+)
 
 __all__ = ["build", "fragment"]
 
@@ -127,9 +133,12 @@ def _summary(report: Report) -> str:
     """Show the recommended variant, or the nearest to the limits and what it misses."""
     limits = limits_of(report)
     asked = escape("; ".join(limits.describe()))
+    known = knows_loss(report)
+    unknown = "" if known or limits.loss_db is not None else f'<p class="faint">{UNKNOWN_LOSS}</p>'
     own = (
-        "<details><summary>Choose by limits of your own</summary><pre>kdmri-edge select report.json"
-        " --max-latency 20ms --max-memory 300MB --max-loss 0.1dB</pre></details>"
+        f"{unknown}<details><summary>Choose by limits of your own</summary><pre>kdmri-edge select"
+        f" report.json --max-latency 20ms --max-memory 300MB{' --max-loss 0.1dB' if known else ''}"
+        "</pre></details>"
     )
     row = recommended_row(report)
     if row is not None:
