@@ -327,7 +327,10 @@ def run_job(
     else:
         write_image_record(job.destination, picture)
         row = format_of(writer_suffix(job.destination))
-        lost = row.unsupported_metadata(given.affine, given.voxel_mm) if row else []
+        lost = []
+        if row is not None:
+            lost = row.unsupported_metadata(given.affine, given.voxel_mm)
+            lost += row.unsupported_values(picture.image)
         if also is not None:
             also(job.destination, picture)
     figures = None

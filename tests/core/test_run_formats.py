@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,24 @@ def test_what_of_a_series_is_not_read_is_said(
     done = cli(*command, "--no-cache")
     assert done.code == 0, done.err
     assert "not read: 3 phase images" in done.out
+
+
+def test_negative_pixels_that_dicom_does_not_hold_are_said(
+    cli: Cli, network: Path, larger: np.ndarray, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "t1.npy", larger)
+    command = ("run", network, tmp_path / "t1.npy", "--undersample", "--no-cache", "-o")
+    done = cli(*command, tmp_path / "o.npy", "--json")
+    assert json.loads(done.out)[0]["lost"] == []
+    image = np.load(tmp_path / "o.npy")
+    share = 100 * np.mean(np.rint(image / image.max() * 65535) < 0)
+    assert share > 1
+    done = cli(*command, tmp_path / "o.dcm", "--json")
+    assert json.loads(done.out)[0]["lost"] == [
+        f"negative values ({share:.1f} % of the pixels, now 0)"
+    ]
+    done = cli(*command, tmp_path / "o.dcm", "--magnitude", "--json")
+    assert json.loads(done.out)[0]["lost"] == []
 
 
 def test_series_to_nifti_leaves_the_patient_behind(

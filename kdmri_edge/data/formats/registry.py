@@ -53,6 +53,9 @@ __all__ = [
 ]
 
 
+_LEAST_PERCENT: Final = 0.1
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Format:
     """A row of the table. Functions are import strings, "module:function".
@@ -68,6 +71,8 @@ class Format:
         scan_writer: Writer of measured k-space, `ScanWriter`; None without one.
         result: Suffix of reconstructions of its files where no name is given.
         phase: Whether the writer keeps complex images.
+        clipped: Tells of real images which share of their pixels is negative and becomes 0 in the
+            files; None where they keep negative values.
         geometry: Whether the writers keep position and orientation.
         noise: Whether the writer of k-space keeps a noise scan.
         extra: The extra that brings its library, None for the base install.
@@ -85,6 +90,7 @@ class Format:
     scan_writer: str | None = None
     result: str = ".npy"
     phase: bool = True
+    clipped: str | None = None
     geometry: bool = False
     noise: bool = False
     extra: str | None = None
@@ -98,6 +104,16 @@ class Format:
             return []
         parts = {"position and orientation": affine, "voxel size": voxel_mm}
         return [name for name, value in parts.items() if value is not None]
+
+    def unsupported_values(self, image: NDArray[Any]) -> list[str]:
+        """Say which values of images, as they are written, its files cannot hold."""
+        if self.clipped is None:
+            return []
+        share = 100 * float(load_attribute(self.clipped)(image))
+        if not share:
+            return []
+        rounded = f"{share:.1f} %" if share >= _LEAST_PERCENT else f"less than {_LEAST_PERCENT} %"
+        return [f"negative values ({rounded} of the pixels, now 0)"]
 
 
 _ROWS: Final[tuple[Format, ...]] = (
@@ -120,6 +136,7 @@ _ROWS: Final[tuple[Format, ...]] = (
         writer="kdmri_edge.data.formats.dicom.writing:write_dicom",
         result=".dcm",
         phase=False,
+        clipped="kdmri_edge.data.formats.dicom.writing:clipped_share",
         geometry=True,
         extra="formats",
         reads="magnitude images of a series, classic or enhanced: a folder, or a file",

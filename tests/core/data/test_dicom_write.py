@@ -11,7 +11,12 @@ from hypothesis import HealthCheck, given, settings
 
 from kdmri_edge import __version__
 from kdmri_edge.data.conversion import convert
-from kdmri_edge.data.formats.registry import read_volume, write_image, write_image_record
+from kdmri_edge.data.formats.registry import (
+    format_of,
+    read_volume,
+    write_image,
+    write_image_record,
+)
 from kdmri_edge.data.geometry import Affine, directions, from_axes, voxel_size
 from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.errors import OutputError
@@ -112,6 +117,33 @@ def test_one_slice_is_a_file(tmp_path: Path) -> None:
 def test_blank_images(tmp_path: Path) -> None:
     write_image(tmp_path / "a.dcm", np.zeros((2, 3, 3), np.float32))
     assert not headers(tmp_path / "a.dcm")[0].pixel_array.any()
+
+
+def test_negative_pixels_are_counted_as_they_are_clipped(tmp_path: Path) -> None:
+    row = format_of(".dcm")
+    assert row is not None
+    ringing = IMAGE.copy()
+    ringing[0, :2, :3] = -50.0
+    ringing[1, 0, 0] = -1e-6 * IMAGE.max()  # rounds to 0
+    write_image(tmp_path / "a.dcm", ringing)
+    again = read_volume(tmp_path / "a.dcm").image
+    assert np.count_nonzero(again == 0) == 7
+    assert row.unsupported_values(ringing) == ["negative values (6.7 % of the pixels, now 0)"]
+    assert row.unsupported_values(IMAGE) == []
+    many = np.ones((1, 60, 60), np.float32)
+    many[0, 0, 0] = -1
+    (said,) = row.unsupported_values(many)
+    assert "less than 0.1 %" in said
+    nifti = format_of(".nii")
+    assert nifti is not None
+    assert nifti.unsupported_values(ringing) == []
+
+
+def test_an_image_without_a_positive_pixel_is_black(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.dcm", -IMAGE - 1)
+    for header in headers(tmp_path / "a.dcm"):
+        assert float(header.RescaleSlope) > 0
+        assert not header.pixel_array.any()
 
 
 def test_phase_is_not_lost_silently(tmp_path: Path) -> None:

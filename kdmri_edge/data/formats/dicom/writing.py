@@ -30,6 +30,7 @@ __all__ = [
     "PRIVATE_GROUP",
     "DicomSeries",
     "check_study",
+    "clipped_share",
     "dicom_objects",
     "write_dicom",
 ]
@@ -193,12 +194,27 @@ def _datasets(picture: ImageRecord) -> Iterator[Any]:
         yield _dataset(whole, stored, index, affine, picture.certificates)
 
 
+def clipped_share(image: NDArray[Any]) -> float:
+    """Return which share of the pixels a series sets to 0, for they are negative.
+
+    Args:
+        image: Real, as `write_dicom` is given it.
+    """
+    slope = _slope(float(image.max()) / _LEVELS)
+    return float(np.mean(np.rint(image / slope) < 0))  # what rounds to 0 is rounded, not clipped
+
+
+def _slope(wanted: float) -> float:
+    """Return the rescale slope as its text gives it back; 1 for images without a positive pixel."""
+    return float(f"{wanted if wanted > 0 else 1.0:.9e}")
+
+
 def _integers(image: NDArray[Any], whole: Any, wanted: float) -> NDArray[np.uint16]:
     """Intensities as 16-bit numbers, and in `whole` the slope that leads back."""
-    slope = float(f"{wanted or 1.0:.9e}")
+    slope = _slope(wanted)
     whole.RescaleSlope = f"{slope:.9e}"
     numbers: NDArray[np.uint16] = np.clip(np.rint(image / slope), 0, _LEVELS).astype("<u2")
-    return numbers  # a network may ring below 0
+    return numbers  # a network may ring below 0, which `clipped_share` tells
 
 
 def _check_ours(folder: Path) -> None:
