@@ -102,7 +102,7 @@ def plan_exports(
     *,
     targets: Sequence[str],
     precision: str = "fp32",
-    model: str = "student",
+    model: str | None = None,
     dc: str = "auto",
     batch: str = "1",
     mask: str = "fixed",
@@ -132,7 +132,8 @@ def plan_exports(
         targets: Names of rows of `TARGETS`.
         precision: Of the convolutions: "fp32", "fp16", "bf16" or "int8"; for target "trt" on a
             machine with its GPU also "auto": of int8 and fp16 what is faster there is kept.
-        model: Which network of a run: "student", "teacher", "plain", or "all".
+        model: Which network of a run: "student", "teacher", "plain", or "all"; None as "student".
+            Other sources are one network, and take none.
         dc: Form of data consistency: "auto", "projection", "dft" or "fft".
         batch: "1", or "dynamic" for any number of slices per call.
         mask: "fixed", or "input" for one graph that serves every mask of its kind and matrix.
@@ -161,7 +162,7 @@ def plan_exports(
 
     Raises:
         KeyFileError: `sign` is no file of a private key, or its passphrase is not known.
-        ExportError: An unknown target, or an option that the target does not have.
+        ExportError: An unknown target, or an option that the target or the source does not have.
         RunError: There is no such run, or that network of it is not trained (yet).
         ModelError: No network of that name is shipped.
     """
@@ -210,10 +211,11 @@ def plan_exports(
     ]
     side = None if matrix == "any" else matrix
     brought = {"weights": weights, "mask": for_mask, "matrix": side, "convention": convention}
+    _check_model(source, model)
     networks = _brought(source, brought)
     # A file that is named is exported as it is; of a run the copy that was tuned for int8 is taken.
     named = _is_file(source)
-    networks = networks or _networks(source, model)
+    networks = networks or _networks(source, model or "student")
     if out is not None and len(networks) * len(recipes) != 1:
         raise ExportError(
             f"{len(networks) * len(recipes)} bundles cannot lie in one folder.",
@@ -274,6 +276,25 @@ def export(source: Source | None = None, *, target: str, **options: Any) -> Bund
             f"{len(jobs)} networks are named.", "Export them one by one: teacher, plain, student."
         )
     return jobs[0].run()
+
+
+def _check_model(source: Source | None, model: str | None) -> None:
+    """Refuse to choose among the networks of what is one network: another one would be exported.
+
+    Raises:
+        ExportError: A model is named, and the source is no run.
+    """
+    if model is None or source is None or isinstance(source, Run):
+        return
+    if isinstance(source, RunNetwork) or is_brought(source) or _is_file(source):
+        one = True
+    else:
+        one = is_reference(os.fspath(cast(str, source)))
+    if one:
+        raise ExportError(
+            f"--model {model} chooses a network of a run, and the source is one network.",
+            "Leave it out, or name a run's folder.",
+        )
 
 
 def _brought(source: Source | None, said: Mapping[str, Any]) -> list[tuple[str, Path, Path]]:

@@ -21,7 +21,7 @@ from kdmri_edge.runtime.bundle import open_bundle
 from kdmri_edge.runtime.signing import make_key, read_public_key
 from kdmri_edge.runtime.targets import TARGETS
 from kdmri_export.commands import doctor
-from tests.export.networks import write_run
+from tests.export.networks import UNET, write_run
 
 
 def call(*arguments: object) -> Result:
@@ -167,6 +167,29 @@ def test_run_without_networks_is_an_error(model: str, here: Path) -> None:
     result = call("export", run.path, "--target", "torchscript", "--model", model)
     assert isinstance(result.exception, RunError)
     assert "--resume" in str(result.exception)
+
+
+@pytest.mark.parametrize("model", ["student", "teacher", "all"])
+@pytest.mark.parametrize(
+    "source",
+    ["runs/a/student.safetensors", "dccnn-edge@brain-4x", f"{UNET}:UNet?width=4"],
+    ids=["checkpoint of a run", "shipped", "code"],
+)
+def test_a_model_is_chosen_of_a_run_alone(source: str, model: str, here: Path) -> None:
+    """Without a word the network itself would be exported, whatever its role."""
+    write_run(here / "runs" / "a", ("student", "teacher"))
+    result = call("export", source, "--target", "torchscript", "--model", model)
+    assert isinstance(result.exception, ExportError)
+    assert f"--model {model} chooses a network of a run" in str(result.exception)
+    assert not list(here.rglob("exports"))
+
+
+def test_a_run_whose_model_is_named_gives_that_one(here: Path) -> None:
+    run = write_run(here / "run", ("student", "teacher"))
+    (made,) = bundles(
+        call("export", run.path, "--target", "torchscript", "--model", "teacher", "--json")
+    )
+    assert open_bundle(Path(made["bundle"])).manifest["role"] == "teacher"
 
 
 def test_no_run_at_all_is_an_error(here: Path) -> None:

@@ -49,9 +49,7 @@ _FORMS = {
 @click.option(
     "--model",
     type=click.Choice(["student", "teacher", "plain", "all"]),
-    default="student",
-    show_default=True,
-    help="Which network of the run.",
+    help="Which network of the run [student].",
 )
 @click.option(
     "--dc",
@@ -162,7 +160,7 @@ _FORMS = {
 def export(
     source: Path | None,
     targets: tuple[str, ...],
-    model: str,
+    model: str | None,
     dc: str,
     batch: str,
     precision: str,
