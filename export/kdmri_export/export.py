@@ -22,6 +22,7 @@ from kdmri_edge.models.checkpoint import load_reconstructor, read_checkpoint_met
 from kdmri_edge.models.protocol import InputKind, NetworkSpec, holds_mask, reads_coils
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.models.specs import describe_spec, described_spec
+from kdmri_edge.physics.coils import COILS
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form, choose_form
 from kdmri_edge.quantisation.calibration import HIGHEST, layer_of, open_layers
@@ -473,6 +474,17 @@ def _reconstructor(checkpoint: Path, meta: dict[str, Any], recipe: ExportRecipe)
                 f"A network whose data consistency is an FFT cannot {aim}.",
                 "Leave that option out, or take another form of data consistency, e.g. auto.",
             )
+    if recipe.dc != "auto" and not spec.has_data_consistency:
+        # it would change nothing but the bundle's name and the limits of its parity
+        raise ExportError(
+            "A network that has no data consistency cannot have another form of it.",
+            "Leave --dc out.",
+        )
+    if recipe.coils != COILS and not reads_coils(spec):
+        raise ExportError(
+            "A network that takes one image reads no coils: scans are combined before it.",
+            "Leave --coils out.",
+        )
     if form is Form.FFT:
         # Over both axes, as published networks have it: this form is the baseline. That one axis
         # is enough for a line mask is what the projection form builds on.

@@ -169,6 +169,27 @@ def test_other_networks_pass_the_gate(architecture: Any, tmp_path: Path) -> None
     assert bundle.manifest["io"]["input"]["shape"][:2] == ["batch", architecture.channels]
 
 
+@pytest.mark.parametrize(
+    ("architecture", "options", "remedy"),
+    [
+        (spec(kind="vdsr"), {"dc": "fft"}, "--dc"),
+        (spec(kind="vdsr"), {"dc": "projection"}, "--dc"),
+        (spec(), {"coils": 4}, "--coils"),
+        (spec(channels=2), {"coils": 4}, "--coils"),
+    ],
+    ids=["magnitude, fft", "magnitude, projection", "magnitude, coils", "complex, coils"],
+)
+def test_options_that_would_only_rename_a_bundle_are_refused(
+    architecture: Any, options: dict[str, Any], remedy: str, tmp_path: Path
+) -> None:
+    """Its name would promise what its graph has not; with an FFT its limits would be wider, too."""
+    checkpoint = write_checkpoint(tmp_path / "net.safetensors", architecture)
+    with pytest.raises(ExportError, match=r"no (data consistency|coils)") as caught:
+        export_model(checkpoint, ExportRecipe(target=QUICK, **options), tmp_path / "bundle")
+    assert caught.value.remedy == f"Leave {remedy} out."
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_names_say_what_differs_from_the_defaults() -> None:
     assert ExportRecipe(target="onnx").bundle_name("student") == "student-onnx"
     plain = ExportRecipe(target="onnx", dc="fft", batch="dynamic")
