@@ -63,7 +63,7 @@ def check_not_brought(said: Mapping[str, object], error: type[KdmriError]) -> No
         if value is not None:
             raise error(
                 f"{name.capitalize()} can be named for a network that is code alone.",
-                "Checkpoints, runs and bundles say it themselves: leave it out.",
+                "Presets, checkpoints, runs and bundles say it themselves: leave it out.",
             )
 
 

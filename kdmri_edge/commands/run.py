@@ -202,6 +202,8 @@ def run(
     from kdmri_edge.utils.keys import public_keys
 
     draw = _mask_draw(mask_family, acceleration, mask_seed, undersample=undersample, mask=mask)
+    if keep_complex and magnitude:
+        raise click.UsageError("--complex writes phases, and --magnitude drops them: give one.")
     if layout is not None and keep_complex:
         raise click.UsageError("--layout fastmri writes magnitudes, so it takes no --complex.")
     if layout is not None and send is not None:

@@ -14,7 +14,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from kdmri_edge.bring.network import bring, bring_trained, is_brought, tried
+from kdmri_edge.bring.network import (
+    bring,
+    bring_trained,
+    check_not_brought,
+    is_brought,
+    tried,
+)
 from kdmri_edge.distillation.recipe import (
     DistillRecipe,
     Imitation,
@@ -314,6 +320,15 @@ class Request:
     recipe: DistillRecipe | str | Path | None = None
     assignments: tuple[str, ...] = ()
     quantize: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a convention where no network is code.
+
+        Raises:
+            ModelError: It would be ignored: other networks have their own.
+        """
+        if not (is_brought(self.teacher) or is_brought(self.student)):
+            check_not_brought({"convention": self.convention}, ModelError)
 
     def settings(self) -> Settings:
         """Resolve the request of a new run.

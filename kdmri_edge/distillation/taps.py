@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from kdmri_edge.bring.network import bring, is_brought
+from kdmri_edge.bring.network import bring, check_not_brought, is_brought
 from kdmri_edge.bring.trial import phantom_inputs, try_network
 from kdmri_edge.distillation.recipe import Distillation, Transfer
 from kdmri_edge.distillation.request import checkpoint_path
@@ -302,9 +302,12 @@ def network_outputs(
         convention: What `forward` of code takes, where its signature does not tell.
 
     Raises:
-        ModelError: There is no such network, or it fails.
+        ModelError: There is no such network, it fails, or a convention is named and it is no code.
     """
-    path = None if is_brought(name) else checkpoint_path(name)
+    path = None
+    if not is_brought(name):
+        check_not_brought({"convention": convention}, ModelError)
+        path = checkpoint_path(name)
     if path is not None:
         known = load_checkpoint(path)
         mask = known.mask if matrix in (None, known.matrix) else None

@@ -72,6 +72,19 @@ def test_convert_refuses_in_one_sentence(cli: Cli, images: Path, tmp_path: Path)
     cli("data", "convert", tmp_path / "no.npy", tmp_path / "a.nii").check_refusal("does not exist")
 
 
+@pytest.mark.parametrize("name", ["T1w.nii.gz", "sub-01_T1w.npy"])
+def test_images_are_not_called_kspace(cli: Cli, images: Path, tmp_path: Path, name: str) -> None:
+    """A user who says that it is k-space would else have images without a word."""
+    if name != images.name:
+        write_image(tmp_path / name, np.load(images))
+    said = (f"{name} holds images, not k-space", "--kspace")
+    cli("data", "convert", tmp_path / name, tmp_path / "y.cfl", "--kspace").check_refusal(*said)
+    assert not (tmp_path / "y.cfl").exists()
+    done = cli("data", "inspect", tmp_path / name, "--kspace")
+    assert done.code == 1
+    assert f"cannot be used: {tmp_path / name} holds images" in done.out
+
+
 @pytest.mark.parametrize("words", [(), ("inspect",), ("convert",)])
 def test_usage_errors_exit_2(cli: Cli, words: tuple[str, ...]) -> None:
     assert cli("data", *words).code == 2

@@ -101,6 +101,7 @@ def test_what_cannot_be_submitted_or_drawn(
         (("--undersample", "--mask-seed", "name"), "add --mask-family"),
         (("--undersample", "--mask-family", "random", "--mask-seed", "-3"), "neither"),
         (("--layout", "fastmri", "--complex"), "no --complex"),
+        (("--complex", "--magnitude"), "give one"),
     ):
         done = cli("run", own, scan, "-o", out, *arguments)
         assert done.code == 2

@@ -366,7 +366,8 @@ def read_either(
         orientation: See `read_scan`.
 
     Raises:
-        DataError: See `read_scan` and `read_volume`, or images whose orientation is to be another.
+        DataError: See `read_scan` and `read_volume`; or images that are to be k-space, or whose
+            orientation is to be another.
         MissingExtraError: The format needs an optional library that is not installed.
     """
     path = Path(path)
@@ -379,6 +380,11 @@ def read_either(
     if measured:
         return read_scan(path, orientation=orientation)
     volume = read_volume(path)
+    if kspace and volume.kspace is None:
+        raise DataError(
+            f"{path} holds images, not k-space.",
+            "Leave --kspace out: it is of BART arrays (.cfl), which do not say what they hold.",
+        )
     if known(orientation) is not Orientation.VENDOR:
         raise not_raw(volume.name)
     return volume

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -90,6 +91,17 @@ def test_a_request_has_the_defaults_that_the_command_shows() -> None:
     assert isinstance(families, click.Choice)
     assert list(families.choices) == list(MASK_FAMILIES)
     assert Request(mask_family=str(shown["mask_family"].default)).settings() == made
+
+
+@pytest.mark.parametrize("further", [(), ("--list-keys",)], ids=["run", "keys"])
+def test_a_convention_is_said_of_code_alone(
+    cli: Callable[..., Any], tmp_path: Path, further: tuple[str, ...]
+) -> None:
+    """Presets have their own, and would be trained as if nothing had been said."""
+    out = tmp_path / "run"
+    done = cli("distill", "--convention", "image", *TINY, "--out", out, *further)
+    done.check_refusal("Convention", "code alone")
+    assert not out.exists()
 
 
 # fastMRI's are what its public code draws, however many lines those are

@@ -184,6 +184,12 @@ class TestListening:
         assert cli("models", "--matrix", "32").code == 2
         cli("models", "dccnn-d3c6").check_refusal("dccnn-d3c5")
 
+    @pytest.mark.parametrize("name", ["dccnn-edge@brain-4x", "dccnn-d3c5"])
+    def test_a_convention_is_of_code_alone(self, name: str, cli: Callable[..., Any]) -> None:
+        done = cli("models", name, "--convention", "image")
+        done.check_refusal("Convention", "code alone")
+        assert not done.out
+
 
 class TestLosses:
     def test_neither_scale_nor_size_matters(self) -> None:
