@@ -19,12 +19,27 @@ from kdmri_bench.commands.options import (
 )
 from kdmri_edge.commands.command import Command
 from kdmri_edge.commands.options import brought_options, json_option
-from kdmri_edge.errors import BenchError
 
 __all__ = ["bench"]
 
 # The second spellings are those of version 0.1.
 _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "f32", "f16"]
+
+
+def _batches(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> tuple[int, ...] | None:
+    """Read a list of batch sizes.
+
+    Raises:
+        click.BadParameter: It holds something else than whole numbers from 1 on.
+    """
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise click.BadParameter(f"{text!r} is no list of numbers from 1 on, such as 1,8.")
+    return tuple(sorted({int(word) for word in words}))
 
 
 @click.command(cls=Command)
@@ -59,7 +74,11 @@ _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "f32", "f16"]
     " fewer]",
 )
 @click.option("--warmup", type=click.IntRange(min=0), help="Untimed queries before each round.")
-@click.option("--batches", help="Batch sizes of the offline throughput.  [quick: 1, full: 1,8,32]")
+@click.option(
+    "--batches",
+    callback=_batches,
+    help="Batch sizes of the offline throughput.  [quick: 1, full: 1,8,32]",
+)
 @click.option(
     "--with-plain-export/--without-plain-export", default=True, show_default="with",
     help="Measure exports that keep DFT nodes, as a plain export of the network would.",
@@ -110,7 +129,7 @@ def bench(
     quick: bool,
     samples: int | None,
     warmup: int | None,
-    batches: str | None,
+    batches: tuple[int, ...] | None,
     with_plain_export: bool,
     usual_only: bool,
     limit_slices: int | None,
@@ -118,9 +137,9 @@ def bench(
     list_rows: bool,
     evaluation: str,
     profile: bool,
-    max_latency: str | None,
-    max_memory: str | None,
-    max_loss: str | None,
+    max_latency: float | None,
+    max_memory: float | None,
+    max_loss: float | None,
     weights: tuple[Path, ...],
     for_mask: str | None,
     matrix: int | None,
@@ -178,7 +197,7 @@ def bench(
         "end_to_end": samples,
         "warmup": warmup,
         "limit_slices": limit_slices,
-        "batches": _batches(batches),
+        "batches": batches,
     }
     if evaluation == "fastmri":  # of whole volumes, in the quick mode too
         mode = replace(mode, limit_slices=None)
@@ -231,15 +250,3 @@ def bench(
     say("Next:")
     for step in next_steps(done, sources, again_on=data if quick else None):
         say(f"  {step}")
-
-
-def _batches(text: str | None) -> tuple[int, ...] | None:
-    """Read a list of batch sizes.
-
-    Raises:
-        BenchError: it holds something else than whole numbers.
-    """
-    try:
-        return None if text is None else tuple(sorted({int(word) for word in text.split(",")}))
-    except ValueError:
-        raise BenchError(f"--batches {text!r} is no list.", "Write e.g. --batches 1,8.") from None

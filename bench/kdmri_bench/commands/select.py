@@ -22,9 +22,9 @@ __all__ = ["select"]
 @json_option("Print the choice as JSON.")
 def select(
     report: Path,
-    max_latency: str | None,
-    max_memory: str | None,
-    max_loss: str | None,
+    max_latency: float | None,
+    max_memory: float | None,
+    max_loss: float | None,
     as_json: bool,
 ) -> None:
     """Pick the smallest variant of a report that keeps your limits.
