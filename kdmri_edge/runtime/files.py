@@ -323,7 +323,7 @@ def run_job(
     )
     if submission:
         _write_submission(job, image, loaded)
-        lost = []
+        lost: list[str] = []
     else:
         write_image_record(job.destination, picture)
         row = format_of(writer_suffix(job.destination))
