@@ -6,10 +6,12 @@ bundles run without it.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +22,7 @@ from kdmri_edge.data.orientation import Orientation
 from kdmri_edge.data.origins import zero_first
 from kdmri_edge.data.scan import Scan
 from kdmri_edge.data.volume import Volume
-from kdmri_edge.errors import DataError, MaskError, ModelError
+from kdmri_edge.errors import DataError, KdmriError, MaskError, ModelError
 from kdmri_edge.models.shipped import named_mask
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.physics.masks import Mask, mask_from_array
@@ -50,6 +52,10 @@ __all__ = [
     "read",
     "write",
 ]
+
+
+# what `run` calls by the left is an argument of `Network.reconstruct`
+_ARGUMENTS: Final = {r"--undersample\b": "undersample=True", r"with --mask\b": "as mask="}
 
 
 def load(
@@ -208,11 +214,12 @@ class Network(Closing):
             array = np.asarray(kspace)
             single = array.ndim == 2
             scan = self._scan(array, mask, noise, undersample=undersample, centred=centred)
-        given = self._pipeline.prepare(
-            scan,
-            undersample=undersample,
-            maps=None if maps is None else np.asarray(maps, np.complex64),
-        )
+        with _arguments_named():
+            given = self._pipeline.prepare(
+                scan,
+                undersample=undersample,
+                maps=None if maps is None else np.asarray(maps, np.complex64),
+            )
         images: NDArray[Any] = self._pipeline.images(given)
         for text in given.beyond:
             if text not in self._said:
@@ -268,6 +275,14 @@ class Network(Closing):
                 f"K-space holds samples that mask {sampled.name!r} does not take.",
                 "Give the mask that was sampled, or undersample=True for fully sampled data.",
             )
+        empty = int((~array.any((0, 1, 3))).sum())
+        whole = mask is not None and bool(sampled.samples.all()) and sampled != self.mask
+        if whole and empty and not undersample and not self.takes_masks:
+            raise MaskError(
+                f"The mask is fully sampled, and k-space has no sample in {empty} of its {height}"
+                " lines.",
+                "Give the mask that was sampled, or leave mask= out for the network's own.",
+            )
         return Scan(
             kspace=np.ascontiguousarray(array, np.complex64),
             mask=sampled,
@@ -275,6 +290,23 @@ class Network(Closing):
             subject="",
             noise=None if noise is None else np.asarray(noise, np.complex64),
         )
+
+
+@contextlib.contextmanager
+def _arguments_named() -> Iterator[None]:
+    """Have errors that name options of `kdmri-edge run` name this module's arguments instead.
+
+    Raises:
+        KdmriError: The one that was raised, of the same class.
+    """
+    try:
+        yield
+    except KdmriError as error:
+        for option, argument in _ARGUMENTS.items():
+            error.what = re.sub(option, argument, error.what)
+            error.remedy = re.sub(option, argument, error.remedy)
+        error.args = (f"{error.what} {error.remedy}".strip(),)
+        raise
 
 
 def _mask(given: Mask | ArrayLike | str | os.PathLike[str], *, centred: bool) -> Mask:

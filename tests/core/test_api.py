@@ -126,6 +126,28 @@ def test_mistakes_are_sentences(
             net.reconstruct(change(kspace))
 
 
+def test_mistakes_with_masks_name_arguments_and_what_is_fully_sampled(
+    tiny_bundles: dict[str, Path],
+) -> None:
+    every = np.ones(32, np.bool_)
+    whole = image_to_kspace(phantom_volume(3, slices=2, matrix=32).image.astype(np.complex64))
+    with ke.load(tiny_bundles["complex"], threads=1) as net:
+        sampled = int(net.mask.samples.sum())
+        with pytest.raises(ke.errors.MaskError) as found:
+            net.reconstruct(whole, mask=every)
+        assert "k-space is fully sampled" in found.value.what
+        assert found.value.remedy == "To try that mask on it, add undersample=True."
+        assert str(found.value) == f"{found.value.what} {found.value.remedy}"
+        with pytest.raises(ke.errors.MaskError) as found:
+            net.reconstruct(whole * net.mask.grid, mask=every)
+        assert found.value.what == (
+            f"The mask is fully sampled, and k-space has no sample in {32 - sampled} of its 32"
+            " lines."
+        )
+        assert "Give the mask that was sampled" in found.value.remedy
+        assert net.reconstruct(whole, mask=every, undersample=True).shape == (2, 32, 32)
+
+
 def test_kspace_is_taken_wherever_its_zero_frequency_is(
     tiny_bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
