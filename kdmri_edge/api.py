@@ -55,7 +55,11 @@ __all__ = [
 
 
 # what `run` calls by the left is an argument of `Network.reconstruct`
-_ARGUMENTS: Final = {r"--undersample\b": "undersample=True", r"with --mask\b": "as mask="}
+_ARGUMENTS: Final = {
+    r"--undersample\b": "undersample=True",
+    r"with --mask\b": "as mask=",
+    r"with --matrix any\b": 'with load(..., matrix="any")',
+}
 
 
 def load(

@@ -20,7 +20,9 @@ from kdmri_edge.errors import DataError
 from kdmri_edge.physics.fourier import image_to_kspace, kspace_to_image
 
 
-def to_matrix(volume: Volume, matrix: int | tuple[int, int]) -> Volume:
+def to_matrix(
+    volume: Volume, matrix: int | tuple[int, int], *, instead: str | None = None
+) -> Volume:
     """Resample to `matrix` x `matrix` pixels over a square field of view, or to a rectangle.
 
     Args:
@@ -28,6 +30,8 @@ def to_matrix(volume: Volume, matrix: int | tuple[int, int]) -> Volume:
             pixels are taken as square.
         matrix: the pixels wanted along H and W, or (H, W): the field of view stays square, and
             pixels are longer along the axis that has fewer.
+        instead: What to do with a volume below the matrix, where its user cannot choose a smaller
+            one; None names the largest.
 
     Returns:
         The volume at the matrix, intensities on the same scale, its affine such that everything
@@ -56,7 +60,7 @@ def to_matrix(volume: Volume, matrix: int | tuple[int, int]) -> Volume:
         raise DataError(
             f"{volume.name} is {height} x {width}, below the matrix of {wanted}, and is never"
             " upsampled.",
-            f"Use a matrix of {min(square)} or less, or leave the volume out.",
+            f"{instead or f'Use a matrix of {min(square)} or less'}, or leave the volume out.",
         )
     padded = pad_centred(volume.image, square)
     kspace = crop_kspace(image_to_kspace(padded), (rows, columns))

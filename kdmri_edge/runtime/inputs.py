@@ -541,7 +541,7 @@ def prepare(volume: Volume, reads: InputSpec, *, undersample: bool = False) -> N
             raise DataError(
                 f"{volume.name} holds undersampled k-space already.", "Leave --undersample out."
             )
-        whole = to_matrix(volume, reads.matrix)
+        whole = to_matrix(volume, reads.matrix, instead="Take it as it is with --matrix any")
         case = make_case(whole, reads.mask, channels, magnitude=magnitude)
         return NetworkInput(
             zero_filled=case.zero_filled,

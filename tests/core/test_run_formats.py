@@ -129,6 +129,18 @@ def test_negative_pixels_that_dicom_does_not_hold_are_said(
     assert json.loads(done.out)[0]["lost"] == []
 
 
+def test_a_volume_below_the_matrix_is_refused_with_what_run_takes(
+    cli: Cli, network: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "t1.npy", phantom_volume(5, slices=2, matrix=24).image)
+    command = ("run", network, tmp_path / "t1.npy", "-o", tmp_path / "o.npy", "--undersample",
+               "--no-cache")  # fmt: skip
+    refused = cli(*command)
+    refused.check_refusal("24 x 24, below the matrix of 32", "with --matrix any")
+    assert "or less" not in refused.err
+    assert cli(*command, "--matrix", "any").code == 0
+
+
 def test_series_to_nifti_leaves_the_patient_behind(
     cli: Cli, network: Path, larger: np.ndarray, tmp_path: Path
 ) -> None:
