@@ -40,11 +40,16 @@ _COMMON = {"Conv", "MatMul", "Gemm", "ReduceSum", "QuantizeLinear", "DequantizeL
 _TAKEN = _COMMON | _ELEMENTWISE | _SHAPES | _BROUGHT
 # target -> operators of the standard domain that it takes.
 CHECKED: Final[dict[str, frozenset[str]]] = {
-    "onnx": frozenset(_TAKEN | {"DFT"}),
-    "openvino": frozenset(_TAKEN | {"DFT"}),
+    # ConvInteger is what int8 for ONNX Runtime sums with; OpenVINO runs such bundles, too.
+    "onnx": frozenset(_TAKEN | {"DFT", "ConvInteger"}),
+    "openvino": frozenset(_TAKEN | {"DFT", "ConvInteger"}),
     "trt": frozenset(_TAKEN),
 }
 _WHY: Final = {
+    ("trt", "ConvInteger"): (
+        "TensorRT has integers between QuantizeLinear and DequantizeLinear alone",
+        "Quantise for TensorRT: `kdmri-edge export --target trt --precision int8`.",
+    ),
     ("trt", "DFT"): (
         "TensorRT has it from 11.2 on only, and TensorRT-RTX not at all",
         "Export with `kdmri-edge export --dc auto`: data consistency is then a matrix product;"

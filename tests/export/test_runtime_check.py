@@ -18,7 +18,9 @@ from kdmri_edge.cli import main
 from kdmri_edge.errors import ExportError
 from kdmri_edge.utils.extras import available
 from kdmri_export import runtime_check
+from kdmri_export.export import export_model
 from kdmri_export.graph_check import check_graph, load_graph
+from kdmri_export.recipe import ExportRecipe
 from kdmri_export.runtime_check import (
     Verdict,
     ask,
@@ -27,6 +29,7 @@ from kdmri_export.runtime_check import (
     random_inputs,
     sentence,
 )
+from tests.export.networks import write_checkpoint
 
 needs_rtx = pytest.mark.skipif(
     not available("tensorrt_rtx"), reason="TensorRT-RTX is not installed"
@@ -86,6 +89,20 @@ def test_operators_of_u_nets_are_loaded_run_and_compared(tmp_path: Path) -> None
     assert "loaded and run" in done.stdout
     assert "of the range of ONNX Runtime's results" in done.stdout
     assert "never use" not in done.stdout
+
+
+def test_an_int8_export_holds_nothing_that_exports_never_use(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "student.safetensors")
+    bundle = export_model(checkpoint, ExportRecipe(target="onnx", precision="int8"), tmp_path / "b")
+    done = call(bundle.path, "--target", "onnx", "--target", "openvino")
+    assert done.exit_code == 0, done.output
+    assert "ConvInteger x" in done.stdout
+    assert "of the range of ONNX Runtime's results" in done.stdout
+    assert "never use" not in done.stdout
+    # TensorRT's parser has no such node: that is a fault, not merely untried
+    findings = check_graph(bundle.graph, "trt")[1]
+    assert "ConvInteger" in {one.operator for one in findings}
+    assert all(one.fault for one in findings)
 
 
 def test_what_no_export_uses_is_told_apart_from_what_is_refused(tmp_path: Path) -> None:
