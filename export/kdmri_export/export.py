@@ -51,7 +51,7 @@ from kdmri_edge.runtime.signature import Signer, sign_manifest
 from kdmri_edge.runtime.targets import as_users_write
 from kdmri_edge.utils.console import say
 from kdmri_edge.utils.extras import load_attribute, require
-from kdmri_edge.utils.files import atomic_directory, sha256_file
+from kdmri_edge.utils.files import atomic_directory, sha256_file, sweep_folders
 from kdmri_edge.utils.provenance import provenance
 from kdmri_export.parity import (
     Golden,
@@ -172,6 +172,7 @@ def export_model(
         )
         recipe = replace(recipe, floats=(*named, *map(glob.escape, kept.layers)))
     writer: Callable[..., Written | int | None] = load_attribute(target.exporter)
+    sweep_folders(out.parent)
     with atomic_directory(out) as folder:
         graph = folder / target.graph_file
         written, recipe = _written(writer, reconstructor, example, graph, recipe)

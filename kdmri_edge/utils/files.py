@@ -12,8 +12,10 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +35,7 @@ __all__ = [
     "sha256_bytes",
     "sha256_file",
     "sweep",
+    "sweep_folders",
     "write_json",
     "writing",
 ]
@@ -45,6 +48,11 @@ _REFUSALS = (
     errno.EEXIST,
     errno.EISDIR,
     errno.ENAMETOOLONG,
+)
+
+# What `_temporary` calls a file or folder.
+_LEFTOVER = re.compile(
+    r"\.(?P<final>.+)\.[0-9a-f]{8}\.(?P<former>former\.)?tmp(?:\..+)?", re.DOTALL
 )
 
 
@@ -97,18 +105,40 @@ def check_file_writable(file: Path) -> None:
     check_writable(file.parent)
 
 
-def _temporary(final: Path) -> Path:
+def _temporary(final: Path, kind: str = "tmp") -> Path:
     if final.name in ("", ".."):
         raise OutputError(f"{str(final)!r} cannot be replaced as a whole.", "Give it a name.")
     suffix = "".join(final.suffixes[-2:])  # both parts of .nii.gz
-    return final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp{suffix}")
+    return final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.{kind}{suffix}")
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process may have left of `atomic_path` in a folder that is one's own."""
+    """Remove what a killed process may have left half written in a folder that is one's own."""
     for leftover in folder.glob(".*.tmp*"):
         if leftover.is_file():
             leftover.unlink(missing_ok=True)
+    sweep_folders(folder, older_s=0)
+
+
+def sweep_folders(place: Path, *, older_s: float = 24 * 3600) -> None:
+    """Remove what killed processes have left of `atomic_directory`, beside its destinations.
+
+    Args:
+        place: A folder, which others may write to: what has another name than ours stays.
+        older_s: How long nothing in such a folder may have changed, since one that is young may be
+            another process's.
+    """
+    latest = time.time() - older_s
+    for leftover in place.glob(".*.tmp*"):
+        known = _LEFTOVER.fullmatch(leftover.name)
+        if known is None or leftover.is_symlink() or not leftover.is_dir():
+            continue
+        if known["former"] and not (place / known["final"]).exists():
+            continue  # stopped between two renames: it is the only one
+        with contextlib.suppress(OSError):  # another process has finished it
+            changed = max(each.stat().st_mtime for each in (leftover, *leftover.rglob("*")))
+            if changed <= latest:
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
@@ -154,7 +184,7 @@ def atomic_directory(final: Path) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary(final)
         temporary.mkdir()
-        retired = _temporary(final)
+        retired = _temporary(final, "former.tmp")
         try:
             yield temporary
             for file in sorted(temporary.rglob("*")):

@@ -28,6 +28,7 @@ from kdmri_edge.utils.files import (
     sha256_bytes,
     sha256_file,
     sweep,
+    sweep_folders,
     write_json,
     writing,
 )
@@ -233,6 +234,40 @@ def test_sweep_removes_what_a_killed_process_left(tmp_path: Path) -> None:
     sweep(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "kept.json"]
     sweep(tmp_path / "none")
+
+
+def test_folders_that_killed_processes_left_are_removed_when_they_are_old(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from kdmri_edge.utils.files import atomic_directory\n"
+        "with atomic_directory(Path(sys.argv[1])) as t:\n"
+        "    (t / 'graph').write_text('half'); os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "student-onnx")],
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    assert done.returncode == -signal.SIGTERM
+    (left,) = tmp_path.iterdir()
+    sweep_folders(tmp_path)
+    assert left.is_dir()  # another process may be writing it
+    sweep(tmp_path)
+    assert not left.exists()
+
+
+def test_folders_of_others_and_the_only_copy_stay(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    names = (".cache.tmp", ".mine.tmp.d", "x.0123abcd.tmp", ".gone.0123abcd.former.tmp")
+    old = (".there.0123abcd.former.tmp", ".a.dcm.0123abcd.tmp.dcm", ".a.0123abcd.tmp")
+    for name in (*names, *old, ".busy.0123abcd.tmp"):
+        (tmp_path / name / "inside").mkdir(parents=True)
+        for place in (tmp_path / name / "inside", tmp_path / name):
+            os.utime(place, (1e9, 1e9))
+    (tmp_path / ".busy.0123abcd.tmp" / "inside" / "file").touch()  # by another process, just now
+    sweep_folders(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {*names, "there", ".busy.0123abcd.tmp"}
+    sweep_folders(tmp_path / "none")
 
 
 def test_trying_a_folder_leaves_no_trace_and_follows_no_link(tmp_path: Path) -> None:

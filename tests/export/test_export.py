@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -188,6 +189,18 @@ def test_options_that_would_only_rename_a_bundle_are_refused(
         export_model(checkpoint, ExportRecipe(target=QUICK, **options), tmp_path / "bundle")
     assert caught.value.remedy == f"Leave {remedy} out."
     assert not (tmp_path / "bundle").exists()
+
+
+def test_what_a_stopped_export_left_is_removed_by_a_later_one(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "net.safetensors")
+    left, running = (
+        tmp_path / "exports" / f".other-onnx.{n}.tmp" for n in ("01234567", "89abcdef")
+    )
+    for place in (left, running):
+        place.mkdir(parents=True)
+    os.utime(left, (1e9, 1e9))
+    export_model(checkpoint, ExportRecipe(target=QUICK), tmp_path / "exports" / "bundle")
+    assert {place.name for place in left.parent.iterdir()} == {"bundle", running.name}
 
 
 def test_names_say_what_differs_from_the_defaults() -> None:
