@@ -321,15 +321,14 @@ def run_job(
         dicom=study or (job.source.path if suffix == ".dcm" else None),
         certificates=tuple(one.to_line() for one in certificates),
     )
+    lost: list[str] = []
     if submission:
         _write_submission(job, image, loaded)
-        lost: list[str] = []
     else:
         write_image_record(job.destination, picture)
         row = format_of(writer_suffix(job.destination))
-        lost = []
         if row is not None:
-            lost = row.unsupported_metadata(given.affine, given.voxel_mm)
+            lost += row.unsupported_metadata(given.affine, given.voxel_mm)
             lost += row.unsupported_values(picture.image)
         if also is not None:
             also(job.destination, picture)
