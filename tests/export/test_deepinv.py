@@ -52,7 +52,8 @@ class Exporter:
         mask: Mask = MASK,
         **options: Any,
     ) -> Bundle:
-        recipe = ExportRecipe(target=target, **{"coils": 3, **options})
+        few = {"coils": 3} if convention == "deepinv-multicoil" else {}
+        recipe = ExportRecipe(target=target, **{**few, **options})
         key = f"{network} {convention} {recipe} {mask.sha256}"
         if key not in self._made:
             checkpoint = self.checkpoint(network, convention, mask)

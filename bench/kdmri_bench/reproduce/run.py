@@ -74,9 +74,8 @@ def reproduce(
     for number, case in enumerate(cases):
         with writing(out / case.name):
             (out / case.name).mkdir(parents=True, exist_ok=True)
-        todo = _pieces(cases, number, out, engine)  # refuses what was trained otherwise
         if train and jobs == 1:
-            train_side_by_side(todo, 1, engine)
+            train_side_by_side(_pieces(cases, number, out, engine), 1, engine)
         if not is_first_process():
             continue
         evaluate(case, out / case.name)

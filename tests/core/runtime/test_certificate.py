@@ -420,7 +420,7 @@ def test_a_calibration_of_values_that_cannot_be_is_refused(
         inner[last] = value
     file = tmp_path / "calibration.json"
     file.write_text(json.dumps(told))
-    with pytest.raises(BundleError, match="damaged"):
+    with pytest.raises(BundleError, match=r"damaged|no finite number"):
         read_calibration(file, BundleError)
 
 
