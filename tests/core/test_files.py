@@ -214,21 +214,27 @@ def test_hashes(tmp_path: Path) -> None:
     assert sha256_file(tmp_path / "f") == sha256_bytes(data) == hashlib.sha256(data).hexdigest()
 
 
-def test_sweep_removes_what_a_killed_process_left(tmp_path: Path) -> None:
-    write_json(tmp_path / "kept.json", {})
-    (tmp_path / ".hidden").write_text("kept")
+def _killed_while(writing: str, half: str, final: Path, by: signal.Signals) -> None:
+    """Let a process of its own be killed within `atomic_path` or `atomic_directory`."""
     code = (
-        "import os, signal, sys; from pathlib import Path\n"
-        "from kdmri_edge.utils.files import atomic_path\n"
-        "with atomic_path(Path(sys.argv[1])) as t:\n"
-        "    t.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, sys; from pathlib import Path\n"
+        f"from kdmri_edge.utils.files import {writing}\n"
+        f"with {writing}(Path(sys.argv[1])) as t:\n"
+        f"    {half}; os.kill(os.getpid(), {int(by)})\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "kept.json")],
+        [sys.executable, "-c", code, str(final)],
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
     )
-    assert done.returncode == -signal.SIGKILL
+    assert done.returncode == -by
+
+
+def test_sweep_removes_what_a_killed_process_left(tmp_path: Path) -> None:
+    write_json(tmp_path / "kept.json", {})
+    (tmp_path / ".hidden").write_text("kept")
+    half = "t.write_text('half')"
+    _killed_while("atomic_path", half, tmp_path / "kept.json", signal.SIGKILL)
     assert len(list(tmp_path.iterdir())) == 3
     assert read_json(tmp_path / "kept.json", RunError) == {}
     sweep(tmp_path)
@@ -237,18 +243,8 @@ def test_sweep_removes_what_a_killed_process_left(tmp_path: Path) -> None:
 
 
 def test_folders_that_killed_processes_left_are_removed_when_they_are_old(tmp_path: Path) -> None:
-    code = (
-        "import os, signal, sys; from pathlib import Path\n"
-        "from kdmri_edge.utils.files import atomic_directory\n"
-        "with atomic_directory(Path(sys.argv[1])) as t:\n"
-        "    (t / 'graph').write_text('half'); os.kill(os.getpid(), signal.SIGTERM)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "student-onnx")],
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )
-    assert done.returncode == -signal.SIGTERM
+    half = "(t / 'graph').write_text('half')"
+    _killed_while("atomic_directory", half, tmp_path / "student-onnx", signal.SIGTERM)
     (left,) = tmp_path.iterdir()
     sweep_folders(tmp_path)
     assert left.is_dir()  # another process may be writing it
