@@ -15,7 +15,15 @@ from kdmri_edge.errors import ModelError
 from kdmri_edge.models.layers import Layer
 from kdmri_edge.models.specs import ModelSpec
 
-__all__ = ["ConvStack", "channels_last", "padded", "smaller", "sound_gradients"]
+__all__ = [
+    "ConvStack",
+    "channels_last",
+    "columns_apart",
+    "columns_joined",
+    "padded",
+    "smaller",
+    "sound_gradients",
+]
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -84,6 +92,46 @@ def smaller(image: Tensor, factor: int) -> Tensor:
     Raises:
         ModelError: A side is no multiple of `factor`.
     """
+    _check_sides(image, factor)
+    return F.pixel_unshuffle(image, factor)
+
+
+def columns_apart(image: Tensor, factor: int) -> Tensor:
+    """Return images [B, C, H, W] as [B f, C, H, W / f], one image for each column of f x f blocks.
+
+    Rows come in the order of their place in a block: first the first rows of all blocks, then the
+    second ones. So [B, f C f, H / f, W / f], what convolutions read, is the same memory; channel
+    (b C + c) f + a of it holds row a and column b of the blocks of channel c. `smaller` has them in
+    the order (c, a, b).
+
+    Args:
+        image: The images.
+        factor: f, a network's `spec.shuffle`.
+
+    Raises:
+        ModelError: A side is no multiple of `factor`.
+    """
+    _check_sides(image, factor)
+    batch, channels, height, width = image.shape
+    high, wide = height // factor, width // factor
+    blocks = image.reshape(batch, channels, high, factor, wide, factor)
+    return blocks.permute(0, 5, 1, 3, 2, 4).reshape(batch * factor, channels, height, wide)
+
+
+def columns_joined(image: Tensor, factor: int) -> Tensor:
+    """Return images [B, C, H, W] of what `columns_apart` makes of them.
+
+    Args:
+        image: [B f, C, H, W / f].
+        factor: f.
+    """
+    batch, channels, height, wide = image.shape
+    blocks = image.reshape(batch // factor, factor, channels, factor, height // factor, wide)
+    joined = blocks.permute(0, 2, 4, 3, 5, 1)
+    return joined.reshape(batch // factor, channels, height, wide * factor)
+
+
+def _check_sides(image: Tensor, factor: int) -> None:
     height, width = image.shape[-2:]
     if height % factor or width % factor:
         raise ModelError(
@@ -91,7 +139,6 @@ def smaller(image: Tensor, factor: int) -> Tensor:
             f" {height} x {width}.",
             "Use another network, or another matrix.",
         )
-    return F.pixel_unshuffle(image, factor)
 
 
 def _padded(conv: nn.Conv2d, x: Tensor, block: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdmri_edge.errors import ModelError
-from kdmri_edge.models.blocks import ConvStack, smaller
+from kdmri_edge.models.blocks import ConvStack, columns_apart, columns_joined, smaller
 from kdmri_edge.models.layers import Layer, Structure
 from kdmri_edge.models.network import Features, Network
 from kdmri_edge.models.specs import ModelSpec
@@ -63,6 +63,10 @@ class DCCNN(Network):
         form: Which form of data consistency is computed; the operator given to `forward` must be
             made for it (`physics.consistency.operator_tensor`, with coils
             `physics.consistency.sense_operator_tensor`).
+        small: Whether images stay at the size of the convolutions from the first cascade to the
+            last, and data consistency acts on them there: the same result with fewer copies. For
+            graphs of `spec.shuffle` > 1 in the projection form without coils, whose weights read
+            and write channels in the order of `blocks.columns_apart`; not for training.
     """
 
     spec: ModelSpec
@@ -71,6 +75,7 @@ class DCCNN(Network):
         super().__init__()
         self.spec = spec
         self.form = Form.PROJECTION
+        self.small = False
         self.gain = gain(spec.noise_weight)
         self.solver = chebyshev_steps(spec.solver_steps, spec.solver_weight)
         self.cascades = nn.ModuleList(ConvStack(spec, number) for number in range(spec.cascades))
@@ -94,7 +99,13 @@ class DCCNN(Network):
                 else "This network knows of no coils.",
                 "Give maps to networks of the kind dccnn-d3c5-sense, and to no others.",
             )
-        return self._from(0, x_u, x_u, operator, maps)
+        if not self.small:
+            return self._from(0, x_u, x_u, operator, maps)
+        factor = self.spec.shuffle
+        given = columns_apart(x_u, factor)
+        made = self._from(0, given, given, self._rows_apart(operator), maps)
+        images = [columns_joined(image, factor) for image in made.cascade_outputs]
+        return Features(images[-1], images, made.attention)
 
     def features_from(
         self, first: int, x: Tensor, x_u: Tensor, operator: Tensor, maps: Tensor | None = None
@@ -153,7 +164,7 @@ class DCCNN(Network):
         spec = self.spec
         read = [x] if number == 0 or not spec.shows_zero_filled else [x, x_u]
         if spec.shuffle > 1:
-            read = [smaller(image, spec.shuffle) for image in read]
+            read = [self._smaller(image) for image in read]
         if carried is not None:
             read.append(carried)
         written, tapped = self.cascades[number](read[0] if len(read) == 1 else torch.cat(read, 1))
@@ -161,7 +172,9 @@ class DCCNN(Network):
         if spec.carried and number + 1 < len(self.cascades):
             image = written.shape[1] - spec.carried
             correction, carried = written[:, :image], F.relu(written[:, image:])
-        if spec.shuffle > 1:
+        if self.small:
+            correction = correction.reshape(x.shape)
+        elif spec.shuffle > 1:
             correction = F.pixel_shuffle(correction, spec.shuffle)
         if spec.residual:
             correction = x + correction
@@ -178,6 +191,21 @@ class DCCNN(Network):
             else sense_consistency(x, x_u, maps, operator, self.gain, form)
         )
         return made
+
+    def _smaller(self, image: Tensor) -> Tensor:
+        """Return an image as convolutions read it, [B, C f^2, H / f, W / f]."""
+        factor = self.spec.shuffle
+        if not self.small:
+            return smaller(image, factor)
+        height, wide = image.shape[-2:]
+        return image.reshape(-1, self.spec.channels * factor**2, height // factor, wide)
+
+    def _rows_apart(self, operator: Tensor) -> Tensor:
+        """Return the projection [C H, C H] for rows as `columns_apart` orders them."""
+        factor, channels = self.spec.shuffle, self.spec.channels
+        high = operator.shape[-1] // (channels * factor)
+        both = operator.reshape(channels, high, factor, channels, high, factor)
+        return both.permute(0, 2, 1, 3, 5, 4).reshape(operator.shape)
 
     def _solved(self, z: Tensor, x_u: Tensor, operator: Tensor, maps: Tensor) -> Tensor:
         x, weight = z, self.spec.solver_weight

@@ -53,6 +53,18 @@ CASES: dict[str, Case] = {
     "sense, FFT, 2-D mask": (small(channels=2, coils=True), points(32, 24), Form.FFT, (32, 24)),
     "carried maps, odd": (small(carried=3), lines(31), None, (31, 25)),
     "carried maps, half size": (small(carried=3, shuffle=2), lines(), None, (32, 24)),
+    "carried maps, half size, complex": (
+        small(carried=3, shuffle=2, channels=2, noise_weight=2.0),
+        lines(),
+        None,
+        (32, 24),
+    ),
+    "carried maps, half size, 2-D mask": (
+        small(carried=3, shuffle=2),
+        points(32, 24),
+        None,
+        (32, 24),
+    ),
     "carried maps, half size, sense": (
         small(carried=3, shuffle=2, channels=2, coils=True, solver_steps=4),
         lines(),

@@ -2,9 +2,10 @@
 
 The maps are rounded by the convolution that reads them next, so that an integer kernel may put them
 out; an image may not be rounded, and for its sake all of them were computed in float. Apart, the
-maps are a convolution in integers, whose outputs are filled up to a block of its kernel, and the
-image is taken apart into taps as other narrow convolutions are (`passes.narrow`). The integers are
-those of the whole convolution.
+maps are a convolution in integers, whose outputs are filled up to a block of its kernel. An image
+of one or two channels is taken apart into taps as other narrow convolutions are (`passes.narrow`);
+of more, as networks of half resolution write it, it is a convolution of its own, whose integers are
+summed (`passes.quantise.sum_integers`). The integers are those of the whole convolution.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from kdmri_edge.quantisation.scheme import NARROW
 from kdmri_edge.utils.extras import require
 
-__all__ = ["divide_outputs"]
+__all__ = ["divide_outputs", "image_and_maps"]
 
 # Outputs that ONNX Runtime's integer kernel computes at once: 9 take twice as long as 16.
 _BLOCK: Final = 16
@@ -45,7 +46,8 @@ def divide_outputs(model: Any) -> None:
         if weight is None or weight.op_type != "DequantizeLinear":
             continue
         integers = onnx.numpy_helper.to_array(constants[weight.input[0]])
-        parts = _parts(onnx, readers.get(node.output[0], []), len(integers), constants)
+        behind = readers.get(node.output[0], [])
+        parts = image_and_maps(onnx, behind, len(integers), constants)
         if parts is None:
             continue
         count, image, maps = parts
@@ -57,7 +59,11 @@ def divide_outputs(model: Any) -> None:
         scale, bias = (
             onnx.numpy_helper.to_array(constants[name]) for name in (weight.input[1], node.input[2])
         )
-        graph_made.taps(integers[:count], scale[:count], bias[:count], image.output[0])
+        own = (integers[:count], scale[:count], bias[:count], image.output[0])
+        if count <= NARROW:
+            graph_made.taps(*own)
+        else:
+            graph_made.image(*own)
         graph_made.maps(integers[count:], scale[count:], bias[count:], step, rectified[0].output[0])
         made[id(node)] = graph_made.nodes
         gone |= {id(one) for one in (image, maps, rectified[0])}
@@ -69,10 +75,20 @@ def divide_outputs(model: Any) -> None:
     graph.node.extend(copies)
 
 
-def _parts(
+def image_and_maps(
     onnx: Any, readers: list[Any], outputs: int, constants: Mapping[str, Any]
 ) -> tuple[int, Any, Any] | None:
-    """Return how many channels an image has, and what takes it and the maps behind it out."""
+    """Return how many channels an image has, and the nodes that take it and the maps behind it out.
+
+    Args:
+        onnx: The package.
+        readers: The nodes that read what a convolution writes.
+        outputs: Its channels.
+        constants: The graph's constants by their names.
+
+    Returns:
+        None where these are not just two, one for the first channels and one for the others.
+    """
     bounds = []
     for one in readers:
         if one.op_type != "Slice" or any(name not in constants for name in one.input[1:]):
@@ -85,8 +101,7 @@ def _parts(
     bounds.sort(key=lambda bound: bound[0])
     if len(bounds) != 2 or bounds[0][0] != 0 or bounds[1][:2] != (bounds[0][1], outputs):
         return None
-    count = bounds[0][1]
-    return (count, bounds[0][2], bounds[1][2]) if count <= NARROW else None
+    return bounds[0][1], bounds[0][2], bounds[1][2]
 
 
 def _step(rectified: list[Any], readers: Mapping[str, list[Any]]) -> str | None:
@@ -153,6 +168,19 @@ class _Made:
             for number, name in enumerate(names)
         ]
         self._add("Concat", sums, "image.sums", made=image, axis=1)
+
+    def image(
+        self,
+        integers: NDArray[np.int8],
+        scale: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        image: str,
+    ) -> None:
+        """Make the image [B, O, H, W] by a convolution of its own."""
+        weight = self._weight("image", integers, scale)
+        held = self._constant("image.bias", bias)
+        conv = self._add("Conv", [self._node.input[0], weight, held], "image", made=image)
+        conv.attribute.extend(self._node.attribute)
 
     def maps(
         self,

@@ -44,6 +44,7 @@ from kdmri_export.passes.quantise import (
     share_ranges,
     sum_integers,
 )
+from kdmri_export.passes.small_images import keep_images_small
 from kdmri_export.passes.tracing import trace
 from kdmri_export.passes.user_code import silence, source_line
 from kdmri_export.recipe import ExportRecipe
@@ -230,6 +231,8 @@ def to_model(
     with torch.no_grad():
         lowered = copy.deepcopy(reconstructor)
         fold_parametrizations(lowered.model)
+        if not recipe.keep_op:
+            keep_images_small(lowered)
         ranges: dict[str, float] = {}
         image_parts: dict[str, int] = {}
         transformed = Transformed()

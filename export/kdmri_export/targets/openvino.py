@@ -12,6 +12,7 @@ from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.utils.extras import require
 from kdmri_export.passes.complex_numbers import DFT_MATRICES
 from kdmri_export.passes.normalisation import spread_sums
+from kdmri_export.passes.parted_outputs import part_outputs
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.onnx import to_model
 from kdmri_export.written import Written
@@ -37,6 +38,7 @@ def write(
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
         onnx_model, written = to_model(reconstructor, example, recipe)
+        part_outputs(onnx_model)
         # in bf16 and int8 they would lose more than the kernel does, whose sums are in float32
         products = spread_sums(onnx_model) if recipe.precision == "f32" else frozenset()
         source.write_bytes(onnx_model.SerializeToString())

@@ -27,6 +27,7 @@ from kdmri_export.passes.complex_numbers import meets_complex, without_complex
 from kdmri_export.passes.data_consistency import Lowering
 from kdmri_export.passes.fold import fold_parametrizations
 from kdmri_export.passes.narrow import decompose_narrow_convs
+from kdmri_export.passes.small_images import keep_images_small
 from kdmri_export.passes.tracing import trace
 from kdmri_export.passes.user_code import silence
 from kdmri_export.recipe import ExportRecipe
@@ -86,6 +87,7 @@ def write(
     transformed, transforms = Transformed(), 0
     lowered = copy.deepcopy(reconstructor)
     fold_parametrizations(lowered.model)
+    keep_images_small(lowered)
     if recipe.precision in DTYPES:
         transformed = cast_layers(lowered, recipe.precision, recipe.floats)
     # The FFT form is the export that one gets without us.

@@ -29,6 +29,7 @@ from kdmri_export.passes.fold import fold_batch_normalisations, fold_parametriza
 from kdmri_export.passes.integer import RectifiedIntegers, quantise_convolutions
 from kdmri_export.passes.narrow import decompose_narrow_convs
 from kdmri_export.passes.quantise import ranges_of
+from kdmri_export.passes.small_images import keep_images_small
 from kdmri_export.passes.tracing import trace
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.onnx import OPERATOR, bound, example_maps, lowered_transforms
@@ -62,6 +63,7 @@ def write(
     transformed, transforms = Transformed(), 0
     lowered = copy.deepcopy(reconstructor)
     fold_parametrizations(lowered.model)
+    keep_images_small(lowered)
     if recipe.precision in DTYPES:
         transformed = cast_layers(lowered, recipe.precision, recipe.floats)
     if recipe.quantised:
