@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import Any, cast
 
 from kdmri_edge.errors import ExportError
-from kdmri_edge.models.layers import Layer, Structure, Weighted, kind_of
+from kdmri_edge.models.layers import Layer, Structure, Weighted, kind_of, layers_named
 from kdmri_edge.models.network import Network
-from kdmri_edge.utils.suggest import nearest
 
 __all__ = ["Choice", "Transformed", "choose_layers"]
 
@@ -128,33 +126,20 @@ def choose_layers(
     """
     structure = network.structure()
     names = [one.name for one in structure.layers]
-    for pattern in floats:
-        if not any(_fits(name, pattern) for name in names):
-            near = nearest(pattern, names)
-            hint = f"; did you mean {near!r}?" if near else "."
-            more = ", ..." if len(names) > _SHOWN else ""
-            raise ExportError(
-                f"No layer of the network is called {pattern!r}{hint}",
-                f"Its layers: {', '.join(names[:_SHOWN])}{more}.",
-            )
+    asked = set(layers_named(floats, names, ExportError))
     left: dict[str, str] = {}
     for one in structure.layers:
         layer = cast(Weighted, network.get_submodule(one.name))
-        if any(_fits(one.name, pattern) for pattern in floats):
+        if one.name in asked:
             left[one.name] = _ASKED
         elif one.tied:
             left[one.name] = _TIED
         elif (why := refuses(layer)) is not None:
             left[one.name] = why
         elif known is not None and one.name not in known:
-            left[one.name] = "what it reads was not measured"
+            left[one.name] = "no range of what it reads is known"
     return Choice(network=network, structure=structure, left=left)
 
 
 def _counted(kinds: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(kinds).items()))
-
-
-def _fits(name: str, pattern: str) -> bool:
-    # of networks that users bring all names begin with "module.", which they need not know
-    return fnmatchcase(name, pattern) or fnmatchcase(name.removeprefix("module."), pattern)

@@ -351,11 +351,14 @@ class Qat:
             for TensorRT (int8-signed).
         steps: Optimiser steps, on whole slices, against the float student.
         rate: Peak learning rate, as a fraction of optim.learning_rate.
+        float_layers: Layers of the copy that stay in float32, there and in its exports: their
+            names, or patterns of them as in a shell (`kdmri-edge models NETWORK` lists the names).
     """
 
     quantize: Quantize = Quantize.NONE
     steps: int = _range(100, 1)
     rate: float = _range(0.2, 1e-6, 1.0)
+    float_layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -59,7 +59,10 @@ __all__ = [
 
 # How often a run reports or saves does not change its weights, so it may differ when resuming. Nor
 # does it change the float networks that a copy of the student is tuned for int8.
-_FREE = ("validate_every", "checkpoint_every", "qat.quantize", "qat.steps", "qat.rate")
+_FREE = (
+    "validate_every", "checkpoint_every", "qat.quantize", "qat.steps", "qat.rate",
+    "qat.float_layers",
+)  # fmt: skip
 
 # Value of --data that stands for the embedded phantom.
 PHANTOM = "phantom"
@@ -536,6 +539,12 @@ def _spec(option: str, name: str) -> NetworkSpec:
 
 def _check_tuning(settings: Settings) -> None:
     """Refuse a finished student with which nothing, or too much, would be done."""
+    qat = settings.recipe.qat
+    if qat.float_layers and qat.quantize is Quantize.NONE:
+        raise RecipeError(
+            "qat.float_layers names layers of a copy for int8, and none is made.",
+            "Add --quantize int8 (or int8-signed), or leave them out.",
+        )
     if settings.student_checkpoint is None:
         return
     if settings.recipe.qat.quantize is Quantize.NONE:

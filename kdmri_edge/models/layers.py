@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TypeAlias, TypeGuard, cast
@@ -19,6 +20,9 @@ from typing import Any, Final, TypeAlias, TypeGuard, cast
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from kdmri_edge.errors import KdmriError, ModelError
+from kdmri_edge.utils.suggest import nearest
 
 __all__ = [
     "KINDS",
@@ -29,6 +33,7 @@ __all__ = [
     "Wrapped",
     "is_convolution",
     "kind_of",
+    "layers_named",
     "replace_module",
     "traced_structure",
 ]
@@ -47,6 +52,9 @@ RECTIFIERS: Final = frozenset(
     (nn.functional.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 )
 """The functions that are a ReLU, as a `TorchFunctionMode` sees them."""
+
+_SHOWN: Final = 6
+"""Names of layers in a message."""
 
 _NOT_THEIRS: Final = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
 # f(s z) = s f(z) for s > 0, channel by channel; and, for what Linear writes, value by value.
@@ -128,6 +136,36 @@ def kind_of(module: nn.Module) -> str | None:
 def is_convolution(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Tell whether a module is a `torch.nn.Conv2d` and computes what one computes."""
     return kind_of(module) == "Conv2d"
+
+
+def layers_named(
+    patterns: Sequence[str], names: Sequence[str], error: type[KdmriError] = ModelError
+) -> list[str]:
+    """Return the layers that patterns name.
+
+    Args:
+        patterns: Names, or patterns of them as in a shell. Those of networks that users bring all
+            begin with "module.", which may be left out.
+        names: Of all layers.
+        error: What is raised.
+
+    Raises:
+        KdmriError: A pattern fits no layer.
+    """
+    for pattern in patterns:
+        if not any(_fits(name, pattern) for name in names):
+            near = nearest(pattern, names)
+            hint = f"; did you mean {near!r}?" if near else "."
+            more = ", ..." if len(names) > _SHOWN else ""
+            raise error(
+                f"No layer of the network is called {pattern!r}{hint}",
+                f"Its layers: {', '.join(names[:_SHOWN])}{more}.",
+            )
+    return [name for name in names if any(_fits(name, pattern) for pattern in patterns)]
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name.removeprefix("module."), pattern)
 
 
 class Wrapped(nn.Module):

@@ -26,9 +26,10 @@ from kdmri_edge.distillation.losses import distance
 from kdmri_edge.distillation.recipe import DistillRecipe, Qat, Quantize
 from kdmri_edge.distillation.stages import Batch, Criterion, Stage, TrainContext
 from kdmri_edge.distillation.stored import AnyCase
-from kdmri_edge.errors import RunError
+from kdmri_edge.errors import RecipeError, RunError
 from kdmri_edge.models.blocks import channels_last
 from kdmri_edge.models.checkpoint import read_checkpoint_meta
+from kdmri_edge.models.layers import layers_named
 from kdmri_edge.models.network import Features, Network
 from kdmri_edge.physics.consistency import maps_tensor
 from kdmri_edge.quantisation.calibration import activation_maxima, layer_of
@@ -44,6 +45,7 @@ __all__ = [
     "Tuned",
     "calibration_slices",
     "check_same_tuning",
+    "layers_to_leave",
     "origin_of_copy",
     "training_maxima",
     "tune",
@@ -137,6 +139,8 @@ def tune(
         what = f"{title}: ranges"
         maxima = training_maxima(quantised, context.operator, context.slices, what)
     ranges = equalise(quantised, maxima)
+    left = layers_to_leave(quantised, recipe.qat)
+    ranges = {key: value for key, value in ranges.items() if layer_of(key) not in left}
     add_fake_quantisation(quantised, ranges, unsigned=recipe.qat.quantize is Quantize.INT8)
     context.fabric.to_device(quantised)
     before = _psnr(quantised, context, validation, f"{title}: validation before tuning")
@@ -150,6 +154,7 @@ def tune(
     )
     # By the keys of version 0.1, whose states can then be gone on with.
     own = {key: value for key, value in recipe.flat().items() if key.startswith("quantise")}
+    own |= {"float_layers": left} if left else {}
     key = f"{context.key} {json.dumps(own, sort_keys=True)}"
     whole = replace(recipe, batches=replace(recipe.batches, whole_slices=1.0))
     train(quantised, stage, replace(context, key=key, recipe=whole))
@@ -164,6 +169,26 @@ def tune(
     learned = remove_fake_quantisation(quantised) | written
     figures: dict[str, Any] = {"float": float_psnr, "untuned": before, "tuned": after}
     return Tuned(network=quantised, ranges=learned, figures=figures)
+
+
+def layers_to_leave(student: Network, qat: Qat) -> list[str]:
+    """Return the layers that a copy for int8 leaves in float32.
+
+    Args:
+        student: The network.
+        qat: What its recipe says of the copy.
+
+    Raises:
+        RecipeError: A name fits no layer, or nothing would be left to round.
+    """
+    names = [one.name for one in student.layers()]
+    left = layers_named(qat.float_layers, names, RecipeError)
+    if len(left) == len(names):
+        raise RecipeError(
+            "qat.float_layers leaves every layer in float32: nothing would be rounded.",
+            "Name fewer, or leave --quantize out.",
+        )
+    return left
 
 
 def _imitation_of(student: Network, fabric: Fabric) -> Criterion:

@@ -360,6 +360,8 @@ def _convert(value: Any, kind: Any, place: _Place) -> Any:
     if get_origin(kind) is tuple:
         item = get_args(kind)[0]
         if not isinstance(value, list | tuple):
+            if item is str:
+                raise place.error(f"is {value!r}", 'Give a list of texts, e.g. ["head", "tail"].')
             words = getattr(item, "words", item.__name__)
             raise place.error(f"is {value!r}", f"Give a list of {words}, e.g. [1, 2].")
         return tuple(_convert(one, item, place) for one in value)

@@ -18,7 +18,7 @@ from kdmri_edge.distillation.recipe import Quantize
 from kdmri_edge.distillation.request import Settings
 from kdmri_edge.distillation.run import distill
 from kdmri_edge.distillation.run_folder import Run, tuned_for
-from kdmri_edge.errors import RunError
+from kdmri_edge.errors import RecipeError, RunError
 from kdmri_edge.models.checkpoint import MAXIMA, RANGES, load_checkpoint, load_reconstructor
 from kdmri_edge.models.specs import preset
 
@@ -52,6 +52,52 @@ def test_the_copy_says_what_it_is_and_the_student_stays(
         f"cascades.{n}.convs.{k}" for n in range(5) for k in range(3)
     }
     assert load_reconstructor(run.tuned("int8")).ranges == tuned.training[RANGES]
+
+
+def _leaving(settings: Make, layers: tuple[str, ...]) -> Settings:
+    made = settings(**TUNED)
+    qat = replace(made.recipe.qat, float_layers=layers)
+    return replace(made, recipe=replace(made.recipe, qat=qat))
+
+
+def test_layers_of_a_copy_stay_in_float(settings: Make, tmp_path: Path, cli: Cli) -> None:
+    left = ("cascades.0.convs.2", "cascades.[34].convs.0")
+    run = distill(_leaving(settings, left), tmp_path / "run")
+    names = {f"cascades.{n}.convs.{k}" for n in range(5) for k in range(3)}
+    wanted = names - {"cascades.0.convs.2", "cascades.3.convs.0", "cascades.4.convs.0"}
+    assert set(load_checkpoint(run.tuned("int8")).training[RANGES]) == wanted
+    with pytest.raises(RunError, match=r"another qat\.float_layers"):
+        distill(settings(**TUNED), tmp_path / "run")
+    out = tmp_path / "bundle"
+    shown = cli("export", run.path, "--target", "onnx", "--precision", "int8", "--out", out)
+    assert shown.code == 0, shown.err
+    assert set(json.loads((out / "manifest.json").read_text())["transformed"]["left"]) == (
+        names - wanted
+    )
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("cascades.0.conv.2", "did you mean 'cascades.0.convs.2'"),
+        ("*", "nothing would be rounded"),
+    ],
+)
+def test_layers_that_cannot_stay_in_float_are_told_before_anything_is_trained(
+    layer: str, message: str, settings: Make, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        distill(_leaving(settings, (layer,)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_layers_in_float_without_a_copy_are_refused(cli: Cli, tmp_path: Path) -> None:
+    shown = cli(
+        "distill", "--recipe", "quickstart", "--set", 'qat.float_layers=["cascades.0.convs.2"]',
+        "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert shown.code == 1
+    assert "none is made" in shown.err
 
 
 def test_a_finished_run_can_be_tuned_later(
