@@ -22,6 +22,7 @@ where STEM is a folder of bench/results that holds report.json, and KIND one of
 - `throughput`: how fast training is beside a plain loop;
 - `lent-gpu`: how long trainings side by side took on a GPU;
 - `slice-rate`: slices reconstructed per second, now and before;
+- `graphs`: what graphs take beside one another, an earlier version's among them;
 - `duration`: what a distillation takes at that rate;
 - `precisions`: what every target and precision costs in quality;
 - `cold`: time and memory from a process's start to its first image;
@@ -182,6 +183,7 @@ _LAZY: Final = {
     "throughput": "experiments.throughput:sentence",
     "lent-gpu": "maintainer.lent_gpu:sentence",
     "slice-rate": "experiments.slice_rate:markdown",
+    "graphs": "experiments.graphs:markdown",
     "duration": "experiments.throughput:duration",
     "cold": "experiments.cold_start:markdown",
     "precisions": "experiments.targets:markdown",
