@@ -136,8 +136,9 @@ def markdown(report: dict[str, Any]) -> str:
     threads = ", ".join(sorted({str(row["threads"]) for row in report["rows"]}))
     lines += [
         "",
-        f"One slice at a time, {threads} threads; {report['rounds']} rounds in which the graphs of a"
-        f" runtime took turns of {report['queries']} queries in one process, medians of each turn.",
+        f"One slice at a time, {threads} threads; {report['rounds']} rounds in which the graphs of"
+        f" a runtime took turns of {report['queries']} queries in one process, medians of each"
+        " turn.",
     ]
     return "\n".join(lines)
 
