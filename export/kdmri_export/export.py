@@ -427,7 +427,10 @@ def _calibrate(reconstructor: Reconstructor, data: Golden) -> str:
         return "phantom"
     origin = "training with rounding" if reconstructor.ranges else "training volumes"
     network = reconstructor.model
-    behind = [name + HIGHEST for name in open_layers(network, network.structure())]
+    writes = open_layers(network, network.structure())
+    if reconstructor.ranges:  # what a tuned copy leaves in float has none
+        writes = {name: place for name, place in writes.items() if name in reconstructor.ranges}
+    behind = [name + HIGHEST for name in writes]
     if all(key in known for key in behind):
         return origin
     # measured by a version that did not look at what layers write

@@ -14,6 +14,7 @@ from kdmri_edge.models.network import Network
 __all__ = ["Choice", "Transformed", "choose_layers"]
 
 _ASKED = "asked for in float"
+_NO_RANGE = "the checkpoint has no range for it: left in float when it was tuned, or never measured"
 _TIED = "its weight is used elsewhere, too"
 # Names of layers in a message.
 _SHOWN = 6
@@ -137,7 +138,7 @@ def choose_layers(
         elif (why := refuses(layer)) is not None:
             left[one.name] = why
         elif known is not None and one.name not in known:
-            left[one.name] = "no range of what it reads is known"
+            left[one.name] = _NO_RANGE
     return Choice(network=network, structure=structure, left=left)
 
 

@@ -224,7 +224,9 @@ def _networks(settings: Settings) -> list[str]:
         what = what if settings.student_checkpoint is None else finished
         lines.append(line("student", settings.student, settings.student_spec, what))
         if recipe.qat.quantize is not Quantize.NONE:
-            lines.append(f"its copy for {recipe.qat.quantize}: {recipe.qat.steps} steps")
+            floats = ", ".join(recipe.qat.float_layers)
+            left = f", without rounding {floats}" if floats else ""
+            lines.append(f"its copy for {recipe.qat.quantize}: {recipe.qat.steps} steps{left}")
     return lines
 
 

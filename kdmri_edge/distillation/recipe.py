@@ -351,8 +351,9 @@ class Qat:
             for TensorRT (int8-signed).
         steps: Optimiser steps, on whole slices, against the float student.
         rate: Peak learning rate, as a fraction of optim.learning_rate.
-        float_layers: Layers of the copy that stay in float32, there and in its exports: their
-            names, or patterns of them as in a shell (`kdmri-edge models NETWORK` lists the names).
+        float_layers: Layers of the copy that are not rounded, and stay in float32 in its exports:
+            their names, or patterns of them as in a shell (`kdmri-edge models NETWORK` lists the
+            names).
     """
 
     quantize: Quantize = Quantize.NONE

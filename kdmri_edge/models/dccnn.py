@@ -67,6 +67,7 @@ class DCCNN(Network):
             last, and data consistency acts on them there: the same result with fewer copies. For
             graphs of `spec.shuffle` > 1 in the projection form without coils, whose weights read
             and write channels in the order of `blocks.columns_apart`; not for training.
+        ordered: Whether the operator that such a network is given has its rows in that order.
     """
 
     spec: ModelSpec
@@ -75,7 +76,7 @@ class DCCNN(Network):
         super().__init__()
         self.spec = spec
         self.form = Form.PROJECTION
-        self.small = False
+        self.small = self.ordered = False
         self.gain = gain(spec.noise_weight)
         self.solver = chebyshev_steps(spec.solver_steps, spec.solver_weight)
         self.cascades = nn.ModuleList(ConvStack(spec, number) for number in range(spec.cascades))
@@ -103,7 +104,8 @@ class DCCNN(Network):
             return self._from(0, x_u, x_u, operator, maps)
         factor = self.spec.shuffle
         given = columns_apart(x_u, factor)
-        made = self._from(0, given, given, self._rows_apart(operator), maps)
+        operator = operator if self.ordered else self.rows_apart(operator)
+        made = self._from(0, given, given, operator, maps)
         images = [columns_joined(image, factor) for image in made.cascade_outputs]
         return Features(images[-1], images, made.attention)
 
@@ -200,8 +202,8 @@ class DCCNN(Network):
         height, wide = image.shape[-2:]
         return image.reshape(-1, self.spec.channels * factor**2, height // factor, wide)
 
-    def _rows_apart(self, operator: Tensor) -> Tensor:
-        """Return the projection [C H, C H] for rows as `columns_apart` orders them."""
+    def rows_apart(self, operator: Tensor) -> Tensor:
+        """Return the projection [C H, C H] for rows as `blocks.columns_apart` orders them."""
         factor, channels = self.spec.shuffle, self.spec.channels
         high = operator.shape[-1] // (channels * factor)
         both = operator.reshape(channels, high, factor, channels, high, factor)

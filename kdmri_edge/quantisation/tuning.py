@@ -181,9 +181,9 @@ def layers_to_leave(student: Network, qat: Qat) -> list[str]:
     Raises:
         RecipeError: A name fits no layer, or nothing would be left to round.
     """
-    names = [one.name for one in student.layers()]
-    left = layers_named(qat.float_layers, names, RecipeError)
-    if len(left) == len(names):
+    layers = student.layers()
+    left = layers_named(qat.float_layers, [one.name for one in layers], RecipeError)
+    if all(one.tied or one.name in left for one in layers):
         raise RecipeError(
             "qat.float_layers leaves every layer in float32: nothing would be rounded.",
             "Name fewer, or leave --quantize out.",

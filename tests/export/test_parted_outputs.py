@@ -12,6 +12,8 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from kdmri_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
 from kdmri_export.passes.parted_outputs import part_outputs
@@ -56,6 +58,45 @@ def _computed(model: Any, x_u: NDArray[np.float32], folder: Path, precision: str
     pytest.importorskip("onnxruntime")
     onnx.save(model, folder / "model.onnx")
     return OnnxRuntimeSession(folder / "model.onnx", precision=precision, threads=1).run(x_u)
+
+
+def test_convolutions_of_one_weight_are_parted_each_for_itself(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ports = [
+        onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels, 6, 5])
+        for name, channels in (("read", 3), ("made", 48))
+    ]
+    constants = {
+        "weight": rng.standard_normal((48, 3, 3, 3)).astype(np.float32),
+        **{f"{n}": np.array([n], np.int64) for n in (0, 1, 3, 16, 32, 48)},
+    }
+
+    def parts(number: int, given: str, first: int) -> list[Any]:
+        conv = onnx.helper.make_node(
+            "Conv", [given, "weight"], [f"y{number}"], f"conv{number}", pads=[1] * 4
+        )
+        taken = [
+            onnx.helper.make_node("Slice", [f"y{number}", *bound, "1", "1"], [f"{part}{number}"])
+            for part, bound in (("image", ("0", str(first))), ("maps", (str(first), "48")))
+        ]
+        return [conv, *taken]
+
+    nodes = [
+        *parts(0, "read", 16),
+        onnx.helper.make_node("Slice", ["image0", "0", "3", "1", "1"], ["again"]),
+        *parts(1, "again", 32),
+        onnx.helper.make_node("Concat", ["maps1", "image1"], ["made"], axis=1),
+    ]
+    held = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = onnx.helper.make_graph(nodes, "g", ports[:1], ports[1:], held)
+    whole = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    whole.ir_version = 10
+    x = rng.standard_normal((1, 3, 6, 5)).astype(np.float32)
+    (wanted,) = ReferenceEvaluator(whole).run(None, {"read": x})
+    assert part_outputs(whole) == 2
+    onnx.checker.check_model(whole, full_check=True)
+    (found,) = ReferenceEvaluator(whole).run(None, {"read": x})
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_a_graph_of_any_matrix_has_no_planes() -> None:

@@ -15,10 +15,14 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from torch import nn
 
 from kdmri_edge.errors import BackendError, ExportError
 from kdmri_edge.models.checkpoint import MAXIMA, RANGES, load_checkpoint, save_checkpoint
+from kdmri_edge.models.network import as_network
+from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.models.specs import ModelSpec
+from kdmri_edge.quantisation.calibration import activation_maxima
 from kdmri_edge.quantisation.equalisation import equalise
 from kdmri_edge.quantisation.fake_quantisation import add_fake_quantisation
 from kdmri_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
@@ -32,8 +36,8 @@ from kdmri_export.passes.integer import quantise_convolutions
 from kdmri_export.passes.narrow import decompose_narrow_convs
 from kdmri_export.passes.quantise import quantise_graph, sum_integers
 from kdmri_export.recipe import ExportRecipe
-from kdmri_export.targets.onnx import to_model
-from tests.export.networks import lines, network, spec, write_checkpoint
+from kdmri_export.targets.onnx import to_model, write
+from tests.export.networks import UnetSpec, lines, network, spec, write_checkpoint
 from tests.export.parity_cases import images
 
 SIZE = (32, 24)
@@ -123,6 +127,39 @@ def test_onnx_runtime_sums_the_integers_that_it_may_not_round(
     shifted = 2 if architecture.shuffle == 1 else 0
     assert executed["apart"] == f"int8 in {4 + maps}/{4 + maps + shifted} convolutions"
     assert executed["whole"].startswith("int8 in 2/")
+
+
+class _Parts(nn.Module):
+    """Takes apart what one convolution writes, as networks with carried maps do."""
+
+    def __init__(self, *, groups: int, bias: bool) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3, padding=1)
+        self.middle = nn.Conv2d(8, 24, 3, padding=1, groups=groups, bias=bias)
+        self.last = nn.Conv2d(24, 1, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.middle(torch.relu(self.first(x)))
+        return x + self.last(torch.cat((y[:, :8], torch.relu(y[:, 8:])), 1))
+
+
+@pytest.mark.parametrize(("groups", "bias"), [(2, True), (1, False)])
+def test_other_convolutions_whose_output_is_taken_apart(
+    groups: int, bias: bool, tmp_path: Path
+) -> None:
+    """Groups do not read all channels, and may not be divided; a bias may be missing."""
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    given = as_network(_Parts(groups=groups, bias=bias), UnetSpec())
+    made = Reconstructor(given, lines()).eval()
+    x_u = images(1, 1, SIZE)
+    made.maxima = activation_maxima(given, [(torch.from_numpy(x_u), made.operator)])
+    recipe = ExportRecipe(target="onnx", precision="int8")
+    write(made, torch.rand(1, 1, *SIZE), tmp_path / "g.onnx", recipe)
+    found = OnnxRuntimeSession(tmp_path / "g.onnx", precision="int8", threads=1).run(x_u)
+    with torch.no_grad():
+        wanted = made(torch.from_numpy(x_u)).numpy()
+    assert np.abs(found - wanted).mean() < 0.02 * np.abs(wanted - x_u).mean()
 
 
 def test_an_image_before_other_channels_is_told_from_them() -> None:

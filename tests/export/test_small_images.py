@@ -72,11 +72,10 @@ def test_the_result_is_the_same(
 def test_what_was_measured_moves_with_the_channels() -> None:
     plain = network(spec(carried=3, shuffle=2, channels=2), lines(), size=(32, 24))
     x_u = torch.randn(3, 2, 32, 24)
-    given = [(x_u, plain.operator)]
-    plain.maxima = activation_maxima(plain.model, given)
+    plain.maxima = activation_maxima(plain.model, [(x_u, plain.operator)])
     small = copy.deepcopy(plain)
     assert keep_images_small(small)
-    found = activation_maxima(small.model, given)
+    found = activation_maxima(small.model, [(x_u, small.operator)])
     assert found.keys() == small.maxima.keys()
     for key, values in found.items():
         assert values == pytest.approx(small.maxima[key], rel=1e-3), key
@@ -105,15 +104,20 @@ def test_masks_in_two_dimensions_have_no_projection() -> None:
     assert not keep_images_small(network(spec(carried=3, shuffle=2), points(32, 24), size=(32, 24)))
 
 
-def test_a_graph_takes_an_image_apart_once() -> None:
+@pytest.mark.parametrize("mask_input", [False, True])
+def test_a_graph_takes_an_image_apart_once(mask_input: bool) -> None:
+    """At a size at which the exporter computes nothing of constants beforehand."""
+    size = (240, 24)
+    made = network(spec(carried=3, shuffle=2, cascades=3), lines(240), size=size)
+    recipe = ExportRecipe(target="onnx", mask_input=mask_input)
+    graph = to_model(made, torch.rand(1, 1, *size), recipe)[0].graph
+    kinds = Counter(node.op_type for node in graph.node)
+    assert kinds["Transpose"] == (3 if mask_input else 2)  # the operator's rows
+    assert kinds["DepthToSpace"] == 0
+
+
+def test_one_node_for_data_consistency_has_whole_images() -> None:
     made = network(spec(carried=3, shuffle=2, cascades=3), lines(), size=(32, 24))
-    kinds = []
-    for keep in (False, True):
-        recipe = ExportRecipe(target="onnx", keep_op=keep)
-        graph = to_model(made, torch.rand(1, 1, 32, 24), recipe)[0].graph
-        kinds.append(Counter(node.op_type for node in graph.node))
-    small, kept = kinds
-    assert small["Transpose"] == 2
-    assert small["DepthToSpace"] == 0
-    # one node for data consistency has images of full size
-    assert kept["DepthToSpace"] == 3
+    recipe = ExportRecipe(target="onnx", keep_op=True)
+    graph = to_model(made, torch.rand(1, 1, 32, 24), recipe)[0].graph
+    assert Counter(node.op_type for node in graph.node)["DepthToSpace"] == 3

@@ -5,7 +5,8 @@ out; an image may not be rounded, and for its sake all of them were computed in 
 maps are a convolution in integers, whose outputs are filled up to a block of its kernel. An image
 of one or two channels is taken apart into taps as other narrow convolutions are (`passes.narrow`);
 of more, as networks of half resolution write it, it is a convolution of its own, whose integers are
-summed (`passes.quantise.sum_integers`). The integers are those of the whole convolution.
+summed if they are few (`passes.quantise.sum_integers`). The integers are those of the whole
+convolution.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.quantisation.scheme import NARROW
 from kdmri_edge.utils.extras import require
+from kdmri_export.passes.onnx_graph import copied, int_attribute
 
 __all__ = ["divide_outputs", "image_and_maps"]
 
@@ -47,7 +49,7 @@ def divide_outputs(model: Any) -> None:
             continue
         integers = onnx.numpy_helper.to_array(constants[weight.input[0]])
         behind = readers.get(node.output[0], [])
-        parts = image_and_maps(onnx, behind, len(integers), constants)
+        parts = image_and_maps(onnx, node, behind, len(integers), constants)
         if parts is None:
             continue
         count, image, maps = parts
@@ -56,8 +58,11 @@ def divide_outputs(model: Any) -> None:
         if step is None:
             continue
         graph_made = _Made(onnx, graph, node)
-        scale, bias = (
-            onnx.numpy_helper.to_array(constants[name]) for name in (weight.input[1], node.input[2])
+        scale = onnx.numpy_helper.to_array(constants[weight.input[1]])
+        bias = (
+            onnx.numpy_helper.to_array(constants[node.input[2]])
+            if len(node.input) > 2
+            else np.zeros(len(integers), np.float32)
         )
         own = (integers[:count], scale[:count], bias[:count], image.output[0])
         if count <= NARROW:
@@ -70,31 +75,39 @@ def divide_outputs(model: Any) -> None:
     nodes = [
         one for node in graph.node if id(node) not in gone for one in made.get(id(node), [node])
     ]
-    copies = [onnx.NodeProto.FromString(one.SerializeToString()) for one in nodes]
+    copies = [copied(one) for one in nodes]
     del graph.node[:]
     graph.node.extend(copies)
 
 
 def image_and_maps(
-    onnx: Any, readers: list[Any], outputs: int, constants: Mapping[str, Any]
+    onnx: Any, node: Any, readers: list[Any], outputs: int, constants: Mapping[str, Any]
 ) -> tuple[int, Any, Any] | None:
     """Return how many channels an image has, and the nodes that take it and the maps behind it out.
 
     Args:
         onnx: The package.
-        readers: The nodes that read what a convolution writes.
+        node: A convolution.
+        readers: The nodes that read what it writes.
         outputs: Its channels.
         constants: The graph's constants by their names.
 
     Returns:
-        None where these are not just two, one for the first channels and one for the others.
+        None where these are not just two, one for the first channels and one for the others; where
+        its bias is computed; and for convolutions of groups, whose outputs do not read all inputs.
     """
+    if int_attribute(node, "group", 1) != 1 or any(
+        name not in constants for name in node.input[2:]
+    ):
+        return None
     bounds = []
     for one in readers:
         if one.op_type != "Slice" or any(name not in constants for name in one.input[1:]):
             return None
         values = [onnx.numpy_helper.to_array(constants[name]) for name in one.input[1:]]
-        start, end, axis, step = (int(value.flatten()[0]) for value in values)
+        if len(values) != 4 or any(value.size != 1 for value in values):
+            return None
+        start, end, axis, step = (int(value.item()) for value in values)
         if axis != 1 or step != 1:
             return None
         bounds.append((start, min(end, outputs), one))

@@ -13,6 +13,7 @@ import math
 from typing import Any, Final
 
 from kdmri_edge.utils.extras import require
+from kdmri_export.passes.onnx_graph import copied
 
 __all__ = ["split_joined"]
 
@@ -80,14 +81,10 @@ def split_joined(model: Any) -> int:
             nodes.extend(_halves(onnx, graph, weights[node.input[1]], node, joined, count))
         elif id(node) not in gone:
             nodes.append(node)
-    copies = [_copy(node) for node in nodes]
+    copies = [copied(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
     return len(split)
-
-
-def _copy(message: Any) -> Any:
-    return type(message).FromString(message.SerializeToString())
 
 
 def _work(given: int, made: int) -> float:
@@ -108,7 +105,7 @@ def _halves(
     for (part, value), given in zip(values.items(), joined.input, strict=True):
         name = f"{held.name}.{part}"
         graph.initializer.append(onnx.numpy_helper.from_array(value, name))
-        half = _copy(node)
+        half = copied(node)
         half.name = f"{node.name}.{part}"
         bias = list(node.input[2:]) if part == "first" else []
         del half.input[:]

@@ -18,6 +18,7 @@ __all__ = [
     "Shape",
     "all_names",
     "captured_names",
+    "copied",
     "drop_unread",
     "first_line",
     "forget_shapes",
@@ -42,6 +43,11 @@ def first_line(error: Exception) -> str:
     """Return the first line of what an error says."""
     lines = str(error).strip().splitlines()
     return lines[0][:200].rstrip(" .:") if lines else type(error).__name__
+
+
+def copied(message: Any) -> Any:
+    """Return a copy of a node: a graph's own nodes go with the list that is cleared."""
+    return type(message).FromString(message.SerializeToString())
 
 
 def inner_graphs(node: Any) -> Iterator[Any]:

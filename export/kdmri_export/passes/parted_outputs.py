@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.utils.extras import require
 from kdmri_export.passes.divide import image_and_maps
+from kdmri_export.passes.onnx_graph import copied
 
 __all__ = ["part_outputs"]
 
@@ -49,17 +50,15 @@ def part_outputs(model: Any) -> int:
     made: dict[int, list[Any]] = {}
     gone: set[int] = set()
     for node in known:
-        if node.op_type != "Conv" or any(
-            held.name == "group" and held.i != 1 for held in node.attribute
-        ):
+        if node.op_type != "Conv":
             continue
         maker = makers.get(node.input[1])
         rounded = maker if maker is not None and maker.op_type == "DequantizeLinear" else None
         weight = constants.get(node.input[1] if rounded is None else rounded.input[0])
-        if weight is None or any(name not in constants for name in node.input[2:]):
+        if weight is None:
             continue
         outputs, behind = int(weight.dims[0]), readers.get(node.output[0], [])
-        parts = image_and_maps(onnx, behind, outputs, constants)
+        parts = image_and_maps(onnx, node, behind, outputs, constants)
         if parts is None:
             continue
         count, *slices = parts
@@ -75,7 +74,7 @@ def part_outputs(model: Any) -> int:
         made[id(node)] = change.nodes
         gone |= {id(one) for one in slices}
     nodes = [one for node in known if id(node) not in gone for one in made.get(id(node), [node])]
-    copies = [_copy(one) for one in nodes]
+    copies = [copied(one) for one in nodes]
     del graph.node[:]
     graph.node.extend(copies)
     return len(made)
@@ -83,10 +82,6 @@ def part_outputs(model: Any) -> int:
 
 def _blocks(channels: int) -> int:
     return -(-channels // _BLOCK)
-
-
-def _copy(message: Any) -> Any:
-    return type(message).FromString(message.SerializeToString())
 
 
 class _Parted:
@@ -118,12 +113,12 @@ class _Parted:
         if rounded is None:
             weight = self._part(part, self._node.input[1], chosen)
         else:
-            own = _copy(rounded)
-            own.name = f"{rounded.name}.{part}"
+            own = copied(rounded)
+            own.name = f"{self._node.name}.{rounded.name}.{part}"
             own.input[:] = [self._part(part, name, chosen) for name in rounded.input]
-            weight = own.output[0] = f"{rounded.output[0]}.{part}"
+            weight = own.output[0] = f"{self._node.name}.{rounded.output[0]}.{part}"
             self.nodes.append(own)
-        made = _copy(self._node)
+        made = copied(self._node)
         made.name = f"{self._node.name}.{part}"
         biases = [self._part(part, name, chosen) for name in self._node.input[2:]]
         made.input[:] = [self._node.input[0], weight, *biases]
@@ -142,7 +137,7 @@ class _Parted:
         joined = f"{output}.planes"
         self.nodes += [self._node, self._reshape(f"{name}.planes", output, [0, 0, -1], joined)]
         for one, count in zip(slices, channels, strict=True):
-            taken = _copy(one)
+            taken = copied(one)
             taken.input[0], taken.output[0] = joined, f"{one.output[0]}.plane"
             shape = [0, count, *sides]
             back = self._reshape(f"{one.name}.image", taken.output[0], shape, one.output[0])
@@ -150,7 +145,8 @@ class _Parted:
 
     def _part(self, part: str, name: str, chosen: slice) -> str:
         value: NDArray[Any] = self._onnx.numpy_helper.to_array(self._constants[name])
-        return self._constant(f"{name}.{part}", value[chosen])
+        # a weight may be another convolution's too, which is parted elsewhere
+        return self._constant(f"{self._node.name}.{name}.{part}", value[chosen])
 
     def _reshape(self, name: str, given: str, shape: list[int], made: str) -> Any:
         held = self._constant(f"{name}.shape", np.array(shape, np.int64))

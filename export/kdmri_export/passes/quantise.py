@@ -28,6 +28,7 @@ from kdmri_edge.quantisation.scheme import (
     activation_kind,
 )
 from kdmri_edge.utils.extras import require
+from kdmri_export.passes.onnx_graph import copied
 from kdmri_export.transformed import Choice, choose_layers
 
 __all__ = [
@@ -256,8 +257,7 @@ def round_outputs(model: Any, ranges: Mapping[str, float]) -> None:
         step, point = asymmetric(low, ranges[key + HIGHEST])
         rounded[id(last)] = _rounded(onnx, graph, last.output[0], own, step, point, whole)
     nodes = [one for node in graph.node for one in (node, *rounded.get(id(node), ()))]
-    # copied: the graph's own nodes go with the list that is cleared
-    copies = [onnx.NodeProto.FromString(one.SerializeToString()) for one in nodes]
+    copies = [copied(one) for one in nodes]
     del graph.node[:]
     graph.node.extend(copies)
 
@@ -301,9 +301,7 @@ def sum_integers(model: Any) -> None:
     read = {name for node in nodes for name in node.input}
     read |= {port.name for port in graph.output}
     copies = [
-        onnx.NodeProto.FromString(one.SerializeToString())
-        for one in nodes
-        if one.op_type != "DequantizeLinear" or one.output[0] in read
+        copied(one) for one in nodes if one.op_type != "DequantizeLinear" or one.output[0] in read
     ]
     del graph.node[:]
     graph.node.extend(copies)

@@ -24,12 +24,14 @@ from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST
 __all__ = ["keep_images_small"]
 
 
-def keep_images_small(lowered: Reconstructor) -> bool:
+def keep_images_small(lowered: Reconstructor, *, mask_input: bool = False) -> bool:
     """Let the images of a network stay small, in place; the result is the same.
 
     Args:
         lowered: A copy that is written, and nothing else, with plain weights
             (`passes.fold.fold_parametrizations`).
+        mask_input: The operator is an input of the graph, which then puts its rows in order;
+            otherwise the network's own is put in order here.
 
     Returns:
         Whether it was done: for DC-CNNs of `spec.shuffle` > 1 without coils, in the projection
@@ -60,7 +62,9 @@ def keep_images_small(lowered: Reconstructor) -> bool:
         key: [values[place] for place in ways[key]] if key in ways else values
         for key, values in lowered.maxima.items()
     }
-    model.small = True
+    if not mask_input:
+        lowered.operator = model.rows_apart(lowered.operator)
+    model.small, model.ordered = True, not mask_input
     return True
 
 

@@ -232,7 +232,7 @@ def to_model(
         lowered = copy.deepcopy(reconstructor)
         fold_parametrizations(lowered.model)
         if not recipe.keep_op:
-            keep_images_small(lowered)
+            keep_images_small(lowered, mask_input=recipe.mask_input)
         ranges: dict[str, float] = {}
         image_parts: dict[str, int] = {}
         transformed = Transformed()

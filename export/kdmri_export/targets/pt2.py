@@ -87,7 +87,7 @@ def write(
     transformed, transforms = Transformed(), 0
     lowered = copy.deepcopy(reconstructor)
     fold_parametrizations(lowered.model)
-    keep_images_small(lowered)
+    keep_images_small(lowered, mask_input=recipe.mask_input)
     if recipe.precision in DTYPES:
         transformed = cast_layers(lowered, recipe.precision, recipe.floats)
     # The FFT form is the export that one gets without us.
