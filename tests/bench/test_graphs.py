@@ -8,13 +8,13 @@ import pytest
 from click.testing import CliRunner
 
 from experiments.graphs import main, markdown, measure
-from kdmri_edge.models.shipped import resolve
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
+from tests.export.networks import write_checkpoint
 
 
 def test_graphs_of_a_runtime_are_compared_with_its_first_one(tmp_path: Path) -> None:
-    checkpoint = resolve("dccnn-edge-small@brain-4x")
+    checkpoint = write_checkpoint(tmp_path / "student.safetensors")
     bundles = {}
     for name, target in (("one", "torchscript"), ("other", "torchscript"), ("graph", "onnx")):
         bundles[name] = tmp_path / name
