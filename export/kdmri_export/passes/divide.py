@@ -12,7 +12,7 @@ convolution.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,12 +64,13 @@ def divide_outputs(model: Any) -> None:
             if len(node.input) > 2
             else np.zeros(len(integers), np.float32)
         )
-        own = (integers[:count], scale[:count], bias[:count], image.output[0])
+        of_image = _Kernel(integers[:count], scale[:count], bias[:count])
         if count <= NARROW:
-            graph_made.taps(*own)
+            graph_made.taps(of_image, image.output[0])
         else:
-            graph_made.image(*own)
-        graph_made.maps(integers[count:], scale[count:], bias[count:], step, rectified[0].output[0])
+            graph_made.image(of_image, image.output[0])
+        of_maps = _Kernel(integers[count:], scale[count:], bias[count:])
+        graph_made.maps(of_maps, step, rectified[0].output[0])
         made[id(node)] = graph_made.nodes
         gone |= {id(one) for one in (image, maps, rectified[0])}
     nodes = [
@@ -130,6 +131,14 @@ def _step(rectified: list[Any], readers: Mapping[str, list[Any]]) -> str | None:
     return str(rounded[0].input[1])
 
 
+class _Kernel(NamedTuple):
+    """Weights [O, I, h, w] of a convolution in integers, their steps [O] and its biases [O]."""
+
+    integers: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+
 class _Made:
     """The nodes in place of one convolution.
 
@@ -144,23 +153,17 @@ class _Made:
         self._key = f"{node.input[1].removesuffix('.dequantized')}.{node.name}"
         self.nodes: list[Any] = []
 
-    def taps(
-        self,
-        integers: NDArray[np.int8],
-        scale: NDArray[np.float32],
-        bias: NDArray[np.float32],
-        image: str,
-    ) -> None:
+    def taps(self, kernel: _Kernel, image: str) -> None:
         """Make the image [B, O, H, W] of the sums of shifted taps."""
-        outputs, inputs, high, wide = integers.shape
+        outputs, inputs, high, wide = kernel.integers.shape
         taps = high * wide
-        rows = integers.transpose(0, 2, 3, 1).reshape(outputs * taps, inputs, 1, 1)
-        weight = self._weight("image", rows, scale.repeat(taps))
+        rows = kernel.integers.transpose(0, 2, 3, 1).reshape(outputs * taps, inputs, 1, 1)
+        weight = self._weight("image", rows, kernel.scale.repeat(taps))
         self._add("Conv", [self._node.input[0], weight], "image.taps")
         shifts = np.eye(taps, dtype=np.float32).reshape(taps, 1, high, wide)
         shift = self._constant("image.shifts", np.tile(shifts, (outputs, 1, 1, 1)))
         biases = np.zeros((outputs, taps), np.float32)
-        biases[:, 0] = bias
+        biases[:, 0] = kernel.bias
         held = self._constant("image.bias", biases.flatten())
         moved = self._add("Conv", [self.nodes[-1].output[0], shift, held], "image.moved",
                           group=outputs * taps)  # fmt: skip
@@ -182,36 +185,23 @@ class _Made:
         ]
         self._add("Concat", sums, "image.sums", made=image, axis=1)
 
-    def image(
-        self,
-        integers: NDArray[np.int8],
-        scale: NDArray[np.float32],
-        bias: NDArray[np.float32],
-        image: str,
-    ) -> None:
+    def image(self, kernel: _Kernel, image: str) -> None:
         """Make the image [B, O, H, W] by a convolution of its own."""
-        weight = self._weight("image", integers, scale)
-        held = self._constant("image.bias", bias)
+        weight = self._weight("image", kernel.integers, kernel.scale)
+        held = self._constant("image.bias", kernel.bias)
         conv = self._add("Conv", [self._node.input[0], weight, held], "image", made=image)
         conv.attribute.extend(self._node.attribute)
 
-    def maps(
-        self,
-        integers: NDArray[np.int8],
-        scale: NDArray[np.float32],
-        bias: NDArray[np.float32],
-        step: str,
-        rectified: str,
-    ) -> None:
+    def maps(self, kernel: _Kernel, step: str, rectified: str) -> None:
         """Make the rectified maps, rounded in the step in which they are read."""
-        count = len(integers)
+        count = len(kernel.integers)
         more = -count % _BLOCK
         weight = self._weight(
             "maps",
-            np.pad(integers, ((0, more), (0, 0), (0, 0), (0, 0))),
-            np.pad(scale, (0, more), constant_values=1.0),
+            np.pad(kernel.integers, ((0, more), (0, 0), (0, 0), (0, 0))),
+            np.pad(kernel.scale, (0, more), constant_values=1.0),
         )
-        held = self._constant("maps.bias", np.pad(bias, (0, more)))
+        held = self._constant("maps.bias", np.pad(kernel.bias, (0, more)))
         conv = self._add("Conv", [self._node.input[0], weight, held], "maps.conv")
         conv.attribute.extend(self._node.attribute)
         self._add("Relu", [conv.output[0]], "maps.relu")
