@@ -44,6 +44,7 @@ SCHEMA: Final = 1
 LIMITS_DB: Final = {"f16": 0.01, "bf16": 0.01, "int8": 0.05}
 """Loss of PSNR up to which a precision counts as one that loses nothing, in dB."""
 
+_ALL: Final = slice(None)
 _PRECISIONS: Final = dict.fromkeys(name for row in TARGETS.values() for name in row.precisions)
 
 
@@ -64,7 +65,10 @@ def _recipes(precisions: Collection[str] = ()) -> list[ExportRecipe]:
 
 def _outputs(session: Session, cases: Sequence[Case], title: str) -> list[NDArray[Any]]:
     with progress(title, sum(len(case.target) for case in cases)) as advance:
-        return [reconstruct(session, case.zero_filled, advance=advance) for case in cases]
+        return [
+            reconstruct(session, case.zero_filled, maps=case.maps_of(_ALL), advance=advance)
+            for case in cases
+        ]
 
 
 def _graph_size(graph: Path) -> int:
@@ -221,7 +225,9 @@ def main(
     check_comparable(networks)
     first = networks[0]
     files, split = choose_files(data)
-    loaded = load_cases(files, mask=first.mask, matrix=first.matrix, spec=first.spec, split=split)
+    loaded = load_cases(
+        files, mask=first.mask, matrix=first.matrix, spec=first.spec, split=split, prepared=True
+    )
     cases = [central_slices(case, limit_slices) for case in loaded.cases]
     report = measure(networks, cases, _recipes(precisions))
     record(report, out)

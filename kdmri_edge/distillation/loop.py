@@ -29,6 +29,7 @@ from kdmri_edge.distillation.batches import (
 from kdmri_edge.distillation.engine import in_bf16
 from kdmri_edge.distillation.log import StageProgress
 from kdmri_edge.distillation.losses import Joint
+from kdmri_edge.distillation.optimizers import over
 from kdmri_edge.distillation.prefetch import Prefetch
 from kdmri_edge.distillation.recipe import DistillRecipe, Masks, Schedule
 from kdmri_edge.distillation.replay import CudaRecorder, Record, Replayed
@@ -154,7 +155,7 @@ class TrainStep:
 
     Args:
         wrapped: The network, as Fabric wraps it.
-        optimiser: Adam over its parameters, wrapped alike; with a recorder it must be one whose
+        optimiser: Of its parameters, wrapped alike; with a recorder it must be one whose
             steps can be recorded.
         average: Running average of the weights; None for none.
         stage: What is trained.
@@ -428,9 +429,8 @@ def train(network: Network | Joint | Taught, stage: Stage, context: TrainContext
     # Before the optimiser is restored: its state goes where the weights are.
     fabric.to_device(network)
     record = recorder(context)
-    # One that a GPU takes its steps with alone, as recording wants it.
-    alone = {"fused": True, "capturable": True} if record is not None else {}
-    optimiser = torch.optim.Adam(network.parameters(), lr=recipe.optim.learning_rate, **alone)  # type: ignore[arg-type]
+    optim = recipe.optim
+    optimiser = over(network, optim.optimizer, optim.learning_rate, recorded=record is not None)
     average = WeightAverage(network, stage.ema) if stage.ema else None
     state_file = context.folder / f"{stage.name}.safetensors"
     done = load_state(state_file, network, optimiser, context.key, average)

@@ -86,6 +86,18 @@ ACCELERATIONS: Final = (3.0, 9.0)
 """Nominal accelerations that training over line masks draws from, uniformly."""
 
 
+class Optimizer(StrEnum):
+    """What moves the weights.
+
+    ADAM moves every weight by about the same amount (Kingma and Ba, ICLR 2015), MUON every
+    direction of a layer's weights (Jordan et al., 2024; `distillation.optimizers`). Muon's rates
+    are about three times Adam's.
+    """
+
+    ADAM = "adam"
+    MUON = "muon"
+
+
 class Schedule(StrEnum):
     """Course of the learning rate within a stage, after the warm-up.
 
@@ -193,7 +205,8 @@ class Optim:
     """How weights are optimised, of teacher and students alike.
 
     Attributes:
-        learning_rate: Peak learning rate of Adam.
+        optimizer: What moves the weights.
+        learning_rate: Peak learning rate of the optimizer.
         schedule: Course of the learning rate after the warm-up.
         warmup: Steps of linear warm-up.
         final_rate: Learning rate at the end of a cosine, as a fraction of the peak.
@@ -207,6 +220,7 @@ class Optim:
         reparameterise_teacher: The same for the teacher.
     """
 
+    optimizer: Optimizer = Optimizer.ADAM
     learning_rate: float = _range(2e-3, 1e-8, 1.0)
     schedule: Schedule = Schedule.COSINE
     warmup: int = _range(100, 0)
@@ -491,6 +505,8 @@ LISTING: Final = "kdmri-edge distill --list-keys"
 
 # What other programs call them.
 _OTHER_WORDS: Final = {
+    "optimiser": "optim.optimizer",
+    "optimizer": "optim.optimizer",
     "lr": "optim.learning_rate",
     "lr_scheduler": "optim.schedule",
     "scheduler": "optim.schedule",

@@ -96,7 +96,7 @@ def save_state(
     Args:
         path: Destination, safetensors.
         model: The network in training.
-        optimiser: Adam over `model.parameters()`.
+        optimiser: Of `model.parameters()`.
         step: Steps done.
         key: Fingerprint of the settings that the state belongs to.
         average: Running average of the weights, if there is one.

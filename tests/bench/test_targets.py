@@ -7,15 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from experiments.targets import main, markdown, measure
 from kdmri_bench.planning.sources import gather
-from kdmri_edge.data.case import Case, make_case
+from kdmri_edge.data.case import Case, coil_sets, make_case, simulated_case
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.distillation.run_folder import Run
 from kdmri_edge.errors import BenchError
+from kdmri_edge.metrics import psnr
 from kdmri_edge.models.checkpoint import MAXIMA, RANGES, load_checkpoint, save_checkpoint
 from kdmri_edge.models.shipped import resolve
 from kdmri_edge.physics.masks import Mask
@@ -94,6 +96,21 @@ def test_table_has_a_row_per_recipe_and_one_for_pytorch(report: dict[str, Any]) 
     rows = [line for line in markdown(report).splitlines() if line.startswith(f"| {name} |")]
     assert len(rows) == 5
     assert len({line.count("|") for line in rows}) == 1
+
+
+@pytest.mark.nightly
+def test_networks_of_coils_are_measured_with_their_sensitivities() -> None:
+    networks = gather([Path("dccnn-edge-sense@measured-4x")])
+    (source,) = networks
+    volume = phantom_volume(7, slices=1, matrix=source.matrix)
+    case = simulated_case(
+        volume, source.mask, seed=1, maps=coil_sets(*volume.matrix, seed=1, sets=2)
+    )
+    (network,) = measure(networks, [case], [ExportRecipe(target="onnx")])["networks"]
+    (row,) = network["rows"]
+    assert abs(row["loss_db"]["largest"]) < 1e-3
+    zero_filled = psnr(np.abs(case.target), np.abs(case.zero_filled))
+    assert row["quality"]["psnr"]["mean"] > zero_filled + 1
 
 
 def test_an_unknown_precision_is_a_usage_error() -> None:

@@ -80,6 +80,7 @@ def test_the_criterion_changes_at_the_switch_and_nowhere_else(
     "changes",
     [
         {"shards": 2},
+        {"optim": {"optimizer": "muon"}},
         pytest.param({}, marks=pytest.mark.nightly),
         pytest.param(
             {"imitation_until": 0.5, "ema": 0.5, "attention_steps": 0}, marks=pytest.mark.nightly

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdmri_edge.distillation.optimizers import over
+from kdmri_edge.distillation.recipe import Optimizer
 from kdmri_edge.distillation.state import load_state, save_state
 from kdmri_edge.errors import CheckpointError
 from kdmri_edge.models.blocks import channels_last
@@ -12,16 +14,18 @@ from kdmri_edge.models.build import Network, build_model
 from kdmri_edge.models.specs import preset
 
 
-def _trained(steps: int, seed: int = 0) -> tuple[Network, torch.optim.Adam]:
+def _trained(
+    steps: int, seed: int = 0, optimizer: Optimizer = Optimizer.ADAM
+) -> tuple[Network, torch.optim.Optimizer]:
     torch.manual_seed(seed)
     network = channels_last(build_model(preset("dccnn-d3c5")))
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
+    optimiser = over(network, optimizer, 1e-2)
     for _ in range(steps):
         _step(network, optimiser)
     return network, optimiser
 
 
-def _step(network: Network, optimiser: torch.optim.Adam) -> None:
+def _step(network: Network, optimiser: torch.optim.Optimizer) -> None:
     # Without the last bias: a parameter that never got a gradient has no optimiser state.
     parameters = list(network.parameters())
     sum(p.square().sum() for p in parameters[:-1]).backward()
@@ -29,11 +33,12 @@ def _step(network: Network, optimiser: torch.optim.Adam) -> None:
     optimiser.zero_grad()
 
 
-def test_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", Optimizer)
+def test_training_goes_on_as_if_nothing_had_happened(tmp_path: Path, optimizer: Optimizer) -> None:
     file = tmp_path / "state" / "teacher.safetensors"
-    network, optimiser = _trained(3)
+    network, optimiser = _trained(3, optimizer=optimizer)
     save_state(file, network, optimiser, 3, "key")
-    other, other_optimiser = _trained(0, seed=1)
+    other, other_optimiser = _trained(0, seed=1, optimizer=optimizer)
     assert load_state(file, other, other_optimiser, "key") == 3
     for _ in range(3):
         _step(network, optimiser)
