@@ -13,6 +13,7 @@ from kdmri_edge.archive.queue import ArchiveQueue
 from kdmri_edge.archive.transfer import Delivery, Limits, deliver, require_archive
 from kdmri_edge.data.formats.dicom.files import DICOM_SUFFIXES, dicom_files
 from kdmri_edge.data.formats.dicom.writing import dicom_objects
+from kdmri_edge.data.formats.registry import FORMATS
 from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.errors import KdmriError, OutputError
 
@@ -43,6 +44,7 @@ class Outgoing:
         self._queue.line(archive)  # a place that cannot be written to is found out now
         self.said: list[str] = []
         self._lost: list[str] = []
+        self._changed: list[str] = []
 
     def put(self, written: Path, picture: ImageRecord) -> None:
         """Queue a series; what cannot be queued is told by `check`, after everything else is done.
@@ -58,6 +60,8 @@ class Outgoing:
                 return
             if np.iscomplexobj(picture.image):
                 picture = dataclasses.replace(picture, image=np.abs(picture.image))
+            for what in FORMATS.named("DICOM").unsupported_values(picture.image):
+                self._changed.append(f"The archive's copy of {written} is without {what}.")
             for data in dicom_objects(picture):
                 self._queue.put(self._archive, data)
         except KdmriError as error:
@@ -76,7 +80,9 @@ class Outgoing:
             )
 
     def send(self) -> dict[str, Any]:
-        """Send what waits for the archive, whoever queued it; `said` then says what became of it.
+        """Send what waits for the archive, whoever queued it.
+
+        `said` then says what became of it, and what DICOM could not hold of other files.
 
         Returns:
             Plain JSON values: the archive, and the fields of `Delivery`.
@@ -91,7 +97,7 @@ class Outgoing:
             else:
                 waiting = len(line.waiting())
                 done = Delivery(waiting=waiting, reason="another process sends this queue")
-        self.said = [sentence(self._archive, done)]
+        self.said = [*self._changed, sentence(self._archive, done)]
         if done.waiting or done.refused:
             self.said.append("`kdmri-edge archive list` lists what is left, `send` sends it.")
         return {"archive": self._archive.name, **dataclasses.asdict(done)}

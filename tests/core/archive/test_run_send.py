@@ -14,6 +14,9 @@ import pydicom
 import pytest
 
 import kdmri_edge as ke
+from kdmri_edge.archive.address import parse_address
+from kdmri_edge.archive.outgoing import Outgoing
+from kdmri_edge.archive.transfer import Limits
 from kdmri_edge.data.formats.dicom.writing import write_dicom
 from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.phantom.volumes import phantom_volume
@@ -107,6 +110,20 @@ def test_an_archive_that_is_away_harms_no_reconstruction(
     assert [(one["archive"], one["waiting"], one["attempts"]) for one in listed] == [(away, 3, 1)]
     unqueued = cli("archive", "send", "X@127.0.0.1:9", "--queue", tmp_path / "queue")
     unqueued.check_refusal("Nothing was ever queued for X@127.0.0.1:9")
+
+
+def test_an_archives_copy_that_loses_negative_values_is_told(tmp_path: Path) -> None:
+    image = np.ones((2, 4, 5), np.float32)
+    image[0, 0] = -0.5
+    outgoing = Outgoing(parse_address("NOBODY@127.0.0.1:1"), tmp_path / "queue", Limits())
+    outgoing.put(tmp_path / "a.npy", ImageRecord(image=image))
+    outgoing.send()
+    (first, _, _) = outgoing.said
+    assert "a.npy is without negative values (12.5 % of the pixels, now 0)" in first
+    positive = Outgoing(parse_address("NOBODY@127.0.0.1:1"), tmp_path / "other", Limits())
+    positive.put(tmp_path / "b.npy", ImageRecord(image=np.abs(image)))
+    positive.send()
+    assert not any("negative" in line for line in positive.said)
 
 
 def test_a_full_disk_of_the_queue_is_said_and_the_image_is_there(
