@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.quantisation.scheme import NARROW
 from kdmri_edge.utils.extras import require
-from kdmri_export.passes.onnx_graph import copied, int_attribute
+from kdmri_export.passes.onnx_graph import copied, int_attribute, readers_of
 
 __all__ = ["divide_outputs", "image_and_maps"]
 
@@ -37,10 +37,7 @@ def divide_outputs(model: Any) -> None:
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     makers = {output: node for node in graph.node for output in node.output}
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = readers_of(graph.node)
     made: dict[int, list[Any]] = {}
     gone: set[int] = set()
     for node in graph.node:

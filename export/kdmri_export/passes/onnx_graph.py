@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +26,7 @@ __all__ = [
     "inner_graphs",
     "int_attribute",
     "is_transform",
+    "readers_of",
     "replace_messages",
 ]
 
@@ -74,6 +75,19 @@ def holds_transform(nodes: Sequence[Any]) -> bool:
 def int_attribute(node: Any, name: str, default: int) -> int:
     """Return a whole number that a node says, or what stands for it."""
     return next((int(held.i) for held in node.attribute if held.name == name), default)
+
+
+def readers_of(nodes: Iterable[Any]) -> dict[str, list[Any]]:
+    """Return the nodes that read each value, in their order; twice where one reads it twice.
+
+    Args:
+        nodes: Of a graph without others in it, as this package writes them.
+    """
+    readers: dict[str, list[Any]] = {}
+    for node in nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return readers
 
 
 class Scope:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.utils.extras import require
 from kdmri_export.passes.divide import image_and_maps
-from kdmri_export.passes.onnx_graph import copied
+from kdmri_export.passes.onnx_graph import copied, readers_of
 
 __all__ = ["part_outputs"]
 
@@ -43,10 +43,7 @@ def part_outputs(model: Any) -> int:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     known = list(graph.node)  # one object for each node, as long as this list lives
     makers = {name: node for node in known for name in node.output}
-    readers: dict[str, list[Any]] = {}
-    for node in known:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = readers_of(known)
     made: dict[int, list[Any]] = {}
     gone: set[int] = set()
     for node in known:

@@ -28,7 +28,7 @@ from kdmri_edge.quantisation.scheme import (
     activation_kind,
 )
 from kdmri_edge.utils.extras import require
-from kdmri_export.passes.onnx_graph import copied
+from kdmri_export.passes.onnx_graph import copied, readers_of
 from kdmri_export.transformed import Choice, choose_layers
 
 __all__ = [
@@ -232,10 +232,7 @@ def round_outputs(model: Any, ranges: Mapping[str, float]) -> None:
     """
     onnx = require("onnx", extra="onnx")
     graph = model.graph
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = readers_of(graph.node)
     integers = {tensor.name: tensor for tensor in graph.initializer}
     rounded: dict[int, list[Any]] = {}  # by the node behind which it happens
     for node in graph.node:
@@ -282,10 +279,7 @@ def sum_integers(model: Any) -> None:
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     floats = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = readers_of(graph.node)
     nodes: list[Any] = []
     for node in graph.node:
         parts = [floats[name] for name in node.input[:2] if name in floats]

@@ -10,6 +10,7 @@ column of all blocks is an image (`models.blocks.columns_apart`).
 
 from __future__ import annotations
 
+import copy
 from typing import cast
 
 import torch
@@ -20,8 +21,27 @@ from kdmri_edge.models.dccnn import DCCNN
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST
+from kdmri_export.passes.fold import fold_parametrizations
+from kdmri_export.recipe import ExportRecipe
 
-__all__ = ["keep_images_small"]
+__all__ = ["copied_to_lower", "keep_images_small"]
+
+
+def copied_to_lower(reconstructor: Reconstructor, recipe: ExportRecipe) -> Reconstructor:
+    """Return a copy of a network that a writer may change, with what all graphs are made of.
+
+    That are plain weights, and small images where the operator of data consistency is not kept as
+    one.
+
+    Args:
+        reconstructor: Stays as it is.
+        recipe: What is exported.
+    """
+    lowered = copy.deepcopy(reconstructor)
+    fold_parametrizations(lowered.model)
+    if not recipe.keep_op:
+        keep_images_small(lowered, mask_input=recipe.mask_input)
+    return lowered
 
 
 def keep_images_small(lowered: Reconstructor, *, mask_input: bool = False) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import re
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from kdmri_export.passes.cast import DTYPES, cast_layers
 from kdmri_export.passes.complex_numbers import meets_complex, without_complex
 from kdmri_export.passes.data_consistency import Lowering
 from kdmri_export.passes.divide import divide_outputs
-from kdmri_export.passes.fold import fold_batch_normalisations, fold_parametrizations
+from kdmri_export.passes.fold import fold_batch_normalisations
 from kdmri_export.passes.integer_forms import to_integer_forms
 from kdmri_export.passes.joined_channels import split_joined
 from kdmri_export.passes.narrow import decompose_narrow_convs
@@ -44,7 +43,7 @@ from kdmri_export.passes.quantise import (
     share_ranges,
     sum_integers,
 )
-from kdmri_export.passes.small_images import keep_images_small
+from kdmri_export.passes.small_images import copied_to_lower
 from kdmri_export.passes.tracing import trace
 from kdmri_export.passes.user_code import silence, source_line
 from kdmri_export.recipe import ExportRecipe
@@ -229,10 +228,7 @@ def to_model(
     if recipe.any_matrix:
         shapes = _free_shapes(reconstructor, recipe, list(made))
     with torch.no_grad():
-        lowered = copy.deepcopy(reconstructor)
-        fold_parametrizations(lowered.model)
-        if not recipe.keep_op:
-            keep_images_small(lowered, mask_input=recipe.mask_input)
+        lowered = copied_to_lower(reconstructor, recipe)
         ranges: dict[str, float] = {}
         image_parts: dict[str, int] = {}
         transformed = Transformed()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import sys
@@ -25,9 +24,8 @@ from kdmri_edge.utils.provenance import cpu
 from kdmri_export.passes.cast import DTYPES, cast_layers
 from kdmri_export.passes.complex_numbers import meets_complex, without_complex
 from kdmri_export.passes.data_consistency import Lowering
-from kdmri_export.passes.fold import fold_parametrizations
 from kdmri_export.passes.narrow import decompose_narrow_convs
-from kdmri_export.passes.small_images import keep_images_small
+from kdmri_export.passes.small_images import copied_to_lower
 from kdmri_export.passes.tracing import trace
 from kdmri_export.passes.user_code import silence
 from kdmri_export.recipe import ExportRecipe
@@ -85,9 +83,7 @@ def write(
         OutputError: This machine cannot keep in mind which programs were written here.
     """
     transformed, transforms = Transformed(), 0
-    lowered = copy.deepcopy(reconstructor)
-    fold_parametrizations(lowered.model)
-    keep_images_small(lowered, mask_input=recipe.mask_input)
+    lowered = copied_to_lower(reconstructor, recipe)
     if recipe.precision in DTYPES:
         transformed = cast_layers(lowered, recipe.precision, recipe.floats)
     # The FFT form is the export that one gets without us.

@@ -25,11 +25,11 @@ from kdmri_export.passes.any_matrix import example_transforms, take_transforms
 from kdmri_export.passes.cast import DTYPES, cast_layers
 from kdmri_export.passes.complex_numbers import meets_complex, without_complex
 from kdmri_export.passes.data_consistency import Lowering
-from kdmri_export.passes.fold import fold_batch_normalisations, fold_parametrizations
+from kdmri_export.passes.fold import fold_batch_normalisations
 from kdmri_export.passes.integer import RectifiedIntegers, quantise_convolutions
 from kdmri_export.passes.narrow import decompose_narrow_convs
 from kdmri_export.passes.quantise import ranges_of
-from kdmri_export.passes.small_images import keep_images_small
+from kdmri_export.passes.small_images import copied_to_lower
 from kdmri_export.passes.tracing import trace
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.onnx import OPERATOR, bound, example_maps, lowered_transforms
@@ -61,9 +61,7 @@ def write(
         OutputError: This machine cannot keep in mind that an unusual archive was written here.
     """
     transformed, transforms = Transformed(), 0
-    lowered = copy.deepcopy(reconstructor)
-    fold_parametrizations(lowered.model)
-    keep_images_small(lowered, mask_input=recipe.mask_input)
+    lowered = copied_to_lower(reconstructor, recipe)
     if recipe.precision in DTYPES:
         transformed = cast_layers(lowered, recipe.precision, recipe.floats)
     if recipe.quantised:
