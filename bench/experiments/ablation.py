@@ -29,7 +29,7 @@ from kdmri_edge.models.checkpoint import read_checkpoint_meta
 from kdmri_edge.utils.files import atomic_path, write_json
 from kdmri_edge.utils.provenance import provenance
 
-__all__ = ["VARIANTS", "Variant", "ablate", "markdown"]
+__all__ = ["SETS", "VARIANTS", "Variant", "ablate", "markdown"]
 
 SCHEMA: Final = 1
 
@@ -43,12 +43,14 @@ class Variant:
         title: What it is, for the table.
         role: The network that is looked at: "teacher", "plain" or "student".
         assignments: Settings that differ from recipe kd-mri.
+        network: What is trained from images alone, as a teacher is; None for the paper's pair.
     """
 
     name: str
     title: str
     role: str
     assignments: tuple[str, ...] = ()
+    network: str | None = None
 
 
 def _student(name: str, title: str, *assignments: str) -> Variant:
@@ -141,6 +143,37 @@ VARIANTS: Final = (
         "imitation_steps=2",
     ),
 )
+
+
+def _beside(network: str, rate: str) -> tuple[Variant, ...]:
+    """Return what Adam, at a rate that suits a network, and Muon make of it."""
+    branched = (f"optim.learning_rate={rate}",)
+    single = "optim.reparameterise_teacher=false"
+    muon = ("optim.optimizer=muon", "optim.learning_rate=3e-3")
+    return tuple(
+        Variant(
+            name=f"{network}-{name}",
+            title=f"{network}: {title}",
+            role="teacher",
+            assignments=assignments,
+            network=network,
+        )
+        for name, title, assignments in (
+            ("adam", f"Adam, {rate}, re-parameterised", branched),
+            ("adam-single", f"Adam, {rate}", (*branched, single)),
+            ("muon", "Muon, 3e-3", (*muon, single)),
+        )
+    )
+
+
+OPTIMIZERS: Final = (
+    *_beside("dccnn-edge-half", "1e-3"),
+    *_beside("dccnn-d3c5", "2e-3"),
+    *_beside("dccnn-d5c5", "2e-3"),
+)
+SETS: Final = {"ideas": VARIANTS, "optimizers": OPTIMIZERS}
+"""What is tried together."""
+
 # Runs with a teacher of their own, whose plain student or student is looked at too.
 _OWN_TEACHER: Final = {v.name for v in VARIANTS if v.role == "plain"} | {"edge-joint"}
 
@@ -159,6 +192,7 @@ def _settings(case: CaseSpec, variant: Variant, folder: Path) -> Settings:
         recipe="kd-mri",
         taught_by=None if own or variant.role == "teacher" else "base",
         baseline=any(v.name == variant.name and v.role == "plain" for v in VARIANTS),
+        teacher=variant.network,
         distilled=any(v.name == variant.name and v.role == "student" for v in VARIANTS),
     )
     varied = replace(case, assignments=(*case.assignments, *variant.assignments))
@@ -194,7 +228,8 @@ def ablate(
     case = replace(case, steps=case.steps or load_recipe("kd-mri").student_steps)
     base = out / "base"
     pieces = []
-    for name in dict.fromkeys((base.name, *(variant.name for variant in variants))):
+    first = [base.name] if any(variant.network is None for variant in variants) else []
+    for name in dict.fromkeys((*first, *(variant.name for variant in variants))):
         settings = _settings(case, next(v for v in variants if v.name == name), out)
         # The base run first: its teacher teaches the others.
         after = (base,) if settings.teacher_checkpoint is not None else ()
@@ -262,23 +297,29 @@ def markdown(report: dict[str, Any]) -> str:
     """Return the table as GitHub Markdown; where devices differ, with the number of each row's."""
     found = report["trained_on"]
     several = len(found) > 1
-    lines = ["| variant | validation PSNR dB | of the gap |", "|---|---:|---:|"]
+    base = any(row["name"] == "base" for row in report["rows"])
+    lines = ["| variant | validation PSNR dB |", "|---|---:|"]
+    if base:
+        lines = [lines[0] + " of the gap |", lines[1] + "---:|"]
     if several:
         lines = [lines[0] + " device |", lines[1] + "---:|"]
     for row in report["rows"]:
         value, closed = row["validation_psnr_db"], row["gap_closed_percent"]
         shown = "not trained yet" if value is None else f"{value:.2f}"
         share = "" if closed is None else f"{closed:.0f} %"
-        line = f"| {row['title']} | {shown} | {share} |"
+        line = f"| {row['title']} | {shown} |"
+        if base:
+            line += f" {share} |"
         if several:
             line += f" {', '.join(str(found.index(device) + 1) for device in row['trained_on'])} |"
         lines.append(line)
     numbered = [f"{number}: {device}" for number, device in enumerate(found, 1)]
+    gap = " The gap is that from the plain student to teacher (b)." if base else ""
     lines += [
         "",
         f"Mean over the validation volumes; {report['steps']} optimiser steps each, all stages"
-        f" counted, mask {report['mask']}, seed {report['seed']}. The gap is that from the plain"
-        f" student to teacher (b). Trained on {'; '.join(numbered if several else found)}.",
+        f" counted, mask {report['mask']}, seed {report['seed']}.{gap} Trained on"
+        f" {'; '.join(numbered if several else found)}.",
     ]
     return "\n".join(lines)
 
@@ -289,6 +330,10 @@ def markdown(report: dict[str, Any]) -> str:
 @click.option("--masks", type=click.Path(path_type=Path), help="The paper's masks.")
 @click.option("--acceleration", default=4, show_default=True)
 @click.option("--steps", default=2500, show_default=True, help="Optimiser steps of each network.")
+@click.option(
+    "--set", "tried", default="ideas", show_default=True, type=click.Choice(list(SETS)),
+    help="What to try.",
+)  # fmt: skip
 @click.option("--out", default=Path("ablation"), type=click.Path(path_type=Path))
 @click.option("--threads", type=int)
 @click.option(
@@ -302,6 +347,7 @@ def main(
     masks: Path | None,
     acceleration: int,
     steps: int,
+    tried: str,
     out: Path,
     threads: int | None,
     jobs: int,
@@ -313,7 +359,9 @@ def main(
     engine = Engine(threads=threads)
     check_jobs(jobs, engine)
     (case,) = plan(task, data, masks=masks, accelerations=(acceleration,), folds=False, steps=steps)
-    report = ablate(case, out, engine=engine, jobs=jobs, train=not report_only)
+    report = ablate(
+        case, out, variants=SETS[tried], engine=engine, jobs=jobs, train=not report_only
+    )
     click.echo(markdown(report))
 
 

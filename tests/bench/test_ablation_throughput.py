@@ -52,6 +52,17 @@ def test_ablation_trains_what_is_asked_for(case: CaseSpec, tmp_path: Path) -> No
 
 
 @pytest.mark.nightly
+def test_optimizers_are_tried_beside_one_another(case: CaseSpec, tmp_path: Path) -> None:
+    variants = [v for v in ablation.SETS["optimizers"] if v.network == "dccnn-d3c5"]
+    report = ablation.ablate(case, tmp_path / "out", variants=variants)
+    assert not (tmp_path / "out" / "base").exists()
+    assert len({row["validation_psnr_db"] for row in report["rows"]}) == len(variants) == 3
+    table = ablation.markdown(report)
+    assert "gap" not in table
+    assert all(row.count("|") == 3 for row in table.splitlines() if row.startswith("|"))
+
+
+@pytest.mark.nightly
 def test_ablation_changes_one_thing_at_a_time(case: CaseSpec, tmp_path: Path) -> None:
     report = ablation.ablate(case, tmp_path / "out")
     rows = {row["title"]: row for row in report["rows"]}
