@@ -32,6 +32,7 @@ from kdmri_bench.results.statistics import (
 )
 from kdmri_edge.data.datasets import attribution_of, find_parts
 from kdmri_edge.data.sources import source_sha256
+from kdmri_edge.distillation.recipe import recipe_value
 from kdmri_edge.errors import BenchError
 from kdmri_edge.metrics import METRICS
 from kdmri_edge.models.checkpoint import read_checkpoint_meta
@@ -208,6 +209,7 @@ def _origin(name: str, meta: Mapping[str, Any] | None) -> dict[str, Any]:
         "network": name if "@" in name else preset_of(spec_from_dict(meta["spec"])) or path.name,
         "weights_sha256": sha256_file(path),
         "steps": sum(training.get("steps", {}).values()),
+        "optimizer": recipe_value(training.get("recipe", {}), "optim.optimizer", "adam"),
         "steps_before": before,
         "seed": training.get("recipe", {}).get("seed"),
         "started_from": (training.get("start") or {}).get("name"),
@@ -341,7 +343,9 @@ def markdown(report: Mapping[str, Any]) -> str:
 def _named(networks: Sequence[Mapping[str, Any]]) -> str:
     """Name a network by its first run, with its steps and what it started from."""
     first = networks[0]
-    steps = f", {first['steps']:,} steps" if first.get("steps") else ""
+    # what reports say nothing of was trained with Adam, as all were before
+    by = "" if first.get("optimizer", "adam") == "adam" else f" with {first['optimizer'].title()}"
+    steps = f", {first['steps']:,} steps{by}" if first.get("steps") else ""
     before = f" of {first['steps_before']:,}" if first.get("steps_before") else ""
     start = f" from `{first['started_from']}`{before}" if first.get("started_from") else ""
     recorded = "report_sha256" in first

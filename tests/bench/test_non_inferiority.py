@@ -89,6 +89,17 @@ def test_a_worse_student_is_inferior_and_seeds_are_averaged(
     assert found["verdict"] == "inferior"
 
 
+def test_what_a_network_was_trained_with_is_named(
+    brains: Path, network: Callable[..., str]
+) -> None:
+    adam = network("adam", "brain", steps={"teacher": 30})
+    recipe = {"optim": {"optimizer": "muon"}}
+    muon = network("muon", "brain", steps={"imitation": 20}, recipe=recipe)
+    table = markdown(compare([_request(brains, "fixed", adam, muon)]))
+    assert ", 20 steps with Muon: " in table
+    assert ", 30 steps: " in table
+
+
 def test_few_subjects_get_no_verdict(brains: Path, network: Callable[..., str]) -> None:
     one = network("one", "brain")
     report = compare([_request(brains, "fixed", one, one)])
