@@ -334,7 +334,10 @@ def markdown(report: dict[str, Any]) -> str:
     "--set", "tried", default="ideas", show_default=True, type=click.Choice(list(SETS)),
     help="What to try.",
 )  # fmt: skip
-@click.option("--out", default=Path("ablation"), type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path),
+    help="Folder of the runs and the report; by default ablation, of others than ideas their name.",
+)  # fmt: skip
 @click.option("--threads", type=int)
 @click.option(
     "--jobs", default=1, show_default=True,
@@ -348,7 +351,7 @@ def main(
     acceleration: int,
     steps: int,
     tried: str,
-    out: Path,
+    out: Path | None,
     threads: int | None,
     jobs: int,
     report_only: bool,
@@ -359,8 +362,9 @@ def main(
     engine = Engine(threads=threads)
     check_jobs(jobs, engine)
     (case,) = plan(task, data, masks=masks, accelerations=(acceleration,), folds=False, steps=steps)
+    folder = out or Path("ablation" if tried == "ideas" else tried)
     report = ablate(
-        case, out, variants=SETS[tried], engine=engine, jobs=jobs, train=not report_only
+        case, folder, variants=SETS[tried], engine=engine, jobs=jobs, train=not report_only
     )
     click.echo(markdown(report))
 

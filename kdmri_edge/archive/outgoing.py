@@ -60,10 +60,10 @@ class Outgoing:
                 return
             if np.iscomplexobj(picture.image):
                 picture = dataclasses.replace(picture, image=np.abs(picture.image))
-            for what in FORMATS.named("DICOM").unsupported_values(picture.image):
-                self._changed.append(f"The archive's copy of {written} is without {what}.")
             for data in dicom_objects(picture):
                 self._queue.put(self._archive, data)
+            for what in FORMATS.named("DICOM").unsupported_values(picture.image):
+                self._changed.append(f"The archive's copy of {written} is without {what}.")
         except KdmriError as error:
             self._lost.append(f"{written} was not queued for {self._archive.name}. {error.what}")
 

@@ -27,6 +27,9 @@ __all__ = ["Muon", "orthogonalised", "over"]
 _QUINTIC: Final = (3.4445, -4.7750, 2.0315)
 _STEPS: Final = 5
 _MOMENTUM: Final = 0.95
+# Norm below which a matrix counts as zero, and its step shrinks with it, as of Jordan et al.: what
+# is left of the momentum of a layer that has died is no direction to follow.
+_LEAST: Final = 1e-7
 # Root mean square of a step over the rate, about that of Adam's (Liu et al., "Muon is scalable for
 # LLM training", 2025, eq. 4): so the same schedule serves both.
 _SIZE: Final = 0.2
@@ -39,11 +42,11 @@ def orthogonalised(matrices: Tensor) -> Tensor:
         matrices: float32 [N, rows, columns].
 
     Returns:
-        The same shape; zero for a matrix of zeros.
+        The same shape; towards zero for matrices whose norm is below 1e-7.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x: Tensor = matrices.mT if tall else matrices
-    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=_LEAST)
     a, b, c = _QUINTIC
     for _ in range(_STEPS):
         square = x @ x.mT
@@ -59,8 +62,10 @@ class _Held(NamedTuple):
 
 
 def _matrices(network: nn.Module) -> Iterator[_Held]:
-    """Yield the parameters that are matrices: not scales, biases, or complex numbers."""
+    """Yield the parameters that are matrices: not scales, biases, tables, or complex numbers."""
     for module in network.modules():
+        if isinstance(module, (nn.LayerNorm, nn.Embedding)):
+            continue
         for parameter in module.parameters(recurse=False):
             many = len(parameter) if isinstance(module, Branches) else 1
             sides = parameter.shape[1:] if isinstance(module, Branches) else parameter.shape

@@ -90,8 +90,8 @@ class Optimizer(StrEnum):
     """What moves the weights.
 
     ADAM moves every weight by about the same amount (Kingma and Ba, ICLR 2015), MUON every
-    direction of a layer's weights (Jordan et al., 2024; `distillation.optimizers`). Muon's rates
-    are about three times Adam's.
+    direction of a layer's weights (Jordan et al., 2024; `distillation.optimizers`). For
+    dccnn-edge-half Muon takes a rate of 3e-3 where Adam takes 1e-3.
     """
 
     ADAM = "adam"
