@@ -62,6 +62,7 @@ WITH_TORCH = {
     "kdmri_edge.distillation.replay",
     "kdmri_edge.distillation.run",
     "kdmri_edge.distillation.loop",
+    "kdmri_edge.distillation.optimizers",
     "kdmri_edge.distillation.stages",
     "kdmri_edge.distillation.taps",
     "kdmri_edge.runtime.backends.fused",
