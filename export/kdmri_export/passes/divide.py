@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.quantisation.scheme import NARROW
 from kdmri_edge.utils.extras import require
-from kdmri_export.passes.onnx_graph import copied, int_attribute, readers_of
+from kdmri_export.passes.onnx_graph import int_attribute, readers_of, replace_messages
 
 __all__ = ["divide_outputs", "image_and_maps"]
 
@@ -73,9 +73,7 @@ def divide_outputs(model: Any) -> None:
     nodes = [
         one for node in graph.node if id(node) not in gone for one in made.get(id(node), [node])
     ]
-    copies = [copied(one) for one in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_messages(graph.node, nodes)
 
 
 def image_and_maps(

@@ -13,7 +13,7 @@ import math
 from typing import Any, Final
 
 from kdmri_edge.utils.extras import require
-from kdmri_export.passes.onnx_graph import copied
+from kdmri_export.passes.onnx_graph import copied, replace_messages
 
 __all__ = ["split_joined"]
 
@@ -81,9 +81,7 @@ def split_joined(model: Any) -> int:
             nodes.extend(_halves(onnx, graph, weights[node.input[1]], node, joined, count))
         elif id(node) not in gone:
             nodes.append(node)
-    copies = [copied(node) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_messages(graph.node, nodes)
     return len(split)
 
 

@@ -245,11 +245,7 @@ def all_names(graph: Any) -> set[str]:
 
 def replace_messages(field: Any, messages: Sequence[Any]) -> None:
     """Let a repeated field of a protobuf message hold these, some of which it holds already."""
-    copies = []
-    for message in messages:
-        copied = type(message)()
-        copied.CopyFrom(message)
-        copies.append(copied)
+    copies = [copied(message) for message in messages]
     del field[:]
     field.extend(copies)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kdmri_edge.utils.extras import require
 from kdmri_export.passes.divide import image_and_maps
-from kdmri_export.passes.onnx_graph import copied, readers_of
+from kdmri_export.passes.onnx_graph import copied, readers_of, replace_messages
 
 __all__ = ["part_outputs"]
 
@@ -71,9 +71,7 @@ def part_outputs(model: Any) -> int:
         made[id(node)] = change.nodes
         gone |= {id(one) for one in slices}
     nodes = [one for node in known if id(node) not in gone for one in made.get(id(node), [node])]
-    copies = [copied(one) for one in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_messages(graph.node, nodes)
     return len(made)
 
 

@@ -28,7 +28,7 @@ from kdmri_edge.quantisation.scheme import (
     activation_kind,
 )
 from kdmri_edge.utils.extras import require
-from kdmri_export.passes.onnx_graph import copied, readers_of
+from kdmri_export.passes.onnx_graph import readers_of, replace_messages
 from kdmri_export.transformed import Choice, choose_layers
 
 __all__ = [
@@ -254,9 +254,7 @@ def round_outputs(model: Any, ranges: Mapping[str, float]) -> None:
         step, point = asymmetric(low, ranges[key + HIGHEST])
         rounded[id(last)] = _rounded(onnx, graph, last.output[0], own, step, point, whole)
     nodes = [one for node in graph.node for one in (node, *rounded.get(id(node), ()))]
-    copies = [copied(one) for one in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_messages(graph.node, nodes)
 
 
 # Above that ONNX Runtime's float kernel is as fast, which takes outputs in blocks of 16.
@@ -294,12 +292,9 @@ def sum_integers(model: Any) -> None:
             nodes.append(node)
     read = {name for node in nodes for name in node.input}
     read |= {port.name for port in graph.output}
-    copies = [
-        copied(one) for one in nodes if one.op_type != "DequantizeLinear" or one.output[0] in read
-    ]
-    del graph.node[:]
-    graph.node.extend(copies)
-    used = {name for node in copies for name in node.input}
+    kept = [one for one in nodes if one.op_type != "DequantizeLinear" or one.output[0] in read]
+    replace_messages(graph.node, kept)
+    used = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
 
