@@ -19,7 +19,7 @@ import click
 from kdmri_bench.assessment.sections import SECTIONS
 from kdmri_edge.cli import COMMANDS, main
 from kdmri_edge.data.formats.registry import FORMATS
-from kdmri_edge.distillation.recipe import LOSSES, DistillRecipe
+from kdmri_edge.distillation.recipe import LOSSES, DistillRecipe, recipe_value
 from kdmri_edge.distillation.recipe import shipped as shipped_recipes
 from kdmri_edge.metrics import METRICS
 from kdmri_edge.models.checkpoint import read_checkpoint_meta
@@ -79,20 +79,23 @@ def shipped() -> str:
         lines.append(
             f"| `{name}` | {entry['parameters']:,} | {served(entry)}{entry['mask']}"
             f" ({entry['nominal_acceleration']:.2f}x) | {entry['recipe']},"
-            f" {sum(entry['steps'].values()):,}{_started(network)} | {mean['psnr']:.2f} |"
+            f" {sum(entry['steps'].values()):,}{_trained(network)} | {mean['psnr']:.2f} |"
             f" {mean['ssim']:.4f} | {figures['zero_filled']['psnr']:.2f} |"
             f" {len(figures['volumes'])} ({figures['split']}) |"
         )
     return "\n".join(lines)
 
 
-def _started(network: ShippedNetwork) -> str:
-    """Say which finished weights a network's training began with, where it did."""
-    start = read_checkpoint_meta(network.path)["training"].get("start")
+def _trained(network: ShippedNetwork) -> str:
+    """Say which optimizer trained a network, where not Adam, and from which weights, if any."""
+    training = read_checkpoint_meta(network.path)["training"]
+    optimizer = recipe_value(training["recipe"], "optim.optimizer", "adam")
+    by = "" if optimizer == "adam" else f" with {optimizer.title()}"
+    start = training.get("start")
     if start is None:
-        return ""
+        return by
     name = f"`{start['name']}`" if "@" in start["name"] else "finished weights"
-    return f" from {name} of {sum(start['steps'].values()):,}"
+    return f"{by} from {name} of {sum(start['steps'].values()):,}"
 
 
 def _cell(text: str) -> str:

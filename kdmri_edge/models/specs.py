@@ -355,6 +355,7 @@ def _carrying(
     width: int,
     carried: int,
     *,
+    cascades: int = 5,
     shuffle: int = 1,
     dilation: tuple[int, ...] = (),
     channels: int = 1,
@@ -364,6 +365,7 @@ def _carrying(
     return replace(
         _dccnn(convs, convs // 2 + 1, channels=channels, coils=coils),
         kind=CARRYING,
+        cascades=cascades,
         width=width,
         carried=carried,
         shows_zero_filled=True,
@@ -386,7 +388,7 @@ def _carrying_presets() -> dict[str, ModelSpec]:
                 3, 48, 16, shuffle=2, channels=channels, coils=coils
             ),
             f"dccnn-edge-small{suffix}": _carrying(
-                3, 32, 12, shuffle=2, channels=channels, coils=coils
+                3, 32, 12, cascades=4, shuffle=2, channels=channels, coils=coils
             ),
         }
     return presets

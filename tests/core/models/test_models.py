@@ -34,7 +34,8 @@ COUNTS = {
     "dccnn-edge": 9 * 24 * (5 * 24 + (1 + 4 * 10) + (4 * 9 + 1)) + 5 * 48 + 4 * 9 + 1,
     # 4 channels an image at half resolution
     "dccnn-edge-half": 9 * 48 * (5 * 48 + (4 + 4 * 24) + (4 * 20 + 4)) + 5 * 96 + 4 * 20 + 4,
-    "dccnn-edge-small": 9 * 32 * (5 * 32 + (4 + 4 * 20) + (4 * 16 + 4)) + 5 * 64 + 4 * 16 + 4,
+    # the same with 32 maps, 12 carried, and four cascades
+    "dccnn-edge-small": 9 * 32 * (4 * 32 + (4 + 3 * 20) + (3 * 16 + 4)) + 4 * 64 + 3 * 16 + 4,
     "dccnn-d5c5-carried": 9 * 32 * (15 * 32 + (1 + 4 * 18) + (4 * 17 + 1)) + 20 * 32 + 4 * 17 + 1,
     **{
         f"dccnn-edge{kind}": 9 * 24 * (5 * 24 + (2 + 4 * 12) + (4 * 10 + 2)) + 5 * 48 + 4 * 10 + 2
@@ -48,9 +49,9 @@ COUNTS = {
         for kind in ("-complex", "-sense")
     },
     **{
-        f"dccnn-edge-small{kind}": 9 * 32 * (5 * 32 + (8 + 4 * 28) + (4 * 20 + 8))
-        + 5 * 64
-        + 4 * 20
+        f"dccnn-edge-small{kind}": 9 * 32 * (4 * 32 + (8 + 3 * 28) + (3 * 20 + 8))
+        + 4 * 64
+        + 3 * 20
         + 8
         for kind in ("-complex", "-sense")
     },
