@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from kdmri_edge.utils.extras import require
+from kdmri_export.passes.onnx_graph import replace_messages
 
 __all__ = ["spread_sums"]
 
@@ -54,8 +55,7 @@ def spread_sums(model: Any) -> frozenset[str]:
             nodes.append(node)
             continue
         _take_apart(onnx, node, f"instance_norm.{number}", size[2:], constant, nodes, products)
-    del graph.node[:]
-    graph.node.extend(nodes)
+    replace_messages(graph.node, nodes)
     return frozenset(products)
 
 

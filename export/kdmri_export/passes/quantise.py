@@ -211,8 +211,7 @@ def quantise_graph(
     # concatenations of image and feature maps that are read in parts now
     read = {name for node in nodes for name in node.input} | {port.name for port in graph.output}
     kept = [one for one in nodes if one.op_type != "Concat" or one.output[0] in read]
-    del graph.node[:]
-    graph.node.extend(kept)
+    replace_messages(graph.node, kept)
 
 
 def round_outputs(model: Any, ranges: Mapping[str, float]) -> None:
