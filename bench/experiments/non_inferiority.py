@@ -17,7 +17,7 @@ from typing import Any, Final
 import click
 import numpy as np
 
-from experiments.script import Script, record
+from experiments.script import Script, by_optimizer, record
 from kdmri_bench.measuring.quality import summary, volume_rows
 from kdmri_bench.planning.testdata import load_cases
 from kdmri_bench.reproduce.work import STATEMENT, reconstruct
@@ -344,7 +344,7 @@ def _named(networks: Sequence[Mapping[str, Any]]) -> str:
     """Name a network by its first run, with its steps and what it started from."""
     first = networks[0]
     # what reports say nothing of was trained with Adam, as all were before
-    by = "" if first.get("optimizer", "adam") == "adam" else f" with {first['optimizer'].title()}"
+    by = by_optimizer(first.get("optimizer", "adam"))
     steps = f", {first['steps']:,} steps{by}" if first.get("steps") else ""
     before = f" of {first['steps_before']:,}" if first.get("steps_before") else ""
     start = f" from `{first['started_from']}`{before}" if first.get("started_from") else ""

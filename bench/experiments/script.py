@@ -12,7 +12,7 @@ from kdmri_edge.commands.command import Command
 from kdmri_edge.errors import KdmriError
 from kdmri_edge.utils.files import check_writable, write_json
 
-__all__ = ["Script", "record"]
+__all__ = ["Script", "by_optimizer", "record"]
 
 
 class Script(Command):
@@ -38,3 +38,8 @@ def record(report: Mapping[str, Any], out: Path | None) -> None:
     """
     if out is not None:
         write_json(out / "report.json", report)
+
+
+def by_optimizer(name: str) -> str:
+    """Return what follows a number of steps in a table: with which optimizer, where not Adam."""
+    return "" if name == "adam" else f" with {name.title()}"

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import click
 
+from experiments.script import by_optimizer
 from kdmri_bench.assessment.sections import SECTIONS
 from kdmri_edge.cli import COMMANDS, main
 from kdmri_edge.data.formats.registry import FORMATS
@@ -89,8 +90,7 @@ def shipped() -> str:
 def _trained(network: ShippedNetwork) -> str:
     """Say which optimizer trained a network, where not Adam, and from which weights, if any."""
     training = read_checkpoint_meta(network.path)["training"]
-    optimizer = recipe_value(training["recipe"], "optim.optimizer", "adam")
-    by = "" if optimizer == "adam" else f" with {optimizer.title()}"
+    by = by_optimizer(recipe_value(training["recipe"], "optim.optimizer", "adam"))
     start = training.get("start")
     if start is None:
         return by
