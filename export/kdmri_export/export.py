@@ -25,7 +25,7 @@ from kdmri_edge.models.specs import describe_spec, described_spec
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form, choose_form
-from kdmri_edge.quantisation.calibration import HIGHEST, layer_of, open_layers
+from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST, open_layers
 from kdmri_edge.runtime.bill import write_bill
 from kdmri_edge.runtime.bundle import (
     GOLDEN_INPUT,
@@ -435,7 +435,7 @@ def _calibrate(reconstructor: Reconstructor, data: Golden) -> str:
         return origin
     # measured by a version that did not look at what layers write
     found = phantom_maxima(reconstructor, data)
-    further = {key: found[key] for key in found if layer_of(key) != key}
+    further = {key: found[key] for key in found if key.endswith((HIGHEST, LOWEST))}
     if reconstructor.ranges:
         most = {key: max(values) for key, values in further.items()}
         reconstructor.ranges = {**most, **reconstructor.ranges}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdmri_edge.errors import ExportError
 from kdmri_edge.models.network import Network
 from kdmri_edge.models.reconstructor import Reconstructor
-from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST, open_layers
+from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST, of_layers, open_layers
 from kdmri_edge.quantisation.fake_quantisation import add_fake_quantisation
 from kdmri_edge.quantisation.scheme import LARGEST
 from kdmri_edge.runtime.deviation import TOLERANCES, Figures, Tolerance, compare
@@ -99,7 +99,7 @@ def layers_to_keep(
 
     def deviation(names: Collection[str]) -> Figures:
         rounded = copy.deepcopy(network)
-        chosen = {name: ranges[name] for name in names}
+        chosen = of_layers(ranges, names)
         add_fake_quantisation(rounded.model, chosen, unsigned=unsigned)
         if outputs:
             _round_outputs(rounded.model, ranges, written.intersection(names))
@@ -116,7 +116,7 @@ def layers_to_keep(
         if by_image:
             cost = {name: deviation([name]).nrmse for name in layers}
         else:
-            cost = _layer_errors(network, data, {name: ranges[name] for name in layers}, unsigned)
+            cost = _layer_errors(network, data, layers, ranges, unsigned)
         order = sorted(layers, key=lambda name: -cost[name])
         too_few, kept = 0, len(order) - 1
         after = deviation(order[kept:])
@@ -166,15 +166,19 @@ def _limit(part: float) -> Tolerance:
 
 
 def _layer_errors(
-    network: Reconstructor, data: Golden, ranges: Mapping[str, float], unsigned: bool
+    network: Reconstructor,
+    data: Golden,
+    layers: Collection[str],
+    ranges: Mapping[str, float],
+    unsigned: bool,
 ) -> dict[str, float]:
     """Return how far each layer's output is off if what it reads and its weights are rounded.
 
     All layers read what they read in float32; root-mean-square error over root-mean-square.
     """
     rounded = copy.deepcopy(network)
-    add_fake_quantisation(rounded.model, ranges, unsigned=unsigned)
-    powers = {name: np.zeros(2) for name in ranges}
+    add_fake_quantisation(rounded.model, of_layers(ranges, layers), unsigned=unsigned)
+    powers = {name: np.zeros(2) for name in layers}
 
     def watch(name: str) -> Any:
         layer = rounded.model.get_submodule(name)
@@ -185,7 +189,7 @@ def _layer_errors(
 
         return network.model.get_submodule(name).register_forward_hook(hook)
 
-    hooks = [watch(name) for name in ranges]
+    hooks = [watch(name) for name in layers]
     try:
         _image(network, data)
     finally:

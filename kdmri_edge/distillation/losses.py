@@ -39,6 +39,7 @@ __all__ = [
     "paired",
     "reconstruction",
     "relation_transfer",
+    "root_mean_square",
     "similarity",
 ]
 
@@ -46,6 +47,10 @@ _T = TypeVar("_T")
 
 # How much 1 - SSIM counts beside the mean absolute difference, which is about a hundredth as large.
 _SSIM_WEIGHT = 0.02
+
+
+# Of images of unit maximum: far below what rounding costs, so that the root has a gradient at zero.
+_LEAST_SQUARE = 1e-12
 
 
 def distance(loss: str, image: Tensor, target: Tensor) -> Tensor:
@@ -68,6 +73,12 @@ def absolute_difference(image: Tensor, target: Tensor) -> Tensor:
 def squared_difference(image: Tensor, target: Tensor) -> Tensor:
     """Return the mean squared difference of two images [B, C, H, W]."""
     return F.mse_loss(image, target)
+
+
+def root_mean_square(image: Tensor, target: Tensor) -> Tensor:
+    """Return how far images [B, C, H, W] are apart: root of the mean square of each, then mean."""
+    squares = (image.float() - target.float()).square().mean((1, 2, 3))
+    return (squares + _LEAST_SQUARE).sqrt().mean()
 
 
 def absolute_difference_and_ssim(image: Tensor, target: Tensor) -> Tensor:

@@ -363,16 +363,19 @@ class Qat:
     Attributes:
         quantize: Rounding that the copy is tuned with: that of int8 exports for CPUs, or of those
             for TensorRT (int8-signed).
-        steps: Optimiser steps, on whole slices, against the float student.
+        steps: Optimiser steps, on whole slices.
         rate: Peak learning rate, as a fraction of optim.learning_rate.
+        alpha: Weight of the reconstruction loss; 1 - alpha is that of what the copy is off from the
+            float student, as the root of the mean square.
         float_layers: Layers of the copy that are not rounded, and stay in float32 in its exports:
             their names, or patterns of them as in a shell (`kdmri-edge models NETWORK` lists the
             names).
     """
 
     quantize: Quantize = Quantize.NONE
-    steps: int = _range(100, 1)
-    rate: float = _range(0.2, 1e-6, 1.0)
+    steps: int = _range(500, 1)
+    rate: float = _range(0.3, 1e-6, 1.0)
+    alpha: float = _range(0.35, 0.0, 1.0)
     float_layers: tuple[str, ...] = ()
 
 

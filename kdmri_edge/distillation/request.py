@@ -61,7 +61,7 @@ __all__ = [
 # does it change the float networks that a copy of the student is tuned for int8.
 _FREE = (
     "validate_every", "checkpoint_every", "qat.quantize", "qat.steps", "qat.rate",
-    "qat.float_layers",
+    "qat.alpha", "qat.float_layers",
 )  # fmt: skip
 
 # Value of --data that stands for the embedded phantom.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from kdmri_edge.models.layers import Structure
 from kdmri_edge.models.network import Network
-from kdmri_edge.quantisation.scheme import NARROW, image_channels
+from kdmri_edge.quantisation.scheme import BELOW, NARROW, image_channels
 
-__all__ = ["HIGHEST", "LOWEST", "activation_maxima", "layer_of", "open_layers"]
+__all__ = ["HIGHEST", "LOWEST", "activation_maxima", "layer_of", "of_layers", "open_layers"]
 
 HIGHEST, LOWEST = ":highest", ":lowest"
 """What follows a layer's name where the largest values that it writes are meant, and those below
@@ -23,6 +23,8 @@ zero, without their sign."""
 # spent on the rest. On brains at 4x (10 slices a volume) the loss by signed int8 fell from 0.08 to
 # 0.03 dB, by unsigned from 0.03 to 0.02.
 _TAIL = 5e-4
+# What an image holds below zero is the aliasing of its mask, which another image may have more of.
+_MARGIN = 1.5
 _KEPT = 8192  # largest values of a channel that are held at once: the tail of 16 million
 
 
@@ -44,7 +46,8 @@ def activation_maxima(
 
     Returns:
         By the layer's name, e.g. {"cascades.0.convs.0": [3.2]}; what they write by their names and
-        `HIGHEST` or `LOWEST`.
+        `HIGHEST` or `LOWEST`; how far the image that they read may reach below zero by their names
+        and `scheme.BELOW`, half as far again as it did, where that is not as far as above.
 
     Raises:
         RuntimeError: The network computes a layer without calling it.
@@ -54,6 +57,7 @@ def activation_maxima(
     seen: Counter[str] = Counter()
     # by layer: how many of its channels, the first ones, keep their largest value
     whole: dict[str, int] = {}
+    below: dict[str, float] = {}
     hooks = []
     structure = network.structure()
     for described in structure.layers:
@@ -70,6 +74,10 @@ def activation_maxima(
             seen[name] += magnitudes[:, 0].numel()
             kept = 1 if whole[name] == magnitudes.shape[1] else held
             found[name] = _largest(found.get(name), magnitudes, kept)
+            if whole[name]:
+                image = _by_channel(module, inputs[0] if inputs else named["input"])
+                low = -float(image[:, : whole[name]].amin())
+                below[name + BELOW] = max(below.get(name + BELOW, 0.0), low)
 
         hooks.append(layer.register_forward_pre_hook(look, with_kwargs=True))
     for name, place in open_layers(network, structure).items():
@@ -97,6 +105,9 @@ def activation_maxima(
         image = whole[name]
         chosen = torch.cat((largest[:image, 0], largest[image:, outside]))
         maxima[name] = [float(f"{value:.5g}") for value in chosen]
+    for key, low in below.items():
+        if _MARGIN * low < max(maxima[layer_of(key)]):
+            maxima[key] = [float(f"{_MARGIN * low:.5g}")]
     return maxima
 
 
@@ -129,6 +140,11 @@ def open_layers(network: Network, structure: Structure) -> dict[str, str]:
 def layer_of(key: str) -> str:
     """Return the layer that a key of `activation_maxima` is about."""
     return key.partition(":")[0]
+
+
+def of_layers(ranges: Mapping[str, float], names: Collection[str]) -> dict[str, float]:
+    """Return what is known of some layers, by the keys of `activation_maxima`."""
+    return {key: value for key, value in ranges.items() if layer_of(key) in names}
 
 
 def _by_channel(layer: nn.Module, given: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ values no longer drowns in the step of the largest: on brains at 4x this halves 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -21,10 +22,81 @@ from kdmri_edge.models.layers import Weighted
 from kdmri_edge.models.network import Network
 from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST
 
-__all__ = ["equalise"]
+__all__ = ["HandedOn", "equalise", "handed_on"]
 
 # A channel that hardly ever answers would otherwise be magnified beyond what calibration saw.
 _LEAST = 1e-2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HandedOn:
+    """Hidden channels that one layer writes and one other alone reads, by way of a ReLU or alike.
+
+    Attributes:
+        writes: Name of the layer whose last outputs they are.
+        reads: Name of the layer whose inputs they are, behind an image's if there is one.
+        image: How many channels of an image the reading layer reads before them.
+        count: How many they are.
+        rectified: Whether nothing but a ReLU lies between.
+    """
+
+    writes: str
+    reads: str
+    image: int
+    count: int
+    rectified: bool
+
+    def rescale(self, network: Network, factor: Tensor) -> Tensor:
+        """Divide what is written by a factor per channel, and multiply the weights that read it.
+
+        Args:
+            network: The network, which is changed in place and computes what it did.
+            factor: Positive factors, one for each of these channels.
+
+        Returns:
+            The factors of all that the writing layer puts out: 1 before the last ones.
+        """
+        writes = cast(Weighted, network.get_submodule(self.writes))
+        reads = cast(Weighted, network.get_submodule(self.reads))
+        into, out_of = _axis_read(reads), _axis_written(writes)
+        assert into is not None
+        assert out_of is not None
+        read_by = _behind(factor, self.image + len(factor))
+        written_by = _behind(factor, writes.weight.shape[out_of])
+        with torch.no_grad():
+            writes.weight.div_(_along(written_by, out_of, writes.weight))
+            if writes.bias is not None:
+                writes.bias.div_(written_by)
+            reads.weight.mul_(_along(read_by, into, reads.weight))
+        return written_by
+
+
+def handed_on(network: Network) -> Iterator[HandedOn]:
+    """Yield the hidden channels of a network that may be rescaled, in the order of their readers.
+
+    Args:
+        network: The network.
+    """
+    layers = network.layers()
+    own = {one.name: _own_weight(network, one.name) and not one.tied for one in layers}
+    for described in layers:
+        carried = described.carried_from
+        before = described.follows or described.scales_with or carried
+        if before is None or not (own[described.name] and own[before]):
+            continue
+        writes = cast(Weighted, network.get_submodule(before))
+        reads = cast(Weighted, network.get_submodule(described.name))
+        into = _axis_read(reads)
+        if into is None or _axis_written(writes) is None:
+            continue
+        image = described.image if carried else 0
+        yield HandedOn(
+            writes=before,
+            reads=described.name,
+            image=image,
+            count=reads.weight.shape[into] - image,
+            rectified=described.scales_with is None,
+        )
 
 
 def equalise(network: Network, maxima: Mapping[str, Sequence[float]]) -> dict[str, float]:
@@ -43,36 +115,22 @@ def equalise(network: Network, maxima: Mapping[str, Sequence[float]]) -> dict[st
         rescaling.
     """
     after = {name: max(values) for name, values in maxima.items()}
-    layers = network.layers()
-    rescaled = {one.name: _own_weight(network, one.name) and not one.tied for one in layers}
-    for described in layers:
-        name, carried = described.name, described.carried_from
-        before = described.follows or described.scales_with or carried
-        if before is None or name not in maxima or not (rescaled[name] and rescaled[before]):
+    for one in handed_on(network):
+        if one.reads not in maxima:
             continue
-        writes = cast(Weighted, network.get_submodule(before))
-        reads = cast(Weighted, network.get_submodule(name))
-        into, out_of = _axis_read(reads), _axis_written(writes)
-        if into is None or out_of is None:
-            continue
+        reads = cast(Weighted, network.get_submodule(one.reads))
+        into, image = cast(int, _axis_read(reads)), one.image
         others = [axis for axis in range(reads.weight.dim()) if axis != into]
         heaviest = reads.weight.detach().abs().amax(others)
-        seen = torch.tensor(maxima[name], dtype=torch.float32, device=heaviest.device)
-        image = described.image if carried else 0
+        seen = torch.tensor(maxima[one.reads], dtype=torch.float32, device=heaviest.device)
         own = torch.sqrt(_floored(seen[image:]) / _floored(heaviest[image:]))
         if image:
             own *= torch.sqrt(_largest(heaviest[:image]) / _largest(seen[:image]))
-        factor = _behind(own, len(seen))
-        written_by = _behind(own, writes.weight.shape[out_of])
-        with torch.no_grad():
-            writes.weight.div_(_along(written_by, out_of, writes.weight))
-            if writes.bias is not None:
-                writes.bias.div_(written_by)
-            reads.weight.mul_(_along(factor, into, reads.weight))
-        after[name] = float((seen / factor).max())
-        for key in (before + HIGHEST, before + LOWEST):
+        written_by = one.rescale(network, own)
+        after[one.reads] = float((seen / _behind(own, len(seen))).max())
+        for key in (one.writes + HIGHEST, one.writes + LOWEST):
             if key in maxima:
-                written = torch.tensor(maxima[key], device=factor.device)
+                written = torch.tensor(maxima[key], device=own.device)
                 after[key] = float((written / written_by).max())
     return after
 

@@ -3,7 +3,8 @@
 Every layer computes with rounded weights and rounded inputs, exactly as the exported graph
 will (`quantisation.scheme`). Gradients pass through the rounding as if it were not there, and the
 ranges of what layers read are learned (LSQ, Esser et al., ICLR 2020, eq. 3; here their
-logarithm).
+logarithm). Hidden channels that one layer hands on to one other may learn a factor each: a range of
+their own, at no cost, since the factor becomes a part of the weights on both sides.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from kdmri_edge.models.layers import Weighted, Wrapped, replace_module
 from kdmri_edge.models.network import Network
+from kdmri_edge.quantisation.equalisation import handed_on
 from kdmri_edge.quantisation.scheme import (
-    BOUNDS,
+    BELOW,
     FINE,
     LARGEST,
     TINY,
     activation_kind,
+    grid,
     image_channels,
     taken_apart,
     writes_blocks,
@@ -50,15 +54,29 @@ class FakeQuantLayer(Wrapped):
         image: How many channels of that, the first ones, are an image's: given in two parts.
         rectified: It reads the output of a ReLU.
         unsigned: Round as for CPUs, else as for TensorRT.
+        below: How far below zero an image's values reach; None for as far as above.
+        hidden: How many of the channels that it reads, the last ones, learn a factor each, which
+            becomes a part of the weights (`equalisation.HandedOn.rescale`); 0 for none.
     """
 
     def __init__(
-        self, layer: Weighted, largest: float, *, image: int = 0, rectified: bool, unsigned: bool
+        self,
+        layer: Weighted,
+        largest: float,
+        *,
+        image: int = 0,
+        rectified: bool,
+        unsigned: bool,
+        below: float | None = None,
+        hidden: int = 0,
     ) -> None:
         super().__init__(layer)
         self.log_range = nn.Parameter(torch.tensor(math.log(max(largest, TINY)) / _GEAR))
+        self.log_factors = nn.Parameter(torch.zeros(hidden)) if hidden else None
         self.image = image
         self.kind = activation_kind(image=image > 0, rectified=rectified, unsigned=unsigned)
+        self.grid = grid(self.kind, largest, below)
+        self.below_known = below is not None and self.kind == "u8c"
         self.axes = _axes(layer, unsigned=unsigned)
 
     @property
@@ -66,19 +84,34 @@ class FakeQuantLayer(Wrapped):
         """Largest magnitude of what it reads, as learned."""
         return float(self._range().detach())
 
+    @property
+    def below(self) -> float | None:
+        """How far below zero that reaches; None for as far as above."""
+        if not self.below_known:
+            return None
+        return -self.largest * self.grid.lowest / self.grid.highest
+
+    @property
+    def factors(self) -> Tensor | None:
+        """What the last channels that it reads are divided by before they are rounded, [hidden]."""
+        return None if self.log_factors is None else (_GEAR * self.log_factors).exp()
+
     def _range(self) -> Tensor:
         return (_GEAR * self.log_range).exp()
 
     def _rounded(self, x: Tensor) -> Tensor:
-        step = self._range() / LARGEST[self.kind]
+        step = self._range() / self.grid.highest
         # A range meets the gradients of all pixels: scaled down as in LSQ, section 2.2.
-        part = 1 / math.sqrt(x.numel() / len(x) * LARGEST[self.kind])
+        part = 1 / math.sqrt(x.numel() / len(x) * self.grid.highest)
         step = step * part + (step * (1 - part)).detach()
-        return _nearest(torch.clamp(x / step, *BOUNDS[self.kind])) * step
+        return _nearest(torch.clamp(x / step, *self.grid)) * step
 
     def rounded_weight(self) -> Tensor:
         """Return the rounded weight; of convolutions that read an image, for both of its parts."""
-        weight = cast(Tensor, self.conv.weight)
+        weight, factors = cast(Tensor, self.conv.weight), self.factors
+        if factors is not None:
+            into = 0 if isinstance(self.conv, nn.ConvTranspose2d) else 1
+            weight = weight * _last(factors, into, weight)
         if self.image:
             own, others = weight[:, : self.image], weight[:, self.image :]
             weight = torch.cat((own, own / FINE, others), 1)
@@ -89,7 +122,10 @@ class FakeQuantLayer(Wrapped):
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Compute what the layer does, in float32: bf16 would round once more."""
         with torch.autocast(input.device.type, enabled=False):
-            x = input.float()
+            x, factors = input.float(), self.factors
+            if factors is not None:
+                channels = x.dim() - 1 if isinstance(self.conv, nn.Linear) else 1
+                x = x / _last(factors, channels, x)
             if self.image:
                 image, others = x[:, : self.image], x[:, self.image :]
                 coarse = self._rounded(image)
@@ -102,6 +138,12 @@ class FakeQuantLayer(Wrapped):
             )
 
 
+def _last(factors: Tensor, axis: int, tensor: Tensor) -> Tensor:
+    """Return factors for the last entries along an axis, 1 for the others, to multiply with."""
+    every = F.pad(factors, (tensor.shape[axis] - len(factors), 0), value=1.0)
+    return every.view([-1 if one == axis else 1 for one in range(tensor.dim())])
+
+
 def _axes(layer: Weighted, *, unsigned: bool) -> tuple[int, ...]:
     """Return the axes of a weight that share a step."""
     if isinstance(layer, nn.Linear):
@@ -111,15 +153,20 @@ def _axes(layer: Weighted, *, unsigned: bool) -> tuple[int, ...]:
     return (1,) if unsigned and taken_apart(layer) else (1, 2, 3)
 
 
-def add_fake_quantisation(network: Network, ranges: Mapping[str, float], *, unsigned: bool) -> None:
+def add_fake_quantisation(
+    network: Network, ranges: Mapping[str, float], *, unsigned: bool, factors: bool = False
+) -> None:
     """Let the layers of a network compute with rounded values, in place.
 
     Args:
         network: An equalised network (`quantisation.equalisation`).
-        ranges: Largest magnitude that each layer reads, by its name; layers without one, and those
-            whose weight is used elsewhere, too, or computed, stay as they are.
+        ranges: Largest magnitude that each layer reads, by its name, and with `BELOW` how far an
+            image reaches below zero, where that is known; layers without a range, and those whose
+            weight is used elsewhere, too, or computed, stay as they are.
         unsigned: Round as for CPUs, else as for TensorRT.
+        factors: Let hidden channels learn a factor each before they are rounded.
     """
+    hidden = {one.reads: one.count for one in handed_on(network) if factors and one.rectified}
     for described in network.layers():
         name = described.name
         layer = cast(Weighted, network.get_submodule(name))
@@ -131,17 +178,28 @@ def add_fake_quantisation(network: Network, ranges: Mapping[str, float], *, unsi
             image=image_channels(described, layer),
             rectified=described.rectified,
             unsigned=unsigned,
+            below=ranges.get(name + BELOW),
+            hidden=hidden.get(name, 0),
         )
         replace_module(network, name, rounded)
 
 
 def remove_fake_quantisation(network: Network) -> dict[str, float]:
-    """Give a network its float layers back, in place; return the ranges that were learned."""
+    """Give a network its float layers back, in place; return the ranges that were learned.
+
+    Factors that were learned become a part of the weights.
+    """
     rounded = {
         name: module
         for name, module in network.named_modules()
         if isinstance(module, FakeQuantLayer)
     }
+    links = {one.reads: one for one in handed_on(network)}
     for name, module in rounded.items():
         replace_module(network, name, module.conv)
-    return {name: module.largest for name, module in rounded.items()}
+    for name, module in rounded.items():
+        if module.factors is not None:
+            links[name].rescale(network, module.factors.detach())
+    largest = {name: module.largest for name, module in rounded.items()}
+    below = {name + BELOW: module.below for name, module in rounded.items()}
+    return largest | {key: value for key, value in below.items() if value is not None}

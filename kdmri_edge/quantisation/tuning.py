@@ -1,8 +1,10 @@
 """Quantisation-aware tuning: a copy of the student that learns with fake quantisation.
 
-The copy imitates the float student itself, on whole slices. A finished student lies in the minimum
-of its own losses: on brains at 4x, following those once more, or training on strips, cost 0.003 to
-0.012 dB, while imitating itself gains on the validation volumes.
+The copy learns from the fully sampled image and imitates the float student itself, on whole slices.
+The distance to the student is the root of the mean squared difference, image by image: PSNR counts
+squares, and a mean absolute difference hardly sees the few bright pixels that a narrow range clips.
+On brains at 4x dccnn-edge-small lost 0.07 dB on the validation volumes with the mean absolute
+difference to the student alone, and 0.05 dB so.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from torch import Tensor
 from kdmri_edge.distillation.batches import TrainingSlices
 from kdmri_edge.distillation.data import TrainingData, merged_records
 from kdmri_edge.distillation.loop import train, validation_psnr
-from kdmri_edge.distillation.losses import distance
+from kdmri_edge.distillation.losses import distance, root_mean_square
 from kdmri_edge.distillation.recipe import DistillRecipe, Qat, Quantize
 from kdmri_edge.distillation.stages import Batch, Criterion, Stage, TrainContext
 from kdmri_edge.distillation.stored import AnyCase
@@ -141,21 +143,19 @@ def tune(
     ranges = equalise(quantised, maxima)
     left = layers_to_leave(quantised, recipe.qat)
     ranges = {key: value for key, value in ranges.items() if layer_of(key) not in left}
-    add_fake_quantisation(quantised, ranges, unsigned=recipe.qat.quantize is Quantize.INT8)
+    unsigned = recipe.qat.quantize is Quantize.INT8
+    add_fake_quantisation(quantised, ranges, unsigned=unsigned, factors=True)
     context.fabric.to_device(quantised)
     before = _psnr(quantised, context, validation, f"{title}: validation before tuning")
     stage = Stage(
         name=str(recipe.qat.quantize),
         title=title,
         steps=recipe.qat.steps,
-        criterion=_imitation_of(student, context.fabric),
+        criterion=_criterion(student, context.fabric, recipe),
         first=recipe.student_steps,
         rate=recipe.qat.rate,
     )
-    # By the keys of version 0.1, whose states can then be gone on with.
-    own = {key: value for key, value in recipe.flat().items() if key.startswith("quantise")}
-    own |= {"float_layers": left} if left else {}
-    key = f"{context.key} {json.dumps(own, sort_keys=True)}"
+    key = f"{context.key} {json.dumps(plain(recipe.qat), sort_keys=True)}"
     whole = replace(recipe, batches=replace(recipe.batches, whole_slices=1.0))
     train(quantised, stage, replace(context, key=key, recipe=whole))
     after = _psnr(quantised, context, validation, f"{title}: validation, whole volumes")
@@ -165,8 +165,7 @@ def tune(
             f" ({before:.2f} before tuning, {float_psnr:.2f} in float)."
         )
     # what layers write, which some runtimes round as well, was measured before
-    written = {key: value for key, value in ranges.items() if layer_of(key) != key}
-    learned = remove_fake_quantisation(quantised) | written
+    learned = ranges | remove_fake_quantisation(quantised)
     figures: dict[str, Any] = {"float": float_psnr, "untuned": before, "tuned": after}
     return Tuned(network=quantised, ranges=learned, figures=figures)
 
@@ -191,15 +190,17 @@ def layers_to_leave(student: Network, qat: Qat) -> list[str]:
     return left
 
 
-def _imitation_of(student: Network, fabric: Fabric) -> Criterion:
-    """Return the loss against what the float student makes of the same batch."""
+def _criterion(student: Network, fabric: Fabric, recipe: DistillRecipe) -> Criterion:
+    """Return the loss against the target, and what the float student makes of the same batch."""
     reference = channels_last(copy.deepcopy(student).eval().requires_grad_(False))
     fabric.to_device(reference)
+    alpha = recipe.qat.alpha
 
     def loss(quantised: Features, batch: Batch) -> Tensor:
         with torch.no_grad(), fabric.autocast():
             wanted = reference.features(batch.x_u, batch.operator, batch.maps).output
-        return distance("l1", quantised.output, wanted)
+        own = distance(recipe.optim.loss, quantised.output, batch.target)
+        return alpha * own + (1 - alpha) * root_mean_square(quantised.output, wanted)
 
     return loss
 

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from kdmri_edge.models.layers import RECTIFIERS, Wrapped, replace_module
 from kdmri_edge.models.reconstructor import Reconstructor
+from kdmri_edge.quantisation.calibration import of_layers
 from kdmri_edge.quantisation.fake_quantisation import FakeQuantLayer, add_fake_quantisation
 from kdmri_edge.quantisation.scheme import FINE, LARGEST, TINY
 from kdmri_export.passes.quantise import choose_quantised
@@ -27,8 +28,6 @@ from kdmri_export.transformed import Transformed
 __all__ = ["RectifiedIntegers", "quantise_convolutions"]
 
 _IN_FLOAT = "PyTorch's integer kernels need another convolution behind it, by way of a ReLU alone"
-# PyTorch's kernels take unsigned activations alone: signed integers are moved by half their range.
-_ZERO_POINT = {"u8": 0, "u8c": 128, "s8": 128}
 
 
 class _Reader(nn.Module):
@@ -42,8 +41,9 @@ class _Reader(nn.Module):
     def __init__(self, rounded: FakeQuantLayer, *, given: bool) -> None:
         super().__init__()
         self.given, self.image = given, rounded.image
-        self.step = max(rounded.largest, TINY) / LARGEST[rounded.kind]
-        self.zero_point = _ZERO_POINT[rounded.kind]
+        self.step = max(rounded.largest, TINY) / rounded.grid.highest
+        # PyTorch's kernels take unsigned activations alone: signed ones are moved up.
+        self.zero_point = -rounded.grid.lowest
 
     def _rounded(self, x: Tensor) -> Tensor:
         return torch.quantize_per_tensor(x, self.step, self.zero_point, torch.quint8)
@@ -165,7 +165,7 @@ def quantise_convolutions(
     choice = choose_quantised(network, ranges, floats)
     found, chosen = choice.layers, choice.names
     whole = choice.transformed()  # now, while they are what they were
-    add_fake_quantisation(network, {name: ranges[name] for name in chosen}, unsigned=True)
+    add_fake_quantisation(network, of_layers(ranges, chosen), unsigned=True)
     rounded = {
         described.name: cast(FakeQuantLayer, network.get_submodule(described.name))
         for described in found

@@ -21,11 +21,13 @@ from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST, layer_of
 from kdmri_edge.quantisation.equalisation import equalise
 from kdmri_edge.quantisation.scheme import (
+    BELOW,
     FINE,
     LARGEST,
     NARROW,
     TINY,
     activation_kind,
+    grid,
 )
 from kdmri_edge.utils.extras import require
 from kdmri_export.passes.onnx_graph import readers_of, replace_messages
@@ -161,7 +163,8 @@ def quantise_graph(
     Args:
         model: An `onnx.ModelProto` of float32 layers whose weights are constants.
         ranges: Largest magnitude that layers read, by the name of their weight without ".weight",
-            e.g. {"model.cascades.0.convs.1": 3.2}; others stay as they are.
+            e.g. {"model.cascades.0.convs.1": 3.2}, and with `quantisation.scheme.BELOW` how far an
+            image reaches below zero; others stay as they are.
         unsigned: Whether activations may be unsigned.
         images: How many channels of what they read, the first ones, are an image's, by the same
             names.
@@ -176,7 +179,7 @@ def quantise_graph(
     makers = {output: node for node in graph.node for output in node.output}
     nodes: list[Any] = []
     same = same or {}
-    waiting = {same.get(key, key) for key in ranges}
+    waiting = {same.get(key, key) for key in ranges if layer_of(key) == key}
     rounded: dict[str, str] = {}  # a weight that several nodes have is rounded once
     for node in graph.node:
         axis = _OPERATORS.get(node.op_type)
@@ -188,12 +191,16 @@ def quantise_graph(
             rectified = _is_rectified(node.input[0], makers)
             kind = activation_kind(image=image > 0, rectified=rectified, unsigned=unsigned)
             own = f"{key}.{node.name}" if name in rounded else key
+            step, point = _step(kind, ranges[key], ranges.get(key + BELOW))
             if image:
                 behind = int(constants[name].dims[1]) - image
                 maker = makers.get(node.input[0])
                 apart, parts = _parted(onnx, graph, node, own, (image, behind), maker)
-                nodes += [*apart, *_split_image(onnx, graph, node, own, ranges[key], kind, parts)]
-            nodes += _activation(onnx, graph, node, own, ranges[key], kind)
+                nodes += [*apart, *_split_image(onnx, graph, node, own, step, point, parts)]
+            nodes += _rounded(
+                onnx, graph, node.input[0], f"{own}.input", step, point, f"{own}.input_dequantized"
+            )
+            node.input[0] = f"{own}.input_dequantized"
             if name not in rounded:
                 weight = onnx.numpy_helper.to_array(constants[name])
                 if image:
@@ -363,19 +370,11 @@ def _constant(onnx: Any, graph: Any, name: str, value: Any) -> str:
     return name
 
 
-def _activation(onnx: Any, graph: Any, node: Any, key: str, largest: float, kind: str) -> list[Any]:
-    """Round what a convolution reads."""
-    rounded = f"{key}.input"
-    nodes = _rounding(onnx, graph, node.input[0], rounded, largest, kind)
-    node.input[0] = f"{rounded}_dequantized"
-    return nodes
-
-
-def _rounding(onnx: Any, graph: Any, given: str, name: str, largest: float, kind: str) -> list[Any]:
-    """Return Q and DQ of one tensor; the second one gives `name`_dequantized."""
-    scale = np.float32(max(largest, TINY) / LARGEST[kind])
-    point = {"s8": np.int8(0), "u8": np.uint8(0), "u8c": np.uint8(128)}[kind]
-    return _rounded(onnx, graph, given, name, scale, point, f"{name}_dequantized")
+def _step(kind: str, largest: float, below: float | None) -> tuple[np.float32, Any]:
+    """Return step and zero point of what a layer reads."""
+    lowest, highest = grid(kind, largest, below)
+    step = np.float32(max(largest, TINY) / highest)
+    return step, np.int8(0) if kind == "s8" else np.uint8(-lowest)
 
 
 def _rounded(
@@ -436,7 +435,7 @@ def _channels(graph: Any) -> dict[str, int]:
 
 
 def _split_image(
-    onnx: Any, graph: Any, node: Any, key: str, largest: float, kind: str, parts: Sequence[str]
+    onnx: Any, graph: Any, node: Any, key: str, step: Any, point: Any, parts: Sequence[str]
 ) -> list[Any]:
     """Take an image apart into its rounded self and, magnified, what rounding took away.
 
@@ -444,10 +443,10 @@ def _split_image(
     """
     image, *maps = parts
     coarse = f"{key}.coarse"
-    nodes = _rounding(onnx, graph, image, coarse, largest, kind)
     rounded, rest, fine, both = (
         f"{coarse}_dequantized", f"{key}.rest", f"{key}.fine", f"{key}.coarse_and_fine",
     )  # fmt: skip
+    nodes = _rounded(onnx, graph, image, coarse, step, point, rounded)
     times = _constant(onnx, graph, f"{key}.magnification", np.float32(FINE))
     nodes += [
         onnx.helper.make_node("Sub", [image, rounded], [rest], name=f"{key}.Sub"),

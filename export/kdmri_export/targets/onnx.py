@@ -270,9 +270,8 @@ def to_model(
         named = {f"model.{name}": value for name, value in ranges.items()}
         weights = {layer_of(key): lowered.get_submodule(layer_of(key)).weight for key in named}
         named, same = share_ranges(named, cast(dict[str, Tensor], weights))
-        read = {name: value for name, value in named.items() if layer_of(name) == name}
         parted = {f"model.{name}": count for name, count in image_parts.items()}
-        quantise_graph(model, read, unsigned=unsigned, images=parted, same=same)
+        quantise_graph(model, named, unsigned=unsigned, images=parted, same=same)
         if outputs:
             round_outputs(model, named)
             divide_outputs(model)

@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kdmri_edge.distillation.losses import attention_map, attention_transfer, distance, imitation
+from kdmri_edge.distillation.losses import (
+    attention_map,
+    attention_transfer,
+    distance,
+    imitation,
+    root_mean_square,
+)
 from kdmri_edge.distillation.recipe import LOSSES, Imitation
 from kdmri_edge.models.network import Features
 
@@ -91,3 +97,13 @@ def test_imitation_of_cascades_reaches_each_of_them() -> None:
     assert all(s.grad is not None and s.grad.abs().max() > 0 for s in stages)
     assert imitation(Imitation.CASCADES, "l1", student, student) == 0
     assert imitation(Imitation.FINAL, "mse", teacher, teacher) == 0
+
+
+def test_root_mean_square_is_each_images_own_and_has_a_gradient_at_zero() -> None:
+    image, target = torch.zeros(2, 1, 4, 6, requires_grad=True), torch.zeros(2, 1, 4, 6)
+    target[0], target[1, 0, 0, 0] = 0.5, 2.0
+    found = root_mean_square(image, target)
+    assert float(found) == pytest.approx((0.5 + 2 / 24**0.5) / 2, rel=1e-5)
+    root_mean_square(image, torch.zeros_like(target)).backward()
+    assert image.grad is not None
+    assert torch.isfinite(image.grad).all()

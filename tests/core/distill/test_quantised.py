@@ -21,6 +21,8 @@ from kdmri_edge.distillation.run_folder import Run, tuned_for
 from kdmri_edge.errors import RecipeError, RunError
 from kdmri_edge.models.checkpoint import MAXIMA, RANGES, load_checkpoint, load_reconstructor
 from kdmri_edge.models.specs import preset
+from kdmri_edge.quantisation.calibration import layer_of
+from kdmri_edge.quantisation.scheme import BELOW
 
 Make = Callable[..., Settings]
 Cli = Callable[..., Any]
@@ -48,16 +50,29 @@ def test_the_copy_says_what_it_is_and_the_student_stays(
     assert MAXIMA not in tuned.training
     assert tuned.training["steps"] == {"attention": 0, "imitation": 3, "int8": 4}
     assert set(tuned.training["quantised"]) == {"float", "untuned", "tuned"}
-    assert set(tuned.training[RANGES]) == {
-        f"cascades.{n}.convs.{k}" for n in range(5) for k in range(3)
-    }
+    layers = {f"cascades.{n}.convs.{k}" for n in range(5) for k in range(3)}
+    below = {f"cascades.{n}.convs.0{BELOW}" for n in range(5)}  # phantoms are magnitudes
+    assert set(tuned.training[RANGES]) == layers | below
     assert load_reconstructor(run.tuned("int8")).ranges == tuned.training[RANGES]
 
 
-def _leaving(settings: Make, layers: tuple[str, ...]) -> Settings:
-    made = settings(**TUNED)
-    qat = replace(made.recipe.qat, float_layers=layers)
+def _with_qat(made: Settings, **changes: Any) -> Settings:
+    qat = replace(made.recipe.qat, **changes)
     return replace(made, recipe=replace(made.recipe, qat=qat))
+
+
+def test_the_copy_learns_from_the_target_and_from_the_student(
+    settings: Make, weights: Weights, tmp_path: Path
+) -> None:
+    copies = []
+    for alpha in (0.0, 1.0):
+        run = distill(_with_qat(settings(**TUNED), alpha=alpha), tmp_path / f"{alpha}")
+        copies.append(weights(run.path)["student-int8"])
+    assert not _equal(*copies)
+
+
+def _leaving(settings: Make, layers: tuple[str, ...]) -> Settings:
+    return _with_qat(settings(**TUNED), float_layers=layers)
 
 
 def test_layers_of_a_copy_stay_in_float(settings: Make, tmp_path: Path, cli: Cli) -> None:
@@ -65,7 +80,8 @@ def test_layers_of_a_copy_stay_in_float(settings: Make, tmp_path: Path, cli: Cli
     run = distill(_leaving(settings, left), tmp_path / "run")
     names = {f"cascades.{n}.convs.{k}" for n in range(5) for k in range(3)}
     wanted = names - {f"cascades.{number}.convs.2" for number in (0, 3, 4)}
-    assert set(load_checkpoint(run.tuned("int8")).training[RANGES]) == wanted
+    ranges = load_checkpoint(run.tuned("int8")).training[RANGES]
+    assert {layer_of(key) for key in ranges} == wanted
     with pytest.raises(RunError, match=r"another qat\.float_layers"):
         distill(settings(**TUNED), tmp_path / "run")
     out = tmp_path / "bundle"

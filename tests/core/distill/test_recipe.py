@@ -173,6 +173,7 @@ def test_every_key_of_version_0_1_has_a_key_today() -> None:
         "distillation.taps": {},
         "distillation.taps_weight": 0.01,
         "optim.optimizer": "adam",
+        "qat.alpha": 0.35,
         "qat.float_layers": [],
         **{f"insertion.{key}": value for key, value in asdict(Insertion()).items()},
     }

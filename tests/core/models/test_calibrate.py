@@ -13,7 +13,8 @@ from kdmri_edge.models.specs import preset
 from kdmri_edge.physics.consistency import operator_tensor
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.quantisation import calibration as calibrate
-from kdmri_edge.quantisation.calibration import activation_maxima
+from kdmri_edge.quantisation.calibration import activation_maxima, layer_of
+from kdmri_edge.quantisation.scheme import BELOW
 from tests.export.networks import lines, spec
 
 
@@ -23,7 +24,8 @@ def test_maxima_of_few_values_are_those_of_each_channel_over_all_batches() -> No
     operator = operator_tensor(lines(), Form.PROJECTION, 1)
     x_u = torch.rand(2, 1, 32, 24)
     maxima = activation_maxima(network, [(x_u[:1], operator), (x_u[1:], operator)])
-    assert set(maxima) == {f"cascades.{n}.convs.{k}" for n in range(2) for k in (0, 1)}
+    layers = {f"cascades.{n}.convs.{k}" for n in range(2) for k in (0, 1)}
+    assert set(maxima) == layers | {"cascades.0.convs.0:below", "cascades.1.convs.0:below"}
     hidden = torch.relu(network.cascades[0].convs[0](x_u))
     wanted = hidden.detach().amax((0, 2, 3)).tolist()
     assert maxima["cascades.0.convs.1"] == pytest.approx(wanted, rel=1e-4)
@@ -111,4 +113,16 @@ def test_convolutions_that_are_not_called_are_noticed() -> None:
     batch = (torch.rand(1, 1, 32, 24), operator)
     with padded(network), pytest.raises(RuntimeError, match=r"convs\.0 was not called"):
         activation_maxima(network, [batch])
-    assert len(activation_maxima(network, [batch])) == 15
+    assert len({layer_of(key) for key in activation_maxima(network, [batch])}) == 15
+
+
+def test_how_far_an_image_reaches_below_zero_is_told_where_it_is_not_as_far_as_above() -> None:
+    torch.manual_seed(0)
+    network = build_model(spec()).eval()
+    operator = operator_tensor(lines(), Form.PROJECTION, 1)
+    x_u = torch.rand(2, 1, 32, 24) - 0.25
+    maxima = activation_maxima(network, [(x_u[:1], operator), (x_u[1:], operator)])
+    assert maxima["cascades.0.convs.0" + BELOW] == pytest.approx([-1.5 * float(x_u.min())], 1e-4)
+    assert "cascades.0.convs.1" + BELOW not in maxima
+    maxima = activation_maxima(network, [(torch.rand(2, 1, 32, 24) - 0.5, operator)])
+    assert "cascades.0.convs.0" + BELOW not in maxima

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from kdmri_edge.models.reconstructor import Reconstructor
@@ -17,7 +19,7 @@ from kdmri_edge.quantisation.fake_quantisation import (
     add_fake_quantisation,
     remove_fake_quantisation,
 )
-from kdmri_edge.quantisation.scheme import BOUNDS, FINE, LARGEST
+from kdmri_edge.quantisation.scheme import BELOW, BOUNDS, FINE, LARGEST, grid
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.onnx import to_model
 from tests.export.networks import COILS, lines, maps, network, spec
@@ -65,6 +67,10 @@ def test_it_computes_what_the_export_computes(name: str, unsigned: bool) -> None
     x_u = torch.randn(1, architecture.channels, *SIZE, generator=chance)
     sensitivities = maps(1, SIZE) if architecture.coils else None
     ranges = equalise(made.model, made.maxima)
+    if architecture.channels == 1:
+        x_u = x_u.abs()
+        images = [one.name for one in made.model.layers() if not one.rectified]
+        ranges |= {f"{name}{BELOW}": 0.3 * ranges[name] for name in images}
     target = "onnx" if unsigned else "trt"
     tuned = Reconstructor(made.model, made.mask, ranges=ranges)
     graph, _ = to_model(
@@ -93,14 +99,39 @@ def test_it_computes_what_the_export_computes(name: str, unsigned: bool) -> None
 def test_gradients_pass_and_ranges_learn() -> None:
     made = network(spec(), lines(), size=SIZE)
     ranges = equalise(made.model, made.maxima)
-    add_fake_quantisation(made.model, {k: 0.5 * v for k, v in ranges.items()}, unsigned=True)
+    halved = {key: 0.5 * value for key, value in ranges.items()}
+    add_fake_quantisation(made.model, halved, unsigned=True, factors=True)
     x_u = torch.randn(2, 1, *SIZE)
     made(x_u).square().mean().backward()
     for name, parameter in made.model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
     # ranges that clip half of everything have somewhere to go
-    assert made.model.cascades[0].convs[1].log_range.grad.abs() > 0
+    reader = made.model.cascades[0].convs[1]
+    assert reader.log_range.grad.abs() > 0
+    assert reader.log_factors.grad.abs().max() > 0
+
+
+@given(largest=st.floats(1e-3, 1e3), share=st.floats(0, 3))
+def test_a_grid_holds_an_image_and_what_rounding_takes_from_it(
+    largest: float, share: float
+) -> None:
+    below = share * largest
+    lowest, highest = grid("u8c", largest, below)
+    step = largest / highest
+    assert highest - lowest == 255
+    assert -128 <= lowest <= -FINE // 2
+    if share <= 1:
+        assert step * lowest <= -below + 0.51 * step
+        assert step <= largest / BOUNDS["u8c"][1]  # never coarser than as far below as above
+    # told again after it was learned, it is the same one
+    assert grid("u8c", largest, -step * lowest) == (lowest, highest)
+
+
+@pytest.mark.parametrize("kind", ["u8", "s8", "u8c"])
+def test_other_grids_are_as_they_were(kind: str) -> None:
+    assert grid(kind, 2.0) == BOUNDS[kind]
+    assert grid(kind, 2.0, 9.0) == BOUNDS[kind]
 
 
 def test_values_are_multiples_of_the_step_within_bounds() -> None:
@@ -146,3 +177,37 @@ def test_unrounding_gives_the_float_network_back() -> None:
     after = made.model.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[k], before[k]) for k in before)
+
+
+@pytest.mark.parametrize("unsigned", [True, False], ids=["cpu", "tensorrt"])
+@pytest.mark.parametrize("name", SPECS)
+def test_factors_of_channels_become_a_part_of_the_weights(name: str, unsigned: bool) -> None:
+    architecture: ModelSpec = SPECS[name]
+    made = network(architecture, lines(), size=SIZE)
+    chance = torch.Generator().manual_seed(3)
+    x_u = torch.randn(1, architecture.channels, *SIZE, generator=chance)
+    given = torch.from_numpy(maps(1, SIZE)) if architecture.coils else None
+    ranges = equalise(made.model, made.maxima)
+    with torch.no_grad():
+        float_image = made(x_u, maps=given)
+        add_fake_quantisation(made.model, ranges, unsigned=unsigned, factors=True)
+        plain = made(x_u, maps=given)
+        readers = [
+            one
+            for one in made.model.modules()
+            if isinstance(one, FakeQuantLayer) and one.log_factors is not None
+        ]
+        assert readers
+        for one in readers:
+            one.log_factors += 0.01 * torch.randn(one.log_factors.shape, generator=chance)
+        with_factors = made(x_u, maps=given)
+        learned = remove_fake_quantisation(made.model)
+        assert (made(x_u, maps=given) - float_image).abs().max() <= 1e-5 * float_image.abs().max()
+        add_fake_quantisation(made.model, learned, unsigned=unsigned)
+        folded = made(x_u, maps=given)
+    changed = (with_factors - plain).abs().max()
+    assert changed > 1e-4 * float_image.abs().max()  # factors do something
+    # a value on the edge between two integers may fall to either side
+    gap = (folded - with_factors).abs()
+    assert gap.quantile(0.99) < 0.02 * changed
+    assert gap.max() < 0.5 * changed
