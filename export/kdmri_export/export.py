@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import glob
+import math
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -425,6 +426,7 @@ def _calibrate(reconstructor: Reconstructor, data: Golden) -> str:
     if not known:
         reconstructor.maxima = phantom_maxima(reconstructor, data)
         return "phantom"
+    _check_magnitudes(known)
     origin = "training with rounding" if reconstructor.ranges else "training volumes"
     network = reconstructor.model
     writes = open_layers(network, network.structure())
@@ -442,6 +444,20 @@ def _calibrate(reconstructor: Reconstructor, data: Golden) -> str:
     else:
         reconstructor.maxima = {**further, **reconstructor.maxima}
     return f"{origin}; what layers write: phantom"
+
+
+def _check_magnitudes(known: Mapping[str, Any]) -> None:
+    """Refuse ranges or maxima of activations, as checkpoints hold them, that are none."""
+    for key, held in known.items():
+        values = held if isinstance(held, list) else [held]
+        numbers = [value for value in values if isinstance(value, (int, float))]
+        sound = all(math.isfinite(value) and value >= 0 for value in numbers)
+        if not values or len(numbers) < len(values) or not sound:
+            raise ExportError(
+                f"The checkpoint's magnitudes of activations of {key!r} are no finite numbers from"
+                " 0 on.",
+                "Export in another precision, or train the network again.",
+            )
 
 
 def _reconstructor(checkpoint: Path, meta: dict[str, Any], recipe: ExportRecipe) -> Reconstructor:

@@ -170,6 +170,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         spec = spec_from_dict(meta["spec"])
         mask = Mask.from_dict(meta["mask"])
+        for key in (MAXIMA, RANGES):
+            if not isinstance(meta["training"].get(key) or {}, dict):
+                raise TypeError(f"its {key} are no table")
         checkpoint = Checkpoint(
             spec=spec,
             mask=mask,

@@ -17,7 +17,7 @@ from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from kdmri_edge.errors import BackendError, ExportError
+from kdmri_edge.errors import BackendError, CheckpointError, ExportError
 from kdmri_edge.models.checkpoint import MAXIMA, RANGES, load_checkpoint, save_checkpoint
 from kdmri_edge.models.network import as_network
 from kdmri_edge.models.reconstructor import Reconstructor
@@ -274,6 +274,22 @@ def test_copies_tuned_for_other_integers_are_refused(
     # a float student of the same run holds no such ranges
     save_checkpoint(path, replace(held, training=training))
     export_model(path, ExportRecipe(target="onnx", precision="int8"), tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("held", ["3", None, [], [1.0, "x"], [-1.0], float("nan"), {"a": 1}])
+@pytest.mark.parametrize("key", [MAXIMA, RANGES])
+def test_magnitudes_that_are_none_are_refused(key: str, held: object, tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "student.safetensors")
+    checkpoint = load_checkpoint(path)
+    known = {f"cascades.{n}.convs.{m}": held for n in range(2) for m in range(2)}
+    save_checkpoint(path, replace(checkpoint, training={**checkpoint.training, key: known}))
+    recipe = ExportRecipe(target="onnx", precision="int8")
+    with pytest.raises(ExportError, match=r"'cascades\.0\.convs\.0' are no finite numbers"):
+        export_model(path, recipe, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+    save_checkpoint(path, replace(checkpoint, training={**checkpoint.training, key: [known]}))
+    with pytest.raises(CheckpointError, match="no table"):
+        export_model(path, recipe, tmp_path / "bundle")
 
 
 def test_maxima_travel_with_the_checkpoint(tmp_path: Path) -> None:
