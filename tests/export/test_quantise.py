@@ -25,6 +25,7 @@ from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.quantisation.calibration import activation_maxima
 from kdmri_edge.quantisation.equalisation import equalise
 from kdmri_edge.quantisation.fake_quantisation import add_fake_quantisation
+from kdmri_edge.quantisation.scheme import BELOW
 from kdmri_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
 from kdmri_edge.runtime.backends.torchscript import silence_warnings
 from kdmri_edge.runtime.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT
@@ -208,6 +209,8 @@ def test_torchscript_computes_what_training_with_rounding_did(architecture: Mode
     """But for the last bit: rounding half to even meets sums in another order."""
     trained = network(architecture, lines(), size=SIZE)
     ranges = equalise(trained.model, trained.maxima)
+    read = [one.name for one in trained.model.layers() if not one.rectified]
+    ranges |= {f"{name}{BELOW}": 0.3 * ranges[name] for name in read}
     exported = copy.deepcopy(trained)
     add_fake_quantisation(trained.model, ranges, unsigned=True)
     # the reference kernels: others may saturate on CPUs without integer dot products
