@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import math
 import re
 import tempfile
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from kdmri_edge.bring.trial import MULTIPLES, takes_sides
 from kdmri_edge.distillation.recipe import recipe_value
 from kdmri_edge.errors import CheckpointError, ExportError, KdmriError
 from kdmri_edge.models.checkpoint import load_reconstructor, read_checkpoint_meta
+from kdmri_edge.models.layers import KINDS
 from kdmri_edge.models.protocol import InputKind, NetworkSpec, holds_mask, reads_coils
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.models.specs import describe_spec, described_spec
@@ -27,6 +27,7 @@ from kdmri_edge.physics.coils import COILS
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form, choose_form
 from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST, open_layers
+from kdmri_edge.quantisation.scheme import BELOW
 from kdmri_edge.runtime.bill import write_bill
 from kdmri_edge.runtime.bundle import (
     GOLDEN_INPUT,
@@ -79,6 +80,8 @@ from kdmri_export.written import Written
 
 __all__ = ["export_model"]
 
+# Of float32, in which it is written.
+_LARGEST_MAGNITUDE = 3.4e38
 _MEASURE = "kdmri_bench.measuring.bundle:measure_bundle"
 
 
@@ -426,7 +429,7 @@ def _calibrate(reconstructor: Reconstructor, data: Golden) -> str:
     if not known:
         reconstructor.maxima = phantom_maxima(reconstructor, data)
         return "phantom"
-    _check_magnitudes(known)
+    _check_magnitudes(reconstructor)
     origin = "training with rounding" if reconstructor.ranges else "training volumes"
     network = reconstructor.model
     writes = open_layers(network, network.structure())
@@ -446,18 +449,47 @@ def _calibrate(reconstructor: Reconstructor, data: Golden) -> str:
     return f"{origin}; what layers write: phantom"
 
 
-def _check_magnitudes(known: Mapping[str, Any]) -> None:
-    """Refuse ranges or maxima of activations, as checkpoints hold them, that are none."""
+def _check_magnitudes(reconstructor: Reconstructor) -> None:
+    """Refuse what a checkpoint says of its activations where that is of no use.
+
+    Ranges are a number each, maxima a list with one for each channel of the layer.
+    """
+    ranges = reconstructor.ranges
+    known: Mapping[str, object] = ranges or reconstructor.maxima
     for key, held in known.items():
-        values = held if isinstance(held, list) else [held]
-        numbers = [value for value in values if isinstance(value, (int, float))]
-        sound = all(math.isfinite(value) and value >= 0 for value in numbers)
-        if not values or len(numbers) < len(values) or not sound:
+        values = [held] if ranges else held
+        name, _, what = key.partition(":")
+        count = _channels(reconstructor.model, name, what)
+        sound = (
+            isinstance(values, list)
+            and all(_is_magnitude(value) for value in values)
+            and (bool(ranges) or len(values) == (count or len(values) or 1))
+            and (what != HIGHEST[1:] or name + LOWEST in known)
+        )
+        if not sound:
             raise ExportError(
-                f"The checkpoint's magnitudes of activations of {key!r} are no finite numbers from"
-                " 0 on.",
+                f"What the checkpoint says of the activations of {key!r} is no"
+                f" {'finite number' if ranges else 'list of finite numbers'} from 0 on"
+                f"{'' if ranges else ', one for each channel'}.",
                 "Export in another precision, or train the network again.",
             )
+
+
+def _is_magnitude(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return 0 <= value <= _LARGEST_MAGNITUDE
+
+
+def _channels(network: torch.nn.Module, name: str, what: str) -> int | None:
+    """Return how many channels maxima are known of; None where the network has no such layer."""
+    layer = dict(network.named_modules()).get(name)
+    if not isinstance(layer, tuple(KINDS.values())):
+        return None
+    if f":{what}" == BELOW:
+        return 1
+    kind = "features" if isinstance(layer, KINDS["Linear"]) else "channels"
+    return int(getattr(layer, f"{'out' if what else 'in'}_{kind}"))
 
 
 def _reconstructor(checkpoint: Path, meta: dict[str, Any], recipe: ExportRecipe) -> Reconstructor:

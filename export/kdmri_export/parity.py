@@ -31,6 +31,7 @@ from kdmri_edge.physics.scaling import (
     slice_scale,
 )
 from kdmri_edge.quantisation.calibration import activation_maxima
+from kdmri_edge.quantisation.scheme import BELOW
 from kdmri_edge.runtime.bundle import (
     GOLDEN_INPUT,
     GOLDEN_MAPS,
@@ -90,10 +91,14 @@ class Golden:
 
 
 def phantom_maxima(reconstructor: Reconstructor, data: Golden) -> dict[str, list[float]]:
-    """Return activation maxima of a network whose checkpoint brings none, from golden slices."""
+    """Return activation maxima of a network whose checkpoint brings none, from golden slices.
+
+    How far images reach below zero is not among them: a phantom's aliasing is no bound of theirs.
+    """
     x_u, maps = torch.from_numpy(data.network_input), data.network_maps
     further = () if maps is None else (torch.from_numpy(maps),)
-    return activation_maxima(reconstructor.model, [(x_u, reconstructor.operator, *further)])
+    found = activation_maxima(reconstructor.model, [(x_u, reconstructor.operator, *further)])
+    return {key: values for key, values in found.items() if not key.endswith(BELOW)}
 
 
 def with_coils(target: NDArray[np.complex64], mask: Mask, coils: int) -> Golden:

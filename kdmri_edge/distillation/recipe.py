@@ -365,8 +365,10 @@ class Qat:
             for TensorRT (int8-signed).
         steps: Optimiser steps, on whole slices.
         rate: Peak learning rate, as a fraction of optim.learning_rate.
-        alpha: Weight of the reconstruction loss; 1 - alpha is that of what the copy is off from the
-            float student, as the root of the mean square.
+        alpha: Weight of the reconstruction loss (as optim.loss has it, of which "mse" is a square
+            and so hardly counts); 1 - alpha is that of what the copy is off from the float student,
+            as the root of the mean square. Before there was alpha, copies imitated alone, by the
+            mean absolute difference.
         float_layers: Layers of the copy that are not rounded, and stay in float32 in its exports:
             their names, or patterns of them as in a shell (`kdmri-edge models NETWORK` lists the
             names).

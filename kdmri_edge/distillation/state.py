@@ -132,15 +132,15 @@ def load_state(
         with safetensors.safe_open(path, framework="pt") as file:
             meta = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if meta["key"] != key:
-            raise CheckpointError(
-                f"{path} belongs to other settings.", "Resume with the settings of the run."
-            )
         weights = {k.removeprefix("model."): v for k, v in tensors.items() if k[:6] == "model."}
         if weights.keys() != model.state_dict().keys():
             raise CheckpointError(
                 f"{path} was written by another version, whose networks had other weights.",
                 "Delete it to start that stage again.",
+            )
+        if meta["key"] != key:
+            raise CheckpointError(
+                f"{path} belongs to other settings.", "Resume with the settings of the run."
             )
         model.load_state_dict(weights)
         optimiser.load_state_dict(_optimiser_state(tensors, model, optimiser))

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from kdmri_edge.models.layers import Weighted
 from kdmri_edge.models.network import Network
 from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST
+from kdmri_edge.quantisation.scheme import BELOW
 
 __all__ = ["HandedOn", "equalise", "handed_on"]
 
@@ -89,6 +90,9 @@ def handed_on(network: Network) -> Iterator[HandedOn]:
         into = _axis_read(reads)
         if into is None or _axis_written(writes) is None:
             continue
+        # A Linear's channels lie along the last axis, which is the width of what others write.
+        if isinstance(writes, nn.Linear) != isinstance(reads, nn.Linear):
+            continue
         image = described.image if carried else 0
         yield HandedOn(
             writes=before,
@@ -127,6 +131,8 @@ def equalise(network: Network, maxima: Mapping[str, Sequence[float]]) -> dict[st
         if image:
             own *= torch.sqrt(_largest(heaviest[:image]) / _largest(seen[:image]))
         written_by = one.rescale(network, own)
+        if not image:  # of one or two hidden channels, which have another size now
+            after.pop(one.reads + BELOW, None)
         after[one.reads] = float((seen / _behind(own, len(seen))).max())
         for key in (one.writes + HIGHEST, one.writes + LOWEST):
             if key in maxima:

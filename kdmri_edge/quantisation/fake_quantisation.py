@@ -166,7 +166,8 @@ def add_fake_quantisation(
         unsigned: Round as for CPUs, else as for TensorRT.
         factors: Let hidden channels learn a factor each before they are rounded.
     """
-    hidden = {one.reads: one.count for one in handed_on(network) if factors and one.rectified}
+    links = handed_on(network) if factors else ()
+    hidden = {one.reads: one.count for one in links if one.rectified}
     for described in network.layers():
         name = described.name
         layer = cast(Weighted, network.get_submodule(name))
@@ -194,9 +195,10 @@ def remove_fake_quantisation(network: Network) -> dict[str, float]:
         for name, module in network.named_modules()
         if isinstance(module, FakeQuantLayer)
     }
-    links = {one.reads: one for one in handed_on(network)}
     for name, module in rounded.items():
         replace_module(network, name, module.conv)
+    # Not before: layers that are wrapped are none that tracing a network finds.
+    links = {one.reads: one for one in handed_on(network)}
     for name, module in rounded.items():
         if module.factors is not None:
             links[name].rescale(network, module.factors.detach())

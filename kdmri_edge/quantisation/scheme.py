@@ -41,7 +41,7 @@ __all__ = [
 LARGEST: Final = {"s8": 127, "u8": 255, "u8c": 127}
 """Steps from zero to the largest value: of signed, unsigned, and unsigned about 128 activations.
 
-Weights are "s8".
+Weights are "s8". Of "u8c" that reach less far below zero there are more (`grid`).
 """
 
 BOUNDS: Final = {"s8": (-128, 127), "u8": (0, 255), "u8c": (-128, 127)}

@@ -24,7 +24,7 @@ from torch import Tensor
 from kdmri_edge.distillation.batches import TrainingSlices
 from kdmri_edge.distillation.data import TrainingData, merged_records
 from kdmri_edge.distillation.loop import train, validation_psnr
-from kdmri_edge.distillation.losses import distance, root_mean_square
+from kdmri_edge.distillation.losses import reconstruction, root_mean_square
 from kdmri_edge.distillation.recipe import DistillRecipe, Qat, Quantize
 from kdmri_edge.distillation.stages import Batch, Criterion, Stage, TrainContext
 from kdmri_edge.distillation.stored import AnyCase
@@ -34,7 +34,7 @@ from kdmri_edge.models.checkpoint import read_checkpoint_meta
 from kdmri_edge.models.layers import layers_named
 from kdmri_edge.models.network import Features, Network
 from kdmri_edge.physics.consistency import maps_tensor
-from kdmri_edge.quantisation.calibration import activation_maxima, layer_of
+from kdmri_edge.quantisation.calibration import activation_maxima, layer_of, of_layers
 from kdmri_edge.quantisation.equalisation import equalise
 from kdmri_edge.quantisation.fake_quantisation import (
     add_fake_quantisation,
@@ -103,7 +103,8 @@ class Tuned:
 
     Attributes:
         network: The float network whose int8 export computes what was trained.
-        ranges: Largest magnitude that each convolution reads.
+        ranges: Largest magnitude that each convolution reads, and what else is known of its
+            activations, by the keys of `activation_maxima`.
         figures: Validation PSNR in dB of the float student, of its int8 export without tuning and
             with it; None without validation volumes.
     """
@@ -164,8 +165,9 @@ def tune(
             f"{title}: {after:.2f} dB on the validation volumes"
             f" ({before:.2f} before tuning, {float_psnr:.2f} in float)."
         )
+    read = remove_fake_quantisation(quantised)
     # what layers write, which some runtimes round as well, was measured before
-    learned = ranges | remove_fake_quantisation(quantised)
+    learned = of_layers(ranges, read) | read
     figures: dict[str, Any] = {"float": float_psnr, "untuned": before, "tuned": after}
     return Tuned(network=quantised, ranges=learned, figures=figures)
 
@@ -199,7 +201,7 @@ def _criterion(student: Network, fabric: Fabric, recipe: DistillRecipe) -> Crite
     def loss(quantised: Features, batch: Batch) -> Tensor:
         with torch.no_grad(), fabric.autocast():
             wanted = reference.features(batch.x_u, batch.operator, batch.maps).output
-        own = distance(recipe.optim.loss, quantised.output, batch.target)
+        own = reconstruction(recipe, quantised.output, batch)
         return alpha * own + (1 - alpha) * root_mean_square(quantised.output, wanted)
 
     return loss

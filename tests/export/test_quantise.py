@@ -35,7 +35,7 @@ from kdmri_export.graph_check import check_graph
 from kdmri_export.passes.divide import divide_outputs
 from kdmri_export.passes.integer import quantise_convolutions
 from kdmri_export.passes.narrow import decompose_narrow_convs
-from kdmri_export.passes.quantise import quantise_graph, sum_integers
+from kdmri_export.passes.quantise import quantise_graph, share_ranges, sum_integers
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.onnx import to_model, write
 from tests.export.networks import UnetSpec, lines, network, spec, write_checkpoint
@@ -204,13 +204,17 @@ def test_signed_graphs_suit_tensorrt_and_unsigned_ones_do_not() -> None:
     assert "signed" in findings[0].why
 
 
+@pytest.mark.parametrize("below", [None, 0.3])
 @pytest.mark.parametrize("architecture", [spec(), spec(carried=3)], ids=["dccnn", "carried maps"])
-def test_torchscript_computes_what_training_with_rounding_did(architecture: ModelSpec) -> None:
+def test_torchscript_computes_what_training_with_rounding_did(
+    architecture: ModelSpec, below: float | None
+) -> None:
     """But for the last bit: rounding half to even meets sums in another order."""
     trained = network(architecture, lines(), size=SIZE)
     ranges = equalise(trained.model, trained.maxima)
     read = [one.name for one in trained.model.layers() if not one.rectified]
-    ranges |= {f"{name}{BELOW}": 0.3 * ranges[name] for name in read}
+    if below is not None:
+        ranges |= {f"{name}{BELOW}": below * ranges[name] for name in read}
     exported = copy.deepcopy(trained)
     add_fake_quantisation(trained.model, ranges, unsigned=True)
     # the reference kernels: others may saturate on CPUs without integer dot products
@@ -279,20 +283,51 @@ def test_copies_tuned_for_other_integers_are_refused(
     export_model(path, ExportRecipe(target="onnx", precision="int8"), tmp_path / "bundle")
 
 
-@pytest.mark.parametrize("held", ["3", None, [], [1.0, "x"], [-1.0], float("nan"), {"a": 1}])
-@pytest.mark.parametrize("key", [MAXIMA, RANGES])
+@pytest.mark.parametrize(
+    ("key", "held"),
+    [
+        *((MAXIMA, held) for held in (1.0, "3", None, [], ["x"], [[1.0]], [-1.0], [True])),
+        *((MAXIMA, held) for held in ([float("nan")], [10**400], [1.0, 2.0])),
+        *((RANGES, held) for held in ([1.0], "3", None, -1.0, True, float("inf"), 10**400)),
+    ],
+)
 def test_magnitudes_that_are_none_are_refused(key: str, held: object, tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "student.safetensors")
     checkpoint = load_checkpoint(path)
-    known = {f"cascades.{n}.convs.{m}": held for n in range(2) for m in range(2)}
+    sound = {MAXIMA: {0: [3.0], 1: [3.0] * 4}, RANGES: {0: 3.0, 1: 3.0}}[key]
+    known: dict[str, object] = {
+        f"cascades.{n}.convs.{m}": sound[m] for n in range(2) for m in range(2)
+    }
+    known["cascades.0.convs.0"] = held
     save_checkpoint(path, replace(checkpoint, training={**checkpoint.training, key: known}))
     recipe = ExportRecipe(target="onnx", precision="int8")
-    with pytest.raises(ExportError, match=r"'cascades\.0\.convs\.0' are no finite numbers"):
+    with pytest.raises(ExportError, match=r"activations of 'cascades\.0\.convs\.0' is no"):
         export_model(path, recipe, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
-    save_checkpoint(path, replace(checkpoint, training={**checkpoint.training, key: [known]}))
-    with pytest.raises(CheckpointError, match="no table"):
-        export_model(path, recipe, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("key", [MAXIMA, RANGES])
+def test_magnitudes_that_are_no_table_or_half_of_it_are_refused(key: str, tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "student.safetensors")
+    checkpoint = load_checkpoint(path)
+    sound = {MAXIMA: {0: [3.0], 1: [3.0] * 4}, RANGES: {0: 3.0, 1: 3.0}}[key]
+    known = {f"cascades.{n}.convs.{m}": sound[m] for n in range(2) for m in range(2)}
+    half = {**known, "cascades.0.convs.0:highest": sound[1]}
+    recipe = ExportRecipe(target="onnx", precision="int8")
+    for held, error, said in ((half, ExportError, "highest"), ([1], CheckpointError, "no table")):
+        save_checkpoint(path, replace(checkpoint, training={**checkpoint.training, key: held}))
+        with pytest.raises(error, match=said):
+            export_model(path, recipe, tmp_path / "bundle")
+
+
+def test_layers_of_equal_weights_share_how_far_an_image_reaches_below_zero() -> None:
+    weights = {"a": torch.ones(4, 1, 3, 3), "b": torch.ones(4, 1, 3, 3)}
+    both = {"a": 1.0, "b": 2.0, "a:below": 0.1, "b:below": 0.3}
+    found, _ = share_ranges(both, weights)
+    assert found == {"a": 2.0, "b": 2.0, "a:below": 0.3, "b:below": 0.3}
+    # of one it is not known, and nothing of its image may be cut off
+    found, _ = share_ranges({"a": 1.0, "b": 2.0, "b:below": 0.3}, weights)
+    assert found == {"a": 2.0, "b": 2.0}
 
 
 def test_maxima_travel_with_the_checkpoint(tmp_path: Path) -> None:

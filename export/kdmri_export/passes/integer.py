@@ -152,7 +152,8 @@ def quantise_convolutions(
 
     Args:
         reconstructor: A network of equalised weights (`quantisation.equalisation`).
-        ranges: Largest magnitude that each of its layers reads, by its name.
+        ranges: Largest magnitude that each of its layers reads, by its name, and with
+            `quantisation.scheme.BELOW` how far an image reaches below zero.
         floats: Patterns of the names of layers that stay in float32.
 
     Returns:

@@ -46,7 +46,10 @@ __all__ = [
 
 
 def ranges_of(lowered: Reconstructor) -> dict[str, float]:
-    """Return the largest magnitude that each layer reads, and writes where that is known.
+    """Return the largest magnitude that each layer reads, and what else is known of it.
+
+    That is what it writes, and how far below zero what it reads, by the keys of
+    `quantisation.calibration.activation_maxima`.
 
     A network trained with rounding brings its ranges, and stays as it is; another one is
     equalised, in place.
@@ -147,7 +150,10 @@ def share_ranges(
     widest: dict[str, float] = {}
     for key, value in ranges.items():
         widest[shared(key)] = max(value, widest.get(shared(key), value))
-    return {key: widest[shared(key)] for key in ranges}, same
+    # where nobody knows how far one of them reaches below zero, all reach as far as above
+    layers = [key for key in ranges if layer_of(key) == key]
+    unknown = {shared(key) + BELOW for key in layers if key + BELOW not in ranges}
+    return {key: widest[shared(key)] for key in ranges if shared(key) not in unknown}, same
 
 
 def quantise_graph(

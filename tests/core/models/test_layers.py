@@ -270,6 +270,92 @@ class Mixed(Network):
         return x_u + self.tail(x)
 
 
+class Mapped(Network):
+    """Layers of every kind, each of which alone reads what the one before it writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec, self.form = PRESETS["vdsr-7"], Form.PROJECTION
+        self.head, self.narrow, self.deep = conv(1), conv(4, 2), conv(2, 6)
+        self.up, self.wide = nn.ConvTranspose2d(6, 5, 2, stride=2), conv(5, 4, stride=2)
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 4)
+        self.tail = conv(4, 1)
+
+    def forward(self, x_u: Tensor, operator: object = None, maps: object = None) -> Tensor:
+        x = F.leaky_relu(self.narrow(F.relu(self.head(x_u))), 0.2)
+        x = F.relu(self.wide(F.relu(self.up(F.relu(self.deep(x))))))
+        x = self.second(F.relu(self.first(x.movedim(1, -1)))).movedim(-1, 1)
+        return x_u + self.tail(x)
+
+
+@pytest.mark.parametrize("made", [Plain, Mixed, Mapped])
+@pytest.mark.parametrize("unsigned", [True, False])
+def test_factors_of_channels_become_a_part_of_the_weights(
+    made: type[Network], unsigned: bool
+) -> None:
+    torch.manual_seed(1)
+    network = made().eval()
+    x_u, maxima = calibrated(network)
+    ranges = equalise(network, maxima)
+    before = network(x_u)
+    add_fake_quantisation(network, ranges, unsigned=unsigned, factors=True)
+    readers = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, FakeQuantLayer) and module.log_factors is not None
+    }
+    assert (
+        set(readers)
+        == {
+            Plain: {"head.2", "tail"},
+            Mixed: {"wide"},
+            Mapped: {"narrow", "up", "wide", "second"},
+        }[made]
+    )
+    with torch.no_grad():
+        for module in readers.values():
+            module.log_factors += 0.01 * torch.randn(module.log_factors.shape)
+    with_factors = network(x_u)
+    learned = remove_fake_quantisation(network)
+    torch.testing.assert_close(network(x_u), before)
+    add_fake_quantisation(network, learned, unsigned=unsigned)
+    gap = (network(x_u) - with_factors).abs()
+    # a value on the edge between two integers may fall to either side
+    assert gap.quantile(0.9) <= 1e-5 * before.abs().max()
+    assert gap.max() < (with_factors - before).abs().max()
+
+
+def test_rows_of_an_image_are_no_channels() -> None:
+    """What a Linear reads along the last axis is the width of what a convolution writes."""
+    network = nn.Sequential(conv(1, 16), nn.ReLU(), nn.Linear(16, 16))
+
+    class Rows(Network):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spec, self.form, self.all = PRESETS["vdsr-7"], Form.PROJECTION, network
+
+        def forward(self, x_u: Tensor, operator: object = None, maps: object = None) -> Tensor:
+            made: Tensor = self.all(x_u[..., :16, :16])
+            return made
+
+    rows = Rows().eval()
+    x_u, maxima = calibrated(rows)
+    before = rows(x_u)
+    equalise(rows, maxima)
+    torch.testing.assert_close(rows(x_u), before)
+
+
+def test_what_is_equalised_reaches_as_far_below_zero_as_it_does_then() -> None:
+    """A convolution of two channels is taken to read an image; here they are hidden ones."""
+    torch.manual_seed(1)
+    network = Mapped().eval()
+    _, maxima = calibrated(network)
+    assert "deep:below" in maxima
+    after = equalise(network, maxima)
+    assert "deep:below" not in after
+    assert "head:below" in after
+
+
 def test_every_kind_of_layer_is_described_and_what_is_none_is_named() -> None:
     network = Mixed().eval()
     found = network.structure()

@@ -67,7 +67,7 @@ def test_it_computes_what_the_export_computes(name: str, unsigned: bool) -> None
     x_u = torch.randn(1, architecture.channels, *SIZE, generator=chance)
     sensitivities = maps(1, SIZE) if architecture.coils else None
     ranges = equalise(made.model, made.maxima)
-    if architecture.channels == 1:
+    if architecture.channels == 1 and "vdsr" not in name:
         x_u = x_u.abs()
         images = [one.name for one in made.model.layers() if not one.rectified]
         ranges |= {f"{name}{BELOW}": 0.3 * ranges[name] for name in images}
