@@ -122,7 +122,8 @@ def test_a_grid_holds_an_image_and_what_rounding_takes_from_it(
     assert highest - lowest == 255
     assert -128 <= lowest <= -FINE // 2
     if share <= 1:
-        assert step * lowest <= -below + 0.51 * step
+        # half an integer, and the step is as much larger or smaller
+        assert step * lowest <= -below + 1.01 * step
         assert step <= largest / BOUNDS["u8c"][1]  # never coarser than as far below as above
     # told again after it was learned, it is the same one
     assert grid("u8c", largest, -step * lowest) == (lowest, highest)
