@@ -26,8 +26,8 @@ from kdmri_edge.models.specs import describe_spec, described_spec
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form, choose_form
-from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST, open_layers
-from kdmri_edge.quantisation.scheme import BELOW
+from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST, layer_of, open_layers
+from kdmri_edge.quantisation.scheme import BELOW, PARTS
 from kdmri_edge.runtime.bill import write_bill
 from kdmri_edge.runtime.bundle import (
     GOLDEN_INPUT,
@@ -452,20 +452,28 @@ def _calibrate(reconstructor: Reconstructor, data: Golden) -> str:
 def _check_magnitudes(reconstructor: Reconstructor) -> None:
     """Refuse what a checkpoint says of its activations where that is of no use.
 
-    Ranges are a number each, maxima a list with one for each channel of the layer.
+    Ranges are a number each, maxima a list with one for each channel of the layer. Of ranges alone
+    it is known how many channels are given in two parts, which are no more than there are.
     """
     ranges = reconstructor.ranges
     known: Mapping[str, object] = ranges or reconstructor.maxima
+    modules = dict(reconstructor.model.named_modules())
     for key, held in known.items():
         values = [held] if ranges else held
-        name, _, what = key.partition(":")
-        count = _channels(reconstructor.model, name, what)
+        name = layer_of(key)
+        count = _channels(modules.get(name), key.removeprefix(name))
         sound = (
             isinstance(values, list)
             and all(_is_magnitude(value) for value in values)
             and (bool(ranges) or len(values) == (count or len(values) or 1))
-            and (what != HIGHEST[1:] or name + LOWEST in known)
+            and (key != name + HIGHEST or name + LOWEST in known)
         )
+        if key == name + PARTS and (not ranges or not sound or held not in range((count or 0) + 1)):
+            raise ExportError(
+                f"What the checkpoint says of {key!r} is no number of the channels that a layer"
+                " reads.",
+                "Export in another precision, or train the network again.",
+            )
         if not sound:
             raise ExportError(
                 f"What the checkpoint says of the activations of {key!r} is no"
@@ -481,15 +489,14 @@ def _is_magnitude(value: object) -> bool:
     return 0 <= value <= _LARGEST_MAGNITUDE
 
 
-def _channels(network: torch.nn.Module, name: str, what: str) -> int | None:
-    """Return how many channels maxima are known of; None where the network has no such layer."""
-    layer = dict(network.named_modules()).get(name)
+def _channels(layer: torch.nn.Module | None, what: str) -> int | None:
+    """Return how many channels of a layer something is known of; None where it is no layer."""
     if not isinstance(layer, tuple(KINDS.values())):
         return None
-    if f":{what}" == BELOW:
+    if what == BELOW:
         return 1
     kind = "features" if isinstance(layer, KINDS["Linear"]) else "channels"
-    return int(getattr(layer, f"{'out' if what else 'in'}_{kind}"))
+    return int(getattr(layer, f"{'out' if what in (HIGHEST, LOWEST) else 'in'}_{kind}"))
 
 
 def _reconstructor(checkpoint: Path, meta: dict[str, Any], recipe: ExportRecipe) -> Reconstructor:

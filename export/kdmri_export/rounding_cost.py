@@ -93,7 +93,7 @@ def layers_to_keep(
     fold_parametrizations(network.model)
     fold_batch_normalisations(network.model)
     choice = choose_quantised(network.model, network.ranges or network.maxima, floats)
-    ranges = ranges_of(network)
+    ranges = ranges_of(network, unsigned=unsigned)
     written = set(open_layers(network.model, choice.structure))
     wanted = _image(network, data)
 

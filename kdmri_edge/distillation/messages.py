@@ -226,7 +226,10 @@ def _networks(settings: Settings) -> list[str]:
         if recipe.qat.quantize is not Quantize.NONE:
             floats = ", ".join(recipe.qat.float_layers)
             left = f", without rounding {floats}" if floats else ""
-            lines.append(f"its copy for {recipe.qat.quantize}: {recipe.qat.steps} steps{left}")
+            parts = ", ".join(recipe.qat.fine_layers)
+            fine = f", with {parts} in two parts" if parts else ""
+            tuned = f"its copy for {recipe.qat.quantize}: {recipe.qat.steps} steps"
+            lines.append(f"{tuned}{left}{fine}")
     return lines
 
 

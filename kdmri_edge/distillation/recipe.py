@@ -372,6 +372,10 @@ class Qat:
         float_layers: Layers of the copy that are not rounded, and stay in float32 in its exports:
             their names, or patterns of them as in a shell (`kdmri-edge models NETWORK` lists the
             names).
+        fine_layers: Convolutions of the copy that are given all that they read in two parts, as an
+            image is (`quantisation.scheme`): twelve bits for eight, and twice the products; named
+            in the same way. Copies for TensorRT are given feature maps beside an image so in any
+            case.
     """
 
     quantize: Quantize = Quantize.NONE
@@ -379,6 +383,7 @@ class Qat:
     rate: float = _range(0.3, 1e-6, 1.0)
     alpha: float = _range(0.35, 0.0, 1.0)
     float_layers: tuple[str, ...] = ()
+    fine_layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

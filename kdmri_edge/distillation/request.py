@@ -61,7 +61,7 @@ __all__ = [
 # does it change the float networks that a copy of the student is tuned for int8.
 _FREE = (
     "validate_every", "checkpoint_every", "qat.quantize", "qat.steps", "qat.rate",
-    "qat.alpha", "qat.float_layers",
+    "qat.alpha", "qat.float_layers", "qat.fine_layers",
 )  # fmt: skip
 
 # Value of --data that stands for the embedded phantom.
@@ -540,11 +540,12 @@ def _spec(option: str, name: str) -> NetworkSpec:
 def _check_tuning(settings: Settings) -> None:
     """Refuse a finished student with which nothing, or too much, would be done."""
     qat = settings.recipe.qat
-    if qat.float_layers and qat.quantize is Quantize.NONE:
-        raise RecipeError(
-            "qat.float_layers names layers of a copy for int8, and none is made.",
-            "Add --quantize int8 (or int8-signed), or leave them out.",
-        )
+    for named in ("float_layers", "fine_layers"):
+        if getattr(qat, named) and qat.quantize is Quantize.NONE:
+            raise RecipeError(
+                f"qat.{named} names layers of a copy for int8, and none is made.",
+                "Add --quantize int8 (or int8-signed), or leave them out.",
+            )
     if settings.student_checkpoint is None:
         return
     if settings.recipe.qat.quantize is Quantize.NONE:

@@ -70,6 +70,7 @@ from kdmri_edge.physics.redraw import redrawn
 from kdmri_edge.quantisation.tuning import (
     calibration_slices,
     check_same_tuning,
+    layers_in_parts,
     layers_to_leave,
     origin_of_copy,
     training_maxima,
@@ -183,8 +184,10 @@ class _Distillation:
             if path is not None and not self.run.has(role):
                 self._load_pretrained(role, path)
         self.pairs = self._tried_pair()
-        if self.settings.recipe.qat.float_layers:
-            layers_to_leave(build_model(spec), self.settings.recipe.qat)
+        qat = self.settings.recipe.qat
+        if qat.float_layers or qat.fine_layers:
+            layers_to_leave(build_model(spec), qat)
+            layers_in_parts(build_model(spec), qat)
         known = (self.run.path / "run.json").exists()
         if known:
             self._check_same()

@@ -23,7 +23,7 @@ from kdmri_edge.models.network import Network
 from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST
 from kdmri_edge.quantisation.scheme import BELOW
 
-__all__ = ["HandedOn", "equalise", "handed_on"]
+__all__ = ["HandedOn", "equalise", "for_last", "handed_on"]
 
 # A channel that hardly ever answers would otherwise be magnified beyond what calibration saw.
 _LEAST = 1e-2
@@ -36,6 +36,8 @@ class HandedOn:
     Attributes:
         writes: Name of the layer whose last outputs they are.
         reads: Name of the layer whose inputs they are, behind an image's if there is one.
+        axis_written: Axis of the weight of `writes` along which they lie.
+        axis_read: Axis of the weight of `reads` along which they lie.
         image: How many channels of an image the reading layer reads before them.
         count: How many they are.
         rectified: Whether nothing but a ReLU lies between.
@@ -43,33 +45,38 @@ class HandedOn:
 
     writes: str
     reads: str
+    axis_written: int
+    axis_read: int
     image: int
     count: int
     rectified: bool
 
-    def rescale(self, network: Network, factor: Tensor) -> Tensor:
+    def rescale(self, network: Network, factors: Tensor) -> None:
         """Divide what is written by a factor per channel, and multiply the weights that read it.
 
         Args:
             network: The network, which is changed in place and computes what it did.
-            factor: Positive factors, one for each of these channels.
-
-        Returns:
-            The factors of all that the writing layer puts out: 1 before the last ones.
+            factors: Positive factors, one for each of these channels.
         """
         writes = cast(Weighted, network.get_submodule(self.writes))
         reads = cast(Weighted, network.get_submodule(self.reads))
-        into, out_of = _axis_read(reads), _axis_written(writes)
-        assert into is not None
-        assert out_of is not None
-        read_by = _behind(factor, self.image + len(factor))
-        written_by = _behind(factor, writes.weight.shape[out_of])
         with torch.no_grad():
-            writes.weight.div_(_along(written_by, out_of, writes.weight))
+            writes.weight.div_(for_last(factors, self.axis_written, writes.weight))
             if writes.bias is not None:
-                writes.bias.div_(written_by)
-            reads.weight.mul_(_along(read_by, into, reads.weight))
-        return written_by
+                writes.bias.div_(for_last(factors, 0, writes.bias))
+            reads.weight.mul_(for_last(factors, self.axis_read, reads.weight))
+
+
+def for_last(factors: Tensor, axis: int, tensor: Tensor) -> Tensor:
+    """Return factors for the last entries along an axis, 1 for the others, to multiply with.
+
+    Args:
+        factors: [n], n being at most the length of that axis.
+        axis: The axis.
+        tensor: What will be multiplied.
+    """
+    every = F.pad(factors, (tensor.shape[axis] - len(factors), 0), value=1.0)
+    return every.view([-1 if one == axis else 1 for one in range(tensor.dim())])
 
 
 def handed_on(network: Network) -> Iterator[HandedOn]:
@@ -87,8 +94,8 @@ def handed_on(network: Network) -> Iterator[HandedOn]:
             continue
         writes = cast(Weighted, network.get_submodule(before))
         reads = cast(Weighted, network.get_submodule(described.name))
-        into = _axis_read(reads)
-        if into is None or _axis_written(writes) is None:
+        into, out_of = _axis_read(reads), _axis_written(writes)
+        if into is None or out_of is None:
             continue
         # A Linear's channels lie along the last axis, which is the width of what others write.
         if isinstance(writes, nn.Linear) != isinstance(reads, nn.Linear):
@@ -97,6 +104,8 @@ def handed_on(network: Network) -> Iterator[HandedOn]:
         yield HandedOn(
             writes=before,
             reads=described.name,
+            axis_written=out_of,
+            axis_read=into,
             image=image,
             count=reads.weight.shape[into] - image,
             rectified=described.scales_with is None,
@@ -123,21 +132,21 @@ def equalise(network: Network, maxima: Mapping[str, Sequence[float]]) -> dict[st
         if one.reads not in maxima:
             continue
         reads = cast(Weighted, network.get_submodule(one.reads))
-        into, image = cast(int, _axis_read(reads)), one.image
-        others = [axis for axis in range(reads.weight.dim()) if axis != into]
+        image = one.image
+        others = [axis for axis in range(reads.weight.dim()) if axis != one.axis_read]
         heaviest = reads.weight.detach().abs().amax(others)
         seen = torch.tensor(maxima[one.reads], dtype=torch.float32, device=heaviest.device)
         own = torch.sqrt(_floored(seen[image:]) / _floored(heaviest[image:]))
         if image:
             own *= torch.sqrt(_largest(heaviest[:image]) / _largest(seen[:image]))
-        written_by = one.rescale(network, own)
+        one.rescale(network, own)
         if not image:  # of one or two hidden channels, which have another size now
             after.pop(one.reads + BELOW, None)
-        after[one.reads] = float((seen / _behind(own, len(seen))).max())
+        after[one.reads] = float((seen / for_last(own, 0, seen)).max())
         for key in (one.writes + HIGHEST, one.writes + LOWEST):
             if key in maxima:
                 written = torch.tensor(maxima[key], device=own.device)
-                after[key] = float((written / written_by).max())
+                after[key] = float((written / for_last(own, 0, written)).max())
     return after
 
 
@@ -163,15 +172,6 @@ def _axis_written(layer: Weighted) -> int | None:
     if isinstance(layer, nn.ConvTranspose2d):
         return 1 if layer.groups == 1 else None
     return 0
-
-
-def _along(factor: Tensor, axis: int, weight: Tensor) -> Tensor:
-    return factor.view([-1 if one == axis else 1 for one in range(weight.dim())])
-
-
-def _behind(factor: Tensor, channels: int) -> Tensor:
-    """Return factors for so many channels: 1 for the first ones, the given ones for the last."""
-    return F.pad(factor, (channels - len(factor), 0), value=1.0)
 
 
 def _largest(values: Tensor) -> Tensor:

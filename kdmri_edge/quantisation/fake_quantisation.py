@@ -16,19 +16,20 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from kdmri_edge.models.layers import Weighted, Wrapped, replace_module
 from kdmri_edge.models.network import Network
-from kdmri_edge.quantisation.equalisation import handed_on
+from kdmri_edge.quantisation.equalisation import for_last, handed_on
 from kdmri_edge.quantisation.scheme import (
     BELOW,
     FINE,
     LARGEST,
+    PARTS,
     TINY,
     activation_kind,
     grid,
     image_channels,
+    split_channels,
     taken_apart,
     writes_blocks,
 )
@@ -51,7 +52,8 @@ class FakeQuantLayer(Wrapped):
     Args:
         layer: The float layer; it stays a part of this one, and learns.
         largest: Largest magnitude of what it reads, to start from.
-        image: How many channels of that, the first ones, are an image's: given in two parts.
+        image: How many channels of that, the first ones, are an image's.
+        parts: How many of them, the first ones, it is given in two parts; None for an image's.
         rectified: It reads the output of a ReLU.
         unsigned: Round as for CPUs, else as for TensorRT.
         below: How far below zero an image's values reach; None for as far as above.
@@ -65,6 +67,7 @@ class FakeQuantLayer(Wrapped):
         largest: float,
         *,
         image: int = 0,
+        parts: int | None = None,
         rectified: bool,
         unsigned: bool,
         below: float | None = None,
@@ -74,7 +77,8 @@ class FakeQuantLayer(Wrapped):
         self.log_range = nn.Parameter(torch.tensor(math.log(max(largest, TINY)) / _GEAR))
         self.log_factors = nn.Parameter(torch.zeros(hidden)) if hidden else None
         self.image = image
-        self.kind = activation_kind(image=image > 0, rectified=rectified, unsigned=unsigned)
+        self.parts = image if parts is None else parts
+        self.kind = activation_kind(parted=self.parts > 0, rectified=rectified, unsigned=unsigned)
         self.grid = grid(self.kind, largest, below)
         self.below_known = below is not None and self.kind == "u8c"
         self.axes = _axes(layer, unsigned=unsigned)
@@ -107,13 +111,17 @@ class FakeQuantLayer(Wrapped):
         return _nearest(torch.clamp(x / step, *self.grid)) * step
 
     def rounded_weight(self) -> Tensor:
-        """Return the rounded weight; of convolutions that read an image, for both of its parts."""
+        """Return the rounded weight; of convolutions that read an image, for both of its parts.
+
+        [out, in + parts, ...]: of the channels in two parts, of what rounding takes away from
+        them, of the others.
+        """
         weight, factors = cast(Tensor, self.conv.weight), self.factors
         if factors is not None:
             into = 0 if isinstance(self.conv, nn.ConvTranspose2d) else 1
-            weight = weight * _last(factors, into, weight)
-        if self.image:
-            own, others = weight[:, : self.image], weight[:, self.image :]
+            weight = weight * for_last(factors, into, weight)
+        if self.parts:
+            own, others = weight[:, : self.parts], weight[:, self.parts :]
             weight = torch.cat((own, own / FINE, others), 1)
         limit = LARGEST["s8"]
         step = weight.detach().abs().amax(self.axes, keepdim=True).clamp_min(TINY) / limit
@@ -125,23 +133,17 @@ class FakeQuantLayer(Wrapped):
             x, factors = input.float(), self.factors
             if factors is not None:
                 channels = x.dim() - 1 if isinstance(self.conv, nn.Linear) else 1
-                x = x / _last(factors, channels, x)
-            if self.image:
-                image, others = x[:, : self.image], x[:, self.image :]
-                coarse = self._rounded(image)
-                x = torch.cat((coarse, FINE * (image - coarse), others), 1)
+                x = x / for_last(factors, channels, x)
+            if self.parts:
+                own, others = x[:, : self.parts], x[:, self.parts :]
+                coarse = self._rounded(own)
+                x = torch.cat((coarse, FINE * (own - coarse), others), 1)
             x, weight = self._rounded(x), self.rounded_weight()
             if isinstance(self.conv, nn.Conv2d):  # whose weight may be for more channels
                 return cast(Tensor, self.conv._conv_forward(x, weight, self.conv.bias))
             return cast(
                 Tensor, functional_call(self.conv, {"weight": weight}, (x, *args), dict(kwargs))
             )
-
-
-def _last(factors: Tensor, axis: int, tensor: Tensor) -> Tensor:
-    """Return factors for the last entries along an axis, 1 for the others, to multiply with."""
-    every = F.pad(factors, (tensor.shape[axis] - len(factors), 0), value=1.0)
-    return every.view([-1 if one == axis else 1 for one in range(tensor.dim())])
 
 
 def _axes(layer: Weighted, *, unsigned: bool) -> tuple[int, ...]:
@@ -160,8 +162,9 @@ def add_fake_quantisation(
 
     Args:
         network: An equalised network (`quantisation.equalisation`).
-        ranges: Largest magnitude that each layer reads, by its name, and with `BELOW` how far an
-            image reaches below zero, where that is known; layers without a range, and those whose
+        ranges: Largest magnitude that each layer reads, by its name; with `BELOW` how far an image
+            reaches below zero, where that is known, and with `PARTS` how many channels are given
+            in two parts, where it is not an image's alone. Layers without a range, and those whose
             weight is used elsewhere, too, or computed, stay as they are.
         unsigned: Round as for CPUs, else as for TensorRT.
         factors: Let hidden channels learn a factor each before they are rounded.
@@ -173,10 +176,12 @@ def add_fake_quantisation(
         layer = cast(Weighted, network.get_submodule(name))
         if name not in ranges or described.tied or not isinstance(layer.weight, nn.Parameter):
             continue
+        image = image_channels(described, layer)
         rounded = FakeQuantLayer(
             layer,
             ranges[name],
-            image=image_channels(described, layer),
+            image=image,
+            parts=split_channels(ranges, name, image),
             rectified=described.rectified,
             unsigned=unsigned,
             below=ranges.get(name + BELOW),
@@ -204,4 +209,9 @@ def remove_fake_quantisation(network: Network) -> dict[str, float]:
             links[name].rescale(network, module.factors.detach())
     largest = {name: module.largest for name, module in rounded.items()}
     below = {name + BELOW: module.below for name, module in rounded.items()}
-    return largest | {key: value for key, value in below.items() if value is not None}
+    parts = {
+        name + PARTS: float(module.parts)
+        for name, module in rounded.items()
+        if module.parts != module.image
+    }
+    return largest | parts | {key: value for key, value in below.items() if value is not None}

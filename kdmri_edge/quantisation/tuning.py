@@ -40,6 +40,7 @@ from kdmri_edge.quantisation.fake_quantisation import (
     add_fake_quantisation,
     remove_fake_quantisation,
 )
+from kdmri_edge.quantisation.scheme import can_be_parted, in_two_parts
 from kdmri_edge.utils.config import plain
 from kdmri_edge.utils.console import progress, say
 
@@ -47,6 +48,7 @@ __all__ = [
     "Tuned",
     "calibration_slices",
     "check_same_tuning",
+    "layers_in_parts",
     "layers_to_leave",
     "origin_of_copy",
     "training_maxima",
@@ -145,6 +147,8 @@ def tune(
     left = layers_to_leave(quantised, recipe.qat)
     ranges = {key: value for key, value in ranges.items() if layer_of(key) not in left}
     unsigned = recipe.qat.quantize is Quantize.INT8
+    fine = layers_in_parts(quantised, recipe.qat)
+    ranges |= in_two_parts(quantised, ranges, unsigned=unsigned, also=fine)
     add_fake_quantisation(quantised, ranges, unsigned=unsigned, factors=True)
     context.fabric.to_device(quantised)
     before = _psnr(quantised, context, validation, f"{title}: validation before tuning")
@@ -190,6 +194,33 @@ def layers_to_leave(student: Network, qat: Qat) -> list[str]:
             "Name fewer, or leave --quantize out.",
         )
     return left
+
+
+def layers_in_parts(student: Network, qat: Qat) -> list[str]:
+    """Return the layers of a copy for int8 that are given all that they read in two parts.
+
+    Args:
+        student: The network.
+        qat: What its recipe says of the copy.
+
+    Raises:
+        RecipeError: A name fits no layer, or one that is not rounded or no convolution.
+    """
+    layers = student.layers()
+    fine = layers_named(qat.fine_layers, [one.name for one in layers], RecipeError)
+    left = {one.name for one in layers if one.tied}.union(layers_to_leave(student, qat))
+    for name in fine:
+        if name in left:
+            raise RecipeError(
+                f"qat.fine_layers names {name}, which stays in float32.", "Leave it out."
+            )
+        if not can_be_parted(student.get_submodule(name)):
+            raise RecipeError(
+                f"qat.fine_layers names {name}, and only convolutions of one group can read in two"
+                " parts.",
+                "Leave it out, or name it in qat.float_layers.",
+            )
+    return fine
 
 
 def _criterion(student: Network, fabric: Fabric, recipe: DistillRecipe) -> Criterion:

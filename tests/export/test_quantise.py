@@ -25,7 +25,7 @@ from kdmri_edge.models.specs import ModelSpec
 from kdmri_edge.quantisation.calibration import activation_maxima
 from kdmri_edge.quantisation.equalisation import equalise
 from kdmri_edge.quantisation.fake_quantisation import add_fake_quantisation
-from kdmri_edge.quantisation.scheme import BELOW
+from kdmri_edge.quantisation.scheme import BELOW, in_two_parts
 from kdmri_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
 from kdmri_edge.runtime.backends.torchscript import silence_warnings
 from kdmri_edge.runtime.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT
@@ -71,6 +71,20 @@ def test_all_convolutions_are_quantised_and_images_are_split(unsigned: bool) -> 
     kinds = {i.name: i.data_type for i in graph.initializer}
     points = {kinds[name] for name in kinds if name.endswith("input_zero_point")}
     assert points == {TensorProto.UINT8 if unsigned else TensorProto.INT8}
+
+
+def test_signed_graphs_are_given_maps_beside_an_image_in_two_parts() -> None:
+    graph = to_model(
+        network(spec(carried=3), lines(), size=SIZE),
+        torch.rand(1, 1, *SIZE),
+        ExportRecipe(target="trt", precision="int8"),
+        narrow=False,
+        unsigned=False,
+    )[0].graph
+    counts = Counter(node.op_type for node in graph.node)
+    assert (counts["Split"], counts["QuantizeLinear"]) == (0, 2 + 4)
+    held = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    assert held["model.cascades.1.convs.0.weight.integers"].shape[1] == 2 * (2 + 3)
 
 
 @pytest.mark.parametrize("shuffle", [1, pytest.param(2, marks=pytest.mark.nightly)])
@@ -204,10 +218,11 @@ def test_signed_graphs_suit_tensorrt_and_unsigned_ones_do_not() -> None:
     assert "signed" in findings[0].why
 
 
+@pytest.mark.parametrize("fine", [False, True], ids=["", "fine"])
 @pytest.mark.parametrize("below", [None, 0.3])
 @pytest.mark.parametrize("architecture", [spec(), spec(carried=3)], ids=["dccnn", "carried maps"])
 def test_torchscript_computes_what_training_with_rounding_did(
-    architecture: ModelSpec, below: float | None
+    architecture: ModelSpec, below: float | None, fine: bool
 ) -> None:
     """But for the last bit: rounding half to even meets sums in another order."""
     trained = network(architecture, lines(), size=SIZE)
@@ -215,6 +230,10 @@ def test_torchscript_computes_what_training_with_rounding_did(
     read = [one.name for one in trained.model.layers() if not one.rectified]
     if below is not None:
         ranges |= {f"{name}{BELOW}": below * ranges[name] for name in read}
+    if fine:
+        ranges |= in_two_parts(
+            trained.model, ranges, unsigned=True, also=["cascades.1.convs.0", "cascades.1.convs.1"]
+        )
     exported = copy.deepcopy(trained)
     add_fake_quantisation(trained.model, ranges, unsigned=True)
     # the reference kernels: others may saturate on CPUs without integer dot products
@@ -302,6 +321,20 @@ def test_magnitudes_that_are_none_are_refused(key: str, held: object, tmp_path: 
     save_checkpoint(path, replace(checkpoint, training={**checkpoint.training, key: known}))
     recipe = ExportRecipe(target="onnx", precision="int8")
     with pytest.raises(ExportError, match=r"activations of 'cascades\.0\.convs\.0' is no"):
+        export_model(path, recipe, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("key", [MAXIMA, RANGES])
+@pytest.mark.parametrize("held", [-1.0, 0.5, 6.0, True, "1", None, 1e300, float("nan"), [1.0]])
+def test_parts_that_are_no_channels_are_refused(key: str, held: object, tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "student.safetensors", spec(carried=3))
+    checkpoint = load_checkpoint(path)
+    sound = {MAXIMA: [3.0], RANGES: 3.0}[key]
+    known: dict[str, object] = {"cascades.0.convs.0": sound, "cascades.1.convs.0:parts": held}
+    save_checkpoint(path, replace(checkpoint, training={**checkpoint.training, key: known}))
+    recipe = ExportRecipe(target="onnx", precision="int8")
+    with pytest.raises(ExportError, match="no number of the channels"):
         export_model(path, recipe, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 

@@ -40,7 +40,7 @@ class _Reader(nn.Module):
 
     def __init__(self, rounded: FakeQuantLayer, *, given: bool) -> None:
         super().__init__()
-        self.given, self.image = given, rounded.image
+        self.given, self.parts = given, rounded.parts
         self.step = max(rounded.largest, TINY) / rounded.grid.highest
         # PyTorch's kernels take unsigned activations alone: signed ones are moved up.
         self.zero_point = -rounded.grid.lowest
@@ -52,10 +52,10 @@ class _Reader(nn.Module):
         """Return the integers."""
         if self.given:
             return x
-        if self.image:
-            image, others = x[:, : self.image], x[:, self.image :]
-            coarse = self._rounded(image).dequantize()
-            x = torch.cat((coarse, FINE * (image - coarse), others), 1)
+        if self.parts:
+            own, others = x[:, : self.parts], x[:, self.parts :]
+            coarse = self._rounded(own).dequantize()
+            x = torch.cat((coarse, FINE * (own - coarse), others), 1)
         return self._rounded(x)
 
 
@@ -152,8 +152,8 @@ def quantise_convolutions(
 
     Args:
         reconstructor: A network of equalised weights (`quantisation.equalisation`).
-        ranges: Largest magnitude that each of its layers reads, by its name, and with
-            `quantisation.scheme.BELOW` how far an image reaches below zero.
+        ranges: Largest magnitude that each of its layers reads, by its name, and
+            what else is known of that by the keys of `quantisation.scheme` (`BELOW`, `PARTS`).
         floats: Patterns of the names of layers that stay in float32.
 
     Returns:
@@ -177,7 +177,7 @@ def quantise_convolutions(
         for described in found
         if described.follows in rounded
         and _takes_integers(rounded[described.follows].conv)
-        and not rounded[described.name].image
+        and not rounded[described.name].parts
     }
     given = set(readers.values())
     for name, conv in rounded.items():

@@ -28,6 +28,8 @@ from kdmri_edge.quantisation.scheme import (
     TINY,
     activation_kind,
     grid,
+    in_two_parts,
+    split_channels,
 )
 from kdmri_edge.utils.extras import require
 from kdmri_export.passes.onnx_graph import readers_of, replace_messages
@@ -45,16 +47,24 @@ __all__ = [
 ]
 
 
-def ranges_of(lowered: Reconstructor) -> dict[str, float]:
+def ranges_of(lowered: Reconstructor, *, unsigned: bool) -> dict[str, float]:
     """Return the largest magnitude that each layer reads, and what else is known of it.
 
     That is what it writes, and how far below zero what it reads, by the keys of
-    `quantisation.calibration.activation_maxima`.
+    `quantisation.calibration.activation_maxima`; and what it reads in two parts beside an image
+    (`quantisation.scheme.PARTS`).
 
     A network trained with rounding brings its ranges, and stays as it is; another one is
     equalised, in place.
+
+    Args:
+        lowered: The network.
+        unsigned: Round as for CPUs, else as for TensorRT.
     """
-    return lowered.ranges or equalise(lowered.model, lowered.maxima)
+    if lowered.ranges:
+        return lowered.ranges
+    ranges = equalise(lowered.model, lowered.maxima)
+    return ranges | in_two_parts(lowered.model, ranges, unsigned=unsigned)
 
 
 def choose_quantised(
@@ -169,8 +179,8 @@ def quantise_graph(
     Args:
         model: An `onnx.ModelProto` of float32 layers whose weights are constants.
         ranges: Largest magnitude that layers read, by the name of their weight without ".weight",
-            e.g. {"model.cascades.0.convs.1": 3.2}, and with `quantisation.scheme.BELOW` how far an
-            image reaches below zero; others stay as they are.
+            e.g. {"model.cascades.0.convs.1": 3.2}, and what else is known of that by the keys of
+            `quantisation.scheme` (`BELOW`, `PARTS`); others stay as they are.
         unsigned: Whether activations may be unsigned.
         images: How many channels of what they read, the first ones, are an image's, by the same
             names.
@@ -193,25 +203,25 @@ def quantise_graph(
         key = name.removesuffix(_WEIGHT)
         if axis is not None and name in constants and key in ranges:
             waiting.discard(same.get(key, key))
-            image = images[key]
             rectified = _is_rectified(node.input[0], makers)
-            kind = activation_kind(image=image > 0, rectified=rectified, unsigned=unsigned)
+            split = split_channels(ranges, key, images[key])
+            kind = activation_kind(parted=split > 0, rectified=rectified, unsigned=unsigned)
             own = f"{key}.{node.name}" if name in rounded else key
             step, point = _step(kind, ranges[key], ranges.get(key + BELOW))
-            if image:
-                behind = int(constants[name].dims[1]) - image
+            if split:
+                behind = int(constants[name].dims[1]) - split
                 maker = makers.get(node.input[0])
-                apart, parts = _parted(onnx, graph, node, own, (image, behind), maker)
-                nodes += [*apart, *_split_image(onnx, graph, node, own, step, point, parts)]
+                apart, parts = _parted(onnx, graph, node, own, (split, behind), maker)
+                nodes += [*apart, *_split_in_two(onnx, graph, node, own, step, point, parts)]
             nodes += _rounded(
                 onnx, graph, node.input[0], f"{own}.input", step, point, f"{own}.input_dequantized"
             )
             node.input[0] = f"{own}.input_dequantized"
             if name not in rounded:
                 weight = onnx.numpy_helper.to_array(constants[name])
-                if image:
-                    of_image, of_others = weight[:, :image], weight[:, image:]
-                    weight = np.concatenate((of_image, of_image / FINE, of_others), axis=1)
+                if split:
+                    of_both, of_others = weight[:, :split], weight[:, split:]
+                    weight = np.concatenate((of_both, of_both / FINE, of_others), axis=1)
                 nodes += _weight(onnx, graph, node, constants[name], weight, axis)
                 rounded[name] = node.input[1]
             node.input[1] = rounded[name]
@@ -401,7 +411,7 @@ def _rounded(
 def _parted(
     onnx: Any, graph: Any, node: Any, key: str, sizes: tuple[int, int], maker: Any
 ) -> tuple[list[Any], list[str]]:
-    """Tell an image from the feature maps behind it, in what a layer reads.
+    """Tell what a layer reads in two parts, an image, from the feature maps behind it.
 
     `sizes` are their channels, 0 maps where there are none, and `maker` is the node that makes what
     is read. A concatenation of both is not taken apart again: its parts are there. Returned are
@@ -440,12 +450,13 @@ def _channels(graph: Any) -> dict[str, int]:
     return found
 
 
-def _split_image(
+def _split_in_two(
     onnx: Any, graph: Any, node: Any, key: str, step: Any, point: Any, parts: Sequence[str]
 ) -> list[Any]:
     """Take an image apart into its rounded self and, magnified, what rounding took away.
 
-    `parts` are the image and the feature maps behind it, which follow as they are.
+    `parts` are the image, with feature maps where these are taken apart as well, and the feature
+    maps that follow as they are.
     """
     image, *maps = parts
     coarse = f"{key}.coarse"

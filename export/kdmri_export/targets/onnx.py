@@ -19,7 +19,7 @@ from kdmri_edge.models.layers import Weighted
 from kdmri_edge.models.protocol import InputKind, holds_mask
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.physics.operators import Form
-from kdmri_edge.quantisation.calibration import layer_of
+from kdmri_edge.quantisation.calibration import layer_of, of_layers
 from kdmri_edge.quantisation.scheme import image_channels, writes_blocks
 from kdmri_edge.runtime.backends.onnxruntime import PRECISION_KEY
 from kdmri_edge.utils.extras import require
@@ -234,7 +234,9 @@ def to_model(
         transformed = Transformed()
         if recipe.quantised:
             refuses = _without_kernel if outputs else lambda layer: None
-            ranges, image_parts, transformed = _integers(lowered, recipe, refuses)
+            ranges, image_parts, transformed = _integers(
+                lowered, recipe, refuses, unsigned=unsigned
+            )
         if recipe.written in DTYPES:
             transformed = cast_layers(lowered, recipe.written, recipe.floats)
         # The FFT form is the export that one gets without us.
@@ -296,7 +298,11 @@ def _without_kernel(layer: Weighted) -> str | None:
 
 
 def _integers(
-    lowered: Reconstructor, recipe: ExportRecipe, refuses: Callable[[Weighted], str | None]
+    lowered: Reconstructor,
+    recipe: ExportRecipe,
+    refuses: Callable[[Weighted], str | None],
+    *,
+    unsigned: bool,
 ) -> tuple[dict[str, float], dict[str, int], Transformed]:
     """Prepare the layers that will be rounded, in place.
 
@@ -308,7 +314,7 @@ def _integers(
     known = lowered.ranges or lowered.maxima
     choice = choose_quantised(lowered.model, known, recipe.floats, refuses)
     transformed, chosen = choice.transformed(), choice.names
-    ranges = {key: value for key, value in ranges_of(lowered).items() if layer_of(key) in chosen}
+    ranges = of_layers(ranges_of(lowered, unsigned=unsigned), chosen)
     image_parts = {
         one.name: image_channels(one, lowered.model.get_submodule(one.name))
         for one in choice.layers

@@ -67,7 +67,7 @@ def write(
     if recipe.quantised:
         fold_batch_normalisations(lowered.model)
         with silence_warnings():
-            ranges = ranges_of(lowered)
+            ranges = ranges_of(lowered, unsigned=True)
             transformed = quantise_convolutions(lowered, ranges, recipe.floats)
     # The FFT form is the export that one gets without us.
     if reconstructor.form is not Form.FFT:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from kdmri_edge.errors import RecipeError, RunError
 from kdmri_edge.models.checkpoint import MAXIMA, RANGES, load_checkpoint, load_reconstructor
 from kdmri_edge.models.specs import preset
 from kdmri_edge.quantisation.calibration import layer_of
-from kdmri_edge.quantisation.scheme import BELOW
+from kdmri_edge.quantisation.scheme import BELOW, PARTS
 
 Make = Callable[..., Settings]
 Cli = Callable[..., Any]
@@ -107,9 +108,48 @@ def test_layers_that_cannot_stay_in_float_are_told_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
-def test_layers_in_float_without_a_copy_are_refused(cli: Cli, tmp_path: Path) -> None:
+def test_layers_of_a_copy_are_given_in_two_parts(
+    settings: Make, tmp_path: Path, cli: Cli, weights: Weights
+) -> None:
+    fine = ("cascades.[34].convs.2",)
+    run = distill(_with_qat(settings(**TUNED), fine_layers=fine), tmp_path / "run")
+    ranges = load_checkpoint(run.tuned("int8")).training[RANGES]
+    parts = {key: value for key, value in ranges.items() if key.endswith(PARTS)}
+    assert parts == {f"cascades.{n}.convs.2{PARTS}": 8.0 for n in (3, 4)}
+    plain = distill(settings(**TUNED), tmp_path / "plain")
+    assert not _equal(*(weights(one.path)["student-int8"] for one in (run, plain)))
+    with pytest.raises(RunError, match=r"another qat\.fine_layers"):
+        distill(settings(**TUNED), tmp_path / "run")
+    out = tmp_path / "bundle"
+    shown = cli("export", run.path, "--target", "onnx", "--precision", "int8", "--out", out)
+    assert shown.code == 0, shown.err
+    held = {one.name: one for one in onnx.load(out / "model.onnx").graph.initializer}
+    assert held["model.cascades.3.convs.2.weight.integers"].dims[1] == 2 * 8
+    assert held["model.cascades.2.convs.2.weight.integers"].dims[1] == 8
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ({"fine_layers": ("cascades.0.conv.2",)}, "did you mean 'cascades.0.convs.2'"),
+        (
+            {"fine_layers": ("cascades.*.convs.2",), "float_layers": ("cascades.1.convs.2",)},
+            r"cascades\.1\.convs\.2, which stays in float32",
+        ),
+    ],
+)
+def test_layers_that_cannot_be_in_two_parts_are_told_before_anything_is_trained(
+    layers: dict[str, tuple[str, ...]], message: str, settings: Make, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        distill(_with_qat(settings(**TUNED), **layers), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("named", ["float_layers", "fine_layers"])
+def test_layers_of_no_copy_are_refused(named: str, cli: Cli, tmp_path: Path) -> None:
     shown = cli(
-        "distill", "--recipe", "quickstart", "--set", 'qat.float_layers=["cascades.0.convs.2"]',
+        "distill", "--recipe", "quickstart", "--set", f'qat.{named}=["cascades.0.convs.2"]',
         "--out", tmp_path / "run",
     )  # fmt: skip
     assert shown.code == 1

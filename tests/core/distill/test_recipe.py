@@ -175,6 +175,7 @@ def test_every_key_of_version_0_1_has_a_key_today() -> None:
         "optim.optimizer": "adam",
         "qat.alpha": 0.35,
         "qat.float_layers": [],
+        "qat.fine_layers": [],
         **{f"insertion.{key}": value for key, value in asdict(Insertion()).items()},
     }
     assert recipe.flat() == {**written, **later}

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdmri_edge.distillation.recipe import Qat
+from kdmri_edge.errors import RecipeError
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.layers import Layer, replace_module, traced_structure
 from kdmri_edge.models.network import Network
@@ -28,6 +30,8 @@ from kdmri_edge.quantisation.fake_quantisation import (
     add_fake_quantisation,
     remove_fake_quantisation,
 )
+from kdmri_edge.quantisation.scheme import in_two_parts
+from kdmri_edge.quantisation.tuning import layers_in_parts
 
 
 def conv(inputs: int = 4, outputs: int = 4, **options: int) -> nn.Conv2d:
@@ -343,6 +347,17 @@ def test_rows_of_an_image_are_no_channels() -> None:
     before = rows(x_u)
     equalise(rows, maxima)
     torch.testing.assert_close(rows(x_u), before)
+
+
+@pytest.mark.parametrize("name", ["up", "first"])
+def test_only_convolutions_read_in_two_parts(name: str) -> None:
+    network = Mapped().eval()
+    assert layers_in_parts(network, Qat(fine_layers=("wide",))) == ["wide"]
+    with pytest.raises(RecipeError, match=f"names {name}, and only convolutions"):
+        layers_in_parts(network, Qat(fine_layers=(name,)))
+    ranges = dict.fromkeys(("wide", "deep", name), 1.0)
+    told = in_two_parts(network, ranges, unsigned=True, also=[*ranges])
+    assert told == {"wide:parts": 5, "wide:below": 0, "deep:parts": 2}
 
 
 def test_what_is_equalised_reaches_as_far_below_zero_as_it_does_then() -> None:

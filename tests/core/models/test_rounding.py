@@ -13,13 +13,22 @@ from torch import nn
 
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.models.specs import ModelSpec
+from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST
 from kdmri_edge.quantisation.equalisation import equalise
 from kdmri_edge.quantisation.fake_quantisation import (
     FakeQuantLayer,
     add_fake_quantisation,
     remove_fake_quantisation,
 )
-from kdmri_edge.quantisation.scheme import BELOW, BOUNDS, FINE, LARGEST, grid
+from kdmri_edge.quantisation.scheme import (
+    BELOW,
+    BOUNDS,
+    FINE,
+    LARGEST,
+    PARTS,
+    grid,
+    in_two_parts,
+)
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.onnx import to_model
 from tests.export.networks import COILS, lines, maps, network, spec
@@ -59,7 +68,8 @@ def _run(graph: Any, x_u: torch.Tensor, further: tuple[np.ndarray, ...]) -> np.n
         for name in SPECS
     ],
 )
-def test_it_computes_what_the_export_computes(name: str, unsigned: bool) -> None:
+@pytest.mark.parametrize("fine", [False, True], ids=["", "fine"])
+def test_it_computes_what_the_export_computes(name: str, unsigned: bool, fine: bool) -> None:
     architecture: ModelSpec = SPECS[name]
     made = network(architecture, lines(), size=SIZE)
     # of a seed that puts few values on the edge between two integers
@@ -71,6 +81,10 @@ def test_it_computes_what_the_export_computes(name: str, unsigned: bool) -> None
         x_u = x_u.abs()
         images = [one.name for one in made.model.layers() if not one.rectified]
         ranges |= {f"{name}{BELOW}": 0.3 * ranges[name] for name in images}
+    also = [made.model.layers()[-1].name] if fine else []
+    ranges |= in_two_parts(made.model, ranges, unsigned=unsigned, also=also)
+    maps_too = architecture.carried > 0 and not unsigned
+    assert sum(key.endswith(PARTS) for key in ranges) == fine + maps_too
     target = "onnx" if unsigned else "trt"
     tuned = Reconstructor(made.model, made.mask, ranges=ranges)
     graph, _ = to_model(
@@ -152,27 +166,56 @@ def test_the_image_is_given_in_two_parts_and_maps_beside_it_in_one(architecture:
     add_fake_quantisation(made.model, equalise(made.model, made.maxima), unsigned=True)
     first, second = (cascade.convs[0] for cascade in made.model.cascades)
     of_image = architecture.shuffle**2
-    assert (first.image, second.image) == (of_image, 2 * of_image)  # the second shows x_u as well
+    assert (first.parts, second.parts) == (of_image, 2 * of_image)  # the second shows x_u as well
     assert second.rounded_weight().shape[1] == 2 * 2 * of_image + architecture.carried
     image, maps = torch.randn(1, 2 * of_image, 8, 8), torch.rand(1, architecture.carried, 8, 8)
     step = second.largest / LARGEST[second.kind]
-    with torch.no_grad():
-        rounded = second.conv._conv_forward
-        seen: list[torch.Tensor] = []
-        second.conv._conv_forward = lambda x, *rest: (seen.append(x), rounded(x, *rest))[1]
-        second(torch.cat((image.clamp(-second.largest, second.largest), maps), 1))
-    coarse, fine, others = seen[0].split([2 * of_image, 2 * of_image, architecture.carried], 1)
     known = image.clamp(-second.largest, second.largest)
+    read = _read(second, torch.cat((known, maps), 1))
+    coarse, fine, others = read.split([2 * of_image, 2 * of_image, architecture.carried], 1)
     assert (coarse - known).abs().max() > step / 4
     assert (coarse + fine / FINE - known).abs().max() <= step / FINE
     assert (others - maps.clamp(max=second.largest)).abs().max() <= step * 0.51
 
 
-def test_unrounding_gives_the_float_network_back() -> None:
-    made = network(spec(), lines(), size=SIZE)
+def test_signed_integers_are_given_maps_beside_an_image_in_two_parts_too() -> None:
+    made = network(spec(carried=3), lines(), size=SIZE)
     ranges = equalise(made.model, made.maxima)
+    told = in_two_parts(made.model, ranges, unsigned=False)
+    assert told == {"cascades.1.convs.0:parts": 2 + 3}
+    # only layers that are rounded, and for CPUs those alone that are named
+    assert not in_two_parts(made.model, {"cascades.0.convs.0"}, unsigned=False)
+    assert not in_two_parts(made.model, ranges, unsigned=True)
+    also = in_two_parts(made.model, ranges, unsigned=True, also=["cascades.0.convs.1"])
+    assert also == {"cascades.0.convs.1:parts": 4, "cascades.0.convs.1:below": 0}
+    add_fake_quantisation(made.model, ranges | told, unsigned=False)
+    first, second = (cascade.convs[0] for cascade in made.model.cascades)
+    assert (first.parts, second.parts) == (1, 5)
+    known, step = second.largest * torch.rand(1, 5, 8, 8), second.largest / LARGEST["s8"]
+    coarse, fine = _read(second, known).chunk(2, 1)
+    assert (coarse - known).abs().max() > step / 4
+    assert (coarse + fine / FINE - known).abs().max() <= step / FINE
+
+
+def _read(layer: FakeQuantLayer, given: torch.Tensor) -> torch.Tensor:
+    """Return what a layer computes with when it is given something."""
+    usual = layer.conv._conv_forward
+    seen: list[torch.Tensor] = []
+    with torch.no_grad():
+        layer.conv._conv_forward = lambda x, *rest: (seen.append(x), usual(x, *rest))[1]
+        layer(given)
+    layer.conv._conv_forward = usual
+    return seen[0]
+
+
+@pytest.mark.parametrize("unsigned", [True, False])
+def test_unrounding_gives_the_float_network_back(unsigned: bool) -> None:
+    made = network(spec(carried=3), lines(), size=SIZE)
+    ranges = equalise(made.model, made.maxima)
+    ranges |= in_two_parts(made.model, ranges, unsigned=unsigned)
     before = {k: v.clone() for k, v in made.model.state_dict().items()}
-    add_fake_quantisation(made.model, ranges, unsigned=True)
+    ranges = {key: value for key, value in ranges.items() if not key.endswith((HIGHEST, LOWEST))}
+    add_fake_quantisation(made.model, ranges, unsigned=unsigned)
     learned = remove_fake_quantisation(made.model)
     assert learned == pytest.approx(ranges, rel=1e-5)
     after = made.model.state_dict()
