@@ -111,11 +111,11 @@ def test_layers_that_cannot_stay_in_float_are_told_before_anything_is_trained(
 def test_layers_of_a_copy_are_given_in_two_parts(
     settings: Make, tmp_path: Path, cli: Cli, weights: Weights
 ) -> None:
-    fine = ("cascades.[34].convs.2",)
+    fine = ("cascades.[34].convs.1",)
     run = distill(_with_qat(settings(**TUNED), fine_layers=fine), tmp_path / "run")
     ranges = load_checkpoint(run.tuned("int8")).training[RANGES]
     parts = {key: value for key, value in ranges.items() if key.endswith(PARTS)}
-    assert parts == {f"cascades.{n}.convs.2{PARTS}": 8.0 for n in (3, 4)}
+    assert parts == {f"cascades.{n}.convs.1{PARTS}": 8.0 for n in (3, 4)}
     plain = distill(settings(**TUNED), tmp_path / "plain")
     assert not _equal(*(weights(one.path)["student-int8"] for one in (run, plain)))
     with pytest.raises(RunError, match=r"another qat\.fine_layers"):
@@ -124,8 +124,8 @@ def test_layers_of_a_copy_are_given_in_two_parts(
     shown = cli("export", run.path, "--target", "onnx", "--precision", "int8", "--out", out)
     assert shown.code == 0, shown.err
     held = {one.name: one for one in onnx.load(out / "model.onnx").graph.initializer}
-    assert held["model.cascades.3.convs.2.weight.integers"].dims[1] == 2 * 8
-    assert held["model.cascades.2.convs.2.weight.integers"].dims[1] == 8
+    assert held["model.cascades.3.convs.1.weight.integers"].dims[1] == 2 * 8
+    assert held["model.cascades.2.convs.1.weight.integers"].dims[1] == 8
 
 
 @pytest.mark.parametrize(
