@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,18 @@ from kdmri_edge.bring.trial import MULTIPLES, takes_sides
 from kdmri_edge.distillation.recipe import recipe_value
 from kdmri_edge.errors import CheckpointError, ExportError, KdmriError
 from kdmri_edge.models.checkpoint import load_reconstructor, read_checkpoint_meta
-from kdmri_edge.models.layers import KINDS
 from kdmri_edge.models.protocol import InputKind, NetworkSpec, holds_mask, reads_coils
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.models.specs import describe_spec, described_spec
 from kdmri_edge.physics.coils import COILS
 from kdmri_edge.physics.masks import Mask
 from kdmri_edge.physics.operators import Form, choose_form
-from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST, layer_of, open_layers
-from kdmri_edge.quantisation.scheme import BELOW, PARTS
+from kdmri_edge.quantisation.calibration import (
+    HIGHEST,
+    LOWEST,
+    check_magnitudes,
+    open_layers,
+)
 from kdmri_edge.runtime.bill import write_bill
 from kdmri_edge.runtime.bundle import (
     GOLDEN_INPUT,
@@ -80,8 +83,6 @@ from kdmri_export.written import Written
 
 __all__ = ["export_model"]
 
-# Of float32, in which it is written.
-_LARGEST_MAGNITUDE = 3.4e38
 _MEASURE = "kdmri_bench.measuring.bundle:measure_bundle"
 
 
@@ -429,7 +430,7 @@ def _calibrate(reconstructor: Reconstructor, data: Golden) -> str:
     if not known:
         reconstructor.maxima = phantom_maxima(reconstructor, data)
         return "phantom"
-    _check_magnitudes(reconstructor)
+    check_magnitudes(reconstructor.model, maxima=reconstructor.maxima, ranges=reconstructor.ranges)
     origin = "training with rounding" if reconstructor.ranges else "training volumes"
     network = reconstructor.model
     writes = open_layers(network, network.structure())
@@ -447,56 +448,6 @@ def _calibrate(reconstructor: Reconstructor, data: Golden) -> str:
     else:
         reconstructor.maxima = {**further, **reconstructor.maxima}
     return f"{origin}; what layers write: phantom"
-
-
-def _check_magnitudes(reconstructor: Reconstructor) -> None:
-    """Refuse what a checkpoint says of its activations where that is of no use.
-
-    Ranges are a number each, maxima a list with one for each channel of the layer. Of ranges alone
-    it is known how many channels are given in two parts, which are no more than there are.
-    """
-    ranges = reconstructor.ranges
-    known: Mapping[str, object] = ranges or reconstructor.maxima
-    modules = dict(reconstructor.model.named_modules())
-    for key, held in known.items():
-        values = [held] if ranges else held
-        name = layer_of(key)
-        count = _channels(modules.get(name), key.removeprefix(name))
-        sound = (
-            isinstance(values, list)
-            and all(_is_magnitude(value) for value in values)
-            and (bool(ranges) or len(values) == (count or len(values) or 1))
-            and (key != name + HIGHEST or name + LOWEST in known)
-        )
-        if key == name + PARTS and (not ranges or not sound or held not in range((count or 0) + 1)):
-            raise ExportError(
-                f"What the checkpoint says of {key!r} is no number of the channels that a layer"
-                " reads.",
-                "Export in another precision, or train the network again.",
-            )
-        if not sound:
-            raise ExportError(
-                f"What the checkpoint says of the activations of {key!r} is no"
-                f" {'finite number' if ranges else 'list of finite numbers'} from 0 on"
-                f"{'' if ranges else ', one for each channel'}.",
-                "Export in another precision, or train the network again.",
-            )
-
-
-def _is_magnitude(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return 0 <= value <= _LARGEST_MAGNITUDE
-
-
-def _channels(layer: torch.nn.Module | None, what: str) -> int | None:
-    """Return how many channels of a layer something is known of; None where it is no layer."""
-    if not isinstance(layer, tuple(KINDS.values())):
-        return None
-    if what == BELOW:
-        return 1
-    kind = "features" if isinstance(layer, KINDS["Linear"]) else "channels"
-    return int(getattr(layer, f"{'out' if what in (HIGHEST, LOWEST) else 'in'}_{kind}"))
 
 
 def _reconstructor(checkpoint: Path, meta: dict[str, Any], recipe: ExportRecipe) -> Reconstructor:

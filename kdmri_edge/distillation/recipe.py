@@ -373,9 +373,9 @@ class Qat:
             their names, or patterns of them as in a shell (`kdmri-edge models NETWORK` lists the
             names).
         fine_layers: Convolutions of the copy that are given all that they read in two parts, as an
-            image is (`quantisation.scheme`): twelve bits for eight, and twice the products; named
-            in the same way. Copies for TensorRT are given feature maps beside an image so in any
-            case.
+            image is (`quantisation.scheme`): twelve bits for eight, and twice the products, and the
+            convolution before computes in float in some runtimes; named in the same way. Copies for
+            TensorRT are given feature maps beside an image so in any case.
     """
 
     quantize: Quantize = Quantize.NONE

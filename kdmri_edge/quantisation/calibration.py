@@ -9,11 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdmri_edge.models.layers import Structure
+from kdmri_edge.errors import CheckpointError
+from kdmri_edge.models.layers import KINDS, Structure
 from kdmri_edge.models.network import Network
-from kdmri_edge.quantisation.scheme import BELOW, NARROW, image_channels
+from kdmri_edge.quantisation.scheme import BELOW, NARROW, PARTS, can_be_parted, image_channels
 
-__all__ = ["HIGHEST", "LOWEST", "activation_maxima", "layer_of", "of_layers", "open_layers"]
+__all__ = [
+    "HIGHEST",
+    "LOWEST",
+    "activation_maxima",
+    "check_magnitudes",
+    "layer_of",
+    "of_layers",
+    "open_layers",
+]
 
 HIGHEST, LOWEST = ":highest", ":lowest"
 """What follows a layer's name where the largest values that it writes are meant, and those below
@@ -25,6 +34,7 @@ zero, without their sign."""
 _TAIL = 5e-4
 # What an image holds below zero is the aliasing of its mask, which another image may have more of.
 _MARGIN = 1.5
+_LARGEST_MAGNITUDE = 3.4e38  # of float32, in which graphs hold it
 _KEPT = 8192  # largest values of a channel that are held at once: the tail of 16 million
 
 
@@ -145,6 +155,69 @@ def layer_of(key: str) -> str:
 def of_layers(ranges: Mapping[str, float], names: Collection[str]) -> dict[str, float]:
     """Return what is known of some layers, by the keys of `activation_maxima`."""
     return {key: value for key, value in ranges.items() if layer_of(key) in names}
+
+
+def check_magnitudes(
+    network: Network, *, maxima: Mapping[str, object], ranges: Mapping[str, object]
+) -> None:
+    """Refuse what a checkpoint says of its activations where that is of no use.
+
+    Args:
+        network: The network.
+        maxima: A list for each key of `activation_maxima`, with a number for each channel.
+        ranges: A number for each key, of a network that was trained with rounding; maxima do not
+            count then. Of ranges alone it is known how many channels are given in two parts
+            (`scheme.PARTS`), which are no more than a convolution reads.
+
+    Raises:
+        CheckpointError: A number is none, or negative, or too large for float32, or they are not as
+            many as the layer has channels.
+    """
+    modules = dict(network.named_modules())
+    known = ranges or maxima
+    for key, held in known.items():
+        values = [held] if ranges else held
+        layer = modules.get(layer_of(key))
+        what = key.removeprefix(layer_of(key))
+        count = _channels(layer, what)
+        if what == PARTS:
+            most = count if count and layer and can_be_parted(layer) else 0
+            if not ranges or not _is_magnitude(held) or held not in range(most + 1):
+                raise CheckpointError(
+                    f"What the checkpoint says of {key!r} is no number of channels that a"
+                    " convolution reads.",
+                    "Take another precision, or train the network again.",
+                )
+            continue
+        sound = (
+            isinstance(values, list)
+            and all(_is_magnitude(value) for value in values)
+            and (bool(ranges) or len(values) == (count or len(values) or 1))
+            and (what != HIGHEST or layer_of(key) + LOWEST in known)
+        )
+        if not sound:
+            raise CheckpointError(
+                f"What the checkpoint says of the activations of {key!r} is no"
+                f" {'finite number' if ranges else 'list of finite numbers'} from 0 on"
+                f"{'' if ranges else ', one for each channel'}.",
+                "Take another precision, or train the network again.",
+            )
+
+
+def _is_magnitude(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return 0 <= value <= _LARGEST_MAGNITUDE
+
+
+def _channels(layer: nn.Module | None, what: str) -> int | None:
+    """Return how many channels of a layer something is known of; None where it is no layer."""
+    if not isinstance(layer, tuple(KINDS.values())):
+        return None
+    if what == BELOW:
+        return 1
+    kind = "features" if isinstance(layer, KINDS["Linear"]) else "channels"
+    return int(getattr(layer, f"{'out' if what in (HIGHEST, LOWEST) else 'in'}_{kind}"))
 
 
 def _by_channel(layer: nn.Module, given: Tensor) -> Tensor:

@@ -111,10 +111,9 @@ class FakeQuantLayer(Wrapped):
         return _nearest(torch.clamp(x / step, *self.grid)) * step
 
     def rounded_weight(self) -> Tensor:
-        """Return the rounded weight; of convolutions that read an image, for both of its parts.
+        """Return the rounded weight, [out, in + parts, ...] of a convolution.
 
-        [out, in + parts, ...]: of the channels in two parts, of what rounding takes away from
-        them, of the others.
+        That is of the channels in two parts, of what rounding takes away from them, of the others.
         """
         weight, factors = cast(Tensor, self.conv.weight), self.factors
         if factors is not None:

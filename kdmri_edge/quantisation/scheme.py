@@ -57,7 +57,8 @@ BOUNDS: Final = {"s8": (-128, 127), "u8": (0, 255), "u8c": (-128, 127)}
 
 BELOW: Final = ":below"
 """What follows a layer's name where the lowest value is meant that it reads of an image, without
-its sign. It is a bound: what lies below is clipped."""
+its sign. It is a bound: what lies below is clipped. It is 0 of what a ReLU puts out and is given in
+two parts, the second of which has a few steps below zero in any case (`grid`)."""
 
 PARTS: Final = ":parts"
 """What follows a layer's name where it is meant how many of the channels that it reads, the first
@@ -76,10 +77,9 @@ _IMAGE: Final = 2
 
 
 def image_channels(described: Layer, layer: Module) -> int:
-    """Return how many of the channels that a layer reads, the first ones, it is given in two parts.
+    """Return how many of the channels that a layer reads, the first ones, are an image's.
 
-    They are an image's: networks say so, and of others a convolution of one or two channels is
-    taken to read one.
+    Networks say so, and of others a convolution of one or two channels is taken to read one.
 
     Args:
         described: What its network says of it.

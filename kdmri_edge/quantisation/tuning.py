@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdmri_edge.distillation.batches import TrainingSlices
 from kdmri_edge.distillation.data import TrainingData, merged_records
@@ -160,7 +160,10 @@ def tune(
         first=recipe.student_steps,
         rate=recipe.qat.rate,
     )
-    key = f"{context.key} {json.dumps(plain(recipe.qat), sort_keys=True)}"
+    asked = plain(recipe.qat)
+    if not recipe.qat.fine_layers:  # runs of before there were any can be gone on with
+        del asked["fine_layers"]
+    key = f"{context.key} {json.dumps(asked, sort_keys=True)}"
     whole = replace(recipe, batches=replace(recipe.batches, whole_slices=1.0))
     train(quantised, stage, replace(context, key=key, recipe=whole))
     after = _psnr(quantised, context, validation, f"{title}: validation, whole volumes")
@@ -210,11 +213,12 @@ def layers_in_parts(student: Network, qat: Qat) -> list[str]:
     fine = layers_named(qat.fine_layers, [one.name for one in layers], RecipeError)
     left = {one.name for one in layers if one.tied}.union(layers_to_leave(student, qat))
     for name in fine:
-        if name in left:
+        layer = student.get_submodule(name)
+        if name in left or not isinstance(layer.weight, nn.Parameter):
             raise RecipeError(
                 f"qat.fine_layers names {name}, which stays in float32.", "Leave it out."
             )
-        if not can_be_parted(student.get_submodule(name)):
+        if not can_be_parted(layer):
             raise RecipeError(
                 f"qat.fine_layers names {name}, and only convolutions of one group can read in two"
                 " parts.",

@@ -22,7 +22,7 @@ from kdmri_edge.models.checkpoint import MAXIMA, RANGES, load_checkpoint, save_c
 from kdmri_edge.models.network import as_network
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.models.specs import ModelSpec
-from kdmri_edge.quantisation.calibration import activation_maxima
+from kdmri_edge.quantisation.calibration import HIGHEST, LOWEST, activation_maxima
 from kdmri_edge.quantisation.equalisation import equalise
 from kdmri_edge.quantisation.fake_quantisation import add_fake_quantisation
 from kdmri_edge.quantisation.scheme import BELOW, in_two_parts
@@ -35,7 +35,7 @@ from kdmri_export.graph_check import check_graph
 from kdmri_export.passes.divide import divide_outputs
 from kdmri_export.passes.integer import quantise_convolutions
 from kdmri_export.passes.narrow import decompose_narrow_convs
-from kdmri_export.passes.quantise import quantise_graph, share_ranges, sum_integers
+from kdmri_export.passes.quantise import quantise_graph, round_outputs, share_ranges, sum_integers
 from kdmri_export.recipe import ExportRecipe
 from kdmri_export.targets.onnx import to_model, write
 from tests.export.networks import UnetSpec, lines, network, spec, write_checkpoint
@@ -198,6 +198,44 @@ def test_an_image_before_other_channels_is_told_from_them() -> None:
     assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
 
 
+@pytest.mark.parametrize("fine", [False, True])
+def test_what_is_read_in_two_parts_is_not_rounded_before(fine: bool) -> None:
+    """Behind something other than a ReLU, ONNX Runtime's kernel would round it to eight bits."""
+    rng = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32) / 9, f"{name}.weight")
+        for name, shape in (("a", (20, 1, 3, 3)), ("b", (20, 20, 3, 3)), ("c", (1, 20, 3, 3)))
+    ]
+    make, same = onnx.helper.make_node, {"pads": [1] * 4}
+    nodes = [
+        make("Conv", ["read", "a.weight"], ["x"], "a", **same),
+        make("LeakyRelu", ["x"], ["y"], "leaky"),
+        make("Conv", ["y", "b.weight"], ["z"], "b", **same),
+        make("LeakyRelu", ["z"], ["w"], "leaky too"),
+        make("Conv", ["w", "c.weight"], ["made"], "c", **same),
+    ]
+    read, made = (
+        onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 16, 16])
+        for name in ("read", "made")
+    )
+    graph = onnx.helper.make_graph(nodes, "g", [read], [made], weights)
+    given = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)])
+    x = rng.uniform(-1, 1, (1, 1, 16, 16)).astype(np.float32)
+    (wanted,) = ReferenceEvaluator(given).run(None, {"read": x})
+    ranges = {"a": 1.0, "b": 1.5, "c": 3.0}
+    ranges |= {f"{name}{half}": 3.0 for name in "ab" for half in (HIGHEST, LOWEST)}
+    if fine:
+        ranges["b:parts"] = 20.0
+    quantise_graph(given, ranges, unsigned=True, images={"a": 1, "b": 0, "c": 0})
+    round_outputs(given, ranges)
+    onnx.checker.check_model(given, full_check=True)
+    rounded = {node.name for node in given.graph.node if node.op_type == "QuantizeLinear"}
+    assert ("a.a.output.Q" in rounded) is not fine
+    assert "b.b.output.Q" in rounded
+    (found,) = ReferenceEvaluator(given).run(None, {"read": x})
+    assert np.abs(found - wanted).mean() < 0.1 * np.abs(wanted).mean()
+
+
 def test_weights_are_rounded_per_output_channel() -> None:
     reconstructor = network(spec(), lines(), size=SIZE)
     held = {i.name: numpy_helper.to_array(i) for i in model(unsigned=True).graph.initializer}
@@ -241,13 +279,15 @@ def test_torchscript_computes_what_training_with_rounding_did(
     torch.backends.quantized.engine = "qnnpack"
     try:
         with silence_warnings(), torch.no_grad():
-            quantise_convolutions(exported, ranges)
+            written = quantise_convolutions(exported, ranges)
             decompose_narrow_convs(exported)
             x_u = torch.from_numpy(images(1, 1, SIZE))
             wanted, given = trained(x_u), exported(x_u)
     finally:
         torch.backends.quantized.engine = usual
     assert float((wanted - given).abs().mean()) < 1e-3 * float(wanted.abs().mean())
+    why = written.left["cascades.1.convs.0"] if fine else ""
+    assert ("read in two parts" in why) is fine
 
 
 def test_maxima_of_another_network_are_refused() -> None:
@@ -320,7 +360,7 @@ def test_magnitudes_that_are_none_are_refused(key: str, held: object, tmp_path: 
     known["cascades.0.convs.0"] = held
     save_checkpoint(path, replace(checkpoint, training={**checkpoint.training, key: known}))
     recipe = ExportRecipe(target="onnx", precision="int8")
-    with pytest.raises(ExportError, match=r"activations of 'cascades\.0\.convs\.0' is no"):
+    with pytest.raises(CheckpointError, match=r"activations of 'cascades\.0\.convs\.0' is no"):
         export_model(path, recipe, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
@@ -334,7 +374,7 @@ def test_parts_that_are_no_channels_are_refused(key: str, held: object, tmp_path
     known: dict[str, object] = {"cascades.0.convs.0": sound, "cascades.1.convs.0:parts": held}
     save_checkpoint(path, replace(checkpoint, training={**checkpoint.training, key: known}))
     recipe = ExportRecipe(target="onnx", precision="int8")
-    with pytest.raises(ExportError, match="no number of the channels"):
+    with pytest.raises(CheckpointError, match="no number of channels"):
         export_model(path, recipe, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
@@ -347,7 +387,10 @@ def test_magnitudes_that_are_no_table_or_half_of_it_are_refused(key: str, tmp_pa
     known = {f"cascades.{n}.convs.{m}": sound[m] for n in range(2) for m in range(2)}
     half = {**known, "cascades.0.convs.0:highest": sound[1]}
     recipe = ExportRecipe(target="onnx", precision="int8")
-    for held, error, said in ((half, ExportError, "highest"), ([1], CheckpointError, "no table")):
+    for held, error, said in (
+        (half, CheckpointError, "highest"),
+        ([1], CheckpointError, "no table"),
+    ):
         save_checkpoint(path, replace(checkpoint, training={**checkpoint.training, key: held}))
         with pytest.raises(error, match=said):
             export_model(path, recipe, tmp_path / "bundle")

@@ -8,6 +8,7 @@ from pathlib import Path
 from kdmri_edge.errors import BackendError
 from kdmri_edge.models.blocks import channels_last
 from kdmri_edge.models.checkpoint import load_reconstructor
+from kdmri_edge.quantisation.calibration import check_magnitudes
 from kdmri_edge.quantisation.equalisation import equalise
 from kdmri_edge.quantisation.fake_quantisation import add_fake_quantisation
 from kdmri_edge.runtime.backends.pytorch import EagerSession
@@ -26,6 +27,7 @@ class RoundedSession(EagerSession):
 
     Raises:
         BackendError: The checkpoint holds neither ranges nor maxima.
+        CheckpointError: They are no magnitudes.
     """
 
     def __init__(self, checkpoint: Path, *, threads: int | None = None) -> None:
@@ -36,6 +38,7 @@ class RoundedSession(EagerSession):
                 f"{checkpoint} holds no ranges of activations, which int8 needs.",
                 "Train with `kdmri-edge distill`, which measures them.",
             )
+        check_magnitudes(model.model, maxima=model.maxima, ranges=model.ranges)
         ranges = model.ranges or equalise(model.model, model.maxima)
         add_fake_quantisation(model.model, ranges, unsigned=True)
         self._model = self._forward = channels_last(model.eval())

@@ -28,6 +28,7 @@ from kdmri_export.transformed import Transformed
 __all__ = ["RectifiedIntegers", "quantise_convolutions"]
 
 _IN_FLOAT = "PyTorch's integer kernels need another convolution behind it, by way of a ReLU alone"
+_BEFORE_PARTS = "what it puts out is read in two parts"
 
 
 class _Reader(nn.Module):
@@ -95,7 +96,7 @@ class _RoundedLayer(Wrapped):
         super().__init__(copy.deepcopy(rounded.conv))
         self.reader = _Reader(rounded, given=given)
         weight = rounded.rounded_weight().detach()
-        if isinstance(self.conv, nn.Conv2d):  # of an image in two parts
+        if isinstance(self.conv, nn.Conv2d):  # of what it reads in two parts
             self.conv.in_channels = weight.shape[1] * self.conv.groups
         self.conv.weight = nn.Parameter(weight)
 
@@ -179,6 +180,7 @@ def quantise_convolutions(
         and _takes_integers(rounded[described.follows].conv)
         and not rounded[described.name].parts
     }
+    before_parts = {one.follows for one in found if rounded[one.name].parts}
     given = set(readers.values())
     for name, conv in rounded.items():
         made: nn.Module
@@ -188,4 +190,10 @@ def quantise_convolutions(
         else:
             made = _RoundedLayer(conv, given=name in given)
         replace_module(network, name, made)
-    return whole.without({name: _IN_FLOAT for name in rounded if name not in readers})
+    return whole.without(
+        {
+            name: _BEFORE_PARTS if name in before_parts else _IN_FLOAT
+            for name in rounded
+            if name not in readers
+        }
+    )

@@ -7,7 +7,7 @@ residual and the sum of the shifted taps stay in float32.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +25,7 @@ from kdmri_edge.quantisation.scheme import (
     FINE,
     LARGEST,
     NARROW,
+    PARTS,
     TINY,
     activation_kind,
     grid,
@@ -98,6 +99,7 @@ def choose_quantised(
 
 
 _WEIGHT: Final = ".weight"
+_COARSE: Final = ".coarse.Q"
 # Operators that take a tensor apart.
 _TAKEN_APART: Final = ("Slice", "Split", "Gather")
 # Operators of layers -> the axis of their weight along which the channels lie that are written.
@@ -244,7 +246,8 @@ def round_outputs(model: Any, ranges: Mapping[str, float]) -> None:
     behind it is computed in float. It is rounded behind its ReLU where nothing else reads it, else
     before whatever comes, such as a normalisation. What is taken apart next, as an image with
     feature maps behind it, stays as it is: eight bits are too few for an image. So does what a
-    layer in float reads, whose weight ONNX Runtime would round as well, and more coarsely.
+    layer in float reads, whose weight ONNX Runtime would round as well, and more coarsely, and what
+    another one is to be given in two parts.
 
     Args:
         model: A graph that `quantise_graph` has quantised.
@@ -256,6 +259,7 @@ def round_outputs(model: Any, ranges: Mapping[str, float]) -> None:
     graph = model.graph
     readers = readers_of(graph.node)
     integers = {tensor.name: tensor for tensor in graph.initializer}
+    in_parts = {key.removesuffix(PARTS) for key in ranges if key.endswith(PARTS)}
     rounded: dict[int, list[Any]] = {}  # by the node behind which it happens
     for node in graph.node:
         key = node.input[1].removesuffix(f"{_WEIGHT}.dequantized") if len(node.input) > 1 else ""
@@ -271,12 +275,29 @@ def round_outputs(model: Any, ranges: Mapping[str, float]) -> None:
         channels = int(integers[f"{key}{_WEIGHT}.integers"].dims[0])
         if any(one.op_type in _OPERATORS or _becomes_an_image(one, channels) for one in behind):
             continue
+        if _read_in_parts(last.output[0], readers, in_parts):
+            continue
         whole, own = last.output[0], f"{key}.{node.name}.output"
         last.output[0] = f"{own}_whole"
         step, point = asymmetric(low, ranges[key + HIGHEST])
         rounded[id(last)] = _rounded(onnx, graph, last.output[0], own, step, point, whole)
     nodes = [one for node in graph.node for one in (node, *rounded.get(id(node), ()))]
     replace_messages(graph.node, nodes)
+
+
+def _read_in_parts(name: str, readers: Mapping[str, Sequence[Any]], layers: Container[str]) -> bool:
+    """Tell whether one of these layers is given a tensor in two parts, before another layer is."""
+    seen, waiting = {name}, [name]
+    while waiting:
+        for node in readers.get(waiting.pop(), ()):
+            if node.op_type == "QuantizeLinear":
+                if node.name.removesuffix(_COARSE) in layers:
+                    return True
+            elif node.op_type not in _OPERATORS:
+                fresh = set(node.output) - seen
+                seen |= fresh
+                waiting += fresh
+    return False
 
 
 # Above that ONNX Runtime's float kernel is as fast, which takes outputs in blocks of 16.

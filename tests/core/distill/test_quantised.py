@@ -146,6 +146,20 @@ def test_layers_that_cannot_be_in_two_parts_are_told_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("fine", [(), ("cascades.0.convs.2",)])
+def test_interrupted_tuning_of_before_fine_layers_can_be_gone_on_with(
+    fine: tuple[str, ...],
+    settings: Make,
+    tmp_path: Path,
+    distill_until: Callable[[Settings, Path, tuple[str, int]], None],
+) -> None:
+    """What an interrupted stage belongs to does not tell of a setting that was not there."""
+    distill_until(_with_qat(settings(**TUNED), fine_layers=fine), tmp_path / "run", ("int8", 3))
+    held = (tmp_path / "run" / "state" / "int8.safetensors").read_bytes()
+    assert b"float_layers" in held
+    assert (b"fine_layers" in held) is bool(fine)
+
+
 @pytest.mark.parametrize("named", ["float_layers", "fine_layers"])
 def test_layers_of_no_copy_are_refused(named: str, cli: Cli, tmp_path: Path) -> None:
     shown = cli(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdmri_edge.distillation.recipe import Qat
-from kdmri_edge.errors import RecipeError
+from kdmri_edge.errors import CheckpointError, RecipeError
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.layers import Layer, replace_module, traced_structure
 from kdmri_edge.models.network import Network
@@ -21,6 +21,7 @@ from kdmri_edge.quantisation.calibration import (
     HIGHEST,
     LOWEST,
     activation_maxima,
+    check_magnitudes,
     layer_of,
     of_layers,
 )
@@ -355,9 +356,28 @@ def test_only_convolutions_read_in_two_parts(name: str) -> None:
     assert layers_in_parts(network, Qat(fine_layers=("wide",))) == ["wide"]
     with pytest.raises(RecipeError, match=f"names {name}, and only convolutions"):
         layers_in_parts(network, Qat(fine_layers=(name,)))
+    with pytest.raises(CheckpointError, match=f"'{name}:parts' is no number of channels"):
+        check_magnitudes(network, maxima={}, ranges={name: 1.0, f"{name}:parts": 1.0})
+    check_magnitudes(network, maxima={}, ranges={"wide": 1.0, "wide:parts": 5.0})
     ranges = dict.fromkeys(("wide", "deep", name), 1.0)
     told = in_two_parts(network, ranges, unsigned=True, also=[*ranges])
     assert told == {"wide:parts": 5, "wide:below": 0, "deep:parts": 2}
+
+
+def test_groups_do_not_read_in_two_parts() -> None:
+    network = Mapped().eval()
+    network.deep = nn.Conv2d(2, 6, 3, padding=1, groups=2)
+    with pytest.raises(RecipeError, match="names deep, and only convolutions of one group"):
+        layers_in_parts(network, Qat(fine_layers=("deep",)))
+    with pytest.raises(CheckpointError, match="'deep:parts' is no number of channels"):
+        check_magnitudes(network, maxima={}, ranges={"deep": 1.0, "deep:parts": 1.0})
+
+
+def test_a_weight_that_is_computed_is_not_rounded_nor_in_two_parts() -> None:
+    network = Mapped().eval()
+    nn.utils.parametrizations.weight_norm(network.wide)
+    with pytest.raises(RecipeError, match="names wide, which stays in float32"):
+        layers_in_parts(network, Qat(fine_layers=("wide",)))
 
 
 def test_what_is_equalised_reaches_as_far_below_zero_as_it_does_then() -> None:
