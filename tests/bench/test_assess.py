@@ -26,6 +26,7 @@ from kdmri_bench.assessment.kept import Kept
 from kdmri_bench.assessment.margins import load_margins
 from kdmri_bench.assessment.networks import AssessedNetwork, describe, teacher_of
 from kdmri_bench.assessment.page import build
+from kdmri_bench.assessment.rounded import RoundedSession
 from kdmri_bench.assessment.sections import SECTIONS, Measure, Section, Table, over_subjects
 from kdmri_bench.assessment.study import Images, reconstructed
 from kdmri_bench.assessment.text import plain
@@ -37,7 +38,7 @@ from kdmri_edge.data.case import Case
 from kdmri_edge.data.phantom.volumes import phantom_volume
 from kdmri_edge.data.volume import Volume
 from kdmri_edge.distillation.run_folder import Run
-from kdmri_edge.errors import BenchError, DataError
+from kdmri_edge.errors import BenchError, CheckpointError, DataError
 from kdmri_edge.models.build import build_model
 from kdmri_edge.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kdmri_edge.models.specs import ModelSpec
@@ -187,6 +188,20 @@ def test_one_subject_has_no_interval_and_no_verdict(run: Run, volumes: list[Volu
     assert verdict is not None
     assert verdict.facts["pairs"][0]["verdict"] == "inconclusive"
     assert "There is one subject" in build(done)
+
+
+@pytest.mark.parametrize(
+    ("key", "held"),
+    [("cascades.0.convs.0", -1.0), ("cascades.0.convs.0:parts", -1.0), ("x:parts", "1")],
+)
+def test_damaged_ranges_are_refused(run: Run, key: str, held: object, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(run.weights("student"))
+    ranges = {"cascades.0.convs.0": 1.0, key: held}
+    path = tmp_path / "student-int8.safetensors"
+    training = {**checkpoint.training, "activation_ranges": ranges}
+    save_checkpoint(path, dataclasses.replace(checkpoint, training=training))
+    with pytest.raises(CheckpointError, match=f"says of .*{key}"):
+        RoundedSession(path)
 
 
 def test_constant_images_have_their_reason(run: Run) -> None:
