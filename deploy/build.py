@@ -32,6 +32,7 @@ from kdmri_deploy.sbom import Installed, bill, constraints, installed
 from kdmri_edge import __version__
 from kdmri_edge.errors import DataError, KdmriError, OutputError
 from kdmri_edge.runtime.bundle import Bundle, open_bundle
+from kdmri_edge.utils.console import tell
 from kdmri_edge.utils.files import atomic_directory, read_json, write_json
 from kdmri_edge.utils.keys import public_keys
 
@@ -233,13 +234,13 @@ def pack(plan: Plan, image: Path, out: Path) -> None:
     Raises:
         KdmriError: See `package` and `chroot_image`.
     """
-    print(f"{package(plan.label, image, out / 'openrecon')}")
+    tell(f"{package(plan.label, image, out / 'openrecon')}")
     try:
         chroot_image(image, out / "fire" / "chroot.img")
     except OutputError as error:
-        print(f"Not made: {error}", file=sys.stderr)
+        tell(f"Not made: {error}", err=True)
         return
-    print(f"{out / 'fire' / 'chroot.img'}")
+    tell(f"{out / 'fire' / 'chroot.img'}")
 
 
 def _whole(most: int) -> Callable[[str], int]:
@@ -292,16 +293,16 @@ def main() -> int:
         parser.error("--image and --no-image need --out.")
     try:
         plan = Plan(given)
-        print(json.dumps(plan.label["reconstruction"], indent=2))
+        tell(json.dumps(plan.label["reconstruction"], indent=2))
         if given.check:
             return 0
         if given.out is not None:
             make_files(plan, given.out, given.tag)
-            print(f"{given.out} holds all that takes no image.")
+            tell(f"{given.out} holds all that takes no image.")
         if given.no_image:
-            print(
+            tell(
                 "Not made, since it takes the image: the zip file of OpenRecon, FIRE's chroot.img.",
-                file=sys.stderr,
+                err=True,
             )
         elif given.image is not None:
             pack(plan, given.image, given.out)
@@ -313,7 +314,7 @@ def main() -> int:
                     run_engine(given.engine, "save", "--output", str(saved), given.tag)
                     pack(plan, saved, given.out)
     except KdmriError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        tell(f"Error: {error}", err=True)
         return error.exit_code
     return 0
 

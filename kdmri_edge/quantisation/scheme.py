@@ -20,7 +20,7 @@ signed with zero point 0, half of the range unused after a ReLU.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeGuard
 
 if TYPE_CHECKING:
     from torch.nn import Conv2d, ConvTranspose2d, Module
@@ -85,9 +85,7 @@ def image_channels(described: Layer, layer: Module) -> int:
         described: What its network says of it.
         layer: The layer itself.
     """
-    from torch.nn import Conv2d
-
-    if not isinstance(layer, Conv2d) or not can_be_parted(layer):
+    if not can_be_parted(layer):
         return 0
     return described.image or (layer.in_channels if layer.in_channels <= _IMAGE else 0)
 
@@ -103,7 +101,7 @@ def split_channels(ranges: Mapping[str, float], name: str, image: int) -> int:
     return int(ranges.get(name + PARTS, image))
 
 
-def can_be_parted(layer: Module) -> bool:
+def can_be_parted(layer: Module) -> TypeGuard[Conv2d]:
     """Tell whether a layer can be given what it reads in two parts: a convolution of one group."""
     from torch.nn import Conv2d
 
@@ -130,7 +128,7 @@ def in_two_parts(
             continue
         maps = one.carried_from is not None and image_channels(one, layer) > 0
         if one.name in also or (maps and not unsigned):
-            found[one.name + PARTS] = float(layer.in_channels)  # type: ignore[arg-type]
+            found[one.name + PARTS] = float(layer.in_channels)
             if one.rectified:
                 found[one.name + BELOW] = 0.0
     return found

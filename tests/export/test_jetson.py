@@ -238,3 +238,16 @@ def test_rows_of_other_networks_are_refused(
     path.write_text(json.dumps(value))
     with pytest.raises(BenchError, match=says):
         join(before, [path])
+
+
+@pytest.mark.parametrize(
+    "program", [build_engine, run_engine, jetson], ids=["build", "run", "jetson"]
+)
+def test_names_reach_the_terminal_spelt_out(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder's name could otherwise take back the line that says what is wrong."""
+    if program is jetson:
+        monkeypatch.setattr(jetson, "check", dict)
+    assert program.main(["--bundle", "no\x1b[2K\x9b1A\rbundle"]) == 1
+    assert "no\\u001b[2K\\u009b1A\\u000dbundle" in capsys.readouterr().err

@@ -20,6 +20,7 @@ import json
 import platform
 import sys
 import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ TITLES = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
 
 class Refused(Exception):  # noqa: N818 - not an error of the program
     """Something that the user can mend; the text says how."""
+
+
+def _shown(error: Exception) -> str:
+    """Return what an error says, with the control characters that a path may hold spelt out.
+
+    A terminal obeys them; the project's commands print likewise, which this file cannot import.
+    """
+    return "".join(
+        c if c in "\t\n" or unicodedata.category(c) != "Cc" else f"\\u{ord(c):04x}"
+        for c in str(error)
+    )
 
 
 def load_runtime(name: str, lean: bool = False) -> tuple[Any, Any]:
@@ -374,7 +386,7 @@ def main(arguments: list[str] | None = None) -> int:
             chosen.lean,
         )
     except (Refused, ValueError, OSError, KeyError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {_shown(error)}", file=sys.stderr)
         return 1
     print(json.dumps(row, indent=2))
     return 0

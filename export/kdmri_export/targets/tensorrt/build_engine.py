@@ -24,6 +24,7 @@ import platform
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,17 @@ PROFILE = "profile.json"
 
 class Refused(Exception):  # noqa: N818 - not an error of the program
     """Something that the user can mend; the text says how."""
+
+
+def _shown(error: Exception) -> str:
+    """Return what an error says, with the control characters that a path may hold spelt out.
+
+    A terminal obeys them; the project's commands print likewise, which this file cannot import.
+    """
+    return "".join(
+        c if c in "\t\n" or unicodedata.category(c) != "Cc" else f"\\u{ord(c):04x}"
+        for c in str(error)
+    )
 
 
 def load_builder(name: str) -> Any:
@@ -310,7 +322,7 @@ def main(arguments: list[str] | None = None) -> int:
             chosen.version_compatible,
         )
     except (Refused, ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {_shown(error)}", file=sys.stderr)
         return 1
     print(json.dumps(record))
     return 0

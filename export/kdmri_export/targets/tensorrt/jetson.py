@@ -22,6 +22,7 @@ import re
 import subprocess
 import sys
 import threading
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,17 @@ WORKSPACE_MIB = (64, 1024)
 
 class Refused(Exception):  # noqa: N818 - not an error of the program
     """Something that the user can mend; the text says how."""
+
+
+def _shown(error: Exception) -> str:
+    """Return what an error says, with the control characters that a path may hold spelt out.
+
+    A terminal obeys them; the project's commands print likewise, which this file cannot import.
+    """
+    return "".join(
+        c if c in "\t\n" or unicodedata.category(c) != "Cc" else f"\\u{ord(c):04x}"
+        for c in str(error)
+    )
 
 
 def _text(path: Path) -> str:
@@ -188,7 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
         scratch = workspace(facts["available_mib"])
         row = measure(chosen.bundle, facts, chosen.samples, chosen.workspace or scratch)
     except (Refused, ValueError, OSError, KeyError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {_shown(error)}", file=sys.stderr)
         return 1
     print(json.dumps(row, indent=2))
     return 0

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kdmri_edge.errors import BackendError, KdmriError
+from kdmri_edge.utils.console import printable
 from kdmri_edge.utils.extras import require
 
 __all__ = ["PROGRAM", "Compiled", "compile_network", "compile_program", "main"]
@@ -179,7 +180,7 @@ def main(arguments: list[str]) -> int:
     try:
         print(json.dumps(compile_program(Path(checkpoint), Path(folder), dc, precision)))
     except KdmriError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {printable(str(error))}", file=sys.stderr)
         return 1
     return 0
 
