@@ -343,18 +343,32 @@ def markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_COLOURS: Final = {"fully sampled": "#6b7280", "zero-filled": "#a3a3a3", "teacher": "#0072b2"}
-_STUDENTS: Final = ("#d55e00", "#00805f", "#9d4edd")
+_REFERENCES: Final = {FULLY_SAMPLED: "#6b7280", ZERO_FILLED: "#a3a3a3"}
+_TEACHER: Final = "#0072b2"
+_STUDENTS: Final = ("#d55e00", "#00805f", "#9d4edd", "#8a6d00", "#c2185b", "#16202b")
 
 
-def _colour(place: Mapping[str, Any], key: str) -> str:
-    if key in _COLOURS:
-        return _COLOURS[key]
+def _title(place: Mapping[str, Any], key: str) -> str:
+    """Return what the legend calls an image, in float and int8 and at every mask."""
+    if key in _REFERENCES:
+        return key
     name = key.rpartition(" ")[0]
-    if name == place["teacher"]:
-        return _COLOURS["teacher"]
-    students = [one["name"] for one in place["networks"] if one["name"] != place["teacher"]]
-    return _STUDENTS[sorted(set(students)).index(name) % len(_STUDENTS)]
+    return name.partition("@")[0] + (" (teacher)" if name == place["teacher"] else "")
+
+
+def _colours(places: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the colours of the images, by their titles; a network has one at every mask."""
+    titles = dict.fromkeys(_title(place, key) for place in places for key in _keys(place))
+    students = sorted(
+        title for title in titles if title not in _REFERENCES and not title.endswith(" (teacher)")
+    )
+    if len(students) > len(_STUDENTS):
+        raise BenchError(
+            f"The drawing tells {len(_STUDENTS)} students apart, not {len(students)}.",
+            "Name fewer networks.",
+        )
+    own = dict(zip(students, _STUDENTS, strict=False))
+    return {title: own.get(title) or _REFERENCES.get(title, _TEACHER) for title in titles}
 
 
 def roc_svg(report: Mapping[str, Any], observer: str = "CHO") -> str:
@@ -364,6 +378,7 @@ def roc_svg(report: Mapping[str, Any], observer: str = "CHO") -> str:
     """
     grid, places = report["grid"], report["places"]
     sizes, contrasts = grid["sizes_mm"], grid["contrasts"]
+    colours = _colours(places)
     width, height, left, top = 300, 210, 52, 40
     whole = (left + width * len(places) + 12, top + height * len(contrasts) + 96)
     parts = [
@@ -401,7 +416,7 @@ def roc_svg(report: Mapping[str, Any], observer: str = "CHO") -> str:
             for key in _keys(place):
                 areas = [_row(place, key, size, contrast)["area"][observer] for size in sizes]
                 points = [at(size, own["value"]) for size, own in zip(sizes, areas, strict=True)]
-                colour = _colour(place, key)
+                colour = colours[_title(place, key)]
                 dash = ' stroke-dasharray="5 4"' if key.endswith(" int8") else ""
                 line_text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
                 parts.append(
@@ -422,24 +437,13 @@ def roc_svg(report: Mapping[str, Any], observer: str = "CHO") -> str:
         f" {OBSERVERS[observer]}; dashed: int8; bars: 95 % interval of the teacher over"
         " subjects</text>"
     )
-    for n, (name, colour) in enumerate(_legend(places).items()):
+    for n, (name, colour) in enumerate(colours.items()):
         x, y = left + (n % 3) * 270, foot + 26 + (n // 3) * 20
         parts.append(
             f'<path d="M{x} {y - 4}h22" stroke="{colour}" stroke-width="2.5"/>'
             f'<text x="{x + 28}" y="{y}" fill="#16202b">{name}</text>'
         )
     return "".join([*parts, "</svg>"])
-
-
-def _legend(places: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    found = {FULLY_SAMPLED: _COLOURS[FULLY_SAMPLED], ZERO_FILLED: _COLOURS[ZERO_FILLED]}
-    for place in places:
-        for key in _keys(place):
-            if key not in (FULLY_SAMPLED, ZERO_FILLED):
-                name = key.rpartition(" ")[0]
-                role = " (teacher)" if name == place["teacher"] else ""
-                found[f"{name.partition('@')[0]}{role}"] = _colour(place, key)
-    return found
 
 
 @click.command(cls=Script)

@@ -358,14 +358,15 @@ def summary(report: Mapping[str, Any]) -> str:
     places = report["places"]
     columns: list[dict[str, str]] = []
     for place in places:
-        cells = {"zero-filled": ZERO_FILLED}
+        cells = {ZERO_FILLED: _both(place, ZERO_FILLED)}
         names = dict.fromkeys([place["teacher"], *(one["name"] for one in place["networks"])])
         for name in names:
             role = " (teacher)" if name == place["teacher"] else ""
-            title = f"`{name.partition('@')[0]}`"
-            cells |= {title + role: f"{name} {FLOAT}", f"{title}, int8": f"{name} {INT8}"}
-        keys = {ZERO_FILLED, *(one["key"] for one in place["networks"])}
-        columns.append({title: _both(place, key) for title, key in cells.items() if key in keys})
+            title = f"`{name.partition('@')[0]}`{role}"
+            own = [one["precision"] for one in place["networks"] if one["name"] == name]
+            if own:
+                cells[title] = _cell(place, name, own)
+        columns.append(cells)
     rows = dict.fromkeys(title for column in columns for title in column)
     lines = [
         f"| network | {' | '.join(place['place'] for place in places)} |",
@@ -375,9 +376,22 @@ def summary(report: Mapping[str, Any]) -> str:
     lines += [
         "",
         "Contrast of multiple-sclerosis lesions that is left, 1 where nothing is lost: median of"
-        f" all sections, and of those of {GROUPS['small']}.",
+        f" all sections, and of those of {GROUPS['small']}; in float32, and in int8 where that"
+        " differs.",
     ]
     return "\n".join(lines)
+
+
+def _cell(place: Mapping[str, Any], name: str, precisions: Sequence[str]) -> str:
+    """Return what a network leaves, and what its rounded copy does where that is not the same."""
+    in_float, rounded = (
+        _both(place, f"{name} {one}") if one in precisions else None for one in (FLOAT, INT8)
+    )
+    if rounded is None:
+        return f"{in_float} (float32 alone)"
+    if in_float is None:
+        return f"int8 {rounded}"
+    return in_float if in_float == rounded else f"{in_float}; int8 {rounded}"
 
 
 def _both(place: Mapping[str, Any], key: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,7 +35,7 @@ from kdmri_bench.assessment.inserted import (
 )
 from kdmri_bench.assessment.observers import roc_area
 from kdmri_bench.results.statistics import Interval
-from kdmri_edge.errors import DataError
+from kdmri_edge.errors import BenchError, DataError
 
 GRID = Grid(sizes_mm=(4.0, 8.0), contrasts=(0.2,), noise=0.0, places=4)
 
@@ -203,3 +205,37 @@ def test_the_record_is_told_in_sentences_and_a_plot() -> None:
     drawing = roc_svg(report)
     assert drawing.count("<polyline") == 5
     assert "NaN" not in drawing
+
+
+def _drawn(*students: str) -> dict[str, str]:
+    """Draw a teacher and students, the last at a second mask too; return the legend's colours."""
+    value = {"value": 0.8, "low": None, "high": None}
+    places = [
+        {
+            "mask": {"name": "m"}, "teacher": "t@a",
+            "networks": [],
+            "rows": [
+                {
+                    "network": f"{name} fp32", "size_mm": size, "contrast": 0.1,
+                    "area": {"CHO": value},
+                }
+                for name in names for size in (2.0, 4.0)
+            ],
+        }
+        for names in (["t@a", *(f"{one}@a" for one in students)], [f"{students[-1]}@b"])
+    ]  # fmt: skip
+    text = roc_svg({"grid": {"sizes_mm": [2.0, 4.0], "contrasts": [0.1]}, "places": places})
+    lines = re.findall(r'stroke="(#\w+)" stroke-width="1.8"><title>([^<]+)', text)
+    legend = re.findall(r'stroke="(#\w+)" stroke-width="2.5"/><text[^>]*>([^<]+)', text)
+    by_title = {title: colour for colour, title in legend}
+    for colour, title in lines:
+        name = title.partition("@")[0]
+        assert by_title["t (teacher)" if name == "t" else name] == colour
+    return by_title
+
+
+def test_a_network_has_its_own_colour_at_every_mask() -> None:
+    students = list("abcdef")
+    assert len(set(_drawn(*students).values())) == 1 + len(students)
+    with pytest.raises(BenchError, match="tells 6 students apart, not 7"):
+        _drawn(*students, "g")

@@ -332,10 +332,12 @@ def test_the_record_in_tables() -> None:
     lines = summary(report).splitlines()
     assert lines[:4] == [
         "| network | brain-4x |", "|---|---:|", "| zero-filled | 0.50, 0.50 |",
-        "| `t` (teacher) | 0.90, 0.90 |",
+        "| `t` (teacher) | 0.90, 0.90 (float32 alone) |",
     ]  # fmt: skip
-    assert "| `s` | 0.85, 0.85 |" in lines
-    assert "| `s`, int8 | 0.80, 0.80 |" in lines
+    assert "| `s` | 0.85, 0.85; int8 0.80, 0.80 |" in lines
+    rows += [{**row, "network": "t int8"} for row in rows if row["network"] == "t fp32"]
+    networks.append({"key": "t int8", "name": "t", "precision": "int8"})
+    assert "| `t` (teacher) | 0.90, 0.90 |" in summary(report).splitlines()
 
 
 def test_networks_are_grouped_by_mask() -> None:
