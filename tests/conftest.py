@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,13 @@ LONGEST_FIRST = (
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep pytest-xdist from ordering the files by their number of tests instead."""
+    """Keep pytest-xdist from ordering the files by their number of tests instead.
+
+    And have commands end by Ctrl-C where a script started pytest in the background, which ignores
+    it: their processes would, too, and the tests of it wait in vain.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
 

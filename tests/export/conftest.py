@@ -40,13 +40,19 @@ def export_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the parity cases that a target refuses: there is no graph to compare."""
+    """Leave out the parity cases that a target refuses: there is no graph to compare.
+
+    And leave to the night those that it names for it.
+    """
     left: list[pytest.Item] = []
     for item in items:
+        at_night = getattr(getattr(item, "cls", None), "at_night", {})
         refuses = getattr(getattr(item, "cls", None), "refuses", None)
         name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
         if refuses is not None and name is not None and refuses in name:
             left.append(item)
+        if name is not None and name in at_night.get(getattr(item, "originalname", ""), ()):
+            item.add_marker(pytest.mark.nightly)
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in left]

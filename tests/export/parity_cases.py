@@ -81,6 +81,14 @@ EVERY_TIME = (
     "complex, FFT, 2-D mask, odd", "sense, few lines, odd", "carried maps, half size",
     "super-resolution", "U-Net",
 )  # fmt: skip
+AS_ONNX = {
+    "test_every_precision_of_the_graph": ("U-Net",),
+    "test_one_graph_serves_other_masks": ("complex, 2-D mask, odd", "sense, few lines, odd"),
+    "test_one_graph_serves_other_matrices": ("complex, 2-D mask, odd",),
+    "test_dynamic_graph_takes_any_batch": ("sense",),
+}
+"""For `at_night`: most of what takes long, of targets that are given the graphs of `onnx`."""
+
 SENSE = [name for name in CASES if "sense" in name]
 
 
@@ -134,6 +142,8 @@ class ParityCases:
         takes_masks: Whether a mask can be the input of its graphs.
         takes_batches: Whether they can take any batch.
         in_float: Cases that it has no integer kernels for.
+        at_night: By the names of tests, cases that wait for the night, as its graphs are another
+            target's, which is given them for every change.
         keep_op: Whether data consistency is kept as one node.
         options: Further settings of its exports.
     """
@@ -144,6 +154,7 @@ class ParityCases:
     takes_masks: ClassVar[bool] = True
     takes_batches: ClassVar[bool] = True
     in_float: ClassVar[Collection[str]] = ()
+    at_night: ClassVar[Mapping[str, Collection[str]]] = {}
     keep_op: ClassVar[bool] = False
     options: ClassVar[Mapping[str, Any]] = {}
 

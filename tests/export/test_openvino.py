@@ -19,12 +19,13 @@ from kdmri_edge.runtime.session import open_session
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
 from tests.export.networks import write_checkpoint
-from tests.export.parity_cases import CASES, ParityCases, images, pytorch, some
+from tests.export.parity_cases import AS_ONNX, CASES, ParityCases, images, pytorch, some
 from tests.manifests import edit_manifest
 
 
 class TestOpenVino(ParityCases):
     target = "openvino"
+    at_night = AS_ONNX
 
     # OpenVINO reads the graphs that ONNX Runtime computes, which has more of them for every change.
     @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from kdmri_export.targets.tensorrt.build_engine import WRITTEN_IN_BF16, build
 from kdmri_export.targets.tensorrt.build_engine import main as build_main
 from kdmri_export.targets.tensorrt.engines import EngineRequest, probe
 from tests.export.networks import spec, write_checkpoint
-from tests.export.parity_cases import CASES, ParityCases, some
+from tests.export.parity_cases import AS_ONNX, CASES, ParityCases, some
 
 GPUS = ("sm86", "sm89", "sm120")
 RTX = probe("rtx")
@@ -57,6 +57,7 @@ needs_rtx = pytest.mark.skipif(RTX is not None, reason=str(RTX))
 class TestTrt(ParityCases):
     target = "trt"
     refuses = "FFT"
+    at_night = AS_ONNX
 
     # Not taken apart for CPUs, these are the graphs of `test_onnx.py`; TensorRT is not here to run
     # them.
