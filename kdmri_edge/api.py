@@ -281,7 +281,7 @@ class Network(Closing):
             )
         empty = int((~array.any((0, 1, 3))).sum())
         whole = mask is not None and bool(sampled.samples.all()) and sampled != self.mask
-        if whole and empty and not undersample and not self.takes_masks:
+        if whole and empty and not undersample:
             raise MaskError(
                 f"The mask is fully sampled, and k-space has no sample in {empty} of its {height}"
                 " lines.",

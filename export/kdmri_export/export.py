@@ -69,7 +69,7 @@ from kdmri_export.parity import (
     takes_blank_coils,
 )
 from kdmri_export.passes.any_matrix import TRANSFORMS, example_transforms, other_matrices
-from kdmri_export.passes.tracing import FixedSizeError
+from kdmri_export.passes.tracing import FixedSizeError, NarrowedSizeError
 from kdmri_export.recipe import AUTO, ExportRecipe
 from kdmri_export.rounding_cost import Kept, layers_to_keep
 from kdmri_export.targets.onnx import INPUT, KSPACE
@@ -349,6 +349,8 @@ def _written(
             return Written.of(writer(reconstructor, example, graph, found)), found
         except FixedSizeError as error:  # a network may look at sizes that it takes
             refused = error
+            if isinstance(error, NarrowedSizeError):  # no multiple takes the decision away
+                break
     raise ExportError(
         f"The network does not take images of other sizes than {side} x {side}"
         f"{f' ({refused.what})' if refused else ''}.",

@@ -219,7 +219,7 @@ class TrainStep:
         self._set_rate(stage.rate * rate(self._context.recipe, step, stage.steps))
         given = self._draw(step)
         if self._replayed is None:
-            total, norm = self._gradients(given, progress)
+            total, norm = self._gradients(given, progress, stage.first + step)
             value = self._checked(total, norm, step)
             self._update()
             return value
@@ -337,8 +337,18 @@ class TrainStep:
         contrasts = next(images) if self._inserts else None
         return Batch(**cast(Any, own), progress=progress, teacher=teacher, contrasts=contrasts)
 
-    def _gradients(self, given: Sequence[Tensor], progress: float) -> tuple[Tensor, Tensor]:
-        """Return the loss and the norm of its gradient, which is clipped."""
+    def _gradients(
+        self, given: Sequence[Tensor], progress: float, number: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss and the norm of its gradient, which is clipped.
+
+        Args:
+            given: From `_draw`.
+            progress: Part of the stage that is done.
+            number: Of the step within the run, by which a network's own random numbers are drawn
+                (dropout), so that a resumed run has those of one that was not interrupted; None
+                where a step is recorded.
+        """
         fabric, stage = self._context.fabric, self._stage
         total = torch.zeros((), device=fabric.device)
         count = len(self._readers)
@@ -347,7 +357,11 @@ class TrainStep:
         for shard in range(self._own):
             batch = self._batch(operators, images, progress)
             waits = fabric.world_size > 1 and shard + 1 < self._own
-            with fabric.no_backward_sync(cast(Any, self._wrapped)) if waits else nullcontext():
+            rank = fabric.global_rank * self._own + shard
+            with (
+                nullcontext() if number is None else self._seeded(number, rank),
+                fabric.no_backward_sync(cast(Any, self._wrapped)) if waits else nullcontext(),
+            ):
                 features = self._wrapped(batch.x_u, batch.operator, batch.maps)
                 loss = stage.criterion(features, batch) / self._own
                 fabric.backward(loss)
@@ -355,6 +369,15 @@ class TrainStep:
         parameters = [p for group in self._optimiser.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self._context.recipe.optim.clip)
         return total, norm
+
+    @contextlib.contextmanager
+    def _seeded(self, number: int, rank: int) -> Iterator[None]:
+        """Draw PyTorch's random numbers by seed, step and shard, and leave its generators alone."""
+        seeds = np.random.SeedSequence((self._context.recipe.seed, number, rank))
+        device = self._context.fabric.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+            yield
 
     def _update(self) -> None:
         self._optimiser.step()

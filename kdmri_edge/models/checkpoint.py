@@ -49,6 +49,7 @@ RANGES = "activation_ranges"
 See `quantisation.fake_quantisation`.
 """
 _LARGEST_HEADER = 64 << 20
+_LARGEST_SIDE = 1 << 16  # of masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,13 +171,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         spec = spec_from_dict(meta["spec"])
         mask = Mask.from_dict(meta["mask"])
+        side = meta["matrix"]
+        if type(side) is not int or not 1 <= side <= _LARGEST_SIDE:
+            raise ValueError(f"its matrix is {side!r}")
         for key in (MAXIMA, RANGES):
             if not isinstance(meta["training"].get(key) or {}, dict):
                 raise TypeError(f"its {key} are no table")
         checkpoint = Checkpoint(
             spec=spec,
             mask=mask,
-            matrix=int(meta["matrix"]),
+            matrix=side,
             role=str(meta["role"]),
             training=meta["training"],
             state=state,

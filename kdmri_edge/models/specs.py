@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral
 from typing import Any, Final
 
 from kdmri_edge.errors import ModelError
@@ -75,9 +76,10 @@ _RANGES: Final = {
     "convs": f"a number from 2 to {_MANY}",
     "width": f"a number from 1 to {_WIDE}",
     "kernel": f"an odd number from 1 to {_MANY - 1}",
-    "dilation": "a number from 1 on for each convolution, of one cascade or of all cascades",
+    "dilation": f"from 1 to {_WIDE} for each convolution, of one cascade or of all cascades",
     "channels": "1 or 2",
     "attention_tap": "a convolution, counted from 1, before the last one",
+    "residual": "true or false",
     "noise_weight": "above 0, or none",
     "coils": f"false, save for networks of 2 channels whose kind is not {VDSR!r}",
     "carried": f"0, or a number up to {_WIDE}: {_OF_CARRYING}",
@@ -87,6 +89,13 @@ _RANGES: Final = {
     "solver_weight": f"from {_LIGHTEST} to {_HEAVIEST}; only networks of several coils read it",
 }
 """What each field may be, as a message says it."""
+
+
+def _is_whole(value: object, least: int, most: int) -> bool:
+    """Tell whether a value that a file may have brought is a whole number within bounds."""
+    return (
+        isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,21 +159,23 @@ class ModelSpec:
         checks = {
             "kind": self.kind in (DCCNN, CARRYING, VDSR),
             # the upper ends are far above any network: a damaged file may name any number
-            "cascades": 1 <= self.cascades <= _MANY,
-            "convs": 2 <= self.convs <= _MANY,
-            "width": 1 <= self.width <= _WIDE,
-            "kernel": 1 <= self.kernel < _MANY and self.kernel % 2 == 1,
+            "cascades": _is_whole(self.cascades, 1, _MANY),
+            "convs": _is_whole(self.convs, 2, _MANY),
+            "width": _is_whole(self.width, 1, _WIDE),
+            "kernel": _is_whole(self.kernel, 1, _MANY - 1) and self.kernel % 2 == 1,
             "dilation": len(self.dilation) in (self.convs, self.convs * self.cascades)
-            and min(self.dilation) >= 1,
-            "channels": self.channels in (1, 2),
-            "attention_tap": 1 <= self.attention_tap < self.convs,
+            and all(_is_whole(one, 1, _WIDE) for one in self.dilation),
+            "channels": _is_whole(self.channels, 1, 2),
+            "attention_tap": _is_whole(self.attention_tap, 1, self.convs - 1),
+            "residual": isinstance(self.residual, bool),
             "noise_weight": self.noise_weight is None or self.noise_weight > 0,
-            "coils": not self.coils or (self.channels == 2 and self.kind != VDSR),
-            "carried": self.carried == 0 or (0 < self.carried <= _WIDE and self.kind == CARRYING),
-            "shows_zero_filled": not self.shows_zero_filled or self.kind == CARRYING,
-            "shuffle": self.shuffle == 1 or (1 < self.shuffle <= _MANY and self.kind != DCCNN),
-            "solver_steps": self.solver_steps == 0
-            or (0 < self.solver_steps <= _SOLVED and self.coils),
+            "coils": isinstance(self.coils, bool)
+            and (not self.coils or (self.channels == 2 and self.kind != VDSR)),
+            "carried": _is_whole(self.carried, 0, _WIDE if self.kind == CARRYING else 0),
+            "shows_zero_filled": isinstance(self.shows_zero_filled, bool)
+            and (not self.shows_zero_filled or self.kind == CARRYING),
+            "shuffle": _is_whole(self.shuffle, 1, 1 if self.kind == DCCNN else _MANY),
+            "solver_steps": _is_whole(self.solver_steps, 0, _SOLVED if self.coils else 0),
             "solver_weight": _LIGHTEST <= self.solver_weight <= _HEAVIEST,
         }
         wrong = [name for name, good in checks.items() if not good]

@@ -48,7 +48,9 @@ def activation_maxima(
     of what they write, a batch normalisation of it included.
 
     Args:
-        network: A float network, which is run without gradients.
+        network: A float network, which is run without gradients and in evaluation mode, as it is
+            exported: in training it would draw dropout, and batch normalisation would go on
+            learning. It is left as it was.
         batches: (normalised zero-filled images [B, C, H, W], operator of data consistency), and
             for networks with coils their sensitivities.
         values: How many values a channel has at most in all batches together; None where that is
@@ -100,6 +102,8 @@ def activation_maxima(
 
         whole |= {name + HIGHEST: 0, name + LOWEST: 0}
         hooks.append(network.get_submodule(place).register_forward_hook(look_behind))
+    training = [module for module in network.modules() if module.training]
+    network.eval()
     try:
         with torch.no_grad():
             for batch in batches:
@@ -107,6 +111,8 @@ def activation_maxima(
     finally:
         for hook in hooks:
             hook.remove()
+        for module in training:  # by itself: its parts may be in evaluation for good
+            module.training = True
     if unseen := whole.keys() - found.keys():
         raise RuntimeError(f"{min(unseen)} was not called by its network")
     maxima = {}

@@ -146,6 +146,11 @@ def test_mistakes_with_masks_name_arguments_and_what_is_fully_sampled(
         )
         assert "Give the mask that was sampled" in found.value.remedy
         assert net.reconstruct(whole, mask=every, undersample=True).shape == (2, 32, 32)
+    for name in ("any-mask", "any-matrix"):  # lines not acquired would be enforced as zeros
+        with ke.load(tiny_bundles[name], threads=1) as net:
+            real = image_to_kspace(phantom_volume(3, slices=2, matrix=32).image)
+            with pytest.raises(ke.errors.MaskError, match="k-space has no sample in"):
+                net.reconstruct(real * net.mask.grid, mask=every)
 
 
 def test_kspace_is_taken_wherever_its_zero_frequency_is(

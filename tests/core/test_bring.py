@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import kdmri_edge as ke
 from kdmri_edge.bring.network import bring, bring_checkpoint, tried
 from kdmri_edge.data.phantom.volumes import phantom_volume
+from kdmri_edge.distillation.log import StageProgress
 from kdmri_edge.errors import ModelError
 from kdmri_edge.models.adapter import call
 from kdmri_edge.models.checkpoint import load_checkpoint, read_checkpoint_meta
@@ -407,6 +408,73 @@ class Plain(nn.Module):
             x_u + 0.1 * self.layers(x_u), x_u, operator, 1.0, str(self.form)
         )
         return made
+
+
+class Drawing(Plain):
+    """One with batch normalisation, and dropout in its forward pass."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.norm = nn.BatchNorm2d(1)
+        self.drop = nn.Dropout2d(0.3)
+
+    def forward(self, x: Tensor, operator: Tensor) -> Tensor:
+        made: Tensor = super().forward(x + 0.1 * self.norm(self.drop(x)), operator)
+        return made
+
+
+def _drawn(out: str, steps: tuple[str, ...] = SMALL) -> dict[str, Any]:
+    """Distil between two that draw; return their weights."""
+    torch.manual_seed(1)
+    run = ke.distill(
+        teacher=Drawing(4), student=Drawing(2), data="phantom", matrix=32, acceleration=2,
+        assignments=steps, baseline=False, accelerator="cpu", threads=1, out=out,
+    )  # fmt: skip
+    return dict(load_checkpoint(run.student.path).state)
+
+
+class TestThoseThatDraw:
+    def test_what_is_saved_is_what_was_given(self) -> None:
+        """Batch normalisation would learn from the slices by which int8 is calibrated."""
+        _drawn("run")
+        torch.manual_seed(1)
+        given = Drawing(4).state_dict()
+        saved = load_checkpoint(Path("run/teacher.safetensors")).state
+        assert all(torch.equal(saved[f"module.{name}"], value) for name, value in given.items())
+        trained = load_checkpoint(Path("run/student.safetensors")).state
+        assert int(trained["module.norm.num_batches_tracked"]) == 3
+
+    def test_two_runs_are_one(self) -> None:
+        """Whatever else has drawn numbers before, and without touching those of the caller."""
+        first = _drawn("first")
+        before = torch.random.get_rng_state()
+        torch.rand(7)
+        second = _drawn("second")
+        assert all(torch.equal(first[name], value) for name, value in second.items())
+        torch.random.set_rng_state(before)
+        third = _drawn("third", (*SMALL, "seed=1"))
+        assert not all(torch.equal(first[name], value) for name, value in third.items())
+
+    def test_an_interrupted_run_gives_the_same_weights(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        steps = (*SMALL, "imitation_steps=4", "checkpoint_every=2", "validate_every=2")
+        whole = _drawn("whole", steps)
+        real = StageProgress.advance
+
+        def cut(self: StageProgress, step: int, loss: float) -> None:
+            real(self, step, loss)
+            if step == 3:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(StageProgress, "advance", cut)
+        with pytest.raises(KeyboardInterrupt):
+            _drawn("cut", steps)
+        monkeypatch.setattr(StageProgress, "advance", real)
+        torch.rand(5)
+        run = ke.distill(resume=True, threads=1, accelerator="cpu", out="cut")
+        found = load_checkpoint(run.student.path).state
+        assert all(torch.equal(whole[name], value) for name, value in found.items())
 
 
 class TestPython:

@@ -135,6 +135,28 @@ def test_header_of_other_json(file: Path) -> None:
             load_checkpoint(file)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((("spec", "width"), value) for value in (True, 1e308, 10**30, 2.5, "8", None, [8])),
+        *((("spec", "shows_zero_filled"), value) for value in (1e308, 10**30, 1, "no")),
+        *((("spec", "residual"), value) for value in (1, "yes", None)),
+        *((("spec", "dilation"), [value, 1, 1]) for value in (True, 1e308, 10**30, 0, "1")),
+        *((("matrix",), value) for value in (1e308, 10**30, True, 0, -1, "32", None)),
+    ],
+)
+def test_numbers_of_a_header_that_are_none(file: Path, key: tuple[str, ...], value: object) -> None:
+    def change(meta: dict[str, Any]) -> None:
+        for part in key[:-1]:
+            meta = meta[part]
+        meta[key[-1]] = value
+
+    _rewritten(file, change)
+    for read in (load_checkpoint, load_reconstructor):
+        with pytest.raises(CheckpointError, match=f"{key[-1]}"):
+            read(file)
+
+
 def test_foreign_safetensors(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

@@ -337,6 +337,36 @@ def test_poolings_say_the_multiples_they_need(tmp_path: Path) -> None:
             pipeline.prepare(scan((24, 34)))
 
 
+class Sized(nn.Module):
+    """One that takes another road where images are large, or where they are small."""
+
+    def __init__(self, smallest: int, largest: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        self.smallest, self.largest = smallest, largest
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        if x.shape[-1] > self.largest or x.shape[-1] < self.smallest:
+            y = 0.1 * y
+        return x + y
+
+
+@pytest.mark.parametrize("target", ["onnx", "torchscript"])
+@pytest.mark.parametrize(("smallest", "largest"), [(0, MATRIX + 8), (MATRIX - 8, 10**6)])
+def test_network_that_decides_by_the_size_of_images(
+    smallest: int, largest: int, target: str, tmp_path: Path
+) -> None:
+    """Its graph would be that of one side of the decision, and go on beyond it."""
+    module = Sized(smallest, largest)
+    with pytest.raises(ExportError, match="decides by the size of its images"):
+        ke.export(module, target=target, for_mask=lines(), matrix="any", out=tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+    never = Sized(0, 10**6)
+    made = ke.export(never, target=target, for_mask=lines(), matrix="any", out=tmp_path / "yes")
+    assert made.free is not None
+
+
 def test_network_that_is_written_for_its_matrix(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="other sizes than 32 x 32"):
         ke.export(Fixed(), target="onnx", for_mask=lines(), matrix="any", out=tmp_path / "no")

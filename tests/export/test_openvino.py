@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
+from torch import nn
 
+import kdmri_edge as ke
 from kdmri_edge.cli import main
 from kdmri_edge.errors import BackendError, BundleError, ExportError
 from kdmri_edge.runtime.backends import openvino as ov
@@ -18,7 +21,7 @@ from kdmri_edge.runtime.deviation import TOLERANCES, compare
 from kdmri_edge.runtime.session import open_session
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
-from tests.export.networks import write_checkpoint
+from tests.export.networks import lines, write_checkpoint
 from tests.export.parity_cases import AS_ONNX, CASES, ParityCases, images, pytorch, some
 from tests.manifests import edit_manifest
 
@@ -162,3 +165,26 @@ class TestCpuWithoutBf16:
 def test_other_targets_refuse_bf16() -> None:
     with pytest.raises(ExportError, match="fp32, fp16, int8"):
         ExportRecipe(target="onnx", precision="bf16")
+
+
+class Circular(nn.Module):
+    """One with a padding that OpenVINO's converter does not take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = x + self.conv(x)
+        return made
+
+
+def test_what_the_converter_does_not_take_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(ExportError, match=r"OpenVINO cannot read.*wrap") as caught:
+        ke.export(Circular(), target="openvino", for_mask=lines(), out=tmp_path / "no")
+    assert "onnx" in caught.value.remedy
+    assert "\n" not in caught.value.what
+    assert not (tmp_path / "no").exists()

@@ -11,14 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import kdmri_edge as ke
 from kdmri_edge.errors import BundleError, ModelError
 from kdmri_edge.models.permission import keep_program
 from kdmri_edge.runtime.backends.torchscript import TorchScriptSession
 from kdmri_edge.runtime.bundle import GOLDEN_INPUT, GOLDEN_OUTPUT, Bundle
+from kdmri_edge.runtime.graphs.torchscript import refused
+from kdmri_edge.runtime.verify import verify_bundle
 from kdmri_export.export import export_model
 from kdmri_export.recipe import ExportRecipe
-from tests.export.networks import MATRIX, write_checkpoint
+from tests.export.networks import MATRIX, lines, write_checkpoint
 from tests.export.parity_cases import ParityCases
 
 # -I keeps the checkout off the path; the import hook makes sure of it.
@@ -88,6 +92,30 @@ class TestTorchScript(ParityCases):
         with zipfile.ZipFile(graph) as archive:
             for name in archive.namelist():
                 assert b"site-packages" not in archive.read(name), name
+
+
+class Newer(nn.Module):
+    """One with an operator for which libtorch writes archives of a newer format."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + nn.functional.gelu(self.conv(x))
+
+
+def test_archives_of_newer_operators_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version of the format stands in another place of them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made = ke.export(Newer(), target="torchscript", for_mask=lines(), out=tmp_path / "bundle")
+    with zipfile.ZipFile(made.graph) as archive:
+        assert any(name.endswith("/.data/version") for name in archive.namelist())
+    assert refused(made.graph) is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another user's"))
+    assert verify_bundle(made.path)
 
 
 def test_loads_in_python_with_torch_alone(bundle: Bundle) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
@@ -26,11 +26,19 @@ from torch.utils.weak import WeakIdKeyDictionary
 from kdmri_edge.errors import ExportError
 from kdmri_export.passes.user_code import raised_line, silence, source_line
 
-__all__ = ["FixedSizeError", "trace"]
+__all__ = ["FixedSizeError", "NarrowedSizeError", "trace"]
 
 
 class FixedSizeError(ExportError):
     """A network that fixes the size of an axis that was to be free, or asks multiples of it."""
+
+
+class NarrowedSizeError(FixedSizeError):
+    """A network whose graph would hold for a part of the sizes of an axis that was to be free."""
+
+
+_AT_LEAST: Final = 2  # of PyTorch's own: it takes an axis of one for a constant
+_BEYOND: Final = 1 << 13  # above the sides of all matrices
 
 
 _VALUES: Final = re.compile(
@@ -66,8 +74,9 @@ def trace(
 
     Raises:
         ExportError: The network decides by values of its inputs, writes into its own attributes,
-            draws from a `torch.Generator`, fixes a size that was to be free, has a part called by
-            a word of Python that it cannot do without, or cannot be traced otherwise.
+            draws from a `torch.Generator`, fixes a size that was to be free or decides by it, has a
+            part called by a word of Python that it cannot do without, or cannot be traced
+            otherwise.
     """
     network = _without_words(network)
     for name in (*dict(network.named_parameters()), *dict(network.named_buffers())):
@@ -90,7 +99,32 @@ def trace(
     except Exception as error:  # an exporter may raise anything
         raise _explained(error) from error
     _refuse_generators(program)
+    if dynamic_shapes is not None:
+        _refuse_bounds(program, dynamic_shapes)
     return program
+
+
+def _refuse_bounds(program: ExportedProgram, dynamic_shapes: Any) -> None:
+    """Refuse a program that holds for a part of the free sizes alone.
+
+    A network that decides by the size of its images is one network for small and another for large
+    ones. PyTorch refuses it for an axis of its own; of an axis that is a multiple of another it
+    narrows the range instead, and the graph would go on beyond it without a word.
+
+    Raises:
+        NarrowedSizeError: An axis has a narrower range than it was given.
+    """
+    axes = [one for one in pytree.tree_leaves(dynamic_shapes) if isinstance(one, Dim)]
+    roots = [one.root for one in axes if hasattr(one, "root")]
+    if not roots:
+        return
+    least = max(_AT_LEAST, *(one.min for one in roots))
+    for axis, bounds in program.range_constraints.items():
+        if axis.is_symbol and (bounds.lower > least or bounds.upper < _BEYOND):
+            raise NarrowedSizeError(
+                "It decides by the size of its images, and its graph would hold for some alone.",
+                "Export it without --matrix any.",
+            )
 
 
 def _refuse_generators(program: ExportedProgram) -> None:

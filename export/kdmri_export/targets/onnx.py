@@ -60,6 +60,7 @@ __all__ = [
     "bound",
     "example_maps",
     "free_axes",
+    "free_shapes",
     "lowered_transforms",
     "quiet",
     "to_model",
@@ -226,7 +227,7 @@ def to_model(
         names.append(MAPS)
         further = {MAPS: example_maps(images, recipe)}
     if recipe.any_matrix:
-        shapes = _free_shapes(reconstructor, recipe, list(made))
+        shapes = free_shapes(reconstructor, recipe, list(made))
     with torch.no_grad():
         lowered = copied_to_lower(reconstructor, recipe)
         ranges: dict[str, float] = {}
@@ -352,7 +353,7 @@ def free_axes(recipe: ExportRecipe, *, sense: bool) -> Any:
     return {"x_u": batch, **operator, MAPS: free or None}
 
 
-def _free_shapes(
+def free_shapes(
     reconstructor: Reconstructor, recipe: ExportRecipe, transforms: list[str]
 ) -> dict[str, Any]:
     """Return which axes of a graph of any matrix are free, by the names of its arguments."""

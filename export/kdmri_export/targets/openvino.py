@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from kdmri_edge.errors import ExportError
 from kdmri_edge.models.reconstructor import Reconstructor
 from kdmri_edge.utils.extras import require
 from kdmri_export.passes.complex_numbers import DFT_MATRICES
@@ -33,6 +34,7 @@ def write(
 
     Raises:
         MissingExtraError: openvino, onnx or onnxscript is not installed.
+        ExportError: OpenVINO does not take the graph.
     """
     openvino = require("openvino", extra="openvino")
     with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +44,10 @@ def write(
         # in bf16 and int8 they would lose more than the kernel does, whose sums are in float32
         products = spread_sums(onnx_model) if recipe.precision == "f32" else frozenset()
         source.write_bytes(onnx_model.SerializeToString())
-        model = openvino.convert_model(source)
+        try:
+            model = openvino.convert_model(source)
+        except Exception as error:  # a converter may raise anything
+            raise _unread(error) from error
         if written.transforms:
             products |= _products(source)
     # The converter notes the path of its input, which is a temporary one of this machine.
@@ -52,6 +57,17 @@ def write(
     if products:
         _keep_exact(graph, products)
     return written
+
+
+def _unread(error: Exception) -> ExportError:
+    """Return the error for a graph of ONNX that OpenVINO does not take."""
+    said = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    telling = (line for line in said if "nsupported" in line or "not support" in line)
+    reason = next(telling, said[-1])
+    return ExportError(
+        f"OpenVINO cannot read the network's graph: {reason[:300].rstrip('. ')}.",
+        "Write it with other operators, or export it for another target: onnx.",
+    )
 
 
 def _products(source: Path) -> frozenset[str]:

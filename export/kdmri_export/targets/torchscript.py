@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 import kdmri_edge
 from kdmri_edge.errors import ExportError
@@ -32,7 +33,7 @@ from kdmri_export.passes.quantise import ranges_of
 from kdmri_export.passes.small_images import copied_to_lower
 from kdmri_export.passes.tracing import trace
 from kdmri_export.recipe import ExportRecipe
-from kdmri_export.targets.onnx import OPERATOR, bound, example_maps, lowered_transforms
+from kdmri_export.targets.onnx import OPERATOR, bound, example_maps, free_shapes, lowered_transforms
 from kdmri_export.transformed import Transformed
 from kdmri_export.written import Written
 
@@ -102,7 +103,14 @@ def write(
     if module is lowered and any(not one.filename.startswith(_NOT_THEIRS) for one in chosen):
         with torch.no_grad(), Lowering():
             own = {name: value for name, value in shown.items() if name not in made}
-            trace(copy.deepcopy(reconstructor), (), own, constants=bound(reconstructor))
+            shapes = None
+            if recipe.any_matrix and not reconstructor.spec.has_data_consistency:
+                own["x_u"] = pad(example, (0, recipe.multiple))  # no square, as for ONNX
+                shapes = free_shapes(reconstructor, recipe, [])
+            trace(
+                copy.deepcopy(reconstructor), (), own,
+                constants=bound(reconstructor), dynamic_shapes=shapes,
+            )  # fmt: skip
     graph.write_bytes(_without_debug(buffer.getvalue()))
     _keep_unknown(graph)
     return Written(convolutions=transformed.total, transforms=transforms, layers=transformed)

@@ -19,6 +19,7 @@ from kdmri_edge.data.image import ImageRecord
 from kdmri_edge.data.volume import Volume, checked_image
 from kdmri_edge.errors import DataError
 from kdmri_edge.utils import extras
+from kdmri_edge.utils.console import say
 from kdmri_edge.utils.files import atomic_path
 from kdmri_edge.utils.reading import check_claim, file_bytes, reading
 
@@ -88,6 +89,12 @@ def _stack(path: Path) -> tuple[Any, Any, tuple[float, ...], str, tuple[int, int
         units = nifti.header.get_xyzt_units()[0]
         stored = _coded_affine(nifti.header)
         axes = _axes(nifti.header.get_dim_info())
+        coded = any(int(nifti.header[key]) > 0 for key in ("sform_code", "qform_code"))
+    if coded and (stored is None or usable_affine(np.array(stored, np.float64)) is None):
+        say(
+            f"Note: the header of {path.name} has a geometry (sform, qform) that is none: where the"
+            " images lie in the patient is taken as unknown."
+        )
     if pixels.ndim == 2:
         pixels = pixels[..., None]  # a single slice
     while pixels.ndim > 3 and pixels.shape[-1] == 1:

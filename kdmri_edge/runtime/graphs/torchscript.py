@@ -34,7 +34,7 @@ __all__ = ["constants", "refused"]
 
 _CODE_BYTES: Final = 2**24  # our largest has a few hundred kilobytes
 _MEMBERS: Final = re.compile(
-    r"data\.pkl|constants\.pkl|version|byteorder|\.data/serialization_id|data/\d+|constants/\d+"
+    r"data\.pkl|constants\.pkl|(\.data/)?version|byteorder|\.data/serialization_id|data/\d+|constants/\d+"
     r"|code/[\w./]+\.py"
 )
 _ELEMENTS: Final = 2**27  # of one constant: 512 MiB

@@ -151,6 +151,19 @@ class TestNifti:
         assert affine is not None
         np.testing.assert_allclose(affine[:, [1, 2, 0, 3]], self.THEIRS, atol=1e-5)
 
+    @pytest.mark.parametrize("value", [0, np.nan, np.inf])
+    def test_a_coded_geometry_that_is_none_is_said(
+        self, tmp_path: Path, value: float, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        nibabel = pytest.importorskip("nibabel")
+        image = nibabel.Nifti1Image(self.STORED, None)
+        image.header["sform_code"], image.header["qform_code"] = 1, 0
+        for row in ("srow_x", "srow_y", "srow_z"):
+            image.header[row] = value
+        nibabel.save(image, tmp_path / "a.nii")
+        assert read_volume(tmp_path / "a.nii").affine is None
+        assert "a.nii has a geometry (sform, qform) that is none" in capsys.readouterr().err
+
     @pytest.mark.parametrize("more", [(1,), (1, 1), (1, 1, 1, 1)])
     def test_trailing_ones(self, tmp_path: Path, more: tuple[int, ...]) -> None:
         path = self.written(tmp_path / "a.nii", self.STORED.reshape(*self.STORED.shape, *more))
