@@ -20,7 +20,7 @@ from kdmri_edge.physics.consistency import maps_tensor
 from kdmri_edge.physics.scaling import as_channels
 from kdmri_edge.utils.console import progress
 
-__all__ = ["add_branches", "init_from_teacher", "init_model", "init_projections"]
+__all__ = ["add_branches", "init_from_teacher", "init_model", "init_projections", "seeded"]
 
 # Number of the projections of tapped maps among a run's networks.
 _PROJECTIONS = 4
@@ -30,10 +30,21 @@ _SLICES = 16
 
 
 @contextlib.contextmanager
-def _seeded(run: int, own: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run * 1000 + own)
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Draw PyTorch's random numbers by a seed, and leave its generators as they were.
+
+    Args:
+        seed: From 0 to 2^63 - 1.
+        device: A GPU whose generator is meant as well; a CPU adds nothing.
+    """
+    on_gpu = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.manual_seed(seed)
         yield
+
+
+def _seeded(run: int, own: int) -> contextlib.AbstractContextManager[None]:
+    return seeded(run * 1000 + own)
 
 
 def init_model(spec: NetworkSpec, run: int, own: int) -> Network:

@@ -27,6 +27,7 @@ from kdmri_edge.distillation.batches import (
     tensors,
 )
 from kdmri_edge.distillation.engine import in_bf16
+from kdmri_edge.distillation.initial_weights import seeded
 from kdmri_edge.distillation.log import StageProgress
 from kdmri_edge.distillation.losses import Joint
 from kdmri_edge.distillation.optimizers import over
@@ -298,7 +299,7 @@ class TrainStep:
                 "whole": not context.strips
                 or step >= round(stage.steps * (1 - recipe.batches.whole_slices)),
                 "flip": context.strips and recipe.batches.flip,
-                "rank": fabric.global_rank * self._own + shard,
+                "rank": self._rank(shard),
                 "world": fabric.world_size * self._own,
             }
             inserted = None
@@ -357,9 +358,8 @@ class TrainStep:
         for shard in range(self._own):
             batch = self._batch(operators, images, progress)
             waits = fabric.world_size > 1 and shard + 1 < self._own
-            rank = fabric.global_rank * self._own + shard
             with (
-                nullcontext() if number is None else self._seeded(number, rank),
+                nullcontext() if number is None else self._seeded(number, self._rank(shard)),
                 fabric.no_backward_sync(cast(Any, self._wrapped)) if waits else nullcontext(),
             ):
                 features = self._wrapped(batch.x_u, batch.operator, batch.maps)
@@ -370,14 +370,15 @@ class TrainStep:
         norm = torch.nn.utils.clip_grad_norm_(parameters, self._context.recipe.optim.clip)
         return total, norm
 
-    @contextlib.contextmanager
-    def _seeded(self, number: int, rank: int) -> Iterator[None]:
-        """Draw PyTorch's random numbers by seed, step and shard, and leave its generators alone."""
+    def _seeded(self, number: int, rank: int) -> contextlib.AbstractContextManager[None]:
+        """Draw PyTorch's random numbers by seed, step and shard."""
         seeds = np.random.SeedSequence((self._context.recipe.seed, number, rank))
-        device = self._context.fabric.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
-            yield
+        seed = int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1))
+        return seeded(seed, self._context.fabric.device)
+
+    def _rank(self, shard: int) -> int:
+        """Return the number of one of this process's shards among those of all processes."""
+        return self._context.fabric.global_rank * self._own + shard
 
     def _update(self) -> None:
         self._optimiser.step()

@@ -17,7 +17,7 @@ from kdmri_edge.errors import CheckpointError, ModelError
 from kdmri_edge.models.foreign import OURS, UNTOLD, file_kind
 from kdmri_edge.models.protocol import NetworkSpec
 from kdmri_edge.models.specs import ModelSpec, spec_from_dict
-from kdmri_edge.physics.masks import Mask
+from kdmri_edge.physics.masks import LARGEST_SIDE, Mask
 from kdmri_edge.physics.operators import Form
 from kdmri_edge.physics.scaling import SCALING_RULE
 from kdmri_edge.utils.extras import require
@@ -49,7 +49,6 @@ RANGES = "activation_ranges"
 See `quantisation.fake_quantisation`.
 """
 _LARGEST_HEADER = 64 << 20
-_LARGEST_SIDE = 1 << 16  # of masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +171,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         spec = spec_from_dict(meta["spec"])
         mask = Mask.from_dict(meta["mask"])
         side = meta["matrix"]
-        if type(side) is not int or not 1 <= side <= _LARGEST_SIDE:
+        if type(side) is not int or not 1 <= side <= LARGEST_SIDE:
             raise ValueError(f"its matrix is {side!r}")
         for key in (MAXIMA, RANGES):
             if not isinstance(meta["training"].get(key) or {}, dict):

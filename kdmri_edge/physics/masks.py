@@ -25,6 +25,7 @@ from kdmri_edge.utils.files import finite_json, sha256_bytes
 from kdmri_edge.utils.reading import check_claim, reading
 
 __all__ = [
+    "LARGEST_SIDE",
     "MASK_FAMILIES",
     "Mask",
     "MaskFamily",
@@ -514,7 +515,7 @@ def load_mask(path: Path, key: str | None = None) -> Mask:
 
 
 _READABLE: Final = "Give a .npy array or a .json file."
-_LARGEST_SIDE: Final = 1 << 16
+LARGEST_SIDE: Final = 1 << 16
 """Far above any matrix, far below what fills a memory."""
 
 
@@ -558,10 +559,10 @@ def _checked_shape(shape: Any) -> tuple[int, ...]:
     if not isinstance(shape, list | tuple):
         raise ValueError("the shape is no list")
     sizes = tuple(_whole(size) for size in shape)
-    if not 1 <= len(sizes) <= 2 or not all(1 <= size <= _LARGEST_SIDE for size in sizes):
+    if not 1 <= len(sizes) <= 2 or not all(1 <= size <= LARGEST_SIDE for size in sizes):
         raise MaskError(
             f"A mask has the sizes {', '.join(str(size)[:20] for size in sizes[:4])}.",
-            f"It has one or two axes of 1 to {_LARGEST_SIDE}.",
+            f"It has one or two axes of 1 to {LARGEST_SIDE}.",
         )
     # it is copied where it is mirrored and transformed
     check_claim(4 * math.prod(sizes), "A mask", error=MaskError)

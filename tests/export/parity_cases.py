@@ -81,12 +81,17 @@ EVERY_TIME = (
     "complex, FFT, 2-D mask, odd", "sense, few lines, odd", "carried maps, half size",
     "super-resolution", "U-Net",
 )  # fmt: skip
+GRAPH = "test_graph_gives_what_pytorch_gives_at_every_input_scale"
 AS_ONNX = {
+    GRAPH: (
+        "magnitude, noise weight, odd", "magnitude, DFT", "complex, 2-D mask, odd",
+        "super-resolution",
+    ),
     "test_every_precision_of_the_graph": ("U-Net",),
     "test_one_graph_serves_other_masks": ("complex, 2-D mask, odd", "sense, few lines, odd"),
     "test_one_graph_serves_other_matrices": ("complex, 2-D mask, odd",),
     "test_dynamic_graph_takes_any_batch": ("sense",),
-}
+}  # fmt: skip
 """For `at_night`: most of what takes long, of targets that are given the graphs of `onnx`."""
 
 SENSE = [name for name in CASES if "sense" in name]

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakIdKeyDictionary
 
 from kdmri_edge.errors import ExportError
+from kdmri_edge.runtime.manifest import LARGEST_SIDE
 from kdmri_export.passes.user_code import raised_line, silence, source_line
 
 __all__ = ["FixedSizeError", "NarrowedSizeError", "trace"]
@@ -38,7 +39,6 @@ class NarrowedSizeError(FixedSizeError):
 
 
 _AT_LEAST: Final = 2  # of PyTorch's own: it takes an axis of one for a constant
-_BEYOND: Final = 1 << 13  # above the sides of all matrices
 
 
 _VALUES: Final = re.compile(
@@ -120,7 +120,7 @@ def _refuse_bounds(program: ExportedProgram, dynamic_shapes: Any) -> None:
         return
     least = max(_AT_LEAST, *(one.min for one in roots))
     for axis, bounds in program.range_constraints.items():
-        if axis.is_symbol and (bounds.lower > least or bounds.upper < _BEYOND):
+        if axis.is_symbol and (bounds.lower > least or bounds.upper < LARGEST_SIDE):
             raise NarrowedSizeError(
                 "It decides by the size of its images, and its graph would hold for some alone.",
                 "Export it without --matrix any.",
